@@ -1,0 +1,230 @@
+//! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not.
+//!
+//! Everything that the gateway says no with is one of these (PROTOCOL.md, "Codes").
+
+/// A reason that the peer is told, the same on every transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// An invariant of ours broke; this one connection or request ended.
+    Internal,
+    /// The node is going away.
+    Draining,
+    /// The node has no room for this now.
+    Overloaded,
+    /// The token ran out; renew it, then come back.
+    TokenExpired,
+    /// The reader took nothing for the write timeout, or fell too far behind.
+    SlowConsumer,
+    /// No pong within the ping timeout.
+    PingTimeout,
+    /// One of the connection limits is reached.
+    TooManyConnections,
+    /// Too many requests or handshakes.
+    RateLimited,
+    /// No credentials within the time for the first frame.
+    AuthTimeout,
+    /// Credentials missing or not valid.
+    Unauthorized,
+    /// Valid credentials that do not cover this.
+    Forbidden,
+    /// A frame, header or parameter that breaks the protocol.
+    BadFrame,
+    /// The credentials were taken back.
+    Revoked,
+    /// Another connection of the same user took this one's place.
+    Evicted,
+    /// A protocol version or option that this node does not speak.
+    Unsupported,
+    /// Over a size limit.
+    TooLarge,
+    /// The request is not what the endpoint takes (not JSON, a faulty parameter).
+    BadRequest,
+    /// No such address.
+    NotFound,
+    /// The address does not take this method.
+    MethodNotAllowed,
+    /// The id was used for other content within the dedup window.
+    IdConflict,
+    /// A content type that the endpoint does not take.
+    UnsupportedMedia,
+    /// The request took too long to arrive.
+    RequestTimeout,
+    /// JSON, but with faulty fields.
+    Invalid,
+    /// The dedup window has no room for more ids.
+    DedupFull,
+    /// The log does not take writes until the node is restarted.
+    LogHalted,
+    /// Whether the events were stored is not known.
+    Unknown,
+}
+
+impl Code {
+    /// Every code, in table order.
+    pub const ALL: [Code; 26] = [
+        Code::Internal,
+        Code::Draining,
+        Code::Overloaded,
+        Code::TokenExpired,
+        Code::SlowConsumer,
+        Code::PingTimeout,
+        Code::TooManyConnections,
+        Code::RateLimited,
+        Code::AuthTimeout,
+        Code::Unauthorized,
+        Code::Forbidden,
+        Code::BadFrame,
+        Code::Revoked,
+        Code::Evicted,
+        Code::Unsupported,
+        Code::TooLarge,
+        Code::BadRequest,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::IdConflict,
+        Code::UnsupportedMedia,
+        Code::RequestTimeout,
+        Code::Invalid,
+        Code::DedupFull,
+        Code::LogHalted,
+        Code::Unknown,
+    ];
+
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Code::Internal => "internal",
+            Code::Draining => "draining",
+            Code::Overloaded => "overloaded",
+            Code::TokenExpired => "token_expired",
+            Code::SlowConsumer => "slow_consumer",
+            Code::PingTimeout => "ping_timeout",
+            Code::TooManyConnections => "too_many_connections",
+            Code::RateLimited => "rate_limited",
+            Code::AuthTimeout => "auth_timeout",
+            Code::Unauthorized => "unauthorized",
+            Code::Forbidden => "forbidden",
+            Code::BadFrame => "bad_frame",
+            Code::Revoked => "revoked",
+            Code::Evicted => "evicted",
+            Code::Unsupported => "unsupported",
+            Code::TooLarge => "too_large",
+            Code::BadRequest => "bad_request",
+            Code::NotFound => "not_found",
+            Code::MethodNotAllowed => "method_not_allowed",
+            Code::IdConflict => "id_conflict",
+            Code::UnsupportedMedia => "unsupported_media",
+            Code::RequestTimeout => "request_timeout",
+            Code::Invalid => "invalid",
+            Code::DedupFull => "dedup_full",
+            Code::LogHalted => "log_halted",
+            Code::Unknown => "unknown",
+        }
+    }
+
+    /// The close code that a WebSocket stream ends with; `None` for codes that only HTTP answers
+    /// carry.
+    pub const fn close(self) -> Option<u16> {
+        Some(match self {
+            Code::Internal => 1011,
+            Code::Draining => 1012,
+            Code::Overloaded => 1013,
+            Code::TokenExpired => 4001,
+            Code::SlowConsumer => 4002,
+            Code::PingTimeout => 4003,
+            Code::TooManyConnections => 4004,
+            Code::RateLimited => 4005,
+            Code::AuthTimeout => 4006,
+            Code::Unauthorized => 4551,
+            Code::Forbidden => 4552,
+            Code::BadFrame | Code::BadRequest => 4553,
+            Code::Revoked => 4554,
+            Code::Evicted => 4555,
+            Code::Unsupported => 4556,
+            Code::TooLarge => 1009,
+            Code::NotFound
+            | Code::MethodNotAllowed
+            | Code::IdConflict
+            | Code::UnsupportedMedia
+            | Code::RequestTimeout
+            | Code::Invalid
+            | Code::DedupFull
+            | Code::LogHalted
+            | Code::Unknown => return None,
+        })
+    }
+
+    /// The HTTP status that a request, or an SSE stream before its first frame, is refused with.
+    pub const fn status(self) -> u16 {
+        match self {
+            Code::Internal => 500,
+            Code::Draining | Code::Overloaded | Code::DedupFull | Code::LogHalted | Code::SlowConsumer => 503,
+            Code::TokenExpired | Code::Unauthorized | Code::AuthTimeout | Code::Revoked => 401,
+            Code::PingTimeout | Code::RequestTimeout => 408,
+            Code::TooManyConnections | Code::RateLimited => 429,
+            Code::Forbidden | Code::Evicted => 403,
+            Code::BadFrame | Code::BadRequest | Code::Unsupported => 400,
+            Code::NotFound => 404,
+            Code::MethodNotAllowed => 405,
+            Code::IdConflict => 409,
+            Code::TooLarge => 413,
+            Code::UnsupportedMedia => 415,
+            Code::Invalid => 422,
+            Code::Unknown => 504,
+        }
+    }
+
+    /// Whether the same request may succeed later. A final code is not worth a retry.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Code::Internal
+            | Code::Draining
+            | Code::Overloaded
+            | Code::TokenExpired
+            | Code::SlowConsumer
+            | Code::PingTimeout
+            | Code::TooManyConnections
+            | Code::RateLimited
+            | Code::AuthTimeout
+            | Code::RequestTimeout
+            | Code::DedupFull
+            | Code::LogHalted
+            | Code::Unknown => true,
+            Code::Unauthorized
+            | Code::Forbidden
+            | Code::BadFrame
+            | Code::Revoked
+            | Code::Evicted
+            | Code::Unsupported
+            | Code::TooLarge
+            | Code::BadRequest
+            | Code::NotFound
+            | Code::MethodNotAllowed
+            | Code::IdConflict
+            | Code::UnsupportedMedia
+            | Code::Invalid => false,
+        }
+    }
+
+    /// The code with this wire name.
+    pub fn from_name(name: &str) -> Option<Code> {
+        Code::ALL.into_iter().find(|code| code.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_codes_say_whether_to_come_back() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_name(code.name()), Some(code));
+            match code.close() {
+                Some(4000..=4499) => assert!(code.is_retryable(), "{code:?}"),
+                Some(4500..=4999) => assert!(!code.is_retryable(), "{code:?}"),
+                _ => {}
+            }
+        }
+    }
+}

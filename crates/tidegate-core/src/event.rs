@@ -1,0 +1,124 @@
+//! Events, before and after the log has given them a place.
+//!
+//! An event is encoded once. [`NewEvent::body`] holds its JSON members as the publisher's request
+//! was read; the log puts `seq` and `timestamp` in front, and the result, [`Event::fragment`], is
+//! what the store keeps and what every frame that carries the event is assembled from.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{EventId, Seq, ServiceName, UserId};
+
+/// Milliseconds since the Unix epoch.
+pub type UnixMillis = u64;
+
+/// Writes `millis` as RFC 3339 in UTC with milliseconds (`2026-11-24T09:30:00.000Z`).
+pub fn write_rfc3339(out: &mut BytesMut, millis: UnixMillis) {
+    // Past the year 9999 RFC 3339 ends; a clock that far off is shown as the last instant it has.
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX).min(253_402_300_799);
+    let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    // Writing to a `BytesMut` cannot fail.
+    let _ = write!(
+        out,
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        millis % 1000
+    );
+}
+
+/// What makes two publishes the same event (R12): a hash of the length-prefixed
+/// (org, service, id, source or empty).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DedupKey(pub [u8; 16]);
+
+/// A hash of everything else that the publisher said of an event: the same key with another hash
+/// is `id_conflict`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentHash(pub [u8; 16]);
+
+/// An event that a publisher asks to append: checked, and encoded but for its place.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The service it belongs to.
+    pub service: ServiceName,
+    /// Its id, given or assigned.
+    pub id: EventId,
+    /// Its dedup key where the publisher gave the id; `None` for an id that the gateway drew, which
+    /// cannot come twice and takes no room in the window.
+    pub dedup: Option<DedupKey>,
+    /// The hash of its content.
+    pub content: ContentHash,
+    /// The users that alone may see it; `None` for everybody with the service.
+    pub users: Option<Arc<[UserId]>>,
+    /// The JSON members `"service":…` to `"data":…`, without braces or white space.
+    pub body: Bytes,
+}
+
+impl NewEvent {
+    /// Joins place and body to the fragment that is stored and sent.
+    pub fn fragment(&self, seq: Seq, timestamp: UnixMillis) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.body.len() + 64);
+        let _ = write!(out, "\"seq\":{seq},\"timestamp\":\"");
+        write_rfc3339(&mut out, timestamp);
+        out.extend_from_slice(b"\",");
+        out.extend_from_slice(&self.body);
+        out.freeze()
+    }
+}
+
+/// An event in its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its place.
+    pub seq: Seq,
+    /// When the gateway accepted it. Never falls from one event of a log to the next (R14).
+    pub timestamp: UnixMillis,
+    /// The service it belongs to.
+    pub service: ServiceName,
+    /// The users that alone may see it. Never sent to anybody (R8).
+    pub users: Option<Arc<[UserId]>>,
+    /// Its JSON members without braces: `"seq":…,"timestamp":…,"service":…,…,"data":…`.
+    pub fragment: Bytes,
+}
+
+impl Event {
+    /// The memory that one event holds, for the accounting of tails.
+    pub fn memory(&self) -> usize {
+        let users = self.users.as_ref().map_or(0, |users| users.iter().map(|u| u.as_str().len() + 32).sum());
+        size_of::<Self>() + self.fragment.len() + users + 32
+    }
+
+    /// Whether it is for some users only.
+    pub fn is_targeted(&self) -> bool {
+        self.users.is_some()
+    }
+
+    /// Whether `user` is among the users it is for; true for an event that is for everybody.
+    pub fn is_for(&self, user: &UserId) -> bool {
+        self.users.as_ref().is_none_or(|users| users.contains(user))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_rfc3339_with_milliseconds() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_795_512_600_007, "2026-11-24T09:30:00.007Z"),
+            (u64::MAX, "9999-12-31T23:59:59.615Z"),
+        ] {
+            let mut out = BytesMut::new();
+            write_rfc3339(&mut out, millis);
+            assert_eq!(out, text);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The sans-IO core of Tidegate: what decides lives here, what touches the world lives in
+//! `tidegate-server`.
+//!
+//! Nothing here reads a clock, draws a random number, opens a socket or logs. Time and randomness
+//! are arguments; iteration order is fixed.
+//!
+//! Reading order: names and places, events and logs, then what travels.
+
+pub mod code;
+pub mod cursor;
+pub mod event;
+pub mod filter;
+pub mod log;
+pub mod names;
+
+pub use code::Code;
+pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
+pub use event::{ContentHash, DedupKey, Event, NewEvent, UnixMillis};
+pub use filter::Filter;
+pub use log::{Ancestor, LogState};
+pub use names::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};

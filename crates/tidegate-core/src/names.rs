@@ -1,0 +1,142 @@
+//! The words that name things: parsed once, then never checked again.
+//!
+//! Each type holds text that is known to obey its grammar (PROTOCOL.md, "Names"). Text outside it
+//! is refused with a sentence that says what would have been right; it is never cleaned up.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Why a piece of text is not a name: what it should have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} must be {rule}")]
+pub struct NameError {
+    /// What was being parsed, as users call it: `org`, `service`, ...
+    pub kind: &'static str,
+    /// The grammar in words.
+    pub rule: &'static str,
+}
+
+fn is_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=64).contains(&bytes.len())
+        && bytes[0] != b'.'
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+fn is_event_name(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+}
+
+fn is_printable(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_user(text: &str) -> bool {
+    is_printable(text) && !text.contains(',')
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:path, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Parses `text`, or says what it should have been.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                if $valid(text) {
+                    Ok(Self(text.into()))
+                } else {
+                    Err(NameError { kind: $kind, rule: $rule })
+                }
+            }
+
+            /// The name as it was written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name! {
+    /// A tenant. Its log is its own; nothing crosses from one org to another.
+    OrgId, "org", is_label,
+    "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
+}
+name! {
+    /// The backend area that an event belongs to (`finance`, `staff`): what grants and filters name.
+    ServiceName, "service", is_label,
+    "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
+}
+name! {
+    /// What happened (`invoice.paid`).
+    EventName, "event", is_event_name,
+    "1 to 128 characters of A-Z a-z 0-9 . _ : -"
+}
+name! {
+    /// The publisher's identity of an event, unique per (org, service) within the dedup window.
+    EventId, "id", is_printable,
+    "1 to 128 printable ASCII characters without space"
+}
+name! {
+    /// What the event is about; the `latest` policy keeps the last event per (service, key).
+    Key, "key", is_printable,
+    "1 to 128 printable ASCII characters without space"
+}
+name! {
+    /// A subscriber, as its token's subject names it.
+    UserId, "user", is_user,
+    "1 to 128 printable ASCII characters without space or comma"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_outside_the_grammar_are_refused_not_cleaned() {
+        for good in ["a", "A-b_c.9", "-x", "_", &"a".repeat(64)] {
+            assert_eq!(OrgId::parse(good).expect(good).as_str(), good);
+        }
+        for bad in ["", ".a", "a b", "ä", "a/b", "a%20", "a\n", &"a".repeat(65)] {
+            let error = OrgId::parse(bad).expect_err(bad);
+            assert!(error.to_string().starts_with("org must be 1 to 64"), "{error}");
+        }
+        assert!(EventName::parse("invoice.paid:v2").is_ok());
+        assert!(EventName::parse("invoice paid").is_err());
+        assert!(EventId::parse("a,b\"\\").is_ok());
+        assert!(EventId::parse("a b").is_err());
+        assert!(UserId::parse("a,b").is_err());
+        assert!(UserId::parse("mail@example.org").is_ok());
+    }
+}

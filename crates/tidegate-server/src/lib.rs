@@ -1,0 +1,3 @@
+//! The Tidegate node.
+
+pub mod engine;
