@@ -10,8 +10,10 @@ pub mod code;
 pub mod cursor;
 pub mod event;
 pub mod filter;
+pub mod json;
 pub mod log;
 pub mod names;
+pub mod publish;
 
 pub use code::Code;
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};

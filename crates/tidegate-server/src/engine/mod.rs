@@ -146,7 +146,8 @@ pub trait Feed: Send + Sync + 'static {
 pub trait Engine: Send + Sync + 'static {
     /// Appends `events` to the log of `org`, all or none, and resolves once they are kept. The log
     /// is created where there is none.
-    fn append(&self, org: &OrgId, events: Vec<NewEvent>) -> BoxFuture<'static, Result<Appended, AppendError>>;
+    fn append(&self, org: &OrgId, events: Vec<NewEvent>)
+    -> BoxFuture<'static, Result<Appended, AppendError>>;
 
     /// Opens the log of `org` for reading and resolves to its state. A log that does not exist is
     /// created, durably, so that its epoch outlives a restart even while it is empty.
