@@ -12,6 +12,7 @@ pub mod event;
 pub mod filter;
 pub mod log;
 pub mod names;
+pub mod ws;
 
 pub use code::Code;
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
