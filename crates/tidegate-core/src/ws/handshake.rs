@@ -13,15 +13,18 @@ use crate::Code;
 /// What is hashed behind the key (RFC 6455 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// A header line: its name, in any case, and its value.
+pub type Line<'a> = (&'a str, &'a [u8]);
+
 /// The head of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a, H> {
+pub struct Request<'h, 'a> {
     /// The method, as sent.
-    pub method: &'a str,
+    pub method: &'h str,
     /// Whether the version is HTTP/1.1.
     pub is_http11: bool,
-    /// Names (in any case) and values of the header lines, in order.
-    pub headers: H,
+    /// The header lines, in order.
+    pub headers: &'h [Line<'a>],
 }
 
 /// A handshake that may be answered with 101.
@@ -147,15 +150,12 @@ impl Refusal {
 
 /// Whether the request asks for WebSocket at all: its Upgrade header names it. What does not may
 /// still be right for another transport at the same address.
-pub fn is_asked<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> bool {
+pub fn is_asked(headers: &[Line<'_>]) -> bool {
     has_token(headers, "upgrade", "websocket")
 }
 
 /// Checks a handshake (RFC 6455 4.2.1) and computes its answer (4.2.2).
-pub fn check<'a, H>(request: Request<'_, H>) -> Result<Handshake<'a>, Refusal>
-where
-    H: Iterator<Item = (&'a str, &'a [u8])> + Clone,
-{
+pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
     let Request {
         method,
         is_http11,
@@ -167,25 +167,23 @@ where
     if !is_http11 {
         return Err(Refusal::NotHttp11);
     }
-    if values(headers.clone(), "transfer-encoding")
-        .next()
-        .is_some()
-        || values(headers.clone(), "content-length").any(|length| length != b"0")
+    if values(headers, "transfer-encoding").next().is_some()
+        || values(headers, "content-length").any(|length| length != b"0")
     {
         return Err(Refusal::Body);
     }
-    only(headers.clone(), "host").ok_or(Refusal::Host)?;
-    if !is_asked(headers.clone()) {
+    only(headers, "host").ok_or(Refusal::Host)?;
+    if !is_asked(headers) {
         return Err(Refusal::NoUpgrade);
     }
-    if !has_token(headers.clone(), "connection", "upgrade") {
+    if !has_token(headers, "connection", "upgrade") {
         return Err(Refusal::NoConnectionUpgrade);
     }
     // Before the key, for other versions may have none.
-    if only(headers.clone(), "sec-websocket-version") != Some(b"13") {
+    if only(headers, "sec-websocket-version") != Some(b"13") {
         return Err(Refusal::Version);
     }
-    let key = only(headers.clone(), "sec-websocket-key").ok_or(Refusal::Key)?;
+    let key = only(headers, "sec-websocket-key").ok_or(Refusal::Key)?;
     let mut nonce = [0; 18];
     // 24 characters of base64 decode to at most 18 bytes.
     if key.len() != 24 || BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
@@ -202,9 +200,7 @@ fn accept_key(key: &[u8]) -> String {
     BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-fn protocols<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
-) -> Result<Protocols<'a>, Refusal> {
+fn protocols<'a>(headers: &[Line<'a>]) -> Result<Protocols<'a>, Refusal> {
     let mut names = Vec::new();
     for name in values(headers, "sec-websocket-protocol").flat_map(elements) {
         let name = std::str::from_utf8(name)
@@ -224,17 +220,15 @@ fn protocols<'a>(
 }
 
 /// The trimmed values of all lines of this name (lower case).
-fn values<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    name: &str,
-) -> impl Iterator<Item = &'a [u8]> {
+fn values<'h, 'a>(headers: &'h [Line<'a>], name: &'h str) -> impl Iterator<Item = &'a [u8]> + 'h {
     headers
+        .iter()
         .filter(move |(line, _)| line.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.trim_ascii())
 }
 
 /// The value of a header that may stand once.
-fn only<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>, name: &str) -> Option<&'a [u8]> {
+fn only<'a>(headers: &[Line<'a>], name: &str) -> Option<&'a [u8]> {
     let mut values = values(headers, name);
     values.next().filter(|_| values.next().is_none())
 }
@@ -247,11 +241,7 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
-fn has_token<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    name: &str,
-    token: &str,
-) -> bool {
+fn has_token(headers: &[Line<'_>], name: &str, token: &str) -> bool {
     values(headers, name)
         .flat_map(elements)
         .any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
@@ -268,7 +258,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Line = (&'static str, &'static [u8]);
+    type Line = super::Line<'static>;
 
     const GOOD: [Line; 5] = [
         ("Host", b"a.example"),
@@ -282,7 +272,7 @@ mod tests {
         check(Request {
             method: "GET",
             is_http11: true,
-            headers: lines.iter().copied(),
+            headers: lines,
         })
     }
 
@@ -309,7 +299,7 @@ mod tests {
             let request = Request {
                 method,
                 is_http11,
-                headers: GOOD.iter().copied(),
+                headers: &GOOD,
             };
             assert_eq!(check(request), Err(refusal));
         }
@@ -445,8 +435,8 @@ mod tests {
                 "sec-websocket-protocol", "content-length", "transfer-encoding",
             ];
             let fuzzed = lines.iter().map(|(name, value)| (NAMES[*name], value.as_slice()));
-            let headers = GOOD.iter().copied().chain(fuzzed);
-            let _ = check(Request { method: "GET", is_http11: true, headers });
+            let headers: Vec<_> = GOOD.iter().copied().chain(fuzzed).collect();
+            let _ = check(Request { method: "GET", is_http11: true, headers: &headers });
         }
     }
 }
