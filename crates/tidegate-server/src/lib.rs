@@ -1,3 +1,4 @@
 //! The Tidegate node.
 
 pub mod engine;
+pub mod transport;
