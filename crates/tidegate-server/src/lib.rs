@@ -1,3 +1,5 @@
 //! The Tidegate node.
 
 pub mod engine;
+pub mod feed;
+pub mod page;
