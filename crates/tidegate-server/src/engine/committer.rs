@@ -127,7 +127,9 @@ impl<S: Store> Committer<S> {
         let start = Start { clean: true, ..self.start };
         let now = self.shared.around.clock.now();
         let marked = (self.shared.store.sync())
-            .and_then(|()| self.shared.store.commit(&Group { at: now, start: Some(start), ..Group::default() }))
+            .and_then(|()| {
+                self.shared.store.commit(&Group { at: now, start: Some(start), ..Group::default() })
+            })
             .and_then(|()| self.shared.store.sync())
             .and_then(|()| self.shared.store.acknowledge());
         if let Err(error) = marked {
@@ -160,7 +162,7 @@ impl<S: Store> Committer<S> {
         }
         self.commit(pending)?;
         if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now)?
+            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
         {
             self.cut(now, &cut)?;
         }
@@ -357,14 +359,19 @@ impl<S: Store> Committer<S> {
 
     /// Raises floors, durably and then for readers, and lets the store remove what is below them.
     fn cut(&mut self, now: UnixMillis, cut: &Cut) -> Result<(), StoreError> {
-        self.shared.store.commit(&Group { at: now, floors: cut.floors.clone(), ..Group::default() })?;
-        self.shared.store.acknowledge()?;
-        let floors: HashMap<LogIndex, Seq> = cut.floors.iter().copied().collect();
-        for log in self.shared.logs.read().unwrap_or_else(PoisonError::into_inner).values() {
-            if let Some(&floor) = floors.get(&log.index) {
-                let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
-                now.floor = now.floor.max(floor);
-            }
+        let raised: Vec<(Arc<Log>, Seq)> = {
+            let floors: HashMap<LogIndex, Seq> = cut.floors.iter().copied().collect();
+            let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+            let known = logs.values().filter_map(|log| Some((log.clone(), *floors.get(&log.index)?)));
+            known.filter(|(log, floor)| log.bounds().0 < *floor).collect()
+        };
+        if !raised.is_empty() {
+            let floors = raised.iter().map(|(log, floor)| (log.index, *floor)).collect();
+            self.shared.store.commit(&Group { at: now, floors, ..Group::default() })?;
+            self.shared.store.acknowledge()?;
+        }
+        for (log, floor) in raised {
+            log.now.write().unwrap_or_else(PoisonError::into_inner).floor = floor;
         }
         self.shared.store.apply_cut(cut)
     }

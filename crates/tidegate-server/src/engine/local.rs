@@ -27,6 +27,9 @@ use super::{
     store::{Found, LogIndex, Store, StoreError},
 };
 
+/// Cuts in one sweep at most.
+const CUTS_MAX: usize = 64;
+
 /// Tells the time. The committer alone asks, once per group.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
@@ -145,7 +148,7 @@ impl Log {
         now.chain.as_ref().map(|chain| chain.state(now.head, now.floor))
     }
 
-    fn bounds(&self) -> (Seq, Seq) {
+    pub fn bounds(&self) -> (Seq, Seq) {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
         (now.floor, now.head)
     }
@@ -211,7 +214,8 @@ impl LocalEngine<MemoryStore> {
         let store = MemoryStore::new(window, options.max_bytes);
         // A log is not forgotten while the dedup window may still name places in it.
         let forget_after = window.max(millis(options.local.dedup_window));
-        let found = Found { start: super::chain::Start { number: 1, ..Default::default() }, ..Found::default() };
+        let found =
+            Found { start: super::chain::Start { number: 1, ..Default::default() }, ..Found::default() };
         Self::over(store, found, options.local, forget_after, Durability::Memory, around)
     }
 }
@@ -229,14 +233,9 @@ impl<S: Store> LocalEngine<S> {
     ) -> Result<Self, StoreError> {
         let epochs = Epochs::from_system().map_err(|error| StoreError::new("draw an epoch", error))?;
         let logs = found.logs.iter().map(|log| {
-            let now = LogNow {
-                chain: None,
-                head: log.head,
-                floor: log.floor,
-                last_timestamp: log.last_timestamp,
-            };
-            let entry =
-                Log { index: log.index, now: RwLock::new(now), touched: AtomicU64::new(log.touched) };
+            let now =
+                LogNow { chain: None, head: log.head, floor: log.floor, last_timestamp: log.last_timestamp };
+            let entry = Log { index: log.index, now: RwLock::new(now), touched: AtomicU64::new(log.touched) };
             (log.org.clone(), Arc::new(entry))
         });
         let shared = Arc::new(Shared {
@@ -348,15 +347,19 @@ impl<S: Store> Engine for LocalEngine<S> {
 
     fn sweep(&self) {
         let now = self.shared.around.clock.now();
-        // Planned here, for it may look through much; the committer only writes down the floors.
-        let cut = self.shared.store.plan_cut(now).unwrap_or_else(|error| {
-            tracing::error!(%error, "plan retention");
-            None
-        });
-        let (done, wait) = mpsc::sync_channel(1);
-        if self.shared.queue.push(Request::Sweep { cut, done }).is_ok() {
-            // An error means that the committer stopped instead, and says so itself.
-            let _ = wait.recv();
+        for round in 0..CUTS_MAX {
+            // Planned here, for it may look through much; the committer only writes floors down.
+            let cut = self.shared.store.plan_cut(now, round).unwrap_or_else(|error| {
+                tracing::error!(%error, "plan retention");
+                None
+            });
+            let last = cut.is_none();
+            let (done, wait) = mpsc::sync_channel(1);
+            let asked = self.shared.queue.push(Request::Sweep { cut, done });
+            // An error means that the committer has stopped, and it says so itself.
+            if asked.is_err() || wait.recv().is_err() || last {
+                break;
+            }
         }
     }
 

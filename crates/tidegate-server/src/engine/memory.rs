@@ -118,7 +118,7 @@ impl Store for MemoryStore {
         false
     }
 
-    fn plan_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
+    fn plan_cut(&self, now: UnixMillis, _: usize) -> Result<Option<Cut>, StoreError> {
         let order = self.order();
         let mut bytes = order.bytes;
         let mut floors: HashMap<LogIndex, Seq> = HashMap::new();

@@ -7,6 +7,7 @@
 mod chain;
 mod committer;
 mod dedup;
+mod disk;
 pub mod local;
 mod memory;
 mod queue;
@@ -18,9 +19,8 @@ use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent, OrgId, Seq};
 
 pub use chain::{ANCESTORS_MAX, Chain, Start};
-pub use local::{
-    Clock, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SyncObserver, SystemClock,
-};
+pub use disk::{DiskOptions, DiskStore};
+pub use local::{Clock, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SyncObserver, SystemClock};
 pub use memory::MemoryStore;
 
 /// The place of one event of an append.
@@ -186,3 +186,6 @@ pub trait Engine: Send + Sync + 'static {
     /// Stops taking appends, finishes what is queued, syncs, and marks the stop as clean. Blocks.
     fn close(&self);
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,8 +158,9 @@ pub trait Store: Send + Sync + 'static {
     /// Whether `read` may wait for a disk.
     fn blocks(&self) -> bool;
 
-    /// What is to be removed by now. `None` where nothing is.
-    fn plan_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError>;
+    /// What is to be removed by now. `None` where nothing is. A sweep asks again, with a higher
+    /// `round`, until nothing is.
+    fn plan_cut(&self, now: UnixMillis, round: usize) -> Result<Option<Cut>, StoreError>;
 
     /// Removes what `cut` named; its floors are committed and published.
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError>;
