@@ -4,10 +4,24 @@
 //! An engine gives each org a log: it appends whole batches, answers once they are kept (P3),
 //! hands every committed event to the node's [`Feed`] in seq order (R13), and reads pages back.
 
+mod chain;
+mod committer;
+mod dedup;
+mod disk;
+pub mod local;
+mod memory;
+mod queue;
+pub mod store;
+
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent, OrgId, Seq};
+
+pub use chain::{ANCESTORS_MAX, Chain, Start};
+pub use disk::{DiskOptions, DiskStore};
+pub use local::{Clock, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SyncObserver, SystemClock};
+pub use memory::MemoryStore;
 
 /// The place of one event of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,3 +186,6 @@ pub trait Engine: Send + Sync + 'static {
     /// Stops taking appends, finishes what is queued, syncs, and marks the stop as clean. Blocks.
     fn close(&self);
 }
+
+#[cfg(test)]
+mod tests;
