@@ -1,3 +1,4 @@
 //! The Tidegate node.
 
+pub mod config;
 pub mod engine;
