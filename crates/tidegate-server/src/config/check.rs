@@ -1,0 +1,211 @@
+//! What must fit together: relations between keys, and what the machine has to offer for them.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use rustix::fs::{Access, access};
+
+use super::{
+    ByteSize, ConfigError, Loaded, LogEngine,
+    value::{humane, quoted},
+};
+
+/// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
+const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
+
+/// All that does not fit, each with the key to change.
+pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
+    let config = &loaded.config;
+    let mut found = Checks { loaded, errors: Vec::new() };
+    addresses(&mut found);
+    directories(&mut found);
+    times(&mut found);
+    sizes(&mut found);
+    counts(&mut found);
+    if config.auth.keys.is_empty() {
+        found.fault(
+            "auth.keys",
+            "is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])".to_owned(),
+        );
+    }
+    for (index, key) in config.auth.keys.iter().enumerate() {
+        if let Some(kid) = &key.kid
+            && config.auth.keys[..index].iter().any(|other| other.kid.as_ref() == Some(kid))
+        {
+            found.fault("auth.keys", format!("two keys have the kid {}", quoted(kid)));
+        }
+    }
+    let claims = [&config.auth.user_claim, &config.auth.org_claim, &config.auth.services_claim];
+    for (index, name) in claims.iter().enumerate() {
+        if claims[..index].contains(name) {
+            let key = ["auth.user_claim", "auth.org_claim", "auth.services_claim"][index];
+            found.fault(key, format!("{} names two things at once", quoted(name.as_str())));
+        }
+    }
+    found.errors
+}
+
+struct Checks<'a> {
+    loaded: &'a Loaded,
+    errors: Vec<ConfigError>,
+}
+
+impl Checks<'_> {
+    fn fault(&mut self, key: &'static str, reason: String) {
+        self.errors.push(ConfigError { place: self.loaded.place(key).clone(), key: Some(key), reason });
+    }
+
+    /// `key` is at least `other`.
+    fn not_less<T: PartialOrd>(&mut self, (key, value): (&'static str, T), (other, bound): (&str, T), show: fn(T) -> String) {
+        if value < bound {
+            let reason = format!("{} is less than {other} ({})", show(value), show(bound));
+            self.fault(key, reason);
+        }
+    }
+}
+
+fn show_time(time: Duration) -> String {
+    quoted(&humane(time))
+}
+
+fn show_size(size: ByteSize) -> String {
+    quoted(&size.to_string())
+}
+
+fn show_count(count: usize) -> String {
+    count.to_string()
+}
+
+fn addresses(found: &mut Checks<'_>) {
+    let listen = &found.loaded.config.listen;
+    let (public, admin) = (listen.public, listen.admin);
+    let same_place = |a: SocketAddr, b: SocketAddr| {
+        a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
+    };
+    if public.port() != 0 && public.port() == admin.port() && same_place(public, admin) {
+        found.fault("listen.admin", format!("\"{admin}\" clashes with listen.public (\"{public}\")"));
+    }
+}
+
+fn directories(found: &mut Checks<'_>) {
+    let config = &found.loaded.config;
+    if let Err(reason) = usable(&config.log.dir) {
+        found.fault("log.dir", reason);
+    }
+    let keys = config.keys_file();
+    if keys.is_dir() {
+        found.fault("auth.keys_file", format!("{} is a directory", quoted(&keys.to_string_lossy())));
+    } else if keys.exists()
+        && let Err(error) = std::fs::File::open(&keys)
+    {
+        found.fault("auth.keys_file", format!("cannot read {}: {error}", keys.display()));
+    }
+}
+
+/// Whether `dir` is a directory that we can write to, or could be made one.
+fn usable(dir: &Path) -> Result<(), String> {
+    // The nearest thing that exists decides.
+    let nearest = dir.ancestors().find(|path| path.as_os_str().is_empty() || path.symlink_metadata().is_ok());
+    let nearest = nearest.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !nearest.is_dir() {
+        return Err(format!("{} is not a directory", quoted(&nearest.to_string_lossy())));
+    }
+    access(nearest, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| format!("cannot write to {}: {}", quoted(&nearest.to_string_lossy()), std::io::Error::from(error)))
+}
+
+fn times(found: &mut Checks<'_>) {
+    let config = &found.loaded.config;
+    let dedup = ("dedup.window", config.dedup.window);
+    if config.log.engine == LogEngine::Disk {
+        found.not_less(("log.retention", config.log.retention), dedup, show_time);
+    }
+    if config.tail.window <= LONGEST_RECONNECT {
+        let reason = format!(
+            "{} must be more than \"5m5s\", the longest time between two tries of a client to reconnect",
+            show_time(config.tail.window)
+        );
+        found.fault("tail.window", reason);
+    }
+    found.not_less(("tail.window", config.tail.window), dedup, show_time);
+    if config.ping.timeout >= config.ping.interval {
+        let reason = format!(
+            "{} must be less than ping.interval ({})",
+            show_time(config.ping.timeout),
+            show_time(config.ping.interval)
+        );
+        found.fault("ping.timeout", reason);
+    }
+    let shortest = [
+        ("log.sync_interval", config.log.sync_interval, Duration::from_millis(1)),
+        ("log.retention", config.log.retention, Duration::from_secs(1)),
+        ("dedup.window", config.dedup.window, Duration::from_secs(1)),
+        ("ping.interval", config.ping.interval, Duration::from_millis(100)),
+        ("ping.timeout", config.ping.timeout, Duration::from_millis(50)),
+        ("limits.first_frame_timeout", config.limits.first_frame_timeout, Duration::from_millis(100)),
+        ("limits.request_timeout", config.limits.request_timeout, Duration::from_millis(100)),
+        ("limits.write_timeout", config.limits.write_timeout, Duration::from_millis(100)),
+        ("limits.idle_timeout", config.limits.idle_timeout, Duration::from_millis(100)),
+        ("limits.publish_timeout", config.limits.publish_timeout, Duration::from_millis(100)),
+    ];
+    for (key, value, least) in shortest {
+        if value < least {
+            found.fault(key, format!("{} must be {} or more", show_time(value), show_time(least)));
+        }
+    }
+    let longest = [
+        ("log.sync_interval", config.log.sync_interval, Duration::from_secs(60)),
+        ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
+        ("drain.window", config.drain.window, Duration::from_secs(3600)),
+        ("ping.interval", config.ping.interval, Duration::from_secs(3600)),
+    ];
+    for (key, value, most) in longest {
+        if value > most {
+            found.fault(key, format!("{} must be {} or less", show_time(value), show_time(most)));
+        }
+    }
+}
+
+fn sizes(found: &mut Checks<'_>) {
+    let config = &found.loaded.config;
+    let limits = &config.limits;
+    let event = ("limits.event_bytes", limits.event_bytes);
+    found.not_less(("limits.request_bytes", limits.request_bytes), event, show_size);
+    let request = ("limits.request_bytes", limits.request_bytes);
+    found.not_less(("limits.publish_queue_bytes", limits.publish_queue_bytes), request, show_size);
+    found.not_less(("tail.org_max_bytes", config.tail.org_max_bytes), request, show_size);
+    let org_tail = ("tail.org_max_bytes", config.tail.org_max_bytes);
+    found.not_less(("tail.max_bytes", config.tail.max_bytes), org_tail, show_size);
+    found.not_less(("log.max_bytes", config.log.max_bytes), ("tail.max_bytes", config.tail.max_bytes), show_size);
+    // A token travels in a header and in an `auth` frame, with some words around it.
+    let token = ("limits.token_bytes", limits.token_bytes);
+    found.not_less(("limits.header_bytes", limits.header_bytes), token, show_size);
+    found.not_less(("limits.client_frame_bytes", limits.client_frame_bytes), token, show_size);
+    // What must stay in memory for one connection or request has an end in any configuration.
+    let most = [
+        ("limits.event_bytes", limits.event_bytes, ByteSize::new(64 << 20)),
+        ("limits.request_bytes", limits.request_bytes, ByteSize::new(256 << 20)),
+        ("limits.header_bytes", limits.header_bytes, ByteSize::new(1 << 20)),
+        ("limits.client_frame_bytes", limits.client_frame_bytes, ByteSize::new(1 << 20)),
+        ("limits.page_bytes", limits.page_bytes, ByteSize::new(64 << 20)),
+    ];
+    for (key, value, most) in most {
+        if value > most {
+            found.fault(key, format!("{} must be {} or less", show_size(value), show_size(most)));
+        }
+    }
+}
+
+fn counts(found: &mut Checks<'_>) {
+    let limits = &found.loaded.config.limits;
+    let of_org = ("limits.connections_per_org", limits.connections_per_org);
+    found.not_less(of_org, ("limits.connections_per_user", limits.connections_per_user), show_count);
+    found.not_less(("limits.connections", limits.connections), of_org, show_count);
+    let searched = ("limits.tail_search_events", limits.tail_search_events);
+    found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
+    // serde_json gives up at 128, and a reader's parser may sooner.
+    for (key, value, most) in [("limits.json_depth", limits.json_depth, 127), ("limits.headers", limits.headers, 1000)] {
+        if value > most {
+            found.fault(key, format!("{value} must be {most} or less"));
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Values that are one of a few words, or words with a grammar of their own.
+
+use std::fmt;
+
+use super::value::{Fault, Raw, Setting, Value, mismatch, quoted};
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $Choice:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal, )* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $Choice { $( $(#[$variant_doc])* $Variant, )* }
+
+        impl $Choice {
+            /// The word in the file.
+            pub const fn word(self) -> &'static str {
+                match self { $( Self::$Variant => $word, )* }
+            }
+        }
+
+        impl Setting for $Choice {
+            fn kind() -> String {
+                one_of(&[$($word),*])
+            }
+
+            fn read(raw: &Raw) -> Result<Self, Fault> {
+                match &raw.value {
+                    $( Value::Text(word) if word == $word => Ok(Self::$Variant), )*
+                    _ => Err(mismatch::<Self>(raw)),
+                }
+            }
+
+            fn show(&self) -> String {
+                quoted(self.word())
+            }
+        }
+    };
+}
+
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [only] => quoted(only),
+        [most @ .., last] => {
+            format!("{} or {}", most.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(", "), quoted(last))
+        }
+        [] => String::new(),
+    }
+}
+
+choice! {
+    /// Which engine keeps the logs.
+    LogEngine {
+        /// In RAM, while the process lives.
+        Memory = "memory",
+        /// Embedded and durable.
+        Disk = "disk",
+    }
+}
+choice! {
+    /// When an acknowledged publish is on disk.
+    LogSync {
+        /// Before the answer.
+        Always = "always",
+        /// Within an interval.
+        Interval = "interval",
+    }
+}
+choice! {
+    /// How log lines look.
+    LogFormat {
+        /// For a terminal.
+        Human = "human",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+choice! {
+    /// The least weighty log lines that are written.
+    LogLevel {
+        /// What broke.
+        Error = "error",
+        /// What wakes someone.
+        Warn = "warn",
+        /// Changes of state.
+        Info = "info",
+        /// Per connection and request.
+        Debug = "debug",
+        /// Per event.
+        Trace = "trace",
+    }
+}
+choice! {
+    /// How a subscriber's token is signed. Pinned per key, never taken from the token.
+    JwtAlgorithm {
+        /// HMAC with SHA-256.
+        Hs256 = "HS256",
+    }
+}
+
+/// What is done with a reader that does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlowPolicy {
+    /// It gets everything in order, at its own pace.
+    CatchUp,
+}
+
+impl Setting for SlowPolicy {
+    fn kind() -> String {
+        "\"catch_up\"".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(word) if word == "catch_up" => Ok(Self::CatchUp),
+            Value::Text(word) if word == "skip" || word == "latest" => Err(Fault::new(format!(
+                "{} is a policy that this version does not have yet; it must be \"catch_up\"",
+                quoted(word)
+            ))),
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted("catch_up")
+    }
+}
+
+/// How many threads own readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// One per core.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+impl Workers {
+    /// The number, where the machine has `cores`.
+    pub fn count(self, cores: usize) -> usize {
+        match self {
+            Workers::Auto => cores.max(1),
+            Workers::Count(count) => count,
+        }
+    }
+}
+
+impl Setting for Workers {
+    fn kind() -> String {
+        "\"auto\" or a whole number from 1 to 1024".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(word) if word == "auto" => Ok(Self::Auto),
+            _ => match usize::read(raw) {
+                Ok(count) if count <= 1024 => Ok(Self::Count(count)),
+                _ => Err(mismatch::<Self>(raw)),
+            },
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Workers::Auto => quoted("auto"),
+            Workers::Count(count) => count.to_string(),
+        }
+    }
+}
+
+/// The name of a claim in a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimName(String);
+
+impl ClaimName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClaimName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Setting for ClaimName {
+    fn kind() -> String {
+        "the name of a claim, 1 to 128 printable ASCII characters".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(text)
+                if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(Self(text.clone()))
+            }
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// The origin, to be compared byte for byte with an `Origin` header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, after)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            (address, after.strip_prefix(':'))
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        },
+    };
+    let host_ok = !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'));
+    let port_ok = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|n| n.to_string() == p));
+    // Browsers leave the scheme's own port out, so an entry with it would never match.
+    host_ok && port_ok && !rest.ends_with(default_port)
+}
+
+impl Setting for Origin {
+    fn kind() -> String {
+        "an origin as browsers send it such as \"https://app.example.com\" or \"http://localhost:3000\": \
+         lower case, without path, wildcard or the scheme's own port"
+            .to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(text) if is_origin(text) => Ok(Self(text.clone())),
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}

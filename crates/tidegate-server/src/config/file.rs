@@ -1,0 +1,91 @@
+//! The TOML file: its text, the values in it, and the line and column of each.
+
+use std::{ops::Range, path::PathBuf};
+
+use toml::{Spanned, de::{DeTable, DeValue}};
+
+use super::{
+    ConfigError,
+    keys::SECTIONS,
+    sources::{Given, Place, known, one_line, unknown},
+    value::Raw,
+};
+
+/// The file as it was read.
+pub(super) struct FileText {
+    path: PathBuf,
+    text: String,
+}
+
+impl FileText {
+    /// Reads the file, or notes why it cannot be read.
+    pub(super) fn read(path: PathBuf, errors: &mut Vec<ConfigError>) -> Option<Self> {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(Self { path, text }),
+            Err(error) => {
+                let reason = format!("cannot read {}: {error}", path.display());
+                errors.push(ConfigError { place: Place::Flag("--config"), key: None, reason });
+                None
+            }
+        }
+    }
+
+    /// The place of a span, for people: from 1, columns in characters.
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+        let before = self.text.get(..span.start).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Place::File {
+            path: self.path.clone(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    /// Adds every value of a known key, in the order of the file; notes what is no key.
+    pub(super) fn collect(&self, given: &mut Vec<Given>, errors: &mut Vec<ConfigError>) {
+        let (table, faults) = DeTable::parse_recoverable(&self.text);
+        if !faults.is_empty() {
+            // What a half-read file seems to hold would only add faults that are none.
+            errors.extend(faults.iter().map(|fault| ConfigError {
+                place: self.place(&fault.span().unwrap_or(0..0)),
+                key: None,
+                reason: format!("not TOML: {}", one_line(fault.message())),
+            }));
+            return;
+        }
+        let mut strangers = Vec::new();
+        for (section, value) in table.get_ref() {
+            match value.get_ref() {
+                DeValue::Table(keys) if SECTIONS.iter().any(|known| known.name == section.get_ref()) => {
+                    for (key, value) in keys {
+                        let name = format!("{}.{}", section.get_ref(), key.get_ref());
+                        match known(&name) {
+                            Some(key) => given.push(self.given(key, value)),
+                            None => strangers.push((key.span(), unknown(&name))),
+                        }
+                    }
+                }
+                DeValue::Table(keys) if !keys.is_empty() => {
+                    // Named with a key, so that "did you mean" can see what it was to be.
+                    strangers.extend(
+                        keys.keys().map(|key| {
+                            (key.span(), unknown(&format!("{}.{}", section.get_ref(), key.get_ref())))
+                        }),
+                    );
+                }
+                _ => strangers.push((section.span(), unknown(section.get_ref()))),
+            }
+        }
+        strangers.sort_by_key(|(span, _)| span.start);
+        errors.extend(
+            strangers
+                .into_iter()
+                .map(|(span, reason)| ConfigError { place: self.place(&span), key: None, reason }),
+        );
+    }
+
+    fn given(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Given {
+        let raw = Raw::from(value);
+        Given { key, typed: None, place: self.place(&raw.span), raw }
+    }
+}

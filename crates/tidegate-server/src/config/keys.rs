@@ -1,0 +1,184 @@
+//! Every key of the configuration: its type, its default, and what it means.
+//!
+//! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
+//! and nowhere else (relations between keys stand in [`super::check`]).
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::{
+    choice::{ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
+    define::{KeyInfo, Reader, SectionInfo, sections},
+    jwt_key::JwtKey,
+    value::{ByteSize, Setting},
+};
+
+sections! {
+    /// Where the node listens.
+    listen: Listen {
+        /// The address for publishers and readers. Port 0 takes any free port and prints it.
+        public: SocketAddr = "0.0.0.0:8080",
+        /// The address for operators: `/healthz`, `/readyz`, `/metrics`. It asks for no
+        /// credentials, so it stays on loopback unless something else guards it.
+        admin: SocketAddr = "127.0.0.1:8081",
+    }
+
+    /// The process as a whole.
+    node: Node {
+        /// Threads that own readers and write to their sockets; `"auto"` is one per core.
+        workers: Workers = "auto",
+    }
+
+    /// Where events are kept, and how long.
+    log: Log {
+        /// `disk` keeps events over restarts; `memory` keeps them while the process lives.
+        engine: LogEngine = "disk",
+        /// The data directory: the disk engine's files, and `keys.toml` with both engines. Relative
+        /// paths start at the working directory.
+        dir: PathBuf = "tidegate-data",
+        /// When an acknowledged publish is on disk: `always` before the answer; `interval` within
+        /// `log.sync_interval` of it, which a power cut can lose (readers are told by `hello.sync`).
+        sync: LogSync = "always",
+        /// How long an event may stay unsynced where `log.sync` is `interval`.
+        sync_interval: Duration = "100ms",
+        /// How long events can be read back. Not less than `dedup.window`.
+        retention: Duration = "24h",
+        /// The size of all logs of the node together; past it, the oldest events go first, but none
+        /// that is younger than `dedup.window`.
+        max_bytes: ByteSize = "16GiB",
+    }
+
+    /// How repeated publishes are recognised.
+    dedup: Dedup {
+        /// How long the id of an event is remembered: sent again within it, the event is stored once.
+        window: Duration = "5m",
+        /// Ids remembered at a time, over all orgs. When it is full, publishes with ids of their
+        /// own are refused (`dedup_full`), never let through unchecked. About 100 bytes each.
+        max_entries: usize = 2_000_000,
+    }
+
+    /// Who may read and who may publish.
+    auth: Auth {
+        /// The keys that sign subscribers' tokens. To rotate, list the new key beside the old one,
+        /// move the signer over, then remove the old one. Each is a table with `secret` or
+        /// `secret_file` (32 bytes or more), and optionally `kid` and `algorithm` (`HS256`):
+        /// `[[auth.keys]]`, then `kid = "2026"` and `secret_file = "/run/secrets/tidegate"`.
+        keys: Vec<JwtKey> = [],
+        /// Where publishers' API keys are kept (hashed); `""` is `keys.toml` in `log.dir`.
+        keys_file: Option<PathBuf> = "",
+        /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
+        /// as browsers send them. The gateway's own origin always may.
+        origins: Vec<Origin> = [],
+        /// The claim that names the user.
+        user_claim: ClaimName = "sub",
+        /// The claim that names the org.
+        org_claim: ClaimName = "org",
+        /// The claim that lists the services; `["*"]` there means all, absent means refused.
+        services_claim: ClaimName = "services",
+        /// The issuer (`iss`) that tokens must name; `""` asks for none.
+        issuer: Option<String> = "",
+        /// The audience (`aud`) that tokens must name; `""` asks for none.
+        audience: Option<String> = "",
+        /// How far the signer's clock may be off, for `exp` and `nbf`. At most 5 minutes.
+        leeway: Duration = "30s",
+    }
+
+    /// The in-memory end of each log, from which readers are served and resume.
+    tail: Tail {
+        /// How long events stay in memory. Longer than the longest time between two tries of a
+        /// client to reconnect (305 s), or those would come back to a disk read.
+        window: Duration = "10m",
+        /// The memory of all tails together.
+        max_bytes: ByteSize = "256MiB",
+        /// The memory of one org's tail.
+        org_max_bytes: ByteSize = "32MiB",
+    }
+
+    /// How a quiet connection is known to be alive.
+    ping: Ping {
+        /// How often a quiet connection gets a ping.
+        interval: Duration = "25s",
+        /// How long a client has to answer it (`ping_timeout`). Less than `ping.interval`.
+        timeout: Duration = "10s",
+    }
+
+    /// What happens to readers that do not keep up.
+    slow: Slow {
+        /// `catch_up` gives them everything in order, at their own pace. `skip` and `latest` come
+        /// with a later version.
+        policy: SlowPolicy = "catch_up",
+    }
+
+    /// How the node stops.
+    drain: Drain {
+        /// The time over which connections are asked to leave after SIGTERM. `"0s"` closes at once.
+        window: Duration = "10s",
+    }
+
+    /// What the node says on standard error.
+    logs: Logs {
+        /// `human` for a terminal, `json` with an object a line for machines.
+        format: LogFormat = "human",
+        /// `error`, `warn`, `info`, `debug` or `trace`. Payloads and tokens are never logged.
+        level: LogLevel = "info",
+    }
+
+    /// A bound on everything that grows. What is over one is refused with a code, and counted.
+    limits: Limits {
+        /// Connections at a time, over all orgs. Each needs a file descriptor.
+        connections: usize = 50_000,
+        /// Connections at a time of one org.
+        connections_per_org: usize = 20_000,
+        /// Connections at a time of one user of an org.
+        connections_per_user: usize = 10,
+        /// Connections at a time from one client address.
+        connections_per_address: usize = 1000,
+        /// New connections per second, over all orgs.
+        handshakes_per_second: usize = 500,
+        /// Orgs that the node holds a log of at a time.
+        orgs: usize = 20_000,
+        /// Publish requests per second of one API key.
+        publishes_per_second: usize = 20_000,
+        /// Publish requests being answered at a time.
+        publishes_in_flight: usize = 4096,
+        /// The bytes of events that wait for the log at a time.
+        publish_queue_bytes: ByteSize = "64MiB",
+        /// The size of one event as it is stored: its JSON members, without white space between tokens.
+        event_bytes: ByteSize = "256KiB",
+        /// The size of a publish request's body.
+        request_bytes: ByteSize = "4MiB",
+        /// Events in one publish request.
+        events_per_batch: usize = 1000,
+        /// Users that one event may be targeted at.
+        users_per_event: usize = 100,
+        /// How deep objects and arrays of an event may nest.
+        json_depth: usize = 64,
+        /// The size of a request's line and headers together.
+        header_bytes: ByteSize = "16KiB",
+        /// Headers of a request.
+        headers: usize = 64,
+        /// The size of a token, wherever it stands.
+        token_bytes: ByteSize = "8KiB",
+        /// Services that one connection may name in `services=`.
+        services_per_filter: usize = 100,
+        /// The size of a frame that a client sends.
+        client_frame_bytes: ByteSize = "16KiB",
+        /// Events that `tail=` may ask for.
+        tail_events: usize = 1000,
+        /// Events that are looked through to find the ones that `tail=` asks for.
+        tail_search_events: usize = 10_000,
+        /// Events in one page of history, and its default.
+        page_events: usize = 1000,
+        /// The size of one page of history or replay; its first event comes whole.
+        page_bytes: ByteSize = "1MiB",
+        /// How long a connection may take to send its first frame, or a request its headers.
+        first_frame_timeout: Duration = "10s",
+        /// How long a request's body may take to arrive.
+        request_timeout: Duration = "30s",
+        /// How long a reader may take no byte of what waits for it (`slow_consumer`).
+        write_timeout: Duration = "30s",
+        /// How long an HTTP connection may rest between two requests.
+        idle_timeout: Duration = "75s",
+        /// How long a publish waits for the log before it is answered 504 `unknown`.
+        publish_timeout: Duration = "5s",
+    }
+}

@@ -1,0 +1,159 @@
+//! What a node is told before it starts: one typed [`Config`], read from a TOML file, the
+//! environment, `--set` and flags, and checked whole before a port is bound.
+//!
+//! Not here: anything that acts on it. Called by the command line, once.
+//!
+//! Reading order: [`keys`] is the list of everything that can be set; [`sources`] finds values,
+//! this file reads them, [`check`] looks at what must fit together, [`print`] shows the result.
+
+mod check;
+mod choice;
+mod closest;
+mod define;
+mod file;
+mod jwt_key;
+pub mod keys;
+mod print;
+mod raw;
+mod sources;
+mod value;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+pub use choice::{ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers};
+pub use jwt_key::{JwtKey, Secret};
+pub use keys::Config;
+pub use print::{effective, reference};
+pub use sources::{Place, Sources};
+pub use value::{ByteSize, humane};
+
+use file::FileText;
+use sources::Given;
+use value::{Raw, Setting};
+
+/// Something in the configuration that the node will not start with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where it was given.
+    pub place: Place,
+    /// The key, where it is one.
+    pub key: Option<&'static str>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        match self.key {
+            Some(key) => write!(f, "{key}: {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// A configuration that was checked, and where its values came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    places: BTreeMap<&'static str, Place>,
+}
+
+impl Loaded {
+    /// Where the value of `key` came from.
+    pub fn place(&self, key: &str) -> &Place {
+        self.places.get(key).unwrap_or(&Place::Default)
+    }
+}
+
+/// Reads `sources` and checks the whole, touching nothing but the files that it names.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
+    let mut errors = Vec::new();
+    let (given, file) = sources.collect(&mut errors);
+    let mut reader = LastWins { given: BTreeMap::new(), file, errors };
+    for value in given {
+        reader.given.insert(value.key, value);
+    }
+    let config = Config::read(&mut reader);
+    let LastWins { given, mut errors, .. } = reader;
+    let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
+    match config {
+        Some(config) => {
+            let loaded = Loaded { config, places };
+            errors.extend(check::relations(&loaded));
+            if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
+        }
+        None => Err(ConfigErrors(errors)),
+    }
+}
+
+impl Config {
+    /// The defaults alone, with a memory engine: for tests of parts that need some configuration.
+    pub fn for_tests(sets: &[&str]) -> Result<Self, ConfigErrors> {
+        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        sets.insert(0, "log.engine=memory".to_owned());
+        sets.insert(1, format!("auth.keys=[{{secret = \"{}\"}}]", "t".repeat(32)));
+        load(&Sources { sets, ..Sources::default() }).map(|loaded| loaded.config)
+    }
+
+    /// Where publishers' API keys are kept.
+    pub fn keys_file(&self) -> PathBuf {
+        self.auth.keys_file.clone().unwrap_or_else(|| self.log.dir.join("keys.toml"))
+    }
+}
+
+/// Reads each key from the last source that gave it.
+struct LastWins {
+    given: BTreeMap<&'static str, Given>,
+    file: Option<FileText>,
+    errors: Vec<ConfigError>,
+}
+
+impl define::Reader for LastWins {
+    fn read<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T> {
+        let Some(given) = self.given.get(key) else {
+            return match Raw::parse(default).ok().map(|raw| T::read(&raw)) {
+                Some(Ok(value)) => Some(value),
+                // A test reads every default, so this is for whoever adds a key.
+                _ => {
+                    let reason = format!("the default {default} does not fit its type");
+                    self.errors.push(ConfigError { place: Place::Default, key: Some(key), reason });
+                    None
+                }
+            };
+        };
+        let fault = match T::read(&given.raw) {
+            Ok(value) => return Some(value),
+            Err(fault) => fault,
+        };
+        // `--set auth.audience=2026` is TOML for a number, but was typed as text.
+        if let Some(value) = given.typed.as_ref().and_then(|text| T::read(&Raw::text(text)).ok()) {
+            return Some(value);
+        }
+        let place = match (&given.place, &fault.span, &self.file) {
+            (Place::File { .. }, Some(span), Some(file)) => file.place(span),
+            (place, ..) => place.clone(),
+        };
+        self.errors.push(ConfigError { place, key: Some(key), reason: fault.reason });
+        None
+    }
+}

@@ -1,0 +1,77 @@
+//! Shows a configuration: `config print`, and the reference in `docs/config.md`.
+
+use std::fmt::Write as _;
+
+use super::{
+    Loaded, Place,
+    keys::{KEYS, SECTIONS},
+};
+
+/// The effective configuration as commented TOML, each key with where its value came from.
+/// Secrets are redacted.
+pub fn effective(loaded: &Loaded) -> String {
+    let mut out = String::from("# The effective configuration. Behind each value stands where it came from.\n");
+    let shown = loaded.config.show();
+    for section in SECTIONS {
+        out.push('\n');
+        comment(&mut out, section.docs);
+        let _ = writeln!(out, "[{}]", section.name);
+        for (key, value) in shown.iter().filter(|(key, _)| key.section == section.name) {
+            comment(&mut out, key.docs);
+            let _ = match loaded.place(key.name) {
+                Place::Default => writeln!(out, "{} = {value}  # default", key.key()),
+                place => writeln!(out, "{} = {value}  # {place} (default {})", key.key(), key.default),
+            };
+        }
+    }
+    out
+}
+
+fn comment(out: &mut String, docs: &[&str]) {
+    for line in docs {
+        let _ = writeln!(out, "#{line}");
+    }
+}
+
+/// `docs/config.md`, from the same list that the node reads its configuration by.
+pub fn reference() -> String {
+    let mut out = String::from(INTRODUCTION);
+    for section in SECTIONS {
+        let _ = writeln!(out, "\n## `[{}]`\n\n{}", section.name, prose(section.docs));
+        for key in KEYS.iter().filter(|key| key.section == section.name) {
+            let _ = writeln!(out, "\n### `{}`\n\n{}\n", key.name, prose(key.docs));
+            let _ = writeln!(out, "- Default: `{}`", key.default);
+            let _ = writeln!(out, "- Takes: {}", (key.kind)());
+            let _ = writeln!(out, "- Environment: `{}`", key.variable());
+        }
+    }
+    out
+}
+
+fn prose(docs: &[&str]) -> String {
+    docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n")
+}
+
+const INTRODUCTION: &str = r#"# Configuration
+
+<!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -- config reference > docs/config.md`. -->
+
+A node needs no configuration but a key for its subscribers' tokens (`auth.keys`). Values come from,
+in this order, the later one winning:
+
+1. the defaults below,
+2. the TOML file that `--config` (or `TIDEGATE_CONFIG`) names,
+3. the environment: `TIDEGATE_LIMITS__CONNECTIONS_PER_USER=20` sets `limits.connections_per_user`.
+   Names without a double underscore are not configuration,
+4. `--set limits.connections_per_user=20`, as often as needed,
+5. flags of their own, such as `--listen`.
+
+In the environment and in `--set` a value is TOML; a bare word is text. A list is given whole:
+`--set 'auth.origins=["https://app.example.com"]'`.
+
+Times are texts with a unit (`ms`, `s`, `m`, `h`, `d`, largest first: `"1h30m"`), sizes likewise (`B`,
+`KiB`, `MiB`, `GiB`). Everything is checked before a port is bound; unknown keys are refused, and each
+fault is named with its file, line and column, its environment variable or its flag. `tidegate config
+check` does only that (exit code 2 where something is wrong); `tidegate config print` shows every
+value with where it came from, secrets left out.
+"#;

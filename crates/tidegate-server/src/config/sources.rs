@@ -1,0 +1,173 @@
+//! Where values come from: the file, the environment, `--set`, dedicated flags; in that order, the
+//! later one winning. Each value keeps its place, so that a fault can name it.
+
+use std::{fmt, path::PathBuf};
+
+use super::{
+    ConfigError,
+    closest::did_you_mean,
+    file::FileText,
+    keys::{KEYS, SECTIONS},
+    value::Raw,
+};
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: the key's own default.
+    Default,
+    /// What a command brings along for itself (`tidegate dev`).
+    Command(&'static str),
+    /// A line and column of the file, both from 1.
+    File {
+        /// The file, as it was named.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The column, in characters.
+        column: usize,
+    },
+    /// An environment variable.
+    Environment(String),
+    /// `--set` with this key.
+    Set(String),
+    /// A flag of its own (`--listen`).
+    Flag(&'static str),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Default => f.write_str("default"),
+            Place::Command(name) => write!(f, "tidegate {name}"),
+            Place::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Place::Environment(name) => write!(f, "environment variable {name}"),
+            Place::Set(key) => write!(f, "--set {key}"),
+            Place::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// A value of a key, and where it was given.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub(super) key: &'static str,
+    pub(super) raw: Raw,
+    /// The text as it was typed, for sources that need no quotes around text.
+    pub(super) typed: Option<String>,
+    pub(super) place: Place,
+}
+
+/// Everything that a configuration is read from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The TOML file (`--config`).
+    pub file: Option<PathBuf>,
+    /// The environment; only names `TIDEGATE_<SECTION>__<KEY>` count.
+    pub environment: Vec<(String, String)>,
+    /// `key=value` of each `--set`, in order.
+    pub sets: Vec<String>,
+    pub(super) command: Vec<(&'static str, &'static str, String)>,
+    pub(super) flags: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Sources {
+    /// The environment of this process, and nothing else yet.
+    pub fn from_process() -> Self {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| {
+                // A value that is not UTF-8 is no value of ours; its mark makes it refused by name.
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
+            .collect();
+        Self { environment, ..Self::default() }
+    }
+
+    /// A value that the command `name` brings along; the file and all others win over it.
+    pub fn command(&mut self, name: &'static str, key: &'static str, value: impl Into<String>) {
+        self.command.push((name, key, value.into()));
+    }
+
+    /// A value from the dedicated flag `flag`; it wins over all others.
+    pub fn flag(&mut self, flag: &'static str, key: &'static str, value: impl Into<String>) {
+        self.flags.push((flag, key, value.into()));
+    }
+
+    /// All values in order, the later one winning.
+    pub(super) fn collect(&self, errors: &mut Vec<ConfigError>) -> (Vec<Given>, Option<FileText>) {
+        let mut given = Vec::new();
+        for (name, key, value) in &self.command {
+            given.extend(typed(key, value, Place::Command(name), errors));
+        }
+        let file = self.file.as_ref().and_then(|path| FileText::read(path.clone(), errors));
+        if let Some(file) = &file {
+            file.collect(&mut given, errors);
+        }
+        let mut variables: Vec<_> = self.environment.iter().filter_map(|(n, v)| Some((n, key_of(n)?, v))).collect();
+        variables.sort();
+        for (name, key, value) in variables {
+            given.extend(typed(&key, value, Place::Environment(name.clone()), errors));
+        }
+        for set in &self.sets {
+            match set.split_once('=') {
+                Some((key, value)) => {
+                    given.extend(typed(key.trim(), value, Place::Set(key.trim().to_owned()), errors));
+                }
+                None => errors.push(ConfigError {
+                    place: Place::Set(set.clone()),
+                    key: None,
+                    reason: "must be key=value, such as limits.connections_per_user=1000".to_owned(),
+                }),
+            }
+        }
+        for (flag, key, value) in &self.flags {
+            given.extend(typed(key, value, Place::Flag(flag), errors));
+        }
+        (given, file)
+    }
+}
+
+/// The key that a variable sets. Names without `__` are somebody else's: Kubernetes injects
+/// `TIDEGATE_PORT` for a service of that name.
+fn key_of(variable: &str) -> Option<String> {
+    let (section, key) = variable.strip_prefix("TIDEGATE_")?.split_once("__")?;
+    Some(format!("{section}.{}", key.replace("__", ".")).to_lowercase())
+}
+
+pub(super) fn known(name: &str) -> Option<&'static str> {
+    KEYS.iter().map(|key| key.name).find(|key| *key == name)
+}
+
+pub(super) fn unknown(name: &str) -> String {
+    if SECTIONS.iter().any(|section| section.name == name) {
+        return format!("`{name}` is a section; a key of it must be named, such as `{}`", first_of(name));
+    }
+    format!("there is no key `{name}`{}", did_you_mean(name, KEYS.iter().map(|key| key.name)))
+}
+
+fn first_of(section: &str) -> &'static str {
+    KEYS.iter().find(|key| key.section == section).map_or("", |key| key.name)
+}
+
+/// A value that was typed where quotes are a nuisance: TOML where it is TOML, else text.
+fn typed(name: &str, text: &str, place: Place, errors: &mut Vec<ConfigError>) -> Option<Given> {
+    let Some(key) = known(name) else {
+        errors.push(ConfigError { place, key: None, reason: unknown(name) });
+        return None;
+    };
+    let raw = match Raw::parse(text) {
+        Ok(raw) => raw,
+        // What opens like a list, a table or a quoted text was meant to be one.
+        Err(error) if text.trim_start().starts_with(['[', '{', '"', '\'']) => {
+            let reason = format!("not TOML: {}", one_line(error.message()));
+            errors.push(ConfigError { place, key: Some(key), reason });
+            return None;
+        }
+        Err(_) => Raw::text(text),
+    };
+    Some(Given { key, raw, typed: Some(text.to_owned()), place })
+}
+
+pub(super) fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).collect::<Vec<_>>().join(", ")
+}
