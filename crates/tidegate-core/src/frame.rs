@@ -59,12 +59,16 @@ impl GapReason {
 /// Puts a JSON object that `write` makes into its envelope.
 pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     match framing {
-        Framing::WebSocket => ws::text_frame_with(write),
+        Framing::WebSocket => {
+            let mut frame = ws::FrameBuilder::with_capacity(256);
+            write(frame.payload_mut());
+            frame.finish()
+        }
         Framing::Sse => {
             let mut out = BytesMut::new();
             if let Some(cursor) = id {
                 // Writing to a `BytesMut` cannot fail.
-                let _ = write!(out, "id: {cursor}\n");
+                let _ = writeln!(out, "id: {cursor}");
             }
             out.put_slice(b"data: ");
             write(&mut out);

@@ -12,7 +12,6 @@ pub mod event;
 pub mod filter;
 pub mod log;
 pub mod names;
-pub mod ws;
 
 pub mod json;
 pub mod publish;

@@ -1,10 +1,12 @@
 //! The Tidegate node: everything that touches the world.
 //!
-//! Reading order: what a node is made of, how events get in and are kept, how they get out, and what
-//! stands around it.
+//! Reading order: how a node starts and what it is made of, how events get in and are kept, how they
+//! get out, and what stands around it.
 
 pub mod app;
+pub mod cli;
 pub mod config;
+mod logs;
 pub mod node;
 
 pub mod auth;
@@ -15,8 +17,10 @@ pub mod hub;
 pub mod transport;
 pub mod worker;
 
+pub mod admin;
 pub mod admission;
 pub mod metrics;
 
+pub mod dev;
 pub mod feed;
 pub mod page;

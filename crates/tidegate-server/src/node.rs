@@ -9,13 +9,13 @@ use std::{
 };
 
 use tidegate_core::{
-    BatchLimits, Epoch, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+    BatchLimits, Epoch, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
 };
 use tokio::sync::watch;
 
 use crate::{
     admission::{Admission, ConnectionLimits},
-    auth::{Publishers, TokenVerifier},
+    auth::{self, Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{Clock, Engine},
     hub::{Hub, HubLimits},
@@ -125,6 +125,13 @@ impl Node {
         self.draining.borrow().is_some()
     }
 
+    /// What `token` allows in `org`, or why nothing.
+    pub fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
+        let grant = self.tokens.verify(token, self.now()).map_err(refused)?;
+        grant.check_org(org).map_err(refused)?;
+        Ok(grant)
+    }
+
     /// A name for a connection, unique over starts.
     pub fn name_connection(&self) -> String {
         format!("{}-{}", self.start, self.next_connection.fetch_add(1, Ordering::Relaxed))
@@ -145,6 +152,11 @@ impl Node {
     pub fn ws_limits(&self) -> ws::Limits {
         ws::Limits { message_bytes_max: self.config.limits.client_frame_bytes.bytes(), ..ws::Limits::default() }
     }
+}
+
+/// The auth module's no, in the words of every transport.
+pub fn refused(refusal: auth::Refusal) -> Refusal {
+    Refusal::new(refusal.code, refusal.message)
 }
 
 /// A duration as frames and logs count it.

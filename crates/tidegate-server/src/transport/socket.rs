@@ -113,7 +113,9 @@ pub struct Leftover {
     rest: Bytes,
     pushed: VecDeque<Bytes>,
     pushed_bytes: usize,
-    pushed_bytes_max: usize,
+    /// Of those, what came by [`Leftover::push`] since the last time nothing was left over.
+    answer_bytes: usize,
+    answer_bytes_max: usize,
 }
 
 /// The leftover has no room for another frame.
@@ -122,16 +124,10 @@ pub struct Leftover {
 pub struct LeftoverFull;
 
 impl Leftover {
-    /// Nothing left over. Whole frames pushed may hold `pushed_bytes_max` in all; the rest of a
-    /// frame already begun is always kept, and is not counted, so that a close frame finds room
-    /// behind it.
-    pub const fn new(pushed_bytes_max: usize) -> Self {
-        Self {
-            rest: Bytes::new(),
-            pushed: VecDeque::new(),
-            pushed_bytes: 0,
-            pushed_bytes_max,
-        }
+    /// Nothing left over. Answers pushed may hold `answer_bytes_max` in all; what was begun is
+    /// always kept, and is not counted, so that a close frame finds room behind it.
+    pub const fn new(answer_bytes_max: usize) -> Self {
+        Self { rest: Bytes::new(), pushed: VecDeque::new(), pushed_bytes: 0, answer_bytes: 0, answer_bytes_max }
     }
 
     /// Whether nothing is left over, so that other frames may go.
@@ -144,24 +140,28 @@ impl Leftover {
         self.rest.len() + self.pushed_bytes
     }
 
-    /// Puts a whole frame behind what waits already.
+    /// Puts an answer to the client behind what waits already.
     pub fn push(&mut self, frame: Bytes) -> Result<(), LeftoverFull> {
-        if self.pushed_bytes.saturating_add(frame.len()) > self.pushed_bytes_max {
+        if self.answer_bytes.saturating_add(frame.len()) > self.answer_bytes_max {
             return Err(LeftoverFull);
         }
-        self.pushed_bytes += frame.len();
-        self.pushed.push_back(frame);
+        self.answer_bytes += frame.len();
+        self.keep(&[frame]);
         Ok(())
+    }
+
+    /// Keeps the frames of a round that the socket took in part: handles of bytes that are shared
+    /// with other readers.
+    pub fn keep(&mut self, frames: &[Bytes]) {
+        self.pushed_bytes += frames.iter().map(Bytes::len).sum::<usize>();
+        self.pushed.extend(frames.iter().cloned());
     }
 
     /// After [`try_send`] has taken `taken` bytes of `frames`: keeps the rest of the frame that
     /// it ended in. Returns how many of `frames` are dealt with; those behind them were not
     /// begun, and stay the caller's.
     pub fn keep_rest(&mut self, frames: &[Bytes], mut taken: usize) -> usize {
-        debug_assert!(
-            self.is_empty(),
-            "what is left over goes before other frames"
-        );
+        debug_assert!(self.is_empty(), "what is left over goes before other frames");
         for (index, frame) in frames.iter().enumerate() {
             if taken == 0 {
                 return index;
@@ -206,6 +206,7 @@ impl Leftover {
         }
         // Idle connections hold no buffer.
         self.pushed = VecDeque::new();
+        self.answer_bytes = 0;
     }
 }
 
@@ -237,14 +238,8 @@ mod tests {
             }
             ControlFlow::Continue(())
         };
-        assert_eq!(
-            try_read(&server, &mut reader, &mut on_event).expect("open"),
-            Taken::Blocked
-        );
-        client
-            .write_all(b"\x81\x82\0\0\0\0hi\x81\x83\0\0\0\0you")
-            .await
-            .expect("write");
+        assert_eq!(try_read(&server, &mut reader, &mut on_event).expect("open"), Taken::Blocked);
+        client.write_all(b"\x81\x82\0\0\0\0hi\x81\x83\0\0\0\0you").await.expect("write");
         client.shutdown().await.expect("shut down");
         let mut bytes = 0;
         loop {
@@ -256,10 +251,7 @@ mod tests {
                 Taken::Stopped => panic!("nothing stops it"),
             }
         }
-        assert_eq!(
-            (bytes, texts),
-            (17, vec!["hi".to_owned(), "you".to_owned()])
-        );
+        assert_eq!((bytes, texts), (17, vec!["hi".to_owned(), "you".to_owned()]));
         assert!(matches!(
             feed(&mut reader, &mut [0x81, 0], |_| ControlFlow::Continue(())),
             Err(ReadError::Unmasked)
@@ -269,9 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_frame_begun_is_finished_before_a_pong() {
         let (mut client, server) = pair().await;
-        let frames: Vec<Bytes> = (0..40u8)
-            .map(|i| ws::binary_frame(&vec![i; 300_000]))
-            .collect();
+        let frames: Vec<Bytes> = (0..40u8).map(|i| ws::binary_frame(&vec![i; 300_000])).collect();
         let (mut sent, mut leftover) = (0, Leftover::new(1024));
         // Until the socket is full in the middle of a frame.
         server.writable().await.expect("open");
@@ -284,12 +274,8 @@ mod tests {
             sent += leftover.keep_rest(&frames[sent..], taken);
         }
         leftover.push(ws::pong(b"!")).expect("room");
-        let expected: Vec<u8> = frames[..sent]
-            .iter()
-            .flatten()
-            .chain(ws::pong(b"!").iter())
-            .copied()
-            .collect();
+        let expected: Vec<u8> =
+            frames[..sent].iter().flatten().chain(ws::pong(b"!").iter()).copied().collect();
         let mut got = Vec::new();
         while got.len() < expected.len() {
             server.writable().await.expect("open");
@@ -302,11 +288,7 @@ mod tests {
 
     #[test]
     fn the_leftover_is_bounded_but_finishes_what_was_begun() {
-        let frames = [
-            ws::text_frame("one"),
-            ws::text_frame("two"),
-            ws::text_frame("three"),
-        ];
+        let frames = [ws::text_frame("one"), ws::text_frame("two"), ws::text_frame("three")];
         let mut leftover = Leftover::new(4);
         assert_eq!(leftover.keep_rest(&frames, 0), 0);
         assert_eq!(leftover.keep_rest(&frames, 5), 1);

@@ -74,10 +74,7 @@ impl Upgrade {
         })?;
         let on_upgrade = request.extensions().get::<OnUpgrade>().cloned();
         let on_upgrade = on_upgrade.ok_or(UpgradeError::NotUpgradable)?;
-        let upgrade = Self {
-            accept_key: checked.accept_key,
-            on_upgrade,
-        };
+        let upgrade = Self { accept_key: checked.accept_key, on_upgrade };
         Ok((upgrade, checked.protocols))
     }
 
@@ -94,21 +91,14 @@ impl Upgrade {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
         }
         if let Some(protocol) = protocol {
-            headers.insert(
-                header::SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(protocol),
-            );
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
         }
         (response, Switching(self.on_upgrade))
     }
 }
 
 fn lines<B>(request: &Request<B>) -> Vec<handshake::Line<'_>> {
-    request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .collect()
+    request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 
 /// A socket that becomes free when the 101 response has been sent.
@@ -141,14 +131,9 @@ impl Switching {
     /// to hyper.
     pub async fn socket(self) -> Result<Switched, SwitchError> {
         let upgraded = self.0.await.map_err(SwitchError::Ended)?;
-        let parts = upgraded
-            .downcast::<TokioIo<TcpStream>>()
-            .map_err(|_| SwitchError::NotTcp)?;
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SwitchError::NotTcp)?;
         // Copied, for it would keep hyper's whole read buffer alive.
-        Ok(Switched {
-            stream: parts.io.into_inner(),
-            early: parts.read_buf.to_vec(),
-        })
+        Ok(Switched { stream: parts.io.into_inner(), early: parts.read_buf.to_vec() })
     }
 }
 
@@ -192,13 +177,10 @@ mod tests {
                         response.body(()).expect("a response")
                     }
                 };
-                std::future::ready(Ok::<_, Infallible>(
-                    response.map(|()| Empty::<Bytes>::new()),
-                ))
+                std::future::ready(Ok::<_, Infallible>(response.map(|()| Empty::<Bytes>::new())))
             });
-            let served = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
+            let served =
+                http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
             let _ = served.await;
             match switched.recv().await {
                 Some(switched) => switched.map_err(Some),
@@ -215,9 +197,8 @@ mod tests {
     async fn the_socket_comes_back_with_what_was_sent_early() {
         let (addr, served) = serve_one().await;
         let mut client = TcpStream::connect(addr).await.expect("connect");
-        let request = format!(
-            "{HANDSHAKE}Sec-WebSocket-Protocol: tidegate.v1, tidegate.bearer.x\r\n\r\nearly"
-        );
+        let request =
+            format!("{HANDSHAKE}Sec-WebSocket-Protocol: tidegate.v1, tidegate.bearer.x\r\n\r\nearly");
         client.write_all(request.as_bytes()).await.expect("write");
         let mut switched = served.await.expect("served").expect("a socket");
         assert_eq!(switched.early, b"early");
@@ -227,14 +208,8 @@ mod tests {
         client.read_to_string(&mut answer).await.expect("read");
         let (head, rest) = answer.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        assert!(
-            head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
-            "{head}"
-        );
-        assert!(
-            head.contains("sec-websocket-protocol: tidegate.v1"),
-            "{head}"
-        );
+        assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        assert!(head.contains("sec-websocket-protocol: tidegate.v1"), "{head}");
         assert_eq!(rest, "frames");
     }
 
@@ -255,15 +230,9 @@ mod tests {
             // The server may reset the connection for the bytes that it did not read.
             let _ = client.read_to_end(&mut answer).await;
             let answer = String::from_utf8_lossy(&answer);
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status} ")),
-                "{lines:?}: {answer}"
-            );
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {answer}");
             assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{lines:?}: {answer}");
-            assert!(
-                matches!(served.await.expect("served"), Err(None)),
-                "{lines:?}"
-            );
+            assert!(matches!(served.await.expect("served"), Err(None)), "{lines:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::mpsc, task::LocalSet};
 
 pub use live::Local;
-pub use reader::StreamRequest;
+pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
 
 use crate::{http, node::Node};
 

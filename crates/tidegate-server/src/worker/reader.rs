@@ -33,7 +33,7 @@ use crate::{
     engine::{AppendError, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
-    node::{Node, millis, random},
+    node::{Node, millis, random, refused},
 };
 
 /// Frames that a reader takes in one go: what one vectored write carries.
@@ -370,7 +370,7 @@ impl Reader {
     /// Renews its grant in place (R6).
     pub fn renew(&self, token: &str) -> Result<(), Refusal> {
         let node = &self.local.node;
-        let grant = node.tokens.verify(token, node.now()).map_err(refused)?;
+        let grant = node.authorize(token, &self.org.id)?;
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.
         self.local.leave(self);
@@ -531,11 +531,6 @@ fn fraction() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The auth module's no, in the words of a stream.
-pub fn refused(refusal: crate::auth::Refusal) -> Refusal {
-    Refusal::new(refusal.code, refusal.message)
-}
-
 /// A log that cannot be opened, in the words of a stream.
 pub fn no_log(error: &AppendError) -> Refusal {
     match error {
@@ -546,7 +541,8 @@ pub fn no_log(error: &AppendError) -> Refusal {
     }
 }
 
-fn unreadable(error: ReadError) -> Refusal {
+/// A log that cannot be read, in the words of a stream.
+pub fn unreadable(error: ReadError) -> Refusal {
     tracing::error!(%error, "read for a stream");
     match error {
         ReadError::NoLog => Refusal::new(Code::Internal, "the log of this org is gone; come back"),

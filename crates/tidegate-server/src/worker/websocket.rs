@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{
     live::Local,
-    reader::{Gone, Reader, Sink, StreamRequest, refused},
+    reader::{Gone, Reader, Sink, StreamRequest},
 };
 use crate::{
     admission,
@@ -136,7 +136,7 @@ pub async fn run(
         None => {
             let patience = local.node.config.limits.first_frame_timeout;
             match tokio::time::timeout(patience, first_frame(&stream, &mut peer, &mut early)).await {
-                Ok(Ok(token)) => local.node.tokens.verify(&token, local.node.now()).map_err(refused),
+                Ok(Ok(token)) => local.node.authorize(&token, &request.org),
                 Ok(Err(Some(refusal))) => Err(refusal),
                 Ok(Err(None)) => return,
                 Err(_) => Err(Refusal::new(Code::AuthTimeout, "no auth frame came within limits.first_frame_timeout")),
@@ -144,9 +144,8 @@ pub async fn run(
         }
     };
     let grant = grant.and_then(|grant| {
-        if *grant.org() != request.org {
-            let message = "the token is for another org than the address";
-            return Err(Refusal::new(Code::Forbidden, message));
+        if local.node.is_draining() {
+            return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         slot.enter(grant.org(), grant.user())?;
         Ok(grant)
@@ -171,9 +170,9 @@ async fn first_frame(
     peer: &mut ws::Reader,
     early: &mut Vec<u8>,
 ) -> Result<String, Option<Refusal>> {
-    let mut first = None;
+    let first = Cell::new(None);
     let mut heard = |event: ws::Event<'_>| {
-        first = Some(match event {
+        first.set(Some(match event {
             ws::Event::Text(text) => match frame::read_client_frame(&text) {
                 Ok(ClientFrame::Auth { token }) => Ok(token),
                 Ok(_) => Err(Some(Refusal::new(Code::Unauthorized, "the first frame must be auth with a token"))),
@@ -182,7 +181,7 @@ async fn first_frame(
             ws::Event::Binary(_) => Err(Some(binary())),
             ws::Event::Close(_) => Err(None),
             ws::Event::Ping(_) | ws::Event::Pong(_) => return ControlFlow::Continue(()),
-        });
+        }));
         ControlFlow::Break(())
     };
     // What comes behind the first frame in the same read would be lost: it has to wait for hello.
@@ -193,7 +192,7 @@ async fn first_frame(
         return Err(Some(broken(error)));
     }
     loop {
-        if let Some(first) = first {
+        if let Some(first) = first.take() {
             return first;
         }
         stream.readable().await.map_err(|_| None)?;
