@@ -10,7 +10,8 @@ use super::{
 /// The effective configuration as commented TOML, each key with where its value came from.
 /// Secrets are redacted.
 pub fn effective(loaded: &Loaded) -> String {
-    let mut out = String::from("# The effective configuration. Behind each value stands where it came from.\n");
+    let mut out =
+        String::from("# The effective configuration. Behind each value stands where it came from.\n");
     let shown = loaded.config.show();
     for section in SECTIONS {
         out.push('\n');

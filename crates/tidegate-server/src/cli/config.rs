@@ -1,0 +1,47 @@
+//! `tidegate config`.
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Failure,
+    args::{ConfigArgs, now},
+    print,
+};
+use crate::{
+    auth::{KeysFile, Publishers},
+    config,
+};
+
+/// Checks and shows the configuration.
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Show every key with its value and where that came from, secrets left out
+    Print(Which),
+    /// Check everything that `serve` would, and stop there
+    Check(Which),
+    /// Print docs/config.md
+    #[command(hide = true)]
+    Reference,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Config {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let load = |which: Which| config::load(&which.config.sources()).map_err(Failure::usage);
+        match self {
+            Config::Print(which) => print(config::effective(&load(which)?)),
+            Config::Check(which) => {
+                let loaded = load(which)?;
+                Publishers::open(KeysFile::at(loaded.config.keys_file()), now()).map_err(Failure::usage)?;
+                eprintln!("tidegate: the configuration is good");
+                Ok(())
+            }
+            Config::Reference => print(config::reference()),
+        }
+    }
+}
