@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use rustix::fs::{Access, access};
 
 use super::{
-    ByteSize, ConfigError, Loaded, LogEngine,
+    ByteSize, ConfigError, Loaded, LogEngine, Place,
     value::{humane, quoted},
 };
 
@@ -24,7 +24,8 @@ pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     if config.auth.keys.is_empty() {
         found.fault(
             "auth.keys",
-            "is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])".to_owned(),
+            "is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])"
+                .to_owned(),
         );
     }
     for (index, key) in config.auth.keys.iter().enumerate() {
@@ -54,11 +55,25 @@ impl Checks<'_> {
         self.errors.push(ConfigError { place: self.loaded.place(key).clone(), key: Some(key), reason });
     }
 
+    /// A fault between two keys. Where one of them is a default, the other is what was written.
+    fn between(&mut self, key: &'static str, other: &'static str, reason: String) {
+        let place = match self.loaded.place(key) {
+            Place::Default => self.loaded.place(other),
+            place => place,
+        };
+        self.errors.push(ConfigError { place: place.clone(), key: Some(key), reason });
+    }
+
     /// `key` is at least `other`.
-    fn not_less<T: PartialOrd>(&mut self, (key, value): (&'static str, T), (other, bound): (&str, T), show: fn(T) -> String) {
+    fn not_less<T: PartialOrd>(
+        &mut self,
+        (key, value): (&'static str, T),
+        (other, bound): (&'static str, T),
+        show: fn(T) -> String,
+    ) {
         if value < bound {
             let reason = format!("{} is less than {other} ({})", show(value), show(bound));
-            self.fault(key, reason);
+            self.between(key, other, reason);
         }
     }
 }
@@ -78,11 +93,14 @@ fn show_count(count: usize) -> String {
 fn addresses(found: &mut Checks<'_>) {
     let listen = &found.loaded.config.listen;
     let (public, admin) = (listen.public, listen.admin);
-    let same_place = |a: SocketAddr, b: SocketAddr| {
-        a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
-    };
+    let same_place =
+        |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     if public.port() != 0 && public.port() == admin.port() && same_place(public, admin) {
-        found.fault("listen.admin", format!("\"{admin}\" clashes with listen.public (\"{public}\")"));
+        found.between(
+            "listen.admin",
+            "listen.public",
+            format!("\"{admin}\" clashes with listen.public (\"{public}\")"),
+        );
     }
 }
 
@@ -109,8 +127,9 @@ fn usable(dir: &Path) -> Result<(), String> {
     if !nearest.is_dir() {
         return Err(format!("{} is not a directory", quoted(&nearest.to_string_lossy())));
     }
-    access(nearest, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|error| format!("cannot write to {}: {}", quoted(&nearest.to_string_lossy()), std::io::Error::from(error)))
+    access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        format!("cannot write to {}: {}", quoted(&nearest.to_string_lossy()), std::io::Error::from(error))
+    })
 }
 
 fn times(found: &mut Checks<'_>) {
@@ -133,7 +152,7 @@ fn times(found: &mut Checks<'_>) {
             show_time(config.ping.timeout),
             show_time(config.ping.interval)
         );
-        found.fault("ping.timeout", reason);
+        found.between("ping.timeout", "ping.interval", reason);
     }
     let shortest = [
         ("log.sync_interval", config.log.sync_interval, Duration::from_millis(1)),
@@ -175,7 +194,11 @@ fn sizes(found: &mut Checks<'_>) {
     found.not_less(("tail.org_max_bytes", config.tail.org_max_bytes), request, show_size);
     let org_tail = ("tail.org_max_bytes", config.tail.org_max_bytes);
     found.not_less(("tail.max_bytes", config.tail.max_bytes), org_tail, show_size);
-    found.not_less(("log.max_bytes", config.log.max_bytes), ("tail.max_bytes", config.tail.max_bytes), show_size);
+    found.not_less(
+        ("log.max_bytes", config.log.max_bytes),
+        ("tail.max_bytes", config.tail.max_bytes),
+        show_size,
+    );
     // A token travels in a header and in an `auth` frame, with some words around it.
     let token = ("limits.token_bytes", limits.token_bytes);
     found.not_less(("limits.header_bytes", limits.header_bytes), token, show_size);
@@ -203,7 +226,9 @@ fn counts(found: &mut Checks<'_>) {
     let searched = ("limits.tail_search_events", limits.tail_search_events);
     found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
     // serde_json gives up at 128, and a reader's parser may sooner.
-    for (key, value, most) in [("limits.json_depth", limits.json_depth, 127), ("limits.headers", limits.headers, 1000)] {
+    for (key, value, most) in
+        [("limits.json_depth", limits.json_depth, 127), ("limits.headers", limits.headers, 1000)]
+    {
         if value > most {
             found.fault(key, format!("{value} must be {most} or less"));
         }

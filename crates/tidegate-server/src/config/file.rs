@@ -2,7 +2,10 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use toml::{Spanned, de::{DeTable, DeValue}};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     ConfigError,
@@ -67,21 +70,19 @@ impl FileText {
                 }
                 DeValue::Table(keys) if !keys.is_empty() => {
                     // Named with a key, so that "did you mean" can see what it was to be.
-                    strangers.extend(
-                        keys.keys().map(|key| {
-                            (key.span(), unknown(&format!("{}.{}", section.get_ref(), key.get_ref())))
-                        }),
-                    );
+                    strangers.extend(keys.keys().map(|key| {
+                        (key.span(), unknown(&format!("{}.{}", section.get_ref(), key.get_ref())))
+                    }));
                 }
                 _ => strangers.push((section.span(), unknown(section.get_ref()))),
             }
         }
         strangers.sort_by_key(|(span, _)| span.start);
-        errors.extend(
-            strangers
-                .into_iter()
-                .map(|(span, reason)| ConfigError { place: self.place(&span), key: None, reason }),
-        );
+        errors.extend(strangers.into_iter().map(|(span, reason)| ConfigError {
+            place: self.place(&span),
+            key: None,
+            reason,
+        }));
     }
 
     fn given(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Given {

@@ -38,7 +38,7 @@ impl fmt::Debug for Secret {
 /// A key that signs subscribers' tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtKey {
-    /// The name that tokens call it by; a key without one is tried for tokens without one.
+    /// The name that tokens call it by. Where only one side has a name, the signature decides.
     pub kid: Option<String>,
     /// How it signs.
     pub algorithm: JwtAlgorithm,
@@ -112,10 +112,14 @@ impl Setting for JwtKey {
                 ("secret_file", read_secret(path).map_err(|reason| at("secret_file", Fault::new(reason)))?)
             }
             (Some(_), Some(_)) => {
-                return Err(Fault::new("a key has both `secret` and `secret_file`; it must have one of them"));
+                return Err(Fault::new(
+                    "a key has both `secret` and `secret_file`; it must have one of them",
+                ));
             }
             (None, None) => {
-                return Err(Fault::new("a key has neither `secret` nor `secret_file`; it must have one of them"));
+                return Err(Fault::new(
+                    "a key has neither `secret` nor `secret_file`; it must have one of them",
+                ));
             }
         };
         let length = secret.0.len();

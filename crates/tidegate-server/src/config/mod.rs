@@ -16,16 +16,24 @@ pub mod keys;
 mod print;
 mod raw;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod value;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-pub use choice::{ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers};
+pub use choice::{
+    ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers,
+};
 pub use jwt_key::{JwtKey, Secret};
-pub use keys::Config;
+pub use keys::{Auth, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};
 pub use print::{effective, reference};
 pub use sources::{Place, Sources};
-pub use value::{ByteSize, humane};
+pub use value::{ByteSize, humane, parse_duration, quoted};
 
 use file::FileText;
 use sources::Given;
@@ -44,7 +52,9 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        if self.place != Place::Default {
+            write!(f, "{}: ", self.place)?;
+        }
         match self.key {
             Some(key) => write!(f, "{key}: {}", self.reason),
             None => f.write_str(&self.reason),
@@ -87,23 +97,42 @@ impl Loaded {
 
 /// Reads `sources` and checks the whole, touching nothing but the files that it names.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
-    let mut errors = Vec::new();
-    let (given, file) = sources.collect(&mut errors);
-    let mut reader = LastWins { given: BTreeMap::new(), file, errors };
-    for value in given {
-        reader.given.insert(value.key, value);
-    }
+    let (loaded, unfit) = read(sources)?;
+    if unfit.is_empty() { Ok(loaded) } else { Err(ConfigErrors(unfit)) }
+}
+
+/// Reads `sources`; beside the values comes what does not fit together in them. For showing only.
+pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigErrors> {
+    let mut reader = LastWins::over(sources);
     let config = Config::read(&mut reader);
-    let LastWins { given, mut errors, .. } = reader;
-    let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
+    let LastWins { given, errors, .. } = reader;
     match config {
-        Some(config) => {
+        Some(config) if errors.is_empty() => {
+            let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
             let loaded = Loaded { config, places };
-            errors.extend(check::relations(&loaded));
-            if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
+            let unfit = check::relations(&loaded);
+            Ok((loaded, unfit))
         }
-        None => Err(ConfigErrors(errors)),
+        _ => Err(ConfigErrors(errors)),
     }
+}
+
+/// Where `sources` say that publishers' API keys are kept, for commands that need no node that could
+/// run. Faults of other keys are left for those who need them.
+pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
+    use define::Reader as _;
+    let mut reader = LastWins::over(sources);
+    let default = |name: &str| keys::KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default);
+    let dir = reader.read::<PathBuf>("log.dir", default("log.dir"));
+    let file = reader.read::<Option<PathBuf>>("auth.keys_file", default("auth.keys_file"));
+    match (dir, file) {
+        (Some(dir), Some(file)) if reader.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
+        _ => Err(ConfigErrors(reader.errors)),
+    }
+}
+
+fn keys_file_of(dir: &Path, file: Option<&Path>) -> PathBuf {
+    file.map_or_else(|| dir.join("keys.toml"), Path::to_owned)
 }
 
 impl Config {
@@ -117,7 +146,7 @@ impl Config {
 
     /// Where publishers' API keys are kept.
     pub fn keys_file(&self) -> PathBuf {
-        self.auth.keys_file.clone().unwrap_or_else(|| self.log.dir.join("keys.toml"))
+        keys_file_of(&self.log.dir, self.auth.keys_file.as_deref())
     }
 }
 
@@ -126,6 +155,14 @@ struct LastWins {
     given: BTreeMap<&'static str, Given>,
     file: Option<FileText>,
     errors: Vec<ConfigError>,
+}
+
+impl LastWins {
+    fn over(sources: &Sources) -> Self {
+        let mut errors = Vec::new();
+        let (given, file) = sources.collect(&mut errors);
+        Self { given: given.into_iter().map(|given| (given.key, given)).collect(), file, errors }
+    }
 }
 
 impl define::Reader for LastWins {

@@ -10,7 +10,8 @@ use super::{
 /// The effective configuration as commented TOML, each key with where its value came from.
 /// Secrets are redacted.
 pub fn effective(loaded: &Loaded) -> String {
-    let mut out = String::from("# The effective configuration. Behind each value stands where it came from.\n");
+    let mut out =
+        String::from("# The effective configuration. Behind each value stands where it came from.\n");
     let shown = loaded.config.show();
     for section in SECTIONS {
         out.push('\n');
@@ -54,7 +55,7 @@ fn prose(docs: &[&str]) -> String {
 
 const INTRODUCTION: &str = r#"# Configuration
 
-<!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -- config reference > docs/config.md`. -->
+<!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -q -p tidegate-server -- config reference > docs/config.md`. -->
 
 A node needs no configuration but a key for its subscribers' tokens (`auth.keys`). Values come from,
 in this order, the later one winning:

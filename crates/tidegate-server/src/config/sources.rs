@@ -93,6 +93,19 @@ impl Sources {
         self.flags.push((flag, key, value.into()));
     }
 
+    /// Whether the user named any configuration, in whatever way.
+    pub fn names_any(&self) -> bool {
+        self.file.is_some()
+            || !self.sets.is_empty()
+            || self.environment.iter().any(|(name, _)| key_of(name).is_some())
+    }
+
+    /// Whether the environment or `--set` gives `key`.
+    pub fn names(&self, key: &str) -> bool {
+        self.environment.iter().any(|(name, _)| key_of(name).as_deref() == Some(key))
+            || self.sets.iter().any(|set| set.split_once('=').is_some_and(|(name, _)| name.trim() == key))
+    }
+
     /// All values in order, the later one winning.
     pub(super) fn collect(&self, errors: &mut Vec<ConfigError>) -> (Vec<Given>, Option<FileText>) {
         let mut given = Vec::new();
@@ -103,7 +116,8 @@ impl Sources {
         if let Some(file) = &file {
             file.collect(&mut given, errors);
         }
-        let mut variables: Vec<_> = self.environment.iter().filter_map(|(n, v)| Some((n, key_of(n)?, v))).collect();
+        let mut variables: Vec<_> =
+            self.environment.iter().filter_map(|(n, v)| Some((n, key_of(n)?, v))).collect();
         variables.sort();
         for (name, key, value) in variables {
             given.extend(typed(&key, value, Place::Environment(name.clone()), errors));

@@ -64,7 +64,9 @@ impl Setting for usize {
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
         match raw.value {
-            Value::Integer(count @ 1..=LARGEST_COUNT) => usize::try_from(count).map_err(|_| mismatch::<Self>(raw)),
+            Value::Integer(count @ 1..=LARGEST_COUNT) => {
+                usize::try_from(count).map_err(|_| mismatch::<Self>(raw))
+            }
             _ => Err(mismatch::<Self>(raw)),
         }
     }
@@ -131,11 +133,14 @@ impl<T: Setting> Setting for Vec<T> {
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
-        let Value::List(items) = &raw.value else { return Err(mismatch::<Self>(raw)) };
+        let Value::List(items) = &raw.value else {
+            return Err(mismatch::<Self>(raw));
+        };
         items
             .iter()
             .map(|item| {
-                T::read(item).map_err(|fault| Fault { span: fault.span.or_else(|| Some(item.span.clone())), ..fault })
+                T::read(item)
+                    .map_err(|fault| Fault { span: fault.span.or_else(|| Some(item.span.clone())), ..fault })
             })
             .collect()
     }
@@ -199,7 +204,9 @@ impl Setting for Duration {
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
-        let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
+        let Value::Text(text) = &raw.value else {
+            return Err(mismatch::<Self>(raw));
+        };
         match sum_of_units(text, TIME_UNITS) {
             Some(millis) if millis <= LONGEST_MILLIS => Ok(Duration::from_millis(millis)),
             Some(_) => Err(Fault::new(format!("{} is more than ten years", quoted(text)))),
@@ -210,6 +217,11 @@ impl Setting for Duration {
     fn show(&self) -> String {
         quoted(&humane(*self))
     }
+}
+
+/// Reads a time with its unit, as the file has it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Duration::read(&Raw::text(text)).map_err(|fault| fault.reason)
 }
 
 /// A duration as the file would have it, in milliseconds at the finest.
@@ -250,7 +262,7 @@ impl ByteSize {
     }
 
     /// As a size in memory.
-    pub fn in_memory(self) -> usize {
+    pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
@@ -269,7 +281,9 @@ impl Setting for ByteSize {
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
-        let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
+        let Value::Text(text) = &raw.value else {
+            return Err(mismatch::<Self>(raw));
+        };
         match sum_of_units(text, BYTE_UNITS) {
             Some(bytes) if bytes > 0 => Ok(Self(bytes)),
             _ => Err(mismatch::<Self>(raw)),

@@ -1,0 +1,139 @@
+//! Who may read and who may publish: credentials in, grants out.
+//!
+//! A grant is a value that only this module makes. Handlers take one as an argument, so code that
+//! forgot to ask does not compile. Not here: how credentials travel (headers, first frames,
+//! subprotocols) and what is done with a refusal; that is the transports'.
+
+mod claims;
+mod keys_file;
+mod mint;
+mod publishers;
+mod token;
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use tidegate_core::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
+
+pub(crate) use keys_file::replace as replace_file;
+pub use keys_file::{KeyEntry, KeysFile, KeysFileError, NewKey};
+pub use mint::{MintError, TokenClaims, mint};
+pub use publishers::Publishers;
+pub use token::{Inspection, TokenVerifier};
+
+/// Why credentials were not taken: a code of the table and one sentence, safe to send to the peer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// `unauthorized`, `token_expired` or `forbidden`.
+    pub code: Code,
+    /// What is wrong, never with a secret or a token in it.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    fn unauthorized(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Code::Unauthorized, message: message.into() }
+    }
+
+    fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Code::Forbidden, message: message.into() }
+    }
+}
+
+/// What a subscriber's token allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamGrant {
+    org: OrgId,
+    user: UserId,
+    filter: Filter,
+    expires_at: UnixMillis,
+}
+
+impl StreamGrant {
+    /// The org whose stream may be read.
+    pub fn org(&self) -> &OrgId {
+        &self.org
+    }
+
+    /// Who reads.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// The services that may be seen.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// When the grant ends: the token's `exp` and the leeway.
+    pub fn expires_at(&self) -> UnixMillis {
+        self.expires_at
+    }
+
+    /// Whether the stream of `org` may be read.
+    pub fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
+        if self.org == *org { Ok(()) } else { Err(Refusal::forbidden("the token is for another org")) }
+    }
+
+    /// The filter of a stream that asks for `services`, or for all that the grant allows.
+    pub fn filter_for(&self, services: Option<BTreeSet<ServiceName>>) -> Result<Filter, Refusal> {
+        let Some(services) = services else {
+            return Ok(self.filter.clone());
+        };
+        match services.iter().find(|service| !self.filter.admits(service)) {
+            Some(service) => {
+                Err(Refusal::forbidden(format!("the token does not cover the service {service}")))
+            }
+            None => Ok(Filter::only(services)),
+        }
+    }
+}
+
+/// What a publisher's API key allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishGrant {
+    org: OrgId,
+    services: Filter,
+    key_id: String,
+}
+
+impl PublishGrant {
+    /// The org whose log may be written.
+    pub fn org(&self) -> &OrgId {
+        &self.org
+    }
+
+    /// The services that may be published to.
+    pub fn services(&self) -> &Filter {
+        &self.services
+    }
+
+    /// The key's id, for rates and logs.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// Whether events of `service` may be published.
+    pub fn check(&self, service: &ServiceName) -> Result<(), Refusal> {
+        if self.services.admits(service) {
+            Ok(())
+        } else {
+            Err(Refusal::forbidden(format!("the API key does not cover the service {service}")))
+        }
+    }
+}
+
+/// Reads `["*"]` or a list of service names; the error goes on from the name of whatever held them.
+pub fn parse_services<'a>(names: impl Iterator<Item = &'a str>) -> Result<Filter, String> {
+    let names: Vec<&str> = names.collect();
+    match names.as_slice() {
+        [] => Err("is empty, which grants nothing".to_owned()),
+        ["*"] => Ok(Filter::all()),
+        names if names.contains(&"*") => Err("has \"*\" beside other names; it must stand alone".to_owned()),
+        names => names
+            .iter()
+            .map(|name| ServiceName::parse(name).map_err(|error| format!("has a name that is none: {error}")))
+            .collect::<Result<BTreeSet<_>, _>>()
+            .map(Filter::only),
+    }
+}

@@ -1,0 +1,130 @@
+//! Verifies publishers' API keys against `keys.toml`, following its changes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use subtle::ConstantTimeEq;
+use tidegate_core::{Filter, OrgId, UnixMillis};
+
+use super::{
+    PublishGrant, Refusal,
+    keys_file::{KeyEntry, KeysFile, KeysFileError, PREFIX, Stamp, hash_of},
+    parse_services,
+};
+
+/// How often the file is looked at while its keys are used.
+const LOOK_EVERY_MILLIS: u64 = 1000;
+
+struct Known {
+    org: OrgId,
+    services: Filter,
+    hash: blake3::Hash,
+    revoked: bool,
+}
+
+/// The publishers of this node.
+pub struct Publishers {
+    file: KeysFile,
+    keys: ArcSwap<HashMap<String, Known>>,
+    looked_at: AtomicU64,
+    /// The version of the file that was read last, for good or bad.
+    seen: Mutex<Option<Stamp>>,
+}
+
+impl std::fmt::Debug for Publishers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publishers").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+fn index(entries: Vec<KeyEntry>) -> HashMap<String, Known> {
+    let known = |entry: KeyEntry| {
+        // `KeysFile::read` has refused files where either fails.
+        let services = parse_services(entry.services.iter().map(String::as_str)).ok()?;
+        let hash = blake3::Hash::from_hex(&entry.hash).ok()?;
+        Some((entry.id, Known { org: entry.org, services, hash, revoked: entry.revoked.is_some() }))
+    };
+    entries.into_iter().filter_map(known).collect()
+}
+
+impl Publishers {
+    /// Reads the keys; a file that is not there holds none yet. To be called before a port is bound:
+    /// a broken file is an error now, and keeps the old keys later.
+    pub fn open(file: KeysFile, now: UnixMillis) -> Result<Self, KeysFileError> {
+        let (entries, stamp) = file.read()?;
+        Ok(Self {
+            file,
+            keys: ArcSwap::from_pointee(index(entries)),
+            looked_at: AtomicU64::new(now),
+            seen: Mutex::new(stamp),
+        })
+    }
+
+    /// What the API key `plain` allows in `org`.
+    pub fn verify(&self, plain: &str, org: &OrgId, now: UnixMillis) -> Result<PublishGrant, Refusal> {
+        let malformed = || Refusal::unauthorized("an API key looks like tgk_<id>_<secret>");
+        let (id, secret) =
+            plain.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or_else(malformed)?;
+        if id.len() > 32 || secret.len() > 128 {
+            return Err(malformed());
+        }
+        if now.abs_diff(self.looked_at.load(Ordering::Relaxed)) >= LOOK_EVERY_MILLIS {
+            self.looked_at.store(now, Ordering::Relaxed);
+            self.follow();
+        }
+        let mut keys = self.keys.load();
+        if !keys.contains_key(id) {
+            // It may have been made this very second.
+            self.follow();
+            keys = self.keys.load();
+        }
+        // One sentence for an unknown id and a wrong secret: neither tells which ids exist.
+        let unknown = || Refusal::unauthorized("the API key is not one of this gateway's");
+        let known = keys.get(id).ok_or_else(unknown)?;
+        if !bool::from(known.hash.as_bytes().ct_eq(hash_of(plain).as_bytes())) {
+            return Err(unknown());
+        }
+        if known.revoked {
+            return Err(Refusal::unauthorized("the API key was revoked"));
+        }
+        if known.org != *org {
+            return Err(Refusal::forbidden("the API key is for another org"));
+        }
+        Ok(PublishGrant { org: known.org.clone(), services: known.services.clone(), key_id: id.to_owned() })
+    }
+
+    /// Reads the file again if it is another one than before.
+    fn follow(&self) {
+        // Who holds the lock is reading this very change; the others go on with what is known.
+        let mut seen = match self.seen.try_lock() {
+            Ok(seen) => seen,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
+            Err(std::sync::TryLockError::WouldBlock) => return,
+        };
+        let stamp = self.file.stamp();
+        if stamp == *seen {
+            return;
+        }
+        match self.file.read() {
+            Ok((entries, stamp)) => {
+                if stamp.is_none() {
+                    tracing::warn!(file = %self.file.path().display(), "the file of API keys is gone: no publisher is known");
+                }
+                tracing::info!(keys = entries.len(), "API keys reread");
+                self.keys.store(Arc::new(index(entries)));
+                *seen = stamp;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API keys stay as they were: their file cannot be used");
+                // Marked as seen, so that one broken version is told of once.
+                *seen = stamp;
+            }
+        }
+    }
+}

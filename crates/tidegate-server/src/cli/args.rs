@@ -1,0 +1,100 @@
+//! Flags that several commands share, and the clock.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clap::Args;
+use tidegate_core::UnixMillis;
+
+use super::Failure;
+use crate::{
+    config::{self, Loaded, Sources},
+    dev::{self, DevDir, Saved},
+};
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ConfigArgs {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// Set any key; the value is TOML, a bare word is text
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(super) sets: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The file, the environment and `--set`.
+    pub(super) fn sources(&self) -> Sources {
+        let mut sources = Sources::from_process();
+        sources.file.clone_from(&self.config);
+        sources.sets.clone_from(&self.sets);
+        sources
+    }
+}
+
+/// A configuration, or the one of a development directory.
+#[derive(Debug, Clone, Args)]
+pub(super) struct DataArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// The data directory [default: log.dir of the configuration, or the one of `tidegate dev`]
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// The sources, completed by a development directory where the user named no configuration, or
+    /// named one.
+    fn sources(&self) -> Result<Sources, Failure> {
+        let mut sources = self.config.sources();
+        let dev = match &self.data_dir {
+            Some(dir) => Some(dir.clone()),
+            None if !sources.names_any() => Some(PathBuf::from(dev::DEFAULT_DIR)),
+            None => None,
+        };
+        let dev = match dev {
+            Some(dir) if Saved::find(&dir).map_err(Failure::usage)?.is_some() => Some(dir),
+            _ => None,
+        };
+        match (dev, &self.data_dir) {
+            (Some(dir), named) => {
+                if named.is_none() {
+                    eprintln!("tidegate: using the development directory {}", dir.display());
+                }
+                DevDir::open(dir).map_err(Failure::usage)?.configure(&mut sources);
+            }
+            (None, Some(dir)) => sources.flag("--data-dir", "log.dir", quoted_path(dir)),
+            (None, None) => {}
+        }
+        Ok(sources)
+    }
+
+    /// Everything, checked whole.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        config::load(&self.sources()?).map_err(Failure::usage)
+    }
+
+    /// What was asked for of the keys' file, without asking for a configuration that could serve.
+    pub(super) fn keys_file(&self) -> Result<PathBuf, Failure> {
+        config::keys_file(&self.sources()?).map_err(Failure::usage)
+    }
+}
+
+/// A path as a TOML text.
+pub(super) fn quoted_path(path: &Path) -> String {
+    config::quoted(&path.to_string_lossy())
+}
+
+/// The time now. The only clock of the commands that make or check credentials.
+pub(super) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis::try_from(since.as_millis()).unwrap_or(UnixMillis::MAX)
+}
+
+/// Parses a time such as `24h` for clap.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text)
+}

@@ -1,0 +1,49 @@
+//! `tidegate dev`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    Failure,
+    args::{ConfigArgs, now},
+    serve::{listen_on, start},
+};
+use crate::{
+    app::RunMode,
+    config,
+    dev::{DEFAULT_DIR, DevDir},
+};
+
+/// Runs a gateway to develop against, on loopback only.
+#[derive(Debug, Args)]
+pub(super) struct Dev {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The address to listen on, which must be on loopback; with port 0, the operators' port is free too
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where its keys and its log are kept, over restarts
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    data_dir: PathBuf,
+    /// Make up no events
+    #[arg(long)]
+    no_feed: bool,
+    /// Print one line of JSON when it serves: url, admin_url, org, token, publish_key
+    #[arg(long)]
+    json: bool,
+}
+
+impl Dev {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let dir = DevDir::open(self.data_dir).map_err(Failure::usage)?;
+        let mut sources = self.config.sources();
+        dir.configure(&mut sources);
+        listen_on(&mut sources, self.listen.as_deref());
+        let loaded = config::load(&sources).map_err(Failure::usage)?;
+        start(loaded, |loaded| {
+            let session = dir.prepare(&loaded.config, self.json, now()).map_err(Failure::usage)?;
+            Ok(RunMode::Dev { session, feed: !self.no_feed })
+        })
+    }
+}

@@ -1,0 +1,422 @@
+//! `tidegate publish`: one event from flags, or a file of them.
+//!
+//! Every event has an id before it is first sent, so that sending a batch again after an outcome that
+//! is not known stores nothing twice. Batches go one after the other, in the order of the file.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tidegate_core::{EventId, EventName, Key, ServiceName, UserId};
+use tokio::sync::mpsc;
+
+use super::{
+    Failure,
+    args::duration,
+    print,
+    remote::{Backoff, Refused, Remote, RemoteArgs, block_on, client, printable, random, transport},
+};
+
+/// Publishes events.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["file", "service"]))]
+pub(super) struct Publish {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// The API key [default: the one of `tidegate dev`]
+    #[arg(long, env = "TIDEGATE_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// A file with an event a line (NDJSON), or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "data", "id", "event_key", "users"])]
+    file: Option<PathBuf>,
+    /// The service of one event
+    #[arg(long, requires = "event")]
+    service: Option<ServiceName>,
+    /// What happened, such as invoice.paid
+    #[arg(long, requires = "service")]
+    event: Option<EventName>,
+    /// Its data, as JSON
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    data: String,
+    /// Its id; sent again with the same id it is stored once [default: a new one]
+    #[arg(long)]
+    id: Option<EventId>,
+    /// What it is about
+    #[arg(long)]
+    event_key: Option<Key>,
+    /// The users who alone may see it, with commas between
+    #[arg(long, value_delimiter = ',')]
+    users: Vec<UserId>,
+    /// Events in a request
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    batch: u32,
+    /// How long to go on trying where the gateway cannot be reached or has no room. Less than its
+    /// dedup.window, or a repetition could be stored twice
+    #[arg(long, value_name = "TIME", default_value = "4m", value_parser = duration)]
+    retry_for: Duration,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A request stays below half of what gateways take by default, to leave room for one long event.
+const BATCH_BYTES: usize = 1 << 20;
+const LONGEST_LINE: u64 = 8 << 20;
+const PATIENCE: Duration = Duration::from_millis(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Answer {
+    cursor: String,
+    events: Vec<Place>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    duplicate: bool,
+}
+
+/// What came of it so far.
+#[derive(Default)]
+struct Summary {
+    events: u64,
+    duplicates: u64,
+    retries: u64,
+    cursor: Option<String>,
+}
+
+/// Events of one request, each a line of JSON, with the line of the file that each came from.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<u64>,
+    body: String,
+    /// The bytes that they took in the file.
+    taken: u64,
+}
+
+impl Publish {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let remote = self.remote.resolve()?;
+        let key = self.key.clone().or_else(|| Some(remote.saved.as_ref()?.publish_key.clone()));
+        let key =
+            key.ok_or_else(|| Failure::Usage("--key (or TIDEGATE_KEY) must give an API key".to_owned()))?;
+        let sender = Sender { client: client()?, remote, key, retry_for: self.retry_for };
+        let (source, name, length) = match &self.file {
+            Some(path) => open(path)?,
+            None => {
+                let event = self.single()?;
+                let length = event.len() as u64;
+                (
+                    Box::new(std::io::Cursor::new(event)) as Box<dyn Read + Send>,
+                    "the event".to_owned(),
+                    Some(length),
+                )
+            }
+        };
+        let bar = progress(length.filter(|_| self.file.is_some()), self.file.is_none());
+        let lines = Lines { reader: BufReader::new(source), name: name.clone(), line: 0 };
+        let began = Instant::now();
+        let mut summary = Summary::default();
+        let done = block_on(sender.send_all(lines.follow(), &name, self.batch as usize, &bar, &mut summary));
+        bar.finish_and_clear();
+        self.report(&summary, began.elapsed(), &done)?;
+        done
+    }
+
+    /// The event of the flags as a line of JSON; its data goes as it was typed.
+    fn single(&self) -> Result<String, Failure> {
+        let data: &RawValue = serde_json::from_str(&self.data)
+            .map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
+        // One line per event, so line breaks between tokens (the only place for them) go.
+        let data = data.get().replace(['\n', '\r'], " ");
+        let mut fields = serde_json::Map::new();
+        fields.insert("service".to_owned(), serde_json::json!(self.service));
+        fields.insert("event".to_owned(), serde_json::json!(self.event));
+        if let Some(id) = &self.id {
+            fields.insert("id".to_owned(), serde_json::json!(id));
+        }
+        if let Some(key) = &self.event_key {
+            fields.insert("key".to_owned(), serde_json::json!(key));
+        }
+        if !self.users.is_empty() {
+            fields.insert("users".to_owned(), serde_json::json!(self.users));
+        }
+        let mut text = serde_json::Value::Object(fields).to_string();
+        text.pop();
+        Ok(format!("{text},\"data\":{data}}}"))
+    }
+
+    fn report(&self, summary: &Summary, took: Duration, done: &Result<(), Failure>) -> Result<(), Failure> {
+        let Summary { events, duplicates, retries, cursor } = summary;
+        if self.json {
+            let line = serde_json::json!({
+                "events": events, "duplicates": duplicates, "retries": retries, "cursor": cursor,
+                "seconds": took.as_secs_f64(), "complete": done.is_ok(),
+            });
+            return print(format_args!("{line}\n"));
+        }
+        let cursor =
+            cursor.as_ref().map_or_else(String::new, |cursor| format!("; cursor {}", printable(cursor)));
+        let seconds = took.as_secs_f64();
+        let noun = if *events == 1 { "event" } else { "events" };
+        print(format_args!(
+            "published {events} {noun}, {duplicates} of them known before, in {seconds:.2} s{cursor}\n"
+        ))
+    }
+}
+
+/// What events are read from: its bytes, its name, and its length where it has one.
+type Source = (Box<dyn Read + Send>, String, Option<u64>);
+
+fn open(path: &Path) -> Result<Source, Failure> {
+    if path == Path::new("-") {
+        return Ok((Box::new(std::io::stdin()), "standard input".to_owned(), None));
+    }
+    let name = path.display().to_string();
+    let file =
+        File::open(path).map_err(|error| Failure::Usage(format!("--file: cannot read {name}: {error}")))?;
+    let meta =
+        file.metadata().map_err(|error| Failure::Usage(format!("--file: cannot read {name}: {error}")))?;
+    if meta.is_dir() {
+        return Err(Failure::Usage(format!("--file: {name} is a directory")));
+    }
+    Ok((Box::new(file), name, meta.is_file().then_some(meta.len())))
+}
+
+/// A bar on standard error; it hides itself where that is no terminal.
+fn progress(length: Option<u64>, hidden: bool) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => {
+            (ProgressBar::new(length), "{bar:32} {bytes}/{total_bytes}  {msg}  {bytes_per_sec}  {eta} left")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}  {bytes_per_sec}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Lines of a file that are events.
+struct Lines<R> {
+    reader: BufReader<R>,
+    name: String,
+    line: u64,
+}
+
+/// An event and where it stood.
+struct Line {
+    event: String,
+    number: u64,
+    bytes: u64,
+}
+
+/// What must be known of an event here; all else is the gateway's to judge.
+#[derive(Deserialize)]
+struct HasId<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+impl<R: Read> Lines<R> {
+    /// Reads on a thread of its own: a terminal or pipe may never give more, and must not keep the
+    /// command from being interrupted.
+    fn follow(mut self) -> mpsc::Receiver<Result<Line, Failure>>
+    where
+        R: Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(1000);
+        std::thread::spawn(move || {
+            while let Some(line) = self.next().transpose() {
+                let last = line.is_err();
+                if sender.blocking_send(line).is_err() || last {
+                    break;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// The next event, with an id of its own or of ours.
+    fn next(&mut self) -> Result<Option<Line>, Failure> {
+        let mut taken = 0;
+        loop {
+            let mut bytes = Vec::new();
+            let read = (&mut self.reader)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut bytes)
+                .map_err(|error| Failure::Failed(format!("read {}: {error}", self.name)))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            taken += read as u64;
+            let wrong = |what: &str| Failure::Failed(format!("{}, line {}: {what}", self.name, self.line));
+            if read as u64 == LONGEST_LINE && bytes.last() != Some(&b'\n') {
+                return Err(wrong("is longer than 8MiB"));
+            }
+            let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?.trim_ascii();
+            let text = if self.line == 1 { text.trim_start_matches('\u{feff}') } else { text };
+            if text.is_empty() {
+                continue;
+            }
+            if !text.starts_with('{') {
+                return Err(wrong("is not a JSON object"));
+            }
+            let known: HasId = serde_json::from_str(text).map_err(|error| {
+                let error = error.to_string();
+                let error = error.split(" at line").next().unwrap_or_default();
+                wrong(&format!("is not a JSON object: {error}"))
+            })?;
+            if known.id.is_some() {
+                return Ok(Some(Line { event: text.to_owned(), number: self.line, bytes: taken }));
+            }
+            let rest = text[1..].trim_start();
+            let comma = if rest.starts_with('}') { "" } else { "," };
+            let event = format!("{{\"id\":\"{}\"{comma}{rest}", uuid::Uuid::now_v7());
+            return Ok(Some(Line { event, number: self.line, bytes: taken }));
+        }
+    }
+}
+
+struct Sender {
+    client: reqwest::Client,
+    remote: Remote,
+    key: String,
+    retry_for: Duration,
+}
+
+impl Sender {
+    async fn send_all(
+        &self,
+        mut lines: mpsc::Receiver<Result<Line, Failure>>,
+        name: &str,
+        most: usize,
+        bar: &ProgressBar,
+        summary: &mut Summary,
+    ) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        // A bad line ends the run, but not before what stands above it has been sent.
+        let mut broken = Ok(());
+        loop {
+            let next = if batch.lines.is_empty() {
+                Some(lines.recv().await)
+            } else {
+                // A pipe that pauses should not hold back what it has given.
+                tokio::time::timeout(PATIENCE, lines.recv()).await.ok()
+            };
+            match next {
+                Some(Some(Ok(line))) => {
+                    if !batch.lines.is_empty() && batch.body.len() + line.event.len() > BATCH_BYTES {
+                        self.send(std::mem::take(&mut batch), name, bar, summary).await?;
+                    }
+                    batch.lines.push(line.number);
+                    batch.body.push_str(&line.event);
+                    batch.body.push('\n');
+                    batch.taken += line.bytes;
+                    if batch.lines.len() < most {
+                        continue;
+                    }
+                }
+                Some(Some(Err(failure))) => broken = Err(failure),
+                Some(None) if batch.lines.is_empty() => return broken,
+                Some(None) | None => {}
+            }
+            if !batch.lines.is_empty() {
+                self.send(std::mem::take(&mut batch), name, bar, summary).await?;
+            }
+        }
+    }
+
+    /// Sends one batch until the gateway has answered for good.
+    async fn send(
+        &self,
+        batch: Batch,
+        name: &str,
+        bar: &ProgressBar,
+        summary: &mut Summary,
+    ) -> Result<(), Failure> {
+        let body = bytes::Bytes::from(batch.body);
+        let began = Instant::now();
+        let mut backoff = Backoff::default();
+        loop {
+            let (why, asked) = match self.attempt(body.clone()).await {
+                Ok(Ok(answer)) => {
+                    summary.events += answer.events.len() as u64;
+                    summary.duplicates += answer.events.iter().filter(|place| place.duplicate).count() as u64;
+                    summary.cursor = Some(answer.cursor);
+                    bar.inc(batch.taken);
+                    bar.set_message(format!("{} events", summary.events));
+                    return Ok(());
+                }
+                Ok(Err(refused)) if is_retryable(refused.status) => (refused.sentence(), refused.retry_after),
+                Ok(Err(refused)) => return Err(final_refusal(&refused, &batch.lines, name)),
+                Err(error) => (error, None),
+            };
+            let wait = backoff.next(asked, random());
+            if began.elapsed() + wait > self.retry_for {
+                let tried = crate::config::humane(self.retry_for);
+                return Err(Failure::Failed(format!("gave up within {tried} (--retry-for): {why}")));
+            }
+            summary.retries += 1;
+            bar.suspend(|| {
+                eprintln!("tidegate: {}; trying again in {:.1} s", printable(&why), wait.as_secs_f64());
+            });
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One request: an answer, a refusal, or a transport that failed with the outcome not known.
+    async fn attempt(&self, body: bytes::Bytes) -> Result<Result<Answer, Refused>, String> {
+        let response = self
+            .client
+            .post(self.remote.address("events"))
+            .timeout(REQUEST_TIMEOUT)
+            .bearer_auth(&self.key)
+            .header("content-type", "application/x-ndjson")
+            .body(body)
+            .send()
+            .await
+            .map_err(transport)?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(Refused::read(response).await));
+        }
+        response.json().await.map(Ok).map_err(transport)
+    }
+}
+
+/// 503 is certainly not stored, 504 is not known; with ids on every event both are safe to repeat.
+fn is_retryable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// The gateway's sentence, with its pointers into the batch turned into lines of the file.
+fn final_refusal(refused: &Refused, lines: &[u64], name: &str) -> Failure {
+    let mut text = refused.sentence();
+    for error in refused.problem.errors.iter().take(10) {
+        let mut parts = error.pointer.trim_start_matches('/').splitn(2, '/');
+        let line =
+            parts.next().and_then(|index| index.parse::<usize>().ok()).and_then(|index| lines.get(index));
+        let place = match line {
+            Some(line) => format!("{name}, line {line}, /{}", parts.next().unwrap_or_default()),
+            None => error.pointer.clone(),
+        };
+        text.push_str(&format!("\n  {}: {}", printable(&place), printable(&error.detail)));
+    }
+    let more = refused.problem.errors.len().saturating_sub(10);
+    if more > 0 {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    Failure::Failed(text)
+}

@@ -1,0 +1,297 @@
+//! The reader's side of a stream: one cursor, and what each frame does to it (R1 to R4). Pure; `tail`
+//! drives it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tidegate_core::{Cursor, Epoch, FilterTag, Seq};
+
+/// A frame, as far as a reader looks into it.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    prev: Option<Seq>,
+    seq: Option<Seq>,
+    cursor: Option<String>,
+    epoch: Option<String>,
+    filter: Option<String>,
+    ping_interval_ms: Option<u64>,
+    #[serde(borrow)]
+    events: Option<Vec<&'a RawValue>>,
+    reason: Option<String>,
+    code: Option<String>,
+    message: Option<String>,
+    retry_in_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct HasSeq {
+    seq: Seq,
+}
+
+/// What a frame came to.
+#[derive(Debug)]
+pub(super) enum Taken<'a> {
+    /// Nothing to show.
+    Nothing,
+    /// Events that were not seen before, in order.
+    Events(Vec<&'a RawValue>),
+    /// What is between is not to be had.
+    Gap {
+        /// Everything up to here was seen.
+        prev: Seq,
+        /// The stream goes on behind this.
+        seq: Seq,
+        /// Why.
+        reason: String,
+    },
+    /// A word on the state of things.
+    Status(String),
+    /// Something between the cursor and this frame is missing: resume from the cursor.
+    Hole,
+    /// A frame that no gateway may send.
+    Broken(&'static str),
+    /// The gateway asks us to leave, and when to be back.
+    Leave(Option<Duration>),
+    /// The gateway refuses or ends the stream.
+    Error {
+        /// The code of the table.
+        code: String,
+        /// In words.
+        message: String,
+        /// When to be back.
+        retry_in: Option<Duration>,
+    },
+}
+
+/// The state of a reader over all its connections.
+#[derive(Debug)]
+pub(super) struct StreamReader {
+    cursor: Option<Cursor>,
+    greeted: bool,
+    silence: Duration,
+}
+
+impl StreamReader {
+    /// A reader that begins behind `cursor`, or wherever the first hello says.
+    pub(super) fn new(cursor: Option<Cursor>) -> Self {
+        Self { cursor, greeted: false, silence: Duration::from_secs(60) }
+    }
+
+    /// Where the reader stands: what to resume from.
+    pub(super) fn cursor(&self) -> Option<&Cursor> {
+        self.cursor.as_ref()
+    }
+
+    /// How long a connection may be silent before it counts as gone.
+    pub(super) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// A new connection is up; its hello comes first.
+    pub(super) fn connected(&mut self) {
+        self.greeted = false;
+    }
+
+    /// Takes one frame.
+    pub(super) fn take<'a>(&mut self, text: &'a str) -> Taken<'a> {
+        let Ok(frame) = serde_json::from_str::<Frame<'a>>(text) else {
+            return Taken::Broken("a frame is not a JSON object as PROTOCOL.md has it");
+        };
+        let retry_in = frame.retry_in_ms.map(Duration::from_millis);
+        let words = |frame: &Frame<'_>| {
+            (frame.code.clone().unwrap_or_default(), frame.message.clone().unwrap_or_default())
+        };
+        match frame.kind.as_str() {
+            "hello" => self.hello(&frame),
+            "error" => {
+                let (code, message) = words(&frame);
+                Taken::Error { code, message, retry_in }
+            }
+            "goaway" => Taken::Leave(retry_in),
+            "status" => {
+                let (code, message) = words(&frame);
+                Taken::Status(format!("{code}: {message}"))
+            }
+            "event" | "batch" | "ping" | "gap" if !self.greeted => Taken::Broken("a frame came before hello"),
+            "gap" => self.gap(frame),
+            "ping" => self.advance(&frame, |_| Some(Vec::new())),
+            "event" => self.advance(&frame, |_| Some(vec![serde_json::from_str(text).ok()?])),
+            "batch" => self.advance(&frame, |above| {
+                let events = frame.events.as_ref()?;
+                let seen =
+                    |event: &&RawValue| serde_json::from_str::<HasSeq>(event.get()).map(|e| e.seq <= above);
+                let mut fresh = Vec::with_capacity(events.len());
+                for event in events {
+                    if !seen(event).ok()? {
+                        fresh.push(*event);
+                    }
+                }
+                Some(fresh)
+            }),
+            // A later protocol may add frames that an older reader need not know.
+            _ => Taken::Nothing,
+        }
+    }
+
+    /// R3: hello says where this connection starts accounting, which is never past the cursor.
+    fn hello<'a>(&mut self, frame: &Frame<'_>) -> Taken<'a> {
+        let Some(start) = frame.cursor.as_ref().and_then(|text| text.parse::<Cursor>().ok()) else {
+            return Taken::Broken("hello has no cursor");
+        };
+        match &mut self.cursor {
+            Some(cursor) if start.seq > cursor.seq => {
+                return Taken::Broken("hello skips what was not seen");
+            }
+            Some(cursor) => {
+                cursor.epoch = start.epoch;
+                cursor.tag = start.tag;
+            }
+            None => self.cursor = Some(start),
+        }
+        if let Some(interval) = frame.ping_interval_ms {
+            self.silence = Duration::from_millis(interval.min(3_600_000)) * 2 + Duration::from_secs(10);
+        }
+        self.greeted = true;
+        Taken::Nothing
+    }
+
+    /// R2: a gap comes before any comparison; one with reason `epoch` sets the cursor.
+    fn gap<'a>(&mut self, frame: Frame<'_>) -> Taken<'a> {
+        let epoch = frame.epoch.as_deref().and_then(Epoch::parse);
+        let tag = frame.filter.as_deref().and_then(FilterTag::parse);
+        let (Some(prev), Some(seq), Some(epoch), Some(cursor)) =
+            (frame.prev, frame.seq, epoch, &mut self.cursor)
+        else {
+            return Taken::Broken("a gap has no prev, seq or epoch");
+        };
+        let reason = frame.reason.unwrap_or_default();
+        if reason == "epoch" {
+            *cursor = Cursor { epoch, seq, tag };
+            return Taken::Gap { prev, seq, reason };
+        }
+        if prev > cursor.seq {
+            return Taken::Hole;
+        }
+        // Behind the cursor it tells nothing new, unless it is the filter that changed.
+        let news = seq > cursor.seq || reason == "filter";
+        *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
+        if news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
+    }
+
+    /// R2: a hole, seen already, or the events above the cursor.
+    fn advance<'a>(
+        &mut self,
+        frame: &Frame<'_>,
+        above: impl FnOnce(Seq) -> Option<Vec<&'a RawValue>>,
+    ) -> Taken<'a> {
+        let (Some(prev), Some(seq), Some(cursor)) = (frame.prev, frame.seq, &mut self.cursor) else {
+            return Taken::Broken("a frame has no prev or no seq");
+        };
+        if prev > cursor.seq {
+            return Taken::Hole;
+        }
+        if seq <= cursor.seq {
+            return Taken::Nothing;
+        }
+        let Some(events) = above(cursor.seq) else {
+            return Taken::Broken("an event has no seq");
+        };
+        cursor.seq = seq;
+        if events.is_empty() { Taken::Nothing } else { Taken::Events(events) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs frames and says what each came to, and where the cursor stands.
+    fn run(cursor: Option<&str>, frames: &[&str]) -> Vec<String> {
+        let mut reader = StreamReader::new(cursor.map(|text| text.parse().expect("a cursor")));
+        reader.connected();
+        let word = |taken: Taken<'_>| match taken {
+            Taken::Nothing => "nothing".to_owned(),
+            Taken::Events(events) => format!("{} events", events.len()),
+            Taken::Gap { prev, seq, reason } => format!("gap {prev} {seq} {reason}"),
+            Taken::Status(text) => text,
+            Taken::Hole => "hole".to_owned(),
+            Taken::Broken(what) => format!("broken: {what}"),
+            Taken::Leave(wait) => format!("leave {wait:?}"),
+            Taken::Error { code, message, .. } => format!("error {code} {message}"),
+        };
+        frames
+            .iter()
+            .map(|frame| {
+                let taken = word(reader.take(frame));
+                let cursor = reader.cursor().map(Cursor::to_string).unwrap_or_default();
+                format!("{taken} @{cursor}")
+            })
+            .collect()
+    }
+
+    const HELLO: &str = r#"{"type":"hello","cursor":"a-5-t","ping_interval_ms":25000}"#;
+
+    #[test]
+    fn r2_a_reader_takes_what_is_new_and_finds_holes() {
+        let done = run(
+            None,
+            &[
+                HELLO,
+                r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
+                r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
+                r#"{"type":"batch","prev":6,"seq":9,"events":[{"seq":7},{"seq":8},{"seq":9}]}"#,
+                r#"{"type":"ping","prev":9,"seq":12}"#,
+                r#"{"type":"event","prev":13,"seq":14}"#,
+                r#"{"type":"from_the_future","prev":13,"seq":14}"#,
+            ],
+        );
+        let expected = [
+            "nothing @a-5-t",
+            "1 events @a-7-t",
+            "nothing @a-7-t",
+            "2 events @a-9-t",
+            "nothing @a-12-t",
+            "hole @a-12-t",
+            "nothing @a-12-t",
+        ];
+        assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn r2_gaps_come_before_comparisons() {
+        let done = run(
+            Some("a-5-t"),
+            &[
+                HELLO,
+                r#"{"type":"gap","prev":5,"seq":9,"epoch":"a","filter":"t","reason":"retention"}"#,
+                r#"{"type":"gap","prev":9,"seq":9,"epoch":"a","filter":"u","reason":"filter"}"#,
+                r#"{"type":"gap","prev":9,"seq":2,"epoch":"b","filter":"u","reason":"epoch"}"#,
+                r#"{"type":"event","prev":2,"seq":3}"#,
+                r#"{"type":"gap","prev":8,"seq":9,"epoch":"b","filter":"u","reason":"retention"}"#,
+            ],
+        );
+        let expected = [
+            "nothing @a-5-t",
+            "gap 5 9 retention @a-9-t",
+            "gap 9 9 filter @a-9-u",
+            "gap 9 2 epoch @b-2-u",
+            "1 events @b-3-u",
+            "hole @b-3-u",
+        ];
+        assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn r3_hello_may_not_skip_and_may_change_the_epoch() {
+        assert_eq!(run(Some("a-4"), &[HELLO]), ["broken: hello skips what was not seen @a-4"]);
+        assert_eq!(run(Some("z-6"), &[HELLO]), ["nothing @a-6-t"]);
+        assert_eq!(
+            run(None, &[r#"{"type":"ping","prev":1,"seq":1}"#]),
+            ["broken: a frame came before hello @"]
+        );
+        assert_eq!(run(None, &["[1]"]).len(), 1);
+    }
+}

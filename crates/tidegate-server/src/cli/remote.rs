@@ -1,0 +1,229 @@
+//! What `publish` and `tail` share: which gateway, whose credentials, how it says no, when to retry.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use clap::Args;
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+use tidegate_core::OrgId;
+
+use super::Failure;
+use crate::dev::{DEFAULT_DIR, Saved};
+
+/// Which gateway.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RemoteArgs {
+    /// The gateway's address [default: the running `tidegate dev`, else http://127.0.0.1:8080]
+    #[arg(long, env = "TIDEGATE_URL")]
+    url: Option<String>,
+    /// The org [default: the one of `tidegate dev`]
+    #[arg(long, env = "TIDEGATE_ORG")]
+    org: Option<OrgId>,
+    /// The directory of `tidegate dev`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    data_dir: PathBuf,
+}
+
+/// A gateway and an org on it.
+#[derive(Debug)]
+pub(super) struct Remote {
+    base: Url,
+    pub(super) org: OrgId,
+    /// What the development directory keeps, if this is its gateway.
+    pub(super) saved: Option<Saved>,
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+impl RemoteArgs {
+    pub(super) fn resolve(&self) -> Result<Remote, Failure> {
+        let saved = Saved::find(&self.data_dir).map_err(Failure::usage)?;
+        let address = self.url.clone().or_else(|| saved.as_ref()?.url.clone());
+        let address = address.unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
+        let base = Url::parse(&address)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let base = base.ok_or_else(|| {
+            Failure::Usage(format!("--url: {address:?} is not an address such as https://events.example.com"))
+        })?;
+        if !base.username().is_empty() || base.password().is_some() || base.query().is_some() {
+            return Err(Failure::Usage("--url must have no credentials and no query in it".to_owned()));
+        }
+        // What is saved is for the development gateway; no other host is shown it.
+        let saved = saved.filter(|_| is_loopback(&base));
+        let org = self.org.clone().or_else(|| Some(saved.as_ref()?.org.clone()));
+        let org =
+            org.ok_or_else(|| Failure::Usage("--org (or TIDEGATE_ORG) must name the org".to_owned()))?;
+        Ok(Remote { base, org, saved })
+    }
+}
+
+impl Remote {
+    /// `/v1/orgs/{org}/{what}` at the gateway.
+    pub(super) fn address(&self, what: &str) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["v1", "orgs", self.org.as_str(), what]);
+        }
+        url
+    }
+}
+
+/// An HTTP client. Redirects are not followed: they would carry credentials to who knows whom.
+pub(super) fn client() -> Result<reqwest::Client, Failure> {
+    reqwest::Client::builder()
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
+}
+
+/// Runs a command that waits, until it is done or the user interrupts it.
+pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("start the runtime: {error}")))?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = work => done,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+/// A refusal as the gateway sends it (RFC 9457).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Problem {
+    pub(super) title: Option<String>,
+    pub(super) detail: Option<String>,
+    pub(super) code: Option<String>,
+    pub(super) errors: Vec<FieldError>,
+}
+
+/// One faulty field of a request.
+#[derive(Debug, Deserialize)]
+pub(super) struct FieldError {
+    pub(super) pointer: String,
+    pub(super) detail: String,
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) problem: Problem,
+}
+
+/// A refusal is a page at most; more than that is no gateway's.
+const LONGEST_PROBLEM: usize = 1 << 20;
+
+impl Refused {
+    /// Reads the refusal out of `response`.
+    pub(super) async fn read(mut response: Response) -> Self {
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            if body.len() + chunk.len() > LONGEST_PROBLEM {
+                break;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let problem = serde_json::from_slice(&body).unwrap_or_default();
+        Self { status, retry_after, problem }
+    }
+
+    /// The gateway's sentence, or the bare status.
+    pub(super) fn sentence(&self) -> String {
+        let Problem { title, detail, code, .. } = &self.problem;
+        let said = detail.as_ref().or(title.as_ref());
+        let name = code.clone().unwrap_or_else(|| self.status.to_string());
+        match said {
+            // Shown on a terminal, so nothing in it may steer one.
+            Some(said) => format!("{}: {}", printable(&name), printable(said)),
+            None => format!("the gateway answered {}", printable(&name)),
+        }
+    }
+}
+
+/// `text` without control characters.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// An error of the HTTP client in one line, without the address (which may carry a token).
+pub(super) fn transport(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Time between tries, as every client of the gateway keeps it (PROTOCOL.md, "Reconnecting").
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    tries: usize,
+}
+
+const STEPS: [u64; 9] = [1, 2, 5, 10, 30, 60, 120, 240, 300];
+
+impl Backoff {
+    /// How long to wait before the next try; not less than the gateway asked for. `random` is
+    /// drawn afresh and spreads many clients over up to 5 s around the step, never under 1 s.
+    pub(super) fn next(&mut self, asked: Option<Duration>, random: u64) -> Duration {
+        let step = STEPS[self.tries.min(STEPS.len() - 1)] * 1000;
+        self.tries += 1;
+        let (least, most) = (step.saturating_sub(5000).max(1000), step + 5000);
+        // A person is waiting at the first tries of a command.
+        let most = if self.tries <= 2 { step + 500 } else { most };
+        let drawn = Duration::from_millis(least + random % (most - least + 1));
+        match asked {
+            Some(asked) => drawn.max(asked.min(Duration::from_secs(3600))),
+            None => drawn,
+        }
+    }
+
+    /// After it went well.
+    pub(super) fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+/// 64 random bits; a system without any spreads nothing, which only costs politeness.
+pub(super) fn random() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_its_cap_and_keeps_what_was_asked() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<u64> = (0..11).map(|_| backoff.next(None, 0).as_secs()).collect();
+        assert_eq!(waits, [1, 1, 1, 5, 25, 55, 115, 235, 295, 295, 295]);
+        assert_eq!(backoff.next(None, 10_000), Duration::from_secs(305));
+        backoff.reset();
+        assert_eq!(backoff.next(Some(Duration::from_secs(7)), 0), Duration::from_secs(7));
+    }
+}

@@ -1,0 +1,59 @@
+//! `tidegate serve`.
+
+use clap::Args;
+
+use super::{
+    Failure,
+    args::{ConfigArgs, now},
+};
+use crate::{
+    app::{self, Ended, RunMode, Start},
+    auth::{KeysFile, Publishers, TokenVerifier},
+    config::{self, Loaded, Sources},
+    logs,
+};
+
+/// Runs a gateway.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The public address (listen.public); with port 0, the operators' port is free too
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut sources = self.config.sources();
+        listen_on(&mut sources, self.listen.as_deref());
+        let loaded = config::load(&sources).map_err(Failure::usage)?;
+        start(loaded, |_| Ok(RunMode::Serve))
+    }
+}
+
+/// `--listen`: a port 0 there stands for both listeners, so that test runs never clash.
+pub(super) fn listen_on(sources: &mut Sources, address: Option<&str>) {
+    let Some(address) = address else { return };
+    sources.flag("--listen", "listen.public", config::quoted(address));
+    if address.ends_with(":0") && !sources.names("listen.admin") {
+        sources.flag("--listen", "listen.admin", "\"127.0.0.1:0\"");
+    }
+}
+
+/// Opens what is needed before a port is bound, then hands over to the node.
+pub(super) fn start(
+    loaded: Loaded,
+    mode: impl FnOnce(&Loaded) -> Result<RunMode, Failure>,
+) -> Result<(), Failure> {
+    logs::start(&loaded.config.logs);
+    let mode = mode(&loaded)?;
+    let config = &loaded.config;
+    let publishers = Publishers::open(KeysFile::at(config.keys_file()), now()).map_err(Failure::usage)?;
+    let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
+    match app::run(Start { loaded, tokens, publishers, mode }) {
+        Ok(Ended::Drained) => Ok(()),
+        Ok(Ended::Interrupted) => Err(Failure::Interrupted),
+        Err(error) => Err(Failure::Failed(format!("{error:#}"))),
+    }
+}

@@ -1,0 +1,112 @@
+//! `tidegate token`: subscribers' tokens, made and looked at with the keys of the configuration.
+
+use std::{io::Read as _, time::Duration};
+
+use clap::{Args, Subcommand};
+use tidegate_core::{OrgId, UserId};
+
+use super::{
+    Failure,
+    args::{DataArgs, duration, now},
+    print,
+};
+use crate::auth::{TokenClaims, TokenVerifier, mint, parse_services};
+
+/// Makes and looks at tokens.
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Make a token and print it
+    Create(Create),
+    /// Show what a token says, and what the gateway makes of it
+    Inspect(Inspect),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    data: DataArgs,
+    /// The org whose stream may be read
+    #[arg(long)]
+    org: OrgId,
+    /// Who reads
+    #[arg(long)]
+    user: UserId,
+    /// The services that may be seen, with commas between; * is all
+    #[arg(long, value_name = "NAMES")]
+    services: String,
+    /// How long it is good for
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    expires_in: Duration,
+    /// Which of several keys signs it [default: the first]
+    #[arg(long)]
+    kid: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    data: DataArgs,
+    /// The token, or - to read it from standard input
+    token: String,
+}
+
+impl Token {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Token::Create(create) => create.run(),
+            Token::Inspect(inspect) => inspect.run(),
+        }
+    }
+}
+
+impl Create {
+    fn run(self) -> Result<(), Failure> {
+        let services = parse_services(self.services.split(','))
+            .map_err(|reason| Failure::Usage(format!("--services {reason}")))?;
+        let loaded = self.data.load()?;
+        let auth = &loaded.config.auth;
+        let key = match &self.kid {
+            None => auth.keys.first(),
+            Some(kid) => auth.keys.iter().find(|key| key.kid.as_ref() == Some(kid)),
+        };
+        let key = key.ok_or_else(|| Failure::Usage("--kid names none of auth.keys".to_owned()))?;
+        let issued_at = now();
+        let lifetime = u64::try_from(self.expires_in.as_millis()).unwrap_or(u64::MAX);
+        let expires_at = issued_at.saturating_add(lifetime);
+        let claims = TokenClaims { org: self.org, user: self.user, services, issued_at, expires_at };
+        print(format_args!("{}\n", mint(auth, key, &claims).map_err(Failure::failed)?))
+    }
+}
+
+impl Inspect {
+    fn run(self) -> Result<(), Failure> {
+        let mut token = self.token;
+        if token == "-" {
+            token.clear();
+            std::io::stdin()
+                .take(1 << 20)
+                .read_to_string(&mut token)
+                .map_err(|error| Failure::Failed(format!("read standard input: {error}")))?;
+        }
+        let loaded = self.data.load()?;
+        let limits = &loaded.config.limits;
+        let verifier = TokenVerifier::new(&loaded.config.auth, limits.token_bytes.bytes());
+        let now = now();
+        let inspection = verifier.inspect(token.trim(), now);
+        let show = |part: &Option<serde_json::Value>| match part {
+            Some(value) => format!("{value:#}"),
+            None => "(not readable)".to_owned(),
+        };
+        print(format_args!("header {}\nclaims {}\n", show(&inspection.header), show(&inspection.claims)))?;
+        match inspection.verdict {
+            Ok(grant) => print(format_args!(
+                "good: user {} may read {} of org {} for another {}\n",
+                grant.user(),
+                grant.filter().names().join(","),
+                grant.org(),
+                crate::config::humane(Duration::from_secs(grant.expires_at().saturating_sub(now) / 1000)),
+            )),
+            Err(refusal) => Err(Failure::Failed(format!("refused ({}): {refusal}", refusal.code.name()))),
+        }
+    }
+}

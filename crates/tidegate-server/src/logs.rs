@@ -1,0 +1,25 @@
+//! Log lines on standard error, as `[logs]` asks for them.
+
+use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
+
+use crate::config::{LogFormat, Logs};
+
+/// Starts logging for the process. A second start changes nothing.
+pub fn start(logs: &Logs) {
+    // Dependencies speak at warn and above: their info is not about what a node does.
+    let level = logs.level.word();
+    let others = if level == "error" { "error" } else { "warn" };
+    let filter =
+        EnvFilter::new(format!("{others},tidegate_core={level},tidegate_server={level},tidegate={level}"));
+    let lines = fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let started = match logs.format {
+        LogFormat::Human => {
+            use std::io::IsTerminal as _;
+            lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).finish().try_init()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
+    };
+    if started.is_err() {
+        tracing::debug!("logging was started before");
+    }
+}
