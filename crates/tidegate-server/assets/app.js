@@ -5,6 +5,7 @@
 import { Link, Stream, parseCursor, formatCursor } from './stream.js';
 
 const ROWS_MAX = 200;
+const GAPS_MAX = 20;
 const TAIL = 50;
 const SECONDS = 120;
 
@@ -15,6 +16,7 @@ const GAP_WORDS = {
   filter: 'the set of services changed, the past of new ones is not here',
 };
 const END_WORDS = {
+  bad_request: 'The request was refused',
   unauthorized: 'The token was refused',
   forbidden: 'The token does not allow this',
   token_expired: 'The token has expired',
@@ -81,7 +83,10 @@ function open({ atTail = false, same = false, rows = same ? [...shown, ...queue]
   if (atTail) keep(place(), null);
   if (!same) stream = new Stream({ cursor: parseCursor(kept(place())) });
   link = new Link(session, stream, heard);
-  if (!same) gaps.length = 0;
+  if (!same) {
+    gaps.length = 0;
+    gapsChanged = true;
+  }
   wipe();
   queue.push(...rows);
   $('org').textContent = org;
@@ -109,7 +114,8 @@ function askForToken(why) {
 
 const queue = []; // rows that wait for the next animation frame, oldest first
 const shown = []; // the rows in the list, oldest first
-const gaps = [];
+const gaps = []; // the last ones, oldest first
+let gapsChanged = true;
 const perSecond = new Array(SECONDS).fill(0); // events, newest last
 const marks = new Array(SECONDS).fill(''); // 'gap', 'hole' or 'away'
 let paused = false;
@@ -117,7 +123,11 @@ let announced = '';
 
 function heard(effect) {
   if (effect.do === 'event') perSecond[SECONDS - 1] += 1;
-  if (effect.do === 'gap') gaps.push({ ...effect, at: Date.now() });
+  if (effect.do === 'gap') {
+    gaps.push({ ...effect, at: Date.now() });
+    if (gaps.length > GAPS_MAX) gaps.shift();
+    gapsChanged = true;
+  }
   if (effect.do === 'gap' || effect.do === 'hole') marks[SECONDS - 1] = effect.do;
   if (effect.do !== 'changed') {
     queue.push({ ...effect, at: Date.now() });
@@ -152,7 +162,7 @@ function phaseWords() {
     case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} places behind the head`];
     case 'waiting': return [`Reconnecting in ${seconds} s`, `${endWords()} · attempt ${stream.attempt}`];
     case 'connecting': return ['Connecting', stream.attempt ? `Attempt ${stream.attempt}` : 'Opening the stream'];
-    default: return ['Closed', stream.reason ? `${endWords()} (${stream.reason.code})` : 'The stream was closed here'];
+    default: return ['Closed', stream.reason ? `${endWords()} · ${stream.reason.code}` : 'The stream was closed here'];
   }
 }
 
@@ -218,10 +228,11 @@ function renderRows() {
   }
   $('empty').hidden = shown.length > 0;
   say('empty', stream.cursor ? `Nothing new after ${formatCursor(stream.cursor)} yet.` : 'Waiting for the first event.');
-  const list2 = $('gap-list');
+  const told = $('gap-list');
   $('gap-card').hidden = gaps.length === 0;
-  if (list2.childElementCount !== Math.min(gaps.length, 20)) {
-    list2.replaceChildren(...gaps.slice(-20).reverse().map((gap) => {
+  if (gapsChanged) {
+    gapsChanged = false;
+    told.replaceChildren(...gaps.toReversed().map((gap) => {
       const item = make('li');
       item.append(make('span', 'mono range', range(gap)), make('span', 'reason', gap.reason), make('span', 'words', gapWords(gap)), timeOf(gap.at));
       return item;
@@ -263,7 +274,11 @@ function drawEvent({ event, live }) {
   const summary = make('summary');
   const chip = make('span', `chip hue-${hueOf(event.service)}`, event.service);
   const data = JSON.stringify(event.data) ?? '';
-  summary.append(chip, make('span', 'name', event.event), make('span', 'peek mono', data.slice(0, 200)), make('span', 'seq mono', `#${event.seq}`), timeOf(event.timestamp));
+  // Ids made of the time differ at their end.
+  const id = make('span', 'id mono', event.id.length > 16 ? `…${event.id.slice(-14)}` : event.id);
+  id.title = event.id;
+  const parts = [make('span', 'name', event.event), make('span', 'peek mono', data.slice(0, 200)), id, make('span', 'seq mono', `#${event.seq}`)];
+  summary.append(chip, ...parts, timeOf(event.timestamp));
   if (!live) summary.lastElementChild.append(make('span', 'sr', ', replayed'));
   details.append(summary);
   details.classList.toggle('replayed', !live);
@@ -302,7 +317,6 @@ function hueOf(service) {
 function wipe() {
   queue.length = shown.length = 0;
   $('rows').replaceChildren();
-  $('gap-list').replaceChildren();
   $('empty').hidden = false;
 }
 
