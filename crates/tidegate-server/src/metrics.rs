@@ -90,7 +90,8 @@ const SECONDS: [f64; 16] =
 impl Metrics {
     /// The metrics of a node whose tails are charged to `tails`.
     pub fn new(tails: Arc<Budget>) -> Self {
-        let mut registry = Registry::with_prefix("tidegate");
+        let mut whole = Registry::default();
+        let registry = whole.sub_registry_with_prefix("tidegate");
         let metrics = Self {
             connections: Family::default(),
             published: Counter::default(),
@@ -130,8 +131,6 @@ impl Metrics {
         registry.register("orgs", "Orgs with a tail in memory", metrics.orgs.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", build);
-        let mut whole = Registry::default();
-        std::mem::swap(&mut whole, &mut registry);
         whole.register_collector(Box::new(Tails(tails)));
         whole.register_collector(Box::new(Process));
         // Every series stands from the start, so that a rate over it has a beginning.
