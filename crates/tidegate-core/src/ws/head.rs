@@ -87,7 +87,6 @@ impl Head {
             127 => 8,
             _ => 0,
         };
-        // The length is judged before the mask is here: what is too much is refused at once.
         if !self.fill(input, 2 + extended) {
             return Ok(None);
         }
