@@ -161,11 +161,6 @@ impl<S: Store> Committer<S> {
             }
         }
         self.commit(pending)?;
-        if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
-        {
-            self.cut(now, &cut)?;
-        }
         for (cut, done) in sweeps {
             self.sweep(now, cut)?;
             let _ = done.send(());
@@ -319,6 +314,11 @@ impl<S: Store> Committer<S> {
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
             self.publish(now, write, log, prev);
         }
+        if self.shared.store.cuts_on_write()
+            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+        {
+            self.cut(now, &cut)?;
+        }
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
         }
@@ -386,7 +386,8 @@ impl<S: Store> Committer<S> {
 
     /// Forgets whole the logs that hold nothing, have no readers, and were long not touched (R10).
     fn forget_idle(&mut self, now: UnixMillis) -> Result<(), StoreError> {
-        let idle_for = |log: &Log| now.saturating_sub(log.touched.load(Ordering::Relaxed));
+        // A touch ahead of a clock that has stepped back counts as one of now.
+        let idle_for = |log: &Log| now - log.touched.fetch_min(now, Ordering::Relaxed).min(now);
         let candidates: Vec<(OrgId, Arc<Log>)> = {
             let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
             // From half the time on it is asked for readers, so that the clock of a log that lost
