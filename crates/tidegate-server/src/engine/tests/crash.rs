@@ -118,7 +118,7 @@ fn check(dir: &std::path::Path, acked: &[(String, Seq, String)], round: usize) {
             assert_eq!(node.put(name, &[id]), [(*seq, true)]);
         }
     }
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         node.engine.close();
     }
 }
