@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_core::{DedupKey, Epoch, Event, LogState, NewEvent, OrgId, SEQ_MAX, Seq, UnixMillis};
-use tokio::sync::oneshot;
+use tidegate_core::{DedupKey, NewEvent, OrgId, SEQ_MAX, Seq, UnixMillis};
 
 use super::{
     AppendError, Appended, Durability, FirstUse, Placed,
@@ -22,7 +21,8 @@ use super::{
     dedup::{Known, Window},
     local::{Log, LogNow, Shared, millis},
     queue::{Request, Taken},
-    store::{Cut, Found, GivenId, Group, LogIndex, LogWrite, Store, StoreError},
+    staged::{Pending, Staged},
+    store::{Found, GivenId, Group, LogIndex, LogWrite, Store, StoreError},
 };
 
 /// How often a weaker policy syncs.
@@ -30,39 +30,13 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The thread's state.
 pub(super) struct Committer<S: Store> {
-    shared: Arc<Shared<S>>,
+    pub(super) shared: Arc<Shared<S>>,
     window: Window,
     epochs: Epochs,
     start: Start,
     next_index: LogIndex,
-}
-
-/// A log that the group being decided touches.
-struct Staged {
-    org: OrgId,
-    log: Option<Arc<Log>>,
-    index: LogIndex,
-    /// Set where this group begins a life of it.
-    chain: Option<Chain>,
-    epoch: Epoch,
-    prev: Seq,
-    head: Seq,
-    last_timestamp: UnixMillis,
-    events: Vec<Arc<Event>>,
-    ids: Vec<GivenId>,
-    /// Whether any request on it was taken; a log is not created for a refused batch.
-    wanted: bool,
-}
-
-/// The group being decided, and who waits for it.
-#[derive(Default)]
-struct Pending {
-    now: UnixMillis,
-    staged: Vec<Staged>,
-    by_org: HashMap<OrgId, usize>,
-    created: usize,
-    appends: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
-    opens: Vec<(oneshot::Sender<Result<LogState, AppendError>>, OrgId)>,
+    /// The logs by number, as stores name them.
+    pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
 
 /// What becomes of one event of a batch.
@@ -85,7 +59,12 @@ impl<S: Store> Committer<S> {
         }
         shared.store.commit(&Group { at: now, start: Some(found.start), ..Group::default() })?;
         shared.store.acknowledge()?;
-        Ok(Self { shared, window, epochs, start: found.start, next_index: found.next_index })
+        let by_index = {
+            let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+            logs.values().map(|log| (log.index, log.clone())).collect()
+        };
+        let (start, next_index) = (found.start, found.next_index);
+        Ok(Self { shared, window, epochs, start, next_index, by_index })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -161,11 +140,6 @@ impl<S: Store> Committer<S> {
             }
         }
         self.commit(pending)?;
-        if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
-        {
-            self.cut(now, &cut)?;
-        }
         for (cut, done) in sweeps {
             self.sweep(now, cut)?;
             let _ = done.send(());
@@ -319,6 +293,11 @@ impl<S: Store> Committer<S> {
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
             self.publish(now, write, log, prev);
         }
+        if self.shared.store.cuts_on_write()
+            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+        {
+            self.cut(now, &cut)?;
+        }
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
         }
@@ -329,7 +308,7 @@ impl<S: Store> Committer<S> {
         Ok(())
     }
 
-    fn publish(&self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
+    fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
         match log {
             Some(log) => {
                 log.touched.fetch_max(at, Ordering::Relaxed);
@@ -348,121 +327,15 @@ impl<S: Store> Committer<S> {
                     last_timestamp: write.last_timestamp,
                 };
                 let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(at) };
+                let log = Arc::new(log);
+                self.by_index.insert(write.index, log.clone());
                 let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
-                logs.insert(write.org.clone(), Arc::new(log));
+                logs.insert(write.org.clone(), log);
             }
         }
         if !write.events.is_empty() {
             self.shared.around.feed.committed(&write.org, prev, &write.events);
         }
-    }
-
-    /// Raises floors, durably and then for readers, and lets the store remove what is below them.
-    fn cut(&mut self, now: UnixMillis, cut: &Cut) -> Result<(), StoreError> {
-        let raised: Vec<(Arc<Log>, Seq)> = {
-            let floors: HashMap<LogIndex, Seq> = cut.floors.iter().copied().collect();
-            let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
-            let known = logs.values().filter_map(|log| Some((log.clone(), *floors.get(&log.index)?)));
-            known.filter(|(log, floor)| log.bounds().0 < *floor).collect()
-        };
-        if !raised.is_empty() {
-            let floors = raised.iter().map(|(log, floor)| (log.index, *floor)).collect();
-            self.shared.store.commit(&Group { at: now, floors, ..Group::default() })?;
-            self.shared.store.acknowledge()?;
-        }
-        for (log, floor) in raised {
-            log.now.write().unwrap_or_else(PoisonError::into_inner).floor = floor;
-        }
-        self.shared.store.apply_cut(cut)
-    }
-
-    fn sweep(&mut self, now: UnixMillis, cut: Option<Cut>) -> Result<(), StoreError> {
-        self.shared.store.tick(now)?;
-        if let Some(cut) = cut {
-            self.cut(now, &cut)?;
-        }
-        self.forget_idle(now)
-    }
-
-    /// Forgets whole the logs that hold nothing, have no readers, and were long not touched (R10).
-    fn forget_idle(&mut self, now: UnixMillis) -> Result<(), StoreError> {
-        let idle_for = |log: &Log| now.saturating_sub(log.touched.load(Ordering::Relaxed));
-        let candidates: Vec<(OrgId, Arc<Log>)> = {
-            let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
-            // From half the time on it is asked for readers, so that the clock of a log that lost
-            // its last reader just now begins now, not at its last event.
-            let half = self.shared.forget_after / 2;
-            (logs.iter())
-                .filter(|(_, log)| {
-                    let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
-                    now.head == now.floor && idle_for(log) >= half
-                })
-                .map(|(org, log)| (org.clone(), log.clone()))
-                .collect()
-        };
-        let mut forgotten = Vec::new();
-        for (org, log) in candidates {
-            if self.shared.around.feed.has_readers(&org) {
-                log.touched.fetch_max(now, Ordering::Relaxed);
-                continue;
-            }
-            let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
-            if idle_for(&log) >= self.shared.forget_after {
-                logs.remove(&org);
-                if logs.is_empty() {
-                    logs.shrink_to_fit();
-                }
-                forgotten.push((log.index, org));
-            }
-        }
-        if forgotten.is_empty() {
-            return Ok(());
-        }
-        self.shared.store.commit(&Group { at: now, forgotten, ..Group::default() })?;
-        self.shared.store.acknowledge()
-    }
-}
-
-impl Staged {
-    fn new(
-        org: &OrgId,
-        log: Option<Arc<Log>>,
-        index: LogIndex,
-        chain: Option<Chain>,
-        epoch: Epoch,
-        (head, last_timestamp): (Seq, UnixMillis),
-    ) -> Self {
-        Self {
-            org: org.clone(),
-            log,
-            index,
-            chain,
-            epoch,
-            prev: head,
-            head,
-            last_timestamp,
-            events: Vec::new(),
-            ids: Vec::new(),
-            wanted: false,
-        }
-    }
-
-    /// Gives an event its place.
-    fn place(&mut self, event: &NewEvent, now: UnixMillis) -> Seq {
-        self.head += 1;
-        // A log's timestamps never fall, whatever the clock does (R14).
-        self.last_timestamp = self.last_timestamp.max(now);
-        self.events.push(Arc::new(Event {
-            seq: self.head,
-            timestamp: self.last_timestamp,
-            service: event.service.clone(),
-            users: event.users.clone(),
-            fragment: event.fragment(self.head, self.last_timestamp),
-        }));
-        if let Some(key) = event.dedup {
-            self.ids.push(GivenId { seq: self.head, key, content: event.content });
-        }
-        self.head
     }
 }
 

@@ -11,7 +11,9 @@ mod disk;
 pub mod local;
 mod memory;
 mod queue;
+mod staged;
 pub mod store;
+mod sweep;
 
 use std::{fmt, sync::Arc};
 
@@ -107,7 +109,8 @@ pub struct PageLimit {
 pub struct Page {
     /// Where the stretch begins (exclusive).
     pub after: Seq,
-    /// Where it ends: the last seq looked at, not the last event found.
+    /// Where it ends: the last seq looked at, not the last event found. Never below `after`: where
+    /// retention has removed all that was asked for, both are the floor.
     pub to: Seq,
     /// The events, in seq order.
     pub events: Vec<Arc<Event>>,
@@ -167,7 +170,9 @@ pub trait Engine: Send + Sync + 'static {
     /// created, durably, so that its epoch outlives a restart even while it is empty.
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>>;
 
-    /// The state of a log that the node holds, at once.
+    /// The state of a log that the node holds, at once. `None` also for a log that an earlier start
+    /// left and nothing has touched since: its epoch of this start does not exist until `open` or
+    /// `append` draws it.
     fn head(&self, org: &OrgId) -> Option<LogState>;
 
     /// Reads the events after `after`, up to `limit`.

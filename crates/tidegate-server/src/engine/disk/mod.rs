@@ -242,8 +242,9 @@ impl Store for DiskStore {
 
     fn plan_cut(&self, now: UnixMillis, round: usize) -> Result<Option<Cut>, StoreError> {
         let buckets = self.buckets.list();
-        let [oldest, _, ..] = buckets.as_slice() else { return Ok(None) };
-        let Some(closed_at) = oldest.closed_by(now) else { return Ok(None) };
+        // All are asked: an end ahead of a clock that has stepped back is pulled in at once.
+        let ends: Vec<Option<UnixMillis>> = buckets.iter().map(|bucket| bucket.closed_by(now)).collect();
+        let (Some(oldest), Some(&Some(closed_at))) = (buckets.first(), ends.first()) else { return Ok(None) };
         // One bucket by age in a sweep: a clock that leaps for a moment costs one bucket, not all.
         let aged = round == 0 && closed_at + self.retention <= now;
         let over = self.buckets.bytes() > self.max_bytes && closed_at + self.dedup_window <= now;
