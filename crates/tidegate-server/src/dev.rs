@@ -19,7 +19,7 @@ use crate::{
 
 /// Where `dev` keeps its things unless told otherwise.
 pub const DEFAULT_DIR: &str = ".tidegate-dev";
-const ORG: &str = "demo";
+const ORG: &str = "dev";
 const USER: &str = "dev";
 const YEAR_MILLIS: u64 = 365 * 86_400_000;
 
@@ -194,10 +194,10 @@ impl DevDir {
                 keys.create(self.saved.org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?;
             self.saved.publish_key = made.plain;
         }
-        let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.in_memory());
+        let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         // With days to spare, so that it does not end in the middle of a session.
         let soon = now + YEAR_MILLIS / 12;
-        if tokens.verify(&self.saved.token, &self.saved.org, soon).is_err()
+        if tokens.verify(&self.saved.token, soon).and_then(|grant| grant.check_org(&self.saved.org)).is_err()
             && let Some(key) = config.auth.keys.first()
         {
             let user = UserId::parse(USER)
@@ -245,9 +245,9 @@ impl DevSession {
             })
             .to_string()
         } else {
-            // The page takes its token from the gateway, so the address holds no secret.
+            // The page takes the token out of the fragment, which no browser sends anywhere.
             format!(
-                "\n  Tidegate serves.\n\n  Open      {url}/\n  Operators {admin_url}/metrics\n  Org       {org}\n\n  \
+                "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}\n  Operators {admin_url}/metrics\n  Org       {org}\n\n  \
                  Try: tidegate publish --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \
                  tidegate tail\n"
             )

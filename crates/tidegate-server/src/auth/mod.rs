@@ -6,9 +6,13 @@
 
 mod claims;
 mod keys_file;
+#[cfg(test)]
+mod keys_tests;
 mod mint;
 mod publishers;
 mod token;
+#[cfg(test)]
+mod token_tests;
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -68,6 +72,11 @@ impl StreamGrant {
     /// When the grant ends: the token's `exp` and the leeway.
     pub fn expires_at(&self) -> UnixMillis {
         self.expires_at
+    }
+
+    /// Whether the stream of `org` may be read.
+    pub fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
+        if self.org == *org { Ok(()) } else { Err(Refusal::forbidden("the token is for another org")) }
     }
 
     /// The filter of a stream that asks for `services`, or for all that the grant allows.

@@ -34,7 +34,12 @@ impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
         let load = |which: Which| config::load(&which.config.sources()).map_err(Failure::usage);
         match self {
-            Config::Print(which) => print(config::effective(&load(which)?)),
+            Config::Print(which) => {
+                // Shown also where it does not fit together: that is when one wants to see it.
+                let (loaded, unfit) = config::read(&which.config.sources()).map_err(Failure::usage)?;
+                print(config::effective(&loaded))?;
+                if unfit.is_empty() { Ok(()) } else { Err(Failure::usage(config::ConfigErrors(unfit))) }
+            }
             Config::Check(which) => {
                 let loaded = load(which)?;
                 Publishers::open(KeysFile::at(loaded.config.keys_file()), now()).map_err(Failure::usage)?;

@@ -173,7 +173,10 @@ impl Publish {
     }
 }
 
-fn open(path: &Path) -> Result<(Box<dyn Read + Send>, String, Option<u64>), Failure> {
+/// What events are read from: its bytes, its name, and its length where it has one.
+type Source = (Box<dyn Read + Send>, String, Option<u64>);
+
+fn open(path: &Path) -> Result<Source, Failure> {
     if path == Path::new("-") {
         return Ok((Box::new(std::io::stdin()), "standard input".to_owned(), None));
     }

@@ -50,7 +50,7 @@ pub(super) fn start(
     let mode = mode(&loaded)?;
     let config = &loaded.config;
     let publishers = Publishers::open(KeysFile::at(config.keys_file()), now()).map_err(Failure::usage)?;
-    let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.in_memory());
+    let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
     match app::run(Start { loaded, tokens, publishers, mode }) {
         Ok(Ended::Drained) => Ok(()),
         Ok(Ended::Interrupted) => Err(Failure::Interrupted),

@@ -90,7 +90,7 @@ impl Inspect {
         }
         let loaded = self.data.load()?;
         let limits = &loaded.config.limits;
-        let verifier = TokenVerifier::new(&loaded.config.auth, limits.token_bytes.in_memory());
+        let verifier = TokenVerifier::new(&loaded.config.auth, limits.token_bytes.bytes());
         let now = now();
         let inspection = verifier.inspect(token.trim(), now);
         let show = |part: &Option<serde_json::Value>| match part {

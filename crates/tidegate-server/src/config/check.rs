@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use rustix::fs::{Access, access};
 
 use super::{
-    ByteSize, ConfigError, Loaded, LogEngine,
+    ByteSize, ConfigError, Loaded, LogEngine, Place,
     value::{humane, quoted},
 };
 
@@ -55,16 +55,25 @@ impl Checks<'_> {
         self.errors.push(ConfigError { place: self.loaded.place(key).clone(), key: Some(key), reason });
     }
 
+    /// A fault between two keys. Where one of them is a default, the other is what was written.
+    fn between(&mut self, key: &'static str, other: &'static str, reason: String) {
+        let place = match self.loaded.place(key) {
+            Place::Default => self.loaded.place(other),
+            place => place,
+        };
+        self.errors.push(ConfigError { place: place.clone(), key: Some(key), reason });
+    }
+
     /// `key` is at least `other`.
     fn not_less<T: PartialOrd>(
         &mut self,
         (key, value): (&'static str, T),
-        (other, bound): (&str, T),
+        (other, bound): (&'static str, T),
         show: fn(T) -> String,
     ) {
         if value < bound {
             let reason = format!("{} is less than {other} ({})", show(value), show(bound));
-            self.fault(key, reason);
+            self.between(key, other, reason);
         }
     }
 }
@@ -87,7 +96,11 @@ fn addresses(found: &mut Checks<'_>) {
     let same_place =
         |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     if public.port() != 0 && public.port() == admin.port() && same_place(public, admin) {
-        found.fault("listen.admin", format!("\"{admin}\" clashes with listen.public (\"{public}\")"));
+        found.between(
+            "listen.admin",
+            "listen.public",
+            format!("\"{admin}\" clashes with listen.public (\"{public}\")"),
+        );
     }
 }
 
@@ -139,7 +152,7 @@ fn times(found: &mut Checks<'_>) {
             show_time(config.ping.timeout),
             show_time(config.ping.interval)
         );
-        found.fault("ping.timeout", reason);
+        found.between("ping.timeout", "ping.interval", reason);
     }
     let shortest = [
         ("log.sync_interval", config.log.sync_interval, Duration::from_millis(1)),

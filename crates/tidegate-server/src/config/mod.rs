@@ -16,6 +16,8 @@ pub mod keys;
 mod print;
 mod raw;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::{
@@ -50,7 +52,9 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        if self.place != Place::Default {
+            write!(f, "{}: ", self.place)?;
+        }
         match self.key {
             Some(key) => write!(f, "{key}: {}", self.reason),
             None => f.write_str(&self.reason),
@@ -93,17 +97,23 @@ impl Loaded {
 
 /// Reads `sources` and checks the whole, touching nothing but the files that it names.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
+    let (loaded, unfit) = read(sources)?;
+    if unfit.is_empty() { Ok(loaded) } else { Err(ConfigErrors(unfit)) }
+}
+
+/// Reads `sources`; beside the values comes what does not fit together in them. For showing only.
+pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigErrors> {
     let mut reader = LastWins::over(sources);
     let config = Config::read(&mut reader);
-    let LastWins { given, mut errors, .. } = reader;
-    let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
+    let LastWins { given, errors, .. } = reader;
     match config {
-        Some(config) => {
+        Some(config) if errors.is_empty() => {
+            let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
             let loaded = Loaded { config, places };
-            errors.extend(check::relations(&loaded));
-            if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
+            let unfit = check::relations(&loaded);
+            Ok((loaded, unfit))
         }
-        None => Err(ConfigErrors(errors)),
+        _ => Err(ConfigErrors(errors)),
     }
 }
 

@@ -55,7 +55,7 @@ fn prose(docs: &[&str]) -> String {
 
 const INTRODUCTION: &str = r#"# Configuration
 
-<!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -- config reference > docs/config.md`. -->
+<!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -q -p tidegate-server -- config reference > docs/config.md`. -->
 
 A node needs no configuration but a key for its subscribers' tokens (`auth.keys`). Values come from,
 in this order, the later one winning:

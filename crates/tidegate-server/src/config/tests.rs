@@ -1,0 +1,483 @@
+//! Every way to get the configuration wrong, and what is said of it.
+
+use std::path::PathBuf;
+
+use super::*;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A directory with a file `c.toml`, shown as `c.toml` in what is said.
+struct Given {
+    dir: tempfile::TempDir,
+    sources: Sources,
+}
+
+fn given(file: &str, environment: &[(&str, &str)], sets: &[&str]) -> Given {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, file).expect("a file");
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let mut sources = Sources {
+        file: (!file.is_empty()).then_some(path),
+        environment: environment.iter().map(owned).collect(),
+        sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+        ..Sources::default()
+    };
+    sources.command("test", "auth.keys", format!("[{{ secret = \"{SECRET}\" }}]"));
+    sources.command("test", "log.dir", quoted(&dir.path().join("data").to_string_lossy()));
+    Given { dir, sources }
+}
+
+impl Given {
+    fn said(&self) -> String {
+        let said = match load(&self.sources) {
+            Ok(_) => "good".to_owned(),
+            Err(errors) => errors.to_string(),
+        };
+        said.replace(&format!("{}/", self.dir.path().display()), "")
+    }
+
+    fn config(&self) -> Config {
+        load(&self.sources).expect("a good configuration").config
+    }
+}
+
+#[track_caller]
+fn file_says(file: &str, expected: &str) {
+    assert_eq!(given(file, &[], &[]).said(), expected, "for the file:\n{file}");
+}
+
+#[track_caller]
+fn set_says(sets: &[&str], expected: &str) {
+    assert_eq!(given("", &[], sets).said(), expected, "for --set {sets:?}");
+}
+
+#[test]
+fn defaults_are_what_the_reference_says() {
+    let config = given("", &[], &[]).config();
+    assert_eq!(config.listen.public.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.log.retention, std::time::Duration::from_secs(86_400));
+    assert_eq!(config.limits.connections_per_user, 10);
+    assert_eq!(config.limits.event_bytes.bytes(), 256 * 1024);
+    assert_eq!(config.log.engine, LogEngine::Disk);
+    // Each default reads back as itself, so the reference shows what is.
+    for (key, shown) in config.show() {
+        if !["log.dir", "auth.keys"].contains(&key.name) {
+            let default = if key.default.starts_with('"') {
+                key.default.to_owned()
+            } else {
+                key.default.replace('_', "")
+            };
+            assert_eq!(shown, default, "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn later_sources_win() {
+    let file = "[limits]\nconnections_per_user = 11\nconnections_per_address = 12\nheaders = 13\n";
+    let environment =
+        [("TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS", "22"), ("TIDEGATE_LIMITS__HEADERS", "23")];
+    let mut given = given(file, &environment, &["limits.headers=33", "limits.headers=34", "limits.orgs=35"]);
+    given.sources.flag("--orgs", "limits.orgs", "45");
+    let loaded = load(&given.sources).expect("good");
+    let limits = &loaded.config.limits;
+    assert_eq!(limits.connections_per_user, 11);
+    assert_eq!(limits.connections_per_address, 22);
+    assert_eq!(limits.headers, 34);
+    assert_eq!(limits.orgs, 45);
+    let place =
+        |key: &str| loaded.place(key).to_string().replace(&format!("{}/", given.dir.path().display()), "");
+    assert_eq!(place("limits.connections_per_user"), "c.toml:2:24");
+    assert_eq!(
+        place("limits.connections_per_address"),
+        "environment variable TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS"
+    );
+    assert_eq!(place("limits.headers"), "--set limits.headers");
+    assert_eq!(place("limits.orgs"), "--orgs");
+    assert_eq!(place("limits.json_depth"), "default");
+}
+
+#[test]
+fn typed_values_are_toml_or_else_text() {
+    let config = given(
+        "",
+        &[("TIDEGATE_AUTH__ISSUER", "2026"), ("TIDEGATE_DEDUP__WINDOW", "1m30s")],
+        &[
+            "auth.origins=[\"https://a.example\", 'http://[::1]:3000']",
+            "log.engine=memory",
+            "auth.audience=\"a b\"",
+            "tail.max_bytes = 1GiB".replace(" = ", "=").as_str(),
+        ],
+    )
+    .config();
+    assert_eq!(config.auth.issuer.as_deref(), Some("2026"));
+    assert_eq!(config.dedup.window.as_secs(), 90);
+    assert_eq!(config.auth.origins.len(), 2);
+    assert_eq!(config.auth.audience.as_deref(), Some("a b"));
+    assert_eq!(config.log.engine, LogEngine::Memory);
+    assert_eq!(config.tail.max_bytes.get(), 1 << 30);
+}
+
+#[test]
+fn names_without_two_underscores_are_somebody_elses() {
+    let environment = [
+        ("TIDEGATE_PORT", "tcp://10.0.0.1:8080"),
+        ("TIDEGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_TOKEN", "x"),
+        ("OTHER__KEY", "1"),
+    ];
+    assert_eq!(given("", &environment, &[]).said(), "good");
+    assert_eq!(
+        given("", &[("TIDEGATE_LIMIT__ORGS", "1")], &[]).said(),
+        "environment variable TIDEGATE_LIMIT__ORGS: there is no key `limit.orgs`; did you mean `limits.orgs`?"
+    );
+    assert_eq!(
+        given("", &[("TIDEGATE_LIMITS__ORGS", "many")], &[]).said(),
+        "environment variable TIDEGATE_LIMITS__ORGS: limits.orgs: \"many\" must be a whole number from 1 to 4294967295"
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_with_what_was_meant() {
+    file_says(
+        "[log]\nretenton = \"24h\"\n",
+        "c.toml:2:1: there is no key `log.retenton`; did you mean `log.retention`?",
+    );
+    file_says("[limts]\norgs = 3\n", "c.toml:2:1: there is no key `limts.orgs`; did you mean `limits.orgs`?");
+    file_says("colour = 3\n", "c.toml:1:1: there is no key `colour`");
+    file_says("[colour]\n", "c.toml:1:2: there is no key `colour`");
+    file_says("log = 3\n", "c.toml:1:1: `log` is a section; a key of it must be named, such as `log.engine`");
+    file_says("[log.dir]\nx = 1\n", "c.toml:1:1: log.dir: a table must be a path in quotes");
+    set_says(
+        &["limits.conections=3"],
+        "--set limits.conections: there is no key `limits.conections`; did you mean `limits.connections`?",
+    );
+    set_says(&["limits"], "--set limits: must be key=value, such as limits.connections_per_user=1000");
+    set_says(
+        &["limits=3"],
+        "--set limits: `limits` is a section; a key of it must be named, such as `limits.connections`",
+    );
+}
+
+#[test]
+fn text_that_is_no_toml_is_refused_with_its_place() {
+    let said = given("[log]\nengine = memory\n", &[], &[]).said();
+    assert!(said.starts_with("c.toml:2:10: not TOML: "), "{said}");
+    let said = given("[log]\nengine = \"disk\"\nengine = \"disk\"\n", &[], &[]).said();
+    assert!(said.starts_with("c.toml:3:1: not TOML: duplicate key"), "{said}");
+    let said = given("# ü\n[log\n", &[], &[]).said();
+    assert!(said.starts_with("c.toml:2:"), "{said}");
+    let said = given("", &[], &["auth.origins=[\"https://a.example\""]).said();
+    assert!(said.starts_with("--set auth.origins: auth.origins: not TOML: "), "{said}");
+    let mut missing = given("", &[], &[]);
+    missing.sources.file = Some(missing.dir.path().join("none.toml"));
+    assert_eq!(missing.said(), "--config: cannot read none.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_what_is_taken() {
+    let time = "a time with its unit such as \"50ms\", \"30s\", \"5m\", \"1h30m\" or \"7d\"";
+    let size = "a size with its unit such as \"512B\", \"64KiB\", \"4MiB\" or \"1GiB\", more than nothing";
+    for (value, shown) in [
+        ("5", "5"),
+        ("\"5\"", "\"5\""),
+        ("\"5 m\"", "\"5 m\""),
+        ("\"-5m\"", "\"-5m\""),
+        ("\"5M\"", "\"5M\""),
+        ("\"\"", "\"\""),
+        ("\"30m1h\"", "\"30m1h\""),
+        ("\"1m1m\"", "\"1m1m\""),
+        ("\"1.5h\"", "\"1.5h\""),
+        ("\"99999999999999999999s\"", "\"99999999999999999999s\""),
+        ("true", "true"),
+        ("[]", "a list"),
+        ("1.5", "1.5"),
+        ("1979-05-27", "1979-05-27"),
+        ("{ }", "a table"),
+    ] {
+        file_says(
+            &format!("[dedup]\nwindow = {value}\n"),
+            &format!("c.toml:2:10: dedup.window: {shown} must be {time}"),
+        );
+    }
+    for (value, shown) in [
+        ("64", "64"),
+        ("\"64KB\"", "\"64KB\""),
+        ("\"0B\"", "\"0B\""),
+        ("\"99999999999GiB\"", "\"99999999999GiB\""),
+    ] {
+        file_says(
+            &format!("[limits]\nevent_bytes = {value}\n"),
+            &format!("c.toml:2:15: limits.event_bytes: {shown} must be {size}"),
+        );
+    }
+    for value in ["0", "-1", "4294967296", "99999999999999999999", "1.0", "\"10\""] {
+        file_says(
+            &format!("[limits]\norgs = {value}\n"),
+            &format!("c.toml:2:8: limits.orgs: {value} must be a whole number from 1 to 4294967295"),
+        );
+    }
+    let address = "an IP address and port such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+    for value in ["\":8080\"", "\"localhost:8080\"", "\"127.0.0.1\"", "\"127.0.0.1:99999\""] {
+        file_says(
+            &format!("[listen]\npublic = {value}\n"),
+            &format!("c.toml:2:10: listen.public: {value} must be {address}"),
+        );
+    }
+    set_says(&["log.engine=nats"], "--set log.engine: log.engine: \"nats\" must be \"memory\" or \"disk\"");
+    set_says(&["log.sync=never"], "--set log.sync: log.sync: \"never\" must be \"always\" or \"interval\"");
+    set_says(
+        &["logs.level=loud"],
+        "--set logs.level: logs.level: \"loud\" must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+    );
+    set_says(
+        &["node.workers=0"],
+        "--set node.workers: node.workers: 0 must be \"auto\" or a whole number from 1 to 1024",
+    );
+    set_says(
+        &["auth.org_claim="],
+        "--set auth.org_claim: auth.org_claim: \"\" must be the name of a claim, 1 to 128 printable ASCII characters",
+    );
+    set_says(&["dedup.window=4000d"], "--set dedup.window: dedup.window: \"4000d\" is more than ten years");
+    for word in ["skip", "latest"] {
+        set_says(
+            &[&format!("slow.policy={word}")],
+            &format!(
+                "--set slow.policy: slow.policy: \"{word}\" is a policy that this version does not have yet; it must be \"catch_up\""
+            ),
+        );
+    }
+}
+
+#[test]
+fn origins_are_what_browsers_send() {
+    for bad in [
+        "*",
+        "https://*",
+        "https://A.example",
+        "https://a.example/",
+        "https://a.example:443",
+        "http://a.example:80",
+        "a.example",
+        "https://a.example:0443",
+        "https://a.example:99999",
+        "ftp://a.example",
+        "https://",
+        "null",
+        "https://a.example:",
+        "http://[::g]",
+        "https://u@a.example",
+        "https://a.example?x",
+    ] {
+        let said =
+            given(&format!("[auth]\norigins = [\"https://ok.example\",\n  \"{bad}\"]\n"), &[], &[]).said();
+        assert!(
+            said.starts_with(&format!(
+                "c.toml:3:3: auth.origins: \"{bad}\" must be an origin as browsers send it"
+            )),
+            "{said}"
+        );
+    }
+    for good in [
+        "https://a.example",
+        "http://localhost:3000",
+        "https://a.example:8443",
+        "http://127.0.0.1",
+        "http://[::1]:1",
+    ] {
+        assert_eq!(given("", &[], &[&format!("auth.origins=[\"{good}\"]")]).said(), "good");
+    }
+}
+
+#[test]
+fn token_keys_are_checked_and_never_shown() {
+    let key = |fields: &str| given(&format!("[[auth.keys]]\n{fields}\n"), &[], &[]).said();
+    assert_eq!(
+        key("secret = \"short\""),
+        "c.toml:2:10: auth.keys: `secret`: the secret has 5 bytes; HS256 needs 32 or more (`openssl rand -hex 32` makes one)"
+    );
+    assert_eq!(
+        key("kid = \"a\""),
+        "c.toml:1:1: auth.keys: a key has neither `secret` nor `secret_file`; it must have one of them"
+    );
+    assert_eq!(
+        key(&format!("secret = \"{SECRET}\"\nsecret_file = \"x\"")),
+        "c.toml:1:1: auth.keys: a key has both `secret` and `secret_file`; it must have one of them"
+    );
+    assert_eq!(
+        key("secret_fil = \"x\""),
+        "c.toml:2:1: auth.keys: a key has no field \"secret_fil\"; did you mean `secret_file`?"
+    );
+    assert_eq!(key("secret = 12345678901234567"), "c.toml:2:10: auth.keys: `secret`: must be text in quotes");
+    assert_eq!(
+        key(&format!("secret = \"{SECRET}\"\nalgorithm = \"none\"")),
+        "c.toml:3:13: auth.keys: `algorithm`: \"none\" must be \"HS256\""
+    );
+    assert_eq!(
+        key(&format!("secret = \"{SECRET}\"\nkid = \"\"")),
+        "c.toml:3:7: auth.keys: `kid`: must be 1 to 128 bytes"
+    );
+    let said = key("secret_file = \"/nonexistent/secret\"");
+    assert_eq!(
+        said,
+        "c.toml:2:15: auth.keys: `secret_file`: cannot read /nonexistent/secret: No such file or directory (os error 2)"
+    );
+    let twice = format!("[[auth.keys]]\nkid = \"a\"\nsecret = \"{SECRET}\"\n").repeat(2);
+    assert_eq!(given(&twice, &[], &[]).said(), "c.toml:1:1: auth.keys: two keys have the kid \"a\"");
+    set_says(
+        &["auth.keys=[]"],
+        "--set auth.keys: auth.keys: is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])",
+    );
+    let loose = given("", &[("TIDEGATE_AUTH__KEYS", SECRET)], &[]).said();
+    assert!(!loose.contains(SECRET), "{loose}");
+    let list = given("", &[], &[&format!("auth.keys=[\"{SECRET}\"]")]).said();
+    assert!(!list.contains(SECRET) && list.contains("the value must be a table"), "{list}");
+}
+
+#[test]
+fn secrets_come_from_files_and_stay_out_of_what_is_printed() {
+    let mut given = given("", &[], &[]);
+    let path = given.dir.path().join("secret");
+    std::fs::write(&path, format!("{SECRET}\n")).expect("a file");
+    given.sources.sets.push(format!(
+        "auth.keys=[{{secret_file = {}}}, {{kid = \"b\", secret = \"{SECRET}!\"}}]",
+        quoted(&path.to_string_lossy())
+    ));
+    let loaded = load(&given.sources).expect("good");
+    assert_eq!(loaded.config.auth.keys[0].secret.expose(), SECRET.as_bytes());
+    let printed = effective(&loaded);
+    assert!(!printed.contains(SECRET) && !format!("{loaded:?}").contains(SECRET), "{printed}");
+    assert!(
+        printed.contains(
+            "{ kid = \"b\", algorithm = \"HS256\", secret = \"(redacted)\" }]  # --set auth.keys (default [])"
+        ),
+        "{printed}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    set_says(
+        &["dedup.window=25h", "tail.window=26h"],
+        "--set dedup.window: log.retention: \"24h\" is less than dedup.window (\"25h\")",
+    );
+    set_says(
+        &["log.retention=1m"],
+        "--set log.retention: log.retention: \"1m\" is less than dedup.window (\"5m\")",
+    );
+    set_says(
+        &["tail.window=305s"],
+        "--set tail.window: tail.window: \"305s\" must be more than \"5m5s\", the longest time between two tries of a client to reconnect",
+    );
+    set_says(
+        &["dedup.window=1h"],
+        "--set dedup.window: tail.window: \"10m\" is less than dedup.window (\"1h\")",
+    );
+    set_says(
+        &["ping.timeout=25s"],
+        "--set ping.timeout: ping.timeout: \"25s\" must be less than ping.interval (\"25s\")",
+    );
+    set_says(
+        &["limits.event_bytes=8MiB"],
+        "--set limits.event_bytes: limits.request_bytes: \"4MiB\" is less than limits.event_bytes (\"8MiB\")",
+    );
+    set_says(
+        &["limits.token_bytes=32KiB"],
+        "--set limits.token_bytes: limits.header_bytes: \"16KiB\" is less than limits.token_bytes (\"32KiB\")\n--set limits.token_bytes: limits.client_frame_bytes: \"16KiB\" is less than limits.token_bytes (\"32KiB\")",
+    );
+    set_says(
+        &["limits.connections=100"],
+        "--set limits.connections: limits.connections: 100 is less than limits.connections_per_org (20000)",
+    );
+    set_says(
+        &["limits.json_depth=128"],
+        "--set limits.json_depth: limits.json_depth: 128 must be 127 or less",
+    );
+    set_says(&["auth.leeway=6m"], "--set auth.leeway: auth.leeway: \"6m\" must be \"5m\" or less");
+    set_says(&["ping.timeout=1ms"], "--set ping.timeout: ping.timeout: \"1ms\" must be \"50ms\" or more");
+    set_says(
+        &["auth.org_claim=sub"],
+        "--set auth.org_claim: auth.org_claim: \"sub\" names two things at once",
+    );
+    set_says(
+        &["listen.admin=127.0.0.1:8080"],
+        "--set listen.admin: listen.admin: \"127.0.0.1:8080\" clashes with listen.public (\"0.0.0.0:8080\")",
+    );
+    assert_eq!(given("", &[], &["listen.public=127.0.0.1:0", "listen.admin=127.0.0.1:0"]).said(), "good");
+    assert_eq!(given("", &[], &["listen.public=127.0.0.2:9", "listen.admin=127.0.0.1:9"]).said(), "good");
+    let mut given = given("x", &[], &[]);
+    let file = given.sources.file.take().expect("a file");
+    given.sources.sets.push(format!("log.dir={}", file.join("deeper").display()));
+    assert_eq!(
+        given.said(),
+        "--set log.dir: log.dir: \"c.toml\" is not a directory"
+            .replace("c.toml", &file.display().to_string())
+            .replace(&format!("{}/", given.dir.path().display()), "")
+    );
+}
+
+#[test]
+fn all_faults_are_found_in_one_go() {
+    let given = given(
+        "[log]\nengin = \"disk\"\nsync = \"no\"\n[limits]\norgs = 0\n",
+        &[("TIDEGATE_PING__INTERVAL", "soon")],
+        &["tail.windw=1h"],
+    );
+    let said = given.said();
+    let places: Vec<&str> = said.lines().map(|line| line.split(": ").next().unwrap_or_default()).collect();
+    assert_eq!(
+        places,
+        [
+            "c.toml:2:1",
+            "--set tail.windw",
+            "c.toml:3:8",
+            "environment variable TIDEGATE_PING__INTERVAL",
+            "c.toml:5:8"
+        ]
+    );
+}
+
+#[test]
+fn what_is_printed_reads_back_as_itself() {
+    let sets = [
+        "log.engine=memory",
+        "auth.origins=[\"https://a.example\"]",
+        "dedup.window=1m30s",
+        "limits.event_bytes=1500B",
+        "node.workers=3",
+    ];
+    let mut first = given("", &[], &sets);
+    let path = first.dir.path().join("secret");
+    std::fs::write(&path, SECRET).expect("a file");
+    first.sources.sets.push(format!("auth.keys=[{{secret_file = {}}}]", quoted(&path.to_string_lossy())));
+    let printed = effective(&load(&first.sources).expect("good"));
+    let second = given(&printed, &[], &[]);
+    let (one, two) = (load(&first.sources).expect("good"), load(&second.sources).expect("good"));
+    assert_eq!(
+        one.config.show().iter().map(|(_, v)| v).collect::<Vec<_>>(),
+        two.config.show().iter().map(|(_, v)| v).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn keys_are_found_without_a_configuration_that_could_serve() {
+    let sources =
+        Sources { sets: vec!["log.dir=d".to_owned(), "dedup.window=99h".to_owned()], ..Sources::default() };
+    assert_eq!(keys_file(&sources), Ok(PathBuf::from("d/keys.toml")));
+    let sources =
+        Sources { sets: vec!["auth.keys_file=k".to_owned(), "log.dri=x".to_owned()], ..Sources::default() };
+    let said = keys_file(&sources).expect_err("a fault").to_string();
+    assert_eq!(said, "--set log.dri: there is no key `log.dri`; did you mean `log.dir`?");
+}
+
+#[test]
+fn the_reference_is_fresh() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == reference(),
+        "docs/config.md is stale; make it anew with: cargo run -q -p tidegate-server -- config reference > docs/config.md"
+    );
+}
