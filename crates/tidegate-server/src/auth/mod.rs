@@ -6,9 +6,13 @@
 
 mod claims;
 mod keys_file;
+#[cfg(test)]
+mod keys_tests;
 mod mint;
 mod publishers;
 mod token;
+#[cfg(test)]
+mod token_tests;
 
 use std::{borrow::Cow, collections::BTreeSet};
 

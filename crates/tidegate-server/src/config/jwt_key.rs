@@ -67,18 +67,14 @@ fn read_secret(path: &PathBuf) -> Result<Secret, String> {
 }
 
 impl Setting for JwtKey {
+    const SECRET: bool = true;
+
     fn kind() -> String {
         "a table with `secret` or `secret_file`, and optionally `kid` and `algorithm`".to_owned()
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
-        let Value::Table(fields) = &raw.value else {
-            // Text is not shown: it may be the secret itself, put one level too high.
-            return Err(match &raw.value {
-                Value::Text(_) => Fault::new(format!("each key must be {}", Self::kind())),
-                _ => mismatch::<Self>(raw),
-            });
-        };
+        let Value::Table(fields) = &raw.value else { return Err(mismatch::<Self>(raw)) };
         if let Some((name, span, _)) = fields.iter().find(|(name, ..)| !FIELDS.contains(&name.as_str())) {
             let hint = did_you_mean(name, FIELDS.into_iter());
             return Err(Fault {

@@ -22,6 +22,9 @@ impl Fault {
 
 /// A type that a key can have.
 pub trait Setting: Sized {
+    /// Whether a value may be, or hold, what nobody must see.
+    const SECRET: bool = false;
+
     /// What values it takes, to stand after "must be".
     fn kind() -> String;
 
@@ -39,7 +42,8 @@ pub fn quoted(text: &str) -> String {
 
 /// A fault that says what was given and what is taken.
 pub(super) fn mismatch<T: Setting>(raw: &Raw) -> Fault {
-    Fault::new(format!("{} must be {}", describe(&raw.value), T::kind()))
+    let shown = if T::SECRET { "the value".to_owned() } else { describe(&raw.value) };
+    Fault::new(format!("{shown} must be {}", T::kind()))
 }
 
 fn describe(value: &Value) -> String {
@@ -111,6 +115,8 @@ impl Setting for PathBuf {
 }
 
 impl<T: Setting> Setting for Option<T> {
+    const SECRET: bool = T::SECRET;
+
     fn kind() -> String {
         format!("{}, or \"\" for none", T::kind())
     }
@@ -128,6 +134,8 @@ impl<T: Setting> Setting for Option<T> {
 }
 
 impl<T: Setting> Setting for Vec<T> {
+    const SECRET: bool = T::SECRET;
+
     fn kind() -> String {
         format!("a list, each {}", T::kind())
     }
@@ -224,24 +232,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::read(&Raw::text(text)).map_err(|fault| fault.reason)
 }
 
-/// A duration as the file would have it, in milliseconds at the finest.
+/// A duration as the file would have it, in the largest unit that gives a whole number.
 pub fn humane(duration: Duration) -> String {
-    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if rest == 0 {
-        return "0s".to_owned();
-    }
-    let mut text = String::new();
-    for (unit, factor) in TIME_UNITS {
-        // "24h" is how people say a day.
-        if *unit == "d" && rest <= *factor {
-            continue;
-        }
-        if rest >= *factor {
-            text += &format!("{}{unit}", rest / factor);
-            rest %= factor;
-        }
-    }
-    text
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // Nothing is "0s", and a day is how people say "24h".
+    let fits = |(unit, factor): &&(&str, u64)| match *unit {
+        "d" => millis > *factor && millis.is_multiple_of(*factor),
+        _ => millis >= *factor && millis.is_multiple_of(*factor),
+    };
+    let (unit, factor) = TIME_UNITS.iter().find(fits).unwrap_or(&("s", 1000));
+    format!("{}{unit}", millis / factor)
 }
 
 const BYTE_UNITS: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];

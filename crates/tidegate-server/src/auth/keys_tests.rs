@@ -1,0 +1,185 @@
+//! Publishers' keys: what is taken, what is not, and how the file may change under a running server.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tidegate_core::ServiceName;
+
+use super::*;
+
+const NOW: UnixMillis = 1_800_000_000_000;
+
+struct Keys {
+    _dir: tempfile::TempDir,
+    file: KeysFile,
+}
+
+fn keys() -> Keys {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = KeysFile::at(dir.path().join("data/keys.toml"));
+    Keys { _dir: dir, file }
+}
+
+fn org(name: &str) -> OrgId {
+    OrgId::parse(name).expect("an org")
+}
+
+fn create(file: &KeysFile, services: &[&str]) -> NewKey {
+    let services = parse_services(services.iter().copied()).expect("services");
+    file.create(org("acme"), &services, None, NOW).expect("a key")
+}
+
+fn said(publishers: &Publishers, plain: &str, now: UnixMillis) -> String {
+    match publishers.verify(plain, &org("acme"), now) {
+        Ok(grant) => format!("{} {:?}", grant.org(), grant.services()),
+        Err(refusal) => format!("{}: {}", refusal.code.name(), refusal.message),
+    }
+}
+
+#[test]
+fn a_key_publishes_to_its_org_and_services() {
+    let keys = keys();
+    let key = create(&keys.file, &["finance"]);
+    let publishers = Publishers::open(keys.file, NOW).expect("open");
+    assert_eq!(said(&publishers, &key.plain, NOW), "acme finance");
+    let grant = publishers.verify(&key.plain, &org("acme"), NOW).expect("a grant");
+    assert_eq!(grant.key_id(), key.entry.id);
+    let service = |name| ServiceName::parse(name).expect("a name");
+    assert!(grant.check(&service("finance")).is_ok());
+    let refusal = grant.check(&service("staff")).expect_err("refused");
+    assert_eq!(
+        (refusal.code, &*refusal.message),
+        (Code::Forbidden, "the API key does not cover the service staff")
+    );
+    let refusal = publishers.verify(&key.plain, &org("other"), NOW).expect_err("refused");
+    assert_eq!((refusal.code, &*refusal.message), (Code::Forbidden, "the API key is for another org"));
+}
+
+#[test]
+fn other_keys_are_refused_alike() {
+    let keys = keys();
+    let key = create(&keys.file, &["*"]);
+    let publishers = Publishers::open(keys.file, NOW).expect("open");
+    let unknown = "unauthorized: the API key is not one of this gateway's";
+    let malformed = "unauthorized: an API key looks like tgk_<id>_<secret>";
+    let id = &key.entry.id;
+    let mut wrong = key.plain.clone();
+    wrong.replace_range(wrong.len() - 1.., if wrong.ends_with('0') { "1" } else { "0" });
+    for (plain, expected) in [
+        (wrong, unknown),
+        (format!("{}0", key.plain), unknown),
+        (key.plain[..key.plain.len() - 1].to_owned(), unknown),
+        (format!("tgk_{id}_"), unknown),
+        (format!("tgk_{id}_{}", key.entry.hash), unknown),
+        (key.plain.replace(id, "000000000000"), unknown),
+        (format!("tgk_{id}"), malformed),
+        (key.plain.to_uppercase(), malformed),
+        (format!(" {}", key.plain), malformed),
+        (format!("tgk_{}_x", "a".repeat(100)), malformed),
+        (format!("tgk_{id}_{}", "a".repeat(100_000)), malformed),
+        (String::new(), malformed),
+        ("tgk_".to_owned(), malformed),
+    ] {
+        assert_eq!(said(&publishers, &plain, NOW), expected, "{plain:.80}");
+    }
+}
+
+#[test]
+fn the_file_keeps_hashes_for_its_owner_alone() {
+    let keys = keys();
+    let key = create(&keys.file, &["*"]);
+    let text = std::fs::read_to_string(keys.file.path()).expect("a file");
+    let secret = key.plain.rsplit('_').next().expect("a secret");
+    assert_eq!(secret.len(), 64, "256 bits");
+    assert!(!text.contains(secret), "{text}");
+    let mode = std::fs::metadata(keys.file.path()).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_running_server_follows_new_and_revoked_keys() {
+    let keys = keys();
+    let publishers = Publishers::open(keys.file.clone(), NOW).expect("no file yet is fine");
+    let first = create(&keys.file, &["*"]);
+    assert_eq!(
+        said(&publishers, &first.plain, NOW),
+        "acme *",
+        "a key that is not known makes it look at once"
+    );
+    let second = create(&keys.file, &["staff"]);
+    assert_eq!(said(&publishers, &second.plain, NOW), "acme staff");
+    keys.file.revoke(&first.entry.id, NOW).expect("revoked");
+    assert_eq!(said(&publishers, &first.plain, NOW + 999), "acme *", "a known one is looked up each second");
+    assert_eq!(said(&publishers, &first.plain, NOW + 1000), "unauthorized: the API key was revoked");
+    assert_eq!(said(&publishers, &second.plain, NOW + 1000), "acme staff");
+    std::fs::remove_file(keys.file.path()).expect("removed");
+    assert_eq!(
+        said(&publishers, &second.plain, NOW + 3000),
+        "unauthorized: the API key is not one of this gateway's"
+    );
+    // A clock that was set back does not stop the looking.
+    let third = create(&keys.file, &["*"]);
+    assert_eq!(said(&publishers, &third.plain, NOW), "acme *");
+    keys.file.revoke(&third.entry.id, NOW).expect("revoked");
+    assert_eq!(said(&publishers, &third.plain, NOW - 5000), "unauthorized: the API key was revoked");
+}
+
+#[test]
+fn a_broken_file_changes_nothing_at_runtime_and_stops_a_start() {
+    let keys = keys();
+    let key = create(&keys.file, &["*"]);
+    let publishers = Publishers::open(keys.file.clone(), NOW).expect("open");
+    let path = keys.file.path().to_owned();
+    let good = std::fs::read_to_string(&path).expect("a file");
+    let hash = &key.entry.hash;
+    for (broken, reason) in [
+        ("[[key]\n".to_owned(), "line 1: "),
+        (good.replace("org = \"acme\"", "org = \"a b\""), "org must be 1 to 64"),
+        (good.replace("org =", "orgs ="), "unknown field `orgs`"),
+        (good.replace("[\"*\"]", "[]"), "is empty, which grants nothing"),
+        (good.replace(hash.as_str(), "abc"), "is not 64 hex digits"),
+        (format!("{good}\n{}", &good[good.find("[[key]]").expect("a key")..]), "stands there twice"),
+    ] {
+        std::fs::write(&path, &broken).expect("written");
+        assert_eq!(said(&publishers, &key.plain, NOW + 5000), "acme *");
+        assert_eq!(
+            said(&publishers, "tgk_0_0", NOW + 5000),
+            "unauthorized: the API key is not one of this gateway's"
+        );
+        let error = Publishers::open(keys.file.clone(), NOW).expect_err("refused").to_string();
+        assert!(error.contains(reason) && !error.contains(hash.as_str()), "{error}");
+        assert!(
+            keys.file.revoke(&key.entry.id, NOW).is_err(),
+            "a command does not write over what it cannot read"
+        );
+    }
+    std::fs::write(&path, good).expect("written");
+    keys.file.revoke(&key.entry.id, NOW).expect("revoked");
+    assert_eq!(said(&publishers, &key.plain, NOW + 10_000), "unauthorized: the API key was revoked");
+}
+
+#[test]
+fn keys_made_at_the_same_time_are_all_kept() {
+    let keys = keys();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    create(&keys.file, &["*"]);
+                }
+            });
+        }
+    });
+    let list = keys.file.list().expect("a list");
+    assert_eq!(list.len(), 80);
+}
+
+#[test]
+fn a_revoked_key_stays_revoked_and_a_missing_one_is_named() {
+    let keys = keys();
+    let key = create(&keys.file, &["*"]);
+    let first = keys.file.revoke(&key.entry.id, NOW).expect("revoked");
+    assert_eq!(first.revoked.as_deref(), Some("2027-01-15T08:00:00.000Z"));
+    assert_eq!(keys.file.revoke(&key.entry.id, NOW + 60_000).expect("again").revoked, first.revoked);
+    let error = keys.file.revoke("nope", NOW).expect_err("none").to_string();
+    assert_eq!(error, "there is no key nope in this file (`tidegate key list` shows them)");
+}
