@@ -23,12 +23,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend(MASK);
-    frame.extend(
-        payload
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ MASK[i % 4]),
-    );
+    frame.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ MASK[i % 4]));
     frame
 }
 
@@ -48,11 +43,7 @@ fn read(c: &mut Criterion) {
     let mut group = c.benchmark_group("ws_read");
     let greek = "κόσμε ".repeat(64 * 1024 / 12);
     for (name, bytes, events) in [
-        (
-            "text_64_bytes_x_200",
-            masked(0x81, &[b'x'; 64]).repeat(200),
-            200,
-        ),
+        ("text_64_bytes_x_200", masked(0x81, &[b'x'; 64]).repeat(200), 200),
         ("text_64_kib_ascii", masked(0x81, &[b'x'; 64 * 1024]), 1),
         ("text_64_kib_greek", masked(0x81, greek.as_bytes()), 1),
         ("binary_64_kib", masked(0x82, &[0xFE; 64 * 1024]), 1),

@@ -19,12 +19,7 @@ fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
         }
     }
     frame.extend(mask);
-    frame.extend(
-        payload
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ mask[i % 4]),
-    );
+    frame.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]));
     frame
 }
 
@@ -44,10 +39,9 @@ fn owned(event: Event<'_>) -> Event<'static> {
         Event::Binary(bytes) => Event::Binary(bytes.into_owned().into()),
         Event::Ping(payload) => Event::Ping(payload.into_owned().into()),
         Event::Pong(payload) => Event::Pong(payload.into_owned().into()),
-        Event::Close(close) => Event::Close(Close {
-            code: close.code,
-            reason: close.reason.into_owned().into(),
-        }),
+        Event::Close(close) => {
+            Event::Close(Close { code: close.code, reason: close.reason.into_owned().into() })
+        }
     }
 }
 
@@ -109,67 +103,28 @@ fn ws_every_error() {
         (vec![0x89, 0xFE], OversizedControl, 1002),
         (vec![0x88, 0xFF], OversizedControl, 1002),
         (vec![0x82, 0xFE, 0, 125], NonMinimalLength, 1002),
-        (
-            vec![0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF],
-            NonMinimalLength,
-            1002,
-        ),
-        (
-            vec![0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0],
-            LengthOverflow,
-            1002,
-        ),
+        (vec![0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], NonMinimalLength, 1002),
+        (vec![0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], LengthOverflow, 1002),
         (masked(&[0x80, 0x80]), LoneContinuation, 1002),
-        (
-            [part(1, b"a"), masked(&[0x81, 0x80])].concat(),
-            InterleavedMessage,
-            1002,
-        ),
-        (
-            [part(2, b""), masked(&[0x02, 0x80])].concat(),
-            InterleavedMessage,
-            1002,
-        ),
+        ([part(1, b"a"), masked(&[0x81, 0x80])].concat(), InterleavedMessage, 1002),
+        ([part(2, b""), masked(&[0x02, 0x80])].concat(), InterleavedMessage, 1002),
         (fin(8, &[3]), CloseTooShort, 1002),
         (fin(8, &[0x03, 0xED]), CloseCode, 1002),
         (fin(8, b"\x03\xE8\xFF"), ReasonNotUtf8, 1007),
         (fin(1, b"\xC0\xAF"), TextNotUtf8, 1007),
         (fin(1, b"\xE2\x82"), TextNotUtf8, 1007),
         (part(1, b"\xF4\x90"), TextNotUtf8, 1007),
-        (
-            masked(&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1]),
-            MessageTooLarge,
-            1009,
-        ),
-        (
-            masked(&[0x82, 0xFF, 0x7F, 0, 0, 0, 0, 1, 0, 1]),
-            MessageTooLarge,
-            1009,
-        ),
-        (
-            [part(2, &[0; 65_536]), masked(&[0x80, 0x81])].concat(),
-            MessageTooLarge,
-            1009,
-        ),
-        (
-            [part(2, b""), part(0, b"").repeat(63), masked(&[0x80, 0x80])].concat(),
-            TooManyFragments,
-            1009,
-        ),
+        (masked(&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1]), MessageTooLarge, 1009),
+        (masked(&[0x82, 0xFF, 0x7F, 0, 0, 0, 0, 1, 0, 1]), MessageTooLarge, 1009),
+        ([part(2, &[0; 65_536]), masked(&[0x80, 0x81])].concat(), MessageTooLarge, 1009),
+        ([part(2, b""), part(0, b"").repeat(63), masked(&[0x80, 0x80])].concat(), TooManyFragments, 1009),
     ];
     for (bytes, error, close_code) in table {
         for pieces in [&[usize::MAX][..], &[1], &[3, 5]] {
             let mut reader = Reader::new(Limits::default());
-            assert_eq!(
-                read(&mut reader, bytes, pieces),
-                (vec![], Some(*error)),
-                "{error}"
-            );
+            assert_eq!(read(&mut reader, bytes, pieces), (vec![], Some(*error)), "{error}");
             // It stays, and nothing is held for it.
-            assert_eq!(
-                read(&mut reader, &fin(1, b"more"), &[usize::MAX]).1,
-                Some(*error)
-            );
+            assert_eq!(read(&mut reader, &fin(1, b"more"), &[usize::MAX]).1, Some(*error));
             assert_eq!(reader.held_bytes(), 0);
         }
         assert_eq!(error.close_code(), *close_code);
@@ -179,17 +134,8 @@ fn ws_every_error() {
 
 #[test]
 fn ws_the_largest_that_limits_let_through() {
-    let limits = Limits {
-        message_bytes_max: 10,
-        message_fragments_max: 3,
-    };
-    let bytes = [
-        fin(2, &[1; 10]),
-        part(2, &[2; 5]),
-        part(0, b""),
-        fin(0, &[3; 5]),
-    ]
-    .concat();
+    let limits = Limits { message_bytes_max: 10, message_fragments_max: 3 };
+    let bytes = [fin(2, &[1; 10]), part(2, &[2; 5]), part(0, b""), fin(0, &[3; 5])].concat();
     let (events, error) = read(&mut Reader::new(limits), &bytes, &[usize::MAX]);
     assert_eq!((events.len(), error), (2, None));
 }
@@ -198,34 +144,15 @@ fn ws_the_largest_that_limits_let_through() {
 fn ws_nothing_is_read_behind_a_close() {
     let (events, error) = whole(&[fin(8, b"\x03\xE8bye"), fin(1, b"late"), vec![0xFF; 9]].concat());
     assert_eq!(error, None);
-    assert_eq!(
-        events,
-        [Event::Close(Close {
-            code: Some(1000),
-            reason: "bye".into()
-        })]
-    );
-    assert_eq!(
-        whole(&fin(8, b"")).0,
-        [Event::Close(Close {
-            code: None,
-            reason: "".into()
-        })]
-    );
+    assert_eq!(events, [Event::Close(Close { code: Some(1000), reason: "bye".into() })]);
+    assert_eq!(whole(&fin(8, b"")).0, [Event::Close(Close { code: None, reason: "".into() })]);
 }
 
 #[test]
 fn ws_close_codes_are_those_that_may_travel() {
     for code in 0..=u16::MAX {
         let (events, error) = whole(&fin(8, &code.to_be_bytes()));
-        assert_eq!(
-            (events.len(), error.is_none()),
-            if is_sendable(code) {
-                (1, true)
-            } else {
-                (0, false)
-            }
-        );
+        assert_eq!((events.len(), error.is_none()), if is_sendable(code) { (1, true) } else { (0, false) });
         let expected = match code {
             1004..=1006 | 1015 => false,
             1000..=1014 => true,
@@ -239,58 +166,30 @@ fn ws_close_codes_are_those_that_may_travel() {
 /// constant, and an announced length costs nothing.
 #[test]
 fn ws_fragments_do_not_amplify_memory() {
-    let limits = Limits {
-        message_bytes_max: 1 << 20,
-        message_fragments_max: usize::MAX,
-    };
+    let limits = Limits { message_bytes_max: 1 << 20, message_fragments_max: usize::MAX };
     for opcode in [1, 2] {
         for payload in [&b"x"[..], b""] {
             let mut reader = Reader::new(limits);
-            assert_eq!(
-                read(&mut reader, &part(opcode, payload), &[usize::MAX]),
-                (vec![], None)
-            );
+            assert_eq!(read(&mut reader, &part(opcode, payload), &[usize::MAX]), (vec![], None));
             let mut received = payload.len();
             for _ in 0..20_000 {
-                assert_eq!(
-                    read(&mut reader, &part(0, payload), &[usize::MAX]),
-                    (vec![], None)
-                );
+                assert_eq!(read(&mut reader, &part(0, payload), &[usize::MAX]), (vec![], None));
                 received += payload.len();
-                assert!(
-                    reader.held_bytes() <= 2 * received + 200,
-                    "{} for {received}",
-                    reader.held_bytes()
-                );
+                assert!(reader.held_bytes() <= 2 * received + 200, "{} for {received}", reader.held_bytes());
             }
         }
         let mut reader = Reader::new(limits);
         let announced = &fin(opcode, &vec![b'x'; 1 << 20])[..10 + 4 + 5];
         assert_eq!(read(&mut reader, announced, &[usize::MAX]), (vec![], None));
-        assert!(
-            reader.held_bytes() <= 210,
-            "{} for 5 bytes",
-            reader.held_bytes()
-        );
+        assert!(reader.held_bytes() <= 210, "{} for 5 bytes", reader.held_bytes());
     }
 }
 
 #[derive(Debug, Clone)]
 enum Sent {
-    Message {
-        opcode: u8,
-        payload: Vec<u8>,
-        fragment: usize,
-        ping: Option<Vec<u8>>,
-    },
-    Control {
-        opcode: u8,
-        payload: Vec<u8>,
-    },
-    Close {
-        code: u16,
-        reason: String,
-    },
+    Message { opcode: u8, payload: Vec<u8>, fragment: usize, ping: Option<Vec<u8>> },
+    Control { opcode: u8, payload: Vec<u8> },
+    Close { code: u16, reason: String },
     Noise(Vec<u8>),
 }
 
@@ -315,12 +214,7 @@ fn encode(sent: &[Sent], mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for sent in sent {
         match sent {
-            Sent::Message {
-                opcode,
-                payload,
-                fragment,
-                ping,
-            } => {
+            Sent::Message { opcode, payload, fragment, ping } => {
                 let mut fragments: Vec<&[u8]> = payload.chunks(*fragment).collect();
                 if fragments.is_empty() {
                     fragments.push(&[]);
@@ -328,11 +222,7 @@ fn encode(sent: &[Sent], mask: [u8; 4]) -> Vec<u8> {
                 for (i, fragment) in fragments.iter().enumerate() {
                     let opcode = if i == 0 { *opcode } else { 0 };
                     let is_last = i + 1 == fragments.len();
-                    bytes.extend(frame(
-                        opcode | if is_last { 0x80 } else { 0 },
-                        fragment,
-                        mask,
-                    ));
+                    bytes.extend(frame(opcode | if is_last { 0x80 } else { 0 }, fragment, mask));
                     if let Some(ping) = ping {
                         bytes.extend(frame(0x89, ping, mask));
                     }
@@ -340,11 +230,7 @@ fn encode(sent: &[Sent], mask: [u8; 4]) -> Vec<u8> {
             }
             Sent::Control { opcode, payload } => bytes.extend(frame(0x80 | opcode, payload, mask)),
             Sent::Close { code, reason } => {
-                bytes.extend(frame(
-                    0x88,
-                    &[&code.to_be_bytes(), reason.as_bytes()].concat(),
-                    mask,
-                ));
+                bytes.extend(frame(0x88, &[&code.to_be_bytes(), reason.as_bytes()].concat(), mask));
             }
             Sent::Noise(noise) => bytes.extend(noise),
         }

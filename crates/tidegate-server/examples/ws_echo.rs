@@ -21,26 +21,18 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-const LIMITS: Limits = Limits {
-    message_bytes_max: 32 << 20,
-    message_fragments_max: 1 << 17,
-};
+const LIMITS: Limits = Limits { message_bytes_max: 32 << 20, message_fragments_max: 1 << 17 };
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    let address = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
     let listener = TcpListener::bind(address).await?;
     println!("{}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
             let served = http1::Builder::new()
-                .serve_connection(
-                    TokioIo::new(stream),
-                    service_fn(|request| async { answer(request) }),
-                )
+                .serve_connection(TokioIo::new(stream), service_fn(|request| async { answer(request) }))
                 .with_upgrades();
             if let Err(error) = served.await {
                 eprintln!("serve a connection: {error}");
@@ -66,32 +58,19 @@ fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallibl
             let mut response = Response::new(Full::from(error.to_string()));
             *response.status_mut() = error.status();
             for (name, value) in error.headers() {
-                response
-                    .headers_mut()
-                    .insert(*name, http::HeaderValue::from_static(value));
+                response.headers_mut().insert(*name, http::HeaderValue::from_static(value));
             }
             response
         }
     })
 }
 
-async fn echo(
-    Switched {
-        mut stream,
-        mut early,
-    }: Switched,
-) -> io::Result<()> {
+async fn echo(Switched { mut stream, mut early }: Switched) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = Reader::new(LIMITS);
     let mut leftover = Leftover::new(usize::MAX);
     let mut taken = socket::feed(&mut reader, &mut early, |event| reply(event, &mut leftover))
-        .map(|flow| {
-            if flow.is_break() {
-                Taken::Stopped
-            } else {
-                Taken::Bytes(early.len())
-            }
-        })
+        .map(|flow| if flow.is_break() { Taken::Stopped } else { Taken::Bytes(early.len()) })
         .map_err(ReadFault::from);
     loop {
         let closing = match taken {
@@ -99,9 +78,7 @@ async fn echo(
             Ok(Taken::Ended) => return Ok(()),
             Ok(Taken::Stopped) => true,
             Err(ReadFault::Broken(error)) => {
-                leftover
-                    .push(ws::close(error.close_code(), &error.to_string()))
-                    .map_err(io::Error::other)?;
+                leftover.push(ws::close(error.close_code(), &error.to_string())).map_err(io::Error::other)?;
                 true
             }
             Err(ReadFault::Io(error)) => return Err(error),
@@ -144,7 +121,5 @@ async fn linger(stream: &mut TcpStream) -> io::Result<()> {
         while stream.read(&mut dropped).await? > 0 {}
         io::Result::Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(2), drained)
-        .await
-        .unwrap_or(Ok(()))
+    tokio::time::timeout(Duration::from_secs(2), drained).await.unwrap_or(Ok(()))
 }

@@ -73,7 +73,8 @@ fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 }
 
 fn wants_open_metrics(request: &Request<Incoming>) -> bool {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept =
+        request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Who says nothing, like curl, gets OpenMetrics; who asks for text, gets the older format.
     accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*"
 }

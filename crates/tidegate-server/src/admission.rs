@@ -95,7 +95,9 @@ impl Admission {
         let mut counts = self.lock();
         if let Err(retry) = counts.handshakes.take(self.limits.handshakes_per_second, Instant::now()) {
             let message = "the gateway takes no more new connections this second";
-            return Err(self.over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
+            return Err(self
+                .over("limits.handshakes_per_second", Code::RateLimited, message)
+                .retry_in(retry));
         }
         if counts.sockets >= self.limits.total {
             let message = "the gateway has as many connections as it may";
@@ -161,7 +163,8 @@ impl Slot {
         }
         if !raise(&mut counts.users, (org.clone(), user.clone()), limits.per_user) {
             lower(&mut counts.orgs, org);
-            let message = format!("this user has {} connections, which is as many as allowed", limits.per_user);
+            let message =
+                format!("this user has {} connections, which is as many as allowed", limits.per_user);
             return Err(admission.over("limits.connections_per_user", Code::TooManyConnections, &message));
         }
         drop(counts);

@@ -21,7 +21,9 @@ use crate::{
     auth::{Publishers, TokenVerifier},
     config::{Config, Loaded, LogEngine, LogSync},
     dev::DevSession,
-    engine::{Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock},
+    engine::{
+        Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
+    },
     feed::{Feed, FeedEvent},
     hub::Hub,
     metrics::Metrics,
@@ -98,11 +100,14 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let engine = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files; it has the thread to itself.
-        tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics)).await?.context("open the log")?
+        tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics))
+            .await?
+            .context("open the log")?
     };
     let publishers = Arc::new(publishers);
     let has_page = matches!(mode, RunMode::Dev { .. });
-    let node = Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
+    let node =
+        Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
     let workers = (0..workers)
         .map(|id| Worker::start(id, node.clone()))
         .collect::<std::io::Result<Vec<_>>>()
@@ -261,7 +266,13 @@ async fn run_feed(node: Arc<Node>, org: OrgId) {
         tokio::time::sleep(feed.next_delay()).await;
         let FeedEvent { service, event, key, data } = feed.next(node.now());
         let body = format!(r#"{{"service":"{service}","event":"{event}","key":"{key}","data":{data}}}"#);
-        let mut ids = |_| (EventId::parse(&uuid::Uuid::now_v7().to_string()).unwrap_or_else(|_| unreachable!("a UUID is an id")), false);
+        let mut ids = |_| {
+            (
+                EventId::parse(&uuid::Uuid::now_v7().to_string())
+                    .unwrap_or_else(|_| unreachable!("a UUID is an id")),
+                false,
+            )
+        };
         match read_body(&org, BodyForm::Json, body.as_bytes(), &node.publish_limits(), &mut ids) {
             Ok(events) => match node.engine.append(&org, events).await {
                 Ok(appended) => drop(node.metrics.published.inc_by(appended.places.len() as u64)),

@@ -109,7 +109,11 @@ impl Metrics {
         };
         registry.register("connections", "Readers connected now", metrics.connections.clone());
         registry.register("events_published", "Events stored", metrics.published.clone());
-        registry.register("events_duplicate", "Publishes recognised as sent before", metrics.duplicates.clone());
+        registry.register(
+            "events_duplicate",
+            "Publishes recognised as sent before",
+            metrics.duplicates.clone(),
+        );
         registry.register("events_delivered", "Events handed to sockets", metrics.delivered.clone());
         registry.register_with_unit(
             "publish_duration",
@@ -126,8 +130,16 @@ impl Metrics {
             Unit::Seconds,
             metrics.log_sync_duration.clone(),
         );
-        registry.register("log_sync_events", "Events over all groups synced", metrics.log_sync_events.clone());
-        registry.register("readers_parked", "Readers that left the live loop to catch up", metrics.parked.clone());
+        registry.register(
+            "log_sync_events",
+            "Events over all groups synced",
+            metrics.log_sync_events.clone(),
+        );
+        registry.register(
+            "readers_parked",
+            "Readers that left the live loop to catch up",
+            metrics.parked.clone(),
+        );
         registry.register("orgs", "Orgs with a tail in memory", metrics.orgs.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", build);
@@ -226,7 +238,12 @@ impl Collector for Tails {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let gauge = ConstGauge::new(i64::try_from(self.0.used()).unwrap_or(i64::MAX));
         let help = "Memory of all tails, the encoded views of their batches included";
-        gauge.encode(encoder.encode_descriptor("tidegate_tail", help, Some(&Unit::Bytes), gauge.metric_type())?)
+        gauge.encode(encoder.encode_descriptor(
+            "tidegate_tail",
+            help,
+            Some(&Unit::Bytes),
+            gauge.metric_type(),
+        )?)
     }
 }
 
@@ -243,7 +260,11 @@ impl Collector for Process {
         let gauges = [
             ("process_resident_memory_bytes", "Resident memory size in bytes.", process.resident_bytes),
             ("process_virtual_memory_bytes", "Virtual memory size in bytes.", process.virtual_bytes),
-            ("process_start_time_seconds", "Start time since the Unix epoch in seconds.", process.start_seconds),
+            (
+                "process_start_time_seconds",
+                "Start time since the Unix epoch in seconds.",
+                process.start_seconds,
+            ),
             ("process_open_fds", "Number of open file descriptors.", process.open_fds),
             ("process_max_fds", "Maximum number of open file descriptors.", process.max_fds),
             ("process_threads", "Number of OS threads in the process.", process.threads),

@@ -150,7 +150,10 @@ impl Node {
 
     /// The bounds of what a client sends over WebSocket.
     pub fn ws_limits(&self) -> ws::Limits {
-        ws::Limits { message_bytes_max: self.config.limits.client_frame_bytes.bytes(), ..ws::Limits::default() }
+        ws::Limits {
+            message_bytes_max: self.config.limits.client_frame_bytes.bytes(),
+            ..ws::Limits::default()
+        }
     }
 }
 

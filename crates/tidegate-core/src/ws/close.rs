@@ -22,10 +22,7 @@ impl<'a> Close<'a> {
     pub(super) fn parse(payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
         let code = match *payload {
             [] => {
-                return Ok(Self {
-                    code: None,
-                    reason: Cow::Borrowed(""),
-                });
+                return Ok(Self { code: None, reason: Cow::Borrowed("") });
             }
             [_] => return Err(ReadError::CloseTooShort),
             [high, low, ..] => u16::from_be_bytes([high, low]),
@@ -37,10 +34,7 @@ impl<'a> Close<'a> {
             Cow::Borrowed(payload) => as_reason(payload)?.into(),
             Cow::Owned(payload) => as_reason(&payload)?.to_owned().into(),
         };
-        Ok(Self {
-            code: Some(code),
-            reason,
-        })
+        Ok(Self { code: Some(code), reason })
     }
 }
 

@@ -72,10 +72,7 @@ impl FrameBuilder {
     }
 
     fn finish_as(mut self, opcode: Opcode) -> Bytes {
-        debug_assert!(
-            self.buffer.len() >= HEADER_BYTES_MAX,
-            "the room for the header was kept"
-        );
+        debug_assert!(self.buffer.len() >= HEADER_BYTES_MAX, "the room for the header was kept");
         if self.buffer.len() < HEADER_BYTES_MAX {
             self.buffer.resize(HEADER_BYTES_MAX, 0);
         }
@@ -138,18 +135,12 @@ pub fn binary_frame(payload: &[u8]) -> Bytes {
 
 /// A finished ping (RFC 6455 5.5.2). Of the payload at most [`CONTROL_BYTES_MAX`] bytes go.
 pub fn ping(payload: &[u8]) -> Bytes {
-    frame(
-        Opcode::Ping,
-        &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]],
-    )
+    frame(Opcode::Ping, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
 }
 
 /// A finished pong (RFC 6455 5.5.3) that answers a ping with this payload.
 pub fn pong(payload: &[u8]) -> Bytes {
-    frame(
-        Opcode::Pong,
-        &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]],
-    )
+    frame(Opcode::Pong, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
 }
 
 /// A finished close frame (RFC 6455 5.5.1). A reason past [`REASON_BYTES_MAX`] is cut there, at
@@ -202,11 +193,7 @@ mod tests {
         assert_eq!(&close(1000, "bye")[..], b"\x88\x05\x03\xE8bye");
         assert_eq!(&close(1005, "bye")[..], b"\x88\x00");
         let frame = close(1002, &"ä".repeat(100));
-        assert_eq!(
-            frame.len(),
-            2 + 2 + 122,
-            "61 of two bytes each; the 62nd would end at 124"
-        );
+        assert_eq!(frame.len(), 2 + 2 + 122, "61 of two bytes each; the 62nd would end at 124");
         assert!(std::str::from_utf8(&frame[4..]).is_ok());
     }
 }

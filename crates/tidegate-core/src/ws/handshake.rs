@@ -133,11 +133,9 @@ impl Refusal {
         match self {
             Refusal::NotGet => &[("allow", "GET"), ("connection", "close")],
             Refusal::NoUpgrade => &[("upgrade", "websocket"), ("connection", "upgrade, close")],
-            Refusal::Version => &[
-                ("sec-websocket-version", "13"),
-                ("upgrade", "websocket"),
-                ("connection", "upgrade, close"),
-            ],
+            Refusal::Version => {
+                &[("sec-websocket-version", "13"), ("upgrade", "websocket"), ("connection", "upgrade, close")]
+            }
             Refusal::NotHttp11
             | Refusal::Host
             | Refusal::NoConnectionUpgrade
@@ -156,11 +154,7 @@ pub fn is_asked(headers: &[Line<'_>]) -> bool {
 
 /// Checks a handshake (RFC 6455 4.2.1) and computes its answer (4.2.2).
 pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
-    let Request {
-        method,
-        is_http11,
-        headers,
-    } = request;
+    let Request { method, is_http11, headers } = request;
     if method != "GET" {
         return Err(Refusal::NotGet);
     }
@@ -189,10 +183,7 @@ pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
     if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
         return Err(Refusal::Key);
     }
-    Ok(Handshake {
-        accept_key: accept_key(key),
-        protocols: protocols(headers)?,
-    })
+    Ok(Handshake { accept_key: accept_key(key), protocols: protocols(headers)? })
 }
 
 /// The value of `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2, item 5.4).
@@ -203,20 +194,13 @@ fn accept_key(key: &[u8]) -> String {
 fn protocols<'a>(headers: &[Line<'a>]) -> Result<Protocols<'a>, Refusal> {
     let mut names = Vec::new();
     for name in values(headers, "sec-websocket-protocol").flat_map(elements) {
-        let name = std::str::from_utf8(name)
-            .ok()
-            .filter(|name| is_token(name))
-            .ok_or(Refusal::Protocols)?;
+        let name = std::str::from_utf8(name).ok().filter(|name| is_token(name)).ok_or(Refusal::Protocols)?;
         names.push(name);
     }
     // Sorted, so that a header full of names costs no square.
     let mut sorted = names.clone();
     sorted.sort_unstable();
-    if sorted.is_sorted_by(|one, next| one < next) {
-        Ok(Protocols(names))
-    } else {
-        Err(Refusal::Protocols)
-    }
+    if sorted.is_sorted_by(|one, next| one < next) { Ok(Protocols(names)) } else { Err(Refusal::Protocols) }
 }
 
 /// The trimmed values of all lines of this name (lower case).
@@ -235,22 +219,16 @@ fn only<'a>(headers: &[Line<'a>], name: &str) -> Option<&'a [u8]> {
 
 /// The elements of a list (RFC 9110 5.6.1: empty ones do not count).
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 fn has_token(headers: &[Line<'_>], name: &str, token: &str) -> bool {
-    values(headers, name)
-        .flat_map(elements)
-        .any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    values(headers, name).flat_map(elements).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// RFC 9110 5.6.2.
 fn is_token(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]
@@ -269,11 +247,7 @@ mod tests {
     ];
 
     fn check_lines(lines: &[Line]) -> Result<Handshake<'static>, Refusal> {
-        check(Request {
-            method: "GET",
-            is_http11: true,
-            headers: lines,
-        })
+        check(Request { method: "GET", is_http11: true, headers: lines })
     }
 
     /// The good handshake without the lines of this name, with these instead.
@@ -296,11 +270,7 @@ mod tests {
             ("get", true, Refusal::NotGet),
             ("GET", false, Refusal::NotHttp11),
         ] {
-            let request = Request {
-                method,
-                is_http11,
-                headers: &GOOD,
-            };
+            let request = Request { method, is_http11, headers: &GOOD };
             assert_eq!(check(request), Err(refusal));
         }
         const KEY: Line = ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==");
@@ -308,101 +278,34 @@ mod tests {
             ("Host", &[], Refusal::Host),
             ("", &[("host", b"b.example")], Refusal::Host),
             ("Upgrade", &[], Refusal::NoUpgrade),
-            (
-                "Upgrade",
-                &[("Upgrade", b"h2c, websockets")],
-                Refusal::NoUpgrade,
-            ),
-            (
-                "Upgrade",
-                &[("Upgrade", b"web\xC3\xA4socket")],
-                Refusal::NoUpgrade,
-            ),
+            ("Upgrade", &[("Upgrade", b"h2c, websockets")], Refusal::NoUpgrade),
+            ("Upgrade", &[("Upgrade", b"web\xC3\xA4socket")], Refusal::NoUpgrade),
             ("Connection", &[], Refusal::NoConnectionUpgrade),
-            (
-                "Connection",
-                &[("Connection", b"keep-alive")],
-                Refusal::NoConnectionUpgrade,
-            ),
+            ("Connection", &[("Connection", b"keep-alive")], Refusal::NoConnectionUpgrade),
             ("Sec-WebSocket-Version", &[], Refusal::Version),
-            (
-                "Sec-WebSocket-Version",
-                &[("Sec-WebSocket-Version", b"8")],
-                Refusal::Version,
-            ),
+            ("Sec-WebSocket-Version", &[("Sec-WebSocket-Version", b"8")], Refusal::Version),
             ("", &[("Sec-WebSocket-Version", b"13")], Refusal::Version),
             ("Sec-WebSocket-Key", &[], Refusal::Key),
             ("", &[KEY], Refusal::Key),
-            (
-                "Sec-WebSocket-Key",
-                &[("Sec-WebSocket-Key", b"")],
-                Refusal::Key,
-            ),
-            (
-                "Sec-WebSocket-Key",
-                &[("Sec-WebSocket-Key", b"SGVsbG8sIHdvcmxkIQ==")],
-                Refusal::Key,
-            ),
-            (
-                "Sec-WebSocket-Key",
-                &[("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZWFi")],
-                Refusal::Key,
-            ),
-            (
-                "Sec-WebSocket-Key",
-                &[("Sec-WebSocket-Key", b"\xFFGhlIHNhbXBsZSBub25jZQ==")],
-                Refusal::Key,
-            ),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"SGVsbG8sIHdvcmxkIQ==")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZWFi")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"\xFFGhlIHNhbXBsZSBub25jZQ==")], Refusal::Key),
             ("", &[("Content-Length", b"1")], Refusal::Body),
-            (
-                "",
-                &[("Content-Length", b"0"), ("Content-Length", b"7")],
-                Refusal::Body,
-            ),
+            ("", &[("Content-Length", b"0"), ("Content-Length", b"7")], Refusal::Body),
             ("", &[("Transfer-Encoding", b"chunked")], Refusal::Body),
-            (
-                "",
-                &[("Sec-WebSocket-Protocol", b"a b")],
-                Refusal::Protocols,
-            ),
-            (
-                "",
-                &[("Sec-WebSocket-Protocol", b"a, a")],
-                Refusal::Protocols,
-            ),
-            (
-                "",
-                &[
-                    ("Sec-WebSocket-Protocol", b"a"),
-                    ("Sec-WebSocket-Protocol", b"b,a"),
-                ],
-                Refusal::Protocols,
-            ),
-            (
-                "",
-                &[("Sec-WebSocket-Protocol", b"t\xC3\xA4dgate")],
-                Refusal::Protocols,
-            ),
-            (
-                "",
-                &[("Sec-WebSocket-Protocol", b"\xFF\xFE")],
-                Refusal::Protocols,
-            ),
+            ("", &[("Sec-WebSocket-Protocol", b"a b")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"a, a")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"a"), ("Sec-WebSocket-Protocol", b"b,a")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"t\xC3\xA4dgate")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"\xFF\xFE")], Refusal::Protocols),
         ];
         for (name, lines, refusal) in table {
-            assert_eq!(
-                with(name, lines),
-                Err(*refusal),
-                "{name:?} replaced by {lines:?}"
-            );
+            assert_eq!(with(name, lines), Err(*refusal), "{name:?} replaced by {lines:?}");
         }
         assert!(with("", &[("content-length", b"0")]).is_ok());
         assert_eq!(Refusal::Version.status(), 426);
-        assert!(
-            Refusal::Version
-                .headers()
-                .contains(&("sec-websocket-version", "13"))
-        );
+        assert!(Refusal::Version.headers().contains(&("sec-websocket-version", "13")));
     }
 
     #[test]
@@ -417,10 +320,7 @@ mod tests {
         .expect("a handshake");
         assert!(handshake.protocols.offers("tidegate.v1"));
         assert!(!handshake.protocols.offers("Tidegate.v1"));
-        assert_eq!(
-            handshake.protocols.after("tidegate.bearer."),
-            Some("aa.bb-_.cc")
-        );
+        assert_eq!(handshake.protocols.after("tidegate.bearer."), Some("aa.bb-_.cc"));
         assert_eq!(handshake.protocols.iter().count(), 3);
         assert!(!format!("{handshake:?}").contains("bearer"));
     }

@@ -110,19 +110,9 @@ impl Head {
             return Ok(None);
         }
         let at = 2 + extended;
-        let mask = [
-            self.bytes[at],
-            self.bytes[at + 1],
-            self.bytes[at + 2],
-            self.bytes[at + 3],
-        ];
+        let mask = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
         self.filled = 0;
-        Ok(Some(Frame {
-            opcode,
-            fin,
-            mask,
-            left,
-        }))
+        Ok(Some(Frame { opcode, fin, mask, left }))
     }
 
     /// Fills up to `wanted` bytes in all; whether they are here.

@@ -28,19 +28,12 @@ impl Partial {
     pub(super) fn held_bytes(&self) -> usize {
         size_of::<Self>()
             + self.control.capacity()
-            + self
-                .message
-                .as_ref()
-                .map_or(0, |message| message.body.capacity())
+            + self.message.as_ref().map_or(0, |message| message.body.capacity())
     }
 
     /// Takes in `payload`, the next piece of `frame` (whose `left` is what comes after it). Gives
     /// the event that it makes whole.
-    pub(super) fn take(
-        &mut self,
-        frame: Frame,
-        payload: &[u8],
-    ) -> Result<Option<Event<'static>>, ReadError> {
+    pub(super) fn take(&mut self, frame: Frame, payload: &[u8]) -> Result<Option<Event<'static>>, ReadError> {
         if frame.opcode.is_control() {
             self.control.extend_from_slice(payload);
             if frame.left > 0 {
@@ -60,11 +53,7 @@ impl Partial {
         // What the last frame announces is all that will ever be needed. Never more is allocated
         // ahead than has arrived: an announced length costs its sender nothing.
         let most = if frame.fin {
-            Some(
-                payload
-                    .len()
-                    .saturating_add(usize::try_from(frame.left).unwrap_or(usize::MAX)),
-            )
+            Some(payload.len().saturating_add(usize::try_from(frame.left).unwrap_or(usize::MAX)))
         } else {
             None
         };
@@ -76,10 +65,7 @@ impl Partial {
         if !frame.fin {
             return Ok(None);
         }
-        self.message
-            .take()
-            .map(|message| message.body.finish())
-            .transpose()
+        self.message.take().map(|message| message.body.finish()).transpose()
     }
 }
 
@@ -138,9 +124,7 @@ impl Body {
 
     fn finish(self) -> Result<Event<'static>, ReadError> {
         Ok(match self {
-            Body::Text(utf8) => Event::Text(Cow::Owned(
-                utf8.finish().map_err(|_| ReadError::TextNotUtf8)?,
-            )),
+            Body::Text(utf8) => Event::Text(Cow::Owned(utf8.finish().map_err(|_| ReadError::TextNotUtf8)?)),
             Body::Binary(bytes) => Event::Binary(Cow::Owned(bytes)),
         })
     }

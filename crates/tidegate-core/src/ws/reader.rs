@@ -24,10 +24,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            message_bytes_max: 64 * 1024,
-            message_fragments_max: 64,
-        }
+        Self { message_bytes_max: 64 * 1024, message_fragments_max: 64 }
     }
 }
 
@@ -155,12 +152,7 @@ pub struct Reader {
 impl Reader {
     /// A reader for a connection that has just been upgraded.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            head: Head::default(),
-            life: Life::Open,
-            partial: None,
-        }
+        Self { limits, head: Head::default(), life: Life::Open, partial: None }
     }
 
     /// Takes bytes from the front of `input` until they make an event; `None` once the input is
@@ -207,17 +199,12 @@ impl Reader {
     /// The heap that the open frame and message take, for the caller's accounts: at most twice
     /// the payload received, whatever the number of fragments, and about 150 bytes.
     pub fn held_bytes(&self) -> usize {
-        self.partial
-            .as_ref()
-            .map_or(0, |partial| partial.held_bytes())
+        self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
     }
 
     fn read_open<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
         loop {
-            let begun = self
-                .partial
-                .as_mut()
-                .and_then(|partial| partial.frame.take());
+            let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let is_fresh = begun.is_none();
             let mut frame = match begun {
                 Some(frame) => frame,
@@ -226,9 +213,7 @@ impl Reader {
                     None => return Ok(None),
                 },
             };
-            let taken = usize::try_from(frame.left)
-                .unwrap_or(usize::MAX)
-                .min(input.len());
+            let taken = usize::try_from(frame.left).unwrap_or(usize::MAX).min(input.len());
             let (payload, rest) = mem::take(input).split_at_mut(taken);
             *input = rest;
             unmask(payload, frame.mask);
@@ -257,10 +242,7 @@ impl Reader {
         if frame.opcode.is_control() {
             return Ok(frame);
         }
-        let open = self
-            .partial
-            .as_mut()
-            .and_then(|partial| partial.message.as_mut());
+        let open = self.partial.as_mut().and_then(|partial| partial.message.as_mut());
         let (so_far, fragments) = match (open, frame.opcode) {
             (None, Opcode::Continuation) => return Err(ReadError::LoneContinuation),
             (Some(message), Opcode::Continuation) => {
@@ -287,8 +269,6 @@ fn of_whole_frame(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ReadError
             Err(_) => Err(ReadError::TextNotUtf8),
         },
         Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(Cow::Borrowed(payload))),
-        Opcode::Close | Opcode::Ping | Opcode::Pong => {
-            Event::of_control(opcode, Cow::Borrowed(payload))
-        }
+        Opcode::Close | Opcode::Ping | Opcode::Pong => Event::of_control(opcode, Cow::Borrowed(payload)),
     }
 }

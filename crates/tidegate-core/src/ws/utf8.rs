@@ -42,8 +42,7 @@ impl Utf8 {
             }
         }
         let (whole, cut) = bytes.split_at(last_border(bytes));
-        self.text
-            .push_str(simdutf8::basic::from_utf8(whole).map_err(|_| NotUtf8)?);
+        self.text.push_str(simdutf8::basic::from_utf8(whole).map_err(|_| NotUtf8)?);
         if !cut.is_empty() {
             match std::str::from_utf8(cut) {
                 Err(error) if error.error_len().is_none() => {
@@ -58,11 +57,7 @@ impl Utf8 {
 
     /// The whole text; a character must not be left open.
     pub(super) fn finish(self) -> Result<String, NotUtf8> {
-        if self.cut_len == 0 {
-            Ok(self.text)
-        } else {
-            Err(NotUtf8)
-        }
+        if self.cut_len == 0 { Ok(self.text) } else { Err(NotUtf8) }
     }
 }
 

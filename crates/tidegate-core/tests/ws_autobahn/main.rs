@@ -33,30 +33,13 @@ impl Case {
     fn ok(id: impl Into<String>, mut sends: Vec<Vec<u8>>, mut answers: Vec<Answer>) -> Self {
         sends.push(close(1000, ""));
         answers.push(Answer::Close(1000));
-        Self {
-            id: id.into(),
-            sends,
-            chop: usize::MAX,
-            answers,
-            ends_at: None,
-        }
+        Self { id: id.into(), sends, chop: usize::MAX, answers, ends_at: None }
     }
 
     /// The server answers, then fails the connection.
-    fn fails(
-        id: impl Into<String>,
-        code: u16,
-        sends: Vec<Vec<u8>>,
-        mut answers: Vec<Answer>,
-    ) -> Self {
+    fn fails(id: impl Into<String>, code: u16, sends: Vec<Vec<u8>>, mut answers: Vec<Answer>) -> Self {
         answers.push(Answer::Close(code));
-        Self {
-            id: id.into(),
-            sends,
-            chop: usize::MAX,
-            answers,
-            ends_at: None,
-        }
+        Self { id: id.into(), sends, chop: usize::MAX, answers, ends_at: None }
     }
 
     fn chopped(self, chop: usize) -> Self {
@@ -64,10 +47,7 @@ impl Case {
     }
 
     fn at(self, piece: usize) -> Self {
-        Self {
-            ends_at: Some(piece),
-            ..self
-        }
+        Self { ends_at: Some(piece), ..self }
     }
 
     /// Runs the case with its pieces cut at `chop`.
@@ -84,19 +64,9 @@ impl Case {
         }
         let answers = server.answers();
         // Not assert_eq: some are megabytes.
-        assert!(
-            answers == self.answers,
-            "case {} cut at {chop}: {}",
-            self.id,
-            brief(&answers)
-        );
+        assert!(answers == self.answers, "case {} cut at {chop}: {}", self.id, brief(&answers));
         if let Some(piece) = self.ends_at {
-            assert_eq!(
-                ended_at,
-                Some(piece),
-                "case {} cut at {chop} fails fast",
-                self.id
-            );
+            assert_eq!(ended_at, Some(piece), "case {} cut at {chop} fails fast", self.id);
         }
     }
 }
@@ -116,15 +86,8 @@ struct Echo {
 
 impl Default for Echo {
     fn default() -> Self {
-        let limits = Limits {
-            message_bytes_max: 16 << 20,
-            message_fragments_max: 1 << 17,
-        };
-        Self {
-            reader: Reader::new(limits),
-            written: Vec::new(),
-            is_closed: false,
-        }
+        let limits = Limits { message_bytes_max: 16 << 20, message_fragments_max: 1 << 17 };
+        Self { reader: Reader::new(limits), written: Vec::new(), is_closed: false }
     }
 }
 
@@ -156,12 +119,7 @@ impl Echo {
         while let [first, length, ..] = *rest {
             let (header, length) = match length {
                 126 => (4, u16::from_be_bytes([rest[2], rest[3]]).into()),
-                127 => (
-                    10,
-                    rest[2..10]
-                        .iter()
-                        .fold(0, |length, byte| length << 8 | usize::from(*byte)),
-                ),
+                127 => (10, rest[2..10].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))),
                 length => (2, usize::from(length)),
             };
             let payload = rest[header..header + length].to_vec();
@@ -196,12 +154,7 @@ fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
         length => [&[first, 0xFF][..], &(length as u64).to_be_bytes()].concat(),
     };
     frame.extend(MASK);
-    frame.extend(
-        payload
-            .iter()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
@@ -231,11 +184,7 @@ fn echo(payload: impl AsRef<[u8]>) -> Answer {
 }
 
 fn echo_of(opcode: u8, payload: Vec<u8>) -> Answer {
-    if opcode == TEXT {
-        Answer::Text(payload)
-    } else {
-        Answer::Binary(payload)
-    }
+    if opcode == TEXT { Answer::Text(payload) } else { Answer::Binary(payload) }
 }
 
 fn pong(payload: impl AsRef<[u8]>) -> Answer {
@@ -254,14 +203,8 @@ fn run(count: usize, cases: &[Case]) {
         if bytes <= 100_000 {
             case.run(1);
             let sends = vec![case.sends.concat()];
-            Case {
-                sends,
-                ends_at: None,
-                id: case.id.clone(),
-                answers: case.answers.clone(),
-                ..*case
-            }
-            .run(usize::MAX);
+            Case { sends, ends_at: None, id: case.id.clone(), answers: case.answers.clone(), ..*case }
+                .run(usize::MAX);
         }
     }
 }
@@ -270,17 +213,10 @@ fn run(count: usize, cases: &[Case]) {
 fn ws_autobahn_1_framing() {
     let mut cases = Vec::new();
     for (section, opcode, byte) in [(1, TEXT, b'*'), (2, BINARY, 0xFE)] {
-        for (i, size) in [0, 125, 126, 127, 128, 65_535, 65_536, 65_536]
-            .into_iter()
-            .enumerate()
-        {
+        for (i, size) in [0, 125, 126, 127, 128, 65_535, 65_536, 65_536].into_iter().enumerate() {
             let payload = vec![byte; size];
             let sends = vec![frame(FIN | opcode, &payload)];
-            let case = Case::ok(
-                format!("1.{section}.{}", i + 1),
-                sends,
-                vec![echo_of(opcode, payload)],
-            );
+            let case = Case::ok(format!("1.{section}.{}", i + 1), sends, vec![echo_of(opcode, payload)]);
             cases.push(if i == 7 { case.chopped(997) } else { case });
         }
     }
@@ -306,10 +242,7 @@ fn ws_autobahn_2_pings_and_pongs() {
             Case::ok("2.8", vec![frame(PONG, "unsolicited pong payload")], vec![]),
             Case::ok(
                 "2.9",
-                vec![
-                    frame(PONG, "unsolicited pong payload"),
-                    frame(PING, "ping payload"),
-                ],
+                vec![frame(PONG, "unsolicited pong payload"), frame(PING, "ping payload")],
                 vec![pong("ping payload")],
             ),
             Case::ok("2.10", pings(), pongs()),
@@ -320,13 +253,7 @@ fn ws_autobahn_2_pings_and_pongs() {
 
 /// A good message, then a frame that fails the connection, then a ping that is not answered.
 fn fails_behind_hello(id: &str, faulty: Vec<u8>) -> Case {
-    Case::fails(
-        id,
-        1002,
-        vec![text(HELLO), faulty, frame(PING, "")],
-        vec![echo(HELLO)],
-    )
-    .at(1)
+    Case::fails(id, 1002, vec![text(HELLO), faulty, frame(PING, "")], vec![echo(HELLO)]).at(1)
 }
 
 #[test]
@@ -355,12 +282,7 @@ fn ws_autobahn_4_reserved_opcodes() {
         let reserved = |case: u8, payload| frame(FIN | (first + case - 1), payload);
         cases.extend([
             Case::fails(id(1), 1002, vec![reserved(1, "")], vec![]),
-            Case::fails(
-                id(2),
-                1002,
-                vec![reserved(2, "reserved opcode payload")],
-                vec![],
-            ),
+            Case::fails(id(2), 1002, vec![reserved(2, "reserved opcode payload")], vec![]),
             fails_behind_hello(&id(3), reserved(3, "")),
             fails_behind_hello(&id(4), reserved(4, HELLO)),
             fails_behind_hello(&id(5), reserved(5, HELLO)).chopped(1),
@@ -375,21 +297,11 @@ fn ws_autobahn_5_fragmentation() {
     let fragmented_control = |first| vec![frame(first & !FIN, one), frame(FIN, two)];
     let in_two = || vec![frame(TEXT, one), frame(FIN, two)];
     let both = || echo("fragment1fragment2");
-    let with_ping = || {
-        vec![
-            frame(TEXT, one),
-            frame(PING, "ping payload"),
-            frame(FIN, two),
-        ]
-    };
+    let with_ping = || vec![frame(TEXT, one), frame(PING, "ping payload"), frame(FIN, two)];
     let with_pong = || vec![pong("ping payload"), both()];
     let nothing_to_continue = |first| vec![frame(first, "non-continuation payload"), text(HELLO)];
     let over_and_over = |first| {
-        [frame(first, one), frame(TEXT, two), frame(FIN, three)]
-            .into_iter()
-            .cycle()
-            .take(6)
-            .collect()
+        [frame(first, one), frame(TEXT, two), frame(FIN, three)].into_iter().cycle().take(6).collect()
     };
     let pings = || {
         vec![
@@ -418,28 +330,15 @@ fn ws_autobahn_5_fragmentation() {
             Case::ok("5.7", with_ping(), with_pong()).chopped(4),
             Case::ok("5.8", with_ping(), with_pong()).chopped(1),
             Case::fails("5.9", 1002, nothing_to_continue(FIN), vec![]).at(0),
-            Case::fails("5.10", 1002, nothing_to_continue(FIN), vec![])
-                .chopped(4)
-                .at(0),
-            Case::fails("5.11", 1002, nothing_to_continue(FIN), vec![])
-                .chopped(1)
-                .at(0),
+            Case::fails("5.10", 1002, nothing_to_continue(FIN), vec![]).chopped(4).at(0),
+            Case::fails("5.11", 1002, nothing_to_continue(FIN), vec![]).chopped(1).at(0),
             Case::fails("5.12", 1002, nothing_to_continue(CONTINUATION), vec![]).at(0),
-            Case::fails("5.13", 1002, nothing_to_continue(CONTINUATION), vec![])
-                .chopped(4)
-                .at(0),
-            Case::fails("5.14", 1002, nothing_to_continue(CONTINUATION), vec![])
-                .chopped(1)
-                .at(0),
+            Case::fails("5.13", 1002, nothing_to_continue(CONTINUATION), vec![]).chopped(4).at(0),
+            Case::fails("5.14", 1002, nothing_to_continue(CONTINUATION), vec![]).chopped(1).at(0),
             Case::fails(
                 "5.15",
                 1002,
-                vec![
-                    frame(TEXT, one),
-                    frame(FIN, two),
-                    frame(CONTINUATION, three),
-                    text(four),
-                ],
+                vec![frame(TEXT, one), frame(FIN, two), frame(CONTINUATION, three), text(four)],
                 vec![both()],
             )
             .at(2),
@@ -460,27 +359,15 @@ fn ws_autobahn_6_utf8() {
     let surrogate = [kosme, b"\xED\xA0\x80edited"].concat();
     let mut cases = vec![
         Case::ok("6.1.1", vec![text("")], vec![echo("")]),
-        Case::ok(
-            "6.1.2",
-            vec![frame(TEXT, ""), frame(CONTINUATION, ""), frame(FIN, "")],
-            vec![echo("")],
-        ),
+        Case::ok("6.1.2", vec![frame(TEXT, ""), frame(CONTINUATION, ""), frame(FIN, "")], vec![echo("")]),
         Case::ok(
             "6.1.3",
             vec![frame(TEXT, ""), frame(CONTINUATION, middle), frame(FIN, "")],
             vec![echo(middle)],
         ),
         Case::ok("6.2.1", vec![text(umlauts)], vec![echo(umlauts)]),
-        Case::ok(
-            "6.2.2",
-            vec![frame(TEXT, "Hello-µ@ßöä"), frame(FIN, "üàá-UTF-8!!")],
-            vec![echo(umlauts)],
-        ),
-        Case::ok(
-            "6.2.3",
-            fragments(TEXT, umlauts.as_bytes(), 1),
-            vec![echo(umlauts)],
-        ),
+        Case::ok("6.2.2", vec![frame(TEXT, "Hello-µ@ßöä"), frame(FIN, "üàá-UTF-8!!")], vec![echo(umlauts)]),
+        Case::ok("6.2.3", fragments(TEXT, umlauts.as_bytes(), 1), vec![echo(umlauts)]),
         Case::ok("6.2.4", fragments(TEXT, kosme, 1), vec![echo(kosme)]),
         Case::fails("6.3.1", 1007, vec![text(&surrogate)], vec![]),
         // The octet that no text can have there is the 13th.
@@ -528,11 +415,7 @@ fn ws_autobahn_7_close() {
         closed("7.1.2", vec![bye(), frame(FIN | 8, "")]).at(0),
         closed("7.1.3", vec![bye(), frame(PING, "")]).at(0),
         closed("7.1.4", vec![bye(), text(world)]).at(0),
-        closed(
-            "7.1.5",
-            vec![frame(TEXT, "fragment1"), bye(), frame(FIN, "fragment2")],
-        )
-        .at(1),
+        closed("7.1.5", vec![frame(TEXT, "fragment1"), bye(), frame(FIN, "fragment2")]).at(1),
         Case::fails(
             "7.1.6",
             1000,
@@ -547,33 +430,16 @@ fn ws_autobahn_7_close() {
         Case::fails("7.3.6", 1002, vec![close(1000, "*".repeat(124))], vec![]),
         Case::fails("7.5.1", 1007, vec![close(1000, not_utf8)], vec![]),
     ];
-    let good = [
-        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999,
-    ];
+    let good = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
     for (i, code) in good.into_iter().enumerate() {
-        cases.push(Case::fails(
-            format!("7.7.{}", i + 1),
-            code,
-            vec![close(code, "")],
-            vec![],
-        ));
+        cases.push(Case::fails(format!("7.7.{}", i + 1), code, vec![close(code, "")], vec![]));
     }
     let bad = [0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999];
     for (i, code) in bad.into_iter().enumerate() {
-        cases.push(Case::fails(
-            format!("7.9.{}", i + 1),
-            1002,
-            vec![close(code, "")],
-            vec![],
-        ));
+        cases.push(Case::fails(format!("7.9.{}", i + 1), 1002, vec![close(code, "")], vec![]));
     }
     for (i, code) in [5000, 65_535].into_iter().enumerate() {
-        cases.push(Case::fails(
-            format!("7.13.{}", i + 1),
-            1002,
-            vec![close(code, "")],
-            vec![],
-        ));
+        cases.push(Case::fails(format!("7.13.{}", i + 1), 1002, vec![close(code, "")], vec![]));
     }
     run(37, &cases);
 }
@@ -584,12 +450,7 @@ fn ws_autobahn_9_sizes() {
     const PART: usize = if cfg!(debug_assertions) { 16 } else { 1 };
     let payload = |size: usize| {
         let size = size / PART;
-        b"BAsd7&jh23"
-            .iter()
-            .copied()
-            .cycle()
-            .take(size)
-            .collect::<Vec<_>>()
+        b"BAsd7&jh23".iter().copied().cycle().take(size).collect::<Vec<_>>()
     };
     let mut count = 0;
     // One at a time: together they are 140 MiB.
@@ -598,37 +459,23 @@ fn ws_autobahn_9_sizes() {
         run(1, &[case]);
     };
     for (i, opcode) in [TEXT, BINARY].into_iter().enumerate() {
-        for (case, size) in [64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20, 16 << 20]
-            .into_iter()
-            .enumerate()
+        for (case, size) in [64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20, 16 << 20].into_iter().enumerate()
         {
             let payload = payload(size);
             let sends = vec![frame(FIN | opcode, &payload)];
-            one(Case::ok(
-                format!("9.{}.{}", 1 + i, case + 1),
-                sends,
-                vec![echo_of(opcode, payload)],
-            ));
+            one(Case::ok(format!("9.{}.{}", 1 + i, case + 1), sends, vec![echo_of(opcode, payload)]));
         }
         for case in 0..9 {
             let payload = payload(4 << 20);
             let size = (64 << (2 * case)).min(payload.len());
             let sends = fragments(opcode, &payload, size);
-            one(Case::ok(
-                format!("9.{}.{}", 3 + i, case + 1),
-                sends,
-                vec![echo_of(opcode, payload)],
-            ));
+            one(Case::ok(format!("9.{}.{}", 3 + i, case + 1), sends, vec![echo_of(opcode, payload)]));
         }
         for case in 0..6 {
             let payload = payload(1 << 20);
             let sends = vec![frame(FIN | opcode, &payload)];
-            let case = Case::ok(
-                format!("9.{}.{}", 5 + i, case + 1),
-                sends,
-                vec![echo_of(opcode, payload)],
-            )
-            .chopped(64 << case);
+            let case = Case::ok(format!("9.{}.{}", 5 + i, case + 1), sends, vec![echo_of(opcode, payload)])
+                .chopped(64 << case);
             one(case);
         }
         for (case, size) in [0, 16, 64, 256, 1024, 4096].into_iter().enumerate() {
@@ -636,11 +483,7 @@ fn ws_autobahn_9_sizes() {
             let times = 1000 / PART;
             let sends = vec![frame(FIN | opcode, &payload); times];
             let answers = vec![echo_of(opcode, payload); times];
-            one(Case::ok(
-                format!("9.{}.{}", 7 + i, case + 1),
-                sends,
-                answers,
-            ));
+            one(Case::ok(format!("9.{}.{}", 7 + i, case + 1), sends, answers));
         }
     }
     assert_eq!(count, 54, "cases in this section of the suite");

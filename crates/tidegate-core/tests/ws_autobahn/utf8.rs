@@ -29,10 +29,7 @@ pub fn groups() -> Vec<Group> {
     let group = |section, about, valid, vectors: &[&[u8]]| Group {
         section,
         about,
-        vectors: vectors
-            .iter()
-            .map(|octets| (valid, octets.to_vec()))
-            .collect(),
+        vectors: vectors.iter().map(|octets| (valid, octets.to_vec())).collect(),
     };
     let mut groups = vec![
         group(
@@ -54,45 +51,16 @@ pub fn groups() -> Vec<Group> {
                 .map(|end| ([2, 5, 7, 9, 11].contains(&end), KOSME[..end].to_vec()))
                 .collect(),
         },
-        group(
-            7,
-            "first of each length",
-            true,
-            &[b"\0", b"\xC2\x80", b"\xE0\xA0\x80", b"\xF0\x90\x80\x80"],
-        ),
-        group(
-            8,
-            "first of lengths 5 and 6",
-            false,
-            &[b"\xF8\x88\x80\x80\x80", b"\xFC\x84\x80\x80\x80\x80"],
-        ),
-        group(
-            9,
-            "last of each length",
-            true,
-            &[b"\x7F", b"\xDF\xBF", b"\xEF\xBF\xBF", b"\xF4\x8F\xBF\xBF"],
-        ),
+        group(7, "first of each length", true, &[b"\0", b"\xC2\x80", b"\xE0\xA0\x80", b"\xF0\x90\x80\x80"]),
+        group(8, "first of lengths 5 and 6", false, &[b"\xF8\x88\x80\x80\x80", b"\xFC\x84\x80\x80\x80\x80"]),
+        group(9, "last of each length", true, &[b"\x7F", b"\xDF\xBF", b"\xEF\xBF\xBF", b"\xF4\x8F\xBF\xBF"]),
         group(
             10,
             "last of lengths 4 to 6",
             false,
-            &[
-                b"\xF7\xBF\xBF\xBF",
-                b"\xFB\xBF\xBF\xBF\xBF",
-                b"\xFD\xBF\xBF\xBF\xBF\xBF",
-            ],
+            &[b"\xF7\xBF\xBF\xBF", b"\xFB\xBF\xBF\xBF\xBF", b"\xFD\xBF\xBF\xBF\xBF\xBF"],
         ),
-        group(
-            11,
-            "borders",
-            true,
-            &[
-                b"\xED\x9F\xBF",
-                b"\xEE\x80\x80",
-                b"\xEF\xBF\xBD",
-                b"\xF4\x8F\xBF\xBF",
-            ],
-        ),
+        group(11, "borders", true, &[b"\xED\x9F\xBF", b"\xEE\x80\x80", b"\xEF\xBF\xBD", b"\xF4\x8F\xBF\xBF"]),
         group(
             12,
             "continuations alone",
@@ -110,31 +78,13 @@ pub fn groups() -> Vec<Group> {
         Group {
             section: 13,
             about: "starts alone",
-            vectors: [
-                (0xC0, 0xDF),
-                (0xE0, 0xEF),
-                (0xF0, 0xF7),
-                (0xF8, 0xFB),
-                (0xFC, 0xFD),
-            ]
-            .map(|(from, to): (u8, u8)| {
-                (false, (from..to).flat_map(|start| [start, b' ']).collect())
-            })
-            .to_vec(),
+            vectors: [(0xC0, 0xDF), (0xE0, 0xEF), (0xF0, 0xF7), (0xF8, 0xFB), (0xFC, 0xFD)]
+                .map(|(from, to): (u8, u8)| (false, (from..to).flat_map(|start| [start, b' ']).collect()))
+                .to_vec(),
         },
         group(14, "last continuation missing", false, &CUT_SHORT),
-        group(
-            15,
-            "incomplete sequences in a row",
-            false,
-            &[&CUT_SHORT.concat()],
-        ),
-        group(
-            16,
-            "impossible octets",
-            false,
-            &[b"\xFE", b"\xFF", b"\xFE\xFE\xFF\xFF"],
-        ),
+        group(15, "incomplete sequences in a row", false, &[&CUT_SHORT.concat()]),
+        group(16, "impossible octets", false, &[b"\xFE", b"\xFF", b"\xFE\xFE\xFF\xFF"]),
         group(
             17,
             "overlong ASCII",
@@ -202,15 +152,7 @@ pub fn groups() -> Vec<Group> {
             // The last two of plane 0, then of each plane from 1 to 16.
             vectors: (0..=16u32)
                 .flat_map(|plane| [0xFFFE, 0xFFFF].map(|last| plane << 16 | last))
-                .map(|point| {
-                    (
-                        true,
-                        char::from_u32(point)
-                            .expect("a scalar value")
-                            .to_string()
-                            .into_bytes(),
-                    )
-                })
+                .map(|point| (true, char::from_u32(point).expect("a scalar value").to_string().into_bytes()))
                 .collect(),
         },
         group(
@@ -229,9 +171,7 @@ pub fn groups() -> Vec<Group> {
         ),
     ];
     // Among the borders is the one past the last code point.
-    groups[6]
-        .vectors
-        .push((false, b"\xF4\x90\x80\x80".to_vec()));
+    groups[6].vectors.push((false, b"\xF4\x90\x80\x80".to_vec()));
     // All continuations but the last.
     groups[7].vectors.push((false, (0x80..0xBF).collect()));
     groups

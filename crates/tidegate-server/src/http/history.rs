@@ -18,7 +18,11 @@ use crate::{
     worker::{no_log, unreadable},
 };
 
-fn authorize<B>(node: &Node, org: &OrgId, request: &Request<B>) -> Result<(StreamGrant, Filter, Query), Refusal> {
+fn authorize<B>(
+    node: &Node,
+    org: &OrgId,
+    request: &Request<B>,
+) -> Result<(StreamGrant, Filter, Query), Refusal> {
     let query = Query::of(request);
     let Some(token) = bearer(request.headers())? else {
         return Err(Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"));
@@ -45,7 +49,8 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     let after = match query.one("after")? {
         None => None,
         Some(text) => {
-            let bad = |error: tidegate_core::CursorError| Refusal::new(Code::BadRequest, format!("after: {error}"));
+            let bad =
+                |error: tidegate_core::CursorError| Refusal::new(Code::BadRequest, format!("after: {error}"));
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };
@@ -74,7 +79,11 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     let mut bytes = 0;
     let mut searched = 0;
     // A filter may hide whole pages; the search for the first event is bounded like a page.
-    while cursor.seq < stop && found < limit && bytes < limits.page_bytes.bytes() && searched < limits.tail_search_events {
+    while cursor.seq < stop
+        && found < limit
+        && bytes < limits.page_bytes.bytes()
+        && searched < limits.tail_search_events
+    {
         let page = PageLimit { events: limit - found, bytes: limits.page_bytes.bytes() - bytes, to: stop };
         let page = node.engine.read(&org, cursor.seq, page).await.map_err(unreadable)?;
         if page.after > cursor.seq {
@@ -84,7 +93,9 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
             }
             gap.get_or_insert((cursor.seq, GapReason::Retention));
         }
-        for event in page.events.iter().filter(|event| filter.admits(&event.service) && event.is_for(grant.user())) {
+        for event in
+            page.events.iter().filter(|event| filter.admits(&event.service) && event.is_for(grant.user()))
+        {
             out.put_slice(if found == 0 { b"{" } else { b",{" });
             out.put_slice(&event.fragment);
             out.put_u8(b'}');
@@ -109,11 +120,15 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
 pub fn parse_services(text: &str, max: usize) -> Result<std::collections::BTreeSet<ServiceName>, Refusal> {
     let names: Vec<&str> = text.split(',').collect();
     if names.len() > max {
-        let message = format!("services names {} services, limits.services_per_filter allows {max}", names.len());
+        let message =
+            format!("services names {} services, limits.services_per_filter allows {max}", names.len());
         return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
     }
     names
         .into_iter()
-        .map(|name| ServiceName::parse(name).map_err(|error| Refusal::new(Code::BadRequest, format!("services: {error}"))))
+        .map(|name| {
+            ServiceName::parse(name)
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("services: {error}")))
+        })
         .collect()
 }

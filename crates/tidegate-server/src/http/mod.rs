@@ -59,9 +59,15 @@ async fn route(
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
-        (&Method::POST, ["v1", "orgs", org, "events"]) => publish::answer(&local.node, org_of(org)?, request).await,
-        (&Method::GET, ["v1", "orgs", org, "events"]) => history::events(&local.node, org_of(org)?, &request).await,
-        (&Method::GET, ["v1", "orgs", org, "cursor"]) => history::cursor(&local.node, org_of(org)?, &request).await,
+        (&Method::POST, ["v1", "orgs", org, "events"]) => {
+            publish::answer(&local.node, org_of(org)?, request).await
+        }
+        (&Method::GET, ["v1", "orgs", org, "events"]) => {
+            history::events(&local.node, org_of(org)?, &request).await
+        }
+        (&Method::GET, ["v1", "orgs", org, "cursor"]) => {
+            history::cursor(&local.node, org_of(org)?, &request).await
+        }
         (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
         (_, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
             let message = format!("{} is not taken here", request.method());
@@ -103,7 +109,8 @@ fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let bad = || Refusal::new(Code::Unauthorized, "Authorization must be one header of the form Bearer <token>");
+    let bad =
+        || Refusal::new(Code::Unauthorized, "Authorization must be one header of the form Bearer <token>");
     if values.next().is_some() {
         return Err(bad());
     }
@@ -141,7 +148,9 @@ impl Query {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         match number {
             Some(number) if is_plain => Ok(Some(number)),
-            _ => Err(Refusal::new(Code::BadRequest, format!("{name} must be a whole number from 0 to {max}"))),
+            _ => {
+                Err(Refusal::new(Code::BadRequest, format!("{name} must be a whole number from 0 to {max}")))
+            }
         }
     }
 }

@@ -22,7 +22,11 @@ use crate::{
 const RETRY_MS: u64 = 1000;
 
 /// Answers a publish request: who may, then what, then where.
-pub async fn answer(node: &Arc<Node>, org: OrgId, request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
+pub async fn answer(
+    node: &Arc<Node>,
+    org: OrgId,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Refusal> {
     let Some(key) = bearer(request.headers())? else {
         return Err(Refusal::new(Code::Unauthorized, "publish with Authorization: Bearer <API key>"));
     };
@@ -51,7 +55,8 @@ fn body_form(headers: &HeaderMap) -> Result<BodyForm, Refusal> {
         Some("application/json") => Ok(BodyForm::Json),
         Some("application/x-ndjson" | "application/jsonl" | "application/ndjson") => Ok(BodyForm::Ndjson),
         _ => {
-            let message = "publish with Content-Type application/json (an event or an array) or application/x-ndjson";
+            let message =
+                "publish with Content-Type application/json (an event or an array) or application/x-ndjson";
             Err(Refusal::new(Code::UnsupportedMedia, message))
         }
     }
@@ -78,7 +83,8 @@ async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal>
         let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
         Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
     };
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
         return Err(too_large());
     }
@@ -87,7 +93,9 @@ async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal>
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
-        Err(_) => Err(Refusal::new(Code::RequestTimeout, "the body did not arrive within limits.request_timeout")),
+        Err(_) => {
+            Err(Refusal::new(Code::RequestTimeout, "the body did not arrive within limits.request_timeout"))
+        }
     }
 }
 
@@ -106,7 +114,9 @@ async fn publish(
     let events = match read_body(grant.org(), form, body, &node.publish_limits(), &mut assign) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => return Ok(problem::invalid(faults)),
-        Err(error @ PublishError::NotJson(_)) => return Err(Refusal::new(Code::BadRequest, error.to_string())),
+        Err(error @ PublishError::NotJson(_)) => {
+            return Err(Refusal::new(Code::BadRequest, error.to_string()));
+        }
         Err(error @ PublishError::TooLarge { limit, .. }) => {
             node.metrics.refusal(limit);
             return Err(Refusal::new(Code::TooLarge, error.to_string()).limited_by(limit));
@@ -153,7 +163,11 @@ fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Respons
     json(body)
 }
 
-fn refusal_of(node: &Node, ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
+fn refusal_of(
+    node: &Node,
+    ids: &[(String, String)],
+    error: AppendError,
+) -> Result<Response<Answer>, Refusal> {
     let limited = |code, limit| {
         node.metrics.refusal(limit);
         Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS)
@@ -161,7 +175,8 @@ fn refusal_of(node: &Node, ids: &[(String, String)], error: AppendError) -> Resu
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
-            let fault = Fault { pointer: format!("/{index}/id"), code: "id_conflict", detail: error.to_string() };
+            let fault =
+                Fault { pointer: format!("/{index}/id"), code: "id_conflict", detail: error.to_string() };
             tracing::debug!(service, id, "refuse an id with other content");
             Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
         }
@@ -171,7 +186,8 @@ fn refusal_of(node: &Node, ids: &[(String, String)], error: AppendError) -> Resu
         AppendError::Halted => Refusal::new(Code::LogHalted, error.to_string()).retry_in(30_000),
         AppendError::SeqsUsedUp => Refusal::new(Code::LogHalted, error.to_string()).retry_in(3_600_000),
         AppendError::Unknown => {
-            let message = "whether the events were stored is not known; sending them again with these ids is safe";
+            let message =
+                "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
             return Ok(problem::unknown(&Refusal::new(Code::Unknown, message), &ids));
         }

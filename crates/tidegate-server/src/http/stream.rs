@@ -30,7 +30,11 @@ pub async fn answer(
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
-    if upgrade::is_asked(&request) { upgrade(local, peer, org, request) } else { events(local, peer, org, request).await }
+    if upgrade::is_asked(&request) {
+        upgrade(local, peer, org, request)
+    } else {
+        events(local, peer, org, request).await
+    }
 }
 
 fn upgrade(
@@ -152,7 +156,10 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
     let fits = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
         value.split(',').any(|part| {
-            matches!(part.split(';').next().unwrap_or_default().trim(), "text/event-stream" | "text/*" | "*/*")
+            matches!(
+                part.split(';').next().unwrap_or_default().trim(),
+                "text/event-stream" | "text/*" | "*/*"
+            )
         })
     };
     if accepts.peek().is_none() || accepts.any(fits) {
@@ -164,7 +171,9 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// What the address asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
 fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
-    let bad = |name: &str, error: tidegate_core::CursorError| Refusal::new(Code::BadRequest, format!("{name}: {error}"));
+    let bad = |name: &str, error: tidegate_core::CursorError| {
+        Refusal::new(Code::BadRequest, format!("{name}: {error}"))
+    };
     let last_event_id = match headers.get("last-event-id").map(HeaderValue::to_str) {
         Some(Ok("")) | None => None,
         Some(text) => {
@@ -210,5 +219,8 @@ fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     tracing::warn!(origin, "refuse a page of an origin that auth.origins does not list");
-    Err(Refusal::new(Code::Forbidden, "pages of this origin may not connect; auth.origins lists those that may"))
+    Err(Refusal::new(
+        Code::Forbidden,
+        "pages of this origin may not connect; auth.origins lists those that may",
+    ))
 }

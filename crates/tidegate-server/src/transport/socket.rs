@@ -127,7 +127,13 @@ impl Leftover {
     /// Nothing left over. Answers pushed may hold `answer_bytes_max` in all; what was begun is
     /// always kept, and is not counted, so that a close frame finds room behind it.
     pub const fn new(answer_bytes_max: usize) -> Self {
-        Self { rest: Bytes::new(), pushed: VecDeque::new(), pushed_bytes: 0, answer_bytes: 0, answer_bytes_max }
+        Self {
+            rest: Bytes::new(),
+            pushed: VecDeque::new(),
+            pushed_bytes: 0,
+            answer_bytes: 0,
+            answer_bytes_max,
+        }
     }
 
     /// Whether nothing is left over, so that other frames may go.

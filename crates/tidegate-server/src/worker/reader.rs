@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, Code, Cursor, Filter, Framing, LogState, Next, OrgId, Refusal, Seq, ServiceName, Session, UserId, View,
-    frame,
+    Batch, Code, Cursor, Filter, Framing, LogState, Next, OrgId, Refusal, Seq, ServiceName, Session, UserId,
+    View, frame,
     opening::{self, From},
     session::{Audience, Greeting},
 };
@@ -177,9 +177,9 @@ impl Reader {
         let from = match (request.cursor, request.tail) {
             (Some(cursor), _) => From::Cursor(cursor),
             (None, Some(0)) | (None, None) => From::Head,
-            (None, Some(count)) => {
-                From::Seq(find_tail(&node, &log, org_id, grant.user(), &filter, count).await.map_err(unreadable)?)
-            }
+            (None, Some(count)) => From::Seq(
+                find_tail(&node, &log, org_id, grant.user(), &filter, count).await.map_err(unreadable)?,
+            ),
         };
         let opening = opening::open(&log, &filter, from);
         let org = node.hub.org(org_id, log.head);
@@ -188,7 +188,8 @@ impl Reader {
         let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
         let name = node.name_connection();
         let mut frames = Vec::new();
-        let session = Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
+        let session =
+            Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
         let clock = ReaderClock {
             // Spread over the interval, so that readers who came together do not ping together.
@@ -356,7 +357,11 @@ impl Reader {
         let node = &self.local.node;
         let (after, stop) = self.with_session(|session| (session.scanned(), session.stop()));
         let batch = tidegate_core::BatchLimits::default();
-        let limit = PageLimit { events: batch.events, bytes: batch.bytes, to: stop.map_or(start, |stop| stop.min(start)) };
+        let limit = PageLimit {
+            events: batch.events,
+            bytes: batch.bytes,
+            to: stop.map_or(start, |stop| stop.min(start)),
+        };
         let page = node.engine.read(&self.org.id, after, limit).await?;
         let mut session = self.session.borrow_mut();
         let (events, gap) = session.take_page(page.after, page.to, &page.events, node.now(), frames);
@@ -430,7 +435,8 @@ impl Reader {
         let since = |then: Instant| now.saturating_duration_since(then);
 
         if node.now() >= self.grant_ends.get() {
-            return self.end(Refusal::new(Code::TokenExpired, "the token has expired; renew it and come back"));
+            return self
+                .end(Refusal::new(Code::TokenExpired, "the token has expired; renew it and come back"));
         }
         if since(self.sink.progress(now)) > config.limits.write_timeout {
             let message = "the client took no bytes for limits.write_timeout";
@@ -535,9 +541,13 @@ fn fraction() -> f64 {
 pub fn no_log(error: &AppendError) -> Refusal {
     match error {
         AppendError::TooManyOrgs => {
-            Refusal::new(Code::Overloaded, "the gateway holds as many orgs as it may").limited_by("limits.orgs").retry_in(60_000)
+            Refusal::new(Code::Overloaded, "the gateway holds as many orgs as it may")
+                .limited_by("limits.orgs")
+                .retry_in(60_000)
         }
-        error => Refusal::new(Code::Overloaded, format!("the log cannot be opened now: {error}")).retry_in(5_000),
+        error => {
+            Refusal::new(Code::Overloaded, format!("the log cannot be opened now: {error}")).retry_in(5_000)
+        }
     }
 }
 
@@ -577,7 +587,10 @@ async fn find_tail(
             let page = node.engine.read(org, at, limit).await?;
             searched += page.events.len();
             here.extend(
-                page.events.iter().filter(|event| filter.admits(&event.service) && event.is_for(user)).map(|event| event.seq),
+                page.events
+                    .iter()
+                    .filter(|event| filter.admits(&event.service) && event.is_for(user))
+                    .map(|event| event.seq),
             );
             if page.to <= at {
                 break;

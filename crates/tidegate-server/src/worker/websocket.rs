@@ -48,7 +48,11 @@ impl Socket {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "set TCP_NODELAY");
         }
-        Self { stream, leftover: RefCell::new(Leftover::new(ANSWERS_MAX)), progress: Cell::new(Instant::now()) }
+        Self {
+            stream,
+            leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),
+            progress: Cell::new(Instant::now()),
+        }
     }
 
     /// Whether nothing is left over.
@@ -139,7 +143,10 @@ pub async fn run(
                 Ok(Ok(token)) => local.node.authorize(&token, &request.org),
                 Ok(Err(Some(refusal))) => Err(refusal),
                 Ok(Err(None)) => return,
-                Err(_) => Err(Refusal::new(Code::AuthTimeout, "no auth frame came within limits.first_frame_timeout")),
+                Err(_) => Err(Refusal::new(
+                    Code::AuthTimeout,
+                    "no auth frame came within limits.first_frame_timeout",
+                )),
             }
         }
     };
@@ -175,7 +182,9 @@ async fn first_frame(
         first.set(Some(match event {
             ws::Event::Text(text) => match frame::read_client_frame(&text) {
                 Ok(ClientFrame::Auth { token }) => Ok(token),
-                Ok(_) => Err(Some(Refusal::new(Code::Unauthorized, "the first frame must be auth with a token"))),
+                Ok(_) => {
+                    Err(Some(Refusal::new(Code::Unauthorized, "the first frame must be auth with a token")))
+                }
                 Err(refusal) => Err(Some(refusal)),
             },
             ws::Event::Binary(_) => Err(Some(binary())),
@@ -274,7 +283,9 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
     match left {
         Some(Left::Gone) => {}
         Some(Left::Closing) => finish(socket, peer, Bytes::new(), None).await,
-        Some(Left::Broken(refusal)) => finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await,
+        Some(Left::Broken(refusal)) => {
+            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await
+        }
         None => {
             let Some(refusal) = reader.ending() else { return };
             finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await;
@@ -301,7 +312,11 @@ fn hear(reader: &Reader, event: ws::Event<'_>, left: &mut Option<Left>) -> Contr
         ws::Event::Pong(_) => {}
         ws::Event::Close(_) => *left = Some(Left::Closing),
     }
-    if left.is_some() || reader.ending().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    if left.is_some() || reader.ending().is_some() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
 }
 
 /// Ends a connection cleanly: what is half written, `last`, a close frame; then waits for the
