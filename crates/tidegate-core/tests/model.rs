@@ -382,14 +382,12 @@ impl World {
         let filter = connection.filter.clone();
         let before = client.reader.cursor().cloned();
         match client.reader.hear(&text).unwrap_or_else(|error| panic!("{error}: {text}")) {
-            Heard::Hello { .. } => {
-                if !client.started {
-                    client.started = true;
-                    client.accounts = filter;
-                    let cursor = client.reader.cursor().expect("hello gives one").seq;
-                    let owed = self.owed_behind(index, cursor);
-                    self.clients[index].owed = owed;
-                }
+            Heard::Hello { .. } if !client.started => {
+                client.started = true;
+                client.accounts = filter;
+                let cursor = client.reader.cursor().expect("hello gives one").seq;
+                let owed = self.owed_behind(index, cursor);
+                self.clients[index].owed = owed;
             }
             Heard::Events(events) => {
                 for event in events {

@@ -41,14 +41,14 @@ fn upgrade(
     local: Rc<Local>,
     peer: SocketAddr,
     org: &str,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
     let origin = check_origin(&node, request.headers());
     let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
     let header = bearer(request.headers()).map(|token| token.map(str::to_owned));
-    let (upgrade, protocols) = match Upgrade::of(&mut request) {
+    let (upgrade, protocols) = match Upgrade::of(&request) {
         Ok(upgrade) => upgrade,
         Err(error) => {
             let mut response = problem::refuse(&Refusal::new(error.code(), error.to_string()));

@@ -392,9 +392,8 @@ impl Reader {
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
     pub fn push(&self, mut frames: Vec<Bytes>) {
         if self.sink.is_ready() {
-            match self.sink.send(&mut frames) {
-                Ok(true) => return,
-                Ok(false) | Err(Gone) => {}
+            if self.sink.send(&mut frames) == Ok(true) {
+                return;
             }
         } else if let Sink::WebSocket(socket) = &self.sink
             && socket.queue(frames).is_err()

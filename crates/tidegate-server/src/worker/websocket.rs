@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     ops::ControlFlow,
+    pin::Pin,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -223,6 +224,9 @@ fn broken(error: ws::ReadError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
+/// A parked reader's way to the head.
+type Way = Pin<Box<dyn Future<Output = Result<(), Gone>>>>;
+
 /// How the client's half ended.
 enum Left {
     /// With a close frame, to be answered in kind.
@@ -239,7 +243,8 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
     let gauge = reader.connections(Transport::WebSocket);
     gauge.inc();
     let mut left = None;
-    let mut way: Option<std::pin::Pin<Box<dyn Future<Output = Result<(), Gone>>>>> = None;
+    // On the heap while there is one: a level reader pays nothing for it.
+    let mut way: Option<Way> = None;
     if !early.is_empty() {
         let read = socket::feed(&mut peer, &mut early, |event| hear(&reader, event, &mut left));
         if let Err(error) = read {
