@@ -105,7 +105,7 @@ struct Batch {
 impl Publish {
     pub(super) fn run(self) -> Result<(), Failure> {
         let remote = self.remote.resolve()?;
-        let key = self.key.clone().or_else(|| Some(remote.saved.as_ref()?.publish_key.clone()));
+        let key = self.key.clone().or_else(|| remote.saved.as_ref()?.publish_key.clone());
         let key =
             key.ok_or_else(|| Failure::Usage("--key (or TIDEGATE_KEY) must give an API key".to_owned()))?;
         let sender = Sender { client: client()?, remote, key, retry_for: self.retry_for };

@@ -60,7 +60,7 @@ enum End {
 impl Tail {
     pub(super) fn run(self) -> Result<(), Failure> {
         let remote = self.remote.resolve()?;
-        let token = self.token.clone().or_else(|| Some(remote.saved.as_ref()?.token.clone()));
+        let token = self.token.clone().or_else(|| remote.saved.as_ref()?.token.clone());
         let token = token
             .ok_or_else(|| Failure::Usage("--token (or TIDEGATE_TOKEN) must give a token".to_owned()))?;
         let mut follower = Follower {
