@@ -90,6 +90,20 @@ fn usage_and_configuration_end_with_2() {
 }
 
 #[test]
+fn what_is_not_utf8_is_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let odd = std::ffi::OsStr::from_bytes(b"/data/\xff");
+    let ran: Ran = tidegate(dir().path(), &["config", "check"])
+        .env("TIDEGATE_LOG__DIR", odd)
+        .env("TIDEGATE_HOST", odd)
+        .output()
+        .expect("it runs")
+        .into();
+    assert_eq!(ran.code, Some(2));
+    assert_eq!(ran.err, "tidegate: environment variable TIDEGATE_LOG__DIR: its value is not UTF-8\n");
+}
+
+#[test]
 fn help_and_version_end_with_0() {
     let dir = dir();
     let ran = run(dir.path(), &["version"]);
