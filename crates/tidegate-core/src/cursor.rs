@@ -24,8 +24,7 @@ fn base36(mut value: u64, width: usize) -> String {
 }
 
 fn is_token(text: &str, longest: usize) -> bool {
-    (1..=longest).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+    (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
 }
 
 /// One life of a log: a random word, fresh at each start of the log's keeper (R10, R11).
@@ -128,8 +127,8 @@ impl FromStr for Cursor {
         let epoch = parts.next().and_then(Epoch::parse).ok_or(CursorError)?;
         let digits = parts.next().ok_or(CursorError)?;
         // `u64::from_str` takes a sign; a leading zero would give one place two texts.
-        let canonical = digits.bytes().all(|b| b.is_ascii_digit())
-            && (digits == "0" || !digits.starts_with('0'));
+        let canonical =
+            digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
         let seq = digits.parse::<Seq>().ok().filter(|seq| canonical && *seq <= SEQ_MAX).ok_or(CursorError)?;
         let tag = match parts.next() {
             None => None,
@@ -169,8 +168,23 @@ mod tests {
             assert_eq!(good.parse::<Cursor>().expect(good).to_string(), good);
         }
         for bad in [
-            "", "-", "a", "a-", "-1", "a-01", "a-+1", "a--1", "a-1-", "a-1-b-c", "A-1", "a-1-B",
-            "a-9007199254740992", "a-18446744073709551616", "a-1 ", " a-1", "é-1",
+            "",
+            "-",
+            "a",
+            "a-",
+            "-1",
+            "a-01",
+            "a-+1",
+            "a--1",
+            "a-1-",
+            "a-1-b-c",
+            "A-1",
+            "a-1-B",
+            "a-9007199254740992",
+            "a-18446744073709551616",
+            "a-1 ",
+            " a-1",
+            "é-1",
         ] {
             assert_eq!(bad.parse::<Cursor>(), Err(CursorError), "{bad}");
         }

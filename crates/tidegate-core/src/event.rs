@@ -7,6 +7,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use time::OffsetDateTime;
 
 use crate::{EventId, Seq, ServiceName, UserId};
 
@@ -16,8 +17,15 @@ pub type UnixMillis = u64;
 /// Writes `millis` as RFC 3339 in UTC with milliseconds (`2026-11-24T09:30:00.000Z`).
 pub fn write_rfc3339(out: &mut BytesMut, millis: UnixMillis) {
     // Past the year 9999 RFC 3339 ends; a clock that far off is shown as the last instant it has.
-    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX).min(253_402_300_799);
-    let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let nanos = i128::from(millis.min(253_402_300_799_999)) * 1_000_000;
+    write_datetime(
+        out,
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+    );
+}
+
+/// Writes an instant in UTC, of the years 0 to 9999, in that form.
+pub(crate) fn write_datetime(out: &mut BytesMut, at: OffsetDateTime) {
     // Writing to a `BytesMut` cannot fail.
     let _ = write!(
         out,
@@ -28,7 +36,7 @@ pub fn write_rfc3339(out: &mut BytesMut, millis: UnixMillis) {
         at.hour(),
         at.minute(),
         at.second(),
-        millis % 1000
+        at.millisecond()
     );
 }
 
@@ -114,7 +122,7 @@ mod tests {
         for (millis, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (1_795_512_600_007, "2026-11-24T09:30:00.007Z"),
-            (u64::MAX, "9999-12-31T23:59:59.615Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
         ] {
             let mut out = BytesMut::new();
             write_rfc3339(&mut out, millis);

@@ -13,9 +13,24 @@ pub mod filter;
 pub mod log;
 pub mod names;
 
+pub mod json;
+pub mod publish;
+
+pub mod batch;
+pub mod client;
+pub mod frame;
+pub mod opening;
+pub mod session;
+pub mod tail;
+pub mod ws;
+
+pub use batch::{Batch, Budget, View, ViewKey};
 pub use code::Code;
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
 pub use event::{ContentHash, DedupKey, Event, NewEvent, UnixMillis};
 pub use filter::Filter;
+pub use frame::{Framing, GapReason, Refusal};
 pub use log::{Ancestor, LogState};
 pub use names::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};
+pub use session::Session;
+pub use tail::{BatchLimits, Next, Tail};

@@ -1,9 +1,34 @@
-//! The node, started: what the commands `serve` and `dev` hand over to.
+//! The life of a node: what the commands `serve` and `dev` hand over to.
+//!
+//! Bind, start the log and the workers, accept, sweep; on the first signal drain, on the second
+//! leave.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tidegate_core::{
+    EventId, OrgId,
+    publish::{BodyForm, read_body},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    admin,
     auth::{Publishers, TokenVerifier},
-    config::Loaded,
+    config::{Config, Loaded, LogEngine, LogSync},
     dev::DevSession,
+    engine::{
+        Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
+    },
+    feed::{Feed, FeedEvent},
+    hub::Hub,
+    metrics::Metrics,
+    node::{Node, Parts, random},
+    worker::Worker,
 };
 
 /// Everything that was read and checked before a port is bound.
@@ -42,9 +67,239 @@ pub enum Ended {
     Interrupted,
 }
 
+/// How often tails and logs are swept.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Runs a node until it is asked to stop.
 pub fn run(start: Start) -> anyhow::Result<Ended> {
-    // PLUG IN HERE: bind, run, drain. In dev mode, `session.announce` once both listeners are bound.
-    let listen = start.loaded.config.listen.public;
-    anyhow::bail!("this build has no listeners yet, so nothing listens on {listen}")
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("tidegate-main")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let ended = runtime.block_on(serve(start));
+    // Reads of the log that nobody waits for any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve(start: Start) -> anyhow::Result<Ended> {
+    let Start { loaded, tokens, publishers, mode } = start;
+    let config = loaded.config;
+    // Before anything else, so that no signal is missed while starting.
+    let mut signals = Signals::listen()?;
+    let public = bind(config.listen.public).context("listen.public")?;
+    let admin = bind(config.listen.admin).context("listen.admin")?;
+    let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
+
+    let workers = config.node.workers.count(std::thread::available_parallelism().map_or(1, usize::from));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let hub = Arc::new(Hub::new(workers, Node::hub_limits(&config), clock.clone()));
+    let metrics = Arc::new(Metrics::new(hub.budget().clone()));
+    let engine = {
+        let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
+        // Recovery reads files; it has the thread to itself.
+        tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics))
+            .await?
+            .context("open the log")?
+    };
+    let publishers = Arc::new(publishers);
+    let has_page = matches!(mode, RunMode::Dev { .. });
+    let node =
+        Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
+    let workers = (0..workers)
+        .map(|id| Worker::start(id, node.clone()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .context("start the workers")?;
+    let workers = Arc::new(workers);
+
+    let admin = tokio::spawn(admin::serve(tokio::net::TcpListener::from_std(admin)?, node.clone()));
+    let accept = tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, workers.clone()));
+    let sweep = tokio::spawn(sweep(node.clone()));
+    tracing::info!(
+        public = %public_at,
+        admin = %admin_at,
+        engine = node.config.log.engine.word(),
+        workers = workers.len(),
+        "serve"
+    );
+    let mut feed = None;
+    if let RunMode::Dev { mut session, feed: wants_feed } = mode {
+        session.announce(&format!("http://{public_at}"), &format!("http://{admin_at}"))?;
+        if wants_feed {
+            feed = Some(tokio::spawn(run_feed(node.clone(), session.org().clone())));
+        }
+    }
+
+    let ended = signals.next().await;
+    tracing::info!(window = ?node.config.drain.window, "drain; a second signal leaves at once");
+    node.draining.send_replace(Some(Instant::now()));
+    tokio::select! {
+        () = drained(&node) => {}
+        _ = signals.next() => tracing::warn!("leave at once"),
+    }
+    accept.abort();
+    if let Some(feed) = feed {
+        feed.abort();
+    }
+    let closing = node.clone();
+    // The log last: what was acknowledged is synced already; this marks the stop as clean.
+    tokio::task::spawn_blocking(move || closing.engine.close()).await?;
+    sweep.abort();
+    admin.abort();
+    drop(accept.await);
+    if let Ok(workers) = Arc::try_unwrap(workers) {
+        workers.into_iter().for_each(Worker::stop);
+    }
+    Ok(ended)
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    // A restart must not wait for the last run's connections to be forgotten (TIME_WAIT).
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into()).with_context(|| format!("bind {address}"))?;
+    socket.listen(4096).with_context(|| format!("listen on {address}"))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn engine(
+    config: &Config,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    let around = Surroundings { feed: hub, clock, observer: metrics };
+    let local = LocalOptions {
+        dedup_window: config.dedup.window,
+        dedup_max_entries: config.dedup.max_entries,
+        orgs_max: config.limits.orgs,
+        queue_requests_max: config.limits.publishes_in_flight,
+        queue_bytes_max: config.limits.publish_queue_bytes.bytes(),
+        ..LocalOptions::default()
+    };
+    let max_bytes = config.log.max_bytes.bytes() as u64;
+    Ok(match config.log.engine {
+        LogEngine::Memory => Arc::new(LocalEngine::memory(
+            MemoryOptions { local, window: config.tail.window, max_bytes },
+            around,
+        )?),
+        LogEngine::Disk => {
+            let options = DiskOptions {
+                local,
+                sync_always: config.log.sync == LogSync::Always,
+                retention: config.log.retention,
+                max_bytes,
+                ..DiskOptions::new(&config.log.dir)
+            };
+            Arc::new(LocalEngine::disk(options, around)?)
+        }
+    })
+}
+
+/// Accepts connections and hands them to the workers in turn.
+async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
+    let mut turn = 0;
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, mostly: wait for some to come back rather than spin.
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "hand over a connection");
+                continue;
+            }
+        };
+        turn = (turn + 1) % workers.len();
+        // A worker with a full hall gets no more; the next one may have room, else the socket closes.
+        let refused = workers[turn].hand(stream, peer);
+        if let Err(stream) = refused
+            && workers[(turn + 1) % workers.len()].hand(stream, peer).is_err()
+        {
+            tracing::warn!(%peer, "drop a connection: no worker takes it");
+        }
+    }
+}
+
+/// Sweeps tails and logs each minute.
+async fn sweep(node: Arc<Node>) {
+    let mut minute = tokio::time::interval(SWEEP);
+    loop {
+        minute.tick().await;
+        let node = node.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            node.hub.sweep();
+            node.engine.sweep();
+        });
+        if swept.await.is_err() {
+            tracing::error!("a sweep panicked");
+        }
+    }
+}
+
+/// Waits until every stream has gone, or the drain window and its grace are over.
+async fn drained(node: &Node) {
+    let deadline = tokio::time::Instant::now() + node.config.drain.window + Duration::from_secs(5);
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    while !node.admission.is_idle() && tokio::time::Instant::now() < deadline {
+        look.tick().await;
+    }
+}
+
+/// Publishes the made-up day of an imaginary company, as a publisher's request would.
+async fn run_feed(node: Arc<Node>, org: OrgId) {
+    let mut feed = Feed::new(random());
+    loop {
+        tokio::time::sleep(feed.next_delay()).await;
+        let FeedEvent { service, event, key, data } = feed.next(node.now());
+        let body = format!(r#"{{"service":"{service}","event":"{event}","key":"{key}","data":{data}}}"#);
+        let mut ids = |_| {
+            (
+                EventId::parse(&uuid::Uuid::now_v7().to_string())
+                    .unwrap_or_else(|_| unreachable!("a UUID is an id")),
+                false,
+            )
+        };
+        match read_body(&org, BodyForm::Json, body.as_bytes(), &node.publish_limits(), &mut ids) {
+            Ok(events) => match node.engine.append(&org, events).await {
+                Ok(appended) => drop(node.metrics.published.inc_by(appended.places.len() as u64)),
+                Err(error) => tracing::warn!(%error, "publish a made-up event"),
+            },
+            Err(error) => tracing::error!(%error, "make up an event"),
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> Ended {
+        tokio::select! {
+            _ = self.terminate.recv() => Ended::Drained,
+            _ = self.interrupt.recv() => Ended::Interrupted,
+        }
+    }
 }

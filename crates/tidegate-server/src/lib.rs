@@ -1,9 +1,26 @@
-//! The Tidegate node.
+//! The Tidegate node: everything that touches the world.
+//!
+//! Reading order: how a node starts and what it is made of, how events get in and are kept, how they
+//! get out, and what stands around it.
 
 pub mod app;
-pub mod auth;
 pub mod cli;
 pub mod config;
-pub mod dev;
-pub mod engine;
 mod logs;
+pub mod node;
+
+pub mod auth;
+pub mod engine;
+pub mod http;
+
+pub mod hub;
+pub mod transport;
+pub mod worker;
+
+pub mod admin;
+pub mod admission;
+pub mod metrics;
+
+pub mod dev;
+pub mod feed;
+pub mod page;

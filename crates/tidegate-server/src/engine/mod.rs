@@ -4,10 +4,26 @@
 //! An engine gives each org a log: it appends whole batches, answers once they are kept (P3),
 //! hands every committed event to the node's [`Feed`] in seq order (R13), and reads pages back.
 
+mod chain;
+mod committer;
+mod dedup;
+mod disk;
+pub mod local;
+mod memory;
+mod queue;
+mod staged;
+pub mod store;
+mod sweep;
+
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent, OrgId, Seq};
+
+pub use chain::{ANCESTORS_MAX, Chain, Start};
+pub use disk::{DiskOptions, DiskStore};
+pub use local::{Clock, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SyncObserver, SystemClock};
+pub use memory::MemoryStore;
 
 /// The place of one event of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +109,8 @@ pub struct PageLimit {
 pub struct Page {
     /// Where the stretch begins (exclusive).
     pub after: Seq,
-    /// Where it ends: the last seq looked at, not the last event found.
+    /// Where it ends: the last seq looked at, not the last event found. Never below `after`: where
+    /// retention has removed all that was asked for, both are the floor.
     pub to: Seq,
     /// The events, in seq order.
     pub events: Vec<Arc<Event>>,
@@ -146,13 +163,16 @@ pub trait Feed: Send + Sync + 'static {
 pub trait Engine: Send + Sync + 'static {
     /// Appends `events` to the log of `org`, all or none, and resolves once they are kept. The log
     /// is created where there is none.
-    fn append(&self, org: &OrgId, events: Vec<NewEvent>) -> BoxFuture<'static, Result<Appended, AppendError>>;
+    fn append(&self, org: &OrgId, events: Vec<NewEvent>)
+    -> BoxFuture<'static, Result<Appended, AppendError>>;
 
     /// Opens the log of `org` for reading and resolves to its state. A log that does not exist is
     /// created, durably, so that its epoch outlives a restart even while it is empty.
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>>;
 
-    /// The state of a log that the node holds, at once.
+    /// The state of a log that the node holds, at once. `None` also for a log that an earlier start
+    /// left and nothing has touched since: its epoch of this start does not exist until `open` or
+    /// `append` draws it.
     fn head(&self, org: &OrgId) -> Option<LogState>;
 
     /// Reads the events after `after`, up to `limit`.
@@ -171,3 +191,6 @@ pub trait Engine: Send + Sync + 'static {
     /// Stops taking appends, finishes what is queued, syncs, and marks the stop as clean. Blocks.
     fn close(&self);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! A batch: a sealed run of events, the unit of fan-out. And its views: what a filter sees of it,
+//! encoded once and shared by everybody who sees the same.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Epoch, Event, Filter, OrgId, Seq, UnixMillis, UserId,
+    frame::{self, Framing, Side},
+};
+
+/// How many views one batch keeps. Filters past it are encoded for each worker's round anew; the
+/// bytes are the same, only not shared between workers.
+const VIEWS_MAX: usize = 256;
+
+/// The bytes that all batches of a node hold, their views included. Charged when a batch is made or
+/// a view added, given back when the last holder of the batch lets go.
+#[derive(Debug, Default)]
+pub struct Budget {
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// The bytes held now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// All events of an org's log in (`prev`, `seq`].
+#[derive(Debug)]
+pub struct Batch {
+    /// The border before it.
+    pub prev: Seq,
+    /// The border at its end.
+    pub seq: Seq,
+    /// When it was sealed.
+    pub sealed: UnixMillis,
+    /// Its events, in seq order.
+    pub events: Vec<Arc<Event>>,
+    has_targeted: bool,
+    views: Mutex<Vec<(ViewKey, View)>>,
+    charged: AtomicUsize,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// What makes two views the same bytes (R8). A view holds no targeted events, so no user stands in
+/// the key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ViewKey {
+    /// The life of the log that the frame's cursor belongs to.
+    pub epoch: Epoch,
+    /// The canonical filter.
+    pub filter: Filter,
+    /// The envelope.
+    pub framing: Framing,
+}
+
+/// What a filter sees of a batch, targeted events left out.
+#[derive(Debug, Clone)]
+pub enum View {
+    /// Nothing; and whether there are targeted events that some users of the filter see.
+    Empty {
+        /// Whether the batch has targeted events in the filter's services.
+        targeted: bool,
+    },
+    /// A finished frame over (`start`, batch.seq].
+    Frame {
+        /// The border that the frame follows on: the batch's own, or an earlier one behind which
+        /// the filter has nothing to see.
+        start: Seq,
+        /// The frame in its envelope.
+        bytes: Bytes,
+        /// How many events it carries.
+        count: usize,
+    },
+}
+
+impl Batch {
+    /// Seals `events`, which are all that the log holds in (`prev`, `seq`].
+    pub fn new(
+        prev: Seq,
+        seq: Seq,
+        sealed: UnixMillis,
+        events: Vec<Arc<Event>>,
+        budget: &Arc<Budget>,
+    ) -> Self {
+        debug_assert!(events.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+        debug_assert!(events.iter().all(|event| prev < event.seq && event.seq <= seq));
+        let has_targeted = events.iter().any(|event| event.is_targeted());
+        let bytes = size_of::<Self>() + events.iter().map(|event| event.memory()).sum::<usize>();
+        let batch = Self {
+            prev,
+            seq,
+            sealed,
+            events,
+            has_targeted,
+            views: Mutex::default(),
+            charged: AtomicUsize::new(0),
+            budget: budget.clone(),
+        };
+        batch.charge(bytes);
+        batch
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.charged.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes charged for it: its events and the views kept so far.
+    pub fn memory(&self) -> usize {
+        self.charged.load(Ordering::Relaxed)
+    }
+
+    /// Whether an event of it is targeted at `user` and passes `filter`.
+    pub fn has_targeted_at(&self, user: &UserId, filter: &Filter) -> bool {
+        self.has_targeted
+            && self
+                .events
+                .iter()
+                .any(|event| event.is_targeted() && event.is_for(user) && filter.admits(&event.service))
+    }
+
+    /// The events behind `after` that `user` with `filter` may see.
+    pub fn visible<'a>(&'a self, after: Seq, user: &UserId, filter: &Filter) -> Vec<&'a Event> {
+        let first = self.events.partition_point(|event| event.seq <= after);
+        let seen = self.events[first..].iter();
+        seen.map(|event| &**event)
+            .filter(|event| filter.admits(&event.service) && event.is_for(user))
+            .collect()
+    }
+
+    /// The shared view for `key`. `start` is the earliest border that the frame may follow on: the
+    /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
+    /// (and held nothing targeted in its services). Whoever asks first fixes it.
+    pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
+        debug_assert!(start <= self.prev);
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, view)) = views.iter().find(|(kept, _)| kept == key) {
+            return view.clone();
+        }
+        let admitted =
+            self.events.iter().map(|event| &**event).filter(|event| key.filter.admits(&event.service));
+        let (targeted, shared): (Vec<&Event>, Vec<&Event>) = admitted.partition(|event| event.is_targeted());
+        let view = if shared.is_empty() {
+            View::Empty { targeted: !targeted.is_empty() }
+        } else {
+            let side = Side { epoch: &key.epoch, tag: key.filter.tag() };
+            let bytes = frame::events(key.framing, side, org, start, self.seq, &shared);
+            View::Frame { start, bytes, count: shared.len() }
+        };
+        if views.len() < VIEWS_MAX {
+            let bytes = if let View::Frame { bytes, .. } = &view { bytes.len() } else { 0 };
+            self.charge(size_of::<(ViewKey, View)>() + bytes);
+            views.push((key.clone(), view.clone()));
+        }
+        view
+    }
+}

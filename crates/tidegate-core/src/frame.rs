@@ -1,0 +1,335 @@
+//! Server frames: JSON objects with a `type`, the same on both transports (PROTOCOL.md, "Frames").
+//!
+//! Written here straight into their framing: one `Bytes` that a socket can take as it is. Read by
+//! clients through [`crate::client`].
+
+use std::fmt::Write as _;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{Code, Cursor, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, event, json, ws};
+
+/// The version of the protocol that this crate speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The transport's envelope around a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// One unfragmented text message (RFC 6455, section 5.6).
+    WebSocket,
+    /// One event of a `text/event-stream` (WHATWG HTML, section 9.2): `id:` where the frame has a
+    /// cursor, and one `data:` line. No `event:` line, so that `onmessage` sees every frame.
+    Sse,
+}
+
+/// Why a stretch of the stream is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// Retention removed it.
+    Retention,
+    /// The reader was too slow and asked to skip.
+    SlowConsumer,
+    /// The log lost it, or never had it: the cursor is of another life of the log.
+    Epoch,
+    /// The cursor was made for other services.
+    Filter,
+}
+
+impl GapReason {
+    /// Every reason.
+    pub const ALL: [GapReason; 4] =
+        [GapReason::Retention, GapReason::SlowConsumer, GapReason::Epoch, GapReason::Filter];
+
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GapReason::Retention => "retention",
+            GapReason::SlowConsumer => "slow_consumer",
+            GapReason::Epoch => "epoch",
+            GapReason::Filter => "filter",
+        }
+    }
+
+    /// The reason with this wire name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
+/// Puts a JSON object that `write` makes into its envelope.
+pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    match framing {
+        Framing::WebSocket => {
+            let mut frame = ws::FrameBuilder::with_capacity(256);
+            write(frame.payload_mut());
+            frame.finish()
+        }
+        Framing::Sse => {
+            let mut out = BytesMut::new();
+            if let Some(cursor) = id {
+                // Writing to a `BytesMut` cannot fail.
+                let _ = writeln!(out, "id: {cursor}");
+            }
+            out.put_slice(b"data: ");
+            write(&mut out);
+            out.put_slice(b"\n\n");
+            out.freeze()
+        }
+    }
+}
+
+/// The first frame of a stream.
+#[derive(Debug, Clone)]
+pub struct Hello<'a> {
+    /// Names this connection in logs and to `replaces=`.
+    pub connection_id: &'a str,
+    /// The org.
+    pub org: &'a OrgId,
+    /// What this stream sees.
+    pub filter: &'a Filter,
+    /// Where this stream starts accounting (R3); its epoch is the frame's `epoch`.
+    pub cursor: &'a Cursor,
+    /// The log's end.
+    pub head: Seq,
+    /// Whether a presented cursor is being continued.
+    pub resumed: bool,
+    /// The node's part of the frame.
+    pub terms: &'a Terms,
+    /// How long the token lives.
+    pub token_expires_in_ms: u64,
+    /// Now.
+    pub server_time: UnixMillis,
+}
+
+/// What a node tells every connection alike.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The dedup window.
+    pub dedup_window_ms: u64,
+    /// The time between pings.
+    pub ping_interval_ms: u64,
+    /// The name of a durability policy weaker than always.
+    pub sync: Option<&'static str>,
+}
+
+/// `hello`.
+pub fn hello(framing: Framing, hello: &Hello<'_>) -> Bytes {
+    framed(framing, Some(hello.cursor), |out| {
+        out.put_slice(b"{\"type\":\"hello\",\"connection_id\":");
+        json::write_string(out, hello.connection_id);
+        let _ = write!(out, ",\"protocol\":{PROTOCOL_VERSION},\"org\":\"{}\",\"services\":", hello.org);
+        write_services(out, hello.filter);
+        let _ = write!(
+            out,
+            ",\"filter\":\"{}\",\"epoch\":\"{}\",\"cursor\":\"{}\",\"head\":{},\"dedup_window_ms\":{},\"resumed\":{},\"ping_interval_ms\":{},\"token_expires_in_ms\":{},\"server_time\":\"",
+            hello.filter.tag(),
+            hello.cursor.epoch,
+            hello.cursor,
+            hello.head,
+            hello.terms.dedup_window_ms,
+            hello.resumed,
+            hello.terms.ping_interval_ms,
+            hello.token_expires_in_ms,
+        );
+        event::write_rfc3339(out, hello.server_time);
+        out.put_u8(b'"');
+        if let Some(sync) = hello.terms.sync {
+            let _ = write!(out, ",\"sync\":\"{sync}\"");
+        }
+        out.put_u8(b'}');
+    })
+}
+
+fn write_services(out: &mut BytesMut, filter: &Filter) {
+    let mut lead = '[';
+    for service in filter.names() {
+        // Names need no escapes (`ServiceName`).
+        let _ = write!(out, "{lead}\"{service}\"");
+        lead = ',';
+    }
+    out.put_slice(if lead == '[' { b"[]" } else { b"]" });
+}
+
+/// Where the events of a frame stand: what the frame's cursor text is made of, but its seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Side<'a> {
+    /// The epoch on this side of a border.
+    pub epoch: &'a Epoch,
+    /// The filter that is accounted for.
+    pub tag: &'a FilterTag,
+}
+
+impl Side<'_> {
+    /// The cursor at `seq` on this side.
+    pub fn cursor(self, seq: Seq) -> Cursor {
+        Cursor { epoch: self.epoch.clone(), seq, tag: Some(self.tag.clone()) }
+    }
+}
+
+/// `event`, or `batch` where there are several or the frame accounts for more than the one event:
+/// exactly what the reader may see in (`prev`, `seq`]. `events` must not be empty.
+pub fn events(
+    framing: Framing,
+    side: Side<'_>,
+    org: &OrgId,
+    prev: Seq,
+    seq: Seq,
+    events: &[&Event],
+) -> Bytes {
+    let id = matches!(framing, Framing::Sse).then(|| side.cursor(seq));
+    framed(framing, id.as_ref(), |out| match events {
+        [only] if only.seq == seq => {
+            out.reserve(only.fragment.len() + 96);
+            let _ = write!(out, "{{\"type\":\"event\",\"org\":\"{org}\",\"prev\":{prev},");
+            out.put_slice(&only.fragment);
+            out.put_u8(b'}');
+        }
+        _ => {
+            out.reserve(events.iter().map(|event| event.fragment.len() + 3).sum::<usize>() + 128);
+            let _ = write!(
+                out,
+                "{{\"type\":\"batch\",\"org\":\"{org}\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\""
+            );
+            event::write_rfc3339(out, events.last().map_or(0, |event| event.timestamp));
+            out.put_slice(b"\",\"events\":[");
+            for (index, event) in events.iter().enumerate() {
+                out.put_slice(if index == 0 { b"{" } else { b",{" });
+                out.put_slice(&event.fragment);
+                out.put_u8(b'}');
+            }
+            out.put_slice(b"]}");
+        }
+    })
+}
+
+/// `gap`: nothing of (`prev`, `to.seq`] will come. The reader goes on from `to`, all three parts.
+pub fn gap(framing: Framing, prev: Seq, to: &Cursor, reason: GapReason, filter: &Filter) -> Bytes {
+    framed(framing, Some(to), |out| {
+        let _ = write!(
+            out,
+            "{{\"type\":\"gap\",\"prev\":{prev},\"seq\":{},\"epoch\":\"{}\",\"filter\":\"{}\",\"reason\":\"{}\"",
+            to.seq,
+            to.epoch,
+            to.tag.as_ref().unwrap_or(filter.tag()),
+            reason.name()
+        );
+        if reason == GapReason::Filter {
+            out.put_slice(b",\"services\":");
+            write_services(out, filter);
+        }
+        out.put_u8(b'}');
+    })
+}
+
+/// `ping`: all that this reader may see in (`prev`, `seq`] has been sent.
+pub fn ping(framing: Framing, side: Side<'_>, prev: Seq, seq: Seq, now: UnixMillis) -> Bytes {
+    framed(framing, Some(&side.cursor(seq)), |out| {
+        let _ = write!(out, "{{\"type\":\"ping\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\"");
+        event::write_rfc3339(out, now);
+        out.put_slice(b"\"}");
+    })
+}
+
+/// `status`: the stream goes on, but something is worth knowing.
+pub fn status(framing: Framing, code: &str, message: &str) -> Bytes {
+    framed(framing, None, |out| {
+        let _ = write!(out, "{{\"type\":\"status\",\"code\":\"{code}\",\"message\":");
+        json::write_string(out, message);
+        out.put_u8(b'}');
+    })
+}
+
+/// `goaway`: the client leaves within `retry_in_ms` and comes back, else the server closes.
+pub fn goaway(framing: Framing, code: Code, retry_in_ms: u64) -> Bytes {
+    framed(framing, None, |out| {
+        let _ =
+            write!(out, "{{\"type\":\"goaway\",\"code\":\"{}\",\"retry_in_ms\":{retry_in_ms}}}", code.name());
+    })
+}
+
+/// `error`: the last frame before the end.
+pub fn error(framing: Framing, refusal: &Refusal) -> Bytes {
+    framed(framing, None, |out| {
+        let _ = write!(out, "{{\"type\":\"error\",\"code\":\"{}\",\"message\":", refusal.code.name());
+        json::write_string(out, &refusal.message);
+        if let Some(limit) = refusal.limit {
+            let _ = write!(out, ",\"limit\":\"{limit}\"");
+        }
+        if let Some(retry_in_ms) = refusal.retry_in_ms {
+            let _ = write!(out, ",\"retry_in_ms\":{retry_in_ms}");
+        }
+        out.put_u8(b'}');
+    })
+}
+
+/// A no, in the words of every transport.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Which no.
+    pub code: Code,
+    /// One clear sentence: what was wrong, what to do.
+    pub message: String,
+    /// The configuration key of the bound that was reached.
+    pub limit: Option<&'static str>,
+    /// When to come back.
+    pub retry_in_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// A no that names no limit and no time.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), limit: None, retry_in_ms: None }
+    }
+
+    /// Names the bound that was reached.
+    pub fn limited_by(mut self, limit: &'static str) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Says when to come back.
+    pub fn retry_in(mut self, millis: u64) -> Self {
+        self.retry_in_ms = Some(millis);
+        self
+    }
+}
+
+/// A frame that a client sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientFrame {
+    /// Credentials: the first frame, or renewal in place.
+    Auth {
+        /// The token.
+        token: String,
+    },
+    /// The answer to `ping`.
+    Pong,
+    /// The client's own metrics. Taken and not looked into.
+    Health,
+}
+
+/// Reads a client's text message.
+pub fn read_client_frame(text: &str) -> Result<ClientFrame, Refusal> {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: std::borrow::Cow<'a, str>,
+        token: Option<serde_json::Value>,
+    }
+    let bad = |message: String| Refusal::new(Code::BadFrame, message);
+    let head: Head<'_> = serde_json::from_str(text)
+        .map_err(|error| bad(format!("a frame must be a JSON object with a string `type`: {error}")))?;
+    match &*head.kind {
+        "auth" => match head.token {
+            Some(serde_json::Value::String(token)) => Ok(ClientFrame::Auth { token }),
+            _ => Err(bad("an auth frame must have a string `token`".into())),
+        },
+        "pong" => Ok(ClientFrame::Pong),
+        "health" => Ok(ClientFrame::Health),
+        other => Err(bad(format!(
+            "frames of type {:?} are not known; a client sends auth, pong and health",
+            other.chars().take(32).collect::<String>()
+        ))),
+    }
+}

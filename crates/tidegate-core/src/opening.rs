@@ -1,0 +1,220 @@
+//! Where a stream starts, and which gaps are due on its way (R3, R4, R9, R11).
+
+use std::collections::VecDeque;
+
+use crate::{Cursor, Epoch, Filter, FilterTag, LogState, Seq, frame::GapReason};
+
+/// What a reader asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// Whatever comes from now on.
+    Head,
+    /// Everything behind this place of the present life: the start of `tail=N`.
+    Seq(Seq),
+    /// Everything behind a cursor that it presents.
+    Cursor(Cursor),
+}
+
+/// A gap that will have to be declared when the reader gets to `at`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The place, on the side before the border.
+    pub at: Seq,
+    /// Where the reader goes on.
+    pub seq: Seq,
+    /// The life that it goes on in.
+    pub epoch: Epoch,
+    /// The tag of its cursor from there on.
+    pub tag: FilterTag,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// The start of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// `hello.cursor`: where accounting starts, on the presented side of any border (R3).
+    pub cursor: Cursor,
+    /// Gaps to declare, in the order of their places.
+    pub dues: VecDeque<Due>,
+    /// Whether a presented cursor goes on without a gap at its own place, a change of filter apart.
+    pub resumed: bool,
+}
+
+/// Plans the stream of a reader with `filter` that asks for `from`, on `log` as it is now.
+pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
+    let tag = filter.tag().clone();
+    let presented = match from {
+        From::Head => return fresh(log, tag, log.head),
+        From::Seq(seq) => return fresh(log, tag, seq.clamp(log.floor, log.head)),
+        From::Cursor(cursor) => cursor,
+    };
+    let mut plan = Plan { log, dues: VecDeque::new(), tag };
+    // Clean borders are crossed in silence, up to the first that needs a gap: a reader that stayed on
+    // the far side of one would soon stand beyond the end of its life.
+    let life = plan.life_of(&presented.epoch);
+    let epoch = match life {
+        Some(life) if presented.seq <= plan.end(life) => plan.epoch(plan.run_from(life)),
+        _ => presented.epoch.clone(),
+    };
+    let presented_tag = presented.tag.clone().unwrap_or_else(|| plan.tag.clone());
+    if presented_tag != plan.tag {
+        plan.due(presented.seq, presented.seq, epoch.clone(), GapReason::Filter);
+    }
+    let resumed = match life {
+        Some(life) => plan.go(life, presented.seq),
+        None => {
+            // Nothing here can have been seen if the log began empty after the cursor was made.
+            let seq = if log.born_empty { log.floor } else { log.head };
+            plan.due(presented.seq, seq, log.epoch.clone(), GapReason::Epoch);
+            false
+        }
+    };
+    let cursor = Cursor { epoch, seq: presented.seq, tag: Some(presented_tag) };
+    Opening { cursor, dues: plan.dues, resumed }
+}
+
+fn fresh(log: &LogState, tag: FilterTag, seq: Seq) -> Opening {
+    let cursor = Cursor { epoch: log.epoch.clone(), seq, tag: Some(tag) };
+    Opening { cursor, dues: VecDeque::new(), resumed: false }
+}
+
+struct Plan<'a> {
+    log: &'a LogState,
+    dues: VecDeque<Due>,
+    tag: FilterTag,
+}
+
+impl Plan<'_> {
+    /// Adds the gaps on the way from `seq` of `life` to the head; says whether none is at that place.
+    fn go(&mut self, life: usize, seq: Seq) -> bool {
+        let (log, end) = (self.log, self.end(life));
+        let (mut reached, mut at, mut resumed) = (life, seq, true);
+        if seq > end || seq < log.floor {
+            // Of another timeline that grew under the same epoch (or a cursor that nobody gave), or
+            // from before what retention has kept. All borders up to there are crossed by one gap.
+            let reason = if seq > end { GapReason::Epoch } else { GapReason::Retention };
+            at = end.min(seq).max(log.floor);
+            let crossed = log.ancestors.iter().skip(life).take_while(|ancestor| ancestor.end <= at);
+            reached = self.run_from(life + crossed.count());
+            resumed = false;
+            self.due(seq, at, self.epoch(reached), reason);
+        }
+        for border in reached..log.ancestors.len() {
+            if log.ancestors[border].lossy {
+                let end = log.ancestors[border].end.max(at);
+                resumed &= end > seq;
+                self.due(end, end, self.epoch(self.run_from(border + 1)), GapReason::Epoch);
+            }
+        }
+        resumed
+    }
+
+    fn life_of(&self, epoch: &Epoch) -> Option<usize> {
+        if *epoch == self.log.epoch {
+            return Some(self.log.ancestors.len());
+        }
+        self.log.ancestors.iter().position(|life| life.epoch == *epoch)
+    }
+
+    fn epoch(&self, life: usize) -> Epoch {
+        self.log.ancestors.get(life).map_or(&self.log.epoch, |ancestor| &ancestor.epoch).clone()
+    }
+
+    fn end(&self, life: usize) -> Seq {
+        self.log.ancestors.get(life).map_or(self.log.head, |ancestor| ancestor.end)
+    }
+
+    /// The last life that follows on `life` without a lossy border between.
+    fn run_from(&self, life: usize) -> usize {
+        let later = self.log.ancestors.iter().skip(life);
+        life + later.take_while(|ancestor| !ancestor.lossy).count()
+    }
+
+    fn due(&mut self, at: Seq, seq: Seq, epoch: Epoch, reason: GapReason) {
+        self.dues.push_back(Due { at, seq, epoch, tag: self.tag.clone(), reason });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ancestor, ServiceName};
+
+    fn epoch(text: &str) -> Epoch {
+        Epoch::parse(text).expect("an epoch")
+    }
+
+    fn log(ancestors: &[(&str, Seq, bool)], head: Seq, floor: Seq) -> LogState {
+        let ancestors: Vec<_> =
+            ancestors.iter().map(|&(name, end, lossy)| Ancestor { epoch: epoch(name), end, lossy }).collect();
+        LogState { epoch: epoch("now"), born_empty: ancestors.is_empty(), ancestors, head, floor }
+    }
+
+    /// Opens with the untagged cursor and prints hello's place and the gaps due.
+    fn plan(log: &LogState, cursor: &str) -> String {
+        let opening = open(log, &Filter::all(), From::Cursor(cursor.parse().expect("a cursor")));
+        let mut text = format!("{}-{}", opening.cursor.epoch, opening.cursor.seq);
+        for due in opening.dues {
+            text += &format!(" | at {} {} to {}-{}", due.at, due.reason.name(), due.epoch, due.seq);
+        }
+        text + if opening.resumed { " | resumed" } else { "" }
+    }
+
+    #[test]
+    fn r3_hello_stands_where_accounting_starts() {
+        let log = log(&[], 200, 0);
+        assert_eq!(plan(&log, "now-100"), "now-100 | resumed");
+        assert_eq!(open(&log, &Filter::all(), From::Head).cursor.seq, 200);
+        assert_eq!(open(&log, &Filter::all(), From::Seq(150)).cursor.seq, 150);
+    }
+
+    #[test]
+    fn r4_another_filter_tag_is_a_gap_that_moves_nothing() {
+        let only = Filter::only([ServiceName::parse("a").expect("a name")].into());
+        let presented = Cursor { epoch: epoch("now"), seq: 5, tag: Some(only.tag().clone()) };
+        let opening = open(&log(&[], 9, 0), &Filter::all(), From::Cursor(presented.clone()));
+        assert_eq!(opening.cursor, presented, "hello keeps the presented tag until the gap");
+        let due = &opening.dues[0];
+        assert_eq!((due.at, due.seq, due.reason), (5, 5, GapReason::Filter));
+        assert_eq!(due.tag, *Filter::all().tag());
+    }
+
+    #[test]
+    fn r9_a_cursor_has_a_gap_exactly_below_the_floor() {
+        let log = log(&[], 90, 50);
+        assert_eq!(plan(&log, "now-49"), "now-49 | at 49 retention to now-50");
+        assert_eq!(plan(&log, "now-50"), "now-50 | resumed");
+        assert_eq!(plan(&log, "now-51"), "now-51 | resumed");
+    }
+
+    #[test]
+    fn r10_an_unknown_epoch_starts_at_the_oldest_of_a_log_born_empty() {
+        assert_eq!(plan(&log(&[], 3, 0), "gone-500"), "gone-500 | at 500 epoch to now-0");
+        assert_eq!(plan(&log(&[("a", 1, false)], 3, 0), "gone-500"), "gone-500 | at 500 epoch to now-3");
+    }
+
+    #[test]
+    fn r11_ancestors_go_on_unless_something_may_be_lost() {
+        let clean = log(&[("a", 10, false), ("b", 20, false)], 30, 0);
+        assert_eq!(plan(&clean, "a-7"), "now-7 | resumed");
+        assert_eq!(plan(&clean, "a-10"), "now-10 | resumed");
+        assert_eq!(plan(&clean, "a-11"), "a-11 | at 11 epoch to now-10");
+        assert_eq!(plan(&clean, "b-21"), "b-21 | at 21 epoch to now-20");
+        assert_eq!(plan(&clean, "now-31"), "now-31 | at 31 epoch to now-30");
+
+        let lossy = log(&[("a", 10, true), ("b", 20, false), ("c", 25, true)], 30, 0);
+        assert_eq!(plan(&lossy, "a-7"), "a-7 | at 10 epoch to c-10 | at 25 epoch to now-25 | resumed");
+        assert_eq!(plan(&lossy, "a-10"), "a-10 | at 10 epoch to c-10 | at 25 epoch to now-25");
+        assert_eq!(plan(&lossy, "a-12"), "a-12 | at 12 epoch to c-10 | at 25 epoch to now-25");
+        assert_eq!(plan(&lossy, "b-12"), "c-12 | at 25 epoch to now-25 | resumed");
+        assert_eq!(plan(&lossy, "now-27"), "now-27 | resumed");
+    }
+
+    #[test]
+    fn r11_retention_past_a_border_declares_both_at_once() {
+        let log = log(&[("a", 10, true), ("b", 20, true)], 40, 15);
+        assert_eq!(plan(&log, "a-7"), "a-7 | at 7 retention to b-15 | at 20 epoch to now-20");
+        assert_eq!(plan(&log, "a-12"), "a-12 | at 12 epoch to b-15 | at 20 epoch to now-20");
+    }
+}

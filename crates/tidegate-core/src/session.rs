@@ -1,0 +1,266 @@
+//! A session: the protocol state of one reader's stream, from hello to the end.
+//!
+//! It is a cursor, not a queue. It knows which place its client will have once everything handed to
+//! the socket has arrived (`sent`), how far the log has been looked through for it (`scanned`), and
+//! which gaps lie ahead. Batches and pages go in, finished frames come out; it keeps no bytes.
+//!
+//! The methods that give frames push them on `out`; whoever calls them writes all of `out` to the
+//! socket, in order, or ends the session (R7).
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
+    frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
+    opening::{Due, Opening},
+};
+
+/// A reader that sees nothing of this many events is told its place, so that it need not begin again
+/// where it saw the last.
+const SILENT_SCAN_MAX: Seq = 1000;
+
+/// Who reads what, and how.
+#[derive(Debug, Clone)]
+pub struct Audience {
+    /// The org.
+    pub org: OrgId,
+    /// The user, for targeted events.
+    pub user: UserId,
+    /// The services.
+    pub filter: Filter,
+    /// The envelope of its frames.
+    pub framing: Framing,
+}
+
+/// What `hello` says beyond the session's own place.
+#[derive(Debug, Clone, Copy)]
+pub struct Greeting<'a> {
+    /// Names the connection.
+    pub connection_id: &'a str,
+    /// The log's end.
+    pub head: Seq,
+    /// How long the token lives.
+    pub token_expires_in_ms: u64,
+    /// Now.
+    pub now: UnixMillis,
+    /// The node's terms.
+    pub terms: &'a Terms,
+}
+
+/// The protocol state of one stream.
+#[derive(Debug)]
+pub struct Session {
+    audience: Audience,
+    /// The life and tag that the client's cursor is in: on the presented side until a gap crosses.
+    epoch: Epoch,
+    tag: FilterTag,
+    sent: Seq,
+    scanned: Seq,
+    dues: VecDeque<Due>,
+}
+
+impl Session {
+    /// Starts a stream as planned; its first frame is `hello`.
+    pub fn open(audience: Audience, opening: Opening, greeting: &Greeting<'_>, out: &mut Vec<Bytes>) -> Self {
+        let Opening { cursor, dues, resumed } = opening;
+        let session = Self {
+            tag: cursor.tag.clone().unwrap_or_else(|| audience.filter.tag().clone()),
+            epoch: cursor.epoch,
+            sent: cursor.seq,
+            scanned: cursor.seq,
+            dues,
+            audience,
+        };
+        out.push(session.hello(greeting, resumed));
+        session
+    }
+
+    fn side(&self) -> Side<'_> {
+        Side { epoch: &self.epoch, tag: &self.tag }
+    }
+
+    fn hello(&self, greeting: &Greeting<'_>, resumed: bool) -> Bytes {
+        let cursor = self.side().cursor(self.sent);
+        let hello = Hello {
+            connection_id: greeting.connection_id,
+            org: &self.audience.org,
+            filter: &self.audience.filter,
+            cursor: &cursor,
+            head: greeting.head,
+            resumed,
+            terms: greeting.terms,
+            token_expires_in_ms: greeting.token_expires_in_ms,
+            server_time: greeting.now,
+        };
+        frame::hello(self.audience.framing, &hello)
+    }
+
+    /// Who reads.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// How far the log has been looked through for this reader.
+    pub fn scanned(&self) -> Seq {
+        self.scanned
+    }
+
+    /// The place that the client will have.
+    pub fn sent(&self) -> Seq {
+        self.sent
+    }
+
+    /// The place that no page may pass, because a gap is due there.
+    pub fn stop(&self) -> Option<Seq> {
+        self.dues.front().map(|due| due.at)
+    }
+
+    /// The key of the shared views that this reader takes.
+    pub fn view_key(&self) -> ViewKey {
+        ViewKey {
+            epoch: self.epoch.clone(),
+            filter: self.audience.filter.clone(),
+            framing: self.audience.framing,
+        }
+    }
+
+    /// Declares the gaps that are due at its place; returns their reasons for the counters.
+    pub fn take_gaps(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) -> Vec<GapReason> {
+        let mut reasons = Vec::new();
+        while self.dues.front().is_some_and(|due| due.at <= self.scanned || due.reason == GapReason::Filter) {
+            let Some(due) = self.dues.pop_front() else { break };
+            reasons.push(due.reason);
+            self.bridge(self.scanned, now, out);
+            self.cross(due, out);
+        }
+        reasons
+    }
+
+    fn cross(&mut self, due: Due, out: &mut Vec<Bytes>) {
+        let prev = self.sent;
+        self.epoch = due.epoch;
+        self.tag = due.tag;
+        self.sent = due.seq;
+        self.scanned = due.seq;
+        let to = self.side().cursor(due.seq);
+        out.push(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter));
+    }
+
+    /// Tells the client that it may move to `to`, where it is behind (R1).
+    fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
+        if self.sent < to {
+            out.push(frame::ping(self.audience.framing, self.side(), self.sent, to, now));
+            self.sent = to;
+        }
+    }
+
+    /// Takes a batch of the tail that begins at or before its place and ends behind it. `view` is
+    /// the batch's view for [`Session::view_key`]. Returns how many events went out.
+    pub fn take(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
+        debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
+        debug_assert!(self.stop().is_none(), "a gap is due before live events");
+        let Audience { user, filter, .. } = &self.audience;
+        // A border inside the batch: cut there, so that no client sees an event twice (R5).
+        let is_cut = self.scanned != batch.prev;
+        if is_cut || batch.has_targeted_at(user, filter) {
+            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), out);
+        }
+        self.scanned = batch.seq;
+        match view {
+            View::Empty { .. } => 0,
+            View::Frame { start, bytes, count } => {
+                self.bridge(*start, now, out);
+                out.push(bytes.clone());
+                self.sent = batch.seq;
+                *count
+            }
+        }
+    }
+
+    /// Sends `visible`, all that this reader may see in (`scanned`, `to`].
+    fn take_private(&mut self, to: Seq, visible: &[&Event], out: &mut Vec<Bytes>) -> usize {
+        if !visible.is_empty() {
+            let Audience { org, framing, .. } = &self.audience;
+            let side = Side { epoch: &self.epoch, tag: &self.tag };
+            out.push(frame::events(*framing, side, org, self.sent, to, visible));
+            self.sent = to;
+        }
+        self.scanned = to;
+        visible.len()
+    }
+
+    /// Takes a page of the log: all its events in (`after`, `to`]. An `after` above its place is a
+    /// stretch that retention has removed: declared, and returned for the counters.
+    pub fn take_page(
+        &mut self,
+        after: Seq,
+        to: Seq,
+        events: &[Arc<Event>],
+        now: UnixMillis,
+        out: &mut Vec<Bytes>,
+    ) -> (usize, Option<GapReason>) {
+        let mut gap = None;
+        if after > self.scanned {
+            // Borders inside the removed stretch are crossed by the same gap.
+            let mut epoch = self.epoch.clone();
+            while self.dues.front().is_some_and(|due| due.at <= after) {
+                epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
+            }
+            self.bridge(self.scanned, now, out);
+            let (at, tag) = (self.scanned, self.audience.filter.tag().clone());
+            self.cross(Due { at, seq: after, epoch, tag, reason: GapReason::Retention }, out);
+            gap = Some(GapReason::Retention);
+        }
+        debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
+        let Audience { user, filter, .. } = &self.audience;
+        let visible: Vec<&Event> = events
+            .iter()
+            .map(|event| &**event)
+            .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
+            .collect();
+        let count = self.take_private(to.max(self.scanned), &visible, out);
+        if self.scanned - self.sent >= SILENT_SCAN_MAX {
+            self.bridge(self.scanned, now, out);
+        }
+        (count, gap)
+    }
+
+    /// `ping` over what was hidden from this reader since the last frame.
+    pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
+        out.push(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now));
+        self.sent = self.scanned;
+    }
+
+    /// Renews the grant in place (R6): same org, same user; every later frame obeys `filter`. The
+    /// answer is a new `hello` at the place reached.
+    pub fn renew(
+        &mut self,
+        org: &OrgId,
+        user: &UserId,
+        filter: Filter,
+        greeting: &Greeting<'_>,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), Refusal> {
+        if (org, user) != (&self.audience.org, &self.audience.user) {
+            let message = "a renewed token must be for the org and user of this connection";
+            return Err(Refusal::new(Code::Forbidden, message));
+        }
+        self.bridge(self.scanned, greeting.now, out);
+        // Gaps that lie ahead lead to the new filter; so does hello, unless one of them must declare
+        // that the filter of the presented cursor was another.
+        for due in &mut self.dues {
+            due.tag = filter.tag().clone();
+        }
+        self.tag = filter.tag().clone();
+        self.audience.filter = filter;
+        out.push(self.hello(greeting, true));
+        Ok(())
+    }
+
+    /// The last frame before the end.
+    pub fn error(&self, refusal: &Refusal) -> Bytes {
+        frame::error(self.audience.framing, refusal)
+    }
+}

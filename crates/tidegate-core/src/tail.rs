@@ -1,0 +1,149 @@
+//! A tail: the in-memory end of one org's log, as sealed batches.
+//!
+//! It holds the missed-events window for readers that come back, and feeds those that are level.
+//! What falls out of it is served from the log; nothing is lost by shortening a tail.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{Batch, Budget, Event, Seq, UnixMillis};
+
+/// When a batch is full.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of fragments; a larger single event makes a batch of its own.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { events: 100, bytes: 64 << 10 }
+    }
+}
+
+/// What comes behind a place.
+#[derive(Debug)]
+pub enum Next {
+    /// The batch that holds the next seq.
+    Batch(Arc<Batch>),
+    /// Nothing: the place is the head.
+    Level,
+    /// The tail begins later, at this border; what is between stands in the log.
+    Behind(Seq),
+}
+
+/// Recent batches of one log, without holes from `start` to `head`.
+#[derive(Debug)]
+pub struct Tail {
+    batches: VecDeque<Arc<Batch>>,
+    head: Seq,
+    budget: Arc<Budget>,
+}
+
+impl Tail {
+    /// An empty tail of a log that ends at `head`.
+    pub fn new(head: Seq, budget: Arc<Budget>) -> Self {
+        Self { batches: VecDeque::new(), head, budget }
+    }
+
+    /// The border where it begins.
+    pub fn start(&self) -> Seq {
+        self.batches.front().map_or(self.head, |batch| batch.prev)
+    }
+
+    /// The last sealed border.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Seals `events`, which follow on `prev`, into batches of at most `limits`. Events that are held
+    /// already are passed over; where some are missing in between, the tail starts anew behind the
+    /// hole (readers find them in the log).
+    pub fn seal(&mut self, prev: Seq, events: &[Arc<Event>], now: UnixMillis, limits: BatchLimits) {
+        let events = &events[events.partition_point(|event| event.seq <= self.head)..];
+        if events.is_empty() {
+            return;
+        }
+        if prev > self.head {
+            self.batches.clear();
+            self.head = prev;
+        }
+        for run in runs(events, limits) {
+            let seq = run.last().map_or(self.head, |event| event.seq);
+            self.batches.push_back(Arc::new(Batch::new(self.head, seq, now, run.to_vec(), &self.budget)));
+            self.head = seq;
+        }
+    }
+
+    /// What a reader that has scanned up to `at` takes next.
+    pub fn next(&self, at: Seq) -> Next {
+        if at >= self.head {
+            return Next::Level;
+        }
+        if at < self.start() {
+            return Next::Behind(self.start());
+        }
+        let index = self.batches.partition_point(|batch| batch.seq <= at);
+        match self.batches.get(index) {
+            Some(batch) => Next::Batch(batch.clone()),
+            None => Next::Level,
+        }
+    }
+
+    /// The batches that end behind `at`, oldest first.
+    pub fn since(&self, at: Seq) -> Vec<Arc<Batch>> {
+        let index = self.batches.partition_point(|batch| batch.seq <= at);
+        self.batches.range(index..).cloned().collect()
+    }
+
+    /// The batches from the newest to the oldest.
+    pub fn newest_first(&self) -> impl Iterator<Item = &Arc<Batch>> {
+        self.batches.iter().rev()
+    }
+
+    /// When the oldest batch was sealed.
+    pub fn oldest(&self) -> Option<UnixMillis> {
+        self.batches.front().map(|batch| batch.sealed)
+    }
+
+    /// Drops the oldest batch.
+    pub fn drop_oldest(&mut self) {
+        self.batches.pop_front();
+        if self.batches.is_empty() {
+            self.batches.shrink_to_fit();
+        }
+    }
+
+    /// Drops the batches that were sealed before `time`.
+    pub fn drop_before(&mut self, time: UnixMillis) {
+        while self.oldest().is_some_and(|sealed| sealed < time) {
+            self.drop_oldest();
+        }
+    }
+
+    /// The bytes charged for its batches.
+    pub fn memory(&self) -> usize {
+        self.batches.iter().map(|batch| batch.memory()).sum()
+    }
+}
+
+/// Cuts `events` into runs within `limits`, each of one event at least.
+pub fn runs(events: &[Arc<Event>], limits: BatchLimits) -> impl Iterator<Item = &[Arc<Event>]> {
+    let mut rest = events;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(limits.events).take_while(|event| {
+            bytes += event.fragment.len();
+            bytes <= limits.bytes
+        });
+        let (run, later) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = later;
+        (!run.is_empty()).then_some(run)
+    })
+}

@@ -1,0 +1,49 @@
+//! Close frames: the codes that may travel, and the body of one that a client sent
+//! (RFC 6455 5.5.1, 7.4).
+
+use std::borrow::Cow;
+
+use super::{CONTROL_BYTES_MAX, ReadError};
+
+/// The longest reason, in bytes of UTF-8: a control frame's 125 without the code.
+pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+
+/// What a client's close frame says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close<'a> {
+    /// Its code; `None` where the frame was empty (1005, which itself never travels).
+    pub code: Option<u16>,
+    /// Its reason, often empty.
+    pub reason: Cow<'a, str>,
+}
+
+impl<'a> Close<'a> {
+    /// Parses the payload of a close frame.
+    pub(super) fn parse(payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
+        let code = match *payload {
+            [] => {
+                return Ok(Self { code: None, reason: Cow::Borrowed("") });
+            }
+            [_] => return Err(ReadError::CloseTooShort),
+            [high, low, ..] => u16::from_be_bytes([high, low]),
+        };
+        if !is_sendable(code) {
+            return Err(ReadError::CloseCode);
+        }
+        let reason = match payload {
+            Cow::Borrowed(payload) => as_reason(payload)?.into(),
+            Cow::Owned(payload) => as_reason(&payload)?.to_owned().into(),
+        };
+        Ok(Self { code: Some(code), reason })
+    }
+}
+
+fn as_reason(payload: &[u8]) -> Result<&str, ReadError> {
+    std::str::from_utf8(&payload[2..]).map_err(|_| ReadError::ReasonNotUtf8)
+}
+
+/// Whether a close frame may carry this code: those of RFC 6455 7.4.1 and of the registry that it
+/// opens (1012 to 1014) that are not kept for local use, and 3000 to 4999 (7.4.2).
+pub const fn is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}

@@ -1,0 +1,23 @@
+//! WebSocket (RFC 6455), the server's side, sans-IO.
+//!
+//! Ours because a server frame depends on nothing but its message, so that one [`bytes::Bytes`]
+//! can go to every socket, and because an idle connection may own no buffer: no library on offer
+//! allows either. Bytes go in and events come out ([`Reader`]); finished frames are made once and
+//! shared ([`FrameBuilder`], [`text_frame`]). Reading sockets, answering pings and time limits are
+//! the caller's: `tidegate-server`'s `transport`.
+//!
+//! No extension is spoken. The places where permessage-deflate (RFC 7692) will join are marked in
+//! `head.rs` (the RSV1 bit), `message.rs` (a third body) and [`FrameBuilder`].
+
+mod close;
+mod frame;
+pub mod handshake;
+mod head;
+mod message;
+mod reader;
+mod utf8;
+
+pub use close::{Close, REASON_BYTES_MAX, is_sendable};
+pub use frame::{FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, header_bytes, ping, pong, text_frame};
+pub use head::CONTROL_BYTES_MAX;
+pub use reader::{Event, Limits, ReadError, Reader};

@@ -1,0 +1,474 @@
+// What the page shows, and nothing of what it decides: that is stream.js.
+//
+// Event data is the publishers' word: it reaches the document as text only.
+
+import { Link, Stream, parseCursor, formatCursor } from './stream.js';
+
+const ROWS_MAX = 200;
+const GAPS_MAX = 20;
+const TAIL = 50;
+const SECONDS = 120;
+
+const GAP_WORDS = {
+  retention: 'older than the gateway keeps',
+  slow_consumer: 'skipped, this reader was too slow',
+  epoch: 'the log began a new life, the old place is not in it',
+  filter: 'the set of services changed, the past of new ones is not here',
+};
+const END_WORDS = {
+  bad_request: 'The request was refused',
+  unauthorized: 'The token was refused',
+  forbidden: 'The token does not allow this',
+  token_expired: 'The token has expired',
+  revoked: 'The token was revoked',
+  evicted: 'A newer connection of this user took the place',
+  lost: 'The connection was lost',
+  hole: 'Something did not arrive',
+  silence: 'The gateway went silent',
+  draining: 'The gateway is restarting',
+  overloaded: 'The gateway is busy',
+  slow_consumer: 'This reader was too slow',
+  too_many_connections: 'Too many connections',
+  rate_limited: 'Too many attempts',
+};
+
+const TOKEN_ENDS = new Set(['unauthorized', 'forbidden', 'token_expired', 'revoked', 'bad_request']);
+
+const $ = (id) => document.getElementById(id);
+const make = (tag, name, text) => {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const number = new Intl.NumberFormat('en');
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+const say = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
+
+// ---- What is kept in this tab, so that a reload goes on where it was
+
+const kept = (key) => sessionStorage.getItem(`tidegate.${key}`);
+const keep = (key, value) => {
+  try {
+    if (value) sessionStorage.setItem(`tidegate.${key}`, value);
+    else sessionStorage.removeItem(`tidegate.${key}`);
+  } catch { /* no room: this tab will start at the tail, as a new one does */ }
+};
+const place = () => `cursor/${session.org}/${session.services.join(',')}`;
+const parseServices = (text) => [...new Set(text.split(/[\s,]+/).filter(Boolean))].sort();
+
+let session = null; // org, token, services, transport
+let link = null;
+let stream = new Stream();
+
+// The fragment never left the browser; it must not stay in the address bar or the history either.
+function takeFragment() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (!given.get('token')) return false;
+  keep('token', given.get('token'));
+  keep('org', given.get('org') ?? kept('org') ?? 'dev');
+  history.replaceState(null, '', location.pathname + location.search);
+  return true;
+}
+
+// `same`: the stream goes on where it stands, over another connection.
+function open({ atTail = false, same = false, rows = same ? [...shown, ...queue] : [] } = {}) {
+  link?.stop();
+  session = null;
+  const [org, token] = [kept('org'), kept('token')];
+  for (const id of ['board', 'leave', 'org', 'transport']) $(id).hidden = !token;
+  $('enter').hidden = Boolean(token);
+  if (!token) return;
+  session = { org, token, services: parseServices(kept('services') ?? ''), transport: kept('transport') ?? 'ws', tail: TAIL };
+  if (atTail) keep(place(), null);
+  if (!same) stream = new Stream({ cursor: parseCursor(kept(place())) });
+  link = new Link(session, stream, heard);
+  if (!same) {
+    gaps.length = 0;
+    gapsChanged = true;
+  }
+  wipe();
+  queue.push(...rows);
+  $('org').textContent = org;
+  $('services').value = session.services.join(', ');
+  document.querySelector(`#transport [value=${session.transport}]`).checked = true;
+  link.start();
+}
+
+function save() {
+  if (session && stream.cursor) keep(place(), formatCursor(stream.cursor));
+}
+
+function askForToken(why) {
+  save();
+  link?.stop();
+  keep('token', null);
+  $('enter-form').org.value = kept('org') ?? '';
+  $('enter-why').hidden = !why;
+  $('enter-why').textContent = why;
+  open();
+  $('enter-form').token.focus();
+}
+
+// ---- What the stream says
+
+const queue = []; // rows that wait for the next animation frame, oldest first
+const shown = []; // the rows in the list, oldest first
+const gaps = []; // the last ones, oldest first
+let gapsChanged = true;
+const perSecond = new Array(SECONDS).fill(0); // events, newest last
+const marks = new Array(SECONDS).fill(''); // 'gap', 'hole' or 'away'
+let paused = false;
+let announced = '';
+
+function heard(effect) {
+  if (effect.do === 'event') perSecond[SECONDS - 1] += 1;
+  if (effect.do === 'gap') {
+    gaps.push({ ...effect, at: Date.now() });
+    if (gaps.length > GAPS_MAX) gaps.shift();
+    gapsChanged = true;
+  }
+  if (effect.do === 'gap' || effect.do === 'hole') marks[SECONDS - 1] = effect.do;
+  if (effect.do !== 'changed') {
+    queue.push({ ...effect, at: Date.now() });
+    if (queue.length > ROWS_MAX) queue.splice(0, queue.length - ROWS_MAX);
+  }
+  schedule();
+}
+
+let scheduled = false;
+function schedule() {
+  if (scheduled) return;
+  scheduled = true;
+  requestAnimationFrame(() => {
+    scheduled = false;
+    if (session) render();
+  });
+}
+
+// ---- Drawing
+
+function render() {
+  renderState();
+  renderFigures();
+  if (!paused) renderRows();
+  say('pause', paused ? (queue.length ? `Resume (${queue.length}${queue.length === ROWS_MAX ? '+' : ''})` : 'Resume') : 'Pause');
+}
+
+function phaseWords() {
+  const seconds = Math.max(0, Math.ceil((stream.retryAt - performance.now()) / 1000));
+  switch (stream.phase) {
+    case 'live': return ['Live', stream.hello.sync ? `The log syncs as ${stream.hello.sync}` : 'Every event up to the head is here'];
+    case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} places behind the head`];
+    case 'waiting': return [`Reconnecting in ${seconds} s`, `${endWords()} · attempt ${stream.attempt}`];
+    case 'connecting': return ['Connecting', stream.attempt ? `Attempt ${stream.attempt}` : 'Opening the stream'];
+    default: return ['Closed', stream.reason ? `${endWords()} · ${stream.reason.code}` : 'The stream was closed here'];
+  }
+}
+
+function endWords() {
+  const { code, message } = stream.reason ?? {};
+  const words = END_WORDS[code] ?? code ?? '';
+  return message ? `${words}: ${message}` : words;
+}
+
+const needsToken = () => stream.phase === 'closed' && TOKEN_ENDS.has(stream.reason?.code);
+
+function renderState() {
+  const [phase, why] = phaseWords();
+  const { hello, cursor } = stream;
+  $('state').dataset.phase = stream.phase;
+  say('phase', phase);
+  say('why', why);
+  // Said once per change; a countdown read aloud each second helps nobody.
+  if (announced !== stream.phase) {
+    announced = stream.phase;
+    say('announce', stream.phase === 'waiting' ? `Connection lost, reconnecting. ${endWords()}` : `${phase}. ${why}`);
+  }
+  document.title = `${phase === 'Live' ? '' : `${phase} · `}${session.org} · Tidegate`;
+  $('retry').hidden = stream.phase !== 'waiting' && stream.phase !== 'closed';
+  say('retry', needsToken() ? 'New token' : 'Try now');
+  const behind = stream.phase === 'catching_up';
+  $('progress').hidden = !behind;
+  if (behind) $('progress').value = (cursor.seq - stream.origin) / Math.max(1, hello.head - stream.origin);
+  say('cursor', cursor ? formatCursor(cursor) : '–');
+  say('head', hello ? number.format(Math.max(hello.head, cursor.seq)) : '–');
+  say('granted', hello ? (hello.services[0] === '*' ? 'all' : hello.services.join(', ') || 'none') : '–');
+  say('connection', hello ? hello.connection_id : '–');
+}
+
+function renderFigures() {
+  const { counts, latencies } = stream;
+  say('received', number.format(counts.events));
+  for (const name of ['gaps', 'holes', 'duplicates', 'disconnects']) {
+    say(name, number.format(counts[name]));
+    $(name).classList.toggle('some', counts[name] > 0 && name !== 'duplicates');
+  }
+  say('verdict', counts.gaps ? 'gaps declared below' : counts.holes ? 'holes found and refilled' : 'nothing missed');
+  const sorted = latencies.toSorted((a, b) => a - b);
+  const at = (share) => (sorted.length ? millis(sorted[Math.ceil(share * sorted.length) - 1]) : '–');
+  say('p50', at(0.5));
+  say('p99', at(0.99));
+  drawLatency(latencies);
+}
+
+const millis = (ms) => (ms < 1 ? '<1 ms' : ms < 10_000 ? `${number.format(Math.round(ms))} ms` : `${number.format(Math.round(ms / 1000))} s`);
+
+function renderRows() {
+  const list = $('rows');
+  const fresh = document.createDocumentFragment();
+  for (const row of queue.splice(0)) {
+    shown.push(row);
+    fresh.prepend(drawRow(row));
+  }
+  list.prepend(fresh);
+  while (shown.length > ROWS_MAX) {
+    shown.shift();
+    list.lastElementChild.remove();
+  }
+  $('empty').hidden = shown.length > 0;
+  say('empty', stream.cursor ? `Nothing new after ${formatCursor(stream.cursor)} yet.` : 'Waiting for the first event.');
+  const told = $('gap-list');
+  $('gap-card').hidden = gaps.length === 0;
+  if (gapsChanged) {
+    gapsChanged = false;
+    told.replaceChildren(...gaps.toReversed().map((gap) => {
+      const item = make('li');
+      item.append(make('span', 'mono range', range(gap)), make('span', 'reason', gap.reason), make('span', 'words', gapWords(gap)), timeOf(gap.at));
+      return item;
+    }));
+  }
+}
+
+const range = ({ reason, from, to, epoch }) =>
+  reason === 'epoch' ? `${from} → ${epoch.slice(0, 6)}…-${to}` : reason === 'filter' ? `at ${to}` : span(from, to);
+const span = (from, to) => (to - from > 1 ? `${from + 1} – ${to}` : `${to}`); // the range (from, to]
+const gapWords = ({ reason, count }) =>
+  `${count === null ? '' : `${number.format(count)} event${count === 1 ? '' : 's'}: `}${GAP_WORDS[reason] ?? 'not here'}`;
+
+function timeOf(when) {
+  const date = new Date(when);
+  const node = make('time', 'mono', Number.isNaN(date.valueOf()) ? '' : `${clock.format(date)}.${String(date.getMilliseconds()).padStart(3, '0')}`);
+  node.title = String(when);
+  return node;
+}
+
+function drawRow(row) {
+  const item = make('li', row.live ? 'event fresh' : row.do);
+  if (row.do === 'event') item.append(drawEvent(row));
+  else {
+    const [title, words] = {
+      gap: () => [`Gap ${range(row)}`, gapWords(row)],
+      hole: () => [`Hole ${span(row.from, row.to)}`, 'a frame followed something that never came; resuming from before it'],
+      resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} places to catch up` : 'nothing happened meanwhile'],
+      fault: () => ['Protocol fault', row.message],
+      status: () => [row.code, row.message ?? ''],
+    }[row.do]();
+    item.append(make('strong', '', title), make('span', 'words', words), timeOf(row.at));
+  }
+  return item;
+}
+
+function drawEvent({ event, live }) {
+  const details = make('details');
+  const summary = make('summary');
+  const chip = make('span', `chip hue-${hueOf(event.service)}`, event.service);
+  const data = JSON.stringify(event.data) ?? '';
+  // Ids made of the time differ at their end.
+  const id = make('span', 'id mono', event.id.length > 16 ? `…${event.id.slice(-14)}` : event.id);
+  id.title = event.id;
+  const parts = [make('span', 'name', event.event), make('span', 'peek mono', data.slice(0, 200)), id, make('span', 'seq mono', `#${event.seq}`)];
+  summary.append(chip, ...parts, timeOf(event.timestamp));
+  if (!live) summary.lastElementChild.append(make('span', 'sr', ', replayed'));
+  details.append(summary);
+  details.classList.toggle('replayed', !live);
+  // Two hundred trees of JSON that nobody opened would be most of this page's memory.
+  details.addEventListener('toggle', () => details.childElementCount === 1 && details.append(drawBody(event)));
+  return details;
+}
+
+function drawBody(event) {
+  const body = make('div', 'body');
+  const facts = make('dl');
+  for (const name of ['id', 'key', 'seq', 'timestamp', 'time', 'source', 'subject', 'targeted']) {
+    if (event[name] === undefined) continue;
+    const pair = make('div');
+    pair.append(make('dt', '', name), make('dd', 'mono', String(event[name])));
+    facts.append(pair);
+  }
+  body.append(facts, make('pre', 'mono', JSON.stringify(event.data, null, 2)));
+  return body;
+}
+
+const HUES = 10;
+const hues = new Map();
+// A service keeps its colour from one visit to the next; two share one only when all are taken.
+function hueOf(service) {
+  if (!hues.has(service)) {
+    let hue = 0;
+    for (const char of service) hue = (hue * 17 + char.codePointAt(0)) >>> 0;
+    const taken = new Set(hues.values());
+    for (let step = 0; step < HUES && taken.has(hue % HUES); step += 1) hue += 1;
+    hues.set(service, hue % HUES);
+  }
+  return hues.get(service);
+}
+
+function wipe() {
+  queue.length = shown.length = 0;
+  $('rows').replaceChildren();
+  $('empty').hidden = false;
+}
+
+// ---- Canvases
+
+function surface(id) {
+  const canvas = $(id);
+  const { width, height } = canvas.getBoundingClientRect();
+  const ratio = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
+  if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
+  const ink = canvas.getContext('2d');
+  ink.setTransform(ratio, 0, 0, ratio, 0, 0);
+  ink.clearRect(0, 0, width, height);
+  const style = getComputedStyle(canvas);
+  return { ink, width, height, colour: (name) => style.getPropertyValue(name).trim() };
+}
+
+function drawLatency(values) {
+  const { ink, width, height, colour } = surface('latency');
+  drawGround(ink, width, height, colour);
+  if (values.length < 2) return;
+  const top = Math.max(4, ...values) * 1.15;
+  const x = (i) => ((i + 100 - values.length) / 99) * width;
+  const y = (v) => height - 1.5 - (v / top) * (height - 4);
+  ink.beginPath();
+  values.forEach((v, i) => ink.lineTo(x(i), y(v)));
+  ink.strokeStyle = colour('--tide');
+  ink.lineWidth = 1.6;
+  ink.lineJoin = 'round';
+  ink.stroke();
+  ink.lineTo(width, height);
+  ink.lineTo(x(0), height);
+  const water = ink.createLinearGradient(0, 0, 0, height);
+  water.addColorStop(0, colour('--water-top'));
+  water.addColorStop(1, colour('--water-deep'));
+  ink.fillStyle = water;
+  ink.fill();
+}
+
+function drawGround(ink, width, height, colour) {
+  ink.fillStyle = colour('--rule');
+  ink.fillRect(0, height - 1, width, 1);
+}
+
+function drawActivity() {
+  const { ink, width, height, colour } = surface('activity');
+  drawGround(ink, width, height, colour);
+  const step = width / SECONDS;
+  const top = Math.max(4, ...perSecond);
+  perSecond.forEach((count, i) => {
+    const left = i * step;
+    if (marks[i]) {
+      ink.fillStyle = colour(marks[i] === 'gap' ? '--gap-soft' : '--away');
+      ink.fillRect(left, 0, step + 0.5, height);
+    }
+    ink.fillStyle = colour('--tide');
+    // By the square root: a replay of hundreds must not flatten the three a second around it.
+    const tall = Math.sqrt(count / top) * (height - 3);
+    ink.fillRect(left + step * 0.15, height - tall, step * 0.7, tall);
+    if (marks[i] === 'gap' || marks[i] === 'hole') {
+      ink.fillStyle = colour(marks[i] === 'gap' ? '--gap' : '--warn');
+      ink.fillRect(left, 0, Math.max(2, step * 0.5), height);
+    }
+  });
+}
+
+function eachSecond() {
+  if (!session || document.hidden) return;
+  const recent = perSecond.slice(-6, -1);
+  say('rate', `${(recent.reduce((a, b) => a + b, 0) / recent.length).toFixed(1)} per second`);
+  drawActivity();
+  schedule(); // the countdown
+}
+
+// ---- Controls
+
+$('enter-form').addEventListener('submit', (press) => {
+  press.preventDefault();
+  const { org, token } = press.target;
+  keep('org', org.value.trim());
+  keep('token', token.value.trim());
+  token.value = '';
+  open();
+});
+$('filter').addEventListener('submit', (press) => {
+  press.preventDefault();
+  save();
+  keep('services', parseServices($('services').value).join(','));
+  open({ atTail: true });
+});
+$('transport').addEventListener('change', ({ target }) => {
+  save();
+  keep('transport', target.value);
+  // The other transport goes on from the same cursor: nothing is shown twice, nothing is left out.
+  if (session) open({ same: true });
+});
+$('pause').addEventListener('click', ({ currentTarget }) => {
+  paused = !paused;
+  currentTarget.setAttribute('aria-pressed', String(paused));
+  schedule();
+});
+$('clear').addEventListener('click', () => { wipe(); schedule(); });
+$('reset').addEventListener('click', () => open({ atTail: true }));
+$('leave').addEventListener('click', () => askForToken(''));
+$('retry').addEventListener('click', () => {
+  if (stream.phase === 'waiting') link.wake();
+  else if (needsToken()) askForToken(endWords());
+  else link.start();
+});
+$('cursor').addEventListener('click', ({ currentTarget }) => {
+  navigator.clipboard?.writeText(currentTarget.textContent).then(() => say('announce', 'Cursor copied'), () => {});
+});
+$('theme').addEventListener('click', () => {
+  const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+  const theme = (document.documentElement.dataset.theme ?? (dark ? 'dark' : 'light')) === 'dark' ? 'light' : 'dark';
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem('tidegate.theme', theme);
+  drawActivity();
+  schedule();
+});
+
+addEventListener('hashchange', () => {
+  const before = session?.org;
+  save();
+  if (takeFragment()) open({ same: before === kept('org') });
+});
+addEventListener('online', () => link?.wake());
+document.addEventListener('visibilitychange', () => document.hidden || link?.wake());
+addEventListener('resize', () => { if (session) drawActivity(); schedule(); });
+// Browsers cut the sockets of a page that they freeze for the way back; leave in order instead.
+addEventListener('pagehide', () => {
+  save();
+  keep('rows', JSON.stringify([...shown, ...queue].slice(-TAIL)));
+  link?.stop();
+});
+addEventListener('pageshow', ({ persisted }) => persisted && open({ same: true }));
+
+setInterval(() => {
+  perSecond.shift();
+  perSecond.push(0);
+  marks.shift();
+  marks.push(session && stream.hello && !['live', 'catching_up'].includes(stream.phase) ? 'away' : '');
+  save();
+  eachSecond();
+}, 1000);
+
+window.__realtimeMetrics = () => stream.metrics();
+
+const theme = localStorage.getItem('tidegate.theme');
+if (theme) document.documentElement.dataset.theme = theme;
+const handed = takeFragment();
+let rows = [];
+try { rows = handed ? [] : JSON.parse(kept('rows') ?? '[]'); } catch { /* the list starts empty */ }
+open({ rows });

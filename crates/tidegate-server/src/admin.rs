@@ -1,0 +1,104 @@
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`. It asks for no credentials, so it is
+//! bound to loopback unless an operator chooses otherwise.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::node::Node;
+
+/// How many operators' connections are served at a time.
+const CONNECTIONS_MAX: usize = 64;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves operators until the task is dropped.
+pub async fn serve(listener: TcpListener, node: Arc<Node>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept an operator's connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let node = node.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let timeout = node.config.limits.first_frame_timeout;
+            let service = hyper::service::service_fn(move |request| {
+                let node = node.clone();
+                async move { Ok::<_, Infallible>(answer(&node, &request)) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(timeout)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "end an operator's connection");
+            }
+        });
+    }
+}
+
+fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is taken here\n".into());
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
+        "/readyz" => ready(node),
+        "/metrics" => {
+            node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
+            if wants_open_metrics(request) {
+                text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
+            } else {
+                text(StatusCode::OK, PROMETHEUS_TEXT, node.metrics.prometheus_text())
+            }
+        }
+        _ => {
+            let known = "nothing is at this address; try /healthz, /readyz or /metrics\n";
+            text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", known.into())
+        }
+    }
+}
+
+fn wants_open_metrics(request: &Request<Incoming>) -> bool {
+    let accept =
+        request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Who says nothing, like curl, gets OpenMetrics; who asks for text, gets the older format.
+    accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*"
+}
+
+/// Whether traffic should come here, and if not, why.
+fn ready(node: &Node) -> Response<Full<Bytes>> {
+    let halted = node.engine.halted();
+    let reason = match &halted {
+        Some(reason) => Some(format!("the log takes no writes: {reason}")),
+        None => node.is_draining().then(|| "the node is draining".to_owned()),
+    };
+    let body = serde_json::json!({
+        "ready": reason.is_none(),
+        "reason": reason,
+        "log": { "engine": node.config.log.engine.word(), "sync": node.terms.sync.unwrap_or("always") },
+    });
+    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    text(status, "application/json", format!("{body}\n"))
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,142 @@
+//! What goes, and what stays because something else still leans on it.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn ten_thousand_orgs_leave_nothing_behind_once_the_window_has_passed() {
+    let world = World::new(Kind::Memory);
+    let node = world.open();
+    for n in 0..10_000 {
+        let name = format!("org-{n}");
+        let mut events = vec![event(&name, "a"), event(&name, "b")];
+        events.truncate(1 + n % 2);
+        node.append(&name, events).unwrap();
+    }
+    assert_eq!(node.engine.orgs(), 10_000);
+    assert!(node.engine.bytes() > 10_000 * 100);
+    world.pass(9 * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.engine.orgs(), 10_000);
+    world.pass(MINUTE);
+    node.engine.sweep();
+    assert_eq!((node.engine.orgs(), node.engine.bytes()), (0, 0));
+}
+
+#[test]
+fn memory_drops_on_write_too_and_keeps_to_its_budget() {
+    let mut world = World::new(Kind::Memory);
+    world.max_bytes = 2_000;
+    let node = world.open();
+    for n in 0..100 {
+        node.put("acme", &[&format!("id{n}")]);
+        assert!(node.engine.bytes() <= 2_000);
+    }
+    let state = node.state("acme");
+    assert_eq!(state.head, 100);
+    assert!(state.floor > 80 && state.floor < 100, "{state:?}");
+    assert_eq!(node.seqs("acme"), (state.floor + 1..=100).collect::<Vec<_>>());
+    assert_eq!(node.put("acme", &["id0"]), [(1, true)], "the dedup window does not shrink with the budget");
+    world.pass(10 * MINUTE);
+    node.put("acme", &["late"]);
+    assert_eq!(node.seqs("acme"), [101]);
+}
+
+#[test]
+fn r9_disk_retention_by_age_removes_buckets_and_seq_goes_on() {
+    let mut world = World::new(Kind::Disk);
+    world.bucket = Some(Duration::from_secs(60));
+    let node = world.open();
+    let epoch = node.state("acme").epoch;
+    for minute in 0..30 {
+        node.put("acme", &[&format!("id{minute}")]);
+        if minute == 0 {
+            node.put("quiet", &["once"]);
+        }
+        world.pass(MINUTE);
+        node.engine.sweep();
+    }
+    let state = node.state("acme");
+    assert_eq!(state.head, 30);
+    assert!((17..=20).contains(&state.floor), "{state:?}");
+    assert_eq!(node.seqs("acme"), (state.floor + 1..=30).collect::<Vec<_>>());
+    assert_eq!(state.epoch, epoch);
+    node.engine.close();
+    drop(node);
+    let node = world.open();
+    let again = node.state("acme");
+    assert_eq!((again.head, again.floor), (30, state.floor), "floors outlive a restart");
+    assert_eq!(node.put("acme", &["next"]), [(31, false)]);
+}
+
+#[test]
+fn r9_a_log_whose_events_are_all_gone_keeps_its_seq_and_epochs() {
+    let mut world = World::new(Kind::Disk);
+    world.bucket = Some(Duration::from_secs(60));
+    let node = world.open();
+    node.put("acme", &["a", "b"]);
+    let first = node.state("acme").epoch;
+    world.feed.readers.lock().unwrap().insert(org("acme"));
+    for _ in 0..12 {
+        world.pass(MINUTE);
+        node.engine.sweep();
+    }
+    assert_eq!(node.engine.bytes(), 0);
+    drop(node);
+    let node = world.open();
+    let state = node.state("acme");
+    assert_eq!((state.head, state.floor), (2, 2));
+    assert_eq!(state.ancestors[0].epoch, first);
+    assert_eq!(node.put("acme", &["c"]), [(3, false)]);
+}
+
+#[test]
+fn disk_retention_by_bytes_removes_the_oldest_but_none_within_the_dedup_window() {
+    let mut world = World::new(Kind::Disk);
+    world.window = Duration::from_secs(24 * 3600);
+    world.max_bytes = 16 << 20;
+    let node = world.open();
+    let body = "x".repeat(100_000);
+    for n in 0..400 {
+        let mut large = event("acme", &format!("id{n}"));
+        large.body = format!("\"data\":\"{body}\"").into();
+        node.append("acme", vec![large]).unwrap();
+        world.pass(500);
+    }
+    // 40 MB in 200 seconds: all of it within the window.
+    node.engine.sweep();
+    assert_eq!(node.state("acme").floor, 0);
+    assert_eq!(node.put("acme", &["id1"]), [(2, true)]);
+    world.pass(5 * MINUTE);
+    node.engine.sweep();
+    let state = node.state("acme");
+    assert!(node.engine.bytes() <= world.max_bytes, "{}", node.engine.bytes());
+    assert!((240..300).contains(&state.floor), "no more than had to go: {state:?}");
+    assert_eq!(node.seqs("acme"), (state.floor + 1..=400).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
+    let mut world = World::new(Kind::Disk);
+    world.bucket = Some(Duration::from_secs(60));
+    let node = world.open();
+    for minute in 0..5 {
+        node.put("acme", &[&format!("id{minute}")]);
+        world.pass(MINUTE);
+    }
+    world.feed.readers.lock().unwrap().insert(org("acme"));
+    let leap = 10 * 365 * 24 * 60 * MINUTE;
+    world.pass(leap);
+    node.engine.sweep();
+    world.step_back(leap);
+    node.engine.sweep();
+    assert_eq!(node.seqs("acme"), [2, 3, 4, 5]);
+    // What was written meanwhile goes in its time, not in ten years.
+    node.put("acme", &["after"]);
+    for _ in 0..20 {
+        world.pass(MINUTE);
+        node.engine.sweep();
+    }
+    assert_eq!(node.seqs("acme"), [] as [Seq; 0]);
+}

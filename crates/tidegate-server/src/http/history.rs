@@ -1,0 +1,134 @@
+//! `GET /v1/orgs/{org}/events`, pages of history, and `GET /v1/orgs/{org}/cursor`, where a page that
+//! is about to read state takes its starting point.
+
+use std::fmt::Write as _;
+
+use bytes::{BufMut as _, BytesMut};
+use http::{Request, Response};
+use tidegate_core::{
+    Code, Cursor, Filter, GapReason, OrgId, Refusal, ServiceName,
+    opening::{self, From},
+};
+
+use super::{Answer, Query, bearer, json, stream};
+use crate::{
+    auth::StreamGrant,
+    engine::PageLimit,
+    node::{Node, refused},
+    worker::{no_log, unreadable},
+};
+
+fn authorize<B>(
+    node: &Node,
+    org: &OrgId,
+    request: &Request<B>,
+) -> Result<(StreamGrant, Filter, Query), Refusal> {
+    let query = Query::of(request);
+    let Some(token) = bearer(request.headers())? else {
+        return Err(Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"));
+    };
+    let grant = node.authorize(token, org)?;
+    let services = stream::services(node, &query)?;
+    let filter = grant.filter_for(services).map_err(refused)?;
+    Ok((grant, filter, query))
+}
+
+/// The cursor of now: take it, read the state, then stream from it.
+pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
+    let (_, filter, _) = authorize(node, &org, request)?;
+    let log = node.engine.open(&org).await.map_err(|error| no_log(&error))?;
+    let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
+    Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
+}
+
+/// One page behind `after=`, or from the oldest.
+pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
+    let limits = &node.config.limits;
+    let (grant, filter, query) = authorize(node, &org, request)?;
+    let limit = query.number("limit", limits.page_events)?.unwrap_or(100).max(1);
+    let after = match query.one("after")? {
+        None => None,
+        Some(text) => {
+            let bad =
+                |error: tidegate_core::CursorError| Refusal::new(Code::BadRequest, format!("after: {error}"));
+            Some(text.parse::<Cursor>().map_err(bad)?)
+        }
+    };
+    let log = node.engine.open(&org).await.map_err(|error| no_log(&error))?;
+    let from = after.map_or(From::Seq(log.floor), From::Cursor);
+    let opening = opening::open(&log, &filter, from);
+    let mut cursor = opening.cursor;
+    let mut dues = opening.dues;
+    let mut out = BytesMut::with_capacity(4096);
+    out.put_slice(b"{\"events\":[");
+    // A page declares the gap at its start and ends at the place of the next one.
+    let mut gap = None;
+    while dues.front().is_some_and(|due| due.at == cursor.seq || due.reason == GapReason::Filter) {
+        let Some(due) = dues.pop_front() else { break };
+        // Several at one place are told as one: from the first place to the last, with the gravest.
+        let (prev, reason) = match gap {
+            Some((prev, GapReason::Filter)) => (prev, due.reason),
+            Some(first) => first,
+            None => (cursor.seq, due.reason),
+        };
+        gap = Some((prev, reason));
+        cursor = Cursor { epoch: due.epoch, seq: due.seq, tag: Some(due.tag) };
+    }
+    let stop = dues.front().map_or(log.head, |due| due.at);
+    let mut found = 0;
+    let mut bytes = 0;
+    let mut searched = 0;
+    // A filter may hide whole pages; the search for the first event is bounded like a page.
+    while cursor.seq < stop
+        && found < limit
+        && bytes < limits.page_bytes.bytes()
+        && searched < limits.tail_search_events
+    {
+        let page = PageLimit { events: limit - found, bytes: limits.page_bytes.bytes() - bytes, to: stop };
+        let page = node.engine.read(&org, cursor.seq, page).await.map_err(unreadable)?;
+        if page.after > cursor.seq {
+            // Retention came in between.
+            if found > 0 {
+                break;
+            }
+            gap.get_or_insert((cursor.seq, GapReason::Retention));
+        }
+        for event in
+            page.events.iter().filter(|event| filter.admits(&event.service) && event.is_for(grant.user()))
+        {
+            out.put_slice(if found == 0 { b"{" } else { b",{" });
+            out.put_slice(&event.fragment);
+            out.put_u8(b'}');
+            found += 1;
+            bytes += event.fragment.len();
+        }
+        searched += page.events.len().max(1);
+        cursor.seq = page.to.max(cursor.seq);
+    }
+    let has_more = cursor.seq < log.head || !dues.is_empty();
+    // Writing to a `BytesMut` cannot fail.
+    let _ = write!(out, "],\"cursor\":\"{cursor}\",\"has_more\":{has_more}");
+    if let Some((prev, reason)) = gap {
+        node.metrics.gap(reason);
+        let _ = write!(out, ",\"gap\":{{\"prev\":{prev},\"reason\":\"{}\"}}", reason.name());
+    }
+    out.put_u8(b'}');
+    Ok(json(out.freeze()))
+}
+
+/// The services of a list, each a name.
+pub fn parse_services(text: &str, max: usize) -> Result<std::collections::BTreeSet<ServiceName>, Refusal> {
+    let names: Vec<&str> = text.split(',').collect();
+    if names.len() > max {
+        let message =
+            format!("services names {} services, limits.services_per_filter allows {max}", names.len());
+        return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            ServiceName::parse(name)
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("services: {error}")))
+        })
+        .collect()
+}

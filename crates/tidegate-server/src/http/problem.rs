@@ -1,0 +1,87 @@
+//! Refusals over HTTP: problem details (RFC 9457) with the codes of the one table.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+use tidegate_core::{Code, Refusal, publish::Fault};
+
+use super::{Answer, full};
+
+/// The body of a refusal.
+#[derive(Debug, Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_in_ms: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    ids: &'a [String],
+}
+
+/// One faulty field.
+#[derive(Debug, Serialize)]
+struct FieldError {
+    pointer: String,
+    code: &'static str,
+    detail: String,
+}
+
+/// Answers with a refusal.
+pub fn refuse(refusal: &Refusal) -> Response<Answer> {
+    problem(refusal, &[], &[])
+}
+
+/// Answers with faulty fields.
+pub fn invalid(faults: Vec<Fault>) -> Response<Answer> {
+    let errors: Vec<_> = faults
+        .into_iter()
+        .map(|Fault { pointer, code, detail }| FieldError { pointer, code, detail })
+        .collect();
+    let detail = match errors.as_slice() {
+        [only] => only.detail.clone(),
+        several => format!("{} fields are faulty; see errors", several.len()),
+    };
+    problem(&Refusal::new(Code::Invalid, detail), &errors, &[])
+}
+
+/// Answers that the outcome is not known, with the ids that make sending again safe.
+pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
+    problem(refusal, &[], ids)
+}
+
+fn problem(refusal: &Refusal, errors: &[FieldError], ids: &[String]) -> Response<Answer> {
+    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = Problem {
+        kind: "about:blank",
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        code: refusal.code.name(),
+        detail: &refusal.message,
+        limit: refusal.limit,
+        retry_in_ms: refusal.retry_in_ms,
+        errors,
+        ids,
+    };
+    // Strings and numbers always serialise.
+    let json = serde_json::to_vec(&body).unwrap_or_default();
+    let mut response = Response::new(full(json));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let seconds = refusal.retry_in_ms.unwrap_or(1000).div_ceil(1000).max(1);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

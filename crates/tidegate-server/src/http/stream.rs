@@ -1,0 +1,226 @@
+//! `GET /v1/orgs/{org}/stream`: from a request to a reader, over WebSocket or SSE.
+//!
+//! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a
+//! close code, for browsers see a failed upgrade as 1006 and would come back for ever.
+
+use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Either;
+use hyper::body::Incoming;
+use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, ServiceName, frame, ws::handshake::Protocols};
+
+use super::{Answer, Query, bearer, full, history::parse_services, org_of, problem};
+use crate::{
+    auth::StreamGrant,
+    node::{Node, random},
+    transport::upgrade::{self, Upgrade},
+    worker::{Local, Reader, Sink, StreamRequest, sse, websocket},
+};
+
+/// The subprotocol of version 1.
+const PROTOCOL: &str = "tidegate.v1";
+/// What a token rides on, where a browser can set no header.
+const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
+
+/// Opens a stream.
+pub async fn answer(
+    local: Rc<Local>,
+    peer: SocketAddr,
+    org: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Refusal> {
+    if upgrade::is_asked(&request) {
+        upgrade(local, peer, org, request)
+    } else {
+        events(local, peer, org, request).await
+    }
+}
+
+fn upgrade(
+    local: Rc<Local>,
+    peer: SocketAddr,
+    org: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Refusal> {
+    let node = local.node.clone();
+    let query = Query::of(&request);
+    let origin = check_origin(&node, request.headers());
+    let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
+    let header = bearer(request.headers()).map(|token| token.map(str::to_owned));
+    let (upgrade, protocols) = match Upgrade::of(&request) {
+        Ok(upgrade) => upgrade,
+        Err(error) => {
+            let mut response = problem::refuse(&Refusal::new(error.code(), error.to_string()));
+            *response.status_mut() = error.status();
+            for (name, value) in error.headers() {
+                response.headers_mut().insert(*name, HeaderValue::from_static(value));
+            }
+            return Ok(response);
+        }
+    };
+    let protocol = protocols.offers(PROTOCOL).then_some(PROTOCOL);
+    let token = subprotocol(&protocols).and_then(|offered| Ok(header?.or(offered)));
+    // Whoever is not let in for the number of connections must not cost a place; all else is looked
+    // at with the place taken, so that it is counted.
+    let slot = node.admission.knock(peer.ip());
+    let (grant, wanted) = match (origin, wanted, token) {
+        (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => (None, Err(refusal)),
+        (Ok(()), Ok(wanted), Ok(None)) => (None, Ok(wanted)),
+        (Ok(()), Ok(wanted), Ok(Some(token))) => match node.authorize(&token, &wanted.org) {
+            Ok(grant) => (Some(grant), Ok(wanted)),
+            Err(refusal) => (None, Err(refusal)),
+        },
+    };
+    let (response, switching) = upgrade.accept(protocol);
+    tokio::task::spawn_local(websocket::run(local, switching, grant, wanted, slot));
+    Ok(response.map(|()| full("")))
+}
+
+/// The token in the subprotocols; what is neither that nor the protocol is not spoken here.
+fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
+    let token = protocols.after(TOKEN_PROTOCOL).map(str::to_owned);
+    if protocols.iter().next().is_some() && !protocols.offers(PROTOCOL) {
+        let message = "of the subprotocols this gateway speaks tidegate.v1 alone";
+        return Err(Refusal::new(Code::Unsupported, message));
+    }
+    Ok(token)
+}
+
+async fn events(
+    local: Rc<Local>,
+    peer: SocketAddr,
+    org: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Refusal> {
+    let node = local.node.clone();
+    let query = Query::of(&request);
+    let url_token = query.one("access_token")?.map(str::to_owned);
+    // A native EventSource cannot be told to come back by a status (R22).
+    let is_native = url_token.is_some() && !request.headers().contains_key(header::AUTHORIZATION);
+    match open_events(&local, &node, peer, org, &request, query, url_token).await {
+        Err(refusal) if is_native && refusal.code.is_retryable() && refusal.code != Code::TokenExpired => {
+            node.metrics.close(refusal.code);
+            let mut body = format!("retry: {}\n", refusal.retry_in_ms.unwrap_or(5000).max(1000)).into_bytes();
+            body.extend_from_slice(&frame::error(Framing::Sse, &refusal));
+            Ok(sse_response(full(body)))
+        }
+        answered => answered,
+    }
+}
+
+async fn open_events(
+    local: &Rc<Local>,
+    node: &Node,
+    peer: SocketAddr,
+    org: &str,
+    request: &Request<Incoming>,
+    query: Query,
+    url_token: Option<String>,
+) -> Result<Response<Answer>, Refusal> {
+    accepts_event_stream(request.headers())?;
+    check_origin(node, request.headers())?;
+    let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    let token = bearer(request.headers())?.map(str::to_owned).or(url_token);
+    let Some(token) = token else {
+        let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
+        return Err(Refusal::new(Code::Unauthorized, message));
+    };
+    let grant: StreamGrant = node.authorize(&token, &wanted.org)?;
+    if node.is_draining() {
+        return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
+    }
+    let mut slot = node.admission.knock(peer.ip())?;
+    slot.enter(grant.org(), grant.user())?;
+    let (body, frames) = sse::SseBody::new();
+    // Drawn for each connection, so that clients that lost a node do not come back as one.
+    let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
+    let _ = frames.send(&mut vec![retry.into()]);
+    let reader = Reader::open(local.clone(), grant, wanted, slot, Sink::Sse(frames.clone())).await?;
+    tokio::task::spawn_local(sse::run(reader, frames));
+    Ok(sse_response(Either::Right(body)))
+}
+
+fn sse_response(body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut accepts = headers.get_all(header::ACCEPT).iter().peekable();
+    let fits = |value: &HeaderValue| {
+        let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        value.split(',').any(|part| {
+            matches!(
+                part.split(';').next().unwrap_or_default().trim(),
+                "text/event-stream" | "text/*" | "*/*"
+            )
+        })
+    };
+    if accepts.peek().is_none() || accepts.any(fits) {
+        return Ok(());
+    }
+    let message = "a stream is a WebSocket upgrade or Accept: text/event-stream";
+    Err(Refusal::new(Code::BadRequest, message))
+}
+
+/// What the address asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
+fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
+    let bad = |name: &str, error: tidegate_core::CursorError| {
+        Refusal::new(Code::BadRequest, format!("{name}: {error}"))
+    };
+    let last_event_id = match headers.get("last-event-id").map(HeaderValue::to_str) {
+        Some(Ok("")) | None => None,
+        Some(text) => {
+            let cursor = text.ok().unwrap_or_default().parse::<Cursor>();
+            Some(cursor.map_err(|error| bad("Last-Event-ID", error))?)
+        }
+    };
+    let cursor = match query.one("cursor")? {
+        // A page that has none yet may say so.
+        Some("") | None => None,
+        Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
+    };
+    if let Some(policy) = query.one("slow")?.filter(|policy| *policy != "catch_up") {
+        let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
+        return Err(Refusal::new(Code::Unsupported, message));
+    }
+    Ok(StreamRequest {
+        org,
+        services: services(node, query)?,
+        cursor: last_event_id.or(cursor),
+        tail: query.number("tail", node.config.limits.tail_events)?,
+    })
+}
+
+/// `services=`; absent or empty for all that the grant allows.
+pub fn services(node: &Node, query: &Query) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
+    match query.one("services")? {
+        None | Some("" | "*") => Ok(None),
+        Some(text) => parse_services(text, node.config.limits.services_per_filter).map(Some),
+    }
+}
+
+/// Pages of other origins may not connect unless they are listed; what sends no Origin is no browser.
+fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next() else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // Which of the two schemes is ours depends on what stands in front.
+    let is_same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
+    let is_listed = node.config.auth.origins.iter().any(|allowed| allowed.as_str() == origin);
+    if origins.next().is_none() && ((is_same && !host.is_empty()) || is_listed) {
+        return Ok(());
+    }
+    tracing::warn!(origin, "refuse a page of an origin that auth.origins does not list");
+    Err(Refusal::new(
+        Code::Forbidden,
+        "pages of this origin may not connect; auth.origins lists those that may",
+    ))
+}

@@ -1,0 +1,223 @@
+//! The tails of a node's orgs: where what an engine commits meets the workers that have readers.
+//!
+//! The engine feeds it in seq order (R13); it seals batches and wakes each worker that has readers
+//! of the org, once. It sends nothing itself.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tidegate_core::{BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis};
+use tokio::sync::Notify;
+
+use crate::engine::{Clock, Feed};
+
+/// One org: its tail, and which workers have readers of it.
+#[derive(Debug)]
+pub struct Org {
+    /// Its name.
+    pub id: OrgId,
+    tail: Mutex<Tail>,
+    workers: Box<[Presence]>,
+}
+
+#[derive(Debug, Default)]
+struct Presence {
+    readers: AtomicUsize,
+    is_called: AtomicBool,
+}
+
+impl Org {
+    /// Its tail.
+    pub fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a reader on `worker` will want calls from now on. Comes before the look at the tail
+    /// that finds it level: a commit behind that look then finds this.
+    pub fn arrive(&self, worker: usize) {
+        self.workers[worker].readers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Takes that back.
+    pub fn leave(&self, worker: usize) {
+        self.workers[worker].readers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn has_readers(&self) -> bool {
+        self.workers.iter().any(|presence| presence.readers.load(Ordering::SeqCst) > 0)
+    }
+}
+
+/// The orgs that have news for one worker.
+#[derive(Debug, Default)]
+pub struct Calls {
+    orgs: Mutex<Vec<Arc<Org>>>,
+    bell: Notify,
+}
+
+impl Calls {
+    fn call(&self, worker: usize, org: &Arc<Org>) {
+        // Queued already: the round to come takes the news along.
+        if !org.workers[worker].is_called.swap(true, Ordering::SeqCst) {
+            self.orgs.lock().unwrap_or_else(PoisonError::into_inner).push(org.clone());
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits for news and takes the orgs that have some. At most one entry per org.
+    pub async fn next(&self, worker: usize) -> Vec<Arc<Org>> {
+        loop {
+            let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
+            if !orgs.is_empty() {
+                for org in &orgs {
+                    // Before the tail is looked at, so that later news calls again.
+                    org.workers[worker].is_called.store(false, Ordering::SeqCst);
+                }
+                return orgs;
+            }
+            self.bell.notified().await;
+        }
+    }
+}
+
+/// Bounds of the tails.
+#[derive(Debug, Clone, Copy)]
+pub struct HubLimits {
+    /// How long batches stay.
+    pub window: Duration,
+    /// Bytes of all tails.
+    pub bytes: usize,
+    /// Bytes of one.
+    pub org_bytes: usize,
+    /// When a batch is full.
+    pub batch: BatchLimits,
+}
+
+/// All tails of a node.
+pub struct Hub {
+    orgs: Mutex<HashMap<OrgId, Arc<Org>>>,
+    budget: Arc<Budget>,
+    limits: HubLimits,
+    clock: Arc<dyn Clock>,
+    calls: Vec<Arc<Calls>>,
+}
+
+impl Hub {
+    /// A hub for `workers` workers.
+    pub fn new(workers: usize, limits: HubLimits, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            orgs: Mutex::default(),
+            budget: Arc::default(),
+            limits,
+            clock,
+            calls: (0..workers).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    /// What all tails are charged to.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The calls for `worker`.
+    pub fn calls(&self, worker: usize) -> Arc<Calls> {
+        self.calls[worker].clone()
+    }
+
+    /// How many orgs have a tail.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether no org has one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrgId, Arc<Org>>> {
+        self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The org, with an empty tail at `head` where it has none. A `head` that is out of date when the
+    /// next commit comes is put right by it.
+    pub fn org(&self, id: &OrgId, head: Seq) -> Arc<Org> {
+        match self.lock().entry(id.clone()) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => entry
+                .insert(Arc::new(Org {
+                    id: id.clone(),
+                    tail: Mutex::new(Tail::new(head, self.budget.clone())),
+                    workers: self.calls.iter().map(|_| Presence::default()).collect(),
+                }))
+                .clone(),
+        }
+    }
+
+    /// Drops what is past the window, then, over all tails, the oldest past the budget, and forgets
+    /// orgs that have neither batches nor readers.
+    pub fn sweep(&self) {
+        let oldest_kept = self.clock.now().saturating_sub(millis(self.limits.window));
+        self.lock().retain(|_, org| {
+            let is_empty = {
+                let mut tail = org.tail();
+                tail.drop_before(oldest_kept);
+                tail.is_empty()
+            };
+            // Whoever holds the org has it from this map: with the map locked, nobody gets it now.
+            !is_empty || Arc::strong_count(org) > 1
+        });
+        self.shrink();
+    }
+
+    /// Brings all tails under nine tenths of the budget, the largest first.
+    fn shrink(&self) {
+        if self.budget.used() <= self.limits.bytes {
+            return;
+        }
+        let mut orgs: Vec<_> = self.lock().values().map(|org| (org.tail().memory(), org.clone())).collect();
+        orgs.sort_by_key(|(bytes, org)| (std::cmp::Reverse(*bytes), org.id.clone()));
+        let goal = self.limits.bytes / 10 * 9;
+        for (_, org) in orgs {
+            let mut tail = org.tail();
+            let half = tail.memory() / 2;
+            while self.budget.used() > goal && tail.memory() > half && !tail.is_empty() {
+                tail.drop_oldest();
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> UnixMillis {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Feed for Hub {
+    fn committed(&self, id: &OrgId, prev: Seq, events: &[Arc<Event>]) {
+        let org = self.org(id, prev);
+        {
+            let now = self.clock.now();
+            let mut tail = org.tail();
+            tail.seal(prev, events, now, self.limits.batch);
+            tail.drop_before(now.saturating_sub(millis(self.limits.window)));
+            while tail.memory() > self.limits.org_bytes && !tail.is_empty() {
+                tail.drop_oldest();
+            }
+        }
+        self.shrink();
+        for (worker, calls) in self.calls.iter().enumerate() {
+            if org.workers[worker].readers.load(Ordering::SeqCst) > 0 {
+                calls.call(worker, &org);
+            }
+        }
+    }
+
+    fn has_readers(&self, id: &OrgId) -> bool {
+        self.lock().get(id).is_some_and(|org| org.has_readers())
+    }
+}

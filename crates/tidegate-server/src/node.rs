@@ -1,0 +1,177 @@
+//! The node: what every request and every reader of one process shares.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tidegate_core::{
+    BatchLimits, Epoch, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+};
+use tokio::sync::watch;
+
+use crate::{
+    admission::{Admission, ConnectionLimits},
+    auth::{self, Publishers, StreamGrant, TokenVerifier},
+    config::Config,
+    engine::{Clock, Engine},
+    hub::{Hub, HubLimits},
+    metrics::Metrics,
+};
+
+/// A node's parts. Shared by all threads; holds no connection.
+pub struct Node {
+    /// What it was told.
+    pub config: Config,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Keeps the logs.
+    pub engine: Arc<dyn Engine>,
+    /// Keeps the tails.
+    pub hub: Arc<Hub>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Lets connections in.
+    pub admission: Arc<Admission>,
+    /// Knows subscribers.
+    pub tokens: TokenVerifier,
+    /// Knows publishers.
+    pub publishers: Arc<Publishers>,
+    /// What every hello says.
+    pub terms: Terms,
+    /// Whether the page is served at `/`.
+    pub has_page: bool,
+    /// Publish requests being answered.
+    pub publishes: Arc<tokio::sync::Semaphore>,
+    /// When draining began.
+    pub draining: watch::Sender<Option<Instant>>,
+    next_connection: AtomicU64,
+    /// Of this start; connection ids begin with it.
+    start: Epoch,
+}
+
+/// A node's parts that others have made.
+pub struct Parts {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Keeps the logs.
+    pub engine: Arc<dyn Engine>,
+    /// Keeps the tails.
+    pub hub: Arc<Hub>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Knows subscribers.
+    pub tokens: TokenVerifier,
+    /// Knows publishers.
+    pub publishers: Arc<Publishers>,
+    /// Whether the page is served at `/`.
+    pub has_page: bool,
+}
+
+impl Node {
+    /// Puts a node together.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
+        let limits = ConnectionLimits {
+            total: config.limits.connections,
+            per_org: config.limits.connections_per_org,
+            per_user: config.limits.connections_per_user,
+            per_address: config.limits.connections_per_address,
+            handshakes_per_second: config.limits.handshakes_per_second,
+        };
+        let terms = Terms {
+            dedup_window_ms: millis(config.dedup.window),
+            ping_interval_ms: millis(config.ping.interval),
+            sync: engine.durability().weaker(),
+        };
+        Self {
+            admission: Admission::new(limits, metrics.clone()),
+            publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
+            draining: watch::channel(None).0,
+            next_connection: AtomicU64::new(0),
+            start: Epoch::from_random(random()),
+            config,
+            clock,
+            engine,
+            hub,
+            metrics,
+            tokens,
+            publishers,
+            terms,
+            has_page,
+        }
+    }
+
+    /// The bounds of its tails.
+    pub fn hub_limits(config: &Config) -> HubLimits {
+        HubLimits {
+            window: config.tail.window,
+            bytes: config.tail.max_bytes.bytes(),
+            org_bytes: config.tail.org_max_bytes.bytes(),
+            batch: BatchLimits::default(),
+        }
+    }
+
+    /// Now, by the wall clock.
+    pub fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    /// Whether it is going away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.borrow().is_some()
+    }
+
+    /// What `token` allows in `org`, or why nothing.
+    pub fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
+        let grant = self.tokens.verify(token, self.now()).map_err(refused)?;
+        grant.check_org(org).map_err(refused)?;
+        Ok(grant)
+    }
+
+    /// A name for a connection, unique over starts.
+    pub fn name_connection(&self) -> String {
+        format!("{}-{}", self.start, self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The bounds of a publish request.
+    pub fn publish_limits(&self) -> PublishLimits {
+        let limits = &self.config.limits;
+        PublishLimits {
+            event_bytes: limits.event_bytes.bytes(),
+            events: limits.events_per_batch,
+            depth: limits.json_depth,
+            users: limits.users_per_event,
+        }
+    }
+
+    /// The bounds of what a client sends over WebSocket.
+    pub fn ws_limits(&self) -> ws::Limits {
+        ws::Limits {
+            message_bytes_max: self.config.limits.client_frame_bytes.bytes(),
+            ..ws::Limits::default()
+        }
+    }
+}
+
+/// The auth module's no, in the words of every transport.
+pub fn refused(refusal: auth::Refusal) -> Refusal {
+    Refusal::new(refusal.code, refusal.message)
+}
+
+/// A duration as frames and logs count it.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 64 random bits of the system, for jitter and names. Where the system has none, its clock: nothing
+/// secret is made of them.
+pub fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        since.as_nanos() as u64
+    })
+}

@@ -1,0 +1,4 @@
+//! How bytes reach readers.
+
+pub mod socket;
+pub mod upgrade;

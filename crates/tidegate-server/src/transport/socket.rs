@@ -1,0 +1,318 @@
+//! Moves bytes between a TCP socket and the WebSocket codec without owning a buffer for it.
+//!
+//! Nothing here waits: the connection loop waits for the socket to be ready, calls, and waits
+//! again when told that the socket would block. Reading goes through one scratch per thread,
+//! writing straight from shared frames, so an idle connection holds no buffer at all.
+
+use std::{cell::Cell, collections::VecDeque, io, mem, ops::ControlFlow};
+
+use bytes::{Buf as _, Bytes};
+use tidegate_core::ws::{Event, ReadError, Reader};
+use tokio::net::TcpStream;
+
+/// What one read takes from a socket at most.
+pub const SCRATCH_BYTES: usize = 16 * 1024;
+
+/// How many frames one write hands over at most.
+pub const WRITE_FRAMES_MAX: usize = 16;
+
+thread_local! {
+    /// Taken out while in use, so that a callback that reads again gets one of its own.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// How a read ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// This many bytes were read and all their events handed over. There may be more.
+    Bytes(usize),
+    /// The socket has nothing now.
+    Blocked,
+    /// The client has shut down its half.
+    Ended,
+    /// `on_event` broke off; what was read behind that event is dropped.
+    Stopped,
+}
+
+/// Why a read failed. Either ends the connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFault {
+    /// The socket failed.
+    #[error("read the socket: {0}")]
+    Io(#[from] io::Error),
+    /// The client broke the protocol.
+    #[error(transparent)]
+    Broken(#[from] ReadError),
+}
+
+/// Reads once, at most [`SCRATCH_BYTES`], and hands each event to `on_event`. One client's turn
+/// is as long as its caller lets it be: call again, or let others go first.
+pub fn try_read(
+    stream: &TcpStream,
+    reader: &mut Reader,
+    on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Taken, ReadFault> {
+    let mut scratch = SCRATCH.take();
+    scratch.resize(SCRATCH_BYTES, 0);
+    let taken = match stream.try_read(&mut scratch) {
+        Ok(0) => Ok(Taken::Ended),
+        Ok(read) => match feed(reader, &mut scratch[..read], on_event) {
+            Ok(ControlFlow::Continue(())) => Ok(Taken::Bytes(read)),
+            Ok(ControlFlow::Break(())) => Ok(Taken::Stopped),
+            Err(error) => Err(error.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Blocked),
+        Err(error) => Err(error.into()),
+    };
+    SCRATCH.set(scratch);
+    taken
+}
+
+/// Hands the events in `input` to `on_event`: for bytes that came before the socket did
+/// ([`super::upgrade::Switched::early`]).
+pub fn feed(
+    reader: &mut Reader,
+    mut input: &mut [u8],
+    mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadError> {
+    while let Some(event) = reader.read(&mut input)? {
+        if on_event(event).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Writes the first [`WRITE_FRAMES_MAX`] of `frames` in one call and returns how many bytes the
+/// socket took: 0 where it would block. To be used only while there is no [`Leftover`].
+pub fn try_send(stream: &TcpStream, frames: &[Bytes]) -> io::Result<usize> {
+    send(stream, frames.iter())
+}
+
+fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::Result<usize> {
+    let mut slices = [io::IoSlice::new(&[]); WRITE_FRAMES_MAX];
+    let mut used = 0;
+    for (slice, frame) in slices.iter_mut().zip(frames) {
+        *slice = io::IoSlice::new(frame);
+        used += 1;
+    }
+    if slices[..used].iter().all(|slice| slice.is_empty()) {
+        return Ok(0);
+    }
+    match stream.try_write_vectored(&slices[..used]) {
+        Ok(taken) => Ok(taken),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// What must go out before anything else: the rest of a frame that the socket took a part of,
+/// then control frames. A frame is never begun inside another (R7).
+#[derive(Debug)]
+pub struct Leftover {
+    rest: Bytes,
+    pushed: VecDeque<Bytes>,
+    pushed_bytes: usize,
+    /// Of those, what came by [`Leftover::push`] since the last time nothing was left over.
+    answer_bytes: usize,
+    answer_bytes_max: usize,
+}
+
+/// The leftover has no room for another frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more waits to be written than this connection may hold")]
+pub struct LeftoverFull;
+
+impl Leftover {
+    /// Nothing left over. Answers pushed may hold `answer_bytes_max` in all; what was begun is
+    /// always kept, and is not counted, so that a close frame finds room behind it.
+    pub const fn new(answer_bytes_max: usize) -> Self {
+        Self {
+            rest: Bytes::new(),
+            pushed: VecDeque::new(),
+            pushed_bytes: 0,
+            answer_bytes: 0,
+            answer_bytes_max,
+        }
+    }
+
+    /// Whether nothing is left over, so that other frames may go.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty() && self.pushed.is_empty()
+    }
+
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.rest.len() + self.pushed_bytes
+    }
+
+    /// Puts an answer to the client behind what waits already.
+    pub fn push(&mut self, frame: Bytes) -> Result<(), LeftoverFull> {
+        if self.answer_bytes.saturating_add(frame.len()) > self.answer_bytes_max {
+            return Err(LeftoverFull);
+        }
+        self.answer_bytes += frame.len();
+        self.keep(&[frame]);
+        Ok(())
+    }
+
+    /// Keeps the frames of a round that the socket took in part: handles of bytes that are shared
+    /// with other readers.
+    pub fn keep(&mut self, frames: &[Bytes]) {
+        self.pushed_bytes += frames.iter().map(Bytes::len).sum::<usize>();
+        self.pushed.extend(frames.iter().cloned());
+    }
+
+    /// After [`try_send`] has taken `taken` bytes of `frames`: keeps the rest of the frame that
+    /// it ended in. Returns how many of `frames` are dealt with; those behind them were not
+    /// begun, and stay the caller's.
+    pub fn keep_rest(&mut self, frames: &[Bytes], mut taken: usize) -> usize {
+        debug_assert!(self.is_empty(), "what is left over goes before other frames");
+        for (index, frame) in frames.iter().enumerate() {
+            if taken == 0 {
+                return index;
+            }
+            if taken < frame.len() {
+                self.rest = frame.slice(taken..);
+                return index + 1;
+            }
+            taken -= frame.len();
+        }
+        frames.len()
+    }
+
+    /// Writes until nothing is left over or the socket would block; whether nothing is left.
+    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        while !self.is_empty() {
+            let rest = Some(&self.rest).filter(|rest| !rest.is_empty());
+            let taken = send(stream, rest.into_iter().chain(&self.pushed))?;
+            if taken == 0 {
+                return Ok(false);
+            }
+            self.advance(taken);
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        if taken < self.rest.len() {
+            self.rest.advance(taken);
+            return;
+        }
+        // Let go of, not only emptied: the frame may be the last thing to hold its batch.
+        taken -= mem::take(&mut self.rest).len();
+        self.pushed_bytes = self.pushed_bytes.saturating_sub(taken);
+        while let Some(front) = self.pushed.front_mut() {
+            if taken < front.len() {
+                front.advance(taken);
+                return;
+            }
+            taken -= front.len();
+            self.pushed.pop_front();
+        }
+        // Idle connections hold no buffer.
+        self.pushed = VecDeque::new();
+        self.answer_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::ws::{self, Limits};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.expect("connect"), accepted.expect("accept").0)
+    }
+
+    #[tokio::test]
+    async fn reads_events_until_blocked_then_the_end() {
+        let (mut client, server) = pair().await;
+        let mut reader = Reader::new(Limits::default());
+        let mut texts = Vec::new();
+        let mut on_event = |event: Event<'_>| {
+            if let Event::Text(text) = event {
+                texts.push(text.into_owned());
+            }
+            ControlFlow::Continue(())
+        };
+        assert_eq!(try_read(&server, &mut reader, &mut on_event).expect("open"), Taken::Blocked);
+        client.write_all(b"\x81\x82\0\0\0\0hi\x81\x83\0\0\0\0you").await.expect("write");
+        client.shutdown().await.expect("shut down");
+        let mut bytes = 0;
+        loop {
+            server.readable().await.expect("open");
+            match try_read(&server, &mut reader, &mut on_event).expect("open") {
+                Taken::Bytes(read) => bytes += read,
+                Taken::Ended => break,
+                Taken::Blocked => {}
+                Taken::Stopped => panic!("nothing stops it"),
+            }
+        }
+        assert_eq!((bytes, texts), (17, vec!["hi".to_owned(), "you".to_owned()]));
+        assert!(matches!(
+            feed(&mut reader, &mut [0x81, 0], |_| ControlFlow::Continue(())),
+            Err(ReadError::Unmasked)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_frame_begun_is_finished_before_a_pong() {
+        let (mut client, server) = pair().await;
+        let frames: Vec<Bytes> = (0..40u8).map(|i| ws::binary_frame(&vec![i; 300_000])).collect();
+        let (mut sent, mut leftover) = (0, Leftover::new(1024));
+        // Until the socket is full in the middle of a frame.
+        server.writable().await.expect("open");
+        while leftover.is_empty() {
+            let taken = try_send(&server, &frames[sent..]).expect("open");
+            assert!(taken > 0 || sent > 0);
+            if taken == 0 {
+                break;
+            }
+            sent += leftover.keep_rest(&frames[sent..], taken);
+        }
+        leftover.push(ws::pong(b"!")).expect("room");
+        let expected: Vec<u8> =
+            frames[..sent].iter().flatten().chain(ws::pong(b"!").iter()).copied().collect();
+        let mut got = Vec::new();
+        while got.len() < expected.len() {
+            server.writable().await.expect("open");
+            leftover.flush(&server).expect("open");
+            client.read_buf(&mut got).await.expect("open");
+        }
+        assert!(got == expected, "frames came mixed");
+        assert!(leftover.is_empty() && leftover.bytes() == 0);
+    }
+
+    #[test]
+    fn the_leftover_is_bounded_but_finishes_what_was_begun() {
+        let frames = [ws::text_frame("one"), ws::text_frame("two"), ws::text_frame("three")];
+        let mut leftover = Leftover::new(4);
+        assert_eq!(leftover.keep_rest(&frames, 0), 0);
+        assert_eq!(leftover.keep_rest(&frames, 5), 1);
+        assert_eq!(leftover.keep_rest(&frames, 5 + 5 + 7), 3);
+        assert!(leftover.is_empty());
+        assert_eq!(leftover.keep_rest(&frames, 5 + 1), 2);
+        assert_eq!(leftover.bytes(), 4);
+        for room in [Ok(()), Ok(()), Err(LeftoverFull)] {
+            assert_eq!(leftover.push(ws::pong(b"")), room);
+        }
+        leftover.keep(&frames[..1]);
+        assert_eq!(leftover.bytes(), 4 + 2 + 2 + 5);
+        // Room for answers comes back with the last byte, not with each: who reads nothing but asks
+        // and asks is stopped.
+        leftover.advance(12);
+        assert_eq!(leftover.push(ws::pong(b"")), Err(LeftoverFull));
+        leftover.advance(1);
+        assert!(leftover.is_empty() && leftover.bytes() == 0);
+        assert_eq!(leftover.push(ws::pong(b"")), Ok(()));
+    }
+}

@@ -1,0 +1,156 @@
+//! A reader over server-sent events (WHATWG HTML, section 9.2): its sink is the body of an HTTP
+//! response, which hyper takes frame by frame.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use tokio::sync::Notify;
+
+use super::reader::{Gone, Reader};
+use crate::metrics::Transport;
+
+/// The place between a reader and the body of its response: frames go in when it is empty, hyper
+/// takes them out when the socket has room.
+#[derive(Debug, Default)]
+pub struct Slot {
+    frames: RefCell<VecDeque<Bytes>>,
+    body: RefCell<Option<Waker>>,
+    emptied: Notify,
+    is_ended: Cell<bool>,
+    is_gone: Cell<bool>,
+    taken: Cell<Option<Instant>>,
+}
+
+impl Slot {
+    /// Whether all that was put in has been taken.
+    pub fn is_ready(&self) -> bool {
+        self.frames.borrow().is_empty()
+    }
+
+    /// Puts frames in.
+    pub fn send(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
+        if self.is_gone.get() {
+            return Err(Gone);
+        }
+        self.frames.borrow_mut().extend(frames.drain(..));
+        self.taken.set(Some(Instant::now()));
+        self.wake_body();
+        Ok(true)
+    }
+
+    fn wake_body(&self) {
+        if let Some(waker) = self.body.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until all has been taken.
+    pub async fn ready(&self) -> Result<(), Gone> {
+        loop {
+            if self.is_gone.get() {
+                return Err(Gone);
+            }
+            if self.is_ready() {
+                return Ok(());
+            }
+            self.emptied.notified().await;
+        }
+    }
+
+    /// When hyper last took something; now, where nothing waits.
+    pub fn progress(&self, now: Instant) -> Instant {
+        if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
+    }
+
+    /// Ends the body behind what is in it.
+    pub fn end(&self) {
+        self.is_ended.set(true);
+        self.wake_body();
+    }
+}
+
+/// The body of a stream's response.
+#[derive(Debug)]
+pub struct SseBody {
+    slot: Rc<Slot>,
+}
+
+impl SseBody {
+    /// A body and the slot that fills it.
+    pub fn new() -> (Self, Rc<Slot>) {
+        let slot = Rc::new(Slot::default());
+        (Self { slot: slot.clone() }, slot)
+    }
+}
+
+impl Body for SseBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let slot = &self.slot;
+        let next = slot.frames.borrow_mut().pop_front();
+        if slot.is_ready() {
+            // Idle readers own no buffer.
+            slot.frames.take();
+            slot.emptied.notify_one();
+        }
+        if let Some(frame) = next {
+            slot.taken.set(Some(Instant::now()));
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        if slot.is_ended.get() {
+            return Poll::Ready(None);
+        }
+        slot.body.replace(Some(context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for SseBody {
+    fn drop(&mut self) {
+        self.slot.is_gone.set(true);
+        self.slot.emptied.notify_one();
+    }
+}
+
+/// The task of a reader over SSE: two inputs, the bell and the body. Ends with the stream.
+pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
+    let gauge = reader.connections(Transport::Sse);
+    gauge.inc();
+    loop {
+        if let Some(refusal) = reader.ending() {
+            let _ = slot.send(&mut vec![reader.last_frame(&refusal)]);
+            slot.end();
+            break;
+        }
+        if slot.is_gone.get() {
+            break;
+        }
+        if reader.is_parked() {
+            tokio::select! {
+                caught_up = reader.clone().catch_up() => if caught_up.is_err() { break },
+                () = reader.called() => {}
+            }
+            continue;
+        }
+        tokio::select! {
+            () = reader.called() => {}
+            () = slot.emptied.notified() => {}
+        }
+    }
+    reader.close();
+    gauge.dec();
+}

@@ -1,0 +1,362 @@
+//! A reader over WebSocket (RFC 6455): the socket as a sink, and the connection's task.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::ControlFlow,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tidegate_core::{
+    Code, Framing, Refusal,
+    frame::{self, ClientFrame},
+    ws,
+};
+use tokio::net::TcpStream;
+
+use super::{
+    live::Local,
+    reader::{Gone, Reader, Sink, StreamRequest},
+};
+use crate::{
+    admission,
+    auth::StreamGrant,
+    metrics::Transport,
+    transport::{
+        socket::{self, Leftover, ReadFault, Taken},
+        upgrade::{Switched, Switching},
+    },
+};
+
+/// What may wait behind a half-written frame: answers to what the client sends.
+const ANSWERS_MAX: usize = 16 << 10;
+
+/// How long a closing handshake may take (RFC 6455, section 7.1.1).
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A WebSocket to write to.
+pub struct Socket {
+    stream: TcpStream,
+    leftover: RefCell<Leftover>,
+    progress: Cell<Instant>,
+}
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        // Frames are whole messages; waiting for more would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "set TCP_NODELAY");
+        }
+        Self {
+            stream,
+            leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),
+            progress: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Whether nothing is left over.
+    pub fn is_ready(&self) -> bool {
+        self.leftover.borrow().is_empty()
+    }
+
+    /// Writes whole frames; what the socket does not take is kept. Whether it took all.
+    pub fn send(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
+        let mut leftover = self.leftover.borrow_mut();
+        debug_assert!(leftover.is_empty(), "a frame is begun inside another (R7)");
+        let mut rest = frames.as_slice();
+        while !rest.is_empty() {
+            let taken = socket::try_send(&self.stream, rest).map_err(|_| Gone)?;
+            let done = leftover.keep_rest(rest, taken);
+            rest = &rest[done..];
+            if taken == 0 || !leftover.is_empty() {
+                break;
+            }
+        }
+        // Shared bytes: keeping the handles of one round costs nothing of its own.
+        leftover.keep(rest);
+        self.progress.set(Instant::now());
+        frames.clear();
+        Ok(leftover.is_empty())
+    }
+
+    /// Puts frames behind what is left over.
+    pub fn queue(&self, frames: Vec<Bytes>) -> Result<(), socket::LeftoverFull> {
+        frames.into_iter().try_for_each(|frame| self.leftover.borrow_mut().push(frame))
+    }
+
+    /// Waits until nothing is left over.
+    pub async fn ready(&self) -> Result<(), Gone> {
+        loop {
+            let (before, is_empty) = {
+                let mut leftover = self.leftover.borrow_mut();
+                let before = leftover.bytes();
+                (before, leftover.flush(&self.stream).map_err(|_| Gone)?)
+            };
+            if self.leftover.borrow().bytes() < before {
+                self.progress.set(Instant::now());
+            }
+            if is_empty {
+                return Ok(());
+            }
+            self.stream.writable().await.map_err(|_| Gone)?;
+        }
+    }
+
+    /// When it last took bytes; now, where none wait.
+    pub fn progress(&self, now: Instant) -> Instant {
+        if self.is_ready() { now } else { self.progress.get() }
+    }
+}
+
+/// One WebSocket connection from its upgrade to its end. `grant` is what the request itself proved;
+/// without it the first frame must be `auth`.
+pub async fn run(
+    local: Rc<Local>,
+    switching: Switching,
+    grant: Option<StreamGrant>,
+    request: Result<StreamRequest, Refusal>,
+    slot: Result<admission::Slot, Refusal>,
+) {
+    let Switched { stream, mut early } = match switching.socket().await {
+        Ok(switched) => switched,
+        Err(error) => {
+            tracing::debug!(%error, "upgrade a connection");
+            return;
+        }
+    };
+    let mut peer = ws::Reader::new(local.node.ws_limits());
+    let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
+        local.node.metrics.close(refusal.code);
+        tracing::debug!(code = refusal.code.name(), "refuse a stream: {refusal}");
+        finish(&Socket::new(stream), peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
+    };
+    let (request, mut slot) = match (request, slot) {
+        (Ok(request), Ok(slot)) => (request, slot),
+        (Err(refusal), _) | (_, Err(refusal)) => return refuse(stream, peer, refusal).await,
+    };
+    let grant = match grant {
+        Some(grant) => Ok(grant),
+        None => {
+            let patience = local.node.config.limits.first_frame_timeout;
+            match tokio::time::timeout(patience, first_frame(&stream, &mut peer, &mut early)).await {
+                Ok(Ok(token)) => local.node.authorize(&token, &request.org),
+                Ok(Err(Some(refusal))) => Err(refusal),
+                Ok(Err(None)) => return,
+                Err(_) => Err(Refusal::new(
+                    Code::AuthTimeout,
+                    "no auth frame came within limits.first_frame_timeout",
+                )),
+            }
+        }
+    };
+    let grant = grant.and_then(|grant| {
+        if local.node.is_draining() {
+            return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
+        }
+        slot.enter(grant.org(), grant.user())?;
+        Ok(grant)
+    });
+    let grant = match grant {
+        Ok(grant) => grant,
+        Err(refusal) => return refuse(stream, peer, refusal).await,
+    };
+    let socket = Rc::new(Socket::new(stream));
+    match Reader::open(local.clone(), grant, request, slot, Sink::WebSocket(socket.clone())).await {
+        Ok(reader) => converse(reader, &socket, peer, early).await,
+        Err(refusal) => {
+            local.node.metrics.close(refusal.code);
+            finish(&socket, peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
+        }
+    }
+}
+
+/// Waits for the first frame, which must be `auth`; `Err(None)` where the client has gone.
+async fn first_frame(
+    stream: &TcpStream,
+    peer: &mut ws::Reader,
+    early: &mut Vec<u8>,
+) -> Result<String, Option<Refusal>> {
+    let first = Cell::new(None);
+    let mut heard = |event: ws::Event<'_>| {
+        first.set(Some(match event {
+            ws::Event::Text(text) => match frame::read_client_frame(&text) {
+                Ok(ClientFrame::Auth { token }) => Ok(token),
+                Ok(_) => {
+                    Err(Some(Refusal::new(Code::Unauthorized, "the first frame must be auth with a token")))
+                }
+                Err(refusal) => Err(Some(refusal)),
+            },
+            ws::Event::Binary(_) => Err(Some(binary())),
+            ws::Event::Close(_) => Err(None),
+            ws::Event::Ping(_) | ws::Event::Pong(_) => return ControlFlow::Continue(()),
+        }));
+        ControlFlow::Break(())
+    };
+    // What comes behind the first frame in the same read would be lost: it has to wait for hello.
+    let mut input = std::mem::take(early);
+    if !input.is_empty()
+        && let Err(error) = socket::feed(peer, &mut input, &mut heard)
+    {
+        return Err(Some(broken(error)));
+    }
+    loop {
+        if let Some(first) = first.take() {
+            return first;
+        }
+        stream.readable().await.map_err(|_| None)?;
+        match socket::try_read(stream, peer, &mut heard) {
+            Ok(Taken::Ended) => return Err(None),
+            Ok(_) => {}
+            Err(ReadFault::Broken(error)) => return Err(Some(broken(error))),
+            Err(ReadFault::Io(_)) => return Err(None),
+        }
+    }
+}
+
+fn binary() -> Refusal {
+    Refusal::new(Code::BadFrame, "frames are text messages with a JSON object; binary messages are not taken")
+}
+
+fn broken(error: ws::ReadError) -> Refusal {
+    let code = if error.close_code() == 1009 { Code::TooLarge } else { Code::BadFrame };
+    Refusal::new(code, error.to_string())
+}
+
+/// A parked reader's way to the head.
+type Way = Pin<Box<dyn Future<Output = Result<(), Gone>>>>;
+
+/// How the client's half ended.
+enum Left {
+    /// With a close frame, to be answered in kind.
+    Closing,
+    /// Without a word.
+    Gone,
+    /// By breaking the protocol; the close code of RFC 6455.
+    Broken(Refusal),
+}
+
+/// The connection's loop: three inputs, the peer, the reader's bell, and (while it is parked) its
+/// own way to the head.
+async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut early: Vec<u8>) {
+    let gauge = reader.connections(Transport::WebSocket);
+    gauge.inc();
+    let mut left = None;
+    // On the heap while there is one: a level reader pays nothing for it.
+    let mut way: Option<Way> = None;
+    if !early.is_empty() {
+        let read = socket::feed(&mut peer, &mut early, |event| hear(&reader, event, &mut left));
+        if let Err(error) = read {
+            left = Some(Left::Broken(broken(error)));
+        }
+    }
+    drop(early);
+    while left.is_none() && reader.ending().is_none() {
+        if way.is_none() && reader.is_parked() {
+            way = Some(Box::pin(reader.clone().catch_up()));
+        }
+        tokio::select! {
+            readable = socket.stream.readable() => {
+                if readable.is_err() {
+                    left = Some(Left::Gone);
+                    break;
+                }
+                match socket::try_read(&socket.stream, &mut peer, |event| hear(&reader, event, &mut left)) {
+                    Ok(Taken::Ended) => left = Some(Left::Gone),
+                    Ok(Taken::Bytes(_)) => {
+                        reader.heard(false, 0);
+                        reader.heard_partly(!peer.is_idle());
+                    }
+                    Ok(Taken::Blocked | Taken::Stopped) => {}
+                    Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
+                    Err(ReadFault::Io(_)) => left = Some(Left::Gone),
+                }
+            }
+            caught_up = async { match &mut way { Some(way) => way.await, None => std::future::pending().await } } => {
+                way = None;
+                if caught_up.is_err() {
+                    left = Some(Left::Gone);
+                }
+            }
+            () = reader.called() => {}
+        }
+    }
+    drop(way);
+    reader.close();
+    gauge.dec();
+    match left {
+        Some(Left::Gone) => {}
+        Some(Left::Closing) => finish(socket, peer, Bytes::new(), None).await,
+        Some(Left::Broken(refusal)) => {
+            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await
+        }
+        None => {
+            let Some(refusal) = reader.ending() else { return };
+            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await;
+        }
+    }
+}
+
+/// Takes one message of the client's.
+fn hear(reader: &Reader, event: ws::Event<'_>, left: &mut Option<Left>) -> ControlFlow<()> {
+    reader.heard(false, 1);
+    match event {
+        ws::Event::Text(text) => match frame::read_client_frame(&text) {
+            Ok(ClientFrame::Auth { token }) => {
+                if let Err(refusal) = reader.renew(&token) {
+                    reader.end(refusal);
+                }
+            }
+            Ok(ClientFrame::Pong) => reader.heard(true, 0),
+            Ok(ClientFrame::Health) => {}
+            Err(refusal) => reader.end(refusal),
+        },
+        ws::Event::Binary(_) => reader.end(binary()),
+        ws::Event::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
+        ws::Event::Pong(_) => {}
+        ws::Event::Close(_) => *left = Some(Left::Closing),
+    }
+    if left.is_some() || reader.ending().is_some() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Ends a connection cleanly: what is half written, `last`, a close frame; then waits for the
+/// client's, so that the last bytes are not lost to a reset. Gives up after a while.
+async fn finish(socket: &Socket, mut peer: ws::Reader, last: Bytes, refusal: Option<&Refusal>) {
+    let close = match refusal {
+        Some(refusal) => {
+            let code = refusal.code.close().unwrap_or(1011);
+            ws::close(code, refusal.code.name())
+        }
+        None => ws::close(1000, ""),
+    };
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, async {
+        socket.ready().await?;
+        let mut frames: Vec<Bytes> = [last, close].into_iter().filter(|frame| !frame.is_empty()).collect();
+        if !socket.send(&mut frames)? {
+            socket.ready().await?;
+        }
+        if refusal.is_none() {
+            return Ok(());
+        }
+        loop {
+            socket.stream.readable().await.map_err(|_| Gone)?;
+            let mut is_closed = false;
+            let read = socket::try_read(&socket.stream, &mut peer, |event| {
+                is_closed |= matches!(event, ws::Event::Close(_));
+                ControlFlow::Continue(())
+            });
+            match read {
+                Ok(Taken::Ended) | Err(ReadFault::Io(_)) => return Ok::<(), Gone>(()),
+                _ if is_closed => return Ok(()),
+                // After a breach of the protocol nothing more is read; the bytes are only drained.
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
