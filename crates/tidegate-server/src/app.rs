@@ -52,7 +52,7 @@ pub enum RunMode {
     /// `tidegate dev`.
     Dev {
         /// The development org, token and key; announces the address once it is bound.
-        session: DevSession,
+        session: Box<DevSession>,
         /// Whether events are made up, for something to be seen.
         feed: bool,
     },

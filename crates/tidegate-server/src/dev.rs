@@ -24,24 +24,20 @@ const USER: &str = "dev";
 const YEAR_MILLIS: u64 = 365 * 86_400_000;
 
 /// What the directory keeps, and what other commands take from it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
     /// The development org.
     pub org: OrgId,
     /// Signs the token.
     secret: String,
-    /// Reads all services.
-    #[serde(default)]
-    pub token: String,
-    /// Publishes to all services.
-    #[serde(default)]
-    pub publish_key: String,
+    /// Reads all services; made at the first start.
+    pub token: Option<String>,
+    /// Publishes to all services; made at the first start.
+    pub publish_key: Option<String>,
     /// Where the last run listened.
-    #[serde(default)]
     pub url: Option<String>,
     /// Where its operators' listener was.
-    #[serde(default)]
     pub admin_url: Option<String>,
 }
 
@@ -85,19 +81,30 @@ pub enum DevError {
 }
 
 /// The development directory, opened.
-#[derive(Debug)]
 pub struct DevDir {
     dir: PathBuf,
     saved: Saved,
 }
 
 /// A development run: its org, token and key are good for the configuration it was made with.
-#[derive(Debug)]
 pub struct DevSession {
     dir: PathBuf,
     saved: Saved,
+    token: String,
+    publish_key: String,
     json: bool,
 }
+
+macro_rules! debug_without_secrets {
+    ($($Type:ident),*) => { $(
+        impl std::fmt::Debug for $Type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($Type)).finish_non_exhaustive()
+            }
+        }
+    )* };
+}
+debug_without_secrets!(Saved, DevDir, DevSession);
 
 fn file_of(dir: &Path) -> PathBuf {
     dir.join("dev.toml")
@@ -151,14 +158,7 @@ impl DevDir {
         let secret = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let org = OrgId::parse(ORG)
             .map_err(|error| DevError::Malformed { path: dir.clone(), reason: error.to_string() })?;
-        let saved = Saved {
-            org,
-            secret,
-            token: String::new(),
-            publish_key: String::new(),
-            url: None,
-            admin_url: None,
-        };
+        let saved = Saved { org, secret, token: None, publish_key: None, url: None, admin_url: None };
         write(&dir, &saved)?;
         Ok(Self { dir, saved })
     }
@@ -189,30 +189,38 @@ impl DevDir {
         }
         let keys = KeysFile::at(config.keys_file());
         let publishers = Publishers::open(keys.clone(), now)?;
-        if publishers.verify(&self.saved.publish_key, &self.saved.org, now).is_err() {
-            let made =
-                keys.create(self.saved.org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?;
-            self.saved.publish_key = made.plain;
-        }
+        let org = self.saved.org.clone();
+        let known = self.saved.publish_key.take();
+        let known = known.filter(|key| publishers.verify(key, &org, now).is_ok());
+        let publish_key = match known {
+            Some(key) => key,
+            None => keys.create(org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?.plain,
+        };
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         // With days to spare, so that it does not end in the middle of a session.
         let soon = now + YEAR_MILLIS / 12;
-        if tokens.verify(&self.saved.token, soon).and_then(|grant| grant.check_org(&self.saved.org)).is_err()
-            && let Some(key) = config.auth.keys.first()
-        {
-            let user = UserId::parse(USER)
-                .map_err(|error| DevError::Malformed { path: self.dir.clone(), reason: error.to_string() })?;
-            let claims = TokenClaims {
-                org: self.saved.org.clone(),
-                user,
-                services: Filter::all(),
-                issued_at: now,
-                expires_at: now + YEAR_MILLIS,
-            };
-            self.saved.token = mint(&config.auth, key, &claims)?;
-        }
+        let good =
+            |token: &String| tokens.verify(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok());
+        let token = match (self.saved.token.take().filter(good), config.auth.keys.first()) {
+            (Some(token), _) => token,
+            // `auth.keys` is never empty in a configuration that was checked.
+            (None, None) => String::new(),
+            (None, Some(key)) => {
+                let user = UserId::parse(USER).map_err(|error| self.malformed(error))?;
+                let (issued_at, expires_at) = (now, now + YEAR_MILLIS);
+                let services = Filter::all();
+                let claims = TokenClaims { org: org.clone(), user, services, issued_at, expires_at };
+                mint(&config.auth, key, &claims)?
+            }
+        };
+        self.saved.publish_key = Some(publish_key.clone());
+        self.saved.token = Some(token.clone());
         write(&self.dir, &self.saved)?;
-        Ok(DevSession { dir: self.dir, saved: self.saved, json })
+        Ok(DevSession { dir: self.dir, saved: self.saved, token, publish_key, json })
+    }
+
+    fn malformed(&self, error: impl std::fmt::Display) -> DevError {
+        DevError::Malformed { path: file_of(&self.dir), reason: error.to_string() }
     }
 }
 
@@ -224,12 +232,12 @@ impl DevSession {
 
     /// A token for all its services.
     pub fn token(&self) -> &str {
-        &self.saved.token
+        &self.token
     }
 
     /// A key that publishes to all its services.
     pub fn publish_key(&self) -> &str {
-        &self.saved.publish_key
+        &self.publish_key
     }
 
     /// Says on standard output that the gateway serves, and where; other commands find it in the
@@ -238,7 +246,7 @@ impl DevSession {
         self.saved.url = Some(url.to_owned());
         self.saved.admin_url = Some(admin_url.to_owned());
         write(&self.dir, &self.saved)?;
-        let Saved { org, token, publish_key, .. } = &self.saved;
+        let Self { saved: Saved { org, .. }, token, publish_key, .. } = &*self;
         let text = if self.json {
             serde_json::json!({
                 "url": url, "admin_url": admin_url, "org": org, "token": token, "publish_key": publish_key,
@@ -258,5 +266,76 @@ impl DevSession {
             path: "standard output".into(),
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::{Loaded, load};
+
+    const NOW: UnixMillis = 1_800_000_000_000;
+
+    fn configured(dir: &DevDir, sets: &[&str]) -> Loaded {
+        let mut sources = Sources::default();
+        sources.sets = sets.iter().map(|set| (*set).to_owned()).collect();
+        dir.configure(&mut sources);
+        load(&sources).expect("a configuration")
+    }
+
+    fn start(path: &Path, sets: &[&str], now: UnixMillis) -> DevSession {
+        let dir = DevDir::open(path.to_owned()).expect("opened");
+        let loaded = configured(&dir, sets);
+        dir.prepare(&loaded.config, true, now).expect("prepared")
+    }
+
+    #[test]
+    fn a_second_start_finds_everything_again() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let path = temporary.path().join("dev");
+        let first = start(&path, &[], NOW);
+        let second = start(&path, &[], NOW + 1000);
+        assert_eq!((first.token(), first.publish_key()), (second.token(), second.publish_key()));
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(
+            (mode(&path), mode(&path.join("dev.toml")), mode(&path.join("keys.toml"))),
+            (0o700, 0o600, 0o600)
+        );
+        assert!(!format!("{first:?}").contains(first.token()));
+        let loaded = configured(&DevDir::open(path.clone()).expect("opened"), &[]);
+        assert_eq!(loaded.config.keys_file(), path.join("keys.toml"));
+        let tokens = TokenVerifier::new(&loaded.config.auth, 8192);
+        assert_eq!(tokens.verify(first.token(), NOW).expect("a grant").filter(), &Filter::all());
+        let publishers = Publishers::open(KeysFile::at(loaded.config.keys_file()), NOW).expect("opened");
+        assert!(publishers.verify(first.publish_key(), first.org(), NOW).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_longer_good_is_made_anew() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let first = start(temporary.path(), &[], NOW);
+        let later = start(temporary.path(), &[], NOW + YEAR_MILLIS - 1000);
+        assert_ne!(first.token(), later.token(), "it would end in a second");
+        let renamed = start(temporary.path(), &["auth.org_claim=tenant"], NOW);
+        assert_ne!(later.token(), renamed.token());
+        std::fs::remove_file(temporary.path().join("keys.toml")).expect("removed");
+        assert_ne!(start(temporary.path(), &[], NOW).publish_key(), first.publish_key());
+    }
+
+    #[test]
+    fn strangers_and_broken_files_are_refused() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        for key in ["listen.public", "listen.admin"] {
+            let dir = DevDir::open(temporary.path().to_owned()).expect("opened");
+            let loaded = configured(&dir, &[&format!("{key}=192.0.2.1:1")]);
+            let error = dir.prepare(&loaded.config, false, NOW).expect_err("refused").to_string();
+            assert!(error.starts_with(&format!("{key}: \"192.0.2.1:1\" is not on loopback")), "{error}");
+        }
+        let file = temporary.path().join("dev.toml");
+        std::fs::write(&file, "org = \"dev\"\nsecret = \"hush\"\nsecrets = \"hush\"\n").expect("written");
+        let error = DevDir::open(temporary.path().to_owned()).expect_err("refused").to_string();
+        assert!(error.contains("unknown field `secrets`") && !error.contains("hush"), "{error}");
     }
 }

@@ -206,6 +206,20 @@ fn forged_and_mangled_tokens_are_refused() {
 }
 
 #[test]
+fn no_byte_of_a_token_may_change() {
+    let verifier = verifier(&[]);
+    let token = sign(HEADER, &good_claims().to_string(), NEW).into_bytes();
+    for at in 0..token.len() {
+        for byte in b'A'..=b'z' {
+            let mut changed = token.clone();
+            changed[at] = byte;
+            let text = std::str::from_utf8(&changed).expect("ASCII");
+            assert_eq!(verifier.verify(text, NOW).is_ok(), changed == token, "{text}");
+        }
+    }
+}
+
+#[test]
 fn times_are_numbers_and_are_kept() {
     let number = "unauthorized: the token's `exp` must be a number of seconds since 1970";
     for exp in [

@@ -43,7 +43,7 @@ impl Dev {
         let loaded = config::load(&sources).map_err(Failure::usage)?;
         start(loaded, |loaded| {
             let session = dir.prepare(&loaded.config, self.json, now()).map_err(Failure::usage)?;
-            Ok(RunMode::Dev { session, feed: !self.no_feed })
+            Ok(RunMode::Dev { session: Box::new(session), feed: !self.no_feed })
         })
     }
 }

@@ -7,6 +7,8 @@ mod args;
 mod config;
 mod dev;
 mod key;
+mod lines;
+mod printer;
 mod publish;
 mod reader;
 mod remote;

@@ -4,9 +4,8 @@
 //! is not known stores nothing twice. Batches go one after the other, in the order of the file.
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    io::Read,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 use super::{
     Failure,
     args::duration,
+    lines::{Line, Lines, open},
     print,
     remote::{Backoff, Refused, Remote, RemoteArgs, block_on, client, printable, random, transport},
 };
@@ -69,7 +69,6 @@ pub(super) struct Publish {
 
 /// A request stays below half of what gateways take by default, to leave room for one long event.
 const BATCH_BYTES: usize = 1 << 20;
-const LONGEST_LINE: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(20);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -105,7 +104,7 @@ struct Batch {
 impl Publish {
     pub(super) fn run(self) -> Result<(), Failure> {
         let remote = self.remote.resolve()?;
-        let key = self.key.clone().or_else(|| Some(remote.saved.as_ref()?.publish_key.clone()));
+        let key = self.key.clone().or_else(|| remote.saved.as_ref()?.publish_key.clone());
         let key =
             key.ok_or_else(|| Failure::Usage("--key (or TIDEGATE_KEY) must give an API key".to_owned()))?;
         let sender = Sender { client: client()?, remote, key, retry_for: self.retry_for };
@@ -122,7 +121,7 @@ impl Publish {
             }
         };
         let bar = progress(length.filter(|_| self.file.is_some()), self.file.is_none());
-        let lines = Lines { reader: BufReader::new(source), name: name.clone(), line: 0 };
+        let lines = Lines::new(source, name.clone());
         let began = Instant::now();
         let mut summary = Summary::default();
         let done = block_on(sender.send_all(lines.follow(), &name, self.batch as usize, &bar, &mut summary));
@@ -173,24 +172,6 @@ impl Publish {
     }
 }
 
-/// What events are read from: its bytes, its name, and its length where it has one.
-type Source = (Box<dyn Read + Send>, String, Option<u64>);
-
-fn open(path: &Path) -> Result<Source, Failure> {
-    if path == Path::new("-") {
-        return Ok((Box::new(std::io::stdin()), "standard input".to_owned(), None));
-    }
-    let name = path.display().to_string();
-    let file =
-        File::open(path).map_err(|error| Failure::Usage(format!("--file: cannot read {name}: {error}")))?;
-    let meta =
-        file.metadata().map_err(|error| Failure::Usage(format!("--file: cannot read {name}: {error}")))?;
-    if meta.is_dir() {
-        return Err(Failure::Usage(format!("--file: {name} is a directory")));
-    }
-    Ok((Box::new(file), name, meta.is_file().then_some(meta.len())))
-}
-
 /// A bar on standard error; it hides itself where that is no terminal.
 fn progress(length: Option<u64>, hidden: bool) -> ProgressBar {
     if hidden {
@@ -205,88 +186,6 @@ fn progress(length: Option<u64>, hidden: bool) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
-    }
-}
-
-/// Lines of a file that are events.
-struct Lines<R> {
-    reader: BufReader<R>,
-    name: String,
-    line: u64,
-}
-
-/// An event and where it stood.
-struct Line {
-    event: String,
-    number: u64,
-    bytes: u64,
-}
-
-/// What must be known of an event here; all else is the gateway's to judge.
-#[derive(Deserialize)]
-struct HasId<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-}
-
-impl<R: Read> Lines<R> {
-    /// Reads on a thread of its own: a terminal or pipe may never give more, and must not keep the
-    /// command from being interrupted.
-    fn follow(mut self) -> mpsc::Receiver<Result<Line, Failure>>
-    where
-        R: Send + 'static,
-    {
-        let (sender, receiver) = mpsc::channel(1000);
-        std::thread::spawn(move || {
-            while let Some(line) = self.next().transpose() {
-                let last = line.is_err();
-                if sender.blocking_send(line).is_err() || last {
-                    break;
-                }
-            }
-        });
-        receiver
-    }
-
-    /// The next event, with an id of its own or of ours.
-    fn next(&mut self) -> Result<Option<Line>, Failure> {
-        let mut taken = 0;
-        loop {
-            let mut bytes = Vec::new();
-            let read = (&mut self.reader)
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut bytes)
-                .map_err(|error| Failure::Failed(format!("read {}: {error}", self.name)))?;
-            if read == 0 {
-                return Ok(None);
-            }
-            self.line += 1;
-            taken += read as u64;
-            let wrong = |what: &str| Failure::Failed(format!("{}, line {}: {what}", self.name, self.line));
-            if read as u64 == LONGEST_LINE && bytes.last() != Some(&b'\n') {
-                return Err(wrong("is longer than 8MiB"));
-            }
-            let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?.trim_ascii();
-            let text = if self.line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-            if text.is_empty() {
-                continue;
-            }
-            if !text.starts_with('{') {
-                return Err(wrong("is not a JSON object"));
-            }
-            let known: HasId = serde_json::from_str(text).map_err(|error| {
-                let error = error.to_string();
-                let error = error.split(" at line").next().unwrap_or_default();
-                wrong(&format!("is not a JSON object: {error}"))
-            })?;
-            if known.id.is_some() {
-                return Ok(Some(Line { event: text.to_owned(), number: self.line, bytes: taken }));
-            }
-            let rest = text[1..].trim_start();
-            let comma = if rest.starts_with('}') { "" } else { "," };
-            let event = format!("{{\"id\":\"{}\"{comma}{rest}", uuid::Uuid::now_v7());
-            return Ok(Some(Line { event, number: self.line, bytes: taken }));
-        }
     }
 }
 

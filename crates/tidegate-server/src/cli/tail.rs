@@ -1,17 +1,14 @@
 //! `tidegate tail`: follows a stream over SSE, resumes by itself, and proves that nothing is missing.
 
-use std::{
-    io::{self, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use reqwest::{StatusCode, header};
-use serde_json::value::RawValue;
-use tidegate_core::{Code, Cursor, Seq};
+use tidegate_core::{Code, Cursor};
 
 use super::{
     Failure,
+    printer::Printer,
     reader::{StreamReader, Taken},
     remote::{Backoff, Refused, Remote, RemoteArgs, block_on, client, printable, random, transport},
     sse::SseReader,
@@ -60,7 +57,7 @@ enum End {
 impl Tail {
     pub(super) fn run(self) -> Result<(), Failure> {
         let remote = self.remote.resolve()?;
-        let token = self.token.clone().or_else(|| Some(remote.saved.as_ref()?.token.clone()));
+        let token = self.token.clone().or_else(|| remote.saved.as_ref()?.token.clone());
         let token = token
             .ok_or_else(|| Failure::Usage("--token (or TIDEGATE_TOKEN) must give a token".to_owned()))?;
         let mut follower = Follower {
@@ -226,114 +223,9 @@ fn refusal(refused: Refused) -> End {
     }
 }
 
-/// Writes events to standard output.
-struct Printer {
-    json: bool,
-    /// How many are still asked for.
-    left: Option<u64>,
-    org: String,
-}
-
-impl Printer {
-    /// Prints events; whether they were the last that were asked for.
-    fn events(&mut self, events: &[&RawValue]) -> Result<bool, Failure> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        for event in events {
-            let line = if self.json { json_line(event, &self.org) } else { human_line(event) };
-            writeln!(out, "{line}").map_err(Failure::output)?;
-            if let Some(left) = &mut self.left {
-                *left -= 1;
-                if *left == 0 {
-                    out.flush().map_err(Failure::output)?;
-                    return Ok(true);
-                }
-            }
-        }
-        out.flush().map_err(Failure::output)?;
-        Ok(false)
-    }
-
-    /// A gap is no event, yet whoever reads the events must see it in its place.
-    fn gap(&self, prev: Seq, seq: Seq, reason: &str, data: &str) -> Result<(), Failure> {
-        if self.json {
-            return super::print(format_args!("{}\n", data.replace(['\n', '\r'], " ")));
-        }
-        let reason = printable(reason);
-        super::print(format_args!(
-            "-- gap ({reason}): events after {prev} up to {seq} are not to be had --\n"
-        ))
-    }
-}
-
-/// The fields of an event in their order, values token for token.
-type Fields<'a> = Vec<(String, &'a RawValue)>;
-
-fn fields(event: &RawValue) -> Fields<'_> {
-    use serde::de::{Deserializer as _, MapAccess, Visitor};
-    struct Ordered;
-    impl<'de> Visitor<'de> for Ordered {
-        type Value = Fields<'de>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an event")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-            let mut fields = Vec::new();
-            while let Some(field) = map.next_entry()? {
-                fields.push(field);
-            }
-            Ok(fields)
-        }
-    }
-    serde_json::Deserializer::from_str(event.get()).deserialize_map(Ordered).unwrap_or_default()
-}
-
-/// One shape for each event, whether it came alone or in a batch.
-fn json_line(event: &RawValue, org: &str) -> String {
-    let mut line = format!("{{\"type\":\"event\",\"org\":{}", serde_json::json!(org));
-    for (name, value) in fields(event) {
-        if !matches!(name.as_str(), "type" | "org" | "prev") {
-            line += &format!(",{}:{}", serde_json::json!(name), value.get());
-        }
-    }
-    line.push('}');
-    line
-}
-
-fn human_line(event: &RawValue) -> String {
-    let fields = fields(event);
-    let raw =
-        |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.get());
-    let text = |wanted: &str| serde_json::from_str::<String>(raw(wanted)).unwrap_or_default();
-    let line = format!(
-        "{}  {:>8}  {}  {}  {}  {}",
-        text("timestamp"),
-        raw("seq"),
-        text("service"),
-        text("event"),
-        text("id"),
-        raw("data"),
-    );
-    printable(&line)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_print_the_same_alone_and_from_a_batch_token_for_token() {
-        let alone = r#"{"type":"event","org":"o","prev":4,"seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
-        let inside =
-            r#"{"seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
-        let expected = r#"{"type":"event","org":"o","seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
-        for event in [alone, inside] {
-            let raw: &RawValue = serde_json::from_str(event).expect("JSON");
-            assert_eq!(json_line(raw, "o"), expected);
-            assert_eq!(human_line(raw), "t         5  s  e  i  {\"a\":1.0,\"a\":1e5}");
-        }
-    }
 
     #[test]
     fn what_is_final_ends_the_command() {

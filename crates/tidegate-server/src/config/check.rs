@@ -12,6 +12,9 @@ use super::{
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
+/// A token without a `kid` is tried with each key.
+const KEYS_MAX: usize = 32;
+
 /// All that does not fit, each with the key to change.
 pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     let config = &loaded.config;
@@ -27,6 +30,10 @@ pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
             "is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])"
                 .to_owned(),
         );
+    }
+    if config.auth.keys.len() > KEYS_MAX {
+        let reason = format!("has {} keys; {KEYS_MAX} are the most", config.auth.keys.len());
+        found.fault("auth.keys", reason);
     }
     for (index, key) in config.auth.keys.iter().enumerate() {
         if let Some(kid) = &key.kid

@@ -67,6 +67,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// `key=value` of each `--set`, in order.
     pub sets: Vec<String>,
+    /// Variables whose value is not UTF-8.
+    pub(super) unreadable: Vec<String>,
     pub(super) command: Vec<(&'static str, &'static str, String)>,
     pub(super) flags: Vec<(&'static str, &'static str, String)>,
 }
@@ -74,13 +76,15 @@ pub struct Sources {
 impl Sources {
     /// The environment of this process, and nothing else yet.
     pub fn from_process() -> Self {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| {
-                // A value that is not UTF-8 is no value of ours; its mark makes it refused by name.
-                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-            })
-            .collect();
-        Self { environment, ..Self::default() }
+        let mut sources = Self::default();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => sources.environment.push((name, value)),
+                Err(_) => sources.unreadable.push(name),
+            }
+        }
+        sources
     }
 
     /// A value that the command `name` brings along; the file and all others win over it.
@@ -121,6 +125,10 @@ impl Sources {
         variables.sort();
         for (name, key, value) in variables {
             given.extend(typed(&key, value, Place::Environment(name.clone()), errors));
+        }
+        for name in self.unreadable.iter().filter(|name| key_of(name).is_some()) {
+            let place = Place::Environment(name.clone());
+            errors.push(ConfigError { place, key: None, reason: "its value is not UTF-8".to_owned() });
         }
         for set in &self.sets {
             match set.split_once('=') {

@@ -1,0 +1,118 @@
+//! Shows events and gaps on standard output, for people or as JSON lines. For `tail`.
+
+use std::io::{self, Write as _};
+
+use serde_json::value::RawValue;
+use tidegate_core::Seq;
+
+use super::{Failure, print, remote::printable};
+
+/// Writes events to standard output.
+pub(super) struct Printer {
+    /// Whether lines are JSON.
+    pub(super) json: bool,
+    /// How many are still asked for.
+    pub(super) left: Option<u64>,
+    /// The org, for events that came without it.
+    pub(super) org: String,
+}
+
+impl Printer {
+    /// Prints events; whether they were the last that were asked for.
+    pub(super) fn events(&mut self, events: &[&RawValue]) -> Result<bool, Failure> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for event in events {
+            let line = if self.json { json_line(event, &self.org) } else { human_line(event) };
+            writeln!(out, "{line}").map_err(Failure::output)?;
+            if let Some(left) = &mut self.left {
+                *left -= 1;
+                if *left == 0 {
+                    out.flush().map_err(Failure::output)?;
+                    return Ok(true);
+                }
+            }
+        }
+        out.flush().map_err(Failure::output)?;
+        Ok(false)
+    }
+
+    /// A gap is no event, yet whoever reads the events must see it in its place.
+    pub(super) fn gap(&self, prev: Seq, seq: Seq, reason: &str, data: &str) -> Result<(), Failure> {
+        if self.json {
+            return print(format_args!("{}\n", data.replace(['\n', '\r'], " ")));
+        }
+        let reason = printable(reason);
+        print(format_args!("-- gap ({reason}): events after {prev} up to {seq} are not to be had --\n"))
+    }
+}
+
+/// The fields of an event in their order, values token for token.
+type Fields<'a> = Vec<(String, &'a RawValue)>;
+
+fn fields(event: &RawValue) -> Fields<'_> {
+    use serde::de::{Deserializer as _, MapAccess, Visitor};
+    struct Ordered;
+    impl<'de> Visitor<'de> for Ordered {
+        type Value = Fields<'de>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an event")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+            let mut fields = Vec::new();
+            while let Some(field) = map.next_entry()? {
+                fields.push(field);
+            }
+            Ok(fields)
+        }
+    }
+    serde_json::Deserializer::from_str(event.get()).deserialize_map(Ordered).unwrap_or_default()
+}
+
+/// One shape for each event, whether it came alone or in a batch.
+fn json_line(event: &RawValue, org: &str) -> String {
+    let mut line = format!("{{\"type\":\"event\",\"org\":{}", serde_json::json!(org));
+    for (name, value) in fields(event) {
+        if !matches!(name.as_str(), "type" | "org" | "prev") {
+            line += &format!(",{}:{}", serde_json::json!(name), value.get());
+        }
+    }
+    line.push('}');
+    line
+}
+
+fn human_line(event: &RawValue) -> String {
+    let fields = fields(event);
+    let raw =
+        |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.get());
+    let text = |wanted: &str| serde_json::from_str::<String>(raw(wanted)).unwrap_or_default();
+    let line = format!(
+        "{}  {:>8}  {}  {}  {}  {}",
+        text("timestamp"),
+        raw("seq"),
+        text("service"),
+        text("event"),
+        text("id"),
+        raw("data"),
+    );
+    printable(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_print_the_same_alone_and_from_a_batch_token_for_token() {
+        let alone = r#"{"type":"event","org":"o","prev":4,"seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
+        let inside =
+            r#"{"seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
+        let expected = r#"{"type":"event","org":"o","seq":5,"service":"s","event":"e","id":"i","timestamp":"t","data":{"a":1.0,"a":1e5}}"#;
+        for event in [alone, inside] {
+            let raw: &RawValue = serde_json::from_str(event).expect("JSON");
+            assert_eq!(json_line(raw, "o"), expected);
+            assert_eq!(human_line(raw), "t         5  s  e  i  {\"a\":1.0,\"a\":1e5}");
+        }
+    }
+}
