@@ -28,7 +28,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts, random},
-    worker::Worker,
+    worker::{Accepted, Worker},
 };
 
 /// Everything that was read and checked before a port is bound.
@@ -115,7 +115,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let workers = Arc::new(workers);
 
     let admin = tokio::spawn(admin::serve(tokio::net::TcpListener::from_std(admin)?, node.clone()));
-    let accept = tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, workers.clone()));
+    let accept =
+        tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, node.clone(), workers.clone()));
     let sweep = tokio::spawn(sweep(node.clone()));
     tracing::info!(
         public = %public_at,
@@ -204,7 +205,10 @@ fn engine(
 }
 
 /// Accepts connections and hands them to the workers in turn.
-async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
+async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<Worker>>) {
+    // The kernel's own end of what the write timeout is for: sockets that nobody here writes to any
+    // more, but that hold bytes their peer does not take (RFC 5482).
+    let patience = node.config.limits.write_timeout + Duration::from_secs(5);
     let mut turn = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -216,6 +220,14 @@ async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
                 continue;
             }
         };
+        let Some(place) = node.take_socket() else {
+            node.metrics.refusal("limits.connections");
+            tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
+            continue;
+        };
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(patience)) {
+            tracing::debug!(%error, "set TCP_USER_TIMEOUT");
+        }
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => {
@@ -225,20 +237,23 @@ async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
         };
         turn = (turn + 1) % workers.len();
         // A worker with a full hall gets no more; the next one may have room, else the socket closes.
-        let refused = workers[turn].hand(stream, peer);
-        if let Err(stream) = refused
-            && workers[(turn + 1) % workers.len()].hand(stream, peer).is_err()
+        let accepted = Accepted { stream, peer, place };
+        if let Err(accepted) = workers[turn].hand(accepted)
+            && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
         {
             tracing::warn!(%peer, "drop a connection: no worker takes it");
         }
     }
 }
 
-/// Sweeps tails and logs each minute.
+/// Sweeps tails and logs each minute, and when the tails are over their budget.
 async fn sweep(node: Arc<Node>) {
     let mut minute = tokio::time::interval(SWEEP);
     loop {
-        minute.tick().await;
+        tokio::select! {
+            _ = minute.tick() => {}
+            () = node.hub.over_budget() => {}
+        }
         let node = node.clone();
         let swept = tokio::task::spawn_blocking(move || {
             node.hub.sweep();
@@ -250,11 +265,11 @@ async fn sweep(node: Arc<Node>) {
     }
 }
 
-/// Waits until every stream has gone, or the drain window and its grace are over.
+/// Waits until every stream and request has gone, or the drain window and its grace are over.
 async fn drained(node: &Node) {
     let deadline = tokio::time::Instant::now() + node.config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    while !node.admission.is_idle() && tokio::time::Instant::now() < deadline {
+    while !(node.is_idle() && node.admission.is_idle()) && tokio::time::Instant::now() < deadline {
         look.tick().await;
     }
 }

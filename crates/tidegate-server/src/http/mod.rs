@@ -8,7 +8,7 @@ mod problem;
 mod publish;
 mod stream;
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc};
+use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -20,7 +20,7 @@ pub use problem::refuse;
 
 use crate::{
     page,
-    worker::{Local, sse::SseBody},
+    worker::{Local, Peer, sse::SseBody},
 };
 
 /// The body of an answer: whole, or a stream.
@@ -34,26 +34,15 @@ pub fn full(bytes: impl Into<Bytes>) -> Answer {
 /// Answers one request.
 pub async fn answer(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let method = request.method().clone();
-    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED
-        && let Ok(allowed) = HeaderValue::from_str(allowed(&method))
-    {
-        response.headers_mut().insert(header::ALLOW, allowed);
-    }
-    Ok(response)
-}
-
-fn allowed(method: &Method) -> &'static str {
-    if *method == Method::POST { "GET" } else { "GET, POST" }
+    Ok(route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal)))
 }
 
 async fn route(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     let path = request.uri().path().to_owned();
@@ -69,9 +58,12 @@ async fn route(
             history::cursor(&local.node, org_of(org)?, &request).await
         }
         (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
-        (_, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
-            let message = format!("{} is not taken here", request.method());
-            Err(Refusal::new(Code::MethodNotAllowed, message))
+        (method, ["v1", "orgs", _, resource @ ("events" | "cursor" | "stream")]) => {
+            let allowed = if *resource == "events" { "GET, POST" } else { "GET" };
+            let message = format!("{method} is not taken here, {allowed} is");
+            let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            Ok(response)
         }
         (&Method::GET | &Method::HEAD, _) if local.node.has_page => asset(&request),
         _ => Err(nothing_here()),

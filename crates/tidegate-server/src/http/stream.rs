@@ -3,7 +3,7 @@
 //! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a
 //! close code, for browsers see a failed upgrade as 1006 and would come back for ever.
 
-use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
@@ -15,7 +15,7 @@ use crate::{
     auth::StreamGrant,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
-    worker::{Local, Reader, Sink, StreamRequest, sse, websocket},
+    worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
 };
 
 /// The subprotocol of version 1.
@@ -26,7 +26,7 @@ const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
 /// Opens a stream.
 pub async fn answer(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -39,7 +39,7 @@ pub async fn answer(
 
 fn upgrade(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -63,7 +63,7 @@ fn upgrade(
     let token = subprotocol(&protocols).and_then(|offered| Ok(header?.or(offered)));
     // Whoever is not let in for the number of connections must not cost a place; all else is looked
     // at with the place taken, so that it is counted.
-    let slot = node.admission.knock(peer.ip());
+    let slot = node.admission.knock(peer.address.ip());
     let (grant, wanted) = match (origin, wanted, token) {
         (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => (None, Err(refusal)),
         (Ok(()), Ok(wanted), Ok(None)) => (None, Ok(wanted)),
@@ -73,7 +73,7 @@ fn upgrade(
         },
     };
     let (response, switching) = upgrade.accept(protocol);
-    tokio::task::spawn_local(websocket::run(local, switching, grant, wanted, slot));
+    tokio::task::spawn_local(websocket::run(local, peer, switching, grant, wanted, slot));
     Ok(response.map(|()| full("")))
 }
 
@@ -89,7 +89,7 @@ fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
 
 async fn events(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -112,7 +112,7 @@ async fn events(
 async fn open_events(
     local: &Rc<Local>,
     node: &Node,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: &Request<Incoming>,
     query: Query,
@@ -130,7 +130,7 @@ async fn open_events(
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
     }
-    let mut slot = node.admission.knock(peer.ip())?;
+    let mut slot = node.admission.knock(peer.address.ip())?;
     slot.enter(grant.org(), grant.user())?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.

@@ -12,23 +12,51 @@ mod reader;
 pub mod sse;
 pub mod websocket;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
 
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::mpsc, task::LocalSet};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::{self, error::TrySendError},
+    task::LocalSet,
+};
 
 pub use live::Local;
 pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
 
-use crate::{http, node::Node};
+use crate::{
+    http,
+    node::{Node, OpenSocket},
+};
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
 
+/// A socket on its way to a worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: std::net::TcpStream,
+    /// Who is at its other end.
+    pub peer: SocketAddr,
+    /// Its place in the count of sockets.
+    pub place: OpenSocket,
+}
+
+/// Who asks, and what its socket is counted by.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The address at the other end.
+    pub address: SocketAddr,
+    /// Kept as long as the socket is.
+    pub place: Rc<OpenSocket>,
+}
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    sockets: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    sockets: mpsc::Sender<Accepted>,
     thread: JoinHandle<()>,
 }
 
@@ -45,8 +73,8 @@ impl Worker {
     }
 
     /// Hands it a socket; gives it back where the worker has too many waiting.
-    pub fn hand(&self, stream: std::net::TcpStream, peer: SocketAddr) -> Result<(), std::net::TcpStream> {
-        self.sockets.try_send((stream, peer)).map_err(|error| error.into_inner().0)
+    pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
+        self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
     }
 
     /// Ends it: no more sockets; the ones it has are dropped.
@@ -59,7 +87,7 @@ impl Worker {
 }
 
 /// The worker's thread: sockets come, batches come, time passes. Ends when no more sockets can come.
-async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>) {
+async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -74,7 +102,7 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<(std::net::TcpStream,
             }
             _ = tick.tick() => local.tick_all(Instant::now()),
             socket = sockets.recv() => match socket {
-                Some((stream, peer)) => drop(tokio::task::spawn_local(serve(local.clone(), stream, peer))),
+                Some(accepted) => drop(tokio::task::spawn_local(serve(local.clone(), accepted))),
                 None => return,
             },
         }
@@ -82,7 +110,8 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<(std::net::TcpStream,
 }
 
 /// One HTTP connection, until it ends or turns into a WebSocket.
-async fn serve(local: Rc<Local>, stream: std::net::TcpStream, peer: SocketAddr) {
+async fn serve(local: Rc<Local>, accepted: Accepted) {
+    let Accepted { stream, peer, place } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -91,19 +120,40 @@ async fn serve(local: Rc<Local>, stream: std::net::TcpStream, peer: SocketAddr) 
         }
     };
     let limits = &local.node.config.limits;
-    let mut builder = hyper::server::conn::http1::Builder::new();
+    let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes.bytes().max(8192))
-        .max_headers(limits.headers)
-        .half_close(true);
+        .max_headers(limits.headers);
+    // An upgraded socket takes its place in the count along.
+    let place = Rc::new(place);
+    let has_asked = Rc::new(Cell::new(false));
     let service = hyper::service::service_fn({
-        let local = local.clone();
-        move |request| http::answer(local.clone(), peer, request)
+        let (local, place, has_asked) = (local.clone(), place.clone(), has_asked.clone());
+        move |request| {
+            has_asked.set(true);
+            http::answer(local.clone(), Peer { address: peer, place: place.clone() }, request)
+        }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    if let Err(error) = connection.await {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut draining = local.node.draining.subscribe();
+    let first = tokio::time::sleep(limits.first_frame_timeout);
+    let mut first = pin!(first);
+    let mut is_leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            // Who says nothing at first is not waited for as long as who rests between requests.
+            () = &mut first, if !has_asked.get() && !is_leaving => return,
+            _ = draining.wait_for(Option::is_some), if !is_leaving => {
+                // What is being answered is finished; streams end by their own drain.
+                is_leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
         // The peer's doing, mostly; what we answered was logged where it was answered.
         tracing::debug!(%error, %peer, "end an HTTP connection");
     }

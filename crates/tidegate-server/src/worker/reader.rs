@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, Code, Cursor, Filter, Framing, LogState, Next, OrgId, Refusal, Seq, ServiceName, Session, UserId,
-    View, frame,
+    Batch, BatchLimits, Code, Cursor, Filter, Framing, LogState, Next, OrgId, Refusal, Seq, ServiceName,
+    Session, UserId, View, frame,
     opening::{self, From},
     session::{Audience, Greeting},
 };
@@ -30,10 +30,11 @@ use super::{
 use crate::{
     admission,
     auth::StreamGrant,
-    engine::{AppendError, PageLimit, ReadError},
+    engine::{AppendError, Page, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
     node::{Node, millis, random, refused},
+    transport::socket::LeftoverFull,
 };
 
 /// Frames that a reader takes in one go: what one vectored write carries.
@@ -321,6 +322,7 @@ impl Reader {
                 return Ok(());
             }
             frames.clear();
+            // From here to the write nothing waits, but for a page, so the sink stays ready.
             let gaps = self.session.borrow_mut().take_gaps(node.now(), &mut frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
             if frames.is_empty() {
@@ -333,10 +335,16 @@ impl Reader {
                     }
                     Next::Batch(batch) => self.take_batch(&batch, &mut frames),
                     Next::Behind(start) => {
-                        if let Err(error) = self.take_page(start, &mut frames).await {
-                            self.end(unreadable(error));
-                            return Ok(());
-                        }
+                        let page = match self.read_page(start).await {
+                            Ok(page) => page,
+                            Err(error) => {
+                                self.end(unreadable(error));
+                                return Ok(());
+                            }
+                        };
+                        // Meanwhile an answer to the client may have come to stand half written.
+                        self.sink.ready().await?;
+                        self.take_page(&page, &mut frames);
                     }
                 }
             }
@@ -353,23 +361,22 @@ impl Reader {
         self.local.node.metrics.delivered.inc_by(events as u64);
     }
 
-    async fn take_page(&self, start: Seq, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
-        let node = &self.local.node;
+    async fn read_page(&self, start: Seq) -> Result<Page, ReadError> {
         let (after, stop) = self.with_session(|session| (session.scanned(), session.stop()));
-        let batch = tidegate_core::BatchLimits::default();
-        let limit = PageLimit {
-            events: batch.events,
-            bytes: batch.bytes,
-            to: stop.map_or(start, |stop| stop.min(start)),
-        };
-        let page = node.engine.read(&self.org.id, after, limit).await?;
+        let BatchLimits { events, bytes } = BatchLimits::default();
+        let to = stop.map_or(start, |stop| stop.min(start));
+        self.local.node.engine.read(&self.org.id, after, PageLimit { events, bytes, to }).await
+    }
+
+    fn take_page(&self, page: &Page, frames: &mut Vec<Bytes>) {
+        let metrics = &self.local.node.metrics;
         let mut session = self.session.borrow_mut();
-        let (events, gap) = session.take_page(page.after, page.to, &page.events, node.now(), frames);
+        let now = self.local.node.now();
+        let (events, gap) = session.take_page(page.after, page.to, &page.events, now, frames);
         if let Some(reason) = gap {
-            node.metrics.gap(reason);
+            metrics.gap(reason);
         }
-        node.metrics.delivered.inc_by(events as u64);
-        Ok(())
+        metrics.delivered.inc_by(events as u64);
     }
 
     /// Renews its grant in place (R6).
@@ -391,18 +398,22 @@ impl Reader {
 
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
     pub fn push(&self, mut frames: Vec<Bytes>) {
-        if self.sink.is_ready() {
-            if self.sink.send(&mut frames) == Ok(true) {
-                return;
+        let sent = match &self.sink {
+            Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
+            sink => Ok(sink.send(&mut frames)),
+        };
+        match sent {
+            Ok(Ok(true)) => {}
+            // Its task finds out what became of the socket, or finishes the frame.
+            Ok(Ok(false) | Err(Gone)) => {
+                self.local.leave(self);
+                self.call();
             }
-        } else if let Sink::WebSocket(socket) = &self.sink
-            && socket.queue(frames).is_err()
-        {
-            let message = "the client takes no bytes, but sends frames that want answers";
-            return self.end(Refusal::new(Code::SlowConsumer, message));
+            Err(LeftoverFull) => {
+                let message = "the client takes no bytes, but sends frames that want answers";
+                self.end(Refusal::new(Code::SlowConsumer, message));
+            }
         }
-        self.local.leave(self);
-        self.call();
     }
 
     /// The client sent something.
