@@ -30,7 +30,7 @@ use super::{
 /// Cuts in one sweep at most.
 const CUTS_MAX: usize = 64;
 
-/// Tells the time. The committer alone asks, once per group.
+/// Tells the time. Places are given by what the committer reads of it, once per group.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> UnixMillis;

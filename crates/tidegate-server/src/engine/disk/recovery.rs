@@ -22,7 +22,7 @@ use tidegate_core::{OrgId, UnixMillis};
 use super::{
     DiskOptions, DiskStore, Writer,
     buckets::{Buckets, read_failed, write_failed},
-    directory::Directory,
+    directory::{Directory, sync_dir},
     head_file::{Acknowledged, HeadFile},
     mend,
     record::{self, COMMITS, FIRST_LOG, IDS, key, meta_key},
@@ -43,6 +43,9 @@ impl DiskStore {
     pub fn open(options: &DiskOptions, now: UnixMillis) -> Result<(Self, Found), StoreError> {
         let directory = Directory::take(&options.dir)?;
         let (head, acknowledged) = HeadFile::open(&directory.head())?;
+        if acknowledged == Acknowledged::Missing {
+            sync_dir(&options.dir)?;
+        }
         let cut = mend::journals(&directory.store(), &directory.damaged())?;
         let failed = |error| StoreError::new(&format!("open the log in {}", options.dir.display()), error);
         let db = Database::builder(directory.store()).cache_size(options.cache_bytes).open();

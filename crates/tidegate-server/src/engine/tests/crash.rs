@@ -31,16 +31,23 @@ fn child() {
     let feed: Arc<Record> = Arc::default();
     let around = Surroundings { feed, clock: Arc::new(SystemClock), observer: Arc::new(()) };
     let engine = LocalEngine::disk(options(dir.into()), around).unwrap();
+    let filler = vec![b' '; 20_000];
     std::thread::scope(|scope| {
         for publisher in 0..6 {
-            let (engine, round) = (&engine, &round);
+            let (engine, round, filler) = (&engine, &round, &filler);
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 for n in 0.. {
                     let name = ORGS[(publisher + n) % ORGS.len()];
                     let ids: Vec<String> =
                         (0..1 + n % 4).map(|i| format!("{round}-{publisher}-{n}-{i}")).collect();
-                    let events = ids.iter().map(|id| event(name, id)).collect();
+                    let mut events: Vec<NewEvent> = ids.iter().map(|id| event(name, id)).collect();
+                    if publisher == 0 {
+                        // Large ones, so that journals fill up and are rotated as well.
+                        for event in &mut events {
+                            event.body = [&event.body[..], &filler[..]].concat().into();
+                        }
+                    }
                     let appended = runtime.block_on(engine.append(&org(name), events)).unwrap();
                     let mut acks = String::new();
                     for (id, place) in ids.iter().zip(appended.places) {

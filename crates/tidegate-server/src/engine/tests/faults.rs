@@ -106,10 +106,12 @@ impl Feed for Noting {
 }
 
 struct Bench {
+    // Goes first: a committer that waits for a verdict then panics, and the engine's end does not
+    // wait for it for ever when a test has failed.
+    verdicts: mpsc::Sender<Verdict>,
     world: World,
     engine: LocalEngine<Gated>,
     entered: mpsc::Receiver<usize>,
-    verdicts: mpsc::Sender<Verdict>,
     calls: Calls,
 }
 

@@ -140,3 +140,44 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
     }
     assert_eq!(node.seqs("acme"), [] as [Seq; 0]);
 }
+
+/// Whatever retention removes while a page is read is covered by the floor that the page names.
+#[test]
+fn r9_pages_are_whole_while_retention_removes() {
+    for kind in [Kind::Memory, Kind::Disk] {
+        let mut world = World::new(kind);
+        world.bucket = Some(Duration::from_secs(60));
+        world.local.dedup_window = Duration::from_secs(1);
+        let node = world.open();
+        node.put("acme", &["first"]);
+        std::thread::scope(|scope| {
+            let (engine, clock) = (&node.engine, &world.clock);
+            let writer = scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                for n in 0..300 {
+                    let events = vec![event("acme", &format!("a{n}")), event("acme", &format!("b{n}"))];
+                    runtime.block_on(engine.append(&org("acme"), events)).unwrap();
+                    clock.0.fetch_add(MINUTE / 2, Ordering::SeqCst);
+                    engine.sweep();
+                }
+            });
+            let (mut gaps, mut pages) = (0, 0);
+            while !writer.is_finished() || pages == 0 {
+                let mut after = 0;
+                loop {
+                    let page = node.page("acme", after, 5, 100_000, SEQ_END);
+                    let seqs: Vec<Seq> = page.events.iter().map(|event| event.seq).collect();
+                    assert_eq!(seqs, (page.after + 1..=page.to).collect::<Vec<_>>(), "{kind:?}");
+                    gaps += usize::from(page.after > after);
+                    pages += 1;
+                    if page.events.is_empty() {
+                        break;
+                    }
+                    after = page.to;
+                }
+            }
+            writer.join().unwrap();
+            assert!(gaps > 0, "{kind:?}: nothing was removed under a reader");
+        });
+    }
+}
