@@ -163,19 +163,21 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// An error of the HTTP client in one line, without the address (which may carry a token).
+/// An error of the HTTP client as a person would say it: what went wrong, and its first cause. Without
+/// the address, which may carry a token.
 pub(super) fn transport(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
     }
-    text
+    if error.is_timeout() {
+        "the gateway does not answer in time".to_owned()
+    } else if error.is_connect() {
+        format!("cannot reach the gateway: {cause}")
+    } else {
+        format!("the connection was cut: {cause}")
+    }
 }
 
 /// Time between tries, as every client of the gateway keeps it (PROTOCOL.md, "Reconnecting").
