@@ -45,7 +45,7 @@ pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
 pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
     let limits = &node.config.limits;
     let (grant, filter, query) = authorize(node, &org, request)?;
-    let limit = query.number("limit", limits.page_events)?.unwrap_or(100).max(1);
+    let limit = query.number("limit", 1..=limits.page_events)?.unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,
         Some(text) => {

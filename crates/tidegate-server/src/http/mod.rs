@@ -8,7 +8,7 @@ mod problem;
 mod publish;
 mod stream;
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, ops::RangeInclusive, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -133,15 +133,18 @@ impl Query {
         Ok(value.map(|(_, value)| value.as_str()))
     }
 
-    /// The only value of `name`, as a number of at most `max`.
-    fn number(&self, name: &str, max: usize) -> Result<Option<usize>, Refusal> {
+    /// The only value of `name`, as a number in `range`.
+    fn number(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Refusal> {
         let Some(text) = self.one(name)? else { return Ok(None) };
-        let number = text.parse::<usize>().ok().filter(|number| *number <= max);
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        match number {
-            Some(number) if is_plain => Ok(Some(number)),
+        match text.parse::<usize>() {
+            Ok(number) if is_plain && range.contains(&number) => Ok(Some(number)),
             _ => {
-                Err(Refusal::new(Code::BadRequest, format!("{name} must be a whole number from 0 to {max}")))
+                let (least, most) = range.into_inner();
+                Err(Refusal::new(
+                    Code::BadRequest,
+                    format!("{name} must be a whole number from {least} to {most}"),
+                ))
             }
         }
     }

@@ -194,7 +194,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         org,
         services: services(node, query)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", node.config.limits.tail_events)?,
+        tail: query.number("tail", 0..=node.config.limits.tail_events)?,
     })
 }
 
