@@ -15,6 +15,9 @@ use super::{
     *,
 };
 
+/// When a test that has failed ends.
+const FAILSAFE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// What was called, in order.
 type Calls = Arc<Mutex<Vec<&'static str>>>;
 
@@ -44,7 +47,8 @@ impl Store for Gated {
             return self.inner.commit(group);
         }
         self.entered.send(group.events()).unwrap();
-        let verdict = self.verdicts.lock().unwrap().recv().unwrap();
+        // A commit that no test asked for (a retry) must not wait for ever either.
+        let verdict = self.verdicts.lock().unwrap().recv_timeout(FAILSAFE).unwrap();
         self.calls.lock().unwrap().push("sync");
         match verdict {
             Verdict::Keep => self.inner.commit(group),
@@ -143,7 +147,7 @@ impl Bench {
     /// Waits for a commit to begin; how many events it holds. The time is for tests that fail: a log
     /// that has halted begins no commit.
     fn enter(&self) -> usize {
-        self.entered.recv_timeout(std::time::Duration::from_secs(20)).unwrap()
+        self.entered.recv_timeout(FAILSAFE).unwrap()
     }
 
     fn fed(&self) -> usize {
