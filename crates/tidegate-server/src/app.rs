@@ -250,11 +250,13 @@ async fn sweep(node: Arc<Node>) {
     }
 }
 
-/// Waits until every stream has gone, or the drain window and its grace are over.
+/// Waits until every stream has gone and every publish that was let in is answered, or the drain
+/// window and its grace are over.
 async fn drained(node: &Node) {
     let deadline = tokio::time::Instant::now() + node.config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    while !node.admission.is_idle() && tokio::time::Instant::now() < deadline {
+    let is_publishing = || node.publishes.available_permits() < node.config.limits.publishes_in_flight;
+    while (!node.admission.is_idle() || is_publishing()) && tokio::time::Instant::now() < deadline {
         look.tick().await;
     }
 }

@@ -37,18 +37,17 @@ pub async fn answer(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let method = request.method().clone();
+    let allowed = allowed(request.uri().path());
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED
-        && let Ok(allowed) = HeaderValue::from_str(allowed(&method))
-    {
-        response.headers_mut().insert(header::ALLOW, allowed);
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
     Ok(response)
 }
 
-fn allowed(method: &Method) -> &'static str {
-    if *method == Method::POST { "GET" } else { "GET, POST" }
+/// The methods of an address that has some.
+fn allowed(path: &str) -> &'static str {
+    if path.ends_with("/events") { "GET, POST" } else { "GET" }
 }
 
 async fn route(

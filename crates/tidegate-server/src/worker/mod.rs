@@ -12,7 +12,13 @@ mod reader;
 pub mod sse;
 pub mod websocket;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::mpsc, task::LocalSet};
@@ -20,10 +26,17 @@ use tokio::{net::TcpStream, sync::mpsc, task::LocalSet};
 pub use live::Local;
 pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
 
-use crate::{http, node::Node};
+use crate::{
+    http,
+    node::Node,
+    transport::guarded::{Guarded, Patience, Turns},
+};
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
+
+/// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
+const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// A running worker.
 #[derive(Debug)]
@@ -98,11 +111,23 @@ async fn serve(local: Rc<Local>, stream: std::net::TcpStream, peer: SocketAddr) 
         .max_buf_size(limits.header_bytes.bytes().max(8192))
         .max_headers(limits.headers)
         .half_close(true);
+    let turns = Arc::new(Turns::default());
+    // Longer than a reader's own timeout, which is the one that has a code and a count.
+    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
+    let guarded = Guarded::new(stream, turns.clone(), patience);
     let service = hyper::service::service_fn({
         let local = local.clone();
-        move |request| http::answer(local.clone(), peer, request)
+        move |request| {
+            turns.asked();
+            let (answer, turns) = (http::answer(local.clone(), peer, request), turns.clone());
+            async move {
+                let answer = answer.await;
+                turns.answered();
+                answer
+            }
+        }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
     if let Err(error) = connection.await {
         // The peer's doing, mostly; what we answered was logged where it was answered.
         tracing::debug!(%error, %peer, "end an HTTP connection");

@@ -391,15 +391,19 @@ impl Reader {
 
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
     pub fn push(&self, mut frames: Vec<Bytes>) {
-        if self.sink.is_ready() {
-            if self.sink.send(&mut frames) == Ok(true) {
-                return;
+        match &self.sink {
+            Sink::WebSocket(socket) if !socket.is_ready() => {
+                if socket.queue(frames).is_err() {
+                    let message = "the client takes no bytes, but sends frames that want answers";
+                    return self.end(Refusal::new(Code::SlowConsumer, message));
+                }
             }
-        } else if let Sink::WebSocket(socket) = &self.sink
-            && socket.queue(frames).is_err()
-        {
-            let message = "the client takes no bytes, but sends frames that want answers";
-            return self.end(Refusal::new(Code::SlowConsumer, message));
+            // An SSE client sends nothing, so what waits for it here is a goaway at most.
+            sink => {
+                if sink.send(&mut frames) == Ok(true) {
+                    return;
+                }
+            }
         }
         self.local.leave(self);
         self.call();
