@@ -248,12 +248,14 @@ impl Session {
             return Err(Refusal::new(Code::Forbidden, message));
         }
         self.bridge(self.scanned, greeting.now, out);
-        // Gaps that lie ahead lead to the new filter; so does hello, unless one of them must declare
-        // that the filter of the presented cursor was another.
+        // Gaps that lie ahead lead to the new filter. So does hello, unless one of them has yet to
+        // declare that the filter of the presented cursor was another: only that gap crosses (R3).
         for due in &mut self.dues {
             due.tag = filter.tag().clone();
         }
-        self.tag = filter.tag().clone();
+        if !self.dues.iter().any(|due| due.reason == GapReason::Filter) {
+            self.tag = filter.tag().clone();
+        }
         self.audience.filter = filter;
         out.push(self.hello(greeting, true));
         Ok(())

@@ -13,6 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tidegate_core::ws::{self, Event, Limits, Reader};
 use tidegate_server::transport::{
+    guarded::{Guarded, Patience},
     socket::{self, Leftover, ReadFault, Taken},
     upgrade::{Switched, Upgrade},
 };
@@ -31,6 +32,7 @@ async fn main() -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
+            let stream = Guarded::new(stream, Default::default(), Patience::default());
             let served = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service_fn(|request| async { answer(request) }))
                 .with_upgrades();

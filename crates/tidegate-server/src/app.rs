@@ -206,9 +206,6 @@ fn engine(
 
 /// Accepts connections and hands them to the workers in turn.
 async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<Worker>>) {
-    // The kernel's own end of what the write timeout is for: sockets that nobody here writes to any
-    // more, but that hold bytes their peer does not take (RFC 5482).
-    let patience = node.config.limits.write_timeout + Duration::from_secs(5);
     let mut turn = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -225,9 +222,6 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
             continue;
         };
-        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(patience)) {
-            tracing::debug!(%error, "set TCP_USER_TIMEOUT");
-        }
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => {

@@ -35,7 +35,16 @@ struct FieldError {
 
 /// Answers with a refusal.
 pub fn refuse(refusal: &Refusal) -> Response<Answer> {
-    problem(refusal, &[], &[])
+    problem(status_of(refusal.code), refusal, &[], &[])
+}
+
+/// Answers with a refusal under a status that says more than its code's.
+pub fn refuse_as(status: StatusCode, refusal: &Refusal) -> Response<Answer> {
+    problem(status, refusal, &[], &[])
+}
+
+fn status_of(code: Code) -> StatusCode {
+    StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Answers with faulty fields.
@@ -48,16 +57,15 @@ pub fn invalid(faults: Vec<Fault>) -> Response<Answer> {
         [only] => only.detail.clone(),
         several => format!("{} fields are faulty; see errors", several.len()),
     };
-    problem(&Refusal::new(Code::Invalid, detail), &errors, &[])
+    problem(status_of(Code::Invalid), &Refusal::new(Code::Invalid, detail), &errors, &[])
 }
 
 /// Answers that the outcome is not known, with the ids that make sending again safe.
 pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
-    problem(refusal, &[], ids)
+    problem(status_of(refusal.code), refusal, &[], ids)
 }
 
-fn problem(refusal: &Refusal, errors: &[FieldError], ids: &[String]) -> Response<Answer> {
-    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+fn problem(status: StatusCode, refusal: &Refusal, errors: &[FieldError], ids: &[String]) -> Response<Answer> {
     let body = Problem {
         kind: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),

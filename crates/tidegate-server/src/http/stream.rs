@@ -51,8 +51,8 @@ fn upgrade(
     let (upgrade, protocols) = match Upgrade::of(&request) {
         Ok(upgrade) => upgrade,
         Err(error) => {
-            let mut response = problem::refuse(&Refusal::new(error.code(), error.to_string()));
-            *response.status_mut() = error.status();
+            let refusal = Refusal::new(error.code(), error.to_string());
+            let mut response = problem::refuse_as(error.status(), &refusal);
             for (name, value) in error.headers() {
                 response.headers_mut().insert(*name, HeaderValue::from_static(value));
             }

@@ -13,6 +13,8 @@ use tidegate_core::{
 };
 use tokio::net::TcpStream;
 
+use super::guarded::Guarded;
+
 /// A handshake that is in order, not answered yet.
 #[derive(Debug)]
 pub struct Upgrade {
@@ -131,15 +133,15 @@ impl Switching {
     /// to hyper.
     pub async fn socket(self) -> Result<Switched, SwitchError> {
         let upgraded = self.0.await.map_err(SwitchError::Ended)?;
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SwitchError::NotTcp)?;
+        let parts = upgraded.downcast::<TokioIo<Guarded>>().map_err(|_| SwitchError::NotTcp)?;
         // Copied, for it would keep hyper's whole read buffer alive.
-        Ok(Switched { stream: parts.io.into_inner(), early: parts.read_buf.to_vec() })
+        Ok(Switched { stream: parts.io.into_inner().into_inner(), early: parts.read_buf.to_vec() })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, net::SocketAddr};
+    use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
     use http_body_util::Empty;
     use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
@@ -150,6 +152,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::transport::guarded::Patience;
 
     type Outcome = Result<Switched, Option<SwitchError>>;
 
@@ -160,6 +163,7 @@ mod tests {
         let task = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.expect("accept");
             let (switched_in, mut switched) = tokio::sync::mpsc::unbounded_channel();
+            let stream = Guarded::new(stream, Arc::default(), Patience::default());
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match Upgrade::of(&request) {
                     Ok((upgrade, protocols)) => {

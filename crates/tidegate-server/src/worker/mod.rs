@@ -12,7 +12,14 @@ mod reader;
 pub mod sse;
 pub mod websocket;
 
-use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,10 +35,14 @@ pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
 use crate::{
     http,
     node::{Node, OpenSocket},
+    transport::guarded::{Guarded, Patience, Turns},
 };
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
+
+/// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
+const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// A socket on its way to a worker.
 #[derive(Debug)]
@@ -126,26 +137,31 @@ async fn serve(local: Rc<Local>, accepted: Accepted) {
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes.bytes().max(8192))
         .max_headers(limits.headers);
+    let turns = Arc::new(Turns::default());
+    // Longer than a reader's own timeout, which is the one that has a code and a count.
+    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
+    let guarded = Guarded::new(stream, turns.clone(), patience);
     // An upgraded socket takes its place in the count along.
     let place = Rc::new(place);
-    let has_asked = Rc::new(Cell::new(false));
     let service = hyper::service::service_fn({
-        let (local, place, has_asked) = (local.clone(), place.clone(), has_asked.clone());
+        let local = local.clone();
         move |request| {
-            has_asked.set(true);
-            http::answer(local.clone(), Peer { address: peer, place: place.clone() }, request)
+            turns.asked();
+            let peer = Peer { address: peer, place: place.clone() };
+            let (answer, turns) = (http::answer(local.clone(), peer, request), turns.clone());
+            async move {
+                let answer = answer.await;
+                turns.answered();
+                answer
+            }
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guarded), service).with_upgrades());
     let mut draining = local.node.draining.subscribe();
-    let first = tokio::time::sleep(limits.first_frame_timeout);
-    let mut first = pin!(first);
     let mut is_leaving = false;
     let ended = loop {
         tokio::select! {
             ended = &mut connection => break ended,
-            // Who says nothing at first is not waited for as long as who rests between requests.
-            () = &mut first, if !has_asked.get() && !is_leaving => return,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 // What is being answered is finished; streams end by their own drain.
                 is_leaving = true;

@@ -183,39 +183,37 @@ async fn first_frame(
     peer: &mut ws::Reader,
     early: &mut Vec<u8>,
 ) -> Result<String, Option<Refusal>> {
-    let first = Cell::new(None);
-    let mut heard = |event: ws::Event<'_>| {
-        first.set(Some(match event {
-            ws::Event::Text(text) => match frame::read_client_frame(&text) {
-                Ok(ClientFrame::Auth { token }) => Ok(token),
-                Ok(_) => {
-                    Err(Some(Refusal::new(Code::Unauthorized, "the first frame must be auth with a token")))
-                }
-                Err(refusal) => Err(Some(refusal)),
-            },
-            ws::Event::Binary(_) => Err(Some(binary())),
-            ws::Event::Close(_) => Err(None),
-            ws::Event::Ping(_) | ws::Event::Pong(_) => return ControlFlow::Continue(()),
-        }));
-        ControlFlow::Break(())
-    };
-    // What comes behind the first frame in the same read would be lost: it has to wait for hello.
-    let mut input = std::mem::take(early);
-    if !input.is_empty()
-        && let Err(error) = socket::feed(peer, &mut input, &mut heard)
-    {
-        return Err(Some(broken(error)));
-    }
     loop {
-        if let Some(first) = first.take() {
+        let read = early.len();
+        let mut input = early.as_mut_slice();
+        while let Some(event) = peer.read(&mut input).map_err(|error| Some(broken(error)))? {
+            let first = match event {
+                ws::Event::Text(text) => match frame::read_client_frame(&text) {
+                    Ok(ClientFrame::Auth { token }) => Ok(token),
+                    Ok(_) => {
+                        let message = "the first frame must be auth with a token";
+                        Err(Some(Refusal::new(Code::Unauthorized, message)))
+                    }
+                    Err(refusal) => Err(Some(refusal)),
+                },
+                ws::Event::Binary(_) => Err(Some(binary())),
+                ws::Event::Close(_) => Err(None),
+                ws::Event::Ping(_) | ws::Event::Pong(_) => continue,
+            };
+            // What came behind it is the stream's.
+            let taken = read - input.len();
+            early.drain(..taken);
             return first;
         }
+        // Who waits owns no buffer.
+        *early = Vec::new();
         stream.readable().await.map_err(|_| None)?;
-        match socket::try_read(stream, peer, &mut heard) {
-            Ok(Taken::Ended) => return Err(None),
-            Ok(_) => {}
-            Err(ReadFault::Broken(error)) => return Err(Some(broken(error))),
-            Err(ReadFault::Io(_)) => return Err(None),
+        early.resize(socket::SCRATCH_BYTES, 0);
+        match stream.try_read(early) {
+            Ok(0) => return Err(None),
+            Ok(read) => early.truncate(read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => early.clear(),
+            Err(_) => return Err(None),
         }
     }
 }

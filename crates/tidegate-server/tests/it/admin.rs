@@ -1,0 +1,108 @@
+//! The operators' side: health, readiness, metrics, keys beside a running server, restarts.
+
+use crate::{
+    client::{http::Request, stream::Frames as _},
+    gateway::{Gateway, eventually},
+};
+
+#[test]
+fn health_and_readiness_say_how_the_log_is_kept() {
+    let gateway = Gateway::start();
+    assert_eq!(gateway.operators("/healthz").body, "ok\n");
+    let ready = gateway.operators("/readyz");
+    assert_eq!(ready.status, 200);
+    assert_eq!(ready.json()["ready"], true);
+    assert_eq!(ready.json()["log"], serde_json::json!({"engine": "disk", "sync": "always"}));
+    assert_eq!(gateway.operators("/nowhere").status, 404);
+    assert_eq!(Request::new(gateway.admin, "POST", "/metrics").send().status, 405);
+    let weaker = Gateway::with(&["log.sync=interval"]);
+    assert_eq!(weaker.operators("/readyz").json()["log"]["sync"], "interval");
+}
+
+#[test]
+fn metrics_come_in_both_formats_under_their_contracted_names() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    gateway.say("s", "1");
+    stream.next("event");
+    // Counted once the round is over, so perhaps after the reader has the event.
+    eventually("the count", || (gateway.metric("tidegate_events_delivered_total") == 1.0).then_some(()));
+    gateway.ws("?services=a%20b").refusal();
+    gateway.publish(&" ".repeat(5 << 20));
+    let answer = gateway.operators("/metrics");
+    assert!(
+        answer
+            .header("content-type")
+            .expect("a type")
+            .starts_with("application/openmetrics-text; version=1.0.0")
+    );
+    assert!(answer.body.ends_with("# EOF\n"));
+    for line in [
+        "tidegate_connections{transport=\"websocket\"} 1",
+        "tidegate_events_published_total 1",
+        "tidegate_events_delivered_total 1",
+        "tidegate_publish_duration_seconds_count 1",
+        "tidegate_gaps_total{reason=\"retention\"} 0",
+        "tidegate_closes_total{code=\"bad_request\"} 1",
+        "tidegate_refusals_total{limit=\"limits.request_bytes\"} 1",
+        "tidegate_log_sync_duration_seconds_count",
+        "tidegate_tail_bytes ",
+        "tidegate_build_info{",
+        "process_",
+    ] {
+        assert!(answer.body.contains(&format!("\n{line}")), "{line} is missing in {}", answer.body);
+    }
+    let text =
+        Request::new(gateway.admin, "GET", "/metrics").with("accept", "text/plain;version=0.0.4").send();
+    assert!(text.header("content-type").expect("a type").starts_with("text/plain; version=0.0.4"));
+    assert!(text.body.contains("tidegate_events_published_total 1"), "{}", text.body);
+    assert!(!text.body.contains("# EOF"));
+    let public = Request::new(gateway.public, "GET", "/metrics").send();
+    assert_eq!((public.status, public.refusal().as_str()), (404, "not_found"), "not where everybody comes");
+}
+
+#[test]
+fn keys_come_and_go_beside_a_running_server() {
+    let gateway = Gateway::start();
+    let key = gateway.key_for(&gateway.org, "finance");
+    let publish = |service: &str| {
+        let body = format!(r#"{{"service":"{service}","event":"e","data":1}}"#);
+        gateway.publishing().with("authorization", &format!("Bearer {key}")).body(body).send()
+    };
+    assert_eq!(publish("finance").status, 200, "at once");
+    assert_eq!(publish("staff").refusal(), "forbidden");
+    let id = key.split('_').nth(1).expect("an id");
+    assert!(gateway.command(&["key", "revoke", id]).status.success());
+    let refused = eventually("the revocation", || {
+        let answer = publish("finance");
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!((refused.status, refused.refusal().as_str()), (401, "unauthorized"));
+    assert_eq!(
+        gateway.say("finance", "2"),
+        gateway.getting("cursor").send().json()["head"].as_u64().expect("a seq")
+    );
+}
+
+#[test]
+fn a_restart_keeps_org_keys_token_and_log() {
+    let gateway = Gateway::start();
+    gateway.say("s", "1");
+    let (org, token, key) = (gateway.org.clone(), gateway.token.clone(), gateway.key.clone());
+    let gateway = gateway.killed_and_started_again();
+    assert_eq!((&gateway.org, &gateway.token, &gateway.key), (&org, &token, &key));
+    assert_eq!(gateway.say("s", "2"), 2);
+    let page = gateway.getting("events").send().json();
+    assert_eq!(page["events"].as_array().expect("events").len(), 2);
+}
+
+#[test]
+fn a_second_process_over_the_same_directory_is_refused() {
+    let gateway = Gateway::start();
+    let second = gateway.command(&["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0"]);
+    assert!(!second.status.success() && second.stdout.is_empty(), "{second:?}");
+    let says = String::from_utf8(second.stderr).expect("UTF-8");
+    assert!(says.contains("in use") || says.contains("another"), "{says}");
+    gateway.say("s", "1");
+}

@@ -1,0 +1,85 @@
+//! An EventSource, byte by byte (WHATWG HTML, section 9.2).
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
+};
+
+use super::{
+    http::{Answer, Chunked, Request},
+    stream::Frames,
+};
+
+/// One event of the stream, as its lines say.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// `id:`.
+    pub id: Option<String>,
+    /// `data:`.
+    pub data: Option<String>,
+    /// `retry:`.
+    pub retry: Option<u64>,
+    /// Any other line.
+    pub others: Vec<String>,
+}
+
+/// An open stream.
+pub struct Sse {
+    /// The answer's head.
+    pub head: Answer,
+    body: BufReader<Chunked<BufReader<TcpStream>>>,
+    /// What EventSource would come back with.
+    pub last_event_id: String,
+}
+
+impl Sse {
+    /// Sends the request, which must be answered with a stream.
+    pub fn open(request: Request) -> Self {
+        Self::answered(request.with("accept", "text/event-stream").begin())
+    }
+
+    /// Reads the answer on a connection that has sent the request.
+    pub fn answered(mut connection: BufReader<TcpStream>) -> Self {
+        let head = Answer::read_head(&mut connection).expect("an answer");
+        assert_eq!(head.status, 200, "{head:?}");
+        assert_eq!(head.header("transfer-encoding"), Some("chunked"), "{head:?}");
+        Self { head, body: BufReader::new(Chunked::new(connection)), last_event_id: String::new() }
+    }
+
+    /// The next event of the stream; `None` at its end.
+    pub fn lines(&mut self) -> Option<Lines> {
+        let mut lines = Lines::default();
+        loop {
+            let mut line = String::new();
+            if self.body.read_line(&mut line).ok().filter(|read| *read > 0).is_none() {
+                return None;
+            }
+            let line = line.strip_suffix('\n').expect("a whole line");
+            match line.split_once(": ") {
+                _ if line.is_empty() => break,
+                Some(("id", id)) => lines.id = Some(id.to_owned()),
+                Some(("data", data)) => lines.data = Some(data.to_owned()),
+                Some(("retry", retry)) => lines.retry = Some(retry.parse().expect("a number")),
+                _ => lines.others.push(line.to_owned()),
+            }
+        }
+        if let Some(id) = &lines.id {
+            self.last_event_id.clone_from(id);
+        }
+        Some(lines)
+    }
+}
+
+impl Frames for Sse {
+    fn try_frame(&mut self) -> Option<String> {
+        loop {
+            if let Some(data) = self.lines()?.data {
+                return Some(data);
+            }
+        }
+    }
+
+    fn transport(&self) -> &'static str {
+        "sse"
+    }
+}

@@ -1,0 +1,89 @@
+//! What both transports have in common: frames, and how a client follows them.
+
+use serde_json::Value;
+use tidegate_core::client::{StreamReader, Taken};
+
+/// A stream of frames.
+pub trait Frames {
+    /// The next frame; `None` at the end.
+    fn try_frame(&mut self) -> Option<String>;
+
+    /// The name of the transport, for messages.
+    fn transport(&self) -> &'static str;
+
+    /// The next frame.
+    fn frame(&mut self) -> Value {
+        let text = self.try_frame().unwrap_or_else(|| panic!("{}: the stream ended", self.transport()));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The next frame, which must be of this type.
+    fn next(&mut self, kind: &str) -> Value {
+        let frame = self.frame();
+        assert_eq!(frame["type"], kind, "{}: {frame}", self.transport());
+        frame
+    }
+
+    /// Reads events, single or in batches, until there are `count`, following them by the rules of
+    /// PROTOCOL.md from the place where `hello` or the last call left the client.
+    fn events(&mut self, client: &mut Follower, count: usize) -> Vec<Value> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            let text = self.try_frame().unwrap_or_else(|| panic!("ended after {}: {events:?}", events.len()));
+            events.extend(client.hear(&text));
+        }
+        assert_eq!(events.len(), count, "more than asked for: {events:?}");
+        events
+    }
+}
+
+/// A client that follows a stream by R2 and panics at a hole.
+pub struct Follower {
+    reader: StreamReader,
+    /// The gaps that it was told of: reason and the seq to go on from.
+    pub gaps: Vec<(String, u64)>,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self { reader: StreamReader::new(None), gaps: Vec::new() }
+    }
+}
+
+impl Follower {
+    /// A client that holds this cursor, and has heard the hello that begins there.
+    pub fn at(cursor: &str) -> Self {
+        let mut follower = Self::default();
+        follower.hear(&format!(r#"{{"type":"hello","cursor":"{cursor}","head":0}}"#));
+        follower
+    }
+
+    /// Takes a frame; the events that it brings.
+    pub fn hear(&mut self, text: &str) -> Vec<Value> {
+        match self.reader.take(text) {
+            Taken::Events(events) => {
+                events.into_iter().map(|event| serde_json::from_str(event.get()).expect("an event")).collect()
+            }
+            Taken::Gap { seq, reason, .. } => {
+                self.gaps.push((reason, seq));
+                Vec::new()
+            }
+            Taken::Hole => panic!("a hole: {text}"),
+            Taken::Broken(why) => panic!("{why}: {text}"),
+            Taken::Error { .. } => panic!("the stream ends: {text}"),
+            Taken::Nothing | Taken::Hello { .. } | Taken::Ping | Taken::Status(_) | Taken::Leave { .. } => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes a frame; the seqs of the events that it brings.
+    pub fn hear_seqs(&mut self, text: &str) -> Vec<u64> {
+        self.hear(text).iter().map(|event| event["seq"].as_u64().expect("a seq")).collect()
+    }
+
+    /// The seq of its cursor.
+    pub fn seq(&self) -> u64 {
+        self.reader.cursor().expect("a cursor").seq
+    }
+}

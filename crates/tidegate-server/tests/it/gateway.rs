@@ -1,0 +1,283 @@
+//! A gateway of one test: `tidegate dev` with a directory and ports of its own.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{
+    http::{Answer, Request},
+    sse::Sse,
+    stream::Frames,
+    ws::Ws,
+};
+
+/// How long anything may take before a test gives up on it: only a hang takes as long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Asks `look` again until it gives something.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} never came");
+        std::thread::yield_now();
+    }
+}
+
+/// A running gateway. Killed when it goes out of scope.
+pub struct Gateway {
+    child: Option<Child>,
+    dir: TempDir,
+    settings: Vec<String>,
+    secret: String,
+    /// Where publishers and readers connect.
+    pub public: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+    /// Its org.
+    pub org: String,
+    /// Reads all services of the org.
+    pub token: String,
+    /// Publishes to all services of the org.
+    pub key: String,
+}
+
+impl Gateway {
+    /// Starts one with the defaults.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one with settings of the form `key=value`.
+    pub fn with(settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self::spawn(dir, settings)
+    }
+
+    fn spawn(dir: TempDir, settings: Vec<String>) -> Self {
+        let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+        for setting in &settings {
+            command.args(["--set", setting]);
+        }
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(errors).stdin(Stdio::null()).spawn().expect("start it");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
+            panic!(
+                "it did not start: {}",
+                std::fs::read_to_string(dir.path().join("stderr")).expect("stderr")
+            )
+        });
+        let text = |name: &str| said[name].as_str().expect(name).to_owned();
+        let address = |name: &str| -> SocketAddr {
+            text(name).strip_prefix("http://").expect("http").parse().expect("an address")
+        };
+        let saved = std::fs::read_to_string(dir.path().join("dev.toml")).expect("dev.toml");
+        let saved: toml::Table = saved.parse().expect("TOML");
+        Self {
+            secret: saved["secret"].as_str().expect("a secret").to_owned(),
+            public: address("url"),
+            admin: address("admin_url"),
+            org: text("org"),
+            token: text("token"),
+            key: text("publish_key"),
+            child: Some(child),
+            dir,
+            settings,
+        }
+    }
+
+    /// Kills it without a word and starts it again over the same directory.
+    pub fn killed_and_started_again(mut self) -> Self {
+        self.kill();
+        self.started_again()
+    }
+
+    /// Starts one over the directory of this one, which has ended.
+    pub fn started_again(mut self) -> Self {
+        assert!(self.child.is_none(), "it still runs");
+        let spare = tempfile::tempdir().expect("a directory");
+        let dir = std::mem::replace(&mut self.dir, spare);
+        Self::spawn(dir, std::mem::take(&mut self.settings))
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill it");
+            child.wait().expect("wait for it");
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends it SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends it SIGINT.
+    pub fn interrupt(&self) {
+        self.signal(rustix::process::Signal::INT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("a signal");
+    }
+
+    /// Waits for its end; the exit code.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        eventually("the end of the process", || child.try_wait().expect("a child")).code()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("stderr")).expect("stderr")
+    }
+
+    /// A command of the same binary, over the same directory.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(arguments).arg("--data-dir").arg(PathBuf::from(self.dir.path()));
+        command.output().expect("run it")
+    }
+
+    /// A token of `user` for `services`.
+    pub fn token_of(&self, user: &str, services: &[&str]) -> String {
+        self.token_with(&json!({"sub": user, "services": services}))
+    }
+
+    /// A token with these claims over those of an ordinary one; null takes a claim away.
+    pub fn token_with(&self, changes: &Value) -> String {
+        let mut claims = json!({"sub": "u", "org": self.org, "services": ["*"], "exp": now_s() + 3600});
+        for (name, value) in changes.as_object().expect("claims") {
+            if value.is_null() {
+                claims.as_object_mut().expect("claims").remove(name);
+            } else {
+                claims[name] = value.clone();
+            }
+        }
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        header.kid = Some("dev".into());
+        let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
+        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+    }
+
+    /// An API key of this org for `services`.
+    pub fn key_for(&self, org: &str, services: &str) -> String {
+        let made = self.command(&["key", "create", "--org", org, "--services", services, "--json"]);
+        let made: Value = serde_json::from_slice(&made.stdout).expect("a line of JSON");
+        made["key"].as_str().expect("a key").to_owned()
+    }
+
+    /// The path of an endpoint of the org.
+    pub fn path(&self, endpoint: &str) -> String {
+        format!("/v1/orgs/{}/{endpoint}", self.org)
+    }
+
+    /// A publish request without a body yet.
+    pub fn publishing(&self) -> Request {
+        Request::new(self.public, "POST", &self.path("events"))
+            .with("authorization", &format!("Bearer {}", self.key))
+            .with("content-type", "application/json")
+    }
+
+    /// Publishes `body`.
+    pub fn publish(&self, body: &str) -> Answer {
+        self.publishing().body(body).send()
+    }
+
+    /// Publishes `data` as an event of `service`; its seq.
+    pub fn say(&self, service: &str, data: &str) -> u64 {
+        let answer = self.publish(&format!(r#"{{"service":"{service}","event":"said","data":{data}}}"#));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["events"][0]["seq"].as_u64().expect("a seq")
+    }
+
+    /// A request for something of the org, with the org's token.
+    pub fn getting(&self, endpoint: &str) -> Request {
+        Request::new(self.public, "GET", &self.path(endpoint))
+            .with("authorization", &format!("Bearer {}", self.token))
+    }
+
+    /// The operators' answer.
+    pub fn operators(&self, path: &str) -> Answer {
+        Request::new(self.admin, "GET", path).send()
+    }
+
+    /// The value of a line of `/metrics`.
+    pub fn metric(&self, line: &str) -> f64 {
+        let metrics = self.operators("/metrics").body;
+        let found = metrics.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// A stream over WebSocket with the org's token; `query` begins with `?` or is empty.
+    pub fn ws(&self, query: &str) -> Ws {
+        self.ws_as(&self.token, query)
+    }
+
+    /// A stream over WebSocket with this token.
+    pub fn ws_as(&self, token: &str, query: &str) -> Ws {
+        Ws::open(
+            self.public,
+            &self.path(&format!("stream{query}")),
+            &[("authorization", &format!("Bearer {token}"))],
+        )
+    }
+
+    /// A stream over SSE with the org's token.
+    pub fn sse(&self, query: &str) -> Sse {
+        self.sse_as(&self.token, query)
+    }
+
+    /// A stream over SSE with this token.
+    pub fn sse_as(&self, token: &str, query: &str) -> Sse {
+        Sse::open(
+            Request::new(self.public, "GET", &self.path(&format!("stream{query}")))
+                .with("authorization", &format!("Bearer {token}")),
+        )
+    }
+
+    /// The same stream over both transports.
+    pub fn both_as(&self, token: &str, query: &str) -> [Box<dyn Frames>; 2] {
+        [Box::new(self.ws_as(token, query)), Box::new(self.sse_as(token, query))]
+    }
+
+    /// The same stream over both transports with the org's token.
+    pub fn both(&self, query: &str) -> [Box<dyn Frames>; 2] {
+        self.both_as(&self.token, query)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// Now, in seconds since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}

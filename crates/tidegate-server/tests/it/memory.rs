@@ -1,0 +1,95 @@
+//! Memory comes back: ten thousand orgs are filled, the window passes by a clock moved by hand, and
+//! the accounting ends at nothing.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tidegate_core::{
+    BatchLimits, Filter, Framing, OrgId, UnixMillis, ViewKey,
+    publish::{BodyForm, PublishLimits, read_body},
+};
+use tidegate_server::{
+    engine::{Clock, Engine as _, LocalEngine, MemoryOptions, Surroundings},
+    hub::{Hub, HubLimits},
+};
+
+const ORGS: usize = 10_000;
+
+/// A clock that stands still until it is moved.
+struct Manual(AtomicU64);
+
+impl Clock for Manual {
+    fn now(&self) -> UnixMillis {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn ten_thousand_orgs_are_filled_and_forgotten() {
+    let clock = Arc::new(Manual(AtomicU64::new(1_795_512_600_000)));
+    let options = MemoryOptions::default();
+    let limits = HubLimits {
+        window: options.window,
+        bytes: 1 << 30,
+        org_bytes: 32 << 20,
+        batch: BatchLimits::default(),
+    };
+    let hub = Arc::new(Hub::new(1, limits, clock.clone()));
+    let around = Surroundings { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
+    let (window, engine) = (options.window, LocalEngine::memory(options, around).expect("an engine"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let body = br#"[{"service":"s","event":"e","id":"a","data":1},{"service":"t","event":"e","data":"two"}]"#;
+    let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
+    let append = |index: usize| {
+        let mut drawn = |_| (tidegate_core::EventId::parse("drawn").expect("an id"), false);
+        let events = read_body(&org_of(index), BodyForm::Json, body, &PublishLimits::default(), &mut drawn);
+        runtime.block_on(engine.append(&org_of(index), events.expect("events"))).expect("appended")
+    };
+    for index in 0..ORGS {
+        append(index);
+    }
+    // What readers have had encoded is charged with the rest.
+    let before = hub.budget().used();
+    for index in 0..ORGS {
+        let state = engine.head(&org_of(index)).expect("a log");
+        let org = hub.org(&org_of(index), state.head);
+        let key = ViewKey { epoch: state.epoch, filter: Filter::all(), framing: Framing::WebSocket };
+        let batches = org.tail().since(0);
+        assert_eq!(batches.iter().map(|batch| batch.events.len()).sum::<usize>(), 2);
+        batches.iter().for_each(|batch| drop(batch.view(&org.id, &key, batch.prev)));
+    }
+    assert!(hub.budget().used() > before && before > 0);
+    assert_eq!((hub.len(), engine.orgs()), (ORGS, ORGS));
+    assert!(engine.bytes() > 0);
+
+    let pass = |millis: u64| {
+        clock.0.fetch_add(millis, Ordering::SeqCst);
+        hub.sweep();
+        engine.sweep();
+    };
+    let window = u64::try_from(window.as_millis()).expect("minutes");
+    pass(window / 2);
+    assert_eq!((hub.len(), engine.orgs()), (ORGS, ORGS), "nothing goes before its time");
+    // One of them has a reader: its log may not be forgotten, or it would come back as another (R10).
+    let held = hub.org(&org_of(7), 2);
+    held.arrive(0);
+    let epoch = engine.head(&org_of(7)).expect("a log").epoch;
+    pass(window / 2 + 1);
+    assert_eq!((hub.budget().used(), engine.bytes()), (0, 0), "all bytes are given back");
+    pass(window);
+    pass(window);
+    assert_eq!((hub.len(), engine.orgs()), (1, 1), "all but the one that is read");
+    assert_eq!(engine.head(&org_of(7)).expect("a log").epoch, epoch);
+
+    held.leave(0);
+    drop(held);
+    pass(window);
+    pass(window);
+    assert_eq!((hub.len(), engine.orgs(), hub.budget().used(), engine.bytes()), (0, 0, 0, 0));
+    // Forgotten whole, an org begins anew, under another epoch.
+    let again = append(7);
+    assert_eq!((again.places[0].seq, again.places[0].duplicate), (1, false));
+    assert_ne!(again.epoch, epoch);
+}

@@ -1,0 +1,231 @@
+//! The publish contract: every answer of `POST /v1/orgs/{org}/events`.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{
+        http::Answer,
+        stream::{Follower, Frames as _},
+    },
+    gateway::Gateway,
+};
+
+fn event(data: &str) -> String {
+    format!(r#"{{"service":"finance","event":"invoice.paid","data":{data}}}"#)
+}
+
+fn pointers(answer: &Answer) -> Vec<(String, String)> {
+    let problem = answer.json();
+    let errors = problem["errors"].as_array().expect("errors").iter();
+    let text = |error: &Value, name: &str| error[name].as_str().expect(name).to_owned();
+    errors.map(|error| (text(error, "pointer"), text(error, "code"))).collect()
+}
+
+#[test]
+fn an_event_is_answered_with_its_place_in_one_shape() {
+    let gateway = Gateway::start();
+    let answer = gateway.publish(r#"{"service":"finance","event":"paid","id":"a","data":{}}"#);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let said = answer.json();
+    assert_eq!(said.as_object().expect("an object").len(), 2, "{said}");
+    assert_eq!(said["events"], json!([{"service": "finance", "id": "a", "seq": 1, "duplicate": false}]));
+    let cursor: tidegate_core::Cursor = said["cursor"].as_str().expect("text").parse().expect("a cursor");
+    assert_eq!((cursor.seq, cursor.tag), (1, None), "an untagged cursor matches any filter (R4)");
+
+    let array = gateway.publish(&format!("[{},{}]", event("1"), event("2"))).json();
+    assert_eq!(array["events"].as_array().expect("two").len(), 2);
+    let lines = format!("{}\n\n{}\r\n", event("1"), event("2"));
+    let lines = gateway.publishing().with("content-type", "application/x-ndjson; charset=utf-8").body(lines);
+    assert_eq!(lines.send().json()["events"][1]["seq"], 5);
+}
+
+#[test]
+fn r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
+    let gateway = Gateway::start();
+    let first = r#"{"service":"finance","event":"paid","id":"a","data":{"n": 1}}"#;
+    gateway.publish(first);
+    let again = gateway.publish(r#"{"data":{"n":1},"id":"a","event":"paid","service":"finance"}"#);
+    assert_eq!(again.status, 200, "{again:?}");
+    let place = &again.json()["events"][0];
+    assert_eq!((&place["seq"], &place["duplicate"]), (&json!(1), &json!(true)));
+
+    let other = gateway.publish(&first.replace("1}", "2}"));
+    assert_eq!((other.status, other.refusal().as_str()), (409, "id_conflict"));
+    let service = gateway.publish(&first.replace("finance", "staff")).json();
+    assert_eq!(service["events"][0]["duplicate"], false, "the same id of another service is another event");
+
+    let gateway = gateway.killed_and_started_again();
+    let place = &gateway.publish(first).json()["events"][0];
+    assert_eq!((&place["seq"], &place["duplicate"]), (&json!(1), &json!(true)), "also after a restart");
+}
+
+#[test]
+fn ids_are_drawn_or_made_of_the_idempotency_key() {
+    let gateway = Gateway::start();
+    let batch = format!("[{},{}]", event("1"), event("2"));
+    let drawn = gateway.publish(&batch).json();
+    let id = drawn["events"][1]["id"].as_str().expect("an id");
+    let uuid: uuid::Uuid = id.parse().expect("a UUID");
+    assert_eq!(uuid.get_version_num(), 7);
+
+    let keyed = || gateway.publishing().with("idempotency-key", "order-7").body(&batch).send().json();
+    let first = keyed();
+    assert_eq!(first["events"][0]["id"], "order-7-0");
+    assert_eq!(first["events"][1]["id"], "order-7-1");
+    let again = keyed();
+    assert_eq!(again["events"][1]["duplicate"], true);
+    assert_eq!(again["events"][1]["seq"], first["events"][1]["seq"]);
+    assert_eq!(again["cursor"], first["cursor"], "its cursor is the first one's");
+}
+
+#[test]
+fn a_batch_is_taken_whole_or_refused_whole() {
+    let gateway = Gateway::start();
+    gateway.publish(r#"{"service":"finance","event":"paid","id":"taken","data":1}"#);
+    let conflicting = r#"{"service":"finance","event":"paid","id":"taken","data":2}"#;
+    for (batch, status) in [
+        (format!("[{},{}]", event("1"), r#"{"service":"finance"}"#), 422),
+        (format!("[{},{conflicting}]", event("1")), 409),
+        (format!("[{},", event("1")), 400),
+        (format!("[{},{}]", event("1"), event(&format!("\"{}\"", "x".repeat(300_000)))), 413),
+    ] {
+        assert_eq!(gateway.publish(&batch).status, status, "{batch:.80}");
+    }
+    let narrow = gateway.key_for(&gateway.org, "finance");
+    let two = format!("[{},{}]", event("1"), r#"{"service":"staff","event":"e","data":1}"#);
+    let narrow = gateway.publishing().with("authorization", &format!("Bearer {narrow}"));
+    let answer = narrow.clone().body(two).send();
+    assert_eq!((answer.status, answer.refusal().as_str()), (403, "forbidden"));
+    assert_eq!(gateway.getting("cursor").send().json()["head"], 1, "nothing of any of them is there");
+    assert_eq!(narrow.body(event("1")).send().status, 200);
+}
+
+#[test]
+fn faulty_fields_are_named_by_pointers() {
+    let gateway = Gateway::start();
+    let answer = gateway.publish(r#"[{"service":"a b","event":"e","data":1},{"event":7,"users":[]}]"#);
+    assert_eq!((answer.status, answer.refusal().as_str()), (422, "invalid"));
+    let expected = [
+        ("/0/service", "format"),
+        ("/1/service", "required"),
+        ("/1/event", "type"),
+        ("/1/data", "required"),
+        ("/1/users", "empty"),
+    ];
+    assert_eq!(pointers(&answer), expected.map(|(at, code)| (at.to_owned(), code.to_owned())));
+    for error in answer.json()["errors"].as_array().expect("errors") {
+        assert!(error["detail"].as_str().expect("a detail").contains(' '));
+    }
+    let deep = gateway.publish(&event(&format!("{}{}", "[".repeat(65), "]".repeat(65))));
+    assert_eq!(pointers(&deep), [("/data".to_owned(), "depth".to_owned())]);
+    assert_eq!(gateway.publish(&event(&format!("{}{}", "[".repeat(64), "]".repeat(64)))).status, 200);
+}
+
+#[test]
+fn who_may_not_publish_is_told_why() {
+    let gateway = Gateway::start();
+    let other_org = gateway.key_for("other", "*");
+    let secret_of_another = format!("{}x", gateway.key);
+    for (authorization, status, code) in [
+        (None, 401, "unauthorized"),
+        (Some("Basic dTpw".to_owned()), 401, "unauthorized"),
+        (Some("Bearer nonsense".to_owned()), 401, "unauthorized"),
+        (Some("Bearer tgk_unknown_secret".to_owned()), 401, "unauthorized"),
+        (Some(format!("Bearer {secret_of_another}")), 401, "unauthorized"),
+        (Some(format!("Bearer {}", gateway.token)), 401, "unauthorized"),
+        (Some(format!("Bearer {other_org}")), 403, "forbidden"),
+    ] {
+        let mut request = gateway.publishing().without("authorization").body(event("1"));
+        if let Some(value) = &authorization {
+            request = request.with("authorization", value);
+        }
+        let answer = request.send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "{authorization:?}");
+        let asks = answer.header("www-authenticate");
+        assert_eq!(asks, (status == 401).then_some("Bearer"), "{authorization:?}");
+        assert!(!answer.body.contains(&gateway.key), "{answer:?}");
+    }
+    let twice = gateway.publishing().adding("authorization", &format!("Bearer {}", gateway.key));
+    assert_eq!(twice.body(event("1")).send().status, 401, "two Authorization headers are none");
+}
+
+#[test]
+fn other_addresses_methods_and_media_are_refused_by_name() {
+    let gateway = Gateway::start();
+    let get = |path: &str| gateway.getting("").with("x", "y").to(path);
+    assert_eq!(get("/nowhere").send().refusal(), "not_found");
+    assert_eq!(get("/v1/orgs/dev/nowhere").send().status, 404);
+    for (method, endpoint, allowed) in [
+        ("PUT", "events", "GET, POST"),
+        ("DELETE", "stream", "GET"),
+        ("POST", "stream", "GET"),
+        ("PATCH", "cursor", "GET"),
+    ] {
+        let answer = gateway.getting(endpoint).by(method).send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (405, "method_not_allowed"), "{method}");
+        assert_eq!(answer.header("allow"), Some(allowed), "{method} {endpoint}");
+    }
+    for kind in ["text/plain", "application/jsonx", "", "application/x-www-form-urlencoded"] {
+        let answer = gateway.publishing().with("content-type", kind).body(event("1")).send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (415, "unsupported_media"), "{kind}");
+    }
+    assert_eq!(gateway.publishing().without("content-type").body(event("1")).send().status, 415);
+}
+
+#[test]
+fn data_is_kept_token_for_token_on_every_path() {
+    let gateway = Gateway::start();
+    let sent =
+        r#"{ "n" : [ 1.0 , 1e5, -0, 12345678901234567890 ] , "n" : "a \u00e9\ud800 \/ b" , "ä": null }"#;
+    let kept = r#"{"n":[1.0,1e5,-0,12345678901234567890],"n":"a \u00e9\ud800 \/ b","ä":null}"#;
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("text").to_owned();
+    let mut live = gateway.both("");
+    live.iter_mut().for_each(|stream| drop(stream.next("hello")));
+    assert_eq!(gateway.publish(&event(sent)).status, 200);
+    let whole = format!("\"data\":{kept}}}");
+    for stream in &mut live {
+        let frame = stream.try_frame().expect("live");
+        assert!(frame.ends_with(&whole), "{}: {frame}", stream.transport());
+    }
+    for stream in &mut gateway.both(&format!("?cursor={start}")) {
+        stream.next("hello");
+        let frame = stream.try_frame().expect("resumed");
+        assert!(frame.ends_with(&whole), "{}: {frame}", stream.transport());
+    }
+    assert!(gateway.getting("events").send().body.contains(&whole));
+    let gateway = gateway.killed_and_started_again();
+    assert!(gateway.getting("events").send().body.contains(&whole), "from disk");
+    let mut stream = gateway.ws(&format!("?cursor={start}"));
+    stream.next("hello");
+    assert!(stream.try_frame().expect("replayed").ends_with(&whole));
+}
+
+#[test]
+fn optional_fields_come_out_and_users_never_do() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws_as(&gateway.token_of("ann", &["*"]), "");
+    stream.next("hello");
+    gateway.publish(
+        r#"{"service":"s","event":"e","id":"i","key":"k","time":"2026-11-24T10:00:00+01:00","users":["ann","bob"],"data":1}"#,
+    );
+    let frame = stream.next("event");
+    assert_eq!(frame["key"], "k");
+    assert_eq!(frame["time"], "2026-11-24T09:00:00.000Z", "in UTC with milliseconds");
+    assert_eq!(frame["targeted"], true);
+    assert!(!frame.to_string().contains("bob"), "R8: {frame}");
+    let names: Vec<_> = frame.as_object().expect("an object").keys().map(String::as_str).collect();
+    for name in ["type", "org", "service", "event", "id", "seq", "prev", "timestamp", "data"] {
+        assert!(names.contains(&name), "{name} is missing: {frame}");
+    }
+    gateway.publish(r#"[{"service":"s","event":"e","data":1},{"service":"s","event":"e","data":2}]"#);
+    let batch = stream.next("batch");
+    for name in ["type", "org", "prev"] {
+        assert!(batch["events"][0].get(name).is_none(), "an entry repeats {name}: {batch}");
+    }
+    assert_eq!((&batch["prev"], &batch["seq"]), (&json!(1), &json!(3)));
+    let mut client = Follower::default();
+    let mut again = gateway.ws("?tail=2");
+    client.hear(&again.try_frame().expect("hello"));
+    again.events(&mut client, 2);
+}

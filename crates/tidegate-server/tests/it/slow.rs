@@ -1,0 +1,154 @@
+//! Readers that do not read: parked, served when they read again, or closed; and nobody else's loss.
+
+use std::{io::BufReader, net::TcpStream};
+
+use serde_json::Value;
+
+use crate::{
+    client::{
+        http::Request,
+        sse::Sse,
+        stream::{Follower, Frames},
+        ws::{Message, Ws, handshake, masked},
+    },
+    gateway::{DEADLINE, Gateway, eventually},
+};
+
+/// Enough to fill every buffer between the gateway and a client with a small window of its own.
+const EVENTS: usize = 120;
+
+/// A client that lets the kernel take little for it.
+fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(8 << 10).expect("a small window");
+    socket.connect(&to.into()).expect("connect");
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    std::io::Write::write_all(&mut stream, &request.bytes()).expect("send");
+    BufReader::new(stream)
+}
+
+fn narrow_ws(gateway: &Gateway) -> Ws {
+    let request = handshake(gateway.public, &gateway.path("stream"))
+        .with("authorization", &format!("Bearer {}", gateway.token));
+    let mut stream = Ws::switch(narrow(&request, gateway.public));
+    stream.next("hello");
+    stream
+}
+
+fn fill(gateway: &Gateway) {
+    let wide = format!("\"{}\"", "x".repeat(100_000));
+    for _ in 0..EVENTS {
+        gateway.say("s", &wide);
+    }
+}
+
+fn parked(gateway: &Gateway, readers: f64) {
+    let count = || gateway.metric("tidegate_readers_parked_total");
+    eventually("the readers parked", || (count() >= readers).then_some(()));
+}
+
+fn gateway(settings: &[&str]) -> Gateway {
+    let all: Vec<&str> = settings.iter().copied().chain(["log.engine=memory"]).collect();
+    Gateway::with(&all)
+}
+
+#[test]
+fn who_stops_reading_is_parked_and_misses_nothing_and_nobody_waits_for_it() {
+    let gateway = gateway(&[]);
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let request = gateway.getting("stream").with("accept", "text/event-stream");
+    let mut slow: [Box<dyn Frames>; 2] =
+        [Box::new(narrow_ws(&gateway)), Box::new(Sse::answered(narrow(&request, gateway.public)))];
+    slow[1].next("hello");
+    let mut quick = gateway.ws("");
+    quick.next("hello");
+    let mut client = Follower::at(&start);
+    let reads = std::thread::spawn(move || quick.events(&mut client, EVENTS).len());
+    fill(&gateway);
+    assert_eq!(reads.join().expect("it reads"), EVENTS, "while the others read nothing");
+    parked(&gateway, 2.0);
+    for stream in &mut slow {
+        let mut client = Follower::at(&start);
+        let events = stream.events(&mut client, EVENTS);
+        assert!(events.iter().map(|event| event["seq"].as_u64()).eq((1..=EVENTS as u64).map(Some)));
+        assert!(client.gaps.is_empty());
+    }
+    gateway.say("s", "1");
+    slow.iter_mut().for_each(|stream| drop(stream.next("event")));
+}
+
+#[test]
+fn r7_a_half_written_frame_is_finished_before_pongs_and_renewals() {
+    let gateway = gateway(&[]);
+    let mut stream = narrow_ws(&gateway);
+    fill(&gateway);
+    parked(&gateway, 1.0);
+    for ping in [b"1", b"2", b"3"] {
+        stream.send_raw(&masked(0x89, ping));
+    }
+    stream.authenticate(&gateway.token);
+    // Every frame parses, the answers come whole and in their order, and no event is lost to them.
+    let (mut pongs, mut seqs, mut hellos) = (Vec::new(), Vec::new(), 0);
+    while seqs.len() < EVENTS || pongs.len() < 3 || hellos < 1 {
+        match stream.message() {
+            Message::Pong(payload) => pongs.push(payload),
+            Message::Text(text) => {
+                let frame: Value = serde_json::from_str(&text).expect("JSON");
+                match frame["type"].as_str() {
+                    Some("hello") => {
+                        hellos += 1;
+                        let cursor: tidegate_core::Cursor =
+                            frame["cursor"].as_str().expect("text").parse().expect("a cursor");
+                        let reached = seqs.last().copied().unwrap_or(Some(0));
+                        assert_eq!(Some(cursor.seq), reached, "R6: hello stands where the client is");
+                    }
+                    Some("event") => seqs.push(frame["seq"].as_u64()),
+                    Some("batch") => {
+                        seqs.extend(
+                            frame["events"].as_array().expect("events").iter().map(|e| e["seq"].as_u64()),
+                        );
+                    }
+                    _ => {}
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pongs, [b"1", b"2", b"3"]);
+    assert!(seqs.into_iter().eq((1..=EVENTS as u64).map(Some)));
+}
+
+#[test]
+fn who_takes_no_byte_for_the_write_timeout_is_closed() {
+    let gateway = gateway(&["limits.write_timeout=300ms"]);
+    let mut stream = narrow_ws(&gateway);
+    let request = gateway.getting("stream").with("accept", "text/event-stream");
+    let mut sse = Sse::answered(narrow(&request, gateway.public));
+    sse.next("hello");
+    fill(&gateway);
+    let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
+    eventually("both closed", || (closed() == 2.0).then_some(()));
+    // What was begun is finished for one that reads again soon.
+    let (error, code) = stream.refusal();
+    assert_eq!((error["code"].as_str(), code), (Some("slow_consumer"), 4002));
+    assert_eq!(error["limit"], "limits.write_timeout");
+    while sse.try_frame().is_some() {}
+    gateway.ws("").next("hello");
+}
+
+#[test]
+fn a_socket_under_http_that_takes_nothing_is_let_go() {
+    let gateway = gateway(&["limits.write_timeout=100ms", "limits.page_bytes=16MiB"]);
+    fill(&gateway);
+    let mut connection = narrow(&gateway.getting("events?limit=1000"), gateway.public);
+    let socket_count = || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("its descriptors");
+        fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    assert!(std::io::Read::read(&mut connection, &mut [0; 1]).expect("the answer begins") == 1);
+    let before = socket_count();
+    eventually("the connection closed", || (socket_count() < before).then_some(()));
+}

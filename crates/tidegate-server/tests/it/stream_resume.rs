@@ -1,0 +1,246 @@
+//! Where streams start: cursors, tails, filters, targeted events, and the gaps that are declared.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{
+        http::Request,
+        sse::Sse,
+        stream::{Follower, Frames},
+    },
+    gateway::Gateway,
+};
+
+fn cursor_of(gateway: &Gateway) -> String {
+    gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned()
+}
+
+fn data(events: &[Value]) -> Vec<i64> {
+    events.iter().map(|event| event["data"].as_i64().expect("a number")).collect()
+}
+
+/// Publishes 1 to `count`, odd numbers to `odd` and even ones to `even`.
+fn count_up(gateway: &Gateway, count: usize) {
+    for number in 1..=count {
+        gateway.say(if number % 2 == 1 { "odd" } else { "even" }, &number.to_string());
+    }
+}
+
+#[test]
+fn r9_a_cursor_goes_on_where_it_stands() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    count_up(&gateway, 5);
+    for stream in &mut gateway.both(&format!("?cursor={start}")) {
+        resumes(stream.as_mut(), &start, 5);
+    }
+    // From memory before, from disk and out of the last life now.
+    let gateway = gateway.killed_and_started_again();
+    for stream in &mut gateway.both(&format!("?cursor={start}")) {
+        resumes(stream.as_mut(), &start, 5);
+    }
+    // The first frame that comes live joins on to what was replayed.
+    let mut stream = gateway.sse(&format!("?cursor={start}"));
+    let mut client = resumes(&mut stream, &start, 5);
+    gateway.say("odd", "6");
+    assert_eq!(data(&stream.events(&mut client, 1)), [6]);
+}
+
+/// A stream that begins at `start` and is owed 1 to `count`, without a gap.
+fn resumes(stream: &mut dyn Frames, start: &str, count: i64) -> Follower {
+    let hello = stream.next("hello");
+    assert_eq!((&hello["resumed"], &hello["head"]), (&json!(true), &json!(count)), "{hello}");
+    let cursor: tidegate_core::Cursor = hello["cursor"].as_str().expect("text").parse().expect("a cursor");
+    assert_eq!(cursor.seq, 0, "R3: where it starts accounting, not the head");
+    let mut client = Follower::at(start);
+    client.hear(&hello.to_string());
+    let events = stream.events(&mut client, usize::try_from(count).expect("few"));
+    assert_eq!(data(&events), (1..=count).collect::<Vec<_>>());
+    assert!(client.gaps.is_empty(), "R11: a plain restart needs no gap: {:?}", client.gaps);
+    client
+}
+
+#[test]
+fn a_filter_shows_its_services_alone_live_and_replayed() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    let mut live = gateway.both("?services=odd");
+    live.iter_mut().for_each(|stream| assert_eq!(stream.next("hello")["services"], json!(["odd"])));
+    count_up(&gateway, 7);
+    let untagged = start.rsplit_once('-').expect("a tag").0.to_owned();
+    let mut replayed = gateway.both(&format!("?services=odd&cursor={untagged}"));
+    replayed.iter_mut().for_each(|stream| drop(stream.next("hello")));
+    for stream in live.iter_mut().chain(&mut replayed) {
+        let mut client = Follower::at(&untagged);
+        assert_eq!(data(&stream.events(&mut client, 4)), [1, 3, 5, 7], "{}", stream.transport());
+        assert!(client.gaps.is_empty());
+    }
+}
+
+#[test]
+fn r4_last_event_id_wins_over_cursor_and_cursor_over_tail() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    count_up(&gateway, 4);
+    let at = |seq: u64| start.replacen("-0-", &format!("-{seq}-"), 1);
+    let hello = |query: String, last: Option<String>| {
+        let mut request = Request::new(gateway.public, "GET", &gateway.path(&format!("stream{query}")))
+            .with("authorization", &format!("Bearer {}", gateway.token));
+        if let Some(last) = last {
+            request = request.with("last-event-id", &last);
+        }
+        Sse::open(request).next("hello")["cursor"].as_str().expect("a cursor").to_owned()
+    };
+    assert_eq!(hello(format!("?cursor={}&tail=4", at(1)), Some(at(3))), at(3));
+    assert_eq!(hello(format!("?cursor={}&tail=4", at(1)), None), at(1));
+    assert_eq!(hello("?tail=3".into(), None), at(1));
+    assert_eq!(hello(String::new(), None), at(4), "without any it starts at the head");
+}
+
+#[test]
+fn a_tail_counts_what_this_reader_may_see() {
+    let gateway = Gateway::start();
+    count_up(&gateway, 9);
+    gateway.publish(r#"{"service":"odd","event":"e","users":["ann"],"data":11}"#);
+    count_up(&gateway, 2);
+    for (user, query, expected) in [
+        ("ann", "?services=odd&tail=3", vec![9, 11, 1]),
+        ("bob", "?services=odd&tail=3", vec![7, 9, 1]),
+        ("bob", "?services=even&tail=2", vec![8, 2]),
+        ("bob", "?tail=1000", vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2]),
+    ] {
+        let token = gateway.token_of(user, &["*"]);
+        for stream in &mut gateway.both_as(&token, query) {
+            let mut client = Follower::default();
+            client.hear(&stream.try_frame().expect("hello"));
+            let events = stream.events(&mut client, expected.len());
+            assert_eq!(data(&events), expected, "{user} {query} {}", stream.transport());
+        }
+    }
+    let bounded = Gateway::with(&["limits.tail_events=2", "limits.tail_search_events=2"]);
+    let answer = bounded.getting("stream?tail=3").send();
+    assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"));
+}
+
+#[test]
+fn r8_targeted_events_reach_their_users_alone_live_and_replayed() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    let (ann, bob) = (gateway.token_of("ann", &["*"]), gateway.token_of("bob", &["*"]));
+    let mut live = [gateway.ws_as(&ann, ""), gateway.ws_as(&bob, ""), gateway.ws_as(&ann, "")];
+    live.iter_mut().for_each(|stream| drop(stream.next("hello")));
+    gateway.publish(
+        r#"[{"service":"s","event":"e","data":1},
+            {"service":"s","event":"e","users":["ann"],"data":2},
+            {"service":"s","event":"e","users":["bob","cid"],"data":3},
+            {"service":"s","event":"e","data":4}]"#,
+    );
+    gateway.publish(r#"{"service":"s","event":"e","users":["bob"],"data":5}"#);
+    gateway.say("s", "6");
+    let expected = [("ann", vec![1, 2, 4, 6]), ("bob", vec![1, 3, 4, 5, 6]), ("ann", vec![1, 2, 4, 6])];
+    for (stream, (user, expected)) in live.iter_mut().zip(&expected) {
+        let mut client = Follower::at(&start);
+        assert_eq!(data(&stream.events(&mut client, expected.len())), *expected, "{user}");
+        assert_eq!(client.seq(), 6);
+    }
+    for (token, (user, expected)) in [&ann, &bob].into_iter().zip(&expected) {
+        for stream in &mut gateway.both_as(token, &format!("?cursor={start}")) {
+            let mut client = Follower::at(&start);
+            client.hear(&stream.try_frame().expect("hello"));
+            assert_eq!(data(&stream.events(&mut client, expected.len())), *expected, "{user}");
+        }
+        let page = gateway
+            .getting(&format!("events?after={start}"))
+            .with("authorization", &format!("Bearer {token}"));
+        let page = page.send().json();
+        assert_eq!(data(page["events"].as_array().expect("events")), *expected, "{user}");
+        assert!(!page.to_string().contains("\"users\""), "R8: {page}");
+    }
+}
+
+#[test]
+fn r4_a_cursor_of_another_filter_is_a_gap_that_moves_nothing() {
+    let gateway = Gateway::start();
+    count_up(&gateway, 2);
+    let odd = gateway.ws("?services=odd").next("hello")["cursor"].as_str().expect("a cursor").to_owned();
+    count_up(&gateway, 2);
+    for stream in &mut gateway.both(&format!("?services=even,odd&cursor={odd}")) {
+        let hello = stream.next("hello");
+        assert_eq!(hello["cursor"], odd.as_str(), "R3: it keeps the presented tag until the gap");
+        let gap = stream.next("gap");
+        assert_eq!((&gap["reason"], &gap["prev"], &gap["seq"]), (&json!("filter"), &json!(2), &json!(2)));
+        assert_eq!(gap["services"], json!(["even", "odd"]));
+        assert_eq!(gap["filter"], hello["filter"]);
+        let mut client = Follower::at(&odd);
+        assert_eq!(data(&stream.events(&mut client, 2)), [1, 2]);
+    }
+}
+
+#[test]
+fn r10_unknown_epochs_and_places_beyond_the_end_are_declared() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    let epoch = start.split('-').next().expect("an epoch").to_owned();
+    count_up(&gateway, 3);
+    for (presented, goes_on) in [("0unknown-7".to_owned(), 0), (format!("{epoch}-9"), 3)] {
+        for stream in &mut gateway.both(&format!("?cursor={presented}")) {
+            let hello = stream.next("hello");
+            assert!(hello["cursor"].as_str().expect("text").starts_with(&presented), "R3: {hello}");
+            assert_eq!(hello["resumed"], false);
+            let gap = stream.next("gap");
+            assert_eq!(
+                (&gap["reason"], &gap["seq"]),
+                (&json!("epoch"), &json!(goes_on)),
+                "{presented}: {gap}"
+            );
+            assert_eq!(gap["epoch"], epoch.as_str());
+            let cursor = format!("{epoch}-{goes_on}");
+            let left = 3 - goes_on;
+            assert_eq!(stream.events(&mut Follower::at(&cursor), left).len(), left);
+        }
+    }
+    assert!(gateway.metric("tidegate_gaps_total{reason=\"epoch\"}") >= 4.0);
+}
+
+#[test]
+fn r3_the_ids_of_a_stream_stay_on_the_presented_side_until_the_gap() {
+    let gateway = Gateway::start();
+    gateway.say("s", "1");
+    let mut stream = gateway.sse("?cursor=0unknown-7");
+    stream.next("hello");
+    assert!(stream.last_event_id.starts_with("0unknown-7-"), "{}", stream.last_event_id);
+    let gap = stream.next("gap");
+    assert_eq!(stream.last_event_id.split('-').next(), gap["epoch"].as_str());
+}
+
+#[test]
+fn r9_what_retention_has_removed_is_a_gap_with_its_range() {
+    // The budget of the memory engine stands in for time: the oldest events go first.
+    let gateway = Gateway::with(&[
+        "log.engine=memory",
+        "limits.event_bytes=64KiB",
+        "limits.request_bytes=64KiB",
+        "tail.org_max_bytes=64KiB",
+        "tail.max_bytes=64KiB",
+        "log.max_bytes=128KiB",
+        "dedup.window=1s",
+    ]);
+    let start = cursor_of(&gateway);
+    let wide = format!("\"{}\"", "x".repeat(30_000));
+    let last = (0..20).map(|_| gateway.say("s", &wide)).last().expect("a seq");
+    for stream in &mut gateway.both(&format!("?cursor={start}")) {
+        let hello = stream.next("hello");
+        assert_eq!(hello["resumed"], false, "{hello}");
+        let gap = stream.next("gap");
+        assert_eq!((&gap["reason"], &gap["prev"]), (&json!("retention"), &json!(0)));
+        let floor = gap["seq"].as_u64().expect("a seq");
+        assert!(floor > 0 && floor < last, "{gap}");
+        let mut client = Follower::at(&start);
+        client.hear(&gap.to_string());
+        let left = usize::try_from(last - floor).expect("few");
+        let events = stream.events(&mut client, left);
+        assert_eq!(events[0]["seq"], floor + 1);
+    }
+    let page = gateway.getting(&format!("events?after={start}&limit=1")).send().json();
+    assert_eq!((&page["gap"]["reason"], &page["gap"]["prev"]), (&json!("retention"), &json!(0)), "{page}");
+}

@@ -1,0 +1,131 @@
+//! Streams over server-sent events: what a plain EventSource needs.
+
+use crate::{
+    client::{
+        http::{Answer, Request},
+        sse::Sse,
+        stream::{Follower, Frames as _},
+    },
+    gateway::Gateway,
+};
+
+#[test]
+fn the_answer_is_a_stream_that_nothing_in_between_holds_back() {
+    let gateway = Gateway::start();
+    let stream = gateway.sse("");
+    assert_eq!(stream.head.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(stream.head.header("cache-control"), Some("no-store, no-transform"));
+    assert_eq!(stream.head.header("x-accel-buffering"), Some("no"));
+    for accept in ["text/event-stream", "*/*", "text/html, text/event-stream;q=0.9", "text/*"] {
+        let answer = Answer::read_head(&mut gateway.getting("stream").with("accept", accept).begin());
+        assert_eq!(answer.expect("an answer").status, 200, "{accept}");
+    }
+    let none = Answer::read_head(&mut gateway.getting("stream").begin());
+    assert_eq!(none.expect("an answer").status, 200, "no Accept is anything");
+}
+
+#[test]
+fn every_frame_is_one_message_and_those_that_move_the_cursor_have_its_id() {
+    let gateway = Gateway::with(&["ping.interval=300ms", "ping.timeout=200ms"]);
+    let mut retries = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let first = gateway.sse("").lines().expect("lines");
+        let retry = first.retry.expect("retry comes first");
+        assert!((1000..6000).contains(&retry), "{retry}");
+        retries.insert(retry);
+    }
+    assert!(retries.len() > 1, "drawn for each connection: {retries:?}");
+
+    let mut stream = gateway.sse("?services=finance");
+    stream.lines();
+    let hello = stream.lines().expect("hello");
+    let frame: serde_json::Value = serde_json::from_str(hello.data.as_deref().expect("data")).expect("JSON");
+    assert_eq!(hello.id.as_deref(), frame["cursor"].as_str());
+    gateway.say("finance", "1");
+    gateway.say("staff", "2");
+    let (mut event, mut ping) = (None, None);
+    while ping.is_none() {
+        let lines = stream.lines().expect("lines");
+        assert_eq!((lines.others.len(), lines.retry), (0, None), "no event: line: {lines:?}");
+        let data = lines.data.expect("one data line");
+        let frame: serde_json::Value = serde_json::from_str(&data).expect("JSON");
+        let id: tidegate_core::Cursor = lines.id.expect("an id").parse().expect("a cursor");
+        assert_eq!(frame["seq"], id.seq, "{data}");
+        assert!(id.tag.is_some(), "SSE ids carry the filter (R4)");
+        match frame["type"].as_str() {
+            Some("event") => event = Some(id),
+            Some("ping") if frame["seq"] == 2 => ping = Some(id),
+            _ => {}
+        }
+    }
+    assert_eq!(event.expect("an event").seq, 1);
+}
+
+#[test]
+fn a_plain_event_source_resumes_by_the_standard() {
+    let gateway = Gateway::start();
+    let mut first = gateway.sse("?services=s");
+    first.next("hello");
+    gateway.say("s", "1");
+    first.next("event");
+    let last = first.last_event_id.clone();
+    drop(first);
+    gateway.say("s", "2");
+    gateway.say("other", "\"hidden\"");
+    gateway.say("s", "3");
+    // With the address of the first time, which says to start at the head (R4).
+    let request = Request::new(gateway.public, "GET", &gateway.path("stream?services=s&cursor=&tail=0"))
+        .with("authorization", &format!("Bearer {}", gateway.token))
+        .with("last-event-id", &last);
+    let mut again = Sse::open(request);
+    let hello = again.next("hello");
+    assert_eq!((hello["cursor"].as_str(), hello["resumed"].as_bool()), (Some(last.as_str()), Some(true)));
+    let events = again.events(&mut Follower::at(&last), 2);
+    assert_eq!((&events[0]["data"], &events[1]["data"]), (&2.into(), &3.into()));
+}
+
+#[test]
+fn r22_a_refusal_that_a_retry_may_cure_is_a_stream_to_a_native_event_source() {
+    let gateway = Gateway::with(&["limits.connections_per_user=1"]);
+    let mut holder = gateway.sse("");
+    holder.next("hello");
+    let by_url =
+        Request::new(gateway.public, "GET", &gateway.path(&format!("stream?access_token={}", gateway.token)))
+            .with("accept", "text/event-stream");
+    let answer = by_url.send();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    let (retry, frame) = answer.body.split_once('\n').expect("two lines");
+    let retry: u64 = retry.strip_prefix("retry: ").expect("retry").parse().expect("a number");
+    assert!(retry >= 1000);
+    let frame = frame.strip_prefix("data: ").expect("data and no id").trim_end();
+    let frame: serde_json::Value = serde_json::from_str(frame).expect("JSON");
+    assert_eq!(
+        (frame["type"].as_str(), frame["code"].as_str()),
+        (Some("error"), Some("too_many_connections"))
+    );
+
+    let by_header = gateway.getting("stream").with("accept", "text/event-stream").send();
+    assert_eq!((by_header.status, by_header.refusal().as_str()), (429, "too_many_connections"));
+    assert!(by_header.header("retry-after").expect("Retry-After").parse::<u64>().expect("seconds") >= 1);
+
+    for (token, status, code) in [
+        ("nonsense".to_owned(), 401, "unauthorized"),
+        (gateway.token_with(&serde_json::json!({"exp": 1000})), 401, "token_expired"),
+        (gateway.token_with(&serde_json::json!({"org": "other"})), 403, "forbidden"),
+    ] {
+        let answer = by_url.clone().to(&gateway.path(&format!("stream?access_token={token}"))).send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "a final one is a status");
+    }
+}
+
+#[test]
+fn an_ending_stream_says_why_and_ends_its_body() {
+    let gateway = Gateway::with(&["auth.leeway=0s"]);
+    let token = gateway.token_with(&serde_json::json!({"exp": crate::gateway::now_s() + 2}));
+    let mut stream = gateway.sse_as(&token, "");
+    stream.next("hello");
+    let error = stream.next("error");
+    assert_eq!(error["code"], "token_expired");
+    assert_eq!(stream.try_frame(), None, "the body has ended");
+}

@@ -1,0 +1,231 @@
+//! Streams over WebSocket: frames and their fields, pings, pongs, and how a connection ends.
+
+use serde_json::json;
+
+use crate::{
+    client::{
+        http::Answer,
+        stream::{Follower, Frames as _},
+        ws::{Message, Ws, handshake, masked},
+    },
+    gateway::{Gateway, eventually},
+};
+
+#[test]
+fn hello_says_where_the_stream_starts() {
+    let gateway = Gateway::start();
+    gateway.say("finance", "1");
+    let mut stream = gateway.ws("");
+    let hello = stream.next("hello");
+    let cursor: tidegate_core::Cursor = hello["cursor"].as_str().expect("text").parse().expect("a cursor");
+    assert_eq!(hello["protocol"], 1);
+    assert_eq!(hello["org"], gateway.org.as_str());
+    assert_eq!(hello["services"], json!(["*"]));
+    assert_eq!(hello["epoch"], cursor.epoch.as_str());
+    assert_eq!(hello["filter"], cursor.tag.as_ref().expect("a tag").as_str());
+    assert_eq!((&hello["head"], cursor.seq), (&json!(1), 1));
+    assert_eq!(hello["dedup_window_ms"], 300_000);
+    assert_eq!(hello["ping_interval_ms"], 25_000);
+    assert_eq!(hello["resumed"], false);
+    assert!(hello["token_expires_in_ms"].as_u64().expect("a number") > 1_000_000);
+    assert!(hello["server_time"].as_str().expect("a time").ends_with('Z'));
+    assert!(hello.get("sync").is_none(), "the disk engine syncs always: {hello}");
+    let other = gateway.ws("").next("hello");
+    assert_ne!(hello["connection_id"], other["connection_id"]);
+
+    let weaker = Gateway::with(&["log.engine=memory"]);
+    assert_eq!(weaker.ws("").next("hello")["sync"], "memory");
+}
+
+#[test]
+fn a_quiet_stream_is_pinged_and_an_unanswered_ping_ends_it() {
+    let gateway = Gateway::with(&["ping.interval=300ms", "ping.timeout=200ms"]);
+    let mut stream = gateway.ws("");
+    let cursor = stream.next("hello")["cursor"].clone();
+    for _ in 0..3 {
+        let ping = stream.next("ping");
+        assert_eq!((&ping["prev"], &ping["seq"]), (&json!(0), &json!(0)), "from {cursor}");
+        assert!(ping["timestamp"].as_str().expect("a time").ends_with('Z'));
+        stream.send(r#"{"type":"pong"}"#);
+    }
+    stream.next("ping");
+    let (error, code) = stream.refusal();
+    assert_eq!((error["code"].as_str(), code), (Some("ping_timeout"), 4003));
+    eventually("the count", || {
+        (gateway.metric("tidegate_closes_total{code=\"ping_timeout\"}") == 1.0).then_some(())
+    });
+}
+
+#[test]
+fn r1_a_ping_bridges_what_is_hidden() {
+    let gateway = Gateway::with(&["ping.interval=300ms", "ping.timeout=200ms"]);
+    let mut stream = gateway.ws("?services=finance");
+    let hello = stream.next("hello");
+    let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
+    gateway.say("staff", "1");
+    gateway.say("staff", "2");
+    let ping = loop {
+        let text = stream.try_frame().expect("a ping");
+        client.hear(&text);
+        stream.send(r#"{"type":"pong"}"#);
+        let ping: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(ping["type"], "ping");
+        if ping["seq"] == 2 {
+            break ping;
+        }
+    };
+    assert!(ping["prev"].as_u64() < Some(2), "{ping}");
+    assert_eq!(client.seq(), 2, "the client need not come back from before what it cannot see");
+    gateway.say("finance", "3");
+    let frame = stream.next("event");
+    assert!(frame["prev"].as_u64() <= Some(2), "{frame}");
+    assert_eq!(client.hear(&frame.to_string()).len(), 1);
+}
+
+#[test]
+fn a_client_that_says_goodbye_is_answered_in_kind() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    stream.send_raw(&masked(0x89, b"are you there"));
+    assert_eq!(stream.message(), Message::Pong(b"are you there".to_vec()));
+    stream.send_raw(&masked(0x88, &[0x03, 0xe8]));
+    assert_eq!(stream.message(), Message::Close(1000, String::new()));
+    assert_eq!(stream.message(), Message::End);
+    eventually("the place given back", || {
+        (gateway.metric("tidegate_connections{transport=\"websocket\"}") == 0.0).then_some(())
+    });
+}
+
+#[test]
+fn what_a_client_may_send_is_heard_and_unknown_fields_are_ignored() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    for fine in [
+        r#"{"type":"pong"}"#,
+        r#"{"type":"health","eventsReceived":7}"#,
+        r#"{ "more": [1,{}], "type": "pong" }"#,
+        r#"{"type":"\u0070ong"}"#,
+    ] {
+        stream.send(fine);
+    }
+    // In two fragments, with a ping between them.
+    stream.send_raw(&masked(0x01, br#"{"type":"#));
+    stream.send_raw(&masked(0x89, b"!"));
+    stream.send_raw(&masked(0x80, br#""health"}"#));
+    assert_eq!(stream.message(), Message::Pong(b"!".to_vec()));
+    gateway.say("s", "1");
+    stream.next("event");
+}
+
+#[test]
+fn frames_that_break_the_protocol_end_the_stream_with_their_code() {
+    let gateway = Gateway::start();
+    let large = format!(r#"{{"type":"health","x":"{}"}}"#, "x".repeat(17 << 10));
+    let text = |text: &str| masked(0x81, text.as_bytes());
+    let mut unmasked = masked(0x81, b"{}");
+    unmasked[1] &= 0x7f;
+    for (what, bytes, name, code) in [
+        ("not JSON", text("hello"), "bad_frame", 4553),
+        ("not an object", text("[1]"), "bad_frame", 4553),
+        ("no type", text("{}"), "bad_frame", 4553),
+        ("a type that is no string", text(r#"{"type":1}"#), "bad_frame", 4553),
+        ("an unknown type", text(r#"{"type":"subscribe"}"#), "bad_frame", 4553),
+        ("a server's type", text(r#"{"type":"ping"}"#), "bad_frame", 4553),
+        ("auth without a token", text(r#"{"type":"auth"}"#), "bad_frame", 4553),
+        ("auth with a number", text(r#"{"type":"auth","token":1}"#), "bad_frame", 4553),
+        ("an empty message", text(""), "bad_frame", 4553),
+        ("binary", masked(0x82, b"{}"), "bad_frame", 4553),
+        ("unmasked", unmasked, "bad_frame", 4553),
+        ("a reserved bit", masked(0xc1, b"{}"), "bad_frame", 4553),
+        ("a reserved opcode", masked(0x83, b"{}"), "bad_frame", 4553),
+        ("a continuation of nothing", masked(0x80, b"{}"), "bad_frame", 4553),
+        ("a long control frame", masked(0x89, &[0; 126]), "bad_frame", 4553),
+        ("a fragmented control frame", masked(0x09, b"!"), "bad_frame", 4553),
+        ("not UTF-8", masked(0x81, b"\xff"), "bad_frame", 4553),
+        ("a bad close code", masked(0x88, &[0x03, 0xed]), "bad_frame", 4553),
+        ("over limits.client_frame_bytes", text(&large), "too_large", 1009),
+        ("a token that is none", text(r#"{"type":"auth","token":"x"}"#), "unauthorized", 4551),
+    ] {
+        let mut stream = gateway.ws("");
+        stream.next("hello");
+        stream.send_raw(&bytes);
+        let (error, close) = stream.refusal();
+        assert_eq!((error["code"].as_str(), close), (Some(name), code), "{what}: {error}");
+        stream.socket().shutdown(std::net::Shutdown::Write).expect("shut down");
+        assert_eq!(stream.message(), Message::End, "{what}");
+    }
+    gateway.ws("").next("hello");
+}
+
+#[test]
+fn what_is_no_handshake_is_answered_by_http() {
+    let gateway = Gateway::start();
+    let good = || {
+        handshake(gateway.public, &gateway.path("stream"))
+            .with("authorization", &format!("Bearer {}", gateway.token))
+    };
+    for (what, request, status) in [
+        ("an old version", good().with("sec-websocket-version", "8"), 426),
+        ("no version", good().without("sec-websocket-version"), 426),
+        ("no key", good().without("sec-websocket-key"), 400),
+        ("a short key", good().with("sec-websocket-key", "c2hvcnQ="), 400),
+        ("two keys", good().adding("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="), 400),
+        ("no Connection", good().without("connection"), 400),
+        ("a body", good().body("hello"), 400),
+        ("a chunked body", good().with("transfer-encoding", "chunked").body("0\r\n\r\n"), 400),
+        ("two equal subprotocols", good().with("sec-websocket-protocol", "a, a"), 400),
+        ("a subprotocol that is no token", good().with("sec-websocket-protocol", "a b"), 400),
+        ("HTTP/1.0", good().over("HTTP/1.0"), 400),
+    ] {
+        let answer = request.send();
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        answer.refusal();
+        if status == 426 {
+            assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{what}");
+        }
+    }
+    gateway.ws("").next("hello");
+}
+
+#[test]
+fn an_independent_client_gets_on_with_the_handshake_and_the_frames() {
+    use tokio_tungstenite::tungstenite::{ClientRequestBuilder, connect};
+    let gateway = Gateway::start();
+    let address = format!("ws://{}{}", gateway.public, gateway.path("stream"));
+    let request = ClientRequestBuilder::new(address.parse().expect("an address"))
+        .with_sub_protocol("tidegate.v1")
+        .with_header("authorization", format!("Bearer {}", gateway.token));
+    let (mut socket, answer) = connect(request).expect("connect");
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "tidegate.v1");
+    assert!(socket.read().expect("hello").to_text().expect("text").contains("\"hello\""));
+    gateway.say("s", "1");
+    assert!(socket.read().expect("an event").to_text().expect("text").contains("\"data\":1"));
+    socket.close(None).expect("close");
+}
+
+#[test]
+fn frames_may_come_before_the_handshake_is_answered() {
+    let gateway = Gateway::start();
+    let mut bytes = handshake(gateway.public, &gateway.path("stream")).bytes();
+    bytes.extend(masked(0x81, format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token).as_bytes()));
+    // Behind auth: a whole frame, and the first byte of another.
+    bytes.extend(masked(0x89, b"early"));
+    let last = masked(0x89, b"late");
+    bytes.push(last[0]);
+    let mut connection = std::io::BufReader::new(crate::client::http::connect(gateway.public));
+    std::io::Write::write_all(connection.get_mut(), &bytes).expect("send");
+    let mut stream = Ws::switch(connection);
+    stream.next("hello");
+    assert_eq!(stream.message(), Message::Pong(b"early".to_vec()));
+    stream.send_raw(&last[1..]);
+    assert_eq!(stream.message(), Message::Pong(b"late".to_vec()), "nothing between the frames was lost");
+}
+
+#[test]
+fn a_stream_without_upgrade_or_event_stream_is_refused() {
+    let gateway = Gateway::start();
+    let answer: Answer = gateway.getting("stream").with("accept", "application/json").send();
+    assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"));
+}
