@@ -4,6 +4,7 @@
 //! arguments; this file only finds the handler.
 
 mod history;
+mod origins;
 mod problem;
 mod publish;
 mod stream;
@@ -38,11 +39,15 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let method = request.method().clone();
+    let origin = origins::listed(&local.node, &request);
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
     if response.status() == StatusCode::METHOD_NOT_ALLOWED
         && let Ok(allowed) = HeaderValue::from_str(allowed(&method))
     {
         response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    if let Some(origin) = origin {
+        origins::allow(&mut response, origin);
     }
     Ok(response)
 }
@@ -69,6 +74,9 @@ async fn route(
             history::cursor(&local.node, org_of(org)?, &request).await
         }
         (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
+        (&Method::OPTIONS, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
+            origins::preflight(&local.node, &request)
+        }
         (_, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
             let message = format!("{} is not taken here", request.method());
             Err(Refusal::new(Code::MethodNotAllowed, message))
