@@ -384,8 +384,7 @@ impl Continuity {
 
     /// Takes a frame, and its SSE id where it came that way (`Some(None)`: it had none).
     pub fn frame(&mut self, text: &str, id: Option<Option<&str>>, ledger: &Ledger) -> Result<Heard, Fault> {
-        let malformed =
-            |reason: String| Fault::Malformed { reason, frame: text.chars().take(200).collect() };
+        let malformed = |reason: String| Fault::Malformed { reason, frame: text.chars().take(200).collect() };
         let frame: Frame<'_> = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         let missing = |field: &str| malformed(format!("it has no {field}"));
         let ends = |frame: &Frame<'_>| Fault::Ended {
@@ -734,10 +733,7 @@ mod tests {
         for id in [None, Some("e-0-t"), Some("e-1")] {
             let mut reader = Continuity::new(Services::ALL, reader.connect());
             reader.frame(&hello("e", 0, 1, true), Some(Some("e-0-t")), &ledger).expect("hello");
-            assert!(matches!(
-                reader.frame(&event(0, 1), Some(id), &ledger),
-                Err(Fault::WrongId { .. })
-            ));
+            assert!(matches!(reader.frame(&event(0, 1), Some(id), &ledger), Err(Fault::WrongId { .. })));
         }
         reader.frame(&event(0, 1), Some(Some("e-1-t")), &ledger).expect("the right id");
     }

@@ -34,8 +34,8 @@ pub async fn read(client: &reqwest::Client, gateway: &Announced) -> anyhow::Resu
     let mut scratch = String::new();
     let head = pages(client, gateway, "", |texts| {
         for text in texts {
-            let entry: Entry<'_> = serde_json::from_str(text)
-                .with_context(|| format!("read an event of history: {text}"))?;
+            let entry: Entry<'_> =
+                serde_json::from_str(text).with_context(|| format!("read an event of history: {text}"))?;
             let planned = entry.check(&mut scratch).context("history")?;
             if events.last().is_some_and(|(before, _)| *before >= entry.seq) {
                 bail!("history holds event {} behind one at or above it", entry.seq);

@@ -120,14 +120,11 @@ impl Ledger {
         let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
         for (planned, seq) in &acknowledged.events {
             match at.get(planned) {
-                None => findings.add(
-                    "log",
-                    format!("{} was acknowledged at {seq}, and is lost", planned.id()),
-                ),
-                Some(found) if found != seq => findings.add(
-                    "log",
-                    format!("{} was acknowledged at {seq}, and stands at {found}", planned.id()),
-                ),
+                None => {
+                    findings.add("log", format!("{} was acknowledged at {seq}, and is lost", planned.id()))
+                }
+                Some(found) if found != seq => findings
+                    .add("log", format!("{} was acknowledged at {seq}, and stands at {found}", planned.id())),
                 Some(_) => {}
             }
         }

@@ -82,7 +82,8 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     payloads.push(("nasty".to_owned(), format!("{}1.50{}", "[".repeat(50), "]".repeat(50))));
     payloads.push(("nasty".to_owned(), format!("\"{}\"", "long \\u00e9 ".repeat(20_000))));
 
-    let mut gateway = Gateway::start(&common.gateway, common.dir, &["limits.connections_per_user=100"]).await?;
+    let mut gateway =
+        Gateway::start(&common.gateway, common.dir, &["limits.connections_per_user=100"]).await?;
     let client = reqwest::Client::builder().no_proxy().build()?;
     let findings = Findings::default();
     let announced = gateway.announced().clone();

@@ -228,7 +228,10 @@ fn take(
     let duplicates = places.iter().filter(|place| place.duplicate).count();
     let first = &batch.events[0];
     if duplicates > 0 && !may_be_stored {
-        return Err(format!("the batch from {} is called a duplicate, and was never sent before", first.id()));
+        return Err(format!(
+            "the batch from {} is called a duplicate, and was never sent before",
+            first.id()
+        ));
     }
     if duplicates != 0 && duplicates != places.len() {
         return Err(format!("the batch from {} was stored in part: {duplicates} were there", first.id()));
@@ -239,7 +242,9 @@ fn take(
     if !batch.seqs.is_empty() {
         if duplicates == 0 {
             let (before, id) = (&batch.seqs, first.id());
-            return Err(format!("the batch from {id}, acknowledged at {before:?}, was stored again at {seqs:?}"));
+            return Err(format!(
+                "the batch from {id}, acknowledged at {before:?}, was stored again at {seqs:?}"
+            ));
         }
         if batch.seqs != seqs {
             let before = &batch.seqs;

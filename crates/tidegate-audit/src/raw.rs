@@ -82,11 +82,11 @@ mod tests {
         assert_eq!(member(text, "c"), Some("{ }"));
         assert_eq!(word(text, "d"), Some(""));
         assert_eq!(member(text, "b"), None);
-        assert_eq!(elements(r#"[ 1.0 , {"b":"x, ] } \" \\"}, "y" ]"#), ["1.0", r#"{"b":"x, ] } \" \\"}"#, "\"y\""]);
-        assert_eq!(elements(" [ ] "), Vec::<&str>::new());
         assert_eq!(
-            compact(text),
-            r#"{"a":[1.0,{"b":"x, ] } \" \\"},"y"],"c":{},"a":2e5,"d":""}"#
+            elements(r#"[ 1.0 , {"b":"x, ] } \" \\"}, "y" ]"#),
+            ["1.0", r#"{"b":"x, ] } \" \\"}"#, "\"y\""]
         );
+        assert_eq!(elements(" [ ] "), Vec::<&str>::new());
+        assert_eq!(compact(text), r#"{"a":[1.0,{"b":"x, ] } \" \\"},"y"],"c":{},"a":2e5,"d":""}"#);
     }
 }

@@ -61,11 +61,11 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, connections, rate, seconds, before } = options;
     let settings = [
-        "limits.connections_per_user=100000",
-        "limits.connections_per_address=100000",
+        "limits.connections_per_user=20000",
+        "limits.connections_per_address=20000",
         "limits.handshakes_per_second=100000",
-        "ping.interval=\"10s\"",
-        "ping.timeout=\"9s\"",
+        "ping.interval=\"5s\"",
+        "ping.timeout=\"4500ms\"",
     ];
     let mut gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
     let deadline = Instant::now() + LOAD_MAX;
