@@ -62,7 +62,7 @@ impl Gateway {
             let port = rand::rng().random_range(PORTS);
             tries += 1;
             // Somebody else's port is no news; the last failure is.
-            match launch(program, &dir, port, &settings).await {
+            match launch(&[], program, &dir, port, &settings).await {
                 Err(_) if tries < 5 => {}
                 started => break started?,
             }
@@ -85,9 +85,14 @@ impl Gateway {
 
     /// Starts the next life, where the last one was.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.restart_under(&[]).await
+    }
+
+    /// The same, by way of a program that runs what it is given (`strace -D ...`) in its own place.
+    pub async fn restart_under(&mut self, wrapper: &[&str]) -> anyhow::Result<()> {
         let port = self.announced.url.rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.with_context(|| format!("find the port in {}", self.announced.url))?;
-        let (child, announced) = launch(&self.program, &self.dir, port, &self.settings).await?;
+        let (child, announced) = launch(wrapper, &self.program, &self.dir, port, &self.settings).await?;
         let before = &self.announced;
         if (&announced.url, &announced.token, &announced.publish_key)
             != (&before.url, &before.token, &before.publish_key)
@@ -96,6 +101,11 @@ impl Gateway {
         }
         (self.child, self.announced) = (child, announced);
         Ok(())
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Whether it still runs.
@@ -116,6 +126,7 @@ impl Gateway {
 }
 
 async fn launch(
+    wrapper: &[&str],
     program: &Path,
     dir: &Path,
     port: u16,
@@ -124,7 +135,14 @@ async fn launch(
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let log = dir.with_extension("log");
     let log = std::fs::File::options().create(true).append(true).open(&log);
-    let mut command = Command::new(program);
+    let mut command = match wrapper {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
     command.args(["dev", "--json", "--no-feed", "--data-dir"]).arg(dir);
     command.arg("--listen").arg(format!("127.0.0.1:{port}"));
     command.args(["--set", "listen.admin=\"127.0.0.1:0\""]);
@@ -137,7 +155,8 @@ async fn launch(
         .stderr(log.context("open the file for the gateway's log lines")?)
         .kill_on_drop(true)
         .spawn();
-    let mut child = child.with_context(|| format!("run {}", program.display()))?;
+    let mut child =
+        child.with_context(|| format!("run {}", command.as_std().get_program().to_string_lossy()))?;
     let stdout = child.stdout.take().context("read what the gateway prints")?;
     let mut line = String::new();
     let mut lines = BufReader::new(stdout);

@@ -7,7 +7,7 @@
 //!
 //! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
 //! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the three audits, `kill`, `seam` and `payloads`.
+//! the four audits, `kill`, `seam`, `sync` and `payloads`.
 
 mod continuity;
 mod event;
@@ -22,6 +22,7 @@ mod raw;
 mod reader;
 mod report;
 mod seam;
+mod sync;
 mod transport;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -53,6 +54,8 @@ enum Audit {
     Kill(kill::Options),
     /// Resumes many connections while events are published: no hole, nothing twice or out of order
     Seam(seam::Options),
+    /// Watches and fails the gateway's syncs (with strace): what is acknowledged is on disk
+    Sync(sync::Options),
     /// Sends real payloads through everything and compares them token for token
     Payloads(payloads::Options),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
             match cli.audit {
                 Audit::Kill(options) => kill::run(options).await,
                 Audit::Seam(options) => seam::run(options).await,
+                Audit::Sync(options) => sync::run(options).await,
                 Audit::Payloads(options) => payloads::run(options).await,
             }
         });
