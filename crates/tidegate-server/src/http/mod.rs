@@ -4,6 +4,7 @@
 //! arguments; this file only finds the handler.
 
 mod history;
+mod origins;
 mod problem;
 mod publish;
 mod stream;
@@ -37,7 +38,12 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    Ok(route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal)))
+    let origin = origins::listed(&local.node, &request);
+    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
+    if let Some(origin) = origin {
+        origins::allow(&mut response, origin);
+    }
+    Ok(response)
 }
 
 async fn route(
@@ -58,9 +64,12 @@ async fn route(
             history::cursor(&local.node, org_of(org)?, &request).await
         }
         (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
+        (&Method::OPTIONS, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
+            origins::preflight(&local.node, &request)
+        }
         (method, ["v1", "orgs", _, resource @ ("events" | "cursor" | "stream")]) => {
-            let allowed = if *resource == "events" { "GET, POST" } else { "GET" };
-            let message = format!("{method} is not taken here, {allowed} is");
+            let allowed = if *resource == "events" { "GET, POST, OPTIONS" } else { "GET, OPTIONS" };
+            let message = format!("{method} is not taken here; {allowed} are");
             let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
             Ok(response)

@@ -10,7 +10,7 @@ use http_body_util::Either;
 use hyper::body::Incoming;
 use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, ServiceName, frame, ws::handshake::Protocols};
 
-use super::{Answer, Query, bearer, full, history::parse_services, org_of, problem};
+use super::{Answer, Query, bearer, full, history::parse_services, org_of, origins::check_origin, problem};
 use crate::{
     auth::StreamGrant,
     node::{Node, random},
@@ -204,23 +204,4 @@ pub fn services(node: &Node, query: &Query) -> Result<Option<BTreeSet<ServiceNam
         None | Some("" | "*") => Ok(None),
         Some(text) => parse_services(text, node.config.limits.services_per_filter).map(Some),
     }
-}
-
-/// Pages of other origins may not connect unless they are listed; what sends no Origin is no browser.
-fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next() else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // Which of the two schemes is ours depends on what stands in front.
-    let is_same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
-    let is_listed = node.config.auth.origins.iter().any(|allowed| allowed.as_str() == origin);
-    if origins.next().is_none() && ((is_same && !host.is_empty()) || is_listed) {
-        return Ok(());
-    }
-    tracing::warn!(origin, "refuse a page of an origin that auth.origins does not list");
-    Err(Refusal::new(
-        Code::Forbidden,
-        "pages of this origin may not connect; auth.origins lists those that may",
-    ))
 }
