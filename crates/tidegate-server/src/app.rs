@@ -25,6 +25,7 @@ use crate::{
         Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
     },
     feed::{Feed, FeedEvent},
+    http,
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts, random},
@@ -70,6 +71,9 @@ pub enum Ended {
 /// How often tails and logs are swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// How long the last answers may take to reach their sockets.
+const FLUSH_GRACE: Duration = Duration::from_millis(500);
+
 /// Runs a node until it is asked to stop.
 pub fn run(start: Start) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -109,7 +113,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let node =
         Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
     let workers = (0..workers)
-        .map(|id| Worker::start(id, node.clone()))
+        .map(|id| Worker::start(id, node.clone(), http::serve))
         .collect::<std::io::Result<Vec<_>>>()
         .context("start the workers")?;
     let workers = Arc::new(workers);
@@ -147,6 +151,11 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let closing = node.clone();
     // The log last: what was acknowledged is synced already; this marks the stop as clean.
     tokio::task::spawn_blocking(move || closing.engine.close()).await?;
+    // The last answers are on their way to their sockets.
+    let deadline = tokio::time::Instant::now() + FLUSH_GRACE;
+    while !node.is_idle() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     sweep.abort();
     admin.abort();
     drop(accept.await);
@@ -259,11 +268,13 @@ async fn sweep(node: Arc<Node>) {
     }
 }
 
-/// Waits until every stream and request has gone, or the drain window and its grace are over.
+/// Waits until every stream has gone and every publish that was let in is answered, or the drain
+/// window and its grace are over.
 async fn drained(node: &Node) {
     let deadline = tokio::time::Instant::now() + node.config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    while !(node.is_idle() && node.admission.is_idle()) && tokio::time::Instant::now() < deadline {
+    let is_publishing = || node.publishes.available_permits() < node.config.limits.publishes_in_flight;
+    while (!node.admission.is_idle() || is_publishing()) && tokio::time::Instant::now() < deadline {
         look.tick().await;
     }
 }

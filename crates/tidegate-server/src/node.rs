@@ -15,11 +15,12 @@ use tokio::sync::watch;
 
 use crate::{
     admission::{Admission, ConnectionLimits},
-    auth::{self, Publishers, StreamGrant, TokenVerifier},
+    auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{Clock, Engine},
     hub::{Hub, HubLimits},
     metrics::Metrics,
+    refusals::refused,
 };
 
 /// A node's parts. Shared by all threads; holds no connection.
@@ -180,11 +181,6 @@ impl Drop for OpenSocket {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-/// The auth module's no, in the words of every transport.
-pub fn refused(refusal: auth::Refusal) -> Refusal {
-    Refusal::new(refusal.code, refusal.message)
 }
 
 /// A duration as frames and logs count it.

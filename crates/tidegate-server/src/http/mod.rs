@@ -3,13 +3,15 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod connection;
 mod history;
 mod origins;
 mod problem;
 mod publish;
+mod query;
 mod stream;
 
-use std::{convert::Infallible, ops::RangeInclusive, rc::Rc};
+use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,6 +19,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
+pub use connection::serve;
 pub use problem::refuse;
 
 use crate::{
@@ -39,9 +42,13 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let origin = origins::listed(&local.node, &request);
+    let is_draining = local.node.is_draining();
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
+    }
+    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
@@ -120,43 +127,6 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(bad());
     }
     Ok(Some(token))
-}
-
-/// The parameters of a query (`application/x-www-form-urlencoded`).
-#[derive(Debug, Default)]
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of<B>(request: &Request<B>) -> Self {
-        let query = request.uri().query().unwrap_or_default();
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-    }
-
-    /// The only value of `name`.
-    fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
-        let mut values = self.0.iter().filter(|(key, _)| key == name);
-        let value = values.next();
-        if values.next().is_some() {
-            return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the query")));
-        }
-        Ok(value.map(|(_, value)| value.as_str()))
-    }
-
-    /// The only value of `name`, as a number in `range`.
-    fn number(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Refusal> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        match text.parse::<usize>() {
-            Ok(number) if is_plain && range.contains(&number) => Ok(Some(number)),
-            _ => {
-                let (least, most) = range.into_inner();
-                Err(Refusal::new(
-                    Code::BadRequest,
-                    format!("{name} must be a whole number from {least} to {most}"),
-                ))
-            }
-        }
-    }
 }
 
 /// A JSON answer that no cache keeps.

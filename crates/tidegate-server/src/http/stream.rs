@@ -3,14 +3,14 @@
 //! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a
 //! close code, for browsers see a failed upgrade as 1006 and would come back for ever.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
-use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, ServiceName, frame, ws::handshake::Protocols};
+use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
 
-use super::{Answer, Query, bearer, full, history::parse_services, org_of, origins::check_origin, problem};
+use super::{Answer, bearer, full, org_of, origins::check_origin, problem, query::Query};
 use crate::{
     auth::StreamGrant,
     node::{Node, random},
@@ -192,16 +192,8 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     }
     Ok(StreamRequest {
         org,
-        services: services(node, query)?,
+        services: query.services(node.config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
         tail: query.number("tail", 0..=node.config.limits.tail_events)?,
     })
-}
-
-/// `services=`; absent or empty for all that the grant allows.
-pub fn services(node: &Node, query: &Query) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
-    match query.one("services")? {
-        None | Some("" | "*") => Ok(None),
-        Some(text) => parse_services(text, node.config.limits.services_per_filter).map(Some),
-    }
 }

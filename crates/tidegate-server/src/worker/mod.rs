@@ -4,45 +4,31 @@
 //! A sealed batch wakes a worker once; the worker walks its readers that stand at the head and hands
 //! each the shared bytes without waiting. Who cannot take them leaves the walk for its own task.
 //!
-//! Reading order: this file (the thread), `live` (the walk), `reader` (one stream), then the two
-//! transports, `websocket` and `sse`.
+//! Reading order: this file (the thread), `live` (the walk), `start` and `reader` (one stream, and
+//! `clock`, what time brings to it), then the two transports, `websocket` and `sse`.
 
+mod clock;
 mod live;
 mod reader;
 pub mod sse;
+pub mod start;
 pub mod websocket;
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::TcpStream,
     sync::mpsc::{self, error::TrySendError},
     task::LocalSet,
 };
 
 pub use live::Local;
-pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
+pub use reader::{Reader, Sink};
+pub use start::StreamRequest;
 
-use crate::{
-    http,
-    node::{Node, OpenSocket},
-    transport::guarded::{Guarded, Patience, Turns},
-};
+use crate::node::{Node, OpenSocket};
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
-
-/// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
-const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// A socket on its way to a worker.
 #[derive(Debug)]
@@ -64,6 +50,9 @@ pub struct Peer {
     pub place: Rc<OpenSocket>,
 }
 
+/// What a worker does with a socket: serves it on its thread, in tasks of its own.
+pub type Serve = fn(Rc<Local>, Accepted);
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -72,13 +61,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread of worker `id`.
-    pub fn start(id: usize, node: Arc<Node>) -> std::io::Result<Self> {
+    /// Starts the thread of worker `id`, which gives each socket to `serve`.
+    pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
         let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed));
+            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed, serve));
         })?;
         Ok(Self { sockets, thread })
     }
@@ -98,7 +87,7 @@ impl Worker {
 }
 
 /// The worker's thread: sockets come, batches come, time passes. Ends when no more sockets can come.
-async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>) {
+async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,64 +102,9 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>) {
             }
             _ = tick.tick() => local.tick_all(Instant::now()),
             socket = sockets.recv() => match socket {
-                Some(accepted) => drop(tokio::task::spawn_local(serve(local.clone(), accepted))),
+                Some(accepted) => serve(local.clone(), accepted),
                 None => return,
             },
         }
-    }
-}
-
-/// One HTTP connection, until it ends or turns into a WebSocket.
-async fn serve(local: Rc<Local>, accepted: Accepted) {
-    let Accepted { stream, peer, place } = accepted;
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::warn!(%error, "take over an accepted socket");
-            return;
-        }
-    };
-    let limits = &local.node.config.limits;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes.bytes().max(8192))
-        .max_headers(limits.headers);
-    let turns = Arc::new(Turns::default());
-    // Longer than a reader's own timeout, which is the one that has a code and a count.
-    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
-    let guarded = Guarded::new(stream, turns.clone(), patience);
-    // An upgraded socket takes its place in the count along.
-    let place = Rc::new(place);
-    let service = hyper::service::service_fn({
-        let local = local.clone();
-        move |request| {
-            turns.asked();
-            let peer = Peer { address: peer, place: place.clone() };
-            let (answer, turns) = (http::answer(local.clone(), peer, request), turns.clone());
-            async move {
-                let answer = answer.await;
-                turns.answered();
-                answer
-            }
-        }
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(guarded), service).with_upgrades());
-    let mut draining = local.node.draining.subscribe();
-    let mut is_leaving = false;
-    let ended = loop {
-        tokio::select! {
-            ended = &mut connection => break ended,
-            _ = draining.wait_for(Option::is_some), if !is_leaving => {
-                // What is being answered is finished; streams end by their own drain.
-                is_leaving = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    };
-    if let Err(error) = ended {
-        // The peer's doing, mostly; what we answered was logged where it was answered.
-        tracing::debug!(%error, %peer, "end an HTTP connection");
     }
 }

@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use super::{
     Peer,
     live::Local,
-    reader::{Gone, Reader, Sink, StreamRequest},
+    reader::{Gone, Reader, Sink},
+    start::StreamRequest,
 };
 use crate::{
     admission,

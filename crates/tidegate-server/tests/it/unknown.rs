@@ -98,7 +98,7 @@ fn an_unknown_outcome_names_the_ids_and_sending_again_is_safe() {
         hub,
     };
     let node = Arc::new(Node::new(config, parts));
-    let worker = Worker::start(0, node.clone()).expect("a worker");
+    let worker = Worker::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("bound");
     let send = |to: SocketAddr| {
