@@ -51,9 +51,7 @@ impl Sse {
         let mut lines = Lines::default();
         loop {
             let mut line = String::new();
-            if self.body.read_line(&mut line).ok().filter(|read| *read > 0).is_none() {
-                return None;
-            }
+            self.body.read_line(&mut line).ok().filter(|read| *read > 0)?;
             let line = line.strip_suffix('\n').expect("a whole line");
             match line.split_once(": ") {
                 _ if line.is_empty() => break,
