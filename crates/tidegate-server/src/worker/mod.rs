@@ -110,7 +110,9 @@ async fn serve(local: Rc<Local>, stream: std::net::TcpStream, peer: SocketAddr) 
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes.bytes().max(8192))
         .max_headers(limits.headers)
-        .half_close(true);
+        // An SSE client that has gone must be found out now, not when a ping fails: its place is
+        // one of its user's few.
+        .half_close(false);
     let turns = Arc::new(Turns::default());
     // Longer than a reader's own timeout, which is the one that has a code and a count.
     let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
