@@ -1,217 +1,224 @@
-//! The client's side of continuity: one cursor, moved by frames (R2), and the delays between
-//! attempts to come back.
+//! The client's side of a stream: one cursor, and what each frame does to it (R2 to R4); and the delays
+//! between attempts to come back.
 //!
 //! Pure: frames in, what to do out. `tidegate tail` drives it over SSE; the model test drives it
 //! against [`crate::Session`].
 
+use crate::{Cursor, Epoch, FilterTag, Seq};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Code, Cursor, Epoch, FilterTag, GapReason, Seq};
-
-/// What a frame means to a client.
-#[derive(Debug)]
-pub enum Heard {
-    /// The stream is open; `head` is where it gets live.
-    Hello {
-        /// The log's end at that moment.
-        head: Seq,
-    },
-    /// Events to deliver, in order, none seen before. May be empty.
-    Events(Vec<Received>),
-    /// A stretch will not come.
-    Gap(Gap),
-    /// A frame is missing: leave, and resume from the cursor held.
-    Hole {
-        /// What the client had.
-        cursor: Seq,
-        /// What the frame followed on.
-        prev: Seq,
-    },
-    /// Answer with `pong` (WebSocket).
-    Ping,
-    /// Something worth showing.
-    Status {
-        /// A stable word.
-        code: String,
-        /// A sentence.
-        message: String,
-    },
-    /// Leave within the time and come back.
-    GoAway {
-        /// Why.
-        code: String,
-        /// Within which time.
-        retry_in_ms: u64,
-    },
-    /// The stream ends.
-    Error {
-        /// Why.
-        code: String,
-        /// A sentence.
-        message: String,
-        /// Whether coming back makes sense.
-        retryable: bool,
-        /// When.
-        retry_in_ms: Option<u64>,
-    },
-}
-
-/// One event as it came.
-#[derive(Debug)]
-pub struct Received {
-    /// Its place.
-    pub seq: Seq,
-    /// Its JSON object; in a batch without `type`, `org` and `prev`.
-    pub json: Box<RawValue>,
-}
-
-/// A declared gap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// The last place before it.
-    pub prev: Seq,
-    /// Where the stream goes on.
-    pub seq: Seq,
-    /// The life of the log from there on.
-    pub epoch: Epoch,
-    /// Why; `None` for a reason that this client does not know.
-    pub reason: Option<GapReason>,
-}
-
-/// The server broke the protocol: leave, and resume from the cursor held.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    /// The text is not a frame.
-    #[error("the server sent what is not a frame: {0}")]
-    NotAFrame(String),
-    /// `hello` stands behind the cursor held without declaring a gap (R3).
-    #[error("hello starts at {hello} but this client stood at {cursor}, and no gap was declared")]
-    Jump {
-        /// What the client had.
-        cursor: Seq,
-        /// Where hello starts.
-        hello: Seq,
-    },
-}
-
+/// A frame, as far as a reader looks into it.
 #[derive(Deserialize)]
-struct Raw<'a> {
+struct Frame<'a> {
     #[serde(rename = "type")]
     kind: String,
-    cursor: Option<String>,
-    head: Option<Seq>,
     prev: Option<Seq>,
     seq: Option<Seq>,
+    cursor: Option<String>,
+    head: Option<Seq>,
     epoch: Option<String>,
     filter: Option<String>,
+    ping_interval_ms: Option<u64>,
+    #[serde(borrow)]
+    events: Option<Vec<&'a RawValue>>,
     reason: Option<String>,
     code: Option<String>,
     message: Option<String>,
     retry_in_ms: Option<u64>,
-    #[serde(borrow)]
-    events: Option<Vec<&'a RawValue>>,
 }
 
-/// The place of a client in its stream.
-#[derive(Debug, Default)]
-pub struct Reader {
+#[derive(Deserialize)]
+struct HasSeq {
+    seq: Seq,
+}
+
+/// What a frame came to.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// Nothing to show.
+    Nothing,
+    /// The stream is open, and live once it reaches this seq.
+    Hello {
+        /// The log's end at that moment.
+        head: Seq,
+    },
+    /// The gateway asks for a sign of life: answer with `pong` (WebSocket).
+    Ping,
+    /// Events that were not seen before, in order.
+    Events(Vec<&'a RawValue>),
+    /// What is between is not to be had.
+    Gap {
+        /// Everything up to here was seen.
+        prev: Seq,
+        /// The stream goes on behind this.
+        seq: Seq,
+        /// Why.
+        reason: String,
+    },
+    /// A word on the state of things.
+    Status(String),
+    /// Something between the cursor and this frame is missing: resume from the cursor.
+    Hole,
+    /// A frame that no gateway may send.
+    Broken(&'static str),
+    /// The gateway asks us to leave, and when to be back.
+    Leave {
+        /// Within which time, in milliseconds.
+        retry_in_ms: Option<u64>,
+    },
+    /// The gateway refuses or ends the stream.
+    Error {
+        /// The code of the table.
+        code: String,
+        /// In words.
+        message: String,
+        /// When to be back, in milliseconds.
+        retry_in_ms: Option<u64>,
+    },
+}
+
+/// The state of a reader over all its connections.
+#[derive(Debug)]
+pub struct StreamReader {
     cursor: Option<Cursor>,
+    greeted: bool,
+    silence_ms: u64,
 }
 
-impl Reader {
-    /// A client that starts at `cursor`, or wherever hello says.
+impl StreamReader {
+    /// A reader that begins behind `cursor`, or wherever the first hello says.
     pub fn new(cursor: Option<Cursor>) -> Self {
-        Self { cursor }
+        Self { cursor, greeted: false, silence_ms: 60_000 }
     }
 
-    /// What to resume from.
+    /// Where the reader stands: what to resume from.
     pub fn cursor(&self) -> Option<&Cursor> {
         self.cursor.as_ref()
     }
 
+    /// How long a connection may be silent before it counts as gone.
+    pub fn silence_ms(&self) -> u64 {
+        self.silence_ms
+    }
+
+    /// A new connection is up; its hello comes first.
+    pub fn connected(&mut self) {
+        self.greeted = false;
+    }
+
     /// Takes one frame.
-    pub fn hear(&mut self, text: &str) -> Result<Heard, Broken> {
-        let not_a_frame = |detail: &str| Broken::NotAFrame(detail.to_owned());
-        let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| not_a_frame(&error.to_string()))?;
-        match raw.kind.as_str() {
-            "hello" => {
-                let cursor = raw.cursor.as_deref().and_then(|text| text.parse::<Cursor>().ok());
-                let (Some(cursor), Some(head)) = (cursor, raw.head) else {
-                    return Err(not_a_frame("hello without cursor or head"));
-                };
-                if let Some(held) = self.cursor.as_ref().filter(|held| held.seq < cursor.seq) {
-                    return Err(Broken::Jump { cursor: held.seq, hello: cursor.seq });
-                }
-                self.cursor = Some(cursor);
-                Ok(Heard::Hello { head })
-            }
-            "gap" => {
-                let epoch = raw.epoch.as_deref().and_then(Epoch::parse);
-                let tag = raw.filter.as_deref().and_then(FilterTag::parse);
-                let (Some(prev), Some(seq), Some(epoch), Some(reason)) =
-                    (raw.prev, raw.seq, epoch, raw.reason)
-                else {
-                    return Err(not_a_frame("gap without prev, seq, epoch or reason"));
-                };
-                self.cursor = Some(Cursor { epoch: epoch.clone(), seq, tag });
-                Ok(Heard::Gap(Gap { prev, seq, epoch, reason: GapReason::from_name(&reason) }))
-            }
-            "event" | "batch" | "ping" => {
-                let (Some(prev), Some(seq), Some(cursor)) = (raw.prev, raw.seq, &mut self.cursor) else {
-                    return Err(not_a_frame("no prev or seq, or no hello before"));
-                };
-                let held = cursor.seq;
-                if prev > held {
-                    return Ok(Heard::Hole { cursor: held, prev });
-                }
-                cursor.seq = held.max(seq);
-                if raw.kind == "ping" {
-                    return Ok(Heard::Ping);
-                }
-                let received = match (raw.kind.as_str(), raw.events) {
-                    ("batch", Some(events)) => {
-                        events.into_iter().map(receive).collect::<Result<Vec<_>, _>>()?
-                    }
-                    ("batch", None) => return Err(not_a_frame("batch without events")),
-                    _ => {
-                        let json = RawValue::from_string(text.to_owned());
-                        vec![Received { seq, json: json.map_err(|error| not_a_frame(&error.to_string()))? }]
-                    }
-                };
-                Ok(Heard::Events(received.into_iter().filter(|event| event.seq > held).collect()))
-            }
-            "status" => Ok(Heard::Status {
-                code: raw.code.unwrap_or_default(),
-                message: raw.message.unwrap_or_default(),
-            }),
-            "goaway" => Ok(Heard::GoAway {
-                code: raw.code.unwrap_or_default(),
-                retry_in_ms: raw.retry_in_ms.unwrap_or(0),
-            }),
+    pub fn take<'a>(&mut self, text: &'a str) -> Taken<'a> {
+        let Ok(frame) = serde_json::from_str::<Frame<'a>>(text) else {
+            return Taken::Broken("a frame is not a JSON object as PROTOCOL.md has it");
+        };
+        let retry_in_ms = frame.retry_in_ms;
+        let words = |frame: &Frame<'_>| {
+            (frame.code.clone().unwrap_or_default(), frame.message.clone().unwrap_or_default())
+        };
+        match frame.kind.as_str() {
+            "hello" => self.hello(&frame),
             "error" => {
-                let code = raw.code.unwrap_or_default();
-                Ok(Heard::Error {
-                    retryable: Code::from_name(&code).is_some_and(Code::is_retryable),
-                    code,
-                    message: raw.message.unwrap_or_default(),
-                    retry_in_ms: raw.retry_in_ms,
-                })
+                let (code, message) = words(&frame);
+                Taken::Error { code, message, retry_in_ms }
             }
-            // Frames of a later minor version.
-            _ => Ok(Heard::Events(Vec::new())),
+            "goaway" => Taken::Leave { retry_in_ms },
+            "status" => {
+                let (code, message) = words(&frame);
+                Taken::Status(format!("{code}: {message}"))
+            }
+            "event" | "batch" | "ping" | "gap" if !self.greeted => Taken::Broken("a frame came before hello"),
+            "gap" => self.gap(frame),
+            "ping" => match self.advance(&frame, |_| Some(Vec::new())) {
+                Taken::Nothing => Taken::Ping,
+                hole => hole,
+            },
+            "event" => self.advance(&frame, |_| Some(vec![serde_json::from_str(text).ok()?])),
+            "batch" => self.advance(&frame, |above| {
+                let events = frame.events.as_ref()?;
+                let seen =
+                    |event: &&RawValue| serde_json::from_str::<HasSeq>(event.get()).map(|e| e.seq <= above);
+                let mut fresh = Vec::with_capacity(events.len());
+                for event in events {
+                    if !seen(event).ok()? {
+                        fresh.push(*event);
+                    }
+                }
+                Some(fresh)
+            }),
+            // A later protocol may add frames that an older reader need not know.
+            _ => Taken::Nothing,
         }
     }
-}
 
-fn receive(raw: &RawValue) -> Result<Received, Broken> {
-    #[derive(Deserialize)]
-    struct Place {
-        seq: Seq,
+    /// R3: hello says where this connection starts accounting, which is never past the cursor.
+    fn hello<'a>(&mut self, frame: &Frame<'_>) -> Taken<'a> {
+        let Some(start) = frame.cursor.as_ref().and_then(|text| text.parse::<Cursor>().ok()) else {
+            return Taken::Broken("hello has no cursor");
+        };
+        match &mut self.cursor {
+            Some(cursor) if start.seq > cursor.seq => {
+                return Taken::Broken("hello skips what was not seen");
+            }
+            Some(cursor) => {
+                cursor.epoch = start.epoch;
+                cursor.tag = start.tag;
+            }
+            None => self.cursor = Some(start),
+        }
+        if let Some(interval) = frame.ping_interval_ms {
+            self.silence_ms = interval.min(3_600_000) + 10_000;
+        }
+        self.greeted = true;
+        Taken::Hello { head: frame.head.unwrap_or_default() }
     }
-    let place: Place = serde_json::from_str(raw.get())
-        .map_err(|error| Broken::NotAFrame(format!("an event without seq: {error}")))?;
-    Ok(Received { seq: place.seq, json: raw.to_owned() })
+
+    /// R2: one with reason `epoch` sets the cursor, whichever way the seq goes.
+    fn gap<'a>(&mut self, frame: Frame<'_>) -> Taken<'a> {
+        let epoch = frame.epoch.as_deref().and_then(Epoch::parse);
+        let tag = frame.filter.as_deref().and_then(FilterTag::parse);
+        let (Some(prev), Some(seq), Some(epoch), Some(cursor)) =
+            (frame.prev, frame.seq, epoch, &mut self.cursor)
+        else {
+            return Taken::Broken("a gap has no prev, seq or epoch");
+        };
+        let reason = frame.reason.unwrap_or_default();
+        // `prev` is on this side of any border: what lies before it was lost on the way here, and is
+        // to be had by resuming; the gap comes again then.
+        if prev > cursor.seq {
+            return Taken::Hole;
+        }
+        if reason == "epoch" {
+            *cursor = Cursor { epoch, seq, tag };
+            return Taken::Gap { prev, seq, reason };
+        }
+        // Behind the cursor it tells nothing new, unless it is the filter that changed.
+        let news = seq > cursor.seq || reason == "filter";
+        *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
+        if news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
+    }
+
+    /// R2: a hole, seen already, or the events above the cursor.
+    fn advance<'a>(
+        &mut self,
+        frame: &Frame<'_>,
+        above: impl FnOnce(Seq) -> Option<Vec<&'a RawValue>>,
+    ) -> Taken<'a> {
+        let (Some(prev), Some(seq), Some(cursor)) = (frame.prev, frame.seq, &mut self.cursor) else {
+            return Taken::Broken("a frame has no prev or no seq");
+        };
+        if prev > cursor.seq {
+            return Taken::Hole;
+        }
+        if seq <= cursor.seq {
+            return Taken::Nothing;
+        }
+        let Some(events) = above(cursor.seq) else {
+            return Taken::Broken("an event has no seq");
+        };
+        cursor.seq = seq;
+        if events.is_empty() { Taken::Nothing } else { Taken::Events(events) }
+    }
 }
 
 /// The delays between attempts, in seconds, before jitter.
@@ -254,43 +261,93 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[test]
-    fn r2_continuity_is_an_inequality() {
-        let mut reader = Reader::new(Some("e-10-t".parse().expect("a cursor")));
-        let mut hear = |text: &str| match reader.hear(text).expect("a frame") {
-            Heard::Events(events) => {
-                events.iter().map(|event| event.seq.to_string()).collect::<Vec<_>>().join(",")
-            }
-            Heard::Hole { cursor, prev } => format!("hole {cursor} {prev}"),
-            other => format!("{other:?}").chars().take(4).collect(),
+    /// Runs frames and says what each came to, and where the cursor stands.
+    fn run(cursor: Option<&str>, frames: &[&str]) -> Vec<String> {
+        let mut reader = StreamReader::new(cursor.map(|text| text.parse().expect("a cursor")));
+        reader.connected();
+        let word = |taken: Taken<'_>| match taken {
+            Taken::Nothing => "nothing".to_owned(),
+            Taken::Hello { .. } => "hello".to_owned(),
+            Taken::Ping => "ping".to_owned(),
+            Taken::Events(events) => format!("{} events", events.len()),
+            Taken::Gap { prev, seq, reason } => format!("gap {prev} {seq} {reason}"),
+            Taken::Status(text) => text,
+            Taken::Hole => "hole".to_owned(),
+            Taken::Broken(what) => format!("broken: {what}"),
+            Taken::Leave { retry_in_ms } => format!("leave {retry_in_ms:?}"),
+            Taken::Error { code, message, .. } => format!("error {code} {message}"),
         };
-        assert_eq!(hear(r#"{"type":"event","prev":10,"seq":11}"#), "11");
-        assert_eq!(hear(r#"{"type":"event","prev":10,"seq":11}"#), "");
-        assert_eq!(
-            hear(r#"{"type":"batch","prev":9,"seq":15,"events":[{"seq":10},{"seq":12},{"seq":14}]}"#),
-            "12,14"
+        frames
+            .iter()
+            .map(|frame| {
+                let taken = word(reader.take(frame));
+                let cursor = reader.cursor().map(Cursor::to_string).unwrap_or_default();
+                format!("{taken} @{cursor}")
+            })
+            .collect()
+    }
+
+    const HELLO: &str = r#"{"type":"hello","cursor":"a-5-t","ping_interval_ms":25000}"#;
+
+    #[test]
+    fn r2_a_reader_takes_what_is_new_and_finds_holes() {
+        let done = run(
+            None,
+            &[
+                HELLO,
+                r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
+                r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
+                r#"{"type":"batch","prev":6,"seq":9,"events":[{"seq":7},{"seq":8},{"seq":9}]}"#,
+                r#"{"type":"ping","prev":9,"seq":12}"#,
+                r#"{"type":"event","prev":13,"seq":14}"#,
+                r#"{"type":"from_the_future","prev":13,"seq":14}"#,
+            ],
         );
-        assert_eq!(hear(r#"{"type":"ping","prev":16,"seq":20}"#), "hole 15 16");
-        assert_eq!(hear(r#"{"type":"ping","prev":12,"seq":20}"#), "Ping");
-        assert_eq!(hear(r#"{"type":"event","prev":20,"seq":21}"#), "21");
-        // A gap is handled before any comparison, and may lead to a lower seq of another life.
-        assert_eq!(
-            hear(r#"{"type":"gap","prev":21,"seq":3,"epoch":"f","filter":"t","reason":"epoch"}"#),
-            "Gap("
-        );
-        assert_eq!(hear(r#"{"type":"event","prev":3,"seq":4}"#), "4");
-        assert_eq!(hear(r#"{"type":"novelty","prev":90,"seq":99}"#), "");
-        assert_eq!(reader.cursor().expect("a cursor").to_string(), "f-4-t");
+        let expected = [
+            "hello @a-5-t",
+            "1 events @a-7-t",
+            "nothing @a-7-t",
+            "2 events @a-9-t",
+            "ping @a-12-t",
+            "hole @a-12-t",
+            "nothing @a-12-t",
+        ];
+        assert_eq!(done, expected);
     }
 
     #[test]
-    fn r3_hello_ahead_of_the_cursor_is_an_error() {
-        let mut reader = Reader::new(Some("e-10".parse().expect("a cursor")));
-        assert!(reader.hear(r#"{"type":"hello","cursor":"e-10-t","head":20}"#).is_ok());
-        assert_eq!(
-            reader.hear(r#"{"type":"hello","cursor":"e-20-t","head":20}"#).expect_err("a jump"),
-            Broken::Jump { cursor: 10, hello: 20 }
+    fn r2_gaps_come_before_comparisons() {
+        let done = run(
+            Some("a-5-t"),
+            &[
+                HELLO,
+                r#"{"type":"gap","prev":5,"seq":9,"epoch":"a","filter":"t","reason":"retention"}"#,
+                r#"{"type":"gap","prev":9,"seq":9,"epoch":"a","filter":"u","reason":"filter"}"#,
+                r#"{"type":"gap","prev":9,"seq":2,"epoch":"b","filter":"u","reason":"epoch"}"#,
+                r#"{"type":"event","prev":2,"seq":3}"#,
+                r#"{"type":"gap","prev":8,"seq":9,"epoch":"b","filter":"u","reason":"retention"}"#,
+            ],
         );
+        let expected = [
+            "hello @a-5-t",
+            "gap 5 9 retention @a-9-t",
+            "gap 9 9 filter @a-9-u",
+            "gap 9 2 epoch @b-2-u",
+            "1 events @b-3-u",
+            "hole @b-3-u",
+        ];
+        assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn r3_hello_may_not_skip_and_may_change_the_epoch() {
+        assert_eq!(run(Some("a-4"), &[HELLO]), ["broken: hello skips what was not seen @a-4"]);
+        assert_eq!(run(Some("z-6"), &[HELLO]), ["hello @a-6-t"]);
+        assert_eq!(
+            run(None, &[r#"{"type":"ping","prev":1,"seq":1}"#]),
+            ["broken: a frame came before hello @"]
+        );
+        assert_eq!(run(None, &["[1]"]).len(), 1);
     }
 
     #[test]

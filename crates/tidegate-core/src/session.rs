@@ -227,6 +227,11 @@ impl Session {
         (count, gap)
     }
 
+    /// `ping` to the place reached, where the client does not have it yet: at the end of a replay.
+    pub fn bridge_to_scanned(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
+        self.bridge(self.scanned, now, out);
+    }
+
     /// `ping` over what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
         out.push(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now));

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tidegate_core::{
     Ancestor, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, GapReason, LogState, Next, OrgId,
     ServiceName, Session, Tail, UserId, View,
-    client::{Heard, Reader},
+    client::{StreamReader, Taken},
     frame::Terms,
     opening::{self, From},
     session::{Audience, Greeting},
@@ -86,7 +86,7 @@ struct Client {
     user: UserId,
     wants: Filter,
     accounts: Filter,
-    reader: Reader,
+    reader: StreamReader,
     started: bool,
     last_number: Option<usize>,
     owed: BTreeSet<usize>,
@@ -119,7 +119,7 @@ impl World {
                 user: UserId::parse(USERS[index % 3]).expect("a user"),
                 wants: random.filter(),
                 accounts: Filter::all(),
-                reader: Reader::new(None),
+                reader: StreamReader::new(None),
                 started: false,
                 last_number: None,
                 owed: BTreeSet::new(),
@@ -248,6 +248,7 @@ impl World {
         let session = Session::open(audience, opening, &greeting, &mut out);
         let last_raw = session.sent();
         let filter = client.wants.clone();
+        client.reader.connected();
         client.connection = Some(Connection { session, filter, wire: VecDeque::new(), last_raw });
         self.put_on_wire(index, out);
     }
@@ -381,17 +382,17 @@ impl World {
         }
         let filter = connection.filter.clone();
         let before = client.reader.cursor().cloned();
-        match client.reader.hear(&text).unwrap_or_else(|error| panic!("{error}: {text}")) {
-            Heard::Hello { .. } if !client.started => {
+        match client.reader.take(&text) {
+            Taken::Hello { .. } if !client.started => {
                 client.started = true;
                 client.accounts = filter;
                 let cursor = client.reader.cursor().expect("hello gives one").seq;
                 let owed = self.owed_behind(index, cursor);
                 self.clients[index].owed = owed;
             }
-            Heard::Events(events) => {
+            Taken::Events(events) => {
                 for event in events {
-                    let value: serde_json::Value = serde_json::from_str(event.json.get()).expect("JSON");
+                    let value: serde_json::Value = serde_json::from_str(event.get()).expect("JSON");
                     let number = value["number"].as_u64().expect("a number") as usize;
                     let published = &self.all[number];
                     assert!(sees(&filter, &client.user, &published.event), "P5: saw {text}");
@@ -400,32 +401,37 @@ impl World {
                     client.owed.remove(&number);
                 }
             }
-            Heard::Gap(gap) => {
-                let crossed = before.is_none_or(|cursor: Cursor| cursor.epoch != gap.epoch);
+            Taken::Gap { prev, seq, reason } => {
+                let epoch = client.reader.cursor().expect("a gap gives one").epoch.clone();
+                let crossed = before.is_none_or(|cursor: Cursor| cursor.epoch != epoch);
+                let is_filter = reason == GapReason::Filter.name();
                 let all = &self.all;
-                client.owed.retain(|number| match all[*number].fate {
-                    Fate::Kept => gap.reason == Some(GapReason::Filter) || all[*number].event.seq > gap.seq,
-                    Fate::Removed => {
-                        gap.reason == Some(GapReason::Filter) || all[*number].event.seq > gap.seq
+                client.owed.retain(|number| {
+                    // What a gap declares lies behind its `prev`; what lies before must have come.
+                    let at = all[*number].event.seq;
+                    let is_declared = at <= seq && (crossed || at > prev);
+                    match all[*number].fate {
+                        Fate::Kept | Fate::Removed => is_filter || !is_declared,
+                        Fate::Lost => !crossed,
                     }
-                    Fate::Lost => !crossed,
                 });
-                if gap.reason == Some(GapReason::Filter) {
+                if is_filter {
                     client.accounts = filter;
                     let (user, accounts) = (client.user.clone(), client.accounts.clone());
                     client.owed.retain(|number| sees(&accounts, &user, &all[*number].event));
-                    let more = self.owed_behind(index, gap.seq);
+                    let more = self.owed_behind(index, seq);
                     let client = &mut self.clients[index];
                     // Of another life, a seq says nothing about this one; the gap that crosses will.
-                    if gap.epoch == self.log.epoch {
+                    if epoch == self.log.epoch {
                         client.owed.extend(more);
                     }
                 }
             }
-            Heard::Hole { .. } => {
+            Taken::Hole => {
                 *self.coverage.entry("hole found").or_default() += 1;
                 client.connection = None;
             }
+            Taken::Broken(what) => panic!("{what}: {text}"),
             _ => {}
         }
     }

@@ -260,7 +260,7 @@ function drawRow(row) {
     const [title, words] = {
       gap: () => [`Gap ${range(row)}`, gapWords(row)],
       hole: () => [`Hole ${span(row.from, row.to)}`, 'a frame followed something that never came; resuming from before it'],
-      resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} places to catch up` : 'nothing happened meanwhile'],
+      resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} place${row.head - row.from === 1 ? '' : 's'} to catch up` : 'nothing happened meanwhile'],
       fault: () => ['Protocol fault', row.message],
       status: () => [row.code, row.message ?? ''],
     }[row.do]();

@@ -166,7 +166,7 @@ export class Stream {
     if (this.phase !== 'connecting') this.#listen(now);
     switch (frame.type) {
       case 'hello': return this.#greet(frame, now, wall);
-      case 'gap': return this.#gap(frame, now);
+      case 'gap': return this.#gap(frame, now, wall);
       case 'event': return this.#advance(frame, [frame], now, wall);
       case 'batch': return this.#advance(frame, frame.events, now, wall);
       case 'ping':
@@ -221,27 +221,31 @@ export class Stream {
     return resumed ? [{ do: 'resumed', from: this.cursor.seq, head: frame.head }] : [];
   }
 
-  // Before any comparison (R2): after a change of epoch the new seqs may be lower than ours. Within
-  // one life of the log we never step back, and a gap that starts above us is shown from our place.
-  #gap(frame, now) {
-    const from = this.cursor?.seq ?? frame.prev;
+  // R2: after a change of epoch the new seqs may be lower than ours; within one life of the log we
+  // never step back. What lies before its `prev` got lost on the way and is to be had by resuming.
+  #gap(frame, now, wall) {
+    const from = this.cursor.seq;
+    if (frame.prev > from) return this.#hole(frame.prev, now, wall);
     const fresh = frame.reason === 'epoch';
     const seq = fresh ? frame.seq : Math.max(frame.seq, from);
-    this.cursor = { epoch: frame.epoch, seq, tag: frame.filter ?? this.cursor?.tag ?? null };
+    this.cursor = { epoch: frame.epoch, seq, tag: frame.filter ?? this.cursor.tag ?? null };
     if (fresh) this.chain += 1;
     this.counts.gaps += 1;
     this.#level(now);
-    return [{ do: 'gap', reason: frame.reason, from: fresh ? frame.prev : Math.min(frame.prev, from), to: frame.seq, epoch: frame.epoch, count: frame.count ?? null }];
+    return [{ do: 'gap', reason: frame.reason, from: frame.prev, to: frame.seq, epoch: frame.epoch, count: frame.count ?? null }];
+  }
+
+  #hole(prev, now, wall) {
+    const at = this.cursor.seq;
+    this.counts.holes += 1;
+    const hole = { do: 'hole', from: at, to: prev };
+    return [hole, ...this.#lose({ code: 'hole', message: `${at} to ${prev} did not arrive` }, now, wall)];
   }
 
   #advance({ prev, seq }, events, now, wall) {
     const at = this.cursor.seq;
     if (!(prev <= seq) || !Array.isArray(events)) return this.#fault('a frame does not say what it follows', now, wall);
-    if (prev > at) {
-      this.counts.holes += 1;
-      const hole = { do: 'hole', from: at, to: prev };
-      return [hole, ...this.#lose({ code: 'hole', message: `${at} to ${prev} did not arrive` }, now, wall)];
-    }
+    if (prev > at) return this.#hole(prev, now, wall);
     const effects = [];
     for (const event of events) {
       if (event.seq <= at || this.#sameAgain(event, now)) this.counts.duplicates += 1;

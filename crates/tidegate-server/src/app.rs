@@ -25,10 +25,11 @@ use crate::{
         Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
     },
     feed::{Feed, FeedEvent},
+    http,
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts, random},
-    worker::Worker,
+    worker::{Accepted, Worker},
 };
 
 /// Everything that was read and checked before a port is bound.
@@ -70,6 +71,9 @@ pub enum Ended {
 /// How often tails and logs are swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// How long the last answers may take to reach their sockets.
+const FLUSH_GRACE: Duration = Duration::from_millis(500);
+
 /// Runs a node until it is asked to stop.
 pub fn run(start: Start) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -109,13 +113,14 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let node =
         Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
     let workers = (0..workers)
-        .map(|id| Worker::start(id, node.clone()))
+        .map(|id| Worker::start(id, node.clone(), http::serve))
         .collect::<std::io::Result<Vec<_>>>()
         .context("start the workers")?;
     let workers = Arc::new(workers);
 
     let admin = tokio::spawn(admin::serve(tokio::net::TcpListener::from_std(admin)?, node.clone()));
-    let accept = tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, workers.clone()));
+    let accept =
+        tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, node.clone(), workers.clone()));
     let sweep = tokio::spawn(sweep(node.clone()));
     tracing::info!(
         public = %public_at,
@@ -146,6 +151,11 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let closing = node.clone();
     // The log last: what was acknowledged is synced already; this marks the stop as clean.
     tokio::task::spawn_blocking(move || closing.engine.close()).await?;
+    // The last answers are on their way to their sockets.
+    let deadline = tokio::time::Instant::now() + FLUSH_GRACE;
+    while !node.is_idle() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     sweep.abort();
     admin.abort();
     drop(accept.await);
@@ -204,7 +214,7 @@ fn engine(
 }
 
 /// Accepts connections and hands them to the workers in turn.
-async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
+async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<Worker>>) {
     let mut turn = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -216,6 +226,11 @@ async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
                 continue;
             }
         };
+        let Some(place) = node.take_socket() else {
+            node.metrics.refusal("limits.connections");
+            tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
+            continue;
+        };
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => {
@@ -225,20 +240,23 @@ async fn accept(listener: tokio::net::TcpListener, workers: Arc<Vec<Worker>>) {
         };
         turn = (turn + 1) % workers.len();
         // A worker with a full hall gets no more; the next one may have room, else the socket closes.
-        let refused = workers[turn].hand(stream, peer);
-        if let Err(stream) = refused
-            && workers[(turn + 1) % workers.len()].hand(stream, peer).is_err()
+        let accepted = Accepted { stream, peer, place };
+        if let Err(accepted) = workers[turn].hand(accepted)
+            && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
         {
             tracing::warn!(%peer, "drop a connection: no worker takes it");
         }
     }
 }
 
-/// Sweeps tails and logs each minute.
+/// Sweeps tails and logs each minute, and when the tails are over their budget.
 async fn sweep(node: Arc<Node>) {
     let mut minute = tokio::time::interval(SWEEP);
     loop {
-        minute.tick().await;
+        tokio::select! {
+            _ = minute.tick() => {}
+            () = node.hub.over_budget() => {}
+        }
         let node = node.clone();
         let swept = tokio::task::spawn_blocking(move || {
             node.hub.sweep();

@@ -253,11 +253,16 @@ impl DevSession {
             })
             .to_string()
         } else {
+            // Other commands look in the usual place by themselves.
+            let at = match self.dir == Path::new(DEFAULT_DIR) {
+                true => String::new(),
+                false => format!(" --data-dir '{}'", self.dir.display()),
+            };
             // The page takes the token out of the fragment, which no browser sends anywhere.
             format!(
                 "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}\n  Operators {admin_url}/metrics\n  Org       {org}\n\n  \
-                 Try: tidegate publish --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \
-                 tidegate tail\n"
+                 Try: tidegate publish{at} --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \
+                 tidegate tail{at}\n"
             )
         };
         let mut out = io::stdout().lock();

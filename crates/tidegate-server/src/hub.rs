@@ -106,6 +106,7 @@ pub struct Hub {
     limits: HubLimits,
     clock: Arc<dyn Clock>,
     calls: Vec<Arc<Calls>>,
+    over: Notify,
 }
 
 impl Hub {
@@ -117,6 +118,7 @@ impl Hub {
             limits,
             clock,
             calls: (0..workers).map(|_| Arc::default()).collect(),
+            over: Notify::new(),
         }
     }
 
@@ -175,6 +177,11 @@ impl Hub {
         self.shrink();
     }
 
+    /// Waits until the tails together are over their budget.
+    pub async fn over_budget(&self) {
+        self.over.notified().await;
+    }
+
     /// Brings all tails under nine tenths of the budget, the largest first.
     fn shrink(&self) {
         if self.budget.used() <= self.limits.bytes {
@@ -205,11 +212,15 @@ impl Feed for Hub {
             let mut tail = org.tail();
             tail.seal(prev, events, now, self.limits.batch);
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
-            while tail.memory() > self.limits.org_bytes && !tail.is_empty() {
+            let is_over = || self.budget.used() > self.limits.bytes;
+            while !tail.is_empty() && (tail.memory() > self.limits.org_bytes || is_over()) {
                 tail.drop_oldest();
             }
+            if is_over() {
+                // Other tails hold it. They are looked at off the log's thread.
+                self.over.notify_one();
+            }
         }
-        self.shrink();
         for (worker, calls) in self.calls.iter().enumerate() {
             if org.workers[worker].readers.load(Ordering::SeqCst) > 0 {
                 calls.call(worker, &org);

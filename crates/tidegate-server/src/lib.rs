@@ -20,6 +20,7 @@ pub mod worker;
 pub mod admin;
 pub mod admission;
 pub mod metrics;
+mod refusals;
 
 pub mod dev;
 pub mod feed;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,11 +15,12 @@ use tokio::sync::watch;
 
 use crate::{
     admission::{Admission, ConnectionLimits},
-    auth::{self, Publishers, StreamGrant, TokenVerifier},
+    auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{Clock, Engine},
     hub::{Hub, HubLimits},
     metrics::Metrics,
+    refusals::refused,
 };
 
 /// A node's parts. Shared by all threads; holds no connection.
@@ -48,6 +49,7 @@ pub struct Node {
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
+    sockets: Arc<AtomicUsize>,
     next_connection: AtomicU64,
     /// Of this start; connection ids begin with it.
     start: Epoch,
@@ -91,6 +93,7 @@ impl Node {
             admission: Admission::new(limits, metrics.clone()),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             draining: watch::channel(None).0,
+            sockets: Arc::default(),
             next_connection: AtomicU64::new(0),
             start: Epoch::from_random(random()),
             config,
@@ -137,6 +140,19 @@ impl Node {
         format!("{}-{}", self.start, self.next_connection.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Counts an accepted socket; `None` where there are as many as streams and publishes may need.
+    pub fn take_socket(&self) -> Option<OpenSocket> {
+        let limits = &self.config.limits;
+        let socket = OpenSocket(self.sockets.clone());
+        let before = self.sockets.fetch_add(1, Ordering::SeqCst);
+        (before < limits.connections + limits.publishes_in_flight).then_some(socket)
+    }
+
+    /// Whether every socket is closed.
+    pub fn is_idle(&self) -> bool {
+        self.sockets.load(Ordering::SeqCst) == 0
+    }
+
     /// The bounds of a publish request.
     pub fn publish_limits(&self) -> PublishLimits {
         let limits = &self.config.limits;
@@ -157,9 +173,14 @@ impl Node {
     }
 }
 
-/// The auth module's no, in the words of every transport.
-pub fn refused(refusal: auth::Refusal) -> Refusal {
-    Refusal::new(refusal.code, refusal.message)
+/// The place of one accepted socket in the count; given back when dropped.
+#[derive(Debug)]
+pub struct OpenSocket(Arc<AtomicUsize>);
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A duration as frames and logs count it.

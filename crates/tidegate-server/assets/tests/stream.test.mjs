@@ -81,9 +81,16 @@ test('a gap of retention or slowness moves on; within one life it never steps ba
   assert.deepEqual(s.seqs(s.frame(event(40, 41))), [41]);
   s.frame(gap(20, 30, 'slow_consumer'));
   assert.equal(s.place(), 'e-41-t');
-  const [shown] = s.frame(gap(50, 60, 'slow_consumer'));
-  assert.equal(shown.from, 41, 'what lies before the gap is missing too, and shown');
-  assert.equal(s.stream.counts.gaps, 3);
+  assert.equal(s.stream.counts.gaps, 2);
+});
+
+test('R2: what lies before a gap and did not come is a hole: the gap comes again after resuming', () => {
+  for (const reason of ['slow_consumer', 'retention', 'epoch']) {
+    const s = at();
+    assert.deepEqual(kinds(s.frame(gap(50, 60, reason, 'f'))), ['hole', 'close']);
+    assert.equal(s.place(), 'e-10-t');
+    assert.equal(s.stream.counts.gaps, 0);
+  }
 });
 
 test('R4: a gap of reason filter moves nothing but the tag', () => {

@@ -10,7 +10,6 @@ mod key;
 mod lines;
 mod printer;
 mod publish;
-mod reader;
 mod remote;
 mod serve;
 mod sse;

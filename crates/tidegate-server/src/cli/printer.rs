@@ -42,7 +42,15 @@ impl Printer {
             return print(format_args!("{}\n", data.replace(['\n', '\r'], " ")));
         }
         let reason = printable(reason);
-        print(format_args!("-- gap ({reason}): events after {prev} up to {seq} are not to be had --\n"))
+        // Seqs of two lives of a log do not compare, so no range can be named.
+        let what = match reason.as_str() {
+            "epoch" => {
+                format!("the log began anew; what came behind {prev} may be missing; going on behind {seq}")
+            }
+            "filter" => format!("the services changed; of the new ones, nothing up to {seq} was seen"),
+            _ => format!("events after {prev} up to {seq} are not to be had"),
+        };
+        print(format_args!("-- gap ({reason}): {what} --\n"))
     }
 }
 

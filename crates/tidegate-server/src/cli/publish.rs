@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tidegate_core::client::Backoff;
 use tidegate_core::{EventId, EventName, Key, ServiceName, UserId};
 use tokio::sync::mpsc;
 
@@ -22,7 +23,7 @@ use super::{
     args::duration,
     lines::{Line, Lines, open},
     print,
-    remote::{Backoff, Refused, Remote, RemoteArgs, block_on, client, printable, random, transport},
+    remote::{Refused, Remote, RemoteArgs, block_on, client, delay, printable, transport},
 };
 
 /// Publishes events.
@@ -263,7 +264,7 @@ impl Sender {
                 Ok(Err(refused)) => return Err(final_refusal(&refused, &batch.lines, name)),
                 Err(error) => (error, None),
             };
-            let wait = backoff.next(asked, random());
+            let wait = delay(&mut backoff, asked);
             if began.elapsed() + wait > self.retry_for {
                 let tried = crate::config::humane(self.retry_for);
                 return Err(Failure::Failed(format!("gave up within {tried} (--retry-for): {why}")));

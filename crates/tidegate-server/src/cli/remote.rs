@@ -5,10 +5,13 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use clap::Args;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
-use tidegate_core::OrgId;
+use tidegate_core::{OrgId, client::Backoff};
 
 use super::Failure;
-use crate::dev::{DEFAULT_DIR, Saved};
+use crate::{
+    dev::{DEFAULT_DIR, Saved},
+    node::{millis, random},
+};
 
 /// Which gateway.
 #[derive(Debug, Clone, Args)]
@@ -163,67 +166,27 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// An error of the HTTP client in one line, without the address (which may carry a token).
+/// An error of the HTTP client as a person would say it: what went wrong, and its first cause. Without
+/// the address, which may carry a token.
 pub(super) fn transport(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
     }
-    text
-}
-
-/// Time between tries, as every client of the gateway keeps it (PROTOCOL.md, "Reconnecting").
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
-    tries: usize,
-}
-
-const STEPS: [u64; 9] = [1, 2, 5, 10, 30, 60, 120, 240, 300];
-
-impl Backoff {
-    /// How long to wait before the next try; not less than the gateway asked for. `random` is
-    /// drawn afresh and spreads many clients over up to 5 s around the step, never under 1 s.
-    pub(super) fn next(&mut self, asked: Option<Duration>, random: u64) -> Duration {
-        let step = STEPS[self.tries.min(STEPS.len() - 1)] * 1000;
-        self.tries += 1;
-        let (least, most) = (step.saturating_sub(5000).max(1000), step + 5000);
-        // A person is waiting at the first tries of a command.
-        let most = if self.tries <= 2 { step + 500 } else { most };
-        let drawn = Duration::from_millis(least + random % (most - least + 1));
-        match asked {
-            Some(asked) => drawn.max(asked.min(Duration::from_secs(3600))),
-            None => drawn,
-        }
-    }
-
-    /// After it went well.
-    pub(super) fn reset(&mut self) {
-        self.tries = 0;
+    if error.is_timeout() {
+        "the gateway does not answer in time".to_owned()
+    } else if error.is_connect() {
+        format!("cannot reach the gateway: {cause}")
+    } else {
+        format!("the connection was cut: {cause}")
     }
 }
 
-/// 64 random bits; a system without any spreads nothing, which only costs politeness.
-pub(super) fn random() -> u64 {
-    getrandom::u64().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_grows_to_its_cap_and_keeps_what_was_asked() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<u64> = (0..11).map(|_| backoff.next(None, 0).as_secs()).collect();
-        assert_eq!(waits, [1, 1, 1, 5, 25, 55, 115, 235, 295, 295, 295]);
-        assert_eq!(backoff.next(None, 10_000), Duration::from_secs(305));
-        backoff.reset();
-        assert_eq!(backoff.next(Some(Duration::from_secs(7)), 0), Duration::from_secs(7));
-    }
+/// The delay before the next try of a command. A person waits at the first ones, which are therefore
+/// drawn from the near end of their window.
+pub(super) fn delay(backoff: &mut Backoff, asked: Option<Duration>) -> Duration {
+    let random = if backoff.attempts() < 2 { random() >> 4 } else { random() };
+    let asked = asked.map(|asked| millis(asked.min(Duration::from_secs(3600))));
+    Duration::from_millis(backoff.next_ms(random, asked))
 }

@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use reqwest::{StatusCode, header};
-use tidegate_core::{Code, Cursor};
+use tidegate_core::{
+    Code, Cursor,
+    client::{Backoff, STABLE_MS, StreamReader, Taken},
+};
 
 use super::{
     Failure,
     printer::Printer,
-    reader::{StreamReader, Taken},
-    remote::{Backoff, Refused, Remote, RemoteArgs, block_on, client, printable, random, transport},
+    remote::{Refused, Remote, RemoteArgs, block_on, client, delay, printable, transport},
     sse::SseReader,
 };
 
@@ -39,8 +41,6 @@ pub(super) struct Tail {
     json: bool,
 }
 
-/// After this long live, the next disconnect is a new one (PROTOCOL.md, "Reconnecting").
-const LIVE: Duration = Duration::from_secs(10);
 /// How long the gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,10 +100,10 @@ impl Follower {
                 End::Final(why) => return Err(Failure::Failed(why)),
                 End::Again { why, asked } => (why, asked),
             };
-            if began.elapsed() >= LIVE {
+            if began.elapsed() >= Duration::from_millis(STABLE_MS) {
                 backoff.reset();
             }
-            let wait = backoff.next(asked, random());
+            let wait = delay(&mut backoff, asked);
             eprintln!("tidegate: {}; connecting again in {:.1} s", printable(&why), wait.as_secs_f64());
             tokio::time::sleep(wait).await;
         }
@@ -155,8 +155,8 @@ impl Follower {
         self.reader.connected();
         let mut sse = SseReader::default();
         loop {
-            // Silence past two pings means that the connection is gone and nobody told us.
-            let silence = self.reader.silence();
+            // Silence past a ping means that the connection is gone and nobody told us.
+            let silence = Duration::from_millis(self.reader.silence_ms());
             let chunk = match tokio::time::timeout(silence, response.chunk()).await {
                 Err(_) => return Ok(again("nothing came for too long".to_owned())),
                 Ok(Err(error)) => return Ok(again(transport(error))),
@@ -181,7 +181,7 @@ impl Follower {
     /// Takes one frame; an end where it ends the connection.
     fn take(&mut self, data: &str) -> Result<Option<End>, Failure> {
         Ok(match self.reader.take(data) {
-            Taken::Nothing => None,
+            Taken::Nothing | Taken::Hello { .. } | Taken::Ping => None,
             Taken::Events(events) => self.printer.events(&events)?.then_some(End::Done),
             Taken::Gap { prev, seq, reason } => {
                 self.printer.gap(prev, seq, &reason, data)?;
@@ -193,12 +193,16 @@ impl Follower {
             }
             Taken::Hole => Some(End::Again { why: "a frame is missing, resuming".to_owned(), asked: None }),
             Taken::Broken(what) => Some(End::Final(format!("the gateway broke the protocol: {what}"))),
-            Taken::Leave(asked) => {
-                Some(End::Again { why: "the gateway asks to reconnect".to_owned(), asked })
+            Taken::Leave { .. } => {
+                Some(End::Again { why: "the gateway asks to reconnect".to_owned(), asked: None })
             }
-            Taken::Error { code, message, retry_in } => {
+            Taken::Error { code, message, retry_in_ms } => {
                 let why = format!("{}: {}", printable(&code), printable(&message));
-                Some(if is_final(&code) { End::Final(why) } else { End::Again { why, asked: retry_in } })
+                Some(if is_final(&code) {
+                    End::Final(why)
+                } else {
+                    End::Again { why, asked: retry_in_ms.map(Duration::from_millis) }
+                })
             }
         })
     }

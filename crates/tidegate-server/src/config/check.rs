@@ -162,7 +162,6 @@ fn times(found: &mut Checks<'_>) {
         found.between("ping.timeout", "ping.interval", reason);
     }
     let shortest = [
-        ("log.sync_interval", config.log.sync_interval, Duration::from_millis(1)),
         ("log.retention", config.log.retention, Duration::from_secs(1)),
         ("dedup.window", config.dedup.window, Duration::from_secs(1)),
         ("ping.interval", config.ping.interval, Duration::from_millis(100)),
@@ -179,7 +178,6 @@ fn times(found: &mut Checks<'_>) {
         }
     }
     let longest = [
-        ("log.sync_interval", config.log.sync_interval, Duration::from_secs(60)),
         ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
         ("drain.window", config.drain.window, Duration::from_secs(3600)),
         ("ping.interval", config.ping.interval, Duration::from_secs(3600)),

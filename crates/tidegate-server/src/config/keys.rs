@@ -35,11 +35,9 @@ sections! {
         /// The data directory: the disk engine's files, and `keys.toml` with both engines. Relative
         /// paths start at the working directory.
         dir: PathBuf = "tidegate-data",
-        /// When an acknowledged publish is on disk: `always` before the answer; `interval` within
-        /// `log.sync_interval` of it, which a power cut can lose (readers are told by `hello.sync`).
+        /// When an acknowledged publish is on disk: `always` before the answer; `interval` within about a
+        /// second of it, which a power cut can lose (readers are told by `hello.sync`).
         sync: LogSync = "always",
-        /// How long an event may stay unsynced where `log.sync` is `interval`.
-        sync_interval: Duration = "100ms",
         /// How long events can be read back. Not less than `dedup.window`.
         retention: Duration = "24h",
         /// The size of all logs of the node together; past it, the oldest events go first, but none
@@ -136,7 +134,8 @@ sections! {
         handshakes_per_second: usize = 500,
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000,
-        /// Publish requests per second of one API key.
+        /// Publish requests per second of one API key. Taken and checked, but not enforced by this
+        /// version yet.
         publishes_per_second: usize = 20_000,
         /// Publish requests being answered at a time.
         publishes_in_flight: usize = 4096,

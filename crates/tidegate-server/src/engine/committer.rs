@@ -94,7 +94,7 @@ impl<S: Store> Committer<S> {
                 Ok(())
             });
             if let Err(error) = outcome {
-                self.shared.halt(error);
+                self.shared.halt(&error);
                 break;
             }
         }
@@ -112,7 +112,7 @@ impl<S: Store> Committer<S> {
             .and_then(|()| self.shared.store.sync())
             .and_then(|()| self.shared.store.acknowledge());
         if let Err(error) = marked {
-            self.shared.halt(error);
+            self.shared.halt(&error);
         }
     }
 
@@ -283,12 +283,12 @@ impl<S: Store> Committer<S> {
                 ids: staged.ids,
             });
         }
-        if !group.is_empty() {
-            // On an error `appends` and `opens` are dropped unanswered, which is `Unknown`.
-            let began = Instant::now();
-            self.shared.store.commit(&group)?;
-            self.shared.around.observer.on_sync(began.elapsed(), group.events());
-            self.shared.store.acknowledge()?;
+        if !group.is_empty()
+            && let Err(error) = self.write(&group)
+        {
+            // Halted first; then `appends` and `opens` are dropped unanswered, which is `Unknown`.
+            self.shared.halt(&error);
+            return Err(error);
         }
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
             self.publish(now, write, log, prev);
@@ -306,6 +306,14 @@ impl<S: Store> Committer<S> {
             let _ = answer.send(state.ok_or(AppendError::Unknown));
         }
         Ok(())
+    }
+
+    /// Makes a group durable.
+    fn write(&self, group: &Group) -> Result<(), StoreError> {
+        let began = Instant::now();
+        self.shared.store.commit(group)?;
+        self.shared.around.observer.on_sync(began.elapsed(), group.events());
+        self.shared.store.acknowledge()
     }
 
     fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
@@ -342,9 +350,10 @@ impl<S: Store> Committer<S> {
 impl<S: Store> Shared<S> {
     /// Takes no more writes, ever: a sync that failed once may report success the next time for
     /// pages that the kernel has since dropped.
-    fn halt(&self, error: StoreError) {
-        tracing::error!(%error, "the log takes no more writes");
-        let _ = self.halted.set(error.0);
+    fn halt(&self, error: &StoreError) {
+        if self.halted.set(error.0.clone()).is_ok() {
+            tracing::error!(%error, "the log takes no more writes");
+        }
         for request in self.queue.close(false) {
             match request {
                 Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
@@ -360,7 +369,7 @@ struct HaltOnPanic<S: Store>(Arc<Shared<S>>);
 impl<S: Store> Drop for HaltOnPanic<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.halt(StoreError("the log's thread panicked; see the log lines before".into()));
+            self.0.halt(&StoreError("the log's thread panicked; see the log lines before".into()));
         }
     }
 }

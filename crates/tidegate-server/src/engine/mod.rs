@@ -47,7 +47,7 @@ pub struct Appended {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The event at this index reuses an id with other content.
-    #[error("the id of event {index} was used for other content within the dedup window, at seq {first}")]
+    #[error("the id of event {index} was used for other content within the dedup window, {first}")]
     IdConflict {
         /// Which event of the batch.
         index: usize,
@@ -86,8 +86,8 @@ pub enum FirstUse {
 impl fmt::Display for FirstUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FirstUse::Seq(seq) => write!(f, "{seq}"),
-            FirstUse::Index(index) => write!(f, "(event {index} of this batch)"),
+            FirstUse::Seq(seq) => write!(f, "at seq {seq}"),
+            FirstUse::Index(index) => write!(f, "by event {index} of this batch"),
         }
     }
 }

@@ -6,16 +6,16 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
 use tidegate_core::{
-    Code, Cursor, Filter, GapReason, OrgId, Refusal, ServiceName,
+    Code, Cursor, Filter, GapReason, OrgId, Refusal,
     opening::{self, From},
 };
 
-use super::{Answer, Query, bearer, json, stream};
+use super::{Answer, bearer, json, query::Query};
 use crate::{
     auth::StreamGrant,
     engine::PageLimit,
-    node::{Node, refused},
-    worker::{no_log, unreadable},
+    node::Node,
+    refusals::{no_log, refused, unreadable},
 };
 
 fn authorize<B>(
@@ -28,7 +28,7 @@ fn authorize<B>(
         return Err(Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"));
     };
     let grant = node.authorize(token, org)?;
-    let services = stream::services(node, &query)?;
+    let services = query.services(node.config.limits.services_per_filter)?;
     let filter = grant.filter_for(services).map_err(refused)?;
     Ok((grant, filter, query))
 }
@@ -45,7 +45,7 @@ pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
 pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
     let limits = &node.config.limits;
     let (grant, filter, query) = authorize(node, &org, request)?;
-    let limit = query.number("limit", limits.page_events)?.unwrap_or(100).max(1);
+    let limit = query.number("limit", 1..=limits.page_events)?.unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,
         Some(text) => {
@@ -114,21 +114,4 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     }
     out.put_u8(b'}');
     Ok(json(out.freeze()))
-}
-
-/// The services of a list, each a name.
-pub fn parse_services(text: &str, max: usize) -> Result<std::collections::BTreeSet<ServiceName>, Refusal> {
-    let names: Vec<&str> = text.split(',').collect();
-    if names.len() > max {
-        let message =
-            format!("services names {} services, limits.services_per_filter allows {max}", names.len());
-        return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
-    }
-    names
-        .into_iter()
-        .map(|name| {
-            ServiceName::parse(name)
-                .map_err(|error| Refusal::new(Code::BadRequest, format!("services: {error}")))
-        })
-        .collect()
 }

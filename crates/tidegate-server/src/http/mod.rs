@@ -3,12 +3,15 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod connection;
 mod history;
+mod origins;
 mod problem;
 mod publish;
+mod query;
 mod stream;
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc};
+use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -16,11 +19,12 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
+pub use connection::serve;
 pub use problem::refuse;
 
 use crate::{
     page,
-    worker::{Local, sse::SseBody},
+    worker::{Local, Peer, sse::SseBody},
 };
 
 /// The body of an answer: whole, or a stream.
@@ -34,25 +38,24 @@ pub fn full(bytes: impl Into<Bytes>) -> Answer {
 /// Answers one request.
 pub async fn answer(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let allowed = allowed(request.uri().path());
+    let origin = origins::listed(&local.node, &request);
+    let is_draining = local.node.is_draining();
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    if let Some(origin) = origin {
+        origins::allow(&mut response, origin);
+    }
+    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// The methods of an address that has some.
-fn allowed(path: &str) -> &'static str {
-    if path.ends_with("/events") { "GET, POST" } else { "GET" }
-}
-
 async fn route(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     let path = request.uri().path().to_owned();
@@ -68,9 +71,15 @@ async fn route(
             history::cursor(&local.node, org_of(org)?, &request).await
         }
         (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
-        (_, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
-            let message = format!("{} is not taken here", request.method());
-            Err(Refusal::new(Code::MethodNotAllowed, message))
+        (&Method::OPTIONS, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
+            origins::preflight(&local.node, &request)
+        }
+        (method, ["v1", "orgs", _, resource @ ("events" | "cursor" | "stream")]) => {
+            let allowed = if *resource == "events" { "GET, POST, OPTIONS" } else { "GET, OPTIONS" };
+            let message = format!("{method} is not taken here; {allowed} are");
+            let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            Ok(response)
         }
         (&Method::GET | &Method::HEAD, _) if local.node.has_page => asset(&request),
         _ => Err(nothing_here()),
@@ -118,40 +127,6 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(bad());
     }
     Ok(Some(token))
-}
-
-/// The parameters of a query (`application/x-www-form-urlencoded`).
-#[derive(Debug, Default)]
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of<B>(request: &Request<B>) -> Self {
-        let query = request.uri().query().unwrap_or_default();
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-    }
-
-    /// The only value of `name`.
-    fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
-        let mut values = self.0.iter().filter(|(key, _)| key == name);
-        let value = values.next();
-        if values.next().is_some() {
-            return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the query")));
-        }
-        Ok(value.map(|(_, value)| value.as_str()))
-    }
-
-    /// The only value of `name`, as a number of at most `max`.
-    fn number(&self, name: &str, max: usize) -> Result<Option<usize>, Refusal> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
-        let number = text.parse::<usize>().ok().filter(|number| *number <= max);
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        match number {
-            Some(number) if is_plain => Ok(Some(number)),
-            _ => {
-                Err(Refusal::new(Code::BadRequest, format!("{name} must be a whole number from 0 to {max}")))
-            }
-        }
-    }
 }
 
 /// A JSON answer that no cache keeps.

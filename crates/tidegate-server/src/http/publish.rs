@@ -15,7 +15,8 @@ use super::{Answer, bearer, json, problem};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},
-    node::{Node, refused},
+    node::Node,
+    refusals::refused,
 };
 
 /// When a publisher is asked to come back where no better time is known.

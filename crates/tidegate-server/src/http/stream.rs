@@ -3,19 +3,19 @@
 //! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a
 //! close code, for browsers see a failed upgrade as 1006 and would come back for ever.
 
-use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
-use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, ServiceName, frame, ws::handshake::Protocols};
+use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
 
-use super::{Answer, Query, bearer, full, history::parse_services, org_of, problem};
+use super::{Answer, bearer, full, org_of, origins::check_origin, problem, query::Query};
 use crate::{
     auth::StreamGrant,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
-    worker::{Local, Reader, Sink, StreamRequest, sse, websocket},
+    worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
 };
 
 /// The subprotocol of version 1.
@@ -26,7 +26,7 @@ const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
 /// Opens a stream.
 pub async fn answer(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -39,7 +39,7 @@ pub async fn answer(
 
 fn upgrade(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -63,7 +63,7 @@ fn upgrade(
     let token = subprotocol(&protocols).and_then(|offered| Ok(header?.or(offered)));
     // Whoever is not let in for the number of connections must not cost a place; all else is looked
     // at with the place taken, so that it is counted.
-    let slot = node.admission.knock(peer.ip());
+    let slot = node.admission.knock(peer.address.ip());
     let (grant, wanted) = match (origin, wanted, token) {
         (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => (None, Err(refusal)),
         (Ok(()), Ok(wanted), Ok(None)) => (None, Ok(wanted)),
@@ -73,7 +73,7 @@ fn upgrade(
         },
     };
     let (response, switching) = upgrade.accept(protocol);
-    tokio::task::spawn_local(websocket::run(local, switching, grant, wanted, slot));
+    tokio::task::spawn_local(websocket::run(local, peer, switching, grant, wanted, slot));
     Ok(response.map(|()| full("")))
 }
 
@@ -89,7 +89,7 @@ fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
 
 async fn events(
     local: Rc<Local>,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
@@ -112,7 +112,7 @@ async fn events(
 async fn open_events(
     local: &Rc<Local>,
     node: &Node,
-    peer: SocketAddr,
+    peer: Peer,
     org: &str,
     request: &Request<Incoming>,
     query: Query,
@@ -130,7 +130,7 @@ async fn open_events(
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
     }
-    let mut slot = node.admission.knock(peer.ip())?;
+    let mut slot = node.admission.knock(peer.address.ip())?;
     slot.enter(grant.org(), grant.user())?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
@@ -192,35 +192,8 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     }
     Ok(StreamRequest {
         org,
-        services: services(node, query)?,
+        services: query.services(node.config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", node.config.limits.tail_events)?,
+        tail: query.number("tail", 0..=node.config.limits.tail_events)?,
     })
-}
-
-/// `services=`; absent or empty for all that the grant allows.
-pub fn services(node: &Node, query: &Query) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
-    match query.one("services")? {
-        None | Some("" | "*") => Ok(None),
-        Some(text) => parse_services(text, node.config.limits.services_per_filter).map(Some),
-    }
-}
-
-/// Pages of other origins may not connect unless they are listed; what sends no Origin is no browser.
-fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next() else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // Which of the two schemes is ours depends on what stands in front.
-    let is_same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
-    let is_listed = node.config.auth.origins.iter().any(|allowed| allowed.as_str() == origin);
-    if origins.next().is_none() && ((is_same && !host.is_empty()) || is_listed) {
-        return Ok(());
-    }
-    tracing::warn!(origin, "refuse a page of an origin that auth.origins does not list");
-    Err(Refusal::new(
-        Code::Forbidden,
-        "pages of this origin may not connect; auth.origins lists those that may",
-    ))
 }

@@ -36,6 +36,11 @@ impl Turns {
         self.is_answering.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a request has come.
+    pub fn has_asked(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
     /// The request is answered; what comes now is the head of the next.
     pub fn answered(&self) {
         self.is_answering.store(false, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_core::{Batch, OrgId, Seq, View, ViewKey};
+use tidegate_core::{Batch, Code, OrgId, Seq, View, ViewKey};
 
 use super::reader::{Offer, Reader};
 use crate::{hub::Org, node::Node};
@@ -27,6 +27,7 @@ pub struct Local {
     groups: RefCell<HashMap<OrgId, Vec<Rc<Group>>>>,
     /// Every reader of this worker, level or not, for the clock.
     readers: RefCell<Vec<Rc<Reader>>>,
+    is_halt_told: Cell<bool>,
 }
 
 /// The readers at the head of one org that see the same.
@@ -48,14 +49,20 @@ pub struct Membership {
 impl Local {
     /// A worker without readers.
     pub fn new(id: usize, node: Arc<Node>) -> Self {
-        Self { id, node, groups: RefCell::default(), readers: RefCell::default() }
+        Self {
+            id,
+            node,
+            groups: RefCell::default(),
+            readers: RefCell::default(),
+            is_halt_told: Cell::new(false),
+        }
     }
 
     /// How often the clock looks at every reader: often enough for the shortest of the timeouts.
     pub fn tick(&self) -> Duration {
         let config = &self.node.config;
         let shortest = config.ping.timeout.min(config.limits.write_timeout).min(config.ping.interval);
-        (shortest / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+        (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(250))
     }
 
     /// Takes a level reader into the live loop. It has made sure that the tail holds nothing behind
@@ -178,6 +185,11 @@ impl Local {
     pub fn tick_all(&self, now: Instant) {
         let readers = self.readers.borrow().clone();
         let draining = *self.node.draining.borrow();
+        if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
+            self.is_halt_told.set(true);
+            let message = "the log takes no writes: no new events will come until the gateway is restarted";
+            readers.iter().for_each(|reader| reader.tell(Code::LogHalted.name(), message));
+        }
         for reader in readers {
             reader.tick(now, draining);
         }

@@ -4,62 +4,77 @@
 //! A sealed batch wakes a worker once; the worker walks its readers that stand at the head and hands
 //! each the shared bytes without waiting. Who cannot take them leaves the walk for its own task.
 //!
-//! Reading order: this file (the thread), `live` (the walk), `reader` (one stream), then the two
-//! transports, `websocket` and `sse`.
+//! Reading order: this file (the thread), `live` (the walk), `start` and `reader` (one stream, and
+//! `clock`, what time brings to it), then the two transports, `websocket` and `sse`.
 
+mod clock;
 mod live;
 mod reader;
 pub mod sse;
+pub mod start;
 pub mod websocket;
 
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
 
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::mpsc, task::LocalSet};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::LocalSet,
+};
 
 pub use live::Local;
-pub use reader::{Reader, Sink, StreamRequest, no_log, unreadable};
+pub use reader::{Reader, Sink};
+pub use start::StreamRequest;
 
-use crate::{
-    http,
-    node::Node,
-    transport::guarded::{Guarded, Patience, Turns},
-};
+use crate::node::{Node, OpenSocket};
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
 
-/// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
-const STALL_GRACE: Duration = Duration::from_secs(3);
+/// A socket on its way to a worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: std::net::TcpStream,
+    /// Who is at its other end.
+    pub peer: SocketAddr,
+    /// Its place in the count of sockets.
+    pub place: OpenSocket,
+}
+
+/// Who asks, and what its socket is counted by.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The address at the other end.
+    pub address: SocketAddr,
+    /// Kept as long as the socket is.
+    pub place: Rc<OpenSocket>,
+}
+
+/// What a worker does with a socket: serves it on its thread, in tasks of its own.
+pub type Serve = fn(Rc<Local>, Accepted);
 
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    sockets: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    sockets: mpsc::Sender<Accepted>,
     thread: JoinHandle<()>,
 }
 
 impl Worker {
-    /// Starts the thread of worker `id`.
-    pub fn start(id: usize, node: Arc<Node>) -> std::io::Result<Self> {
+    /// Starts the thread of worker `id`, which gives each socket to `serve`.
+    pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
         let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed));
+            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed, serve));
         })?;
         Ok(Self { sockets, thread })
     }
 
     /// Hands it a socket; gives it back where the worker has too many waiting.
-    pub fn hand(&self, stream: std::net::TcpStream, peer: SocketAddr) -> Result<(), std::net::TcpStream> {
-        self.sockets.try_send((stream, peer)).map_err(|error| error.into_inner().0)
+    pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
+        self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
     }
 
     /// Ends it: no more sockets; the ones it has are dropped.
@@ -72,7 +87,7 @@ impl Worker {
 }
 
 /// The worker's thread: sockets come, batches come, time passes. Ends when no more sockets can come.
-async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>) {
+async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -87,51 +102,9 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<(std::net::TcpStream,
             }
             _ = tick.tick() => local.tick_all(Instant::now()),
             socket = sockets.recv() => match socket {
-                Some((stream, peer)) => drop(tokio::task::spawn_local(serve(local.clone(), stream, peer))),
+                Some(accepted) => serve(local.clone(), accepted),
                 None => return,
             },
         }
-    }
-}
-
-/// One HTTP connection, until it ends or turns into a WebSocket.
-async fn serve(local: Rc<Local>, stream: std::net::TcpStream, peer: SocketAddr) {
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::warn!(%error, "take over an accepted socket");
-            return;
-        }
-    };
-    let limits = &local.node.config.limits;
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes.bytes().max(8192))
-        .max_headers(limits.headers)
-        // An SSE client that has gone must be found out now, not when a ping fails: its place is
-        // one of its user's few.
-        .half_close(false);
-    let turns = Arc::new(Turns::default());
-    // Longer than a reader's own timeout, which is the one that has a code and a count.
-    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
-    let guarded = Guarded::new(stream, turns.clone(), patience);
-    let service = hyper::service::service_fn({
-        let local = local.clone();
-        move |request| {
-            turns.asked();
-            let (answer, turns) = (http::answer(local.clone(), peer, request), turns.clone());
-            async move {
-                let answer = answer.await;
-                turns.answered();
-                answer
-            }
-        }
-    });
-    let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
-    if let Err(error) = connection.await {
-        // The peer's doing, mostly; what we answered was logged where it was answered.
-        tracing::debug!(%error, %peer, "end an HTTP connection");
     }
 }

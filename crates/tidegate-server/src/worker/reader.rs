@@ -9,48 +9,37 @@ use std::{
     collections::BTreeSet,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, Code, Cursor, Filter, Framing, LogState, Next, OrgId, Refusal, Seq, ServiceName, Session, UserId,
-    View, frame,
-    opening::{self, From},
+    Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, ServiceName, Session, View, frame, opening,
     session::{Audience, Greeting},
 };
 use tokio::sync::Notify;
 
 use super::{
+    clock::{self, Clock, Due},
     live::{Local, Membership},
     sse::Slot,
+    start::StreamRequest,
     websocket::Socket,
 };
 use crate::{
     admission,
     auth::StreamGrant,
-    engine::{AppendError, PageLimit, ReadError},
+    engine::{Page, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
-    node::{Node, millis, random, refused},
+    node::{Node, millis},
+    refusals::{no_log, refused, unreadable},
+    transport::socket::LeftoverFull,
 };
 
 /// Frames that a reader takes in one go: what one vectored write carries.
 const FRAMES_MAX: usize = 16;
-
-/// What a client asks of a stream, beside its credentials.
-#[derive(Debug, Clone)]
-pub struct StreamRequest {
-    /// The org of the address.
-    pub org: OrgId,
-    /// `services=`; `None` for all that the grant allows.
-    pub services: Option<BTreeSet<ServiceName>>,
-    /// `Last-Event-ID` or `cursor=`.
-    pub cursor: Option<Cursor>,
-    /// `tail=`.
-    pub tail: Option<usize>,
-}
 
 /// What a reader writes to.
 pub enum Sink {
@@ -121,44 +110,13 @@ pub struct Reader {
     /// Rings for the reader's own task: parked, or to end.
     bell: Notify,
     end: RefCell<Option<Refusal>>,
-    clock: Cell<ReaderClock>,
+    clock: Cell<Clock>,
     grant_ends: Cell<u64>,
     name: String,
     services: Option<BTreeSet<ServiceName>>,
     /// Held for its `Drop`.
     _slot: admission::Slot,
 }
-
-#[derive(Clone, Copy)]
-struct ReaderClock {
-    next_ping: Instant,
-    /// When the ping went out that is not answered yet.
-    pinged: Option<Instant>,
-    /// When the client last showed that it is there.
-    heard: Instant,
-    /// Since when a message or frame of the client's is only partly here.
-    partial: Option<Instant>,
-    /// Frames that the client sent since the clock last looked.
-    frames: u32,
-    looked: Instant,
-    leave: Leave,
-}
-
-/// How far the reader is with going away.
-#[derive(Clone, Copy)]
-enum Leave {
-    Stay,
-    /// Told at this time...
-    At(Instant),
-    /// ...and closed at this one.
-    By(Instant),
-}
-
-/// How often a client may send frames.
-const CLIENT_FRAMES_PER_SECOND: f64 = 50.0;
-
-/// How long a client has to leave after `goaway`.
-const GOAWAY: Duration = Duration::from_secs(1);
 
 impl Reader {
     /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` must
@@ -174,13 +132,7 @@ impl Reader {
         let filter = grant.filter_for(request.services.clone()).map_err(refused)?;
         let org_id = grant.org();
         let log = node.engine.open(org_id).await.map_err(|error| no_log(&error))?;
-        let from = match (request.cursor, request.tail) {
-            (Some(cursor), _) => From::Cursor(cursor),
-            (None, Some(0)) | (None, None) => From::Head,
-            (None, Some(count)) => From::Seq(
-                find_tail(&node, &log, org_id, grant.user(), &filter, count).await.map_err(unreadable)?,
-            ),
-        };
+        let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         let org = node.hub.org(org_id, log.head);
         org.arrive(local.id);
@@ -191,16 +143,7 @@ impl Reader {
         let session =
             Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
-        let clock = ReaderClock {
-            // Spread over the interval, so that readers who came together do not ping together.
-            next_ping: now + node.config.ping.interval.mul_f64(0.5 + fraction() / 2.0),
-            pinged: None,
-            heard: now,
-            partial: None,
-            frames: 0,
-            looked: now,
-            leave: Leave::Stay,
-        };
+        let clock = Clock::new(now, node.config.ping.interval);
         let reader = Rc::new(Self {
             org,
             session: RefCell::new(session),
@@ -321,6 +264,7 @@ impl Reader {
                 return Ok(());
             }
             frames.clear();
+            // From here to the write nothing waits, but for a page, so the sink stays ready.
             let gaps = self.session.borrow_mut().take_gaps(node.now(), &mut frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
             if frames.is_empty() {
@@ -328,15 +272,25 @@ impl Reader {
                 let next = self.org.tail().next(at);
                 match next {
                     Next::Level => {
-                        self.local.join(&self);
-                        return Ok(());
+                        // What a replay ends with may be hidden: say that it has ended.
+                        self.session.borrow_mut().bridge_to_scanned(node.now(), &mut frames);
+                        if frames.is_empty() {
+                            self.local.join(&self);
+                            return Ok(());
+                        }
                     }
                     Next::Batch(batch) => self.take_batch(&batch, &mut frames),
                     Next::Behind(start) => {
-                        if let Err(error) = self.take_page(start, &mut frames).await {
-                            self.end(unreadable(error));
-                            return Ok(());
-                        }
+                        let page = match self.read_page(start).await {
+                            Ok(page) => page,
+                            Err(error) => {
+                                self.end(unreadable(error));
+                                return Ok(());
+                            }
+                        };
+                        // Meanwhile an answer to the client may have come to stand half written.
+                        self.sink.ready().await?;
+                        self.take_page(&page, &mut frames);
                     }
                 }
             }
@@ -353,23 +307,22 @@ impl Reader {
         self.local.node.metrics.delivered.inc_by(events as u64);
     }
 
-    async fn take_page(&self, start: Seq, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
-        let node = &self.local.node;
+    async fn read_page(&self, start: Seq) -> Result<Page, ReadError> {
         let (after, stop) = self.with_session(|session| (session.scanned(), session.stop()));
-        let batch = tidegate_core::BatchLimits::default();
-        let limit = PageLimit {
-            events: batch.events,
-            bytes: batch.bytes,
-            to: stop.map_or(start, |stop| stop.min(start)),
-        };
-        let page = node.engine.read(&self.org.id, after, limit).await?;
+        let BatchLimits { events, bytes } = BatchLimits::default();
+        let to = stop.map_or(start, |stop| stop.min(start));
+        self.local.node.engine.read(&self.org.id, after, PageLimit { events, bytes, to }).await
+    }
+
+    fn take_page(&self, page: &Page, frames: &mut Vec<Bytes>) {
+        let metrics = &self.local.node.metrics;
         let mut session = self.session.borrow_mut();
-        let (events, gap) = session.take_page(page.after, page.to, &page.events, node.now(), frames);
+        let now = self.local.node.now();
+        let (events, gap) = session.take_page(page.after, page.to, &page.events, now, frames);
         if let Some(reason) = gap {
-            node.metrics.gap(reason);
+            metrics.gap(reason);
         }
-        node.metrics.delivered.inc_by(events as u64);
-        Ok(())
+        metrics.delivered.inc_by(events as u64);
     }
 
     /// Renews its grant in place (R6).
@@ -391,40 +344,39 @@ impl Reader {
 
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
     pub fn push(&self, mut frames: Vec<Bytes>) {
-        match &self.sink {
-            Sink::WebSocket(socket) if !socket.is_ready() => {
-                if socket.queue(frames).is_err() {
-                    let message = "the client takes no bytes, but sends frames that want answers";
-                    return self.end(Refusal::new(Code::SlowConsumer, message));
-                }
+        let sent = match &self.sink {
+            Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
+            sink => Ok(sink.send(&mut frames)),
+        };
+        match sent {
+            Ok(Ok(true)) => {}
+            // Its task finds out what became of the socket, or finishes the frame.
+            Ok(Ok(false) | Err(Gone)) => {
+                self.local.leave(self);
+                self.call();
             }
-            // An SSE client sends nothing, so what waits for it here is a goaway at most.
-            sink => {
-                if sink.send(&mut frames) == Ok(true) {
-                    return;
-                }
+            Err(LeftoverFull) => {
+                let message = "the client takes no bytes, but sends frames that want answers";
+                self.end(Refusal::new(Code::SlowConsumer, message));
             }
         }
-        self.local.leave(self);
-        self.call();
     }
 
     /// The client sent something.
     pub fn heard(&self, is_pong: bool, frames: u32) {
-        let mut clock = self.clock.get();
-        clock.heard = Instant::now();
-        clock.frames += frames;
-        if is_pong {
-            clock.pinged = None;
-        }
-        self.clock.set(clock);
+        self.with_clock(|clock| clock.heard(Instant::now(), is_pong, frames));
     }
 
     /// Whether what the client sent ends in the middle of a message.
     pub fn heard_partly(&self, is_partial: bool) {
+        self.with_clock(|clock| clock.heard_partly(Instant::now(), is_partial));
+    }
+
+    fn with_clock<T>(&self, act: impl FnOnce(&mut Clock) -> T) -> T {
         let mut clock = self.clock.get();
-        clock.partial = is_partial.then(|| clock.partial.unwrap_or_else(Instant::now));
+        let result = act(&mut clock);
         self.clock.set(clock);
+        result
     }
 
     /// Looks at the clock: pings, timeouts, expiry, leaving.
@@ -433,64 +385,34 @@ impl Reader {
             return;
         }
         let node = &self.local.node;
-        let config = &node.config;
-        let mut clock = self.clock.get();
-        let since = |then: Instant| now.saturating_duration_since(then);
-
-        if node.now() >= self.grant_ends.get() {
-            return self
-                .end(Refusal::new(Code::TokenExpired, "the token has expired; renew it and come back"));
-        }
-        if since(self.sink.progress(now)) > config.limits.write_timeout {
-            let message = "the client took no bytes for limits.write_timeout";
-            return self.end(Refusal::new(Code::SlowConsumer, message).limited_by("limits.write_timeout"));
-        }
-        if clock.pinged.is_some_and(|pinged| since(pinged.max(clock.heard)) > config.ping.timeout) {
-            return self.end(Refusal::new(Code::PingTimeout, "no pong came within ping.timeout"));
-        }
-        if clock.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
-            return self.end(Refusal::new(Code::BadFrame, "a message that was begun did not end in time"));
-        }
-        let seconds = since(clock.looked).as_secs_f64().max(1.0);
-        if f64::from(clock.frames) > CLIENT_FRAMES_PER_SECOND * seconds {
-            let message = "the client sends more than 50 frames a second";
-            return self.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
-        }
-        if since(clock.looked) >= Duration::from_secs(1) {
-            (clock.looked, clock.frames) = (now, 0);
-        }
-        clock.leave = match (clock.leave, draining) {
-            (Leave::Stay, Some(begun)) => {
-                let spread = config.drain.window.saturating_sub(GOAWAY).mul_f64(fraction());
-                Leave::At(begun + spread)
-            }
-            (Leave::At(at), _) if at <= now => {
-                let framing = self.with_session(|session| session.audience().framing);
-                let patience = GOAWAY.min(config.drain.window);
-                self.push(vec![frame::goaway(framing, Code::Draining, millis(patience))]);
-                Leave::By(now + patience)
-            }
-            (Leave::By(by), _) if by <= now => {
-                self.clock.set(clock);
-                let refusal = Refusal::new(Code::Draining, "the gateway is going away; come back");
-                return self.end(refusal.retry_in(1000 + random() % 4000));
-            }
-            (leave, _) => leave,
-        };
-        if now >= clock.next_ping {
-            clock.next_ping = now + config.ping.interval;
+        let state = clock::Facts {
+            now,
+            draining,
+            progress: self.sink.progress(now),
+            is_granted: node.now() < self.grant_ends.get(),
             // A parked reader is being written to; the write timeout looks after it.
-            if self.is_live() && self.sink.is_ready() {
-                if self.sink.is_websocket() {
-                    clock.pinged = clock.pinged.or(Some(now));
-                }
+            is_quiet: self.is_live() && self.sink.is_ready(),
+            answers_pings: self.sink.is_websocket(),
+        };
+        match self.with_clock(|clock| clock.tick(&node.config, &state)) {
+            None => {}
+            Some(Due::End(refusal)) => self.end(refusal),
+            Some(Due::GoAway(patience)) => {
+                let framing = self.with_session(|session| session.audience().framing);
+                self.push(vec![frame::goaway(framing, Code::Draining, millis(patience))]);
+            }
+            Some(Due::Ping) => {
                 let mut frames = Vec::new();
                 self.session.borrow_mut().ping(node.now(), &mut frames);
-                self.clock.set(clock);
                 self.push(frames);
             }
         }
-        self.clock.set(clock);
+    }
+
+    /// Tells the client something that does not end the stream.
+    pub fn tell(&self, code: &str, message: &str) {
+        let framing = self.with_session(|session| session.audience().framing);
+        self.push(vec![frame::status(framing, code, message)]);
     }
 
     /// The last frame, for the reason it ends with; counts and logs it.
@@ -533,79 +455,4 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
         now,
         terms: &node.terms,
     }
-}
-
-/// Uniform over [0, 1).
-fn fraction() -> f64 {
-    (random() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// A log that cannot be opened, in the words of a stream.
-pub fn no_log(error: &AppendError) -> Refusal {
-    match error {
-        AppendError::TooManyOrgs => {
-            Refusal::new(Code::Overloaded, "the gateway holds as many orgs as it may")
-                .limited_by("limits.orgs")
-                .retry_in(60_000)
-        }
-        error => {
-            Refusal::new(Code::Overloaded, format!("the log cannot be opened now: {error}")).retry_in(5_000)
-        }
-    }
-}
-
-/// A log that cannot be read, in the words of a stream.
-pub fn unreadable(error: ReadError) -> Refusal {
-    tracing::error!(%error, "read for a stream");
-    match error {
-        ReadError::NoLog => Refusal::new(Code::Internal, "the log of this org is gone; come back"),
-        ReadError::Store(_) => Refusal::new(Code::Internal, "the log cannot be read"),
-    }
-}
-
-/// The place behind which the last `count` events stand that this reader may see. Looks through a
-/// bounded number of events; where that does not find enough, the stream starts where it looked.
-async fn find_tail(
-    node: &Node,
-    log: &LogState,
-    org: &OrgId,
-    user: &UserId,
-    filter: &Filter,
-    count: usize,
-) -> Result<Seq, ReadError> {
-    let limits = &node.config.limits;
-    let count = count.min(limits.tail_events);
-    // From the head backwards, in stretches; seqs need not be dense, so a stretch of seqs holds at
-    // most as many events.
-    const STRETCH: Seq = 1000;
-    let mut found: Vec<Seq> = Vec::new();
-    let mut searched = 0;
-    let mut end = log.head;
-    while end > log.floor && found.len() < count && searched < limits.tail_search_events {
-        let begin = end.saturating_sub(STRETCH).max(log.floor);
-        let mut at = begin;
-        let mut here: Vec<Seq> = Vec::new();
-        while at < end {
-            let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
-            let page = node.engine.read(org, at, limit).await?;
-            searched += page.events.len();
-            here.extend(
-                page.events
-                    .iter()
-                    .filter(|event| filter.admits(&event.service) && event.is_for(user))
-                    .map(|event| event.seq),
-            );
-            if page.to <= at {
-                break;
-            }
-            at = page.to;
-        }
-        here.append(&mut found);
-        found = here;
-        end = begin;
-    }
-    Ok(match found.len().checked_sub(count) {
-        Some(first) => found.get(first).map_or(log.head, |seq| seq - 1),
-        None => end,
-    })
 }

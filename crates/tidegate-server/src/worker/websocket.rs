@@ -17,8 +17,10 @@ use tidegate_core::{
 use tokio::net::TcpStream;
 
 use super::{
+    Peer,
     live::Local,
-    reader::{Gone, Reader, Sink, StreamRequest},
+    reader::{Gone, Reader, Sink},
+    start::StreamRequest,
 };
 use crate::{
     admission,
@@ -61,28 +63,25 @@ impl Socket {
         self.leftover.borrow().is_empty()
     }
 
-    /// Writes whole frames; what the socket does not take is kept. Whether it took all.
+    /// Writes whole frames; what the socket does not take is kept. Whether it took all. A frame is
+    /// never begun inside another (R7): while something is left over, all is kept behind it.
     pub fn send(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
         let mut leftover = self.leftover.borrow_mut();
-        if !leftover.is_empty() {
-            // An answer to the client was half written while a page was read for it. The page is as
-            // far as the session has got: it goes behind, and nothing before it (R7).
-            leftover.keep(frames);
-            frames.clear();
-            return Ok(false);
-        }
         let mut rest = frames.as_slice();
-        while !rest.is_empty() {
+        while leftover.is_empty() && !rest.is_empty() {
             let taken = socket::try_send(&self.stream, rest).map_err(|_| Gone)?;
-            let done = leftover.keep_rest(rest, taken);
-            rest = &rest[done..];
-            if taken == 0 || !leftover.is_empty() {
+            if taken == 0 {
                 break;
             }
+            let done = leftover.keep_rest(rest, taken);
+            rest = &rest[done..];
+            self.progress.set(Instant::now());
         }
         // Shared bytes: keeping the handles of one round costs nothing of its own.
+        if leftover.is_empty() && !rest.is_empty() {
+            self.progress.set(Instant::now());
+        }
         leftover.keep(rest);
-        self.progress.set(Instant::now());
         frames.clear();
         Ok(leftover.is_empty())
     }
@@ -117,9 +116,10 @@ impl Socket {
 }
 
 /// One WebSocket connection from its upgrade to its end. `grant` is what the request itself proved;
-/// without it the first frame must be `auth`.
+/// without it the first frame must be `auth`. The peer's place in the count of sockets is held to the end.
 pub async fn run(
     local: Rc<Local>,
+    _peer: Peer,
     switching: Switching,
     grant: Option<StreamGrant>,
     request: Result<StreamRequest, Refusal>,

@@ -294,3 +294,49 @@ fn a_development_directory_gives_its_address_and_credentials_to_loopback_alone()
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.err.contains("--key (or TIDEGATE_KEY) must give an API key"), "{}", ran.err);
 }
+
+#[test]
+fn a_gateway_that_is_not_there_is_said_so_in_one_line() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", nobody.local_addr().expect("an address"));
+    drop(nobody);
+    let dir = dir();
+    let args = [
+        "publish",
+        "--service",
+        "s",
+        "--event",
+        "e",
+        "--org",
+        "o",
+        "--key",
+        "k",
+        "--retry-for",
+        "0s",
+        "--url",
+        &url,
+    ];
+    let ran = Ran::from(tidegate(dir.path(), &args).output().expect("it runs"));
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(
+        ran.err,
+        "tidegate: gave up within 0s (--retry-for): cannot reach the gateway: Connection refused (os error 111)\n"
+    );
+}
+
+#[test]
+fn gaps_are_shown_in_their_place() {
+    let script = script(vec![frames(&[
+        r#"{"type":"hello","cursor":"e-4-t"}"#,
+        r#"{"type":"gap","prev":4,"seq":6,"epoch":"e","filter":"t","reason":"retention"}"#,
+        r#"{"type":"gap","prev":6,"seq":2,"epoch":"f","filter":"t","reason":"epoch"}"#,
+        r#"{"type":"event","seq":3,"prev":2,"timestamp":"t","service":"s","event":"e","id":"i","data":1}"#,
+    ])]);
+    let (ran, _) = run(script, &["tail", "--count", "1"], None);
+    assert_eq!(
+        ran.out,
+        "-- gap (retention): events after 4 up to 6 are not to be had --\n\
+         -- gap (epoch): the log began anew; what came behind 6 may be missing; going on behind 2 --\n\
+         t         3  s  e  i  1\n"
+    );
+}

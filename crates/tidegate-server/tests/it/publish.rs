@@ -157,10 +157,10 @@ fn other_addresses_methods_and_media_are_refused_by_name() {
     assert_eq!(get("/nowhere").send().refusal(), "not_found");
     assert_eq!(get("/v1/orgs/dev/nowhere").send().status, 404);
     for (method, endpoint, allowed) in [
-        ("PUT", "events", "GET, POST"),
-        ("DELETE", "stream", "GET"),
-        ("POST", "stream", "GET"),
-        ("PATCH", "cursor", "GET"),
+        ("PUT", "events", "GET, POST, OPTIONS"),
+        ("DELETE", "stream", "GET, OPTIONS"),
+        ("POST", "stream", "GET, OPTIONS"),
+        ("PATCH", "cursor", "GET, OPTIONS"),
     ] {
         let answer = gateway.getting(endpoint).by(method).send();
         assert_eq!((answer.status, answer.refusal().as_str()), (405, "method_not_allowed"), "{method}");

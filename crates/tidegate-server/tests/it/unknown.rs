@@ -15,7 +15,7 @@ use tidegate_server::{
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts},
-    worker::Worker,
+    worker::{Accepted, Worker},
 };
 use tokio::sync::watch;
 
@@ -97,7 +97,8 @@ fn an_unknown_outcome_names_the_ids_and_sending_again_is_safe() {
         clock,
         hub,
     };
-    let worker = Worker::start(0, Arc::new(Node::new(config, parts))).expect("a worker");
+    let node = Arc::new(Node::new(config, parts));
+    let worker = Worker::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("bound");
     let send = |to: SocketAddr| {
@@ -109,9 +110,10 @@ fn an_unknown_outcome_names_the_ids_and_sending_again_is_safe() {
             );
         let request = request.with("idempotency-key", "k");
         let mut connection = request.begin();
-        let (accepted, peer) = listener.accept().expect("accept");
-        accepted.set_nonblocking(true).expect("non-blocking");
-        worker.hand(accepted, peer).expect("room");
+        let (stream, peer) = listener.accept().expect("accept");
+        stream.set_nonblocking(true).expect("non-blocking");
+        let place = node.take_socket().expect("room");
+        worker.hand(Accepted { stream, peer, place }).expect("room");
         crate::client::http::Answer::read(&mut connection).expect("an answer")
     };
 

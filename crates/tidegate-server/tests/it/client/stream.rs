@@ -1,7 +1,7 @@
 //! What both transports have in common: frames, and how a client follows them.
 
 use serde_json::Value;
-use tidegate_core::client::{Heard, Reader, Received};
+use tidegate_core::client::{StreamReader, Taken};
 
 /// A stream of frames.
 pub trait Frames {
@@ -38,42 +38,48 @@ pub trait Frames {
 }
 
 /// A client that follows a stream by R2 and panics at a hole.
-#[derive(Default)]
 pub struct Follower {
-    reader: Reader,
+    reader: StreamReader,
     /// The gaps that it was told of: reason and the seq to go on from.
     pub gaps: Vec<(String, u64)>,
 }
 
+impl Default for Follower {
+    fn default() -> Self {
+        Self { reader: StreamReader::new(None), gaps: Vec::new() }
+    }
+}
+
 impl Follower {
-    /// A client that holds this cursor.
+    /// A client that holds this cursor, and has heard the hello that begins there.
     pub fn at(cursor: &str) -> Self {
-        Self { reader: Reader::new(Some(cursor.parse().expect("a cursor"))), gaps: Vec::new() }
+        let mut follower = Self::default();
+        follower.hear(&format!(r#"{{"type":"hello","cursor":"{cursor}","head":0}}"#));
+        follower
     }
 
     /// Takes a frame; the events that it brings.
     pub fn hear(&mut self, text: &str) -> Vec<Value> {
-        let events = self.receive(text).into_iter();
-        events.map(|event| serde_json::from_str(event.json.get()).expect("an event")).collect()
+        match self.reader.take(text) {
+            Taken::Events(events) => {
+                events.into_iter().map(|event| serde_json::from_str(event.get()).expect("an event")).collect()
+            }
+            Taken::Gap { seq, reason, .. } => {
+                self.gaps.push((reason, seq));
+                Vec::new()
+            }
+            Taken::Hole => panic!("a hole: {text}"),
+            Taken::Broken(why) => panic!("{why}: {text}"),
+            Taken::Error { .. } => panic!("the stream ends: {text}"),
+            Taken::Nothing | Taken::Hello { .. } | Taken::Ping | Taken::Status(_) | Taken::Leave { .. } => {
+                Vec::new()
+            }
+        }
     }
 
     /// Takes a frame; the seqs of the events that it brings.
     pub fn hear_seqs(&mut self, text: &str) -> Vec<u64> {
-        self.receive(text).into_iter().map(|event| event.seq).collect()
-    }
-
-    fn receive(&mut self, text: &str) -> Vec<Received> {
-        match self.reader.hear(text).unwrap_or_else(|broken| panic!("{broken}: {text}")) {
-            Heard::Events(events) => events,
-            Heard::Gap(gap) => {
-                let reason = gap.reason.map_or("?", |reason| reason.name()).to_owned();
-                self.gaps.push((reason, gap.seq));
-                Vec::new()
-            }
-            Heard::Hole { cursor, prev } => panic!("a hole from {cursor} to {prev}: {text}"),
-            Heard::Error { .. } => panic!("the stream ends: {text}"),
-            _ => Vec::new(),
-        }
+        self.hear(text).iter().map(|event| event["seq"].as_u64().expect("a seq")).collect()
     }
 
     /// The seq of its cursor.

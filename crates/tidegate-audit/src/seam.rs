@@ -1,0 +1,206 @@
+//! The seam between replay and live: many connections come and come back, each from its own place,
+//! while events are published.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use clap::Args;
+use rand::Rng as _;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    Common,
+    continuity::{Cursor, Start},
+    event::{SERVICES, Services},
+    findings::Findings,
+    gateway::Gateway,
+    history,
+    ledger::Ledger,
+    publisher, reader,
+    report::{Report, progress},
+    transport::Transport,
+};
+
+/// Places that a log may have here.
+const PLACES_MAX: usize = 1 << 23;
+
+/// Publishers that share the rate.
+const PUBLISHERS: u32 = 4;
+
+/// Events of a batch.
+const BATCH: usize = 10;
+
+/// How long all may take to the log's end, on however slow a machine.
+const LOAD_MAX: Duration = Duration::from_secs(180);
+
+/// How long the readers may take from there.
+const END_MAX: Duration = Duration::from_secs(90);
+
+/// How the audit runs.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// How many connections resume
+    #[arg(long, default_value_t = 1000)]
+    connections: usize,
+    /// Events per second
+    #[arg(long, default_value_t = 2000)]
+    rate: u64,
+    /// For how long events are published
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Events in the log before the first connection
+    #[arg(long, default_value_t = 5000)]
+    before: usize,
+}
+
+/// Runs it; false if something was found.
+pub async fn run(options: Options) -> anyhow::Result<bool> {
+    let Options { common, connections, rate, seconds, before } = options;
+    let settings = [
+        "limits.connections_per_user=20000",
+        "limits.connections_per_address=20000",
+        "limits.handshakes_per_second=100000",
+        "ping.interval=\"5s\"",
+        "ping.timeout=\"4500ms\"",
+    ];
+    let mut gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
+    let deadline = Instant::now() + LOAD_MAX;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let (ledger, findings) = (Arc::new(Ledger::new(PLACES_MAX)), Arc::new(Findings::default()));
+    let (end, ended) = watch::channel(None);
+    let reading = reader::Surroundings {
+        client: client.clone(),
+        gateway: gateway.announced().clone(),
+        ledger: ledger.clone(),
+        findings: findings.clone(),
+        end: ended,
+        deadline,
+        resumed: Arc::default(),
+        delivered: Arc::default(),
+        greeted: Arc::default(),
+    };
+    let publish = |plan: publisher::Plan| {
+        let (stop, stopped) = watch::channel(false);
+        let around = publisher::Surroundings {
+            client: client.clone(),
+            gateway: gateway.announced().clone(),
+            ledger: ledger.clone(),
+            findings: findings.clone(),
+            stop: stopped,
+            deadline,
+            life: Arc::default(),
+            in_flight: Arc::default(),
+        };
+        (stop, tokio::spawn(publisher::run(plan, around)))
+    };
+    let until = async |holds: &dyn Fn() -> bool| {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while !holds() && Instant::now() < deadline && findings.count() == 0 {
+            look.tick().await;
+        }
+    };
+
+    // A log to start in, then the load.
+    let (stop, first) = publish(publisher::Plan { number: 0, batch: 50..101, every: None });
+    until(&|| ledger.acknowledged() >= before).await;
+    stop.send_replace(true);
+    first.await?;
+    let every = Duration::from_secs_f64(f64::from(PUBLISHERS) * BATCH as f64 / rate.max(1) as f64);
+    let load: Vec<_> = (1..=PUBLISHERS)
+        .map(|number| publish(publisher::Plan { number, batch: BATCH..BATCH + 1, every: Some(every) }))
+        .collect();
+
+    let bar = progress(connections as u64, "connections");
+    let target = before + (rate * seconds) as usize;
+    let mut tasks = Vec::new();
+    for index in 0..connections {
+        // Spread over the first half of the load: each meets the seam at another moment.
+        let due = before + (target - before) / 2 * index / connections.max(1);
+        until(&|| ledger.acknowledged() >= due).await;
+        let plan = plan(index, &ledger);
+        tasks.push(tokio::spawn(reader::run(plan, reading.clone())));
+        bar.set_position(reading.greeted.load(Ordering::Relaxed) as u64);
+    }
+    until(&|| {
+        bar.set_position(reading.greeted.load(Ordering::Relaxed) as u64);
+        bar.set_message(format!("{} events", ledger.acknowledged()));
+        ledger.acknowledged() >= target && reading.greeted.load(Ordering::Relaxed) >= connections
+    })
+    .await;
+    for (stop, publisher) in load {
+        stop.send_replace(true);
+        publisher.await?;
+    }
+    bar.finish_and_clear();
+
+    let (events, head) = match history::read(&client, gateway.announced()).await {
+        Ok(log) => (log.events, log.head),
+        Err(error) => {
+            findings.add("history", format!("{error:#}"));
+            (Vec::new(), 0)
+        }
+    };
+    end.send_replace(Some(reader::End { seq: head, by: Instant::now() + END_MAX }));
+    let (mut starts, mut delivered) = (std::collections::BTreeSet::new(), 0);
+    for (index, task) in tasks.into_iter().enumerate() {
+        let continuity = task.await?;
+        for fault in continuity.settle(&events) {
+            findings.add(name(index), fault);
+        }
+        starts.extend(continuity.began());
+        delivered += continuity.events();
+    }
+    ledger.settle(&events, &findings);
+    let resumed = reading.resumed.load(Ordering::Relaxed);
+    let greeted = reading.greeted.load(Ordering::Relaxed);
+    let mut report = Report::default();
+    report
+        .row("connections", format!("{greeted} of {connections}"))
+        .row("different places they started from", starts.len())
+        .row("times they came back", resumed)
+        .row("events in the log", events.len())
+        .row("events read", delivered);
+    let require = |holds: bool, what: &str| {
+        if !holds {
+            findings.add("audit", what);
+        }
+    };
+    require(greeted == connections, "not every connection got its hello");
+    require(events.len() >= target, "too few events were published");
+    require(starts.len() * 4 >= connections, "most connections started from the same places");
+    require(resumed * 2 >= connections, "too few connections came back");
+    require(gateway.is_running(), "the gateway has ended by itself");
+    let kept = gateway.finish(findings.count() > 0).await;
+    Ok(report.print("seam", &findings, kept.as_deref()))
+}
+
+fn name(index: usize) -> String {
+    format!("connection {index} ({})", Transport::of(index).name())
+}
+
+/// Connection `index`: from anywhere in the log, for all services or a few; most leave and come back.
+fn plan(index: usize, ledger: &Ledger) -> reader::Plan {
+    let mut random = rand::rng();
+    let start = match ledger.cursor() {
+        Some(cursor) if !index.is_multiple_of(10) => {
+            let seq = random.random_range(0..=cursor.seq);
+            Start::Cursor(Cursor { seq, ..cursor })
+        }
+        _ if index.is_multiple_of(20) => Start::Head,
+        _ => Start::Tail(1 + index % 100),
+    };
+    // What a machine of two cores can look through: a few see all, the others one to four services.
+    let services = match index % 8 {
+        0 => Services::ALL,
+        other => {
+            let first = random.random_range(0..SERVICES);
+            Services::of((0..1 + other % 4).map(|step| (first + step * 5) % SERVICES))
+        }
+    };
+    let cuts = if services == Services::ALL { 1000..12_000 } else { 100..1500 };
+    reader::Plan { name: name(index), transport: Transport::of(index), services, start, cuts: Some(cuts) }
+}

@@ -1,0 +1,290 @@
+//! The two transports, by other people's WebSocket and HTTP clients.
+
+use std::{collections::VecDeque, pin::Pin};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{self, Message, Utf8Bytes, client::IntoClientRequest as _},
+};
+
+use crate::{continuity::Start, event::Services, gateway::Announced};
+
+/// How a reader is connected, and says who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// WebSocket, the token in a header.
+    WebSocketHeader,
+    /// WebSocket, the token in the first frame.
+    WebSocketFrame,
+    /// WebSocket, the token among the subprotocols, as browsers have it.
+    WebSocketProtocol,
+    /// Server-sent events, resumed by `Last-Event-ID` as browsers do.
+    SseLastEventId,
+    /// Server-sent events, resumed by `cursor=`.
+    SseCursor,
+}
+
+impl Transport {
+    /// One for each number: half WebSocket, half SSE, in all their kinds.
+    pub fn of(number: usize) -> Self {
+        const KINDS: [Transport; 6] = [
+            Transport::WebSocketHeader,
+            Transport::SseLastEventId,
+            Transport::WebSocketFrame,
+            Transport::SseCursor,
+            Transport::WebSocketProtocol,
+            Transport::SseLastEventId,
+        ];
+        KINDS[number % KINDS.len()]
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocketHeader | Self::WebSocketFrame | Self::WebSocketProtocol => "websocket",
+            Self::SseLastEventId | Self::SseCursor => "sse",
+        }
+    }
+}
+
+/// Why a stream did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The gateway is not there.
+    #[error("the gateway cannot be reached: {0}")]
+    Away(String),
+    /// It said no.
+    #[error("the gateway refused the stream with {status}: {body}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// Its words.
+        body: String,
+    },
+}
+
+/// One frame as it came.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A WebSocket message.
+    Message(Utf8Bytes),
+    /// A server-sent event and its `id:`.
+    Event {
+        /// Its data.
+        data: String,
+        /// Its id, where it has one of its own.
+        id: Option<String>,
+    },
+}
+
+impl Incoming {
+    /// The frame.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Message(text) => text.as_str(),
+            Self::Event { data, .. } => data,
+        }
+    }
+
+    /// Its id, on SSE.
+    pub fn id(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Message(_) => None,
+            Self::Event { id, .. } => Some(id.as_deref()),
+        }
+    }
+}
+
+/// An open stream.
+pub enum Stream {
+    /// Over WebSocket.
+    WebSocket(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    /// Over SSE.
+    Sse(Box<SseStream>),
+}
+
+/// The address of a stream and its query, `cursor=` left out if `by_header`.
+fn address(gateway: &Announced, services: Services, start: &Start, by_header: bool) -> String {
+    let mut query = Vec::new();
+    let names = services.query();
+    if !names.is_empty() {
+        query.push(format!("services={names}"));
+    }
+    match start {
+        Start::Head => {}
+        Start::Tail(count) => query.push(format!("tail={count}")),
+        Start::Cursor(_) if by_header => {}
+        Start::Cursor(cursor) => query.push(format!("cursor={cursor}")),
+    }
+    format!("{}/v1/orgs/{}/stream?{}", gateway.url, gateway.org, query.join("&"))
+}
+
+impl Stream {
+    /// Opens one.
+    pub async fn open(
+        transport: Transport,
+        client: &reqwest::Client,
+        gateway: &Announced,
+        services: Services,
+        start: &Start,
+    ) -> Result<Self, OpenError> {
+        match transport {
+            Transport::SseLastEventId | Transport::SseCursor => {
+                let by_header = transport == Transport::SseLastEventId;
+                let mut request = client
+                    .get(address(gateway, services, start, by_header))
+                    .bearer_auth(&gateway.token)
+                    .header("accept", "text/event-stream");
+                if let (true, Start::Cursor(cursor)) = (by_header, start) {
+                    request = request.header("last-event-id", cursor.to_string());
+                }
+                let answer = request.send().await.map_err(|error| OpenError::Away(format!("{error:#}")))?;
+                let status = answer.status().as_u16();
+                if status != 200 {
+                    return Err(OpenError::Refused { status, body: answer.text().await.unwrap_or_default() });
+                }
+                let body = Box::pin(answer.bytes_stream().map(|chunk| chunk.ok().map(Into::into)));
+                Ok(Self::Sse(Box::new(SseStream { body, parser: SseParser::default() })))
+            }
+            _ => {
+                let url = address(gateway, services, start, false).replacen("http", "ws", 1);
+                let request = || -> Result<_, tungstenite::Error> {
+                    let mut request = url.into_client_request()?;
+                    let headers = request.headers_mut();
+                    match transport {
+                        Transport::WebSocketHeader => {
+                            headers.insert("authorization", format!("Bearer {}", gateway.token).parse()?);
+                        }
+                        Transport::WebSocketProtocol => {
+                            let protocols = format!("tidegate.v1, tidegate.bearer.{}", gateway.token);
+                            headers.insert("sec-websocket-protocol", protocols.parse()?);
+                        }
+                        _ => {}
+                    }
+                    Ok(request)
+                };
+                let away = |error: tungstenite::Error| match error {
+                    tungstenite::Error::Http(answer) => OpenError::Refused {
+                        status: answer.status().as_u16(),
+                        body: String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into(),
+                    },
+                    error => OpenError::Away(error.to_string()),
+                };
+                let (mut socket, _) = connect_async(request().map_err(away)?).await.map_err(away)?;
+                if transport == Transport::WebSocketFrame {
+                    let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token);
+                    socket.send(Message::text(auth)).await.map_err(away)?;
+                }
+                Ok(Self::WebSocket(Box::new(socket)))
+            }
+        }
+    }
+
+    /// The next frame; none when the connection has ended, whichever way.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        match self {
+            Self::WebSocket(socket) => loop {
+                match socket.next().await? {
+                    Ok(Message::Text(text)) => return Some(Incoming::Message(text)),
+                    Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                    Ok(_) | Err(_) => return None,
+                }
+            },
+            Self::Sse(stream) => stream.next().await,
+        }
+    }
+
+    /// Answers a ping; nothing where there is nothing to answer with.
+    pub async fn pong(&mut self) {
+        if let Self::WebSocket(socket) = self {
+            // A lost connection shows in the next read.
+            let _ = socket.send(Message::text(r#"{"type":"pong"}"#)).await;
+        }
+    }
+}
+
+type Chunks = Pin<Box<dyn futures_util::Stream<Item = Option<Vec<u8>>> + Send>>;
+
+/// A body that is read as server-sent events.
+pub struct SseStream {
+    body: Chunks,
+    parser: SseParser,
+}
+
+impl SseStream {
+    async fn next(&mut self) -> Option<Incoming> {
+        loop {
+            if let Some((data, id)) = self.parser.events.pop_front() {
+                return Some(Incoming::Event { data, id });
+            }
+            let chunk = std::future::poll_fn(|context| self.body.as_mut().poll_next(context)).await??;
+            self.parser.take(&chunk);
+        }
+    }
+}
+
+/// The parser of WHATWG HTML, section 9.2.6, as far as the gateway's streams need it.
+#[derive(Debug, Default)]
+struct SseParser {
+    line: Vec<u8>,
+    data: Option<String>,
+    id: Option<String>,
+    events: VecDeque<(String, Option<String>)>,
+}
+
+impl SseParser {
+    fn take(&mut self, chunk: &[u8]) {
+        let mut parts = chunk.split(|byte| *byte == b'\n');
+        let mut part = parts.next();
+        while let Some(text) = part {
+            self.line.extend_from_slice(text);
+            part = parts.next();
+            if part.is_some() {
+                let line = std::mem::take(&mut self.line);
+                self.end_line(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).as_ref());
+            }
+        }
+    }
+
+    fn end_line(&mut self, line: &str) {
+        if line.is_empty() {
+            let id = self.id.take();
+            if let Some(data) = self.data.take() {
+                self.events.push_back((data, id));
+            }
+            return;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "data" => match &mut self.data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => self.data = Some(value.to_owned()),
+            },
+            "id" => self.id = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sse_is_read_however_it_is_cut() {
+        let text = "retry: 1000\n\nid: e-1-t\ndata: {\"a\":1}\n\n: word\ndata: x\ndata:y\r\n\r\nid: late";
+        let whole = [("{\"a\":1}".to_owned(), Some("e-1-t".to_owned())), ("x\ny".to_owned(), None)];
+        for cut in 0..text.len() {
+            let mut parser = SseParser::default();
+            parser.take(&text.as_bytes()[..cut]);
+            parser.take(&text.as_bytes()[cut..]);
+            assert_eq!(parser.events, whole, "cut at {cut}");
+        }
+    }
+}

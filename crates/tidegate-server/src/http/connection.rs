@@ -1,0 +1,79 @@
+//! One connection of the public listener: HTTP/1.1 over a socket that does not wait for ever.
+
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::answer;
+use crate::{
+    transport::guarded::{Guarded, Patience, Turns},
+    worker::{Accepted, Local, Peer},
+};
+
+/// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
+const STALL_GRACE: Duration = Duration::from_secs(3);
+
+/// Serves an accepted socket on the thread of its worker.
+pub fn serve(local: Rc<Local>, accepted: Accepted) {
+    tokio::task::spawn_local(connection(local, accepted));
+}
+
+/// One HTTP connection, until it ends or turns into a WebSocket.
+async fn connection(local: Rc<Local>, accepted: Accepted) {
+    let Accepted { stream, peer, place } = accepted;
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%error, "take over an accepted socket");
+            return;
+        }
+    };
+    let limits = &local.node.config.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.header_bytes.bytes().max(8192))
+        .max_headers(limits.headers);
+    let turns = Arc::new(Turns::default());
+    // Longer than a reader's own timeout, which is the one that has a code and a count.
+    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
+    let guarded = Guarded::new(stream, turns.clone(), patience);
+    // An upgraded socket takes its place in the count along.
+    let place = Rc::new(place);
+    let service = hyper::service::service_fn({
+        let (local, turns) = (local.clone(), turns.clone());
+        move |request| {
+            turns.asked();
+            let peer = Peer { address: peer, place: place.clone() };
+            let (answered, turns) = (answer(local.clone(), peer, request), turns.clone());
+            async move {
+                let answered = answered.await;
+                turns.answered();
+                answered
+            }
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guarded), service).with_upgrades());
+    let mut draining = local.node.draining.subscribe();
+    let mut is_leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            _ = draining.wait_for(Option::is_some), if !is_leaving => {
+                is_leaving = true;
+                // What is being answered is finished, and who rests is let go; streams end by their
+                // own drain. Who has only just come is answered once (with `Connection: close`).
+                if turns.has_asked() {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // The peer's doing, mostly; what we answered was logged where it was answered.
+        tracing::debug!(%error, %peer, "end an HTTP connection");
+    }
+}

@@ -1,0 +1,63 @@
+//! The query of an address.
+
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
+use http::Request;
+use tidegate_core::{Code, Refusal, ServiceName};
+
+/// The parameters of a query (`application/x-www-form-urlencoded`).
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// The parameters of a request.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let query = request.uri().query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// The only value of `name`.
+    pub fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        let mut values = self.0.iter().filter(|(key, _)| key == name);
+        let value = values.next();
+        if values.next().is_some() {
+            return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the query")));
+        }
+        Ok(value.map(|(_, value)| value.as_str()))
+    }
+
+    /// The only value of `name`, as a number in `range`.
+    pub fn number(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Refusal> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse::<usize>() {
+            Ok(number) if is_plain && range.contains(&number) => Ok(Some(number)),
+            _ => {
+                let (least, most) = range.into_inner();
+                Err(Refusal::new(
+                    Code::BadRequest,
+                    format!("{name} must be a whole number from {least} to {most}"),
+                ))
+            }
+        }
+    }
+
+    /// `services=`; `None`, for all that the grant allows, where it is absent, empty or `*`.
+    pub fn services(&self, max: usize) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
+        let text = match self.one("services")? {
+            None | Some("" | "*") => return Ok(None),
+            Some(text) => text,
+        };
+        let names: Vec<&str> = text.split(',').collect();
+        if names.len() > max {
+            let message =
+                format!("services names {} services, limits.services_per_filter allows {max}", names.len());
+            return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
+        }
+        let parse = |name: &str| {
+            ServiceName::parse(name)
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("services: {error}")))
+        };
+        names.into_iter().map(parse).collect::<Result<_, _>>().map(Some)
+    }
+}

@@ -1,0 +1,168 @@
+//! What time brings to one reader: pings, timeouts, and its turn to leave.
+//!
+//! Decides; [`super::reader`] acts. Looked at a few times a second by the worker.
+
+use std::time::{Duration, Instant};
+
+use tidegate_core::{Code, Refusal};
+
+use crate::{config::Config, node::random};
+
+/// How often a client may send frames.
+const CLIENT_FRAMES_PER_SECOND: f64 = 50.0;
+
+/// How long a client has to leave after `goaway`.
+const GOAWAY: Duration = Duration::from_secs(1);
+
+/// The times of one reader.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    next_ping: Instant,
+    /// When the ping went out that is not answered yet.
+    pinged: Option<Instant>,
+    /// When the client last showed that it is there.
+    heard: Instant,
+    /// Since when a message of the client's is only partly here.
+    partial: Option<Instant>,
+    /// Frames that the client sent since `counted`.
+    frames: u32,
+    counted: Instant,
+    leave: Leave,
+}
+
+/// How far the reader is with going away.
+#[derive(Debug, Clone, Copy)]
+enum Leave {
+    Stay,
+    /// Told at this time...
+    At(Instant),
+    /// ...and closed at this one.
+    By(Instant),
+}
+
+/// What the clock cannot know.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Now.
+    pub now: Instant,
+    /// Since when the node is going away.
+    pub draining: Option<Instant>,
+    /// When the socket last took bytes; now, where none wait.
+    pub progress: Instant,
+    /// Whether the grant still holds.
+    pub is_granted: bool,
+    /// Whether the reader is level and nothing waits for its socket.
+    pub is_quiet: bool,
+    /// Whether its transport can answer a ping.
+    pub answers_pings: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Due {
+    /// End the stream.
+    End(Refusal),
+    /// Ask the client to leave within this time.
+    GoAway(Duration),
+    /// Send a ping.
+    Ping,
+}
+
+impl Clock {
+    /// The times of a reader that has just come.
+    pub fn new(now: Instant, ping_interval: Duration) -> Self {
+        Self {
+            // Spread over the interval, so that readers who came together do not ping together.
+            next_ping: now + ping_interval.mul_f64(0.5 + fraction() / 2.0),
+            pinged: None,
+            heard: now,
+            partial: None,
+            frames: 0,
+            counted: now,
+            leave: Leave::Stay,
+        }
+    }
+
+    /// The client sent something.
+    pub fn heard(&mut self, now: Instant, is_pong: bool, frames: u32) {
+        self.heard = now;
+        self.frames += frames;
+        if is_pong {
+            self.pinged = None;
+        }
+    }
+
+    /// Whether what the client sent ends in the middle of a message.
+    pub fn heard_partly(&mut self, now: Instant, is_partial: bool) {
+        self.partial = is_partial.then(|| self.partial.unwrap_or(now));
+    }
+
+    /// What is due.
+    pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        let now = facts.now;
+        let end = |code, message: &str| Some(Due::End(Refusal::new(code, message)));
+        let since = |then: Instant| now.saturating_duration_since(then);
+        if !facts.is_granted {
+            return end(Code::TokenExpired, "the token has expired; renew it and come back");
+        }
+        if since(facts.progress) > config.limits.write_timeout {
+            let message = "the client took no bytes for limits.write_timeout";
+            let refusal = Refusal::new(Code::SlowConsumer, message).limited_by("limits.write_timeout");
+            return Some(Due::End(refusal));
+        }
+        if self.pinged.is_some_and(|pinged| since(pinged.max(self.heard)) > config.ping.timeout) {
+            return end(Code::PingTimeout, "no pong came within ping.timeout");
+        }
+        if self.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
+            return end(Code::BadFrame, "a message that was begun did not end in time");
+        }
+        let seconds = since(self.counted).as_secs_f64();
+        if f64::from(self.frames) > CLIENT_FRAMES_PER_SECOND * seconds.max(1.0) {
+            let message = "the client sends more than 50 frames a second";
+            return Some(Due::End(Refusal::new(Code::RateLimited, message).retry_in(10_000)));
+        }
+        if seconds >= 1.0 {
+            (self.counted, self.frames) = (now, 0);
+        }
+        self.leave(config, facts).or_else(|| self.ping(config, facts))
+    }
+
+    fn leave(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        let window = config.drain.window;
+        match (self.leave, facts.draining) {
+            (Leave::Stay, Some(begun)) => {
+                self.leave = Leave::At(begun + window.saturating_sub(GOAWAY).mul_f64(fraction()));
+                None
+            }
+            (Leave::At(at), _) if at <= facts.now => {
+                let patience = GOAWAY.min(window);
+                self.leave = Leave::By(facts.now + patience);
+                Some(Due::GoAway(patience))
+            }
+            (Leave::By(by), _) if by <= facts.now => {
+                let refusal = Refusal::new(Code::Draining, "the gateway is going away; come back");
+                Some(Due::End(refusal.retry_in(1000 + random() % 4000)))
+            }
+            _ => None,
+        }
+    }
+
+    fn ping(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        if facts.now < self.next_ping {
+            return None;
+        }
+        self.next_ping = facts.now + config.ping.interval;
+        if !facts.is_quiet {
+            return None;
+        }
+        if facts.answers_pings {
+            self.pinged = self.pinged.or(Some(facts.now));
+        }
+        Some(Due::Ping)
+    }
+}
+
+/// Uniform over [0, 1).
+fn fraction() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}

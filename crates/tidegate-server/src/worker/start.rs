@@ -1,0 +1,90 @@
+//! Where a stream starts: what the client asks for, and the place that this is.
+
+use std::collections::BTreeSet;
+
+use tidegate_core::{Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From};
+
+use crate::{
+    auth::StreamGrant,
+    engine::{PageLimit, ReadError},
+    node::Node,
+};
+
+/// What a client asks of a stream, beside its credentials.
+#[derive(Debug, Clone)]
+pub struct StreamRequest {
+    /// The org of the address.
+    pub org: OrgId,
+    /// `services=`; `None` for all that the grant allows.
+    pub services: Option<BTreeSet<ServiceName>>,
+    /// `Last-Event-ID` or `cursor=`.
+    pub cursor: Option<Cursor>,
+    /// `tail=`.
+    pub tail: Option<usize>,
+}
+
+impl StreamRequest {
+    /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
+    pub async fn place(
+        &self,
+        node: &Node,
+        grant: &StreamGrant,
+        filter: &Filter,
+        log: &LogState,
+    ) -> Result<From, ReadError> {
+        Ok(match (&self.cursor, self.tail) {
+            (Some(cursor), _) => From::Cursor(cursor.clone()),
+            (None, Some(0)) | (None, None) => From::Head,
+            (None, Some(count)) => {
+                From::Seq(find_tail(node, log, grant.org(), grant.user(), filter, count).await?)
+            }
+        })
+    }
+}
+
+/// The place behind which the last `count` events stand that this reader may see. Looks through a
+/// bounded number of events; where that does not find enough, the stream starts where it looked.
+async fn find_tail(
+    node: &Node,
+    log: &LogState,
+    org: &OrgId,
+    user: &UserId,
+    filter: &Filter,
+    count: usize,
+) -> Result<Seq, ReadError> {
+    let limits = &node.config.limits;
+    let count = count.min(limits.tail_events);
+    // From the head backwards, in stretches; seqs need not be dense, so a stretch of seqs holds at
+    // most as many events.
+    const STRETCH: Seq = 1000;
+    let mut found: Vec<Seq> = Vec::new();
+    let mut searched = 0;
+    let mut end = log.head;
+    while end > log.floor && found.len() < count && searched < limits.tail_search_events {
+        let begin = end.saturating_sub(STRETCH).max(log.floor);
+        let mut at = begin;
+        let mut here: Vec<Seq> = Vec::new();
+        while at < end {
+            let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
+            let page = node.engine.read(org, at, limit).await?;
+            searched += page.events.len();
+            here.extend(
+                page.events
+                    .iter()
+                    .filter(|event| filter.admits(&event.service) && event.is_for(user))
+                    .map(|event| event.seq),
+            );
+            if page.to <= at {
+                break;
+            }
+            at = page.to;
+        }
+        here.append(&mut found);
+        found = here;
+        end = begin;
+    }
+    Ok(match found.len().checked_sub(count) {
+        Some(first) => found.get(first).map_or(log.head, |seq| seq - 1),
+        None => end,
+    })
+}

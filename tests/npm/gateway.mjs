@@ -1,0 +1,108 @@
+// A gateway for tests: `tidegate dev` on a free port and a directory of its own, killed and started
+// again on both. Whatever happens, nothing is left running.
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+const START_MS = 30_000;
+
+// Below the ports that systems give to outgoing connections: a client that tries a closed port of
+// that range again and again can end up connected to itself, and then holds the port.
+const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
+
+export class Gateway {
+  #program; #arguments; #child = null;
+
+  /** `arguments`: further ones for `tidegate dev`, such as `--no-feed`. */
+  constructor(program, ...more) {
+    this.#program = program;
+    this.#arguments = more;
+    this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
+    process.once('exit', () => this.#remove());
+    for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
+  }
+
+  async start() {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await this.#launch(freePort());
+      } catch (error) {
+        if (tries === 5) throw error;
+      }
+    }
+  }
+
+  /** Starts it again, where it was. */
+  restart() { return this.#launch(new URL(this.url).port); }
+
+  async #launch(port) {
+    const child = spawn(this.#program, [
+      'dev', '--json', '--data-dir', this.dir, '--listen', `127.0.0.1:${port}`,
+      '--set', 'listen.admin="127.0.0.1:0"', ...this.#arguments,
+    ], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let words = '';
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); });
+    this.#child = child;
+    const line = await new Promise((resolve, reject) => {
+      const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);
+      createInterface(child.stdout).once('line', (text) => { clearTimeout(late); resolve(text); });
+      child.once('error', (error) => { clearTimeout(late); reject(error); });
+      child.once('exit', (status) => { clearTimeout(late); reject(new Error(`the gateway ended (${status}): ${words}`)); });
+    });
+    Object.assign(this, JSON.parse(line)); // url, admin_url, org, token, publish_key
+    return this;
+  }
+
+  /** As the kernel does when memory runs out: no handler, no last word. */
+  async kill() {
+    const child = this.#child;
+    const gone = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await gone;
+  }
+
+  /** Publishes events; `id` is theirs or the gateway's. */
+  async publish(...events) {
+    const answer = await fetch(`${this.url}/v1/orgs/${this.org}/events`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${this.publish_key}`, 'content-type': 'application/json' },
+      body: JSON.stringify(events),
+    });
+    if (answer.status !== 200) throw new Error(`a publish was answered with ${answer.status}: ${await answer.text()}`);
+    return answer.json();
+  }
+
+  /** The whole log. */
+  async history() {
+    const events = [];
+    for (let after = ''; ;) {
+      const answer = await fetch(`${this.url}/v1/orgs/${this.org}/events?limit=1000${after}`, {
+        headers: { authorization: `Bearer ${this.token}` },
+      });
+      if (answer.status !== 200) throw new Error(`history was answered with ${answer.status}: ${await answer.text()}`);
+      const page = await answer.json();
+      if (page.gap) throw new Error(`history declares a gap: ${JSON.stringify(page.gap)}`);
+      events.push(...page.events);
+      if (!page.has_more) return events;
+      after = `&after=${page.cursor}`;
+    }
+  }
+
+  #remove() {
+    if (this.#child?.exitCode === null) this.#child.kill('SIGKILL');
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+/** Waits until `look` gives something, looking again and again; `what` is awaited, for the error. */
+export async function until(what, look, patience = 60_000) {
+  const deadline = Date.now() + patience;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`);
+    await new Promise((resolve) => { setTimeout(resolve, 20); });
+  }
+}

@@ -1,0 +1,146 @@
+// Runs the snippets of a Markdown file against a gateway: what stands in the README works, as it
+// stands there. Only its address, org and credentials are replaced.
+//
+//   node tests/npm/snippets.mjs README.md target/debug/tidegate
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+
+import { launch } from './browser.mjs';
+import { Gateway, until } from './gateway.mjs';
+
+const WANTED = ['websocket.js', 'eventsource.html', 'curl.sh'];
+const LINES_MAX = 20; // about fifteen, or they are no snippets
+
+const [file = 'README.md', program = 'target/debug/tidegate'] = process.argv.slice(2);
+const text = readFileSync(file, 'utf8');
+const found = Object.fromEntries(
+  [...text.matchAll(/<!-- snippet: (\S+) -->\n```\w*\n(.*?)\n```/gs)].map(([, name, body]) => [name, body]),
+);
+for (const name of WANTED) {
+  assert.ok(found[name], `${file} has no snippet ${name}`);
+  const lines = found[name].split('\n').length;
+  assert.ok(lines <= LINES_MAX, `${name} has ${lines} lines, more than ${LINES_MAX}`);
+}
+assert.deepEqual(Object.keys(found).filter((name) => !WANTED.includes(name)), [], 'snippets that no test runs');
+
+// Readers serve their pages from an origin of their own; so does this.
+let page = '';
+const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end(page));
+await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
+const origin = `http://127.0.0.1:${site.address().port}`;
+const gateway = await new Gateway(program, '--no-feed', '--set', `auth.origins=["${origin}"]`).start();
+
+function fill(snippet) {
+  const filled = snippet
+    .replaceAll('http://localhost:8080', gateway.url)
+    .replaceAll('ws://localhost:8080', gateway.url.replace('http', 'ws'))
+    .replaceAll('/orgs/dev/', `/orgs/${gateway.org}/`)
+    .replaceAll('$TOKEN', gateway.token)
+    .replaceAll('$KEY', gateway.publish_key);
+  assert.ok(filled.includes(gateway.url.slice(4)) && !filled.includes('localhost'), 'a snippet names the gateway by localhost:8080');
+  return filled;
+}
+
+let number = 0;
+const marked = (mark) => ({ service: 'staff', event: 'shift.started', id: `${mark}-${number += 1}`, data: { mark, number } });
+
+async function browse(html) {
+  const browser = await launch();
+  const tab = await browser.newPage();
+  const lines = [];
+  const errors = [];
+  tab.on('console', (message) => (message.type() === 'error' ? errors : lines).push(message.text()));
+  tab.on('pageerror', (error) => errors.push(String(error)));
+  page = html;
+  await tab.goto(origin);
+  return { browser, tab, lines, errors };
+}
+
+/** How often `mark`'s events stand in `lines`, by their number. */
+const numbers = (lines, mark) => lines.filter((line) => line.includes(mark)).map((line) => Number(/number\\?"?:\s*(\d+)/.exec(line)?.[1]));
+
+const tests = {
+  async 'websocket.js'() {
+    const { browser, lines, errors } = await browse(`<!doctype html><link rel="icon" href="data:,"><script>${fill(found['websocket.js'])}</script>`);
+    const sent = [];
+    const publish = async () => {
+      const event = marked('by-websocket');
+      await gateway.publish(event);
+      sent.push(event.data.number);
+    };
+    // A stream without a cursor starts at the head, which is wherever it is when it opens.
+    await until('the first event', async () => { await publish(); return lines.some((line) => line.includes('by-websocket')); });
+    assert.deepEqual(errors, []);
+    for (let times = 0; times < 5; times += 1) await publish();
+    await until('the last event', () => numbers(lines, 'by-websocket').at(-1) === sent.at(-1));
+    await gateway.kill();
+    await gateway.restart();
+    for (let times = 0; times < 5; times += 1) await publish();
+    await until('what was published while it was away', () => numbers(lines, 'by-websocket').at(-1) === sent.at(-1));
+    const got = numbers(lines, 'by-websocket');
+    assert.deepEqual(got, sent.slice(sent.indexOf(got[0])), 'each event once and in order, over the restart');
+    await browser.close();
+  },
+
+  async 'eventsource.html'() {
+    await gateway.publish(marked('by-eventsource'));
+    const { browser, tab, errors } = await browse(`<!doctype html><link rel="icon" href="data:,">${fill(found['eventsource.html'])}`);
+    const shown = async () => numbers((await tab.locator('body').innerText()).split('\n').reverse(), 'by-eventsource');
+    await until('the event that was there before', async () => (await shown()).length > 0);
+    assert.deepEqual(errors, []);
+    const first = number;
+    for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-eventsource'));
+    await until('the last event', async () => (await shown()).at(-1) === number);
+    await gateway.kill();
+    await gateway.restart();
+    for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-eventsource'));
+    await until('what was published while it was away', async () => (await shown()).at(-1) === number);
+    const wanted = Array.from({ length: number - first + 1 }, (_, at) => first + at);
+    assert.deepEqual(await shown(), wanted, 'each event once and in order, over the restart');
+    await browser.close();
+  },
+
+  async 'curl.sh'() {
+    const shell = spawn('sh', ['-e', '-c', fill(found['curl.sh'])], { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    let out = '';
+    let words = '';
+    shell.stdout.on('data', (chunk) => { out += chunk; });
+    shell.stderr.on('data', (chunk) => { words += chunk; });
+    let ended = false;
+    shell.once('exit', () => { ended = true; });
+    // The whole group: the shell and the curl in it.
+    const stop = () => { if (!ended) process.kill(-shell.pid, 'SIGKILL'); };
+    process.once('exit', stop);
+    await until('the published event to be streamed', () => {
+      assert.ok(!ended, `curl.sh ended: ${out} ${words}`);
+      return out.includes('"type":"hello"') && /data: .*"event":"invoice\.paid"/.test(out);
+    });
+    assert.match(out, /"duplicate":false/, 'it publishes');
+    await gateway.publish(marked('by-curl'));
+    await until('a live event', () => out.includes('by-curl'));
+    stop();
+  },
+};
+
+// What else a page of another origin may want: history and cursors take the token in a header, which
+// browsers ask about first.
+tests['a page of a listed origin'] = async () => {
+  const { browser, tab } = await browse('<!doctype html><link rel="icon" href="data:,">');
+  const ask = (url) => tab.evaluate(async ([address, token]) => {
+    const answer = await fetch(address, { headers: { authorization: `Bearer ${token}` } });
+    return answer.json();
+  }, [url, gateway.token]);
+  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`)).cursor);
+  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/events`)).events.length);
+  await tab.goto(origin.replace('127.0.0.1', 'localhost'));
+  await assert.rejects(ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`), /Failed to fetch/, 'an origin that is not listed');
+  await browser.close();
+};
+
+for (const [name, run] of Object.entries(tests)) {
+  await run();
+  console.log(`ok ${name}`);
+}
+process.exit(0);
