@@ -364,3 +364,37 @@ async fn finish(socket: &Socket, mut peer: ws::Reader, last: Bytes, refusal: Opt
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn r7_a_page_goes_behind_the_answer_that_was_half_written_while_it_was_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (mut client, socket) = (client.expect("connect"), Socket::new(accepted.expect("accept").0));
+        socket.stream.writable().await.expect("open");
+        // Answers, until one is half written...
+        let mut sent = Vec::new();
+        let answer = ws::binary_frame(&[b'a'; 100_000]);
+        loop {
+            sent.extend_from_slice(&answer);
+            if !socket.send(&mut vec![answer.clone()]).expect("open") {
+                break;
+            }
+        }
+        // ...and only then what its own task has made of a page.
+        let page = [ws::text_frame("one"), ws::text_frame("two")];
+        page.iter().for_each(|frame| sent.extend_from_slice(frame));
+        assert!(!socket.send(&mut page.to_vec()).expect("open"), "not all is taken");
+        let mut got = vec![0; sent.len()];
+        let (_, read) = tokio::join!(socket.ready(), client.read_exact(&mut got));
+        read.expect("all of it");
+        assert!(got == sent, "frames came mixed");
+        assert!(socket.is_ready());
+    }
+}

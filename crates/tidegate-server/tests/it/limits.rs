@@ -85,6 +85,8 @@ fn refused_and_broken_connections_give_their_places_back() {
         "limits.connections=1",
         "limits.handshakes_per_second=100000",
         "limits.connections_per_address=1",
+        // No ping finds out who has gone.
+        "ping.interval=1h",
     ]);
     let is_free = || {
         eventually("the only place", || {

@@ -1,0 +1,179 @@
+//! Tails and batches: where runs are cut, what comes behind a place, and that every byte charged is
+//! given back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_core::{
+    Batch, BatchLimits, Budget, Epoch, Event, Filter, Framing, Next, OrgId, Seq, ServiceName, Tail, UserId,
+    View, ViewKey, tail::runs,
+};
+
+fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
+    Arc::new(Event {
+        seq,
+        timestamp: 0,
+        service: ServiceName::parse(service).expect("a name"),
+        users: None,
+        fragment: Bytes::from(format!("\"seq\":{seq},\"x\":\"{}\"", "x".repeat(bytes))),
+    })
+}
+
+fn events(seqs: impl IntoIterator<Item = Seq>) -> Vec<Arc<Event>> {
+    seqs.into_iter().map(|seq| event(seq, "s", 0)).collect()
+}
+
+fn org() -> OrgId {
+    OrgId::parse("acme").expect("a name")
+}
+
+fn key(filter: &Filter, framing: Framing) -> ViewKey {
+    ViewKey { epoch: Epoch::parse("e").expect("an epoch"), filter: filter.clone(), framing }
+}
+
+fn borders(tail: &Tail) -> Vec<(Seq, Seq)> {
+    let mut borders: Vec<_> = tail.newest_first().map(|batch| (batch.prev, batch.seq)).collect();
+    borders.reverse();
+    borders
+}
+
+#[test]
+fn runs_are_cut_at_either_limit_and_hold_one_event_at_least() {
+    let lengths = |events: &[Arc<Event>], limits| runs(events, limits).map(<[_]>::len).collect::<Vec<_>>();
+    let small = events(1..=7);
+    assert_eq!(lengths(&small, BatchLimits { events: 3, bytes: 1 << 20 }), [3, 3, 1]);
+    assert_eq!(lengths(&small, BatchLimits { events: 7, bytes: 1 << 20 }), [7]);
+    assert!(lengths(&[], BatchLimits::default()).is_empty());
+    let size = small[0].fragment.len();
+    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size }), [2, 2, 2, 1]);
+    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size - 1 }), [1; 7]);
+    let large = [event(1, "s", 0), event(2, "s", 5000), event(3, "s", 0)];
+    assert_eq!(lengths(&large, BatchLimits { events: 9, bytes: 100 }), [1, 1, 1]);
+    assert_eq!(lengths(&small, BatchLimits { events: 0, bytes: 0 }), [1; 7], "never an endless loop");
+}
+
+#[test]
+fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
+    let limits = BatchLimits { events: 2, bytes: 1 << 20 };
+    let mut tail = Tail::new(0, Arc::default());
+    tail.seal(0, &events([1, 2, 3]), 10, limits);
+    assert_eq!(borders(&tail), [(0, 2), (2, 3)]);
+    tail.seal(0, &events([1, 2, 3]), 11, limits);
+    assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
+    tail.seal(2, &events([3, 4]), 12, limits);
+    assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
+    // Seqs need not be dense: the border is the head, not the seq before.
+    tail.seal(4, &events([9]), 13, limits);
+    assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
+    tail.seal(20, &events([21]), 14, limits);
+    assert_eq!((borders(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
+}
+
+#[test]
+fn what_comes_behind_a_place_is_exact_at_every_border() {
+    let mut tail = Tail::new(5, Arc::default());
+    assert!(matches!(tail.next(5), Next::Level));
+    assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
+    tail.seal(5, &events([6, 7]), 10, BatchLimits::default());
+    tail.seal(7, &events([9]), 20, BatchLimits::default());
+    let next = |at| match tail.next(at) {
+        Next::Level => "level".to_owned(),
+        Next::Behind(start) => format!("behind {start}"),
+        Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
+    };
+    let found: Vec<_> = (4..=10).map(next).collect();
+    assert_eq!(found, ["behind 5", "5..7", "5..7", "7..9", "7..9", "level", "level"]);
+    let since = |at| tail.since(at).iter().map(|batch| batch.seq).collect::<Vec<_>>();
+    assert_eq!(
+        [since(0), since(6), since(7), since(8), since(9)],
+        [vec![7, 9], vec![7, 9], vec![9], vec![9], vec![]]
+    );
+}
+
+#[test]
+fn old_batches_go_by_age_and_the_head_stays() {
+    let mut tail = Tail::new(0, Arc::default());
+    for seq in 1..=4 {
+        tail.seal(seq - 1, &events([seq]), seq * 10, BatchLimits::default());
+    }
+    tail.drop_before(20);
+    assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
+    tail.drop_before(1000);
+    assert_eq!((tail.start(), tail.head(), tail.oldest(), tail.memory()), (4, 4, None, 0));
+    assert!(matches!(tail.next(4), Next::Level));
+    tail.drop_oldest();
+}
+
+#[test]
+fn every_byte_is_charged_and_given_back_with_its_last_holder() {
+    let budget = Arc::new(Budget::default());
+    let mut tail = Tail::new(0, budget.clone());
+    tail.seal(0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, BatchLimits::default());
+    let bare = budget.used();
+    assert!(bare > 2000 && bare == tail.memory(), "{bare}");
+
+    let batch = tail.since(0).pop().expect("a batch");
+    let View::Frame { bytes, .. } = batch.view(&org(), &key(&Filter::all(), Framing::Sse), 0) else {
+        panic!("it has events");
+    };
+    let viewed = budget.used();
+    assert!(viewed >= bare + bytes.len(), "a view is charged: {bare} {viewed}");
+    batch.view(&org(), &key(&Filter::all(), Framing::Sse), 0);
+    assert_eq!(budget.used(), viewed, "once");
+    tail.drop_oldest();
+    assert_eq!(budget.used(), viewed, "a reader still holds it");
+    drop(batch);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn views_past_the_bound_are_made_but_not_kept() {
+    let budget = Arc::new(Budget::default());
+    let batch = Batch::new(0, 1, 0, events([1]), &budget);
+    let mut charged = Vec::new();
+    for index in 0..300 {
+        let filter = Filter::only(
+            [ServiceName::parse("s"), ServiceName::parse(&format!("s{index}"))]
+                .map(|n| n.expect("a name"))
+                .into(),
+        );
+        assert!(matches!(
+            batch.view(&org(), &key(&filter, Framing::WebSocket), 0),
+            View::Frame { count: 1, .. }
+        ));
+        charged.push(budget.used());
+    }
+    assert_eq!(charged[255], charged[299], "a node's filters cannot grow one batch without end");
+    drop(batch);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn r8_views_differ_by_life_filter_and_framing_and_hold_nothing_targeted() {
+    let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
+    let targeted = Arc::new(Event { users: Some(users), ..(*event(2, "a", 0)).clone() });
+    let batch = Batch::new(0, 3, 0, vec![event(1, "a", 0), targeted, event(3, "b", 0)], &Arc::default());
+    let a = Filter::only([ServiceName::parse("a").expect("a name")].into());
+    let text = |key: &ViewKey| match batch.view(&org(), key, 0) {
+        View::Frame { bytes, .. } => String::from_utf8_lossy(&bytes).into_owned(),
+        View::Empty { targeted } => format!("empty, targeted: {targeted}"),
+    };
+    let ws = text(&key(&Filter::all(), Framing::WebSocket));
+    let sse = text(&key(&Filter::all(), Framing::Sse));
+    let narrow = text(&key(&a, Framing::Sse));
+    let other_life = text(&ViewKey { epoch: Epoch::parse("f").expect("an epoch"), ..key(&a, Framing::Sse) });
+    let all = [&ws, &sse, &narrow, &other_life];
+    for (index, one) in all.iter().enumerate() {
+        assert!(all[index + 1..].iter().all(|other| other != one), "{one}");
+        assert!(!one.contains("\"seq\":2,") && !one.contains("ann") && !one.contains("users"), "{one}");
+    }
+    assert!(narrow.contains("id: e-3-") && other_life.contains("id: f-3-"));
+    let c = Filter::only([ServiceName::parse("c").expect("a name")].into());
+    assert_eq!(text(&key(&c, Framing::Sse)), "empty, targeted: false");
+    let only_targeted =
+        Batch::new(0, 1, 0, vec![Arc::new(Event { seq: 1, ..(*batch.events[1]).clone() })], &Arc::default());
+    assert!(matches!(only_targeted.view(&org(), &key(&a, Framing::Sse), 0), View::Empty { targeted: true }));
+    let ann = UserId::parse("ann").expect("a user");
+    assert!(only_targeted.has_targeted_at(&ann, &a) && !only_targeted.has_targeted_at(&ann, &c));
+    assert!(!only_targeted.has_targeted_at(&UserId::parse("bob").expect("a user"), &a));
+}

@@ -1,0 +1,38 @@
+//! Any text from a client is a frame or a refusal with a code that ends the stream, and a sentence;
+//! what is taken is what the JSON says.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate_core::{
+    Code, Framing,
+    frame::{self, ClientFrame, read_client_frame},
+};
+
+fuzz_target!(|text: &str| {
+    match read_client_frame(text) {
+        Ok(taken) => {
+            let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            // Where members repeat, the parsers may take different ones; one of them it must be.
+            let object = value.as_object().expect("an object");
+            match taken {
+                ClientFrame::Auth { token } => {
+                    assert!(object["token"] == token.as_str() || text.matches("token").count() > 1 || text.contains('\\'));
+                }
+                ClientFrame::Pong => assert!(object["type"] == "pong"),
+                ClientFrame::Health => assert!(object["type"] == "health"),
+            }
+        }
+        Err(refusal) => {
+            assert_eq!(refusal.code, Code::BadFrame);
+            assert!(refusal.message.contains(' '));
+            // Whatever it quotes, the frame that tells it is one JSON object, and one SSE event.
+            let told = frame::error(Framing::Sse, &refusal);
+            let told = std::str::from_utf8(&told).expect("UTF-8");
+            let data = told.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n")).expect("one event");
+            assert!(!data.contains(['\n', '\r']));
+            let value: serde_json::Value = serde_json::from_str(data).expect("JSON");
+            assert_eq!(value["message"], refusal.message.as_str());
+        }
+    }
+});
