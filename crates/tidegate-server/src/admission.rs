@@ -1,4 +1,5 @@
-//! Who gets a connection: counters per node, org, user and address, and a rate of handshakes.
+//! Who gets a connection: counters per node, org, user and address, and a rate of handshakes. And how
+//! often each API key may publish.
 //!
 //! A connection that is let in holds a [`Slot`]; dropping it gives the places back, whatever way the
 //! connection ended. Counters that reach zero are forgotten.
@@ -185,6 +186,50 @@ impl Drop for Slot {
     }
 }
 
+/// How often each API key may publish. Keys are known ones, so there are as many entries as keys that
+/// have published lately.
+#[derive(Debug)]
+pub struct PublishRates {
+    per_second: usize,
+    keys: Mutex<HashMap<String, Bucket>>,
+}
+
+/// From how many keys on those that have rested are forgotten.
+const KEYS_KEPT: usize = 1024;
+
+impl PublishRates {
+    /// Each key may publish `per_second` requests a second, and a second's worth at once.
+    pub fn new(per_second: usize) -> Self {
+        Self { per_second, keys: Mutex::default() }
+    }
+
+    /// Takes a request of `key` into account.
+    pub fn take(&self, key: &str, metrics: &Metrics) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = match keys.get_mut(key) {
+            Some(bucket) => bucket.take(self.per_second, now),
+            None => {
+                if keys.len() >= KEYS_KEPT {
+                    // A bucket that nobody has touched for a second is full again.
+                    keys.retain(|_, bucket| now.saturating_duration_since(bucket.filled).as_secs() < 1);
+                }
+                let mut bucket = Bucket { tokens: self.per_second as f64, filled: now };
+                let taken = bucket.take(self.per_second, now);
+                keys.insert(key.to_owned(), bucket);
+                taken
+            }
+        };
+        drop(keys);
+        taken.map_err(|retry| {
+            let limit = "limits.publishes_per_second";
+            metrics.refusal(limit);
+            let message = format!("this API key publishes more than {} requests a second", self.per_second);
+            Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -247,5 +292,17 @@ mod tests {
             }
         }
         assert!(admission.is_idle());
+    }
+
+    #[test]
+    fn one_key_that_publishes_too_often_does_not_hinder_another() {
+        let (rates, metrics) = (PublishRates::new(2), Metrics::new(Arc::default()));
+        for _ in 0..2 {
+            rates.take("a", &metrics).expect("within the rate");
+        }
+        let refusal = (0..1000).find_map(|_| rates.take("a", &metrics).err()).expect("over the rate");
+        assert_eq!((refusal.code, refusal.limit), (Code::RateLimited, Some("limits.publishes_per_second")));
+        assert!(refusal.retry_in_ms.is_some_and(|millis| (1..=500).contains(&millis)), "{refusal:?}");
+        rates.take("b", &metrics).expect("another key");
     }
 }

@@ -14,7 +14,7 @@ use tidegate_core::{
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits},
+    admission::{Admission, ConnectionLimits, PublishRates},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{Clock, Engine},
@@ -45,6 +45,8 @@ pub struct Node {
     pub terms: Terms,
     /// Whether the page is served at `/`.
     pub has_page: bool,
+    /// Holds publishers to their rate.
+    pub publish_rates: PublishRates,
     /// Publish requests being answered.
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
@@ -92,6 +94,7 @@ impl Node {
         Self {
             admission: Admission::new(limits, metrics.clone()),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
+            publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
             sockets: Arc::default(),
             next_connection: AtomicU64::new(0),

@@ -134,8 +134,7 @@ sections! {
         handshakes_per_second: usize = 500,
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000,
-        /// Publish requests per second of one API key. Taken and checked, but not enforced by this
-        /// version yet.
+        /// Publish requests per second of one API key; a second's worth may come at once.
         publishes_per_second: usize = 20_000,
         /// Publish requests being answered at a time.
         publishes_in_flight: usize = 4096,

@@ -32,6 +32,7 @@ pub async fn answer(
         return Err(Refusal::new(Code::Unauthorized, "publish with Authorization: Bearer <API key>"));
     };
     let grant = node.publishers.verify(key, &org, node.now()).map_err(refused)?;
+    node.publish_rates.take(grant.key_id(), &node.metrics)?;
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; send again").retry_in(RETRY_MS));
     }

@@ -227,3 +227,17 @@ fn frames_of_a_client_have_a_rate() {
     assert_eq!((error["code"].as_str(), code), (Some("rate_limited"), 4005));
     stream.socket().shutdown(Shutdown::Write).expect("shut down");
 }
+
+#[test]
+fn a_key_that_publishes_too_often_is_told_when_to_come_back() {
+    let gateway = Gateway::with(&["limits.publishes_per_second=1"]);
+    let body = r#"{"service":"s","event":"e","data":1}"#;
+    let answer = eventually("a publish over the rate", || {
+        let answer = gateway.publish(body);
+        (answer.status == 429).then_some(answer)
+    });
+    assert_eq!(answer.refusal(), "rate_limited");
+    assert_eq!(answer.json()["limit"], "limits.publishes_per_second");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(eventually("the next second", || (gateway.publish(body).status == 200).then_some(())), ());
+}
