@@ -84,6 +84,12 @@ impl Local {
                 group
             }
         };
+        if group.position.get() > at {
+            // The others came when the log was committed further than the tail was sealed. What the
+            // tail gets next is new to this one; they pass over it.
+            group.position.set(at);
+            group.chain.set(at);
+        }
         let mut readers = group.readers.borrow_mut();
         let index = Cell::new(readers.len());
         readers.push(reader.clone());

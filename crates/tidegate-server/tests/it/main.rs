@@ -6,6 +6,7 @@
 
 mod client;
 mod gateway;
+mod held_node;
 
 mod admin;
 mod auth;

@@ -4,8 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
-    client::stream::{Follower, Frames},
+    client::{
+        stream::{Follower, Frames},
+        ws::{Message, Ws, masked},
+    },
     gateway::Gateway,
+    held_node::HeldNode,
 };
 
 const CONNECTIONS: usize = 1000;
@@ -85,4 +89,37 @@ fn a_thousand_connections_resume_under_load_without_hole_repeat_or_disorder() {
             });
         }
     });
+}
+
+/// Pings until the reader's task has surely had its turns: it is in the live loop.
+fn settle(stream: &mut Ws) {
+    for _ in 0..16 {
+        stream.send_raw(&masked(0x89, b"?"));
+        assert_eq!(stream.message(), Message::Pong(b"?".to_vec()));
+    }
+}
+
+#[test]
+fn a_reader_that_comes_between_commit_and_tail_gets_the_event_with_the_next_round() {
+    let node = HeldNode::start();
+    node.let_answer();
+    let mut opener = node.ws("");
+    let hello = opener.next("hello");
+    let start = hello["cursor"].as_str().expect("a cursor").to_owned();
+    drop(opener);
+    let said = node.publishing().body(r#"{"service":"s","event":"e","data":1}"#).send();
+    assert_eq!(said.status, 200, "committed, and not yet in the tail: {said:?}");
+    // One stands ahead of the tail, where the log's head is; then one comes that stands at the tail's.
+    let mut ahead = node.ws("");
+    assert!(ahead.next("hello")["cursor"].as_str().expect("a cursor").contains("-1-"));
+    settle(&mut ahead);
+    let mut behind = node.ws(&format!("?cursor={start}"));
+    assert_eq!(behind.next("hello")["resumed"], true);
+    settle(&mut behind);
+    node.let_feed();
+    assert_eq!(behind.next("event")["seq"], 1);
+    assert_eq!(node.publishing().body(r#"{"service":"s","event":"e","data":2}"#).send().status, 200);
+    for stream in [&mut ahead, &mut behind] {
+        assert_eq!(stream.next("event")["seq"], 2);
+    }
 }

@@ -1,0 +1,185 @@
+//! A node in this process, over an engine that can be held back in two places: before it answers a
+//! publisher, and before it feeds the tails. For what the built binary does only by chance.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::future::BoxFuture;
+use tidegate_core::{Event, Filter, LogState, NewEvent, OrgId, Seq};
+use tidegate_server::{
+    auth::{KeysFile, Publishers, TokenVerifier},
+    config::{self, Sources},
+    engine::{
+        AppendError, Appended, Clock, Durability, Engine, Feed, LocalEngine, MemoryOptions, MemoryStore,
+        Page, PageLimit, ReadError, Surroundings, SystemClock,
+    },
+    hub::Hub,
+    metrics::Metrics,
+    node::{Node, Parts},
+    worker::{Accepted, Worker},
+};
+use tokio::sync::watch;
+
+use crate::{
+    client::{http::Request, ws::Ws},
+    gateway::now_s,
+};
+
+const SECRET: &str = "a secret of thirty-two bytes....";
+
+/// An engine that appends, and answers when it may.
+struct HeldBack {
+    engine: LocalEngine<MemoryStore>,
+    may_answer: watch::Receiver<bool>,
+}
+
+impl Engine for HeldBack {
+    fn append(
+        &self,
+        org: &OrgId,
+        events: Vec<NewEvent>,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let appended = self.engine.append(org, events);
+        let mut may_answer = self.may_answer.clone();
+        Box::pin(async move {
+            let appended = appended.await;
+            may_answer.wait_for(|may| *may).await.map_err(|_| AppendError::Unknown)?;
+            appended
+        })
+    }
+
+    fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>> {
+        self.engine.open(org)
+    }
+
+    fn head(&self, org: &OrgId) -> Option<LogState> {
+        self.engine.head(org)
+    }
+
+    fn read(&self, org: &OrgId, after: Seq, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>> {
+        self.engine.read(org, after, limit)
+    }
+
+    fn sweep(&self) {
+        self.engine.sweep();
+    }
+
+    fn halted(&self) -> Option<Arc<str>> {
+        self.engine.halted()
+    }
+
+    fn durability(&self) -> Durability {
+        self.engine.durability()
+    }
+
+    fn close(&self) {
+        self.engine.close();
+    }
+}
+
+type Commit = (OrgId, Seq, Vec<Arc<Event>>);
+
+/// A way from the engine to the tails, closed until it is opened.
+struct HeldFeed {
+    hub: Arc<Hub>,
+    held: Mutex<Option<Vec<Commit>>>,
+}
+
+impl Feed for HeldFeed {
+    fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]) {
+        match &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => held.push((org.clone(), prev, events.to_vec())),
+            None => self.hub.committed(org, prev, events),
+        }
+    }
+
+    fn has_readers(&self, org: &OrgId) -> bool {
+        self.hub.has_readers(org)
+    }
+}
+
+/// The node, with one worker, and an org `acme`.
+pub struct HeldNode {
+    address: SocketAddr,
+    key: String,
+    token: String,
+    answers: watch::Sender<bool>,
+    feed: Arc<HeldFeed>,
+    _dir: tempfile::TempDir,
+}
+
+impl HeldNode {
+    /// Starts one. Publishers wait for an answer for 100 ms and no longer.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut sources = Sources::default();
+        sources.command("test", "log.dir", format!("{:?}", dir.path()));
+        sources.command("test", "auth.keys", format!("[{{ secret = \"{SECRET}\" }}]"));
+        sources.command("test", "limits.publish_timeout", "100ms");
+        let config = config::load(&sources).expect("a configuration").config;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let keys = KeysFile::at(config.keys_file());
+        let org = OrgId::parse("acme").expect("a name");
+        let key = keys.create(org, &Filter::all(), None, clock.now()).expect("a key").plain;
+        let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
+        let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
+        let (answers, may_answer) = watch::channel(false);
+        let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
+        let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
+        let parts = Parts {
+            engine: Arc::new(HeldBack { engine, may_answer }),
+            metrics: Arc::new(Metrics::new(hub.budget().clone())),
+            tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
+            publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
+            has_page: false,
+            clock,
+            hub,
+        };
+        let node = Arc::new(Node::new(config, parts));
+        let worker = Worker::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.expect("accept");
+                stream.set_nonblocking(true).expect("non-blocking");
+                let peer = stream.peer_addr().expect("a peer");
+                let place = node.take_socket().expect("room");
+                worker.hand(Accepted { stream, peer, place }).expect("room");
+            }
+        });
+        let claims = serde_json::json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600});
+        let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
+        Self { address, key, token, answers, feed, _dir: dir }
+    }
+
+    /// Lets publishers have their answers.
+    pub fn let_answer(&self) {
+        self.answers.send_replace(true);
+    }
+
+    /// Lets the tails have what was committed, and what will be.
+    pub fn let_feed(&self) {
+        let mut held = self.feed.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for (org, prev, events) in held.take().unwrap_or_default() {
+            self.feed.hub.committed(&org, prev, &events);
+        }
+    }
+
+    /// A publish request without a body yet.
+    pub fn publishing(&self) -> Request {
+        Request::new(self.address, "POST", "/v1/orgs/acme/events")
+            .with("authorization", &format!("Bearer {}", self.key))
+            .with("content-type", "application/json")
+    }
+
+    /// A stream over WebSocket.
+    pub fn ws(&self, query: &str) -> Ws {
+        let bearer = format!("Bearer {}", self.token);
+        Ws::open(self.address, &format!("/v1/orgs/acme/stream{query}"), &[("authorization", &bearer)])
+    }
+}
