@@ -103,6 +103,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -22,6 +22,7 @@ mod raw;
 mod reader;
 mod report;
 mod seam;
+mod smoke;
 mod sync;
 mod transport;
 
@@ -54,6 +55,8 @@ enum Audit {
     Kill(kill::Options),
     /// Resumes many connections while events are published: no hole, nothing twice or out of order
     Seam(seam::Options),
+    /// Loads the gateway with readers at the head, and says what a delivery costs
+    Smoke(smoke::Options),
     /// Watches and fails the gateway's syncs (with strace): what is acknowledged is on disk
     Sync(sync::Options),
     /// Sends real payloads through everything and compares them token for token
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
             match cli.audit {
                 Audit::Kill(options) => kill::run(options).await,
                 Audit::Seam(options) => seam::run(options).await,
+                Audit::Smoke(options) => smoke::run(options).await,
                 Audit::Sync(options) => sync::run(options).await,
                 Audit::Payloads(options) => payloads::run(options).await,
             }
