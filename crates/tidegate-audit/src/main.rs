@@ -28,7 +28,9 @@ mod transport;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Audits a Tidegate gateway from outside: 0 all promises kept, 1 not, 2 usage
 #[derive(Debug, Parser)]
@@ -68,12 +70,21 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(async {
-            match cli.audit {
-                Audit::Kill(options) => kill::run(options).await,
-                Audit::Seam(options) => seam::run(options).await,
-                Audit::Smoke(options) => smoke::run(options).await,
-                Audit::Sync(options) => sync::run(options).await,
-                Audit::Payloads(options) => payloads::run(options).await,
+            let audit = async {
+                match cli.audit {
+                    Audit::Kill(options) => kill::run(options).await,
+                    Audit::Seam(options) => seam::run(options).await,
+                    Audit::Smoke(options) => smoke::run(options).await,
+                    Audit::Sync(options) => sync::run(options).await,
+                    Audit::Payloads(options) => payloads::run(options).await,
+                }
+            };
+            // Whoever stops the audit stops its gateway, which is killed when it is dropped.
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                outcome = audit => outcome,
+                _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+                _ = terminate.recv() => bail!("told to stop"),
             }
         });
         runtime.shutdown_background();

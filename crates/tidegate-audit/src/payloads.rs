@@ -17,8 +17,8 @@ use crate::{
     transport::{Stream, Transport},
 };
 
-/// How long one way may take, on however slow a machine.
-const WAY_MAX: Duration = Duration::from_secs(60);
+/// How long one frame may take, on however slow a machine.
+const WAY_MAX: Duration = Duration::from_secs(20);
 
 /// How the audit runs.
 #[derive(Debug, Args)]

@@ -64,6 +64,10 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         "limits.connections_per_user=20000",
         "limits.connections_per_address=20000",
         "limits.handshakes_per_second=100000",
+        // A tail of about a second: most come back to places that only the log holds, and the seam
+        // between log and tail moves under them.
+        "tail.org_max_bytes=\"512KiB\"",
+        "limits.request_bytes=\"512KiB\"",
         "ping.interval=\"5s\"",
         "ping.timeout=\"4500ms\"",
     ];
