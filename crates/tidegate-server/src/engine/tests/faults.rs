@@ -114,8 +114,6 @@ struct Bench {
     // wait for it for ever when a test has failed.
     verdicts: mpsc::Sender<Verdict>,
     world: World,
-    // Before the engine: a test that fails must not wait for a commit that waits for its verdict.
-    verdicts: mpsc::Sender<Verdict>,
     engine: LocalEngine<Gated>,
     entered: mpsc::Receiver<usize>,
     calls: Calls,
