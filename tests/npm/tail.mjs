@@ -1,5 +1,5 @@
-// `tidegate publish` and `tidegate tail` over SIGKILL: what one sends the other prints, each event once
-// and in order.
+// Those who follow a stream, over SIGKILL: `tidegate tail` and the example client on both transports
+// print what `tidegate publish` sends, each event once and in order.
 //
 //   node tests/npm/tail.mjs target/debug/tidegate
 import assert from 'node:assert/strict';
@@ -21,19 +21,26 @@ function publish(count) {
   execFileSync(program, ['publish', '--data-dir', gateway.dir, '--file', file], { stdio: 'pipe' });
 }
 
-publish(10); // before the tail begins
-const tail = spawn(program, ['tail', '--json', '--tail', '5', '--data-dir', gateway.dir], { stdio: ['ignore', 'pipe', 'pipe'] });
-process.once('exit', () => tail.kill('SIGKILL'));
-let words = '';
-tail.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); });
-let ended = false;
-tail.once('exit', () => { ended = true; });
-const got = [];
-createInterface(tail.stdout).on('line', (line) => got.push(JSON.parse(line)));
-const reach = () => until('the tail to print the last event', () => {
-  assert.ok(!ended, `tidegate tail ended: ${words}`);
-  return got.at(-1)?.id === `invoice-${sent}`;
+publish(10); // before the followers begin
+const { url, org, token } = gateway;
+const followers = {
+  'tidegate tail': [program, ['tail', '--json', '--tail', '5', '--data-dir', gateway.dir]],
+  'client.py ws': ['python3', ['examples/client.py', 'ws', url, org, token, 'tail=5', 'auth=subprotocol']],
+  'client.py sse': ['python3', ['examples/client.py', 'sse', url, org, token, 'tail=5']],
+};
+const running = Object.entries(followers).map(([name, [command, args]]) => {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const follower = { name, got: [], words: '', ended: false };
+  process.once('exit', () => child.kill('SIGKILL'));
+  child.stderr.on('data', (chunk) => { follower.words = (follower.words + chunk).slice(-2000); });
+  child.once('exit', () => { follower.ended = true; });
+  createInterface(child.stdout).on('line', (line) => follower.got.push(JSON.parse(line)));
+  return follower;
 });
+const reach = () => until('every follower to print the last event', () => running.every(({ name, got, words, ended }) => {
+  assert.ok(!ended, `${name} ended: ${words}`);
+  return got.at(-1)?.id === `invoice-${sent}`;
+}));
 
 await reach();
 publish(500);
@@ -44,7 +51,10 @@ for (let kills = 0; kills < 2; kills += 1) {
   publish(500);
   await reach();
 }
-assert.deepEqual(got.filter(({ type }) => type === 'gap'), [], 'no gap was declared');
-assert.deepEqual(got.map(({ id }) => id), Array.from({ length: sent - 5 }, (_, at) => `invoice-${at + 6}`));
-console.log(`ok tidegate tail: ${got.length} events over two kills`);
+const expected = Array.from({ length: sent - 5 }, (_, at) => `invoice-${at + 6}`);
+for (const { name, got } of running) {
+  assert.deepEqual(got.filter(({ type }) => type === 'gap'), [], `${name}: no gap was declared`);
+  assert.deepEqual(got.map(({ id }) => id), expected, name);
+  console.log(`ok ${name}: ${got.length} events over two kills`);
+}
 process.exit(0);

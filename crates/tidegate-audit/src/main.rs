@@ -7,7 +7,7 @@
 //!
 //! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
 //! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the four audits, `kill`, `seam`, `sync` and `payloads`.
+//! the audits `kill`, `seam`, `sync`, `payloads`, and the smoke run.
 
 mod continuity;
 mod event;

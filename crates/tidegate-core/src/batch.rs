@@ -17,17 +17,37 @@ use crate::{
 /// bytes are the same, only not shared between workers.
 const VIEWS_MAX: usize = 256;
 
-/// The bytes that all batches of a node hold, their views included. Charged when a batch is made or
-/// a view added, given back when the last holder of the batch lets go.
+/// The bytes that batches hold, their views included: of one tail, and with it of the node. Charged
+/// when a batch is made or a view added, given back when the last holder of the batch lets go.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
+    whole: Option<Arc<Budget>>,
 }
 
 impl Budget {
+    /// An account of its own that is also charged to `whole`.
+    pub fn part_of(whole: Arc<Budget>) -> Self {
+        Self { used: AtomicUsize::new(0), whole: Some(whole) }
+    }
+
     /// The bytes held now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.charge(bytes);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
     }
 }
 
@@ -50,7 +70,7 @@ pub struct Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
+        self.budget.give_back(*self.charged.get_mut());
     }
 }
 
@@ -115,7 +135,7 @@ impl Batch {
 
     fn charge(&self, bytes: usize) {
         self.charged.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.charge(bytes);
     }
 
     /// The bytes charged for it: its events and the views kept so far.

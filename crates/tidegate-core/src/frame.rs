@@ -318,8 +318,11 @@ pub fn read_client_frame(text: &str) -> Result<ClientFrame, Refusal> {
         token: Option<serde_json::Value>,
     }
     let bad = |message: String| Refusal::new(Code::BadFrame, message);
-    let head: Head<'_> = serde_json::from_str(text)
-        .map_err(|error| bad(format!("a frame must be a JSON object with a string `type`: {error}")))?;
+    // Where, not what: what the client sent may be its token, and this sentence is logged.
+    let head: Head<'_> = serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        bad(format!("a frame must be a JSON object with a string `type` (line {line}, column {column})"))
+    })?;
     match &*head.kind {
         "auth" => match head.token {
             Some(serde_json::Value::String(token)) => Ok(ClientFrame::Auth { token }),

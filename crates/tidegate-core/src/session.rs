@@ -265,9 +265,4 @@ impl Session {
         out.push(self.hello(greeting, true));
         Ok(())
     }
-
-    /// The last frame before the end.
-    pub fn error(&self, refusal: &Refusal) -> Bytes {
-        frame::error(self.audience.framing, refusal)
-    }
 }

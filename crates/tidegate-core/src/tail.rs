@@ -42,9 +42,9 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// An empty tail of a log that ends at `head`.
-    pub fn new(head: Seq, budget: Arc<Budget>) -> Self {
-        Self { batches: VecDeque::new(), head, budget }
+    /// An empty tail of a log that ends at `head`; its batches are charged to `whole`.
+    pub fn new(head: Seq, whole: Arc<Budget>) -> Self {
+        Self { batches: VecDeque::new(), head, budget: Arc::new(Budget::part_of(whole)) }
     }
 
     /// The border where it begins.
@@ -127,9 +127,9 @@ impl Tail {
         }
     }
 
-    /// The bytes charged for its batches.
+    /// The bytes charged for its batches, those that somebody else still holds included.
     pub fn memory(&self) -> usize {
-        self.batches.iter().map(|batch| batch.memory()).sum()
+        self.budget.used()
     }
 }
 

@@ -14,8 +14,6 @@ use std::{
 
 use tidegate_core::{Code, OrgId, Refusal, UserId};
 
-use crate::metrics::Metrics;
-
 /// The bounds on connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
@@ -36,7 +34,6 @@ pub struct ConnectionLimits {
 pub struct Admission {
     limits: ConnectionLimits,
     counts: Mutex<Counts>,
-    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -75,7 +72,7 @@ const FULL_RETRY_MS: u64 = 5_000;
 
 impl Admission {
     /// No connections yet.
-    pub fn new(limits: ConnectionLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(limits: ConnectionLimits) -> Arc<Self> {
         let handshakes = Bucket { tokens: limits.handshakes_per_second as f64, filled: Instant::now() };
         let counts = Counts {
             sockets: 0,
@@ -84,7 +81,7 @@ impl Admission {
             users: HashMap::new(),
             handshakes,
         };
-        Arc::new(Self { limits, counts: Mutex::new(counts), metrics })
+        Arc::new(Self { limits, counts: Mutex::new(counts) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
@@ -96,24 +93,23 @@ impl Admission {
         let mut counts = self.lock();
         if let Err(retry) = counts.handshakes.take(self.limits.handshakes_per_second, Instant::now()) {
             let message = "the gateway takes no more new connections this second";
-            return Err(self
-                .over("limits.handshakes_per_second", Code::RateLimited, message)
-                .retry_in(retry));
+            return Err(
+                Self::over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry)
+            );
         }
         if counts.sockets >= self.limits.total {
             let message = "the gateway has as many connections as it may";
-            return Err(self.over("limits.connections", Code::Overloaded, message));
+            return Err(Self::over("limits.connections", Code::Overloaded, message));
         }
         if !raise(&mut counts.addresses, address, self.limits.per_address) {
             let message = "this address has as many connections as it may";
-            return Err(self.over("limits.connections_per_address", Code::TooManyConnections, message));
+            return Err(Self::over("limits.connections_per_address", Code::TooManyConnections, message));
         }
         counts.sockets += 1;
         Ok(Slot { admission: self.clone(), address, member: None })
     }
 
-    fn over(&self, limit: &'static str, code: Code, message: &str) -> Refusal {
-        self.metrics.refusal(limit);
+    fn over(limit: &'static str, code: Code, message: &str) -> Refusal {
         Refusal::new(code, message).limited_by(limit).retry_in(FULL_RETRY_MS)
     }
 
@@ -160,13 +156,13 @@ impl Slot {
         let mut counts = admission.lock();
         if !raise(&mut counts.orgs, org.clone(), limits.per_org) {
             let message = "this org has as many connections as it may";
-            return Err(admission.over("limits.connections_per_org", Code::TooManyConnections, message));
+            return Err(Admission::over("limits.connections_per_org", Code::TooManyConnections, message));
         }
         if !raise(&mut counts.users, (org.clone(), user.clone()), limits.per_user) {
             lower(&mut counts.orgs, org);
             let message =
                 format!("this user has {} connections, which is as many as allowed", limits.per_user);
-            return Err(admission.over("limits.connections_per_user", Code::TooManyConnections, &message));
+            return Err(Admission::over("limits.connections_per_user", Code::TooManyConnections, &message));
         }
         drop(counts);
         self.member = Some((org.clone(), user.clone()));
@@ -204,7 +200,7 @@ impl PublishRates {
     }
 
     /// Takes a request of `key` into account.
-    pub fn take(&self, key: &str, metrics: &Metrics) -> Result<(), Refusal> {
+    pub fn take(&self, key: &str) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match keys.get_mut(key) {
@@ -223,7 +219,6 @@ impl PublishRates {
         drop(keys);
         taken.map_err(|retry| {
             let limit = "limits.publishes_per_second";
-            metrics.refusal(limit);
             let message = format!("this API key publishes more than {} requests a second", self.per_second);
             Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
         })
@@ -237,7 +232,7 @@ mod tests {
     use super::*;
 
     fn admission(limits: ConnectionLimits) -> Arc<Admission> {
-        Admission::new(limits, Arc::new(Metrics::new(Arc::default())))
+        Admission::new(limits)
     }
 
     const WIDE: ConnectionLimits = ConnectionLimits {
@@ -296,13 +291,13 @@ mod tests {
 
     #[test]
     fn one_key_that_publishes_too_often_does_not_hinder_another() {
-        let (rates, metrics) = (PublishRates::new(2), Metrics::new(Arc::default()));
+        let rates = PublishRates::new(2);
         for _ in 0..2 {
-            rates.take("a", &metrics).expect("within the rate");
+            rates.take("a").expect("within the rate");
         }
-        let refusal = (0..1000).find_map(|_| rates.take("a", &metrics).err()).expect("over the rate");
+        let refusal = (0..1000).find_map(|_| rates.take("a").err()).expect("over the rate");
         assert_eq!((refusal.code, refusal.limit), (Code::RateLimited, Some("limits.publishes_per_second")));
         assert!(refusal.retry_in_ms.is_some_and(|millis| (1..=500).contains(&millis)), "{refusal:?}");
-        rates.take("b", &metrics).expect("another key");
+        rates.take("b").expect("another key");
     }
 }

@@ -93,8 +93,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let config = loaded.config;
     // Before anything else, so that no signal is missed while starting.
     let mut signals = Signals::listen()?;
-    let public = bind(config.listen.public).context("listen.public")?;
-    let admin = bind(config.listen.admin).context("listen.admin")?;
+    let public = bind("listen.public", config.listen.public)?;
+    let admin = bind("listen.admin", config.listen.admin)?;
     let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
 
     let workers = config.node.workers.count(std::thread::available_parallelism().map_or(1, usize::from));
@@ -165,18 +165,23 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     Ok(ended)
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    // A restart must not wait for the last run's connections to be forgotten (TIME_WAIT).
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into()).with_context(|| format!("bind {address}"))?;
-    socket.listen(4096).with_context(|| format!("listen on {address}"))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
+fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let kind = (socket2::Type::STREAM, Some(socket2::Protocol::TCP));
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind.0, kind.1)?;
+        // A restart must not wait for the last run's connections to be forgotten (TIME_WAIT).
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{key}: {address} is in use; stop what listens there, or choose another address (--set {key}=127.0.0.1:0 takes any free port)"
+        ),
+        _ => anyhow::Error::new(error).context(format!("{key}: listen on {address}")),
+    })
 }
 
 fn engine(
@@ -191,13 +196,19 @@ fn engine(
         dedup_max_entries: config.dedup.max_entries,
         orgs_max: config.limits.orgs,
         queue_requests_max: config.limits.publishes_in_flight,
-        queue_bytes_max: config.limits.publish_queue_bytes.bytes(),
+        // What each event holds beside its bytes comes on top, so that one request always fits.
+        queue_bytes_max: config.limits.publish_queue_bytes.bytes() + config.limits.events_per_batch * 512,
         ..LocalOptions::default()
     };
     let max_bytes = config.log.max_bytes.bytes() as u64;
     Ok(match config.log.engine {
         LogEngine::Memory => Arc::new(LocalEngine::memory(
-            MemoryOptions { local, window: config.tail.window, max_bytes },
+            // Tails hold the same events: one budget for both.
+            MemoryOptions {
+                local,
+                window: config.tail.window,
+                max_bytes: max_bytes.min(config.tail.max_bytes.bytes() as u64),
+            },
             around,
         )?),
         LogEngine::Disk => {

@@ -17,7 +17,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tidegate_core::{Budget, Code, GapReason};
+use tidegate_core::{Budget, Code, GapReason, Refusal};
 
 use crate::engine::SyncObserver;
 
@@ -145,7 +145,11 @@ impl Metrics {
         registry.register("build", "What this process was built from", build);
         whole.register_collector(Box::new(Tails(tails)));
         whole.register_collector(Box::new(Process));
-        // Every series stands from the start, so that a rate over it has a beginning.
+        // Series stand from the start, so that a rate over them has a beginning. Those of refusals come
+        // with the first: their bounds are named where they are checked.
+        for code in Code::ALL.into_iter().filter(|code| code.close().is_some()) {
+            drop(metrics.closes.get_or_create(&CodeLabel { code: code.name() }));
+        }
         for transport in [Transport::WebSocket, Transport::Sse] {
             drop(metrics.connections.get_or_create(&TransportLabel { transport: transport.name() }));
         }
@@ -173,6 +177,14 @@ impl Metrics {
     /// Counts something that was over the bound with this configuration key.
     pub fn refusal(&self, limit: &'static str) {
         self.refusals.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// Counts a refusal that goes to a peer, where it names a bound. Called where it is written, so
+    /// that each is counted once whatever its way there.
+    pub fn refused(&self, refusal: &Refusal) {
+        if let Some(limit) = refusal.limit {
+            self.refusal(limit);
+        }
     }
 
     /// Counts an answered publish.

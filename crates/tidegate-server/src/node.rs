@@ -9,7 +9,7 @@ use std::{
 };
 
 use tidegate_core::{
-    BatchLimits, Epoch, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+    BatchLimits, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
 };
 use tokio::sync::watch;
 
@@ -17,10 +17,10 @@ use crate::{
     admission::{Admission, ConnectionLimits, PublishRates},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
-    engine::{Clock, Engine},
+    engine::{AppendError, Clock, Engine},
     hub::{Hub, HubLimits},
     metrics::Metrics,
-    refusals::refused,
+    refusals::{no_log, refused},
 };
 
 /// A node's parts. Shared by all threads; holds no connection.
@@ -92,7 +92,7 @@ impl Node {
             sync: engine.durability().weaker(),
         };
         Self {
-            admission: Admission::new(limits, metrics.clone()),
+            admission: Admission::new(limits),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
@@ -136,6 +136,13 @@ impl Node {
         let grant = self.tokens.verify(token, self.now()).map_err(refused)?;
         grant.check_org(org).map_err(refused)?;
         Ok(grant)
+    }
+
+    /// The state of an org's log, which is made where there is none. What the log cannot say in time is
+    /// refused like a full queue: nobody waits on a disk without end.
+    pub async fn open_log(&self, org: &OrgId) -> Result<LogState, Refusal> {
+        let opened = tokio::time::timeout(self.config.limits.publish_timeout, self.engine.open(org));
+        opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
     }
 
     /// A name for a connection, unique over starts.

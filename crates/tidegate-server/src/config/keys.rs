@@ -38,10 +38,12 @@ sections! {
         /// When an acknowledged publish is on disk: `always` before the answer; `interval` within about a
         /// second of it, which a power cut can lose (readers are told by `hello.sync`).
         sync: LogSync = "always",
-        /// How long events can be read back. Not less than `dedup.window`.
+        /// How long events can be read back, on disk. Not less than `dedup.window`. (The memory engine
+        /// keeps `tail.window`.)
         retention: Duration = "24h",
         /// The size of all logs of the node together; past it, the oldest events go first, but none
-        /// that is younger than `dedup.window`.
+        /// that is younger than `dedup.window`. The memory engine is held to the smaller of this and
+        /// `tail.max_bytes`, and under that drops younger ones too (readers are told; ids stay known).
         max_bytes: ByteSize = "16GiB",
     }
 
@@ -160,11 +162,13 @@ sections! {
         services_per_filter: usize = 100,
         /// The size of a frame that a client sends.
         client_frame_bytes: ByteSize = "16KiB",
+        /// Frames per second that a client sends.
+        client_frames_per_second: usize = 50,
         /// Events that `tail=` may ask for.
         tail_events: usize = 1000,
         /// Events that are looked through to find the ones that `tail=` asks for.
         tail_search_events: usize = 10_000,
-        /// Events in one page of history, and its default.
+        /// Events in one page of history.
         page_events: usize = 1000,
         /// The size of one page of history or replay; its first event comes whole.
         page_bytes: ByteSize = "1MiB",

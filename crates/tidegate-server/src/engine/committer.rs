@@ -52,7 +52,12 @@ impl<S: Store> Committer<S> {
     pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
         let now = shared.around.clock.now();
         let options = &shared.options;
-        let mut window = Window::new(millis(options.dedup_window), options.dedup_max_entries, now);
+        let mut window = Window::new(
+            millis(options.dedup_window),
+            options.dedup_max_entries,
+            now,
+            shared.around.clock.steady(),
+        );
         for found in &found.ids {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, key, Known { seq, content });
@@ -119,13 +124,18 @@ impl<S: Store> Committer<S> {
     /// Decides, commits and answers one group.
     fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
         let now = self.shared.around.clock.now();
-        self.window.advance(now);
+        self.window.advance(self.shared.around.clock.steady());
         let mut pending = Pending { now, ..Pending::default() };
         let mut sweeps = Vec::new();
         for request in requests {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
                     Ok(appended) => pending.appends.push((answer, appended)),
+                    // It may rest on an id of this very group: told when that is kept, or with it
+                    // that nothing is known.
+                    Err(error @ AppendError::IdConflict { first: FirstUse::Seq(_), .. }) => {
+                        pending.refused.push((answer, error));
+                    }
                     // Nobody may wait any more; that is theirs to know.
                     Err(error) => drop(answer.send(Err(error))),
                 },
@@ -265,7 +275,7 @@ impl<S: Store> Committer<S> {
 
     /// Writes the group, and once it is kept publishes and answers it.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { now, staged, appends, opens, .. } = pending;
+        let Pending { now, staged, appends, refused, opens, .. } = pending;
         let mut group = Group { at: now, ..Group::default() };
         let mut logs = Vec::new();
         for staged in staged {
@@ -300,6 +310,9 @@ impl<S: Store> Committer<S> {
         }
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
+        }
+        for (answer, error) in refused {
+            let _ = answer.send(Err(error));
         }
         for (answer, org) in opens {
             let state = self.shared.log(&org).and_then(|log| log.state());

@@ -25,22 +25,25 @@ pub struct Window {
     known: HashMap<DedupKey, Known>,
     /// In the order in which they fall out.
     order: VecDeque<(u64, DedupKey)>,
-    /// Time passed, as this window counts it: the wall clock's steps forward summed up. A step
-    /// back neither forgets an id early nor keeps it for the length of the step.
+    /// Time passed, as this window counts it: by a clock that does not step, for a step of the wall
+    /// clock would forget ids early or pin them.
     elapsed: u64,
-    wall: UnixMillis,
+    steady: u64,
+    /// The wall clock's time at the start, to which what the log held is compared.
+    opened: UnixMillis,
 }
 
 impl Window {
     /// An empty window.
-    pub fn new(window: u64, max: usize, now: UnixMillis) -> Self {
-        Self { window, max, known: HashMap::new(), order: VecDeque::new(), elapsed: window, wall: now }
+    pub fn new(window: u64, max: usize, opened: UnixMillis, steady: u64) -> Self {
+        let (known, order) = (HashMap::new(), VecDeque::new());
+        Self { window, max, known, order, elapsed: window, steady, opened }
     }
 
-    /// Moves to `now` and lets go of what is older than the window.
-    pub fn advance(&mut self, now: UnixMillis) {
-        self.elapsed += now.saturating_sub(self.wall);
-        self.wall = now;
+    /// Moves to `steady` and lets go of what is older than the window.
+    pub fn advance(&mut self, steady: u64) {
+        self.elapsed += steady.saturating_sub(self.steady);
+        self.steady = steady;
         while let Some(&(at, key)) = self.order.front() {
             if at + self.window > self.elapsed {
                 break;
@@ -74,7 +77,7 @@ impl Window {
     /// Notes an id that the log was found to hold, given at `at`; oldest first. One whose time
     /// lies ahead of the clock counts as given now.
     pub fn restore(&mut self, at: UnixMillis, key: DedupKey, known: Known) {
-        let age = self.wall.saturating_sub(at);
+        let age = self.opened.saturating_sub(at);
         if age >= self.window {
             return;
         }
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn r12_an_id_leaves_exactly_at_the_end_of_the_window() {
-        let mut window = Window::new(300, 2, 1_000);
+        let mut window = Window::new(300, 2, 1_000, 1_000);
         window.insert(key(1), known(1));
         window.advance(1_299);
         assert_eq!(window.get(&key(1)), Some(known(1)));
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn r12_a_clock_that_steps_back_neither_forgets_nor_pins() {
-        let mut window = Window::new(300, 9, 10_000);
+        let mut window = Window::new(300, 9, 10_000, 10_000);
         window.insert(key(1), known(1));
         window.advance(5_000);
         assert!(window.get(&key(1)).is_some());
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn r12_what_the_log_held_is_known_again_for_the_rest_of_its_time() {
-        let mut window = Window::new(300, 9, 10_000);
+        let mut window = Window::new(300, 9, 10_000, 10_000);
         window.restore(9_700, key(1), known(1));
         window.restore(9_701, key(2), known(2));
         window.restore(99_999, key(3), known(3));

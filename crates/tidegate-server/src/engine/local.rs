@@ -11,7 +11,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future::BoxFuture;
@@ -34,6 +34,11 @@ const CUTS_MAX: usize = 64;
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> UnixMillis;
+
+    /// Milliseconds since some moment, by a clock that never steps.
+    fn steady(&self) -> u64 {
+        self.now()
+    }
 }
 
 /// The system's clock.
@@ -45,6 +50,11 @@ impl Clock for SystemClock {
         // A clock before 1970 reads as 1970; timestamps then stand still, they do not fall.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn steady(&self) -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -213,7 +223,9 @@ impl LocalEngine<MemoryStore> {
         let window = millis(options.window);
         let store = MemoryStore::new(window, options.max_bytes);
         // A log is not forgotten while the dedup window may still name places in it.
-        let forget_after = window.max(millis(options.local.dedup_window));
+        // And later than the hub forgets its tail, by more than a sweep: a tail that outlives its log
+        // would pass over what the next life of the log brings.
+        let forget_after = window.max(millis(options.local.dedup_window)) + 2 * 60_000;
         let found =
             Found { start: super::chain::Start { number: 1, ..Default::default() }, ..Found::default() };
         Self::over(store, found, options.local, forget_after, Durability::Memory, around)

@@ -20,6 +20,8 @@ pub(super) struct Pending {
     pub by_org: HashMap<OrgId, usize>,
     pub created: usize,
     pub appends: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
+    /// Refusals that rest on what this group may have written.
+    pub refused: Vec<(oneshot::Sender<Result<Appended, AppendError>>, AppendError)>,
     pub opens: Vec<(oneshot::Sender<Result<LogState, AppendError>>, OrgId)>,
 }
 

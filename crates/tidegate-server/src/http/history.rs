@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
 use tidegate_core::{
-    Code, Cursor, Filter, GapReason, OrgId, Refusal,
+    Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, Seq,
     opening::{self, From},
 };
 
@@ -15,8 +15,16 @@ use crate::{
     auth::StreamGrant,
     engine::PageLimit,
     node::Node,
-    refusals::{no_log, refused, unreadable},
+    refusals::{refused, unreadable},
 };
+
+/// What is missing at the start of a page: nothing of (`prev`, `seq`] comes; the page is of `epoch`.
+struct Gap {
+    prev: Seq,
+    seq: Seq,
+    epoch: Epoch,
+    reason: GapReason,
+}
 
 fn authorize<B>(
     node: &Node,
@@ -36,7 +44,7 @@ fn authorize<B>(
 /// The cursor of now: take it, read the state, then stream from it.
 pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
     let (_, filter, _) = authorize(node, &org, request)?;
-    let log = node.engine.open(&org).await.map_err(|error| no_log(&error))?;
+    let log = node.open_log(&org).await?;
     let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
 }
@@ -54,7 +62,7 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };
-    let log = node.engine.open(&org).await.map_err(|error| no_log(&error))?;
+    let log = node.open_log(&org).await?;
     let from = after.map_or(From::Seq(log.floor), From::Cursor);
     let opening = opening::open(&log, &filter, from);
     let mut cursor = opening.cursor;
@@ -74,6 +82,8 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
         gap = Some((prev, reason));
         cursor = Cursor { epoch: due.epoch, seq: due.seq, tag: Some(due.tag) };
     }
+    let mut gap =
+        gap.map(|(prev, reason)| Gap { prev, seq: cursor.seq, epoch: cursor.epoch.clone(), reason });
     let stop = dues.front().map_or(log.head, |due| due.at);
     let mut found = 0;
     let mut bytes = 0;
@@ -91,7 +101,15 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
             if found > 0 {
                 break;
             }
-            gap.get_or_insert((cursor.seq, GapReason::Retention));
+            let prev = match &gap {
+                Some(gap) => gap.prev,
+                None => cursor.seq,
+            };
+            let reason = match &gap {
+                Some(gap) if gap.reason != GapReason::Filter => gap.reason,
+                _ => GapReason::Retention,
+            };
+            gap = Some(Gap { prev, seq: page.after, epoch: cursor.epoch.clone(), reason });
         }
         for event in
             page.events.iter().filter(|event| filter.admits(&event.service) && event.is_for(grant.user()))
@@ -108,9 +126,13 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     let has_more = cursor.seq < log.head || !dues.is_empty();
     // Writing to a `BytesMut` cannot fail.
     let _ = write!(out, "],\"cursor\":\"{cursor}\",\"has_more\":{has_more}");
-    if let Some((prev, reason)) = gap {
+    if let Some(Gap { prev, seq, epoch, reason }) = gap {
         node.metrics.gap(reason);
-        let _ = write!(out, ",\"gap\":{{\"prev\":{prev},\"reason\":\"{}\"}}", reason.name());
+        let reason = reason.name();
+        let _ = write!(
+            out,
+            ",\"gap\":{{\"prev\":{prev},\"seq\":{seq},\"epoch\":\"{epoch}\",\"reason\":\"{reason}\"}}"
+        );
     }
     out.put_u8(b'}');
     Ok(json(out.freeze()))

@@ -43,7 +43,11 @@ pub async fn answer(
 ) -> Result<Response<Answer>, Infallible> {
     let origin = origins::listed(&local.node, &request);
     let is_draining = local.node.is_draining();
-    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| refuse(&refusal));
+    let node = local.node.clone();
+    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| {
+        node.metrics.refused(&refusal);
+        refuse(&refusal)
+    });
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
     }
@@ -111,6 +115,16 @@ fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
         headers.insert(header::ETAG, etag);
     }
     Ok(response)
+}
+
+/// The only value of a header; `None` where there is none.
+fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the headers")));
+    }
+    Ok(value)
 }
 
 /// The credentials of `Authorization: Bearer`; `None` where there is no such header.

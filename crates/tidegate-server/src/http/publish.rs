@@ -11,7 +11,7 @@ use tidegate_core::{
     publish::{BodyForm, Fault, PublishError, read_body},
 };
 
-use super::{Answer, bearer, json, problem};
+use super::{Answer, bearer, header_once, json, problem};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},
@@ -32,12 +32,11 @@ pub async fn answer(
         return Err(Refusal::new(Code::Unauthorized, "publish with Authorization: Bearer <API key>"));
     };
     let grant = node.publishers.verify(key, &org, node.now()).map_err(refused)?;
-    node.publish_rates.take(grant.key_id(), &node.metrics)?;
+    node.publish_rates.take(grant.key_id())?;
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; send again").retry_in(RETRY_MS));
     }
     let Ok(_place) = node.publishes.try_acquire() else {
-        node.metrics.refusal("limits.publishes_in_flight");
         let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
         return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
     };
@@ -47,11 +46,11 @@ pub async fn answer(
     let began = Instant::now();
     let response = publish(node, grant, form, prefix.as_deref(), &body).await;
     node.metrics.publish(began.elapsed());
-    Ok(response.unwrap_or_else(|refusal| problem::refuse(&refusal)))
+    response
 }
 
 fn body_form(headers: &HeaderMap) -> Result<BodyForm, Refusal> {
-    let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
     let kind = value.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match kind.as_deref() {
         Some("application/json") => Ok(BodyForm::Json),
@@ -66,7 +65,7 @@ fn body_form(headers: &HeaderMap) -> Result<BodyForm, Refusal> {
 
 /// The prefix of the ids of events that bring none.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(value) = header_once(headers, "idempotency-key")? else { return Ok(None) };
     // Room for the index behind it (`EventId`).
     let key = value.to_str().ok().filter(|key| key.len() <= 120 && EventId::parse(key).is_ok());
     match key {
@@ -81,7 +80,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let max = node.config.limits.request_bytes.bytes();
     let too_large = || {
-        node.metrics.refusal("limits.request_bytes");
         let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
         Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
     };
@@ -115,12 +113,20 @@ async fn publish(
     };
     let events = match read_body(grant.org(), form, body, &node.publish_limits(), &mut assign) {
         Ok(events) => events,
-        Err(PublishError::Invalid(faults)) => return Ok(problem::invalid(faults)),
+        Err(PublishError::Invalid(faults)) => {
+            for fault in &faults {
+                match fault.code {
+                    "depth" => node.metrics.refusal("limits.json_depth"),
+                    "too_many" => node.metrics.refusal("limits.users_per_event"),
+                    _ => {}
+                }
+            }
+            return Ok(problem::invalid(faults));
+        }
         Err(error @ PublishError::NotJson(_)) => {
             return Err(Refusal::new(Code::BadRequest, error.to_string()));
         }
         Err(error @ PublishError::TooLarge { limit, .. }) => {
-            node.metrics.refusal(limit);
             return Err(Refusal::new(Code::TooLarge, error.to_string()).limited_by(limit));
         }
     };
@@ -134,8 +140,8 @@ async fn publish(
     let appended = node.engine.append(grant.org(), events);
     match tokio::time::timeout(node.config.limits.publish_timeout, appended).await {
         Ok(Ok(appended)) => Ok(placed(node, &ids, &appended)),
-        Ok(Err(error)) => refusal_of(node, &ids, error),
-        Err(_) => refusal_of(node, &ids, AppendError::Unknown),
+        Ok(Err(error)) => refusal_of(&ids, error),
+        Err(_) => refusal_of(&ids, AppendError::Unknown),
     }
 }
 
@@ -165,15 +171,8 @@ fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Respons
     json(body)
 }
 
-fn refusal_of(
-    node: &Node,
-    ids: &[(String, String)],
-    error: AppendError,
-) -> Result<Response<Answer>, Refusal> {
-    let limited = |code, limit| {
-        node.metrics.refusal(limit);
-        Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS)
-    };
+fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
+    let limited = |code, limit| Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS);
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();

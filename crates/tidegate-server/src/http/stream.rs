@@ -10,7 +10,7 @@ use http_body_util::Either;
 use hyper::body::Incoming;
 use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
 
-use super::{Answer, bearer, full, org_of, origins::check_origin, problem, query::Query};
+use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
 use crate::{
     auth::StreamGrant,
     node::{Node, random},
@@ -101,6 +101,7 @@ async fn events(
     match open_events(&local, &node, peer, org, &request, query, url_token).await {
         Err(refusal) if is_native && refusal.code.is_retryable() && refusal.code != Code::TokenExpired => {
             node.metrics.close(refusal.code);
+            node.metrics.refused(&refusal);
             let mut body = format!("retry: {}\n", refusal.retry_in_ms.unwrap_or(5000).max(1000)).into_bytes();
             body.extend_from_slice(&frame::error(Framing::Sse, &refusal));
             Ok(sse_response(full(body)))
@@ -174,7 +175,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     let bad = |name: &str, error: tidegate_core::CursorError| {
         Refusal::new(Code::BadRequest, format!("{name}: {error}"))
     };
-    let last_event_id = match headers.get("last-event-id").map(HeaderValue::to_str) {
+    let last_event_id = match header_once(headers, "last-event-id")?.map(HeaderValue::to_str) {
         Some(Ok("")) | None => None,
         Some(text) => {
             let cursor = text.ok().unwrap_or_default().parse::<Cursor>();

@@ -8,9 +8,6 @@ use tidegate_core::{Code, Refusal};
 
 use crate::{config::Config, node::random};
 
-/// How often a client may send frames.
-const CLIENT_FRAMES_PER_SECOND: f64 = 50.0;
-
 /// How long a client has to leave after `goaway`.
 const GOAWAY: Duration = Duration::from_secs(1);
 
@@ -117,9 +114,11 @@ impl Clock {
             return end(Code::BadFrame, "a message that was begun did not end in time");
         }
         let seconds = since(self.counted).as_secs_f64();
-        if f64::from(self.frames) > CLIENT_FRAMES_PER_SECOND * seconds.max(1.0) {
-            let message = "the client sends more than 50 frames a second";
-            return Some(Due::End(Refusal::new(Code::RateLimited, message).retry_in(10_000)));
+        let rate = config.limits.client_frames_per_second;
+        if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
+            let message = format!("the client sends more than {rate} frames a second");
+            let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
+            return Some(Due::End(refusal.limited_by("limits.client_frames_per_second")));
         }
         if seconds >= 1.0 {
             (self.counted, self.frames) = (now, 0);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_core::{Batch, Code, OrgId, Seq, View, ViewKey};
+use tidegate_core::{Batch, OrgId, Seq, View, ViewKey};
 
 use super::reader::{Offer, Reader};
 use crate::{hub::Org, node::Node};
@@ -123,18 +123,27 @@ impl Local {
         // A walk may end readers and so change the lists; it goes over its own copy of each.
         let groups = self.groups.borrow().get(&org.id).cloned().unwrap_or_default();
         let Some(from) = groups.iter().map(|group| group.position.get()).min() else { return };
-        let batches = org.tail().since(from);
+        let (batches, head) = {
+            let tail = org.tail();
+            (tail.since(from), tail.head())
+        };
         let mut delivered = 0;
         for group in groups {
-            delivered += self.walk_group(org, &group, &batches);
+            delivered += self.walk_group(org, &group, &batches, head);
         }
         self.node.metrics.delivered.inc_by(delivered as u64);
     }
 
-    fn walk_group(&self, org: &Org, group: &Group, batches: &[Arc<Batch>]) -> usize {
+    fn walk_group(&self, org: &Org, group: &Group, batches: &[Arc<Batch>], head: Seq) -> usize {
         let position = group.position.get();
         let batches = &batches[batches.partition_point(|batch| batch.seq <= position)..];
-        let Some(last) = batches.last() else { return 0 };
+        let Some(last) = batches.last() else {
+            if position < head {
+                // What was sealed has fallen out of the tail already: it stands in the log alone.
+                self.park_all(group);
+            }
+            return 0;
+        };
         let (mut chain, mut border) = (group.chain.get(), position);
         let round: Vec<(&Batch, View)> = batches
             .iter()
@@ -160,7 +169,13 @@ impl Local {
         let mut index = 0;
         loop {
             let Some(reader) = group.readers.borrow().get(index).cloned() else { break };
-            match reader.offer(&round, now, &mut frames) {
+            // A broken invariant ends the one stream, not the worker and everybody on it.
+            let offered = guard(|| reader.offer(&round, now, &mut frames)).unwrap_or_else(|| {
+                frames = Vec::new();
+                reader.fail();
+                Offer::Parked(0)
+            });
+            match offered {
                 Offer::Taken(events) => {
                     delivered += events;
                     index += 1;
@@ -174,6 +189,15 @@ impl Local {
             }
         }
         delivered
+    }
+
+    fn park_all(&self, group: &Group) {
+        loop {
+            let Some(reader) = group.readers.borrow().last().cloned() else { break };
+            self.leave(&reader);
+            self.node.metrics.parked.inc();
+            reader.call();
+        }
     }
 
     /// Registers a reader with the clock.
@@ -193,11 +217,12 @@ impl Local {
         let draining = *self.node.draining.borrow();
         if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
             self.is_halt_told.set(true);
-            let message = "the log takes no writes: no new events will come until the gateway is restarted";
-            readers.iter().for_each(|reader| reader.tell(Code::LogHalted.name(), message));
+            readers.iter().for_each(|reader| reader.tell_halted());
         }
         for reader in readers {
-            reader.tick(now, draining);
+            if guard(|| reader.tick(now, draining)).is_none() {
+                reader.fail();
+            }
         }
     }
 }
@@ -207,4 +232,11 @@ impl Membership {
     pub fn set_index(&self, index: usize) {
         self.index.set(index);
     }
+}
+
+/// Runs something for one reader; `None` where it panicked, which the panic hook has logged.
+fn guard<T>(act: impl FnOnce() -> T) -> Option<T> {
+    // What the reader holds may be half changed: it is ended, and nothing of it is used again but to
+    // close its socket.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).ok()
 }

@@ -34,7 +34,7 @@ use crate::{
     hub::Org,
     metrics::Transport,
     node::{Node, millis},
-    refusals::{no_log, refused, unreadable},
+    refusals::{refused, unreadable},
     transport::socket::LeftoverFull,
 };
 
@@ -131,10 +131,12 @@ impl Reader {
         let node = local.node.clone();
         let filter = grant.filter_for(request.services.clone()).map_err(refused)?;
         let org_id = grant.org();
-        let log = node.engine.open(org_id).await.map_err(|error| no_log(&error))?;
+        let log = node.open_log(org_id).await?;
         let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
-        let org = node.hub.org(org_id, log.head);
+        // The head of now: the search for a start may have taken its time.
+        let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
+        let org = node.hub.org(org_id, head);
         org.arrive(local.id);
         let framing = if sink.is_websocket() { Framing::WebSocket } else { Framing::Sse };
         let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
@@ -160,6 +162,9 @@ impl Reader {
         });
         tracing::debug!(connection = reader.name, org = %reader.org.id, transport = reader.transport(), "open a stream");
         reader.local.add(&reader);
+        if node.engine.halted().is_some() {
+            frames.push(halted(framing));
+        }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
         Ok(reader)
@@ -215,6 +220,11 @@ impl Reader {
         self.end.borrow_mut().get_or_insert(refusal);
         self.local.leave(self);
         self.call();
+    }
+
+    /// Ends it after a panic in what was done for it.
+    pub fn fail(&self) {
+        self.end(Refusal::new(Code::Internal, "an invariant of the gateway broke; this stream ends"));
     }
 
     /// Why it is to end, if it is.
@@ -291,6 +301,11 @@ impl Reader {
                         // Meanwhile an answer to the client may have come to stand half written.
                         self.sink.ready().await?;
                         self.take_page(&page, &mut frames);
+                        if self.with_session(|session| session.scanned() == at) {
+                            // The log ends before its own tail begins: no page would ever come.
+                            self.fail();
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -398,8 +413,7 @@ impl Reader {
             None => {}
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
-                let framing = self.with_session(|session| session.audience().framing);
-                self.push(vec![frame::goaway(framing, Code::Draining, millis(patience))]);
+                self.push(vec![frame::goaway(self.framing(), Code::Draining, millis(patience))]);
             }
             Some(Due::Ping) => {
                 let mut frames = Vec::new();
@@ -409,15 +423,19 @@ impl Reader {
         }
     }
 
-    /// Tells the client something that does not end the stream.
-    pub fn tell(&self, code: &str, message: &str) {
-        let framing = self.with_session(|session| session.audience().framing);
-        self.push(vec![frame::status(framing, code, message)]);
+    /// Tells the client that no new events will come.
+    pub fn tell_halted(&self) {
+        self.push(vec![halted(self.framing())]);
+    }
+
+    fn framing(&self) -> Framing {
+        if self.sink.is_websocket() { Framing::WebSocket } else { Framing::Sse }
     }
 
     /// The last frame, for the reason it ends with; counts and logs it.
     pub fn last_frame(&self, refusal: &Refusal) -> Bytes {
         self.local.node.metrics.close(refusal.code);
+        self.local.node.metrics.refused(refusal);
         tracing::info!(
             connection = self.name,
             org = %self.org.id,
@@ -425,16 +443,10 @@ impl Reader {
             code = refusal.code.name(),
             "end a stream: {refusal}"
         );
-        self.session.borrow().error(refusal)
+        frame::error(self.framing(), refusal)
     }
 
-    /// The gauge of streams over `transport`.
-    pub fn connections(&self, transport: Transport) -> Gauge {
-        self.local.node.metrics.connections(transport)
-    }
-
-    /// Takes it off the worker's lists. Must be called when its task ends.
-    pub fn close(self: &Rc<Self>) {
+    fn close(self: &Rc<Self>) {
         self.local.remove(self);
         tracing::debug!(connection = self.name, org = %self.org.id, "close a stream");
     }
@@ -454,5 +466,32 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
         token_expires_in_ms: grant.expires_at().saturating_sub(now),
         now,
         terms: &node.terms,
+    }
+}
+
+fn halted(framing: Framing) -> Bytes {
+    let message = "the log takes no writes: no new events will come until the gateway is restarted";
+    frame::status(framing, Code::LogHalted.name(), message)
+}
+
+/// Takes a reader off its worker's lists, and out of the gauge, whatever way its task ends.
+pub struct Attendance {
+    reader: Rc<Reader>,
+    gauge: Gauge,
+}
+
+impl Attendance {
+    /// Counts the reader in.
+    pub fn begin(reader: &Rc<Reader>, transport: Transport) -> Self {
+        let gauge = reader.local.node.metrics.connections(transport);
+        gauge.inc();
+        Self { reader: reader.clone(), gauge }
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.reader.close();
+        self.gauge.dec();
     }
 }

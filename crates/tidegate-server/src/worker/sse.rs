@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::Notify;
 
-use super::reader::{Gone, Reader};
+use super::reader::{Attendance, Gone, Reader};
 use crate::metrics::Transport;
 
 /// The place between a reader and the body of its response: frames go in when it is empty, hyper
@@ -128,8 +128,7 @@ impl Drop for SseBody {
 
 /// The task of a reader over SSE: two inputs, the bell and the body. Ends with the stream.
 pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
-    let gauge = reader.connections(Transport::Sse);
-    gauge.inc();
+    let _attendance = Attendance::begin(&reader, Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
             let _ = slot.send(&mut vec![reader.last_frame(&refusal)]);
@@ -151,6 +150,4 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
             () = slot.emptied.notified() => {}
         }
     }
-    reader.close();
-    gauge.dec();
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::{
     Peer,
     live::Local,
-    reader::{Gone, Reader, Sink},
+    reader::{Attendance, Gone, Reader, Sink},
     start::StreamRequest,
 };
 use crate::{
@@ -135,6 +135,7 @@ pub async fn run(
     let mut peer = ws::Reader::new(local.node.ws_limits());
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);
+        local.node.metrics.refused(&refusal);
         tracing::debug!(code = refusal.code.name(), "refuse a stream: {refusal}");
         finish(&Socket::new(stream), peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
     };
@@ -153,7 +154,8 @@ pub async fn run(
                 Err(_) => Err(Refusal::new(
                     Code::AuthTimeout,
                     "no auth frame came within limits.first_frame_timeout",
-                )),
+                )
+                .limited_by("limits.first_frame_timeout")),
             }
         }
     };
@@ -173,6 +175,7 @@ pub async fn run(
         Ok(reader) => converse(reader, &socket, peer, early).await,
         Err(refusal) => {
             local.node.metrics.close(refusal.code);
+            local.node.metrics.refused(&refusal);
             finish(&socket, peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
         }
     }
@@ -209,6 +212,8 @@ async fn first_frame(
         // Who waits owns no buffer.
         *early = Vec::new();
         stream.readable().await.map_err(|_| None)?;
+        // A socket that always has more must not keep the thread to itself.
+        tokio::task::yield_now().await;
         early.resize(socket::SCRATCH_BYTES, 0);
         match stream.try_read(early) {
             Ok(0) => return Err(None),
@@ -224,8 +229,10 @@ fn binary() -> Refusal {
 }
 
 fn broken(error: ws::ReadError) -> Refusal {
-    let code = if error.close_code() == 1009 { Code::TooLarge } else { Code::BadFrame };
-    Refusal::new(code, error.to_string())
+    if error.close_code() == 1009 {
+        return Refusal::new(Code::TooLarge, error.to_string()).limited_by("limits.client_frame_bytes");
+    }
+    Refusal::new(Code::BadFrame, error.to_string())
 }
 
 /// A parked reader's way to the head.
@@ -244,8 +251,7 @@ enum Left {
 /// The connection's loop: three inputs, the peer, the reader's bell, and (while it is parked) its
 /// own way to the head.
 async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut early: Vec<u8>) {
-    let gauge = reader.connections(Transport::WebSocket);
-    gauge.inc();
+    let attendance = Attendance::begin(&reader, Transport::WebSocket);
     let mut left = None;
     // On the heap while there is one: a level reader pays nothing for it.
     let mut way: Option<Way> = None;
@@ -271,6 +277,8 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
                     Ok(Taken::Bytes(_)) => {
                         reader.heard(false, 0);
                         reader.heard_partly(!peer.is_idle());
+                        // A socket that always has more must not keep the thread to itself.
+                        tokio::task::yield_now().await;
                     }
                     Ok(Taken::Blocked | Taken::Stopped) => {}
                     Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
@@ -287,8 +295,7 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
         }
     }
     drop(way);
-    reader.close();
-    gauge.dec();
+    drop(attendance);
     match left {
         Some(Left::Gone) => {}
         Some(Left::Closing) => finish(socket, peer, Bytes::new(), None).await,
@@ -358,7 +365,7 @@ async fn finish(socket: &Socket, mut peer: ws::Reader, last: Bytes, refusal: Opt
                 Ok(Taken::Ended) | Err(ReadFault::Io(_)) => return Ok::<(), Gone>(()),
                 _ if is_closed => return Ok(()),
                 // After a breach of the protocol nothing more is read; the bytes are only drained.
-                _ => {}
+                _ => tokio::task::yield_now().await,
             }
         }
     })

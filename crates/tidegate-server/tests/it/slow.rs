@@ -152,3 +152,56 @@ fn a_socket_under_http_that_takes_nothing_is_let_go() {
     let before = socket_count();
     eventually("the connection closed", || (socket_count() < before).then_some(()));
 }
+
+#[test]
+fn a_live_reader_gets_what_the_tail_had_no_room_for() {
+    // Each event alone is more than the tail may hold: it stands in the log and nowhere else.
+    let gateway = Gateway::with(&[
+        "limits.event_bytes=1KiB",
+        "limits.request_bytes=1KiB",
+        "tail.org_max_bytes=1KiB",
+        "ping.interval=\"60s\"",
+    ]);
+    let mut streams = gateway.both("");
+    let mut clients: Vec<Follower> = streams
+        .iter_mut()
+        .map(|stream| Follower::at(stream.next("hello")["cursor"].as_str().expect("a cursor")))
+        .collect();
+    let wide = format!("\"{}\"", "x".repeat(800));
+    for _ in 0..5 {
+        let seq = gateway.say("s", &wide);
+        for (stream, client) in streams.iter_mut().zip(&mut clients) {
+            assert_eq!(stream.events(client, 1)[0]["seq"], seq);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_floods_does_not_keep_the_worker_to_itself() {
+    let gateway = Gateway::with(&["node.workers=1"]);
+    let mut quiet = gateway.ws("");
+    let mut client = Follower::at(quiet.next("hello")["cursor"].as_str().expect("a cursor"));
+    let mut flooder = gateway.ws("");
+    flooder.next("hello");
+    let mut writing = flooder.socket().try_clone().expect("a second handle");
+    let flood = std::thread::spawn(move || {
+        let pings = masked(0x89, b"").repeat(10_000);
+        // Until the gateway has had enough.
+        while std::io::Write::write_all(&mut writing, &pings).is_ok() {}
+    });
+    let seq = gateway.say("s", "1");
+    assert_eq!(quiet.events(&mut client, 1)[0]["seq"], seq);
+    loop {
+        match flooder.message() {
+            Message::Pong(_) => {}
+            Message::Text(text) if text.contains(r#""type":"error""#) => {
+                assert!(text.contains("rate_limited"), "{text}");
+                break;
+            }
+            Message::Text(_) => {}
+            other => panic!("{other:?} before an error"),
+        }
+    }
+    drop(flooder);
+    flood.join().expect("the flooder ends");
+}

@@ -21,6 +21,9 @@ fn ten_thousand_orgs_leave_nothing_behind_once_the_window_has_passed() {
     assert_eq!(node.engine.orgs(), 10_000);
     world.pass(MINUTE);
     node.engine.sweep();
+    assert_eq!((node.engine.orgs(), node.engine.bytes()), (10_000, 0), "the tails go first, then the logs");
+    world.pass(2 * MINUTE);
+    node.engine.sweep();
     assert_eq!((node.engine.orgs(), node.engine.bytes()), (0, 0));
 }
 
