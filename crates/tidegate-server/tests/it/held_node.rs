@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::future::BoxFuture;
@@ -33,6 +36,7 @@ const SECRET: &str = "a secret of thirty-two bytes....";
 struct HeldBack {
     engine: LocalEngine<MemoryStore>,
     may_answer: watch::Receiver<bool>,
+    breaks: Arc<AtomicBool>,
 }
 
 impl Engine for HeldBack {
@@ -59,6 +63,7 @@ impl Engine for HeldBack {
     }
 
     fn read(&self, org: &OrgId, after: Seq, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>> {
+        assert!(!self.breaks.load(Ordering::SeqCst), "an invariant broken on purpose");
         self.engine.read(org, after, limit)
     }
 
@@ -106,18 +111,21 @@ pub struct HeldNode {
     key: String,
     token: String,
     answers: watch::Sender<bool>,
+    breaks: Arc<AtomicBool>,
+    /// Its parts, for a look at their counters.
+    pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
     _dir: tempfile::TempDir,
 }
 
 impl HeldNode {
-    /// Starts one. Publishers wait for an answer for 100 ms and no longer.
+    /// Starts one. Publishers wait for an answer for a second and no longer.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut sources = Sources::default();
         sources.command("test", "log.dir", format!("{:?}", dir.path()));
         sources.command("test", "auth.keys", format!("[{{ secret = \"{SECRET}\" }}]"));
-        sources.command("test", "limits.publish_timeout", "100ms");
+        sources.command("test", "limits.publish_timeout", "1s");
         let config = config::load(&sources).expect("a configuration").config;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = KeysFile::at(config.keys_file());
@@ -126,10 +134,11 @@ impl HeldNode {
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
+        let breaks = Arc::new(AtomicBool::new(false));
         let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
         let parts = Parts {
-            engine: Arc::new(HeldBack { engine, may_answer }),
+            engine: Arc::new(HeldBack { engine, may_answer, breaks: breaks.clone() }),
             metrics: Arc::new(Metrics::new(hub.budget().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
             publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
@@ -141,12 +150,13 @@ impl HeldNode {
         let worker = Worker::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("bound");
+        let counted = node.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("accept");
                 stream.set_nonblocking(true).expect("non-blocking");
                 let peer = stream.peer_addr().expect("a peer");
-                let place = node.take_socket().expect("room");
+                let place = counted.take_socket().expect("room");
                 worker.hand(Accepted { stream, peer, place }).expect("room");
             }
         });
@@ -154,12 +164,17 @@ impl HeldNode {
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, feed, _dir: dir }
+        Self { address, key, token, answers, breaks, node, feed, _dir: dir }
     }
 
     /// Lets publishers have their answers.
     pub fn let_answer(&self) {
         self.answers.send_replace(true);
+    }
+
+    /// Makes every read of the log panic.
+    pub fn break_reads(&self) {
+        self.breaks.store(true, Ordering::SeqCst);
     }
 
     /// Lets the tails have what was committed, and what will be.

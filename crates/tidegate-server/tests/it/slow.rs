@@ -12,6 +12,7 @@ use crate::{
         ws::{Message, Ws, handshake, masked},
     },
     gateway::{DEADLINE, Gateway, eventually},
+    held_node::HeldNode,
 };
 
 /// Enough to fill every buffer between the gateway and a client with a small window of its own.
@@ -204,4 +205,33 @@ fn a_client_that_floods_does_not_keep_the_worker_to_itself() {
     }
     drop(flooder);
     flood.join().expect("the flooder ends");
+}
+
+#[test]
+fn a_panic_ends_the_one_stream_and_its_places_come_back() {
+    let node = HeldNode::start();
+    node.let_answer();
+    let publish = |id: &str| {
+        let body = format!(r#"{{"service":"s","event":"e","id":"{id}","data":1}}"#);
+        let publish = || (node.publishing().body(&body).send().status == 200).then_some(());
+        eventually("a publish answered", publish);
+    };
+    publish("one");
+    let mut live = node.ws("");
+    let hello = live.next("hello");
+    let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
+    // The tail begins at the head, so a reader from before it reads the log, in its own task.
+    node.break_reads();
+    let epoch = hello["epoch"].as_str().expect("an epoch");
+    let mut broken = node.ws(&format!("?cursor={epoch}-0"));
+    broken.next("hello");
+    assert!(broken.try_frame().is_none(), "the stream goes on");
+
+    node.let_feed();
+    publish("two");
+    assert_eq!(live.events(&mut client, 1)[0]["seq"], 2, "others do not notice");
+    drop(live);
+    eventually("all places given back", || node.node.admission.is_idle().then_some(()));
+    let text = node.node.metrics.open_metrics();
+    assert!(text.contains("tidegate_connections{transport=\"websocket\"} 0"), "{text}");
 }
