@@ -4,11 +4,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    continuity::{Cursor, Entry},
-    event::Planned,
-    gateway::Announced,
-};
+use crate::{continuity::Entry, cursor::Cursor, event::Planned, gateway::Announced};
 
 #[derive(Deserialize)]
 struct Page<'a> {

@@ -14,7 +14,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Common,
-    continuity::{Cursor, Start},
+    continuity::Start,
+    cursor::Cursor,
     event::{SERVICES, Services},
     findings::Findings,
     gateway::Gateway,

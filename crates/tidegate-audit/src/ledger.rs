@@ -9,11 +9,7 @@ use std::{
     },
 };
 
-use crate::{
-    continuity::{Cursor, Fault},
-    event::Planned,
-    findings::Findings,
-};
+use crate::{cursor::Cursor, event::Planned, fault::Fault, findings::Findings};
 
 /// The shared memory of an audit.
 #[derive(Debug)]

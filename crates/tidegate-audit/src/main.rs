@@ -10,7 +10,9 @@
 //! the audits `kill`, `seam`, `sync`, `payloads`, and the smoke run.
 
 mod continuity;
+mod cursor;
 mod event;
+mod fault;
 mod findings;
 mod gateway;
 mod history;

@@ -8,7 +8,8 @@ use clap::Args;
 
 use crate::{
     Common,
-    continuity::{Cursor, Start},
+    continuity::Start,
+    cursor::Cursor,
     event::Services,
     findings::Findings,
     gateway::{Announced, Gateway},

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    continuity::Cursor, event::Planned, event::service_name, findings::Findings, gateway::Announced,
+    cursor::Cursor, event::Planned, event::service_name, findings::Findings, gateway::Announced,
     ledger::Ledger,
 };
 

@@ -13,8 +13,9 @@ use rand::Rng as _;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    continuity::{Continuity, Fault, Heard, Start},
+    continuity::{Continuity, Heard, Start},
     event::Services,
+    fault::Fault,
     findings::Findings,
     gateway::Announced,
     ledger::Ledger,

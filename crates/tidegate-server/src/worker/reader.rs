@@ -90,6 +90,11 @@ impl Sink {
     fn is_websocket(&self) -> bool {
         matches!(self, Sink::WebSocket(_))
     }
+
+    /// The envelope of its frames.
+    fn framing(&self) -> Framing {
+        if self.is_websocket() { Framing::WebSocket } else { Framing::Sse }
+    }
 }
 
 /// What became of a round that was offered to a live reader.
@@ -138,7 +143,7 @@ impl Reader {
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
         let org = node.hub.org(org_id, head);
         org.arrive(local.id);
-        let framing = if sink.is_websocket() { Framing::WebSocket } else { Framing::Sse };
+        let framing = sink.framing();
         let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
         let name = node.name_connection();
         let mut frames = Vec::new();
@@ -413,7 +418,7 @@ impl Reader {
             None => {}
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
-                self.push(vec![frame::goaway(self.framing(), Code::Draining, millis(patience))]);
+                self.push(vec![frame::goaway(self.sink.framing(), Code::Draining, millis(patience))]);
             }
             Some(Due::Ping) => {
                 let mut frames = Vec::new();
@@ -425,11 +430,7 @@ impl Reader {
 
     /// Tells the client that no new events will come.
     pub fn tell_halted(&self) {
-        self.push(vec![halted(self.framing())]);
-    }
-
-    fn framing(&self) -> Framing {
-        if self.sink.is_websocket() { Framing::WebSocket } else { Framing::Sse }
+        self.push(vec![halted(self.sink.framing())]);
     }
 
     /// The last frame, for the reason it ends with; counts and logs it.
@@ -443,7 +444,7 @@ impl Reader {
             code = refusal.code.name(),
             "end a stream: {refusal}"
         );
-        frame::error(self.framing(), refusal)
+        frame::error(self.sink.framing(), refusal)
     }
 
     fn close(self: &Rc<Self>) {

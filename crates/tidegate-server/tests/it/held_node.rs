@@ -37,6 +37,7 @@ struct HeldBack {
     engine: LocalEngine<MemoryStore>,
     may_answer: watch::Receiver<bool>,
     breaks: Arc<AtomicBool>,
+    halts: Arc<AtomicBool>,
 }
 
 impl Engine for HeldBack {
@@ -72,6 +73,9 @@ impl Engine for HeldBack {
     }
 
     fn halted(&self) -> Option<Arc<str>> {
+        if self.halts.load(Ordering::SeqCst) {
+            return Some("a sync failed on purpose".into());
+        }
         self.engine.halted()
     }
 
@@ -112,6 +116,7 @@ pub struct HeldNode {
     token: String,
     answers: watch::Sender<bool>,
     breaks: Arc<AtomicBool>,
+    halts: Arc<AtomicBool>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
@@ -134,11 +139,11 @@ impl HeldNode {
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
-        let breaks = Arc::new(AtomicBool::new(false));
+        let (breaks, halts) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
         let parts = Parts {
-            engine: Arc::new(HeldBack { engine, may_answer, breaks: breaks.clone() }),
+            engine: Arc::new(HeldBack { engine, may_answer, breaks: breaks.clone(), halts: halts.clone() }),
             metrics: Arc::new(Metrics::new(hub.budget().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
             publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
@@ -164,7 +169,7 @@ impl HeldNode {
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, breaks, node, feed, _dir: dir }
+        Self { address, key, token, answers, breaks, halts, node, feed, _dir: dir }
     }
 
     /// Lets publishers have their answers.
@@ -175,6 +180,11 @@ impl HeldNode {
     /// Makes every read of the log panic.
     pub fn break_reads(&self) {
         self.breaks.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes the log take no more writes, as after a failed sync.
+    pub fn halt(&self) {
+        self.halts.store(true, Ordering::SeqCst);
     }
 
     /// Lets the tails have what was committed, and what will be.
