@@ -34,7 +34,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
         let node = node.clone();
         tokio::spawn(async move {
             let _place = place;
-            let timeout = node.config.limits.first_frame_timeout;
+            let timeout = node.config().limits.first_frame_timeout;
             let service = hyper::service::service_fn(move |request| {
                 let node = node.clone();
                 async move { Ok::<_, Infallible>(answer(&node, &request)) }
@@ -89,7 +89,7 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
     let body = serde_json::json!({
         "ready": reason.is_none(),
         "reason": reason,
-        "log": { "engine": node.config.log.engine.word(), "sync": node.terms.sync.unwrap_or("always") },
+        "log": { "engine": node.config().log.engine.word(), "sync": node.terms.sync.unwrap_or("always") },
     });
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, "application/json", format!("{body}\n"))

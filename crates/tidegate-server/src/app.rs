@@ -125,7 +125,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     tracing::info!(
         public = %public_at,
         admin = %admin_at,
-        engine = node.config.log.engine.word(),
+        engine = node.config().log.engine.word(),
         workers = workers.len(),
         "serve"
     );
@@ -138,7 +138,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     }
 
     let ended = signals.next().await;
-    tracing::info!(window = ?node.config.drain.window, "drain; a second signal leaves at once");
+    tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
         () = drained(&node) => {}
@@ -282,9 +282,10 @@ async fn sweep(node: Arc<Node>) {
 /// Waits until every stream has gone and every publish that was let in is answered, or the drain
 /// window and its grace are over.
 async fn drained(node: &Node) {
-    let deadline = tokio::time::Instant::now() + node.config.drain.window + Duration::from_secs(5);
+    let config = node.config();
+    let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    let is_publishing = || node.publishes.available_permits() < node.config.limits.publishes_in_flight;
+    let is_publishing = || node.publishes.available_permits() < config.limits.publishes_in_flight;
     while (!node.admission.is_idle() || is_publishing()) && tokio::time::Instant::now() < deadline {
         look.tick().await;
     }

@@ -199,8 +199,9 @@ impl DevDir {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         // With days to spare, so that it does not end in the middle of a session.
         let soon = now + YEAR_MILLIS / 12;
-        let good =
-            |token: &String| tokens.verify(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok());
+        let good = |token: &String| {
+            tokens.verify_at_hand(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok())
+        };
         let token = match (self.saved.token.take().filter(good), config.auth.keys.first()) {
             (Some(token), _) => token,
             // `auth.keys` is never empty in a configuration that was checked.
@@ -312,7 +313,7 @@ mod tests {
         let loaded = configured(&DevDir::open(path.clone()).expect("opened"), &[]);
         assert_eq!(loaded.config.keys_file(), path.join("keys.toml"));
         let tokens = TokenVerifier::new(&loaded.config.auth, 8192);
-        assert_eq!(tokens.verify(first.token(), NOW).expect("a grant").filter(), &Filter::all());
+        assert_eq!(tokens.verify_at_hand(first.token(), NOW).expect("a grant").filter(), &Filter::all());
         let publishers = Publishers::open(KeysFile::at(loaded.config.keys_file()), NOW).expect("opened");
         assert!(publishers.verify(first.publish_key(), first.org(), NOW).is_ok());
     }

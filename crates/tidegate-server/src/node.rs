@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use tidegate_core::{
     BatchLimits, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
 };
@@ -25,8 +26,7 @@ use crate::{
 
 /// A node's parts. Shared by all threads; holds no connection.
 pub struct Node {
-    /// What it was told.
-    pub config: Config,
+    config: ArcSwap<Config>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Keeps the logs.
@@ -37,8 +37,7 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Lets connections in.
     pub admission: Arc<Admission>,
-    /// Knows subscribers.
-    pub tokens: TokenVerifier,
+    tokens: ArcSwap<TokenVerifier>,
     /// Knows publishers.
     pub publishers: Arc<Publishers>,
     /// What every hello says.
@@ -99,12 +98,12 @@ impl Node {
             sockets: Arc::default(),
             next_connection: AtomicU64::new(0),
             start: Epoch::from_random(random()),
-            config,
+            config: ArcSwap::from_pointee(config),
             clock,
             engine,
             hub,
             metrics,
-            tokens,
+            tokens: ArcSwap::from_pointee(tokens),
             publishers,
             terms,
             has_page,
@@ -121,6 +120,16 @@ impl Node {
         }
     }
 
+    /// What it is told, as of now: `auth` and `limits` can change while it runs.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Knows subscribers, as of now.
+    pub fn tokens(&self) -> Arc<TokenVerifier> {
+        self.tokens.load_full()
+    }
+
     /// Now, by the wall clock.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
@@ -132,8 +141,9 @@ impl Node {
     }
 
     /// What `token` allows in `org`, or why nothing.
-    pub fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
-        let grant = self.tokens.verify(token, self.now()).map_err(refused)?;
+    pub async fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
+        let tokens = self.tokens();
+        let grant = tokens.verify(token, self.now()).await.map_err(refused)?;
         grant.check_org(org).map_err(refused)?;
         Ok(grant)
     }
@@ -141,7 +151,7 @@ impl Node {
     /// The state of an org's log, which is made where there is none. What the log cannot say in time is
     /// refused like a full queue: nobody waits on a disk without end.
     pub async fn open_log(&self, org: &OrgId) -> Result<LogState, Refusal> {
-        let opened = tokio::time::timeout(self.config.limits.publish_timeout, self.engine.open(org));
+        let opened = tokio::time::timeout(self.config().limits.publish_timeout, self.engine.open(org));
         opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
     }
 
@@ -152,7 +162,8 @@ impl Node {
 
     /// Counts an accepted socket; `None` where there are as many as streams and publishes may need.
     pub fn take_socket(&self) -> Option<OpenSocket> {
-        let limits = &self.config.limits;
+        let config = self.config();
+        let limits = &config.limits;
         let socket = OpenSocket(self.sockets.clone());
         let before = self.sockets.fetch_add(1, Ordering::SeqCst);
         (before < limits.connections + limits.publishes_in_flight).then_some(socket)
@@ -165,7 +176,8 @@ impl Node {
 
     /// The bounds of a publish request.
     pub fn publish_limits(&self) -> PublishLimits {
-        let limits = &self.config.limits;
+        let config = self.config();
+        let limits = &config.limits;
         PublishLimits {
             event_bytes: limits.event_bytes.bytes(),
             events: limits.events_per_batch,
@@ -177,7 +189,7 @@ impl Node {
     /// The bounds of what a client sends over WebSocket.
     pub fn ws_limits(&self) -> ws::Limits {
         ws::Limits {
-            message_bytes_max: self.config.limits.client_frame_bytes.bytes(),
+            message_bytes_max: self.config().limits.client_frame_bytes.bytes(),
             ..ws::Limits::default()
         }
     }

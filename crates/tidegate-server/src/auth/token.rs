@@ -123,12 +123,17 @@ impl TokenVerifier {
                 .and_then(|part| object(part, "header").ok())
                 .map(Object::into_json),
             claims: claims.map(Object::into_json),
-            verdict: self.verify(token, now),
+            verdict: self.verify_at_hand(token, now),
         }
     }
 
     /// What `token` allows at `now`. Whether that covers what was asked for is the grant's to say.
-    pub fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
+    pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
+        self.verify_at_hand(token, now)
+    }
+
+    /// What `token` allows, by the keys that are at hand.
+    pub fn verify_at_hand(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let parts = self.split(token)?;
         self.check_signature(&parts)?;
         let claims = object(parts.claims, "payload")?;

@@ -30,7 +30,8 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
             return;
         }
     };
-    let limits = &local.node.config.limits;
+    let config = local.node.config();
+    let limits = &config.limits;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

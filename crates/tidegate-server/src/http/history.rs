@@ -26,7 +26,7 @@ struct Gap {
     reason: GapReason,
 }
 
-fn authorize<B>(
+async fn authorize<B>(
     node: &Node,
     org: &OrgId,
     request: &Request<B>,
@@ -35,15 +35,15 @@ fn authorize<B>(
     let Some(token) = bearer(request.headers())? else {
         return Err(Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"));
     };
-    let grant = node.authorize(token, org)?;
-    let services = query.services(node.config.limits.services_per_filter)?;
+    let grant = node.authorize(token, org).await?;
+    let services = query.services(node.config().limits.services_per_filter)?;
     let filter = grant.filter_for(services).map_err(refused)?;
     Ok((grant, filter, query))
 }
 
 /// The cursor of now: take it, read the state, then stream from it.
 pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
-    let (_, filter, _) = authorize(node, &org, request)?;
+    let (_, filter, _) = authorize(node, &org, request).await?;
     let log = node.open_log(&org).await?;
     let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
@@ -51,8 +51,9 @@ pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
 
 /// One page behind `after=`, or from the oldest.
 pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
-    let limits = &node.config.limits;
-    let (grant, filter, query) = authorize(node, &org, request)?;
+    let config = node.config();
+    let limits = &config.limits;
+    let (grant, filter, query) = authorize(node, &org, request).await?;
     let limit = query.number("limit", 1..=limits.page_events)?.unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,

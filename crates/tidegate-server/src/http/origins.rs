@@ -15,7 +15,7 @@ pub fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // Which of the two schemes is ours depends on what stands in front.
     let is_same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
-    let is_listed = node.config.auth.origins.iter().any(|allowed| allowed.as_str() == origin);
+    let is_listed = node.config().auth.origins.iter().any(|allowed| allowed.as_str() == origin);
     if origins.next().is_none() && ((is_same && !host.is_empty()) || is_listed) {
         return Ok(());
     }
@@ -29,7 +29,7 @@ pub fn check_origin(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
 /// The `Origin` of a request, if `auth.origins` lists it.
 pub fn listed<B>(node: &Node, request: &Request<B>) -> Option<HeaderValue> {
     let origin = request.headers().get(header::ORIGIN)?;
-    node.config.auth.origins.iter().any(|allowed| origin == allowed.as_str()).then(|| origin.clone())
+    node.config().auth.origins.iter().any(|allowed| origin == allowed.as_str()).then(|| origin.clone())
 }
 
 /// Lets a page of a listed origin read the answer. No credentials: tokens are not cookies.

@@ -78,7 +78,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 }
 
 async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let max = node.config.limits.request_bytes.bytes();
+    let max = node.config().limits.request_bytes.bytes();
     let too_large = || {
         let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
         Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
@@ -89,7 +89,7 @@ async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal>
         return Err(too_large());
     }
     let collected = Limited::new(request.into_body(), max).collect();
-    match tokio::time::timeout(node.config.limits.request_timeout, collected).await {
+    match tokio::time::timeout(node.config().limits.request_timeout, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
@@ -138,7 +138,7 @@ async fn publish(
         .map(|event: &NewEvent| (event.service.as_str().to_owned(), event.id.as_str().to_owned()))
         .collect();
     let appended = node.engine.append(grant.org(), events);
-    match tokio::time::timeout(node.config.limits.publish_timeout, appended).await {
+    match tokio::time::timeout(node.config().limits.publish_timeout, appended).await {
         Ok(Ok(appended)) => Ok(placed(node, &ids, &appended)),
         Ok(Err(error)) => refusal_of(&ids, error),
         Err(_) => refusal_of(&ids, AppendError::Unknown),

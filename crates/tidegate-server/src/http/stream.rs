@@ -64,16 +64,13 @@ fn upgrade(
     // Whoever is not let in for the number of connections must not cost a place; all else is looked
     // at with the place taken, so that it is counted.
     let slot = node.admission.knock(peer.address.ip());
-    let (grant, wanted) = match (origin, wanted, token) {
-        (Err(refusal), ..) | (_, Err(refusal), _) | (.., Err(refusal)) => (None, Err(refusal)),
-        (Ok(()), Ok(wanted), Ok(None)) => (None, Ok(wanted)),
-        (Ok(()), Ok(wanted), Ok(Some(token))) => match node.authorize(&token, &wanted.org) {
-            Ok(grant) => (Some(grant), Ok(wanted)),
-            Err(refusal) => (None, Err(refusal)),
-        },
+    let wanted = origin.and(wanted);
+    let (token, wanted) = match token {
+        Ok(token) => (token, wanted),
+        Err(refusal) => (None, wanted.and(Err(refusal))),
     };
     let (response, switching) = upgrade.accept(protocol);
-    tokio::task::spawn_local(websocket::run(local, peer, switching, grant, wanted, slot));
+    tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
 }
 
@@ -127,7 +124,7 @@ async fn open_events(
         let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
         return Err(Refusal::new(Code::Unauthorized, message));
     };
-    let grant: StreamGrant = node.authorize(&token, &wanted.org)?;
+    let grant: StreamGrant = node.authorize(&token, &wanted.org).await?;
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
     }
@@ -191,10 +188,11 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
         return Err(Refusal::new(Code::Unsupported, message));
     }
+    let config = node.config();
     Ok(StreamRequest {
         org,
-        services: query.services(node.config.limits.services_per_filter)?,
+        services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", 0..=node.config.limits.tail_events)?,
+        tail: query.number("tail", 0..=config.limits.tail_events)?,
     })
 }

@@ -60,7 +60,7 @@ impl Local {
 
     /// How often the clock looks at every reader: often enough for the shortest of the timeouts.
     pub fn tick(&self) -> Duration {
-        let config = &self.node.config;
+        let config = self.node.config();
         let shortest = config.ping.timeout.min(config.limits.write_timeout).min(config.ping.interval);
         (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(250))
     }
@@ -213,6 +213,7 @@ impl Local {
 
     /// Looks at the clock of every reader.
     pub fn tick_all(&self, now: Instant) {
+        let config = self.node.config();
         let readers = self.readers.borrow().clone();
         let draining = *self.node.draining.borrow();
         if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
@@ -220,7 +221,7 @@ impl Local {
             readers.iter().for_each(|reader| reader.tell_halted());
         }
         for reader in readers {
-            if guard(|| reader.tick(now, draining)).is_none() {
+            if guard(|| reader.tick(&config, now, draining)).is_none() {
                 reader.fail();
             }
         }

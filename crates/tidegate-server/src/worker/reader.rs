@@ -30,6 +30,7 @@ use super::{
 use crate::{
     admission,
     auth::StreamGrant,
+    config::Config,
     engine::{Page, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
@@ -150,7 +151,7 @@ impl Reader {
         let session =
             Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
-        let clock = Clock::new(now, node.config.ping.interval);
+        let clock = Clock::new(now, node.config().ping.interval);
         let reader = Rc::new(Self {
             org,
             session: RefCell::new(session),
@@ -346,9 +347,10 @@ impl Reader {
     }
 
     /// Renews its grant in place (R6).
-    pub fn renew(&self, token: &str) -> Result<(), Refusal> {
+    pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
         let node = &self.local.node;
-        let grant = node.authorize(token, &self.org.id)?;
+        let grant = node.authorize(token, &self.org.id).await?;
+        // From here on nothing waits, so it comes between two frames.
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.
         self.local.leave(self);
@@ -400,7 +402,7 @@ impl Reader {
     }
 
     /// Looks at the clock: pings, timeouts, expiry, leaving.
-    pub fn tick(&self, now: Instant, draining: Option<Instant>) {
+    pub fn tick(&self, config: &Config, now: Instant, draining: Option<Instant>) {
         if self.end.borrow().is_some() {
             return;
         }
@@ -414,7 +416,7 @@ impl Reader {
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
         };
-        match self.with_clock(|clock| clock.tick(&node.config, &state)) {
+        match self.with_clock(|clock| clock.tick(config, &state)) {
             None => {}
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {

@@ -52,7 +52,8 @@ async fn find_tail(
     filter: &Filter,
     count: usize,
 ) -> Result<Seq, ReadError> {
-    let limits = &node.config.limits;
+    let config = node.config();
+    let limits = &config.limits;
     let count = count.min(limits.tail_events);
     // From the head backwards, in stretches; seqs need not be dense, so a stretch of seqs holds at
     // most as many events.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     ops::ControlFlow,
     pin::Pin,
     rc::Rc,
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     admission,
-    auth::StreamGrant,
     metrics::Transport,
     transport::{
         socket::{self, Leftover, ReadFault, Taken},
@@ -34,6 +34,9 @@ use crate::{
 
 /// What may wait behind a half-written frame: answers to what the client sends.
 const ANSWERS_MAX: usize = 16 << 10;
+
+/// Renewals that may wait for the one before: their keys may have to be fetched.
+const RENEWALS_MAX: usize = 4;
 
 /// How long a closing handshake may take (RFC 6455, section 7.1.1).
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -115,13 +118,13 @@ impl Socket {
     }
 }
 
-/// One WebSocket connection from its upgrade to its end. `grant` is what the request itself proved;
+/// One WebSocket connection from its upgrade to its end. `token` is what the request itself brought;
 /// without it the first frame must be `auth`. The peer's place in the count of sockets is held to the end.
 pub async fn run(
     local: Rc<Local>,
     _peer: Peer,
     switching: Switching,
-    grant: Option<StreamGrant>,
+    token: Option<String>,
     request: Result<StreamRequest, Refusal>,
     slot: Result<admission::Slot, Refusal>,
 ) {
@@ -143,12 +146,12 @@ pub async fn run(
         (Ok(request), Ok(slot)) => (request, slot),
         (Err(refusal), _) | (_, Err(refusal)) => return refuse(stream, peer, refusal).await,
     };
-    let grant = match grant {
-        Some(grant) => Ok(grant),
+    let grant = match token {
+        Some(token) => local.node.authorize(&token, &request.org).await,
         None => {
-            let patience = local.node.config.limits.first_frame_timeout;
+            let patience = local.node.config().limits.first_frame_timeout;
             match tokio::time::timeout(patience, first_frame(&stream, &mut peer, &mut early)).await {
-                Ok(Ok(token)) => local.node.authorize(&token, &request.org),
+                Ok(Ok(token)) => local.node.authorize(&token, &request.org).await,
                 Ok(Err(Some(refusal))) => Err(refusal),
                 Ok(Err(None)) => return,
                 Err(_) => Err(Refusal::new(
@@ -238,6 +241,25 @@ fn broken(error: ws::ReadError) -> Refusal {
 /// A parked reader's way to the head.
 type Way = Pin<Box<dyn Future<Output = Result<(), Gone>>>>;
 
+/// A token on its way to be the stream's.
+type Renewal = Pin<Box<dyn Future<Output = Result<(), Refusal>>>>;
+
+/// Waits for what is under way; for ever where nothing is.
+async fn waited<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T>>>>) -> T {
+    match under_way {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the client said that its task has to act on.
+#[derive(Default)]
+struct Heard {
+    left: Option<Left>,
+    /// Tokens to renew the grant with, in order.
+    renewals: VecDeque<String>,
+}
+
 /// How the client's half ended.
 enum Left {
     /// With a close frame, to be answered in kind.
@@ -252,28 +274,35 @@ enum Left {
 /// own way to the head.
 async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut early: Vec<u8>) {
     let attendance = Attendance::begin(&reader, Transport::WebSocket);
-    let mut left = None;
-    // On the heap while there is one: a level reader pays nothing for it.
+    let mut heard = Heard::default();
+    // On the heap while there is one: a level reader pays nothing for them.
     let mut way: Option<Way> = None;
+    let mut renewal: Option<Renewal> = None;
     if !early.is_empty() {
-        let read = socket::feed(&mut peer, &mut early, |event| hear(&reader, event, &mut left));
+        let read = socket::feed(&mut peer, &mut early, |event| hear(&reader, event, &mut heard));
         if let Err(error) = read {
-            left = Some(Left::Broken(broken(error)));
+            heard.left = Some(Left::Broken(broken(error)));
         }
     }
     drop(early);
-    while left.is_none() && reader.ending().is_none() {
+    while heard.left.is_none() && reader.ending().is_none() {
         if way.is_none() && reader.is_parked() {
             way = Some(Box::pin(reader.clone().catch_up()));
+        }
+        if renewal.is_none()
+            && let Some(token) = heard.renewals.pop_front()
+        {
+            let reader = reader.clone();
+            renewal = Some(Box::pin(async move { reader.renew(&token).await }));
         }
         tokio::select! {
             readable = socket.stream.readable() => {
                 if readable.is_err() {
-                    left = Some(Left::Gone);
+                    heard.left = Some(Left::Gone);
                     break;
                 }
-                match socket::try_read(&socket.stream, &mut peer, |event| hear(&reader, event, &mut left)) {
-                    Ok(Taken::Ended) => left = Some(Left::Gone),
+                match socket::try_read(&socket.stream, &mut peer, |event| hear(&reader, event, &mut heard)) {
+                    Ok(Taken::Ended) => heard.left = Some(Left::Gone),
                     Ok(Taken::Bytes(_)) => {
                         reader.heard(false, 0);
                         reader.heard_partly(!peer.is_idle());
@@ -281,22 +310,28 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
                         tokio::task::yield_now().await;
                     }
                     Ok(Taken::Blocked | Taken::Stopped) => {}
-                    Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
-                    Err(ReadFault::Io(_)) => left = Some(Left::Gone),
+                    Err(ReadFault::Broken(error)) => heard.left = Some(Left::Broken(broken(error))),
+                    Err(ReadFault::Io(_)) => heard.left = Some(Left::Gone),
                 }
             }
-            caught_up = async { match &mut way { Some(way) => way.await, None => std::future::pending().await } } => {
+            caught_up = waited(&mut way) => {
                 way = None;
                 if caught_up.is_err() {
-                    left = Some(Left::Gone);
+                    heard.left = Some(Left::Gone);
+                }
+            }
+            renewed = waited(&mut renewal) => {
+                renewal = None;
+                if let Err(refusal) = renewed {
+                    reader.end(refusal);
                 }
             }
             () = reader.called() => {}
         }
     }
-    drop(way);
+    drop((way, renewal));
     drop(attendance);
-    match left {
+    match heard.left {
         Some(Left::Gone) => {}
         Some(Left::Closing) => finish(socket, peer, Bytes::new(), None).await,
         Some(Left::Broken(refusal)) => {
@@ -310,14 +345,16 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
 }
 
 /// Takes one message of the client's.
-fn hear(reader: &Reader, event: ws::Event<'_>, left: &mut Option<Left>) -> ControlFlow<()> {
+fn hear(reader: &Reader, event: ws::Event<'_>, heard: &mut Heard) -> ControlFlow<()> {
     reader.heard(false, 1);
     match event {
         ws::Event::Text(text) => match frame::read_client_frame(&text) {
-            Ok(ClientFrame::Auth { token }) => {
-                if let Err(refusal) = reader.renew(&token) {
-                    reader.end(refusal);
-                }
+            Ok(ClientFrame::Auth { token }) if heard.renewals.len() < RENEWALS_MAX => {
+                heard.renewals.push_back(token);
+            }
+            Ok(ClientFrame::Auth { .. }) => {
+                let message = "the client renews its token faster than tokens can be verified";
+                reader.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
             }
             Ok(ClientFrame::Pong) => reader.heard(true, 0),
             Ok(ClientFrame::Health) => {}
@@ -326,9 +363,9 @@ fn hear(reader: &Reader, event: ws::Event<'_>, left: &mut Option<Left>) -> Contr
         ws::Event::Binary(_) => reader.end(binary()),
         ws::Event::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
         ws::Event::Pong(_) => {}
-        ws::Event::Close(_) => *left = Some(Left::Closing),
+        ws::Event::Close(_) => heard.left = Some(Left::Closing),
     }
-    if left.is_some() || reader.ending().is_some() {
+    if heard.left.is_some() || reader.ending().is_some() {
         ControlFlow::Break(())
     } else {
         ControlFlow::Continue(())
