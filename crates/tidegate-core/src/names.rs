@@ -37,6 +37,10 @@ fn is_user(text: &str) -> bool {
     is_printable(text) && !text.contains(',')
 }
 
+fn is_line(text: &str) -> bool {
+    (1..=1024).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:path, $rule:literal) => {
         $(#[$doc])*
@@ -119,6 +123,17 @@ name! {
     "1 to 128 printable ASCII characters without space or comma"
 }
 
+name! {
+    /// Where a CloudEvent comes from, as its publisher names it; with the id it tells events apart.
+    Source, "source", is_line,
+    "1 to 1024 bytes of text without control characters"
+}
+name! {
+    /// What a CloudEvent is about, within its source.
+    Subject, "subject", is_line,
+    "1 to 1024 bytes of text without control characters"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +153,11 @@ mod tests {
         assert!(EventId::parse("a b").is_err());
         assert!(UserId::parse("a,b").is_err());
         assert!(UserId::parse("mail@example.org").is_ok());
+        for good in ["/a b", "urn:ä", &"ä".repeat(512)] {
+            assert!(Source::parse(good).is_ok() && Subject::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a\nb", "\u{0}", "\u{7f}", "\u{85}", &"ä".repeat(513)] {
+            assert!(Source::parse(bad).is_err() && Subject::parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod cloudevents;
 mod connection;
 mod history;
 mod origins;

@@ -47,8 +47,17 @@ fn status_of(code: Code) -> StatusCode {
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+/// Answers that data is of a kind that is not taken.
+pub fn unsupported(fault: Fault) -> Response<Answer> {
+    with_errors(Code::UnsupportedMedia, vec![fault])
+}
+
 /// Answers with faulty fields.
 pub fn invalid(faults: Vec<Fault>) -> Response<Answer> {
+    with_errors(Code::Invalid, faults)
+}
+
+fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     let errors: Vec<_> = faults
         .into_iter()
         .map(|Fault { pointer, code, detail }| FieldError { pointer, code, detail })
@@ -57,7 +66,7 @@ pub fn invalid(faults: Vec<Fault>) -> Response<Answer> {
         [only] => only.detail.clone(),
         several => format!("{} fields are faulty; see errors", several.len()),
     };
-    problem(status_of(Code::Invalid), &Refusal::new(Code::Invalid, detail), &errors, &[])
+    problem(status_of(code), &Refusal::new(code, detail), &errors, &[])
 }
 
 /// Answers that the outcome is not known, with the ids that make sending again safe.

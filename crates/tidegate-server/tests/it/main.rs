@@ -11,6 +11,7 @@ mod held_node;
 mod admin;
 mod auth;
 mod bad_input;
+mod cloudevents;
 mod drain;
 mod history;
 mod limits;
