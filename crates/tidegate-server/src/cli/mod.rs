@@ -4,6 +4,7 @@
 //! failed, 2 usage or configuration, 130 interrupted.
 
 mod args;
+mod completions;
 mod config;
 mod dev;
 mod key;
@@ -48,6 +49,8 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Print a script that makes a shell complete this command line
+    Completions(completions::Completions),
     /// Show the version
     Version,
 }
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
+        Command::Completions(completions) => completions.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {
