@@ -5,7 +5,7 @@
 //   node tests/npm/nginx.mjs target/debug/tidegate target/nginx.png
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import http2 from 'node:http2';
 import https from 'node:https';
@@ -42,6 +42,7 @@ const secrets = [token, key];
 
 const dir = mkdtempSync(join(tmpdir(), 'tidegate-nginx-'));
 const logs = { access: join(dir, 'access.log'), error: join(dir, 'error.log'), main: join(dir, 'main.log') };
+process.once('exit', () => rmSync(dir, { recursive: true, force: true }));
 const read = (file) => { try { return readFileSync(file, 'utf8'); } catch { return ''; } };
 
 /** `text` with each `from` replaced; every one must be there. */
@@ -53,37 +54,34 @@ function replaced(text, changes) {
   return text;
 }
 
+execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1',
+  '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost',
+  '-keyout', join(dir, 'privkey.pem'), '-out', join(dir, 'fullchain.pem')], { stdio: 'pipe' });
+const ca = readFileSync(join(dir, 'fullchain.pem'));
+
+/** An nginx with the snippet, in front of what listens at `upstream`. */
 class Nginx {
-  child = null;
-
-  constructor() {
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1',
-      '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost',
-      '-keyout', join(dir, 'privkey.pem'), '-out', join(dir, 'fullchain.pem')], { stdio: 'pipe' });
-    this.ca = readFileSync(join(dir, 'fullchain.pem'));
-    mkdirSync(join(dir, 'temp'));
-  }
-
-  async start() {
+  async start(upstream) {
+    const prefix = mkdtempSync(join(dir, 'prefix-'));
     this.port = freePort();
     const plain = freePort();
     const snippet = replaced(readFileSync(SNIPPET, 'utf8'), [
       ['    listen [::]:443 ssl http2 default_server;\n', ''], ['    listen [::]:443 ssl http2;\n', ''], ['    listen [::]:80;\n', ''],
       ['listen 443 ssl', `listen 127.0.0.1:${this.port} ssl`], ['listen 80;', `listen 127.0.0.1:${plain};`],
-      ['server 127.0.0.1:8080;', `server ${new URL(gateway.url).host};`],
+      ['server 127.0.0.1:8080;', `server ${upstream};`],
       ['server_name gateway.example.com;', 'server_name localhost;'],
       ['/etc/tidegate/tls/', `${dir}/`],
       ['/var/log/nginx/tidegate.access.log', logs.access], ['/var/log/nginx/tidegate.error.log', logs.error],
       // As many pings fit into it here as there.
       ['proxy_read_timeout 90s;', 'proxy_read_timeout 3s;'],
     ]);
-    writeFileSync(join(dir, 'tidegate.conf'), snippet);
-    const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `  ${name}_temp_path ${dir}/temp/${name};`);
-    writeFileSync(join(dir, 'nginx.conf'), `${process.getuid() === 0 ? 'user root;' : ''}
+    writeFileSync(join(prefix, 'tidegate.conf'), snippet);
+    const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `  ${name}_temp_path ${prefix}/${name};`);
+    writeFileSync(join(prefix, 'nginx.conf'), `${process.getuid() === 0 ? 'user root;' : ''}
 daemon off;
 worker_processes 1;
 worker_shutdown_timeout 1s;
-pid ${dir}/nginx.pid;
+pid ${prefix}/nginx.pid;
 error_log ${logs.main} notice;
 events { worker_connections 1024; }
 http {
@@ -91,16 +89,16 @@ ${temps.join('\n')}
   gzip on;
   gzip_types *;
   access_log off;
-  include ${dir}/tidegate.conf;
+  include ${prefix}/tidegate.conf;
 }
 `);
     // A tested file is one that nginx itself finds no fault with.
-    execFileSync('nginx', ['-t', '-q', '-p', dir, '-c', 'nginx.conf', '-e', logs.main], { stdio: 'pipe' });
-    this.child = spawn('nginx', ['-p', dir, '-c', 'nginx.conf', '-e', logs.main], { stdio: ['ignore', 'ignore', 'pipe'] });
+    execFileSync('nginx', ['-t', '-q', '-p', prefix, '-c', 'nginx.conf', '-e', logs.main], { stdio: 'pipe' });
+    this.child = spawn('nginx', ['-p', prefix, '-c', 'nginx.conf', '-e', logs.main], { stdio: ['ignore', 'ignore', 'pipe'] });
     let words = '';
     this.child.stderr.on('data', (chunk) => { words += chunk; });
     // nginx's master ends its workers on SIGTERM, not on SIGKILL.
-    process.once('exit', () => { this.child.kill('SIGTERM'); rmSync(dir, { recursive: true, force: true }); });
+    process.once('exit', () => { this.child.kill('SIGTERM'); });
     await until('nginx to listen', () => {
       assert.equal(this.child.exitCode, null, `nginx ended: ${words}`);
       return new Promise((resolve) => {
@@ -114,14 +112,14 @@ ${temps.join('\n')}
   }
 }
 
-const nginx = await new Nginx().start();
+const nginx = await new Nginx().start(new URL(gateway.url).host);
 const path = (what) => `/v1/orgs/${org}/${what}`;
 const bearer = (what) => ({ authorization: `Bearer ${what}` });
 
 /** A whole answer over HTTP/1.1. `body` may be a list of chunks: sent without a length. */
-function ask(where, { method = 'GET', headers = {}, body, localAddress } = {}) {
+function ask(where, { method = 'GET', headers = {}, body, at = nginx } = {}) {
   return new Promise((resolve, reject) => {
-    const request = https.request(`${nginx.url}${where}`, { method, headers, ca: nginx.ca, agent: false, lookup: loopback, localAddress });
+    const request = https.request(`${at.url}${where}`, { method, headers, ca, agent: false, lookup: loopback });
     request.once('error', reject);
     request.once('response', (answer) => {
       let text = '';
@@ -153,7 +151,7 @@ function ask2(session, where, headers, body) {
 
 /** An HTTP/2 connection of its own. */
 async function session2(more = {}) {
-  const session = http2.connect(nginx.url, { ca: nginx.ca, lookup: loopback, ...more });
+  const session = http2.connect(nginx.url, { ca, lookup: loopback, ...more });
   await new Promise((resolve, reject) => { session.once('connect', resolve); session.once('error', reject); });
   assert.equal(session.alpnProtocol, 'h2', 'nginx speaks HTTP/2');
   return session;
@@ -185,13 +183,12 @@ function stream2(session, query = '', headers = bearer(token)) {
   return stream;
 }
 
-function stream1(localAddress, headers = {}) {
-  const stream = { frames: [], status: 0, ended: false, problem: '' };
-  const request = https.get(`${nginx.url}${path('stream')}`, { ca: nginx.ca, agent: false, localAddress, lookup: loopback, headers: { ...bearer(token), ...headers } }, (answer) => {
+function stream1() {
+  const stream = {};
+  const request = https.get(`${nginx.url}${path('stream')}`, { ca, agent: false, lookup: loopback, headers: { ...bearer(token), 'accept-encoding': 'gzip' } }, (answer) => {
+    frames(answer, stream);
     stream.status = answer.statusCode;
-    if (answer.statusCode === 200) frames(answer, stream);
-    else answer.on('data', (chunk) => { stream.problem += chunk; });
-    stream.status = answer.statusCode;
+    stream.headers = answer.headers;
   });
   request.on('error', () => { stream.ended = true; });
   stream.close = () => request.destroy();
@@ -199,7 +196,7 @@ function stream1(localAddress, headers = {}) {
 }
 
 function socket(protocols, headers, query = '') {
-  const ws = new WebSocket(`${nginx.url.replace('https', 'wss')}${path(`stream${query}`)}`, protocols, { ca: nginx.ca, headers, lookup: loopback });
+  const ws = new WebSocket(`${nginx.url.replace('https', 'wss')}${path(`stream${query}`)}`, protocols, { ca, headers, lookup: loopback });
   const stream = { ws, frames: [], code: 0, words: '' };
   ws.on('message', (data) => {
     const frame = JSON.parse(data);
@@ -288,17 +285,46 @@ const tests = {
     big.destroy();
   },
 
-  async 'an upgrade to anything but WebSocket is not passed on'() {
-    const answer = await ask(path('cursor'), { headers: { ...bearer(token), connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAoAAAAAIAAAAA' } });
-    assert.equal(answer.status, 200, answer.text);
+  async 'a page of the gateway\'s own origin may connect, another may not'() {
+    const own = socket([], { ...bearer(token), origin: nginx.url });
+    const other = socket([], { ...bearer(token), origin: 'https://evil.example' });
+    const listed = socket([], { ...bearer(token), origin: elsewhere });
+    await until('two hellos and a refusal', () => (own.code ? assert.fail('Host came without its port') : hello(own) && hello(listed) && other.code));
+    assert.equal(other.code, 4552);
+    own.ws.close();
+    listed.ws.close();
+  },
+
+  async 'what the gateway is told of a caller'() {
+    const seen = [];
+    const upstream = createServer((request, answer) => { seen.push(request.headers); answer.end(); });
+    upstream.on('upgrade', (request, stream) => { seen.push(request.headers); stream.destroy(); });
+    await new Promise((resolve) => { upstream.listen(0, '127.0.0.1', resolve); });
+    const at = await new Nginx().start(`127.0.0.1:${upstream.address().port}`);
+    const said = { 'x-forwarded-for': '203.0.113.7, 198.51.100.9', forwarded: 'for=203.0.113.7', origin: 'https://app.example', cookie: 'a=b', 'last-event-id': '1-2-3' };
+    const tell = async (headers) => { await ask(path('stream'), { headers: { ...said, ...headers }, at }); return seen.at(-1); };
+    const plain = await tell({});
+    assert.equal(plain['x-forwarded-for'], '127.0.0.1', 'who calls is what nginx saw');
+    assert.equal(plain.forwarded, undefined);
+    assert.equal(plain.host, new URL(at.url).host, 'with its port');
+    for (const kept of ['origin', 'cookie', 'last-event-id']) assert.equal(plain[kept], said[kept]);
+    const h2c = await tell({ connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAoAAAAAIAAAAA' });
+    assert.equal(h2c.upgrade, undefined, 'no upgrade but to WebSocket');
+    assert.notEqual(h2c.connection, 'upgrade');
+    const ws = await tell({ connection: 'keep-alive, Upgrade', upgrade: 'WebSocket' });
+    assert.deepEqual([ws.upgrade, ws.connection], ['websocket', 'upgrade']);
+    at.child.kill('SIGTERM');
+    upstream.close();
   },
 
   async 'an event is there before the next is published, over HTTP/2 and HTTP/1.1'() {
     const session = await session2();
-    const streams = [stream2(session), stream2(session, `?access_token=${token}`, {}), stream1()];
-    await until('hellos', () => streams.every(hello));
-    assert.equal(streams[0].headers['content-type'], 'text/event-stream; charset=utf-8');
-    assert.equal(streams[0].headers['content-encoding'], undefined, 'a stream is not compressed');
+    const streams = [stream2(session), stream2(session, `?access_token=${token}`, { 'accept-encoding': 'gzip' }), stream1()];
+    await until('hellos', () => streams.every((stream) => stream.frames && hello(stream)));
+    for (const { headers } of streams) {
+      assert.equal(headers['content-type'], 'text/event-stream; charset=utf-8');
+      assert.equal(headers['content-encoding'], undefined, 'a stream is not compressed');
+    }
     for (let times = 1; times <= 20; times += 1) {
       const [id] = await publish(event());
       await until(`event ${times}`, () => streams.every((stream) => ids(stream).length === times));
