@@ -59,6 +59,17 @@ awk '
 ' "$text" > "$scratch"/blocks.sh
 [ "$(grep -c '^if block' "$scratch"/blocks.sh)" -ge 12 ] || { echo "operations: too few blocks in $text" >&2; exit 1; }
 
+# The bounds that security.md lists are those of the gateway, all of them.
+awk '
+  /^### `(limits|dedup\.max|tail\.(org_)?max|log\.max)/ { gsub(/[#` ]/, ""); key = $0 }
+  /^- Default: / && key != "" { sub(/^- Default: /, ""); gsub(/[`"_]/, ""); print "| `" key "` | " $0 " |"; key = "" }
+' <<<"$reference" > "$scratch"/bounds
+[ "$(wc -l < "$scratch"/bounds)" -ge 30 ] || { echo "operations: too few bounds in the reference" >&2; exit 1; }
+sed 's/\([0-9]\),/\1/g' "$checkout/docs/security.md" | tr -d _ > "$scratch"/security
+while read -r row; do
+  grep -qF "$(tr -d _ <<<"$row")" "$scratch"/security || { echo "operations: docs/security.md lacks $row" >&2; exit 1; }
+done < "$scratch"/bounds
+
 # TODO(merge): both go once listen.trusted_proxies and packaging/systemd are in the same tree.
 grep -qF 'listen.trusted_proxies' <<<"$reference" || sed -i '/^trusted_proxies/d' "$scratch"/blocks.sh
 if [ ! -f packaging/systemd/tidegate.service ]; then
