@@ -61,7 +61,7 @@ const ca = readFileSync(join(dir, 'fullchain.pem'));
 
 /** An nginx with the snippet, in front of what listens at `upstream`. */
 class Nginx {
-  async start(upstream) {
+  async start(upstream, change = (text) => text) {
     const prefix = mkdtempSync(join(dir, 'prefix-'));
     this.port = freePort();
     const plain = freePort();
@@ -75,7 +75,7 @@ class Nginx {
       // As many pings fit into it here as there.
       ['proxy_read_timeout 90s;', 'proxy_read_timeout 3s;'],
     ]);
-    writeFileSync(join(prefix, 'tidegate.conf'), snippet);
+    writeFileSync(join(prefix, 'tidegate.conf'), change(snippet));
     const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `  ${name}_temp_path ${prefix}/${name};`);
     writeFileSync(join(prefix, 'nginx.conf'), `${process.getuid() === 0 ? 'user root;' : ''}
 daemon off;
@@ -314,6 +314,22 @@ const tests = {
     const ws = await tell({ connection: 'keep-alive, Upgrade', upgrade: 'WebSocket' });
     assert.deepEqual([ws.upgrade, ws.connection], ['websocket', 'upgrade']);
     at.child.kill('SIGTERM');
+
+    // What stands there in comments: another proxy in front, and publishers from inside alone.
+    const behind = await new Nginx().start(`127.0.0.1:${upstream.address().port}`, (text) => {
+      const lines = /    #   set_real_ip_from [^]*?real_ip_recursive on;\n/.exec(text)[0];
+      const block = /    # location ~ [^]*?\n    # }\n/.exec(text)[0];
+      return text.replace(lines, lines.replaceAll('#', '').replace('192.0.2.0/24', '127.0.0.0/8')).replace(block, block.replace(/^    # /gm, '    '));
+    });
+    const call = async (method) => {
+      const before = seen.length;
+      const answer = await ask(path('events'), { method, headers: said, at: behind });
+      return [answer.status, seen.slice(before).map((headers) => headers['x-forwarded-for'])];
+    };
+    assert.deepEqual(await call('GET'), [200, ['198.51.100.9']], 'the last address that the proxy in front did not know to be one');
+    assert.deepEqual(await call('OPTIONS'), [200, ['198.51.100.9']]);
+    assert.deepEqual(await call('POST'), [403, []], 'a publisher from outside');
+    behind.child.kill('SIGTERM');
     upstream.close();
   },
 
