@@ -86,7 +86,7 @@ while read -r line; do lacking "the log line: $line"; done < "$scratch"/unsaid
 grep -qF 'listen.trusted_proxies' <<<"$reference" || sed -i '/^trusted_proxies/d' "$scratch"/blocks.sh
 if [ ! -f packaging/systemd/tidegate.service ]; then
   mkdir packaging/systemd
-  printf '[Service]\nUser=tidegate\nExecStart=/usr/local/bin/tidegate serve --config /etc/tidegate/tidegate.toml\nStateDirectory=tidegate\n' > packaging/systemd/tidegate.service
+  printf '[Service]\nUser=tidegate\nExecStart=/usr/bin/tidegate serve --config /etc/tidegate/tidegate.toml\nStateDirectory=tidegate\n' > packaging/systemd/tidegate.service
 fi
 
 cat > "$script" <<'EOF_PREAMBLE'
@@ -121,6 +121,10 @@ start() {
   local user state command
   user=$(of User) state=$(of StateDirectory) command=$(of ExecStart)
   [ -z "$state" ] || install -d -o "$user" -g "$user" -m "$(of StateDirectoryMode | grep . || echo 0700)" "/var/lib/$state"
+  # Copies of files that root alone may read, for the service alone; without them systemd starts nothing.
+  while IFS=: read -r id file; do
+    [ -z "$id" ] || install -D -o "$user" -g "$user" -m 0400 "$file" "/run/credentials/tidegate.service/$id"
+  done < <(sed -n 's/^LoadCredential=//p' "$unit")
   # shellcheck disable=SC2086
   setpriv --reuid="$user" --regid="$user" --init-groups --no-new-privs $command >>"$journal" 2>&1 &
   pid=$!
@@ -152,7 +156,7 @@ after_start() {
   [ "$(ps -o user= -p "$pid")" = "$(of User)" ] || fail "the gateway does not run as its user"
 }
 after_first_event() {
-  [ "$(mode /etc/tidegate/tokens.secret)" = "640 root:tidegate" ] || fail "the secret's mode is $(mode /etc/tidegate/tokens.secret)"
+  [ "$(mode /etc/tidegate/token-secret)" = "640 root:tidegate" ] || fail "the secret's mode is $(mode /etc/tidegate/token-secret)"
   [ "$(mode /var/lib/tidegate)" = "700 tidegate:tidegate" ] || fail "the directory's mode is $(mode /var/lib/tidegate)"
   [ "$(mode /var/lib/tidegate/keys.toml)" = "600 tidegate:tidegate" ] || fail "the keys' mode is $(mode /var/lib/tidegate/keys.toml)"
   # From outside there is nginx, and nothing else.
@@ -199,7 +203,7 @@ EOF_PREAMBLE
 echo "$reference" > "$scratch"/reference
 cat "$scratch"/blocks.sh >> "$script"
 cat >> "$script" <<'EOF_END'
-for secret in "$KEY" "$TOKEN" "$(cat /etc/tidegate/tokens.secret)"; do
+for secret in "$KEY" "$TOKEN" "$(cat /etc/tidegate/token-secret)"; do
   ! grep -rqF "$secret" /var/log || fail "a log holds a secret"
 done
 nginx -s stop
