@@ -61,7 +61,18 @@ const ca = readFileSync(join(dir, 'fullchain.pem'));
 
 /** An nginx with the snippet, in front of what listens at `upstream`. */
 class Nginx {
-  async start(upstream, change = (text) => text) {
+  async start(...what) {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await this.#launch(...what);
+      } catch (error) {
+        // A port that somebody else has, as a rule.
+        if (tries === 3) throw error;
+      }
+    }
+  }
+
+  async #launch(upstream, change = (text) => text) {
     const prefix = mkdtempSync(join(dir, 'prefix-'));
     this.port = freePort();
     const plain = freePort();
