@@ -42,7 +42,12 @@ const secrets = [token, key];
 
 const dir = mkdtempSync(join(tmpdir(), 'tidegate-nginx-'));
 const logs = { access: join(dir, 'access.log'), error: join(dir, 'error.log'), main: join(dir, 'main.log') };
-process.once('exit', () => rmSync(dir, { recursive: true, force: true }));
+const children = [];
+process.once('exit', () => {
+  // nginx's master ends its workers on SIGTERM, not on SIGKILL; they write until they have gone.
+  for (const child of children) child.kill('SIGTERM');
+  rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
+});
 const read = (file) => { try { return readFileSync(file, 'utf8'); } catch { return ''; } };
 
 /** `text` with each `from` replaced; every one must be there. */
@@ -108,8 +113,7 @@ ${temps.join('\n')}
     this.child = spawn('nginx', ['-p', prefix, '-c', 'nginx.conf', '-e', logs.main], { stdio: ['ignore', 'ignore', 'pipe'] });
     let words = '';
     this.child.stderr.on('data', (chunk) => { words += chunk; });
-    // nginx's master ends its workers on SIGTERM, not on SIGKILL.
-    process.once('exit', () => { this.child.kill('SIGTERM'); });
+    children.push(this.child);
     await until('nginx to listen', () => {
       assert.equal(this.child.exitCode, null, `nginx ended: ${words}`);
       return new Promise((resolve) => {
