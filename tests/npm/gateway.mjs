@@ -10,7 +10,7 @@ const START_MS = 30_000;
 
 // Below the ports that systems give to outgoing connections: a client that tries a closed port of
 // that range again and again can end up connected to itself, and then holds the port.
-const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
+export const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
 
 export class Gateway {
   #program; #arguments; #child = null;
@@ -20,6 +20,7 @@ export class Gateway {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
+    this.log = ''; // what it has said in all its lives
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }
@@ -43,7 +44,7 @@ export class Gateway {
       '--set', 'listen.admin="127.0.0.1:0"', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
-    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); });
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.log += chunk; });
     this.#child = child;
     const line = await new Promise((resolve, reject) => {
       const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);

@@ -73,12 +73,19 @@ pub struct Guarded {
     head: Option<(u64, Pin<Box<Sleep>>)>,
     /// While the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Once we have said our last word: how long the peer may go on speaking.
+    leaving: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long what still comes is taken in and thrown away behind our last word. A socket that is closed
+/// over bytes that nobody has read tells the peer's system to forget our answer: whoever was refused in
+/// the middle of a large body would never learn why.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Guarded {
     /// Guards `stream`.
     pub fn new(stream: TcpStream, turns: Arc<Turns>, patience: Patience) -> Self {
-        Self { stream, turns, patience, head: None, stalled: None }
+        Self { stream, turns, patience, head: None, stalled: None, leaving: None }
     }
 
     /// The bare socket.
@@ -148,6 +155,21 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        if this.leaving.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        }
+        let leaving = this.leaving.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scratch = [0; 8192];
+        while leaving.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            // The peer has gone, one way or the other.
+            if ready!(Pin::new(&mut this.stream).poll_read(context, &mut buffer)).is_err()
+                || buffer.filled().is_empty()
+            {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
