@@ -8,6 +8,7 @@ mod config;
 mod dev;
 mod key;
 mod lines;
+mod openapi;
 mod printer;
 mod publish;
 mod remote;
@@ -48,6 +49,9 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Print the description of the API (OpenAPI 3.1)
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     /// Show the version
     Version,
 }
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
+        Command::OpenApi(openapi) => openapi.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {
