@@ -7,6 +7,7 @@
 mod client;
 mod gateway;
 mod held_node;
+mod schema;
 
 mod admin;
 mod auth;
@@ -15,6 +16,7 @@ mod drain;
 mod history;
 mod limits;
 mod memory;
+mod openapi;
 mod publish;
 mod seam;
 mod slow;

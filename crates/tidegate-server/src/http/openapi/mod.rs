@@ -47,7 +47,8 @@ impl Kept {
             _ => {
                 let json = Bytes::from(document(&config).to_string());
                 let etag = format!("\"{}\"", &blake3::hash(&json).to_hex()[..16]);
-                let etag = HeaderValue::try_from(etag).unwrap_or_else(|_| unreachable!("hex is a header value"));
+                let etag =
+                    HeaderValue::try_from(etag).unwrap_or_else(|_| unreachable!("hex is a header value"));
                 let text = Text { json, etag };
                 *kept = Some((config, text.clone()));
                 text
@@ -181,7 +182,8 @@ fn success(route: &Route, answered: &Answered) -> Value {
     let Answered { content, headers, description, .. } = answered;
     let mut response = json!({ "description": description });
     for header in *headers {
-        response["headers"][header_name(*header)] = json!({ "$ref": format!("#/components/headers/{header:?}") });
+        response["headers"][header_name(*header)] =
+            json!({ "$ref": format!("#/components/headers/{header:?}") });
     }
     let Some(media_type) = content.media_type().filter(|_| route.method != Method::HEAD) else {
         return response;
@@ -230,17 +232,15 @@ fn success(route: &Route, answered: &Answered) -> Value {
         ),
         Content::Frames => (
             json!({
-                "schema": {
-                    "type": "string",
-                    "description": "`ServerSentEvent` by `ServerSentEvent`, as WHATWG HTML 9.2 writes them.",
-                },
-                // As OpenAPI 3.2 calls it, which describes streams.
-                "x-itemSchema": at("ServerSentEvent"),
-                "example": FRAMES,
+                // OpenAPI 3.1 knows no streams; tools take this for one event of them.
+                "schema": at("ServerSentEvent"),
+                "example": { "id": format!("{place}-y3sgfaip"), "data": PING },
             }),
             Value::Null,
         ),
-        Content::Description => (json!({ "schema": { "type": "object", "required": ["openapi", "info", "paths"] } }), Value::Null),
+        Content::Description => {
+            (json!({ "schema": { "type": "object", "required": ["openapi", "info", "paths"] } }), Value::Null)
+        }
     };
     response["content"] = json!({ media_type: body });
     if !links.is_null() {
@@ -249,13 +249,8 @@ fn success(route: &Route, answered: &Answered) -> Value {
     response
 }
 
-const FRAMES: &str = "\
-retry: 3120
-
-id: 0k3v9x1m2p4qz-1042-y3sgfaip
-data: {\"type\":\"ping\",\"prev\":1040,\"seq\":1042,\"timestamp\":\"2026-11-24T09:30:00.000Z\"}
-
-";
+const PING: &str =
+    "{\"type\":\"ping\",\"prev\":1040,\"seq\":1042,\"timestamp\":\"2026-11-24T09:30:00.000Z\"}";
 
 fn refusal(status: u16, refused: &[&Refused]) -> Value {
     let when: Vec<String> =
@@ -275,23 +270,30 @@ fn refusal(status: u16, refused: &[&Refused]) -> Value {
 }
 
 fn form(body: Body) -> (String, Value) {
-    let one = json!({ "service": "finance", "event": "invoice.paid", "id": "inv-7", "data": { "amount": 5 } });
+    let one =
+        json!({ "service": "finance", "event": "invoice.paid", "id": "inv-7", "data": { "amount": 5 } });
     let targeted = json!({
         "service": "staff", "event": "shift.changed", "id": "shift-3", "key": "rota-48",
         "users": ["ann", "bob"], "time": "2026-11-24T10:30:00+01:00", "data": ["early", "late"],
     });
     match body {
-        Body::Events => ("application/json".to_owned(), json!({
-            "schema": at("NewEvents"),
-            "examples": {
-                "one": { "summary": "One event", "value": one },
-                "several": { "summary": "A batch; the second is for two users alone", "value": [one, targeted] },
-            },
-        })),
-        Body::EventLines => ("application/x-ndjson".to_owned(), json!({
-            "schema": at("NewEventLines"),
-            "examples": { "lines": { "summary": "Two lines", "value": format!("{one}\n{targeted}\n") } },
-        })),
+        Body::Events => (
+            "application/json".to_owned(),
+            json!({
+                "schema": at("NewEvents"),
+                "examples": {
+                    "one": { "summary": "One event", "value": one },
+                    "several": { "summary": "A batch; the second is for two users alone", "value": [one, targeted] },
+                },
+            }),
+        ),
+        Body::EventLines => (
+            "application/x-ndjson".to_owned(),
+            json!({
+                "schema": at("NewEventLines"),
+                "examples": { "lines": { "summary": "Two lines", "value": format!("{one}\n{targeted}\n") } },
+            }),
+        ),
     }
 }
 
@@ -375,9 +377,7 @@ const fn header_name(header: Header) -> &'static str {
 }
 
 fn headers() -> Value {
-    let text = |description: &str| {
-        json!({ "description": description, "required": true, "schema": { "type": "string", "minLength": 1 } })
-    };
+    let text = |description: &str| json!({ "description": description, "required": true, "schema": { "type": "string", "minLength": 1 } });
     json!({
         "RetryAfter": {
             "description": "In how many seconds another try may do.",

@@ -193,12 +193,18 @@ Unknown members are ignored, but for misspellings of `users`.",
         description: "Kept. One entry an event, in the order of the request.",
     }],
     refusals: &[
-        refused(Code::BadRequest, "the body is not JSON or ended early, a faulty or repeated header, or a name that is none"),
+        refused(
+            Code::BadRequest,
+            "the body is not JSON or ended early, a faulty or repeated header, or a name that is none",
+        ),
         refused(Code::Unauthorized, NO_KEY),
         refused(Code::Forbidden, "the key is for another org, or does not cover the service of an event"),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id came before with other content"),
-        refused(Code::TooLarge, "the body, an event, or the number of events; `limit` names the configuration key"),
+        refused(
+            Code::TooLarge,
+            "the body, an event, or the number of events; `limit` names the configuration key",
+        ),
         refused(Code::UnsupportedMedia, "another content type"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
@@ -206,7 +212,10 @@ Unknown members are ignored, but for misspellings of `users`.",
         refused(Code::DedupFull, "the dedup window holds as many ids as it may"),
         refused(Code::LogHalted, "the log takes no writes until an operator restarts the gateway"),
         refused(Code::Draining, "the gateway is going away"),
-        refused(Code::Unknown, "whether the events were stored is not known; `ids` lists their ids, to send again"),
+        refused(
+            Code::Unknown,
+            "whether the events were stored is not known; `ids` lists their ids, to send again",
+        ),
     ],
 };
 
@@ -221,12 +230,7 @@ Ask again with the page's `cursor` while `has_more`; a page may be empty and sti
     security: &[Scheme::ReaderToken],
     parameters: &[Parameter::Org, Parameter::After, Parameter::Limit, Parameter::Services],
     bodies: &[],
-    answers: &[Answered {
-        status: 200,
-        content: Content::Page,
-        headers: &[],
-        description: "A page.",
-    }],
+    answers: &[Answered { status: 200, content: Content::Page, headers: &[], description: "A page." }],
     refusals: &[
         refused(Code::BadRequest, BAD_READ),
         refused(Code::Unauthorized, NO_TOKEN),
@@ -306,16 +310,28 @@ the protocol names.",
         },
     ],
     refusals: &[
-        refused(Code::BadRequest, "a name that is none, a faulty, repeated or out-of-range parameter or header, or a malformed upgrade"),
+        refused(
+            Code::BadRequest,
+            "a name that is none, a faulty, repeated or out-of-range parameter or header, or a malformed upgrade",
+        ),
         refused(Code::Unsupported, "a policy of `slow`, or a version of HTTP, that is not spoken here"),
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
-        refused(Code::Forbidden, "the token does not cover what is asked for, or the page's origin is not listed"),
+        refused(
+            Code::Forbidden,
+            "the token does not cover what is asked for, or the page's origin is not listed",
+        ),
         Refused { code: Code::Unsupported, status: 426, when: "a WebSocket version other than 13" },
-        refused(Code::TooManyConnections, "the user, the org or the address has as many connections as it may; `limit` says which"),
+        refused(
+            Code::TooManyConnections,
+            "the user, the org or the address has as many connections as it may; `limit` says which",
+        ),
         refused(Code::RateLimited, "more new connections a second than `limits.handshakes_per_second`"),
         refused(Code::Internal, LOG_BROKEN),
-        refused(Code::Overloaded, "the gateway has as many connections as it may, or the org's log cannot be opened now"),
+        refused(
+            Code::Overloaded,
+            "the gateway has as many connections as it may, or the org's log cannot be opened now",
+        ),
         refused(Code::Draining, "the gateway is going away"),
     ],
 };
@@ -361,5 +377,8 @@ the gateway's own host, or from an origin that `auth.origins` lists; the latter 
         headers: &[Header::Allow, Header::AllowMethods, Header::AllowHeaders],
         description: "It may.",
     }],
-    refusals: &[refused(Code::Forbidden, "pages of this origin may not connect; `auth.origins` lists those that may")],
+    refusals: &[refused(
+        Code::Forbidden,
+        "pages of this origin may not connect; `auth.origins` lists those that may",
+    )],
 };

@@ -116,7 +116,8 @@ fn placed(more: &[(&str, Value)]) -> Value {
     let mut properties = said();
     let mut required: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
     properties.extend(more.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())));
-    for (name, schema) in [("seq", at("Seq")), ("timestamp", described("Timestamp", "When the gateway accepted it."))]
+    for (name, schema) in
+        [("seq", at("Seq")), ("timestamp", described("Timestamp", "When the gateway accepted it."))]
     {
         properties.insert(name.to_owned(), schema);
     }
@@ -328,9 +329,10 @@ fn frames() -> Value {
         },
         "ServerSentEvent": {
             "type": "object",
-            "description": "One event of a `text/event-stream`, by its fields.",
+            "description": "One event of a `text/event-stream`, by its fields (WHATWG HTML, section 9.2).",
             "required": ["data"],
             "properties": {
+                "retry": at("Milliseconds"),
                 "id": at("Cursor"),
                 "data": {
                     "type": "string",
