@@ -1,7 +1,7 @@
 """Holds a gateway against its own description: python3 tests/python/openapi.py [target/debug/tidegate]
 
 The document must be valid OpenAPI 3.1, and schemathesis must find no answer that it does not tell of.
-Needs what requirements.txt lists.
+Needs what openapi.txt lists.
 """
 
 import json
