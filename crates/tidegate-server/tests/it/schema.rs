@@ -68,6 +68,7 @@ impl<'d> Schemas<'d> {
                 "array" => value.is_array(),
                 "string" => value.is_string(),
                 "boolean" => value.is_boolean(),
+                "null" => value.is_null(),
                 "integer" => value.is_u64() || value.is_i64(),
                 other => panic!("a type that nothing has: {other}"),
             },
