@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,5 +84,7 @@ def little(document: dict, seen: dict) -> list[str]:
 
 
 if __name__ == "__main__":
+    # So that what was started is ended, and what was written removed, also then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     program, *rest = sys.argv[1:] or ["target/debug/tidegate"]
     sys.exit(main(str(pathlib.Path(program).resolve()), *rest))
