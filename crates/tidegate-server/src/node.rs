@@ -19,6 +19,7 @@ use crate::{
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
+    http::openapi,
     hub::{Hub, HubLimits},
     metrics::Metrics,
     refusals::{no_log, refused},
@@ -44,6 +45,8 @@ pub struct Node {
     pub terms: Terms,
     /// Whether the page is served at `/`.
     pub has_page: bool,
+    /// What `/openapi.json` answers.
+    pub description: openapi::Kept,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
     /// Publish requests being answered.
@@ -95,6 +98,7 @@ impl Node {
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
+            description: openapi::Kept::default(),
             sockets: Arc::default(),
             next_connection: AtomicU64::new(0),
             start: Epoch::from_random(random()),

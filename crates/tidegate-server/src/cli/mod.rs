@@ -9,6 +9,7 @@ mod config;
 mod dev;
 mod key;
 mod lines;
+mod openapi;
 mod printer;
 mod publish;
 mod remote;
@@ -51,6 +52,9 @@ enum Command {
     Config(config::Config),
     /// Print a script that makes a shell complete this command line
     Completions(completions::Completions),
+    /// Print the description of the API (OpenAPI 3.1)
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     /// Show the version
     Version,
 }
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
         Command::Completions(completions) => completions.run(),
+        Command::OpenApi(openapi) => openapi.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {

@@ -6,11 +6,13 @@
 mod cloudevents;
 mod connection;
 mod history;
+pub mod openapi;
 mod origins;
 mod problem;
 mod publish;
 mod query;
 mod stream;
+mod table;
 
 use std::{convert::Infallible, rc::Rc};
 
@@ -22,6 +24,8 @@ use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
 pub use problem::refuse;
+
+use table::{Endpoint, Found, Route};
 
 use crate::{
     page,
@@ -45,10 +49,30 @@ pub async fn answer(
     let origin = origins::listed(&local.node, &request);
     let is_draining = local.node.is_draining();
     let node = local.node.clone();
-    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| {
+    let path = request.uri().path().to_owned();
+    let found = table::find(request.method(), &path);
+    let answered = match found {
+        Found::Route(route, org) => dispatch(route, org, local, peer, request).await,
+        Found::ByOther(path) => Ok(by_other(request.method(), path)),
+        Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
+            asset(&request)
+        }
+        Found::Nothing => Err(nothing_here()),
+    };
+    let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
         refuse(&refusal)
     });
+    if let Found::Route(route, _) = found {
+        // In debug builds, so in every test: no answer that the description does not know.
+        debug_assert!(
+            openapi::tells(route, &response),
+            "openapi/operation.rs does not tell of {} {:?} as an answer of {}",
+            response.status(),
+            response.extensions().get::<Code>(),
+            route.id
+        );
+    }
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
     }
@@ -58,41 +82,37 @@ pub async fn answer(
     Ok(response)
 }
 
-async fn route(
+async fn dispatch(
+    route: &Route,
+    org: &str,
     local: Rc<Local>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
-    let path = request.uri().path().to_owned();
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    match (request.method(), segments.as_slice()) {
-        (&Method::POST, ["v1", "orgs", org, "events"]) => {
-            publish::answer(&local.node, org_of(org)?, request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "events"]) => {
-            history::events(&local.node, org_of(org)?, &request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "cursor"]) => {
-            history::cursor(&local.node, org_of(org)?, &request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
-        (&Method::OPTIONS, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
-            origins::preflight(&local.node, &request)
-        }
-        (method, ["v1", "orgs", _, resource @ ("events" | "cursor" | "stream")]) => {
-            let allowed = if *resource == "events" { "GET, POST, OPTIONS" } else { "GET, OPTIONS" };
-            let message = format!("{method} is not taken here; {allowed} are");
-            let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
-            Ok(response)
-        }
-        (&Method::GET | &Method::HEAD, _) if local.node.has_page => asset(&request),
-        _ => Err(nothing_here()),
+    match route.endpoint {
+        Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
+        Endpoint::History => history::events(&local.node, org_of(org)?, &request).await,
+        Endpoint::Cursor => history::cursor(&local.node, org_of(org)?, &request).await,
+        Endpoint::Stream => stream::answer(local, peer, org, request).await,
+        Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
+        Endpoint::Preflight => origins::preflight(&local.node, &request, &table::allowed(route.path)),
     }
 }
 
+/// Something is at this address, by other methods.
+fn by_other(method: &Method, path: &str) -> Response<Answer> {
+    let allowed = table::allowed(path);
+    let message = format!("{method:.20} is not taken here; {allowed} are");
+    let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
 fn nothing_here() -> Refusal {
-    let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream";
+    let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream, \
+                   and described at /openapi.json";
     Refusal::new(Code::NotFound, message)
 }
 
@@ -102,7 +122,7 @@ fn org_of(text: &str) -> Result<OrgId, Refusal> {
 
 fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
     let asset = page::asset(request.uri().path()).ok_or_else(nothing_here)?;
-    let is_known = request.headers().get(header::IF_NONE_MATCH).is_some_and(|etag| etag == asset.etag);
+    let is_known = knows(request, asset.etag);
     let mut response = Response::new(full(if is_known { &[][..] } else { asset.bytes }));
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -116,6 +136,16 @@ fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
         headers.insert(header::ETAG, etag);
     }
     Ok(response)
+}
+
+/// Whether the client has what `etag` names (`If-None-Match`, RFC 9110, section 13.1.2).
+fn knows<B>(request: &Request<B>, etag: impl AsRef<[u8]>) -> bool {
+    let etag = etag.as_ref();
+    let of_line = |line: &HeaderValue| {
+        let mut listed = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        listed.any(|known| known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == etag)
+    };
+    request.headers().get_all(header::IF_NONE_MATCH).iter().any(of_line)
 }
 
 /// The only value of a header; `None` where there is none.

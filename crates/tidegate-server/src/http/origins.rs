@@ -43,14 +43,17 @@ pub fn allow(response: &mut Response<Answer>, origin: HeaderValue) {
     );
 }
 
-/// Answers what a browser asks before a request with headers of its own.
-pub fn preflight<B>(node: &Node, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
+/// Answers what a browser asks before a request with headers of its own. `allowed` are the methods that
+/// are taken at its address.
+pub fn preflight<B>(node: &Node, request: &Request<B>, allowed: &str) -> Result<Response<Answer>, Refusal> {
     check_origin(node, request.headers())?;
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(header::ALLOW, HeaderValue::from_static("GET, POST, OPTIONS"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        headers.insert(header::ALLOW, allowed.clone());
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
+    }
     let names = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control";
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));

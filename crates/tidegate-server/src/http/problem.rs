@@ -90,6 +90,8 @@ fn problem(status: StatusCode, refusal: &Refusal, errors: &[FieldError], ids: &[
     let json = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = Response::new(full(json));
     *response.status_mut() = status;
+    // For whoever holds the answer against the description; it does not travel.
+    response.extensions_mut().insert(refusal.code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -7,6 +7,7 @@
 mod client;
 mod gateway;
 mod held_node;
+mod schema;
 
 mod admin;
 mod auth;
@@ -16,6 +17,7 @@ mod drain;
 mod history;
 mod limits;
 mod memory;
+mod openapi;
 mod publish;
 mod seam;
 mod slow;
