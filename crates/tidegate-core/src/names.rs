@@ -137,11 +137,13 @@ name! {
 name! {
     /// Where a CloudEvent comes from, as its publisher names it; with the id it tells events apart.
     Source, "source", is_line,
+    r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
     "1 to 1024 bytes of text without control characters"
 }
 name! {
     /// What a CloudEvent is about, within its source.
     Subject, "subject", is_line,
+    r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
     "1 to 1024 bytes of text without control characters"
 }
 
@@ -161,6 +163,9 @@ mod tests {
             prop_assert!(agrees(EventName::PATTERN, EventName::parse(&text).is_ok()), "event {text:?}");
             prop_assert!(agrees(EventId::PATTERN, EventId::parse(&text).is_ok()), "id {text:?}");
             prop_assert!(agrees(Key::PATTERN, Key::parse(&text).is_ok()), "key {text:?}");
+            // Counted in characters, and parsed in bytes: the same for what is this short.
+            prop_assert!(agrees(Source::PATTERN, Source::parse(&text).is_ok()), "source {text:?}");
+            prop_assert!(agrees(Subject::PATTERN, Subject::parse(&text).is_ok()), "subject {text:?}");
             prop_assert!(agrees(UserId::PATTERN, UserId::parse(&text).is_ok()), "user {text:?}");
         }
     }

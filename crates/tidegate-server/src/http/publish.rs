@@ -64,6 +64,8 @@ enum Form<'h> {
 
 fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
+    // A faulty one is refused also where it means nothing.
+    let prefix = idempotency_key(headers)?;
     if let Some(mode) = cloudevents::mode(headers, value)? {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
         let service = service.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
@@ -79,7 +81,7 @@ fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> 
             return Err(Refusal::new(Code::UnsupportedMedia, message));
         }
     };
-    Ok(Form::Own { form, prefix: idempotency_key(headers)? })
+    Ok(Form::Own { form, prefix })
 }
 
 /// The prefix of the ids of events that bring none.

@@ -294,7 +294,30 @@ fn form(body: Body) -> (String, Value) {
                 "examples": { "lines": { "summary": "Two lines", "value": format!("{one}\n{targeted}\n") } },
             }),
         ),
+        Body::CloudEvent => (
+            "application/cloudevents+json".to_owned(),
+            json!({
+                "schema": at("CloudEvent"),
+                "examples": { "structured": { "summary": "One event with its attributes", "value": cloud_event("inv-42") } },
+            }),
+        ),
+        Body::CloudEvents => (
+            "application/cloudevents-batch+json".to_owned(),
+            json!({
+                "schema": at("CloudEvents"),
+                "examples": { "batch": {
+                    "summary": "A batch", "value": [cloud_event("inv-43"), cloud_event("inv-44")],
+                } },
+            }),
+        ),
     }
+}
+
+fn cloud_event(id: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "/billing", "type": "com.example.invoice.paid",
+        "service": "finance", "subject": "invoice 42", "data": { "amount": "1200.00" },
+    })
 }
 
 fn parameter(place: &str, name: &str, description: &str, schema: Value, example: Value) -> Value {
@@ -349,6 +372,9 @@ fn parameters(limits: &Limits) -> Value {
             "Gives the events that bring no id the ids `<key>-<index>`, so that the request can be sent again.",
             json!({ "type": "string", "pattern": "^[!-~]{1,120}$" }), "order-7".into(),
         ),
+        "Service": parameter(
+            "query", "service", "The service of CloudEvents that do not name one.", at("Service"), Value::Null,
+        ),
         "IfNoneMatch": parameter(
             "header", "If-None-Match", "The `ETag` of the document that is there already.",
             json!({ "type": "string" }), Value::Null,
@@ -365,6 +391,7 @@ fn services_pattern(limits: &Limits) -> String {
 const fn header_name(header: Header) -> &'static str {
     match header {
         Header::RetryAfter => "Retry-After",
+        Header::Cursor => "Tidegate-Cursor",
         Header::WwwAuthenticate => "WWW-Authenticate",
         Header::Etag => "ETag",
         Header::Allow => "Allow",
@@ -383,6 +410,11 @@ fn headers() -> Value {
             "description": "In how many seconds another try may do.",
             "required": true,
             "schema": { "type": "integer", "minimum": 1 },
+        },
+        "Cursor": {
+            "description": "The highest place among the events. A stream from here shows what comes behind.",
+            "required": true,
+            "schema": at("Cursor"),
         },
         "WwwAuthenticate": {
             "description": "How to say who one is (RFC 6750).",

@@ -67,6 +67,7 @@ pub enum Parameter {
     Slow,
     LastEventId,
     IdempotencyKey,
+    Service,
     IfNoneMatch,
 }
 
@@ -75,6 +76,8 @@ pub enum Parameter {
 pub enum Body {
     Events,
     EventLines,
+    CloudEvent,
+    CloudEvents,
 }
 
 /// What an answer that is no refusal holds.
@@ -105,6 +108,7 @@ impl Content {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
     RetryAfter,
+    Cursor,
     WwwAuthenticate,
     Etag,
     Allow,
@@ -182,16 +186,29 @@ request is kept. An event with an `id` is stored once: sent again within the ded
 with its first place and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
 again is safe; events without ids get theirs from `Idempotency-Key`, or from the gateway.
 
-Unknown members are ignored, but for misspellings of `users`.",
+Unknown members are ignored, but for misspellings of `users`.
+
+CloudEvents 1.0 are taken too, and answered 202 without a body: structured and in batches as below, and in \
+binary mode, with `data` in the body and each attribute in a header `ce-<attribute>`. Two are the same where \
+service, `source` and `id` are. Their `service` stands in the event, or in the address, or is the `source` \
+where that is the name of one.",
     security: &[Scheme::PublishKey],
-    parameters: &[Parameter::Org, Parameter::IdempotencyKey],
-    bodies: &[Body::Events, Body::EventLines],
-    answers: &[Answered {
-        status: 200,
-        content: Content::Published,
-        headers: &[],
-        description: "Kept. One entry an event, in the order of the request.",
-    }],
+    parameters: &[Parameter::Org, Parameter::IdempotencyKey, Parameter::Service],
+    bodies: &[Body::Events, Body::EventLines, Body::CloudEvent, Body::CloudEvents],
+    answers: &[
+        Answered {
+            status: 200,
+            content: Content::Published,
+            headers: &[],
+            description: "Kept. One entry an event, in the order of the request.",
+        },
+        Answered {
+            status: 202,
+            content: Content::Nothing,
+            headers: &[Header::Cursor],
+            description: "CloudEvents were kept. No body, since routers would take one for an event to deliver.",
+        },
+    ],
     refusals: &[
         refused(
             Code::BadRequest,
@@ -205,7 +222,7 @@ Unknown members are ignored, but for misspellings of `users`.",
             Code::TooLarge,
             "the body, an event, or the number of events; `limit` names the configuration key",
         ),
-        refused(Code::UnsupportedMedia, "another content type"),
+        refused(Code::UnsupportedMedia, "another content type, or a CloudEvent with data that is not JSON"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),

@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value, json};
 use tidegate_core::{
-    Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, UserId,
-    frame::PROTOCOL_VERSION,
+    Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
+    Subject, UserId, frame::PROTOCOL_VERSION,
 };
 
 use super::operation::Refused;
@@ -21,7 +21,9 @@ pub fn at(name: &str) -> Value {
 /// Every schema, by its name.
 pub fn all(limits: &Limits, codes: &[Code]) -> Value {
     let mut all = Map::new();
-    for part in [names(), events(limits), answers(), refusals(codes), frames(), client_frames()] {
+    for part in
+        [names(), events(limits), cloud_events(limits), answers(), refusals(codes), frames(), client_frames()]
+    {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -56,6 +58,8 @@ fn names() -> Value {
         ),
         "Key": name("What an event is about", Key::RULE, Key::PATTERN, "invoice-7"),
         "User": name("A subscriber, as its token names it", UserId::RULE, UserId::PATTERN, "ann"),
+        "Source": name("Where a CloudEvent comes from", Source::RULE, Source::PATTERN, "/billing"),
+        "Subject": name("What a CloudEvent is about, within its source", Subject::RULE, Subject::PATTERN, "invoice 42"),
         "Seq": {
             "type": "integer",
             "description": "A place in a log. Rises, and need not be dense.",
@@ -122,6 +126,9 @@ fn placed(more: &[(&str, Value)]) -> Value {
         properties.insert(name.to_owned(), schema);
     }
     properties.insert("time".to_owned(), described("Timestamp", "When the publisher says that it happened."));
+    properties
+        .insert("source".to_owned(), described("Source", "There where it was published as a CloudEvent."));
+    properties.insert("subject".to_owned(), at("Subject"));
     let targeted = json!({ "const": true, "description": "There where only some users see it." });
     properties.insert("targeted".to_owned(), targeted);
     required.extend(["seq", "timestamp", "service", "event", "id", "data"]);
@@ -162,9 +169,7 @@ fn events(limits: &Limits) -> Value {
                             ignoring one would show everybody what was meant for one.",
             "properties": properties,
             "required": ["service", "event", "data"],
-            "propertyNames": {
-                "anyOf": [{ "const": "users" }, { "not": { "pattern": "^[Uu][Ss][Ee][Rr](_?[Ii][Dd])?[Ss]?$" } }],
-            },
+            "propertyNames": no_misspelt_users(),
             "examples": [{ "service": "finance", "event": "invoice.paid", "data": { "amount": 5 } }],
         },
         "NewEvents": {
@@ -183,6 +188,52 @@ fn events(limits: &Limits) -> Value {
             "contentMediaType": "application/x-ndjson",
         },
     })
+}
+
+fn cloud_events(limits: &Limits) -> Value {
+    let absent = |schema: Value| json!({ "anyOf": [{ "type": "null" }, schema] });
+    let user = UserId::PATTERN.trim_start_matches('^').trim_end_matches('$');
+    let users = format!("^{user}(,{user}){{0,{}}}$", limits.users_per_event.saturating_sub(1));
+    let time = json!({ "type": "string", "format": "date-time" });
+    let token = "[A-Za-z0-9!#$%&'*+.^_`|~-]+";
+    let media = format!(r"^{token}/({token}\+)?[Jj][Ss][Oo][Nn](;.*)?$");
+    json!({
+        "CloudEvent": {
+            "type": "object",
+            "description": "A CloudEvent 1.0 in the JSON event format. An attribute that is null counts as absent. \
+                            Other extensions are ignored, but for misspellings of `users`.",
+            "required": ["specversion", "id", "source", "type"],
+            "properties": {
+                "specversion": { "const": "1.0" },
+                "id": at("EventId"),
+                "source": at("Source"),
+                "type": described("EventName", "The event's name."),
+                "service": { "anyOf": [{ "type": "null" }, at("Service")], "description":
+                    "The service; where it is absent, that of the address, else `source` if that is the name of one." },
+                "subject": absent(at("Subject")),
+                "time": absent(time),
+                "partitionkey": { "anyOf": [{ "type": "null" }, at("Key")], "description": "The event's `key`." },
+                "users": {
+                    "type": "string",
+                    "pattern": users,
+                    "description": "The users that alone see it, with commas between them.",
+                },
+                "datacontenttype": absent(json!({ "type": "string", "pattern": media })),
+                "data": { "description": "Any JSON value, kept token for token; null where it is absent." },
+                "data_base64": { "type": "null" },
+            },
+            "propertyNames": no_misspelt_users(),
+        },
+        "CloudEvents": {
+            "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("CloudEvent"),
+        },
+    })
+}
+
+/// Ignoring one would show everybody what was meant for one.
+fn no_misspelt_users() -> Value {
+    let misspelt = "^[Uu][Ss][Ee][Rr](_?[Ii][Dd])?[Ss]?$";
+    json!({ "anyOf": [{ "const": "users" }, { "not": { "pattern": misspelt } }] })
 }
 
 fn answers() -> Value {
@@ -267,13 +318,12 @@ fn refusals(codes: &[Code]) -> Value {
             "properties": {
                 "pointer": {
                     "type": "string",
-                    "format": "json-pointer",
-                    "description": "The field's place in the body (RFC 6901).",
+                    "description": "The field's place in the body (RFC 6901), or the name of its header.",
                     "examples": ["/0/service"],
                 },
                 "code": {
                     "type": "string",
-                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth"],
+                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
                 },
                 "detail": { "type": "string" },
             },
