@@ -1,26 +1,30 @@
-//! One connection of the public listener: HTTP/1.1 over a socket that does not wait for ever.
+//! One connection of the public listener, over a socket that does not wait for ever: HTTP/1.1, or
+//! HTTP/2 where the client begins with that.
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
+use http::Request;
+use http_body_util::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::answer;
+use super::{answer, http2};
 use crate::{
+    config::Limits,
     transport::guarded::{Guarded, Patience, Turns},
     worker::{Accepted, Local, Peer},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
-const STALL_GRACE: Duration = Duration::from_secs(3);
+pub const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves an accepted socket on the thread of its worker.
 pub fn serve(local: Rc<Local>, accepted: Accepted) {
     tokio::task::spawn_local(connection(local, accepted));
 }
 
-/// One HTTP connection, until it ends or turns into a WebSocket.
+/// One connection, until it ends or turns into a WebSocket.
 async fn connection(local: Rc<Local>, accepted: Accepted) {
     let Accepted { stream, peer, place } = accepted;
     let stream = match TcpStream::from_std(stream) {
@@ -30,26 +34,43 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
             return;
         }
     };
-    let config = local.node.config();
-    let limits = &config.limits;
+    // What is written is whole frames and answers; waiting for more would only delay them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "set TCP_NODELAY");
+    }
+    let turns = Arc::new(Turns::default());
+    // An upgraded socket takes its place in the count along.
+    let peer = Peer { address: peer, place: Rc::new(place) };
+    let limits = local.node.config().limits.clone();
+    // Longer than a reader's own timeout, which is the one that has a code and a count.
+    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
+    let mut socket = Guarded::new(stream, turns.clone(), patience);
+    let begins = tokio::time::timeout(limits.idle_timeout, socket.begins_with(http2::PREFACE)).await;
+    match begins {
+        // Boxed, so that the task of a connection is as large as HTTP/1.1 needs it.
+        Ok(Ok(true)) => Box::pin(http2::serve(local, peer, socket, turns)).await,
+        Ok(Ok(false)) => http1(local, peer, socket, turns, &limits).await,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked")
+        }
+        Err(_) => tracing::debug!(peer = %peer.address, "let go of a connection that says nothing"),
+    }
+}
+
+async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>, limits: &Limits) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes.bytes().max(8192))
         .max_headers(limits.headers);
-    let turns = Arc::new(Turns::default());
-    // Longer than a reader's own timeout, which is the one that has a code and a count.
-    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
-    let guarded = Guarded::new(stream, turns.clone(), patience);
-    // An upgraded socket takes its place in the count along.
-    let place = Rc::new(place);
+    let address = peer.address;
     let service = hyper::service::service_fn({
         let (local, turns) = (local.clone(), turns.clone());
-        move |request| {
+        move |request: Request<hyper::body::Incoming>| {
             turns.asked();
-            let peer = Peer { address: peer, place: place.clone() };
-            let (answered, turns) = (answer(local.clone(), peer, request), turns.clone());
+            let answered = answer(local.clone(), peer.clone(), request.map(Either::Left));
+            let turns = turns.clone();
             async move {
                 let answered = answered.await;
                 turns.answered();
@@ -57,7 +78,7 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
             }
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(guarded), service).with_upgrades());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service).with_upgrades());
     let mut draining = local.node.draining.subscribe();
     let mut is_leaving = false;
     let ended = loop {
@@ -75,6 +96,6 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     };
     if let Err(error) = ended {
         // The peer's doing, mostly; what we answered was logged where it was answered.
-        tracing::debug!(%error, %peer, "end an HTTP connection");
+        tracing::debug!(%error, peer = %address, "end an HTTP connection");
     }
 }

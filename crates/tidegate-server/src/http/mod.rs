@@ -5,6 +5,7 @@
 
 mod connection;
 mod history;
+mod http2;
 mod origins;
 mod problem;
 mod publish;
@@ -14,9 +15,8 @@ mod stream;
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
@@ -26,6 +26,9 @@ use crate::{
     page,
     worker::{Local, Peer, sse::SseBody},
 };
+
+/// The body of a request, over either version of HTTP.
+pub type Incoming = Either<hyper::body::Incoming, http2::Received>;
 
 /// The body of an answer: whole, or a stream.
 pub type Answer = Either<Full<Bytes>, SseBody>;
@@ -43,6 +46,7 @@ pub async fn answer(
 ) -> Result<Response<Answer>, Infallible> {
     let origin = origins::listed(&local.node, &request);
     let is_draining = local.node.is_draining();
+    let is_http2 = request.version() == Version::HTTP_2;
     let node = local.node.clone();
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
@@ -51,7 +55,8 @@ pub async fn answer(
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
     }
-    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // HTTP/2 says it with a frame of its own.
+    if is_draining && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

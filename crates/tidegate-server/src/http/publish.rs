@@ -5,13 +5,12 @@ use std::{fmt::Write as _, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tidegate_core::{
     Code, Cursor, EventId, NewEvent, OrgId, Refusal,
     publish::{BodyForm, Fault, PublishError, read_body},
 };
 
-use super::{Answer, bearer, header_once, json, problem};
+use super::{Answer, Incoming, bearer, header_once, json, problem};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},
