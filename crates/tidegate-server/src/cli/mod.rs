@@ -6,6 +6,7 @@
 mod args;
 mod config;
 mod dev;
+mod health;
 mod key;
 mod lines;
 mod printer;
@@ -48,6 +49,8 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Ask a running gateway whether it is ready
+    Health(health::Health),
     /// Show the version
     Version,
 }
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
+        Command::Health(health) => health.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {

@@ -15,7 +15,7 @@ mod stream;
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use tidegate_core::{Code, OrgId, Refusal};
 
@@ -46,7 +46,6 @@ pub async fn answer(
 ) -> Result<Response<Answer>, Infallible> {
     let origin = origins::listed(&local.node, &request);
     let is_draining = local.node.is_draining();
-    let is_http2 = request.version() == Version::HTTP_2;
     let node = local.node.clone();
     let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
@@ -55,8 +54,8 @@ pub async fn answer(
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
     }
-    // HTTP/2 says it with a frame of its own.
-    if is_draining && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // HTTP/2 says it with a frame of its own, and takes this one off.
+    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

@@ -268,7 +268,13 @@ fn a_drain_ends_streams_in_words_and_connections_in_frames() {
     stream.next("hello");
     let mut resting = Http2::connect(gateway.public);
     assert_eq!(resting.send(&gateway.getting("cursor")).status, 200);
+    let bearer = format!("Bearer {}", gateway.token);
+    let (authority, path) = (gateway.public.to_string(), gateway.path("cursor"));
+    let mut wire = Wire::open(gateway.public, &[]);
+    wire.ask(1, &head(&authority, &path, &bearer));
+    wire.until(wire::DATA);
     gateway.terminate();
+    assert_eq!(wire.until(wire::GOAWAY).goaway_code(), wire::NO_ERROR);
     eventually("readyz to say no", || (gateway.operators("/readyz").status == 503).then_some(()));
     assert_eq!(resting.ended(), None, "one that rests is let go, and that is no error");
     assert_eq!(stream.next("goaway")["code"], "draining");
