@@ -3,9 +3,9 @@
 #
 # The configuration of the unit by the gateway itself; the unit by systemd-analyze, where there is one.
 set -euo pipefail
-cd "$(dirname "$0")"
 
 gateway=$(realpath "$1")
+cd "$(dirname "$0")"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 

@@ -11,7 +11,6 @@ use tokio::net::TcpStream;
 
 use super::{answer, http2};
 use crate::{
-    config::Limits,
     transport::guarded::{Guarded, Patience, Turns},
     worker::{Accepted, Local, Peer},
 };
@@ -41,15 +40,17 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     let turns = Arc::new(Turns::default());
     // An upgraded socket takes its place in the count along.
     let peer = Peer { address: peer, place: Rc::new(place) };
-    let limits = local.node.config().limits.clone();
-    // Longer than a reader's own timeout, which is the one that has a code and a count.
-    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
+    let (patience, idle) = {
+        let limits = &local.node.config().limits;
+        // Longer than a reader's own timeout, which is the one that has a code and a count.
+        let write = limits.write_timeout + STALL_GRACE;
+        (Patience { head: limits.first_frame_timeout, write }, limits.idle_timeout)
+    };
     let mut socket = Guarded::new(stream, turns.clone(), patience);
-    let begins = tokio::time::timeout(limits.idle_timeout, socket.begins_with(http2::PREFACE)).await;
-    match begins {
-        // Boxed, so that the task of a connection is as large as HTTP/1.1 needs it.
+    // Boxed, each is as large as it needs to be, for as long as it lasts.
+    match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
         Ok(Ok(true)) => Box::pin(http2::serve(local, peer, socket, turns)).await,
-        Ok(Ok(false)) => http1(local, peer, socket, turns, &limits).await,
+        Ok(Ok(false)) => Box::pin(http1(local, peer, socket, turns)).await,
         Ok(Err(error)) => {
             tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked")
         }
@@ -57,13 +58,16 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     }
 }
 
-async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>, limits: &Limits) {
+async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes.bytes().max(8192))
-        .max_headers(limits.headers);
+    {
+        let limits = &local.node.config().limits;
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.idle_timeout)
+            .max_buf_size(limits.header_bytes.bytes().max(8192))
+            .max_headers(limits.headers);
+    }
     let address = peer.address;
     let service = hyper::service::service_fn({
         let (local, turns) = (local.clone(), turns.clone());

@@ -1,11 +1,13 @@
 //! HTTP/2 frame by frame (RFC 9113, section 4), so that a test can also speak it wrongly.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::Instant,
 };
 
 use super::http::connect;
+use crate::gateway::DEADLINE;
 
 /// The types of frames (RFC 9113, section 6).
 pub const DATA: u8 = 0;
@@ -133,13 +135,23 @@ impl Wire {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }
 
+    /// Fills a buffer; `None` where the connection has ended, which is not where nothing comes.
+    fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
+        match self.stream.read_exact(buffer) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("nothing came, and it did not end")
+            }
+            read => read.ok(),
+        }
+    }
+
     /// The next frame; `None` where the connection has ended.
     pub fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
-        self.stream.read_exact(&mut head).ok()?;
+        self.read(&mut head)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
-        self.stream.read_exact(&mut payload).ok()?;
+        self.read(&mut payload)?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let frame = Frame { kind: head[3], flags: head[4], stream, payload };
         if frame.kind == SETTINGS && frame.flags & ACK == 0 {
@@ -161,7 +173,9 @@ impl Wire {
     /// Reads up to the end of the connection; the code of the last GOAWAY, if there was one.
     pub fn end(&mut self) -> Option<u32> {
         let mut code = None;
+        let deadline = Instant::now() + DEADLINE;
         while let Some(frame) = self.next() {
+            assert!(Instant::now() < deadline, "it did not end");
             if frame.kind == GOAWAY {
                 code = Some(frame.goaway_code());
             }
