@@ -13,10 +13,9 @@ RUN apt-get update \
 RUN rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /src
 COPY . .
-ARG PROFILE=release
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --locked --profile "$PROFILE" --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
- && install -D target/"$(uname -m)"-unknown-linux-musl/*/tidegate /image/tidegate \
+    cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
+ && install -D "target/$(uname -m)-unknown-linux-musl/release/tidegate" /image/tidegate \
  && install -d -m 0700 /image/data
 
 FROM scratch
