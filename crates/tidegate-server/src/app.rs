@@ -29,6 +29,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts, random},
+    systemd,
     worker::{Accepted, Worker},
 };
 
@@ -129,6 +130,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         workers = workers.len(),
         "serve"
     );
+    systemd::ready(&format!("serve {public_at}, operators at {admin_at}"));
+    let watchdog = tokio::spawn(watchdog(workers.clone()));
     let mut feed = None;
     if let RunMode::Dev { mut session, feed: wants_feed } = mode {
         session.announce(&format!("http://{public_at}"), &format!("http://{admin_at}"))?;
@@ -139,12 +142,14 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
 
     let ended = signals.next().await;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
+    systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
         () = drained(&node) => {}
         _ = signals.next() => tracing::warn!("leave at once"),
     }
     accept.abort();
+    watchdog.abort();
     if let Some(feed) = feed {
         feed.abort();
     }
@@ -159,6 +164,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     sweep.abort();
     admin.abort();
     drop(accept.await);
+    drop(watchdog.await);
     if let Ok(workers) = Arc::try_unwrap(workers) {
         workers.into_iter().for_each(Worker::stop);
     }
@@ -279,6 +285,34 @@ async fn sweep(node: Arc<Node>) {
     }
 }
 
+/// Tells the service manager that the node lives, as long as every worker turns. A disk that hangs is
+/// no reason to start again: `/readyz` and the publishers' answers say that.
+async fn watchdog(workers: Arc<Vec<Worker>>) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    let mut look = tokio::time::interval(interval);
+    let mut before = vec![0; workers.len()];
+    // The first comes at once, before a worker can have turned.
+    look.tick().await;
+    loop {
+        look.tick().await;
+        let turns: Vec<u64> = workers.iter().map(Worker::turns).collect();
+        if have_all_turned(&before, &turns) {
+            before = turns;
+            systemd::alive();
+        } else {
+            tracing::warn!(
+                ?before,
+                ?turns,
+                "a worker does not turn; the service manager is not told that all is well"
+            );
+        }
+    }
+}
+
+fn have_all_turned(before: &[u64], now: &[u64]) -> bool {
+    before.iter().zip(now).all(|(before, now)| now > before)
+}
+
 /// Waits until every stream has gone and every publish that was let in is answered, or the drain
 /// window and its grace are over.
 async fn drained(node: &Node) {
@@ -333,5 +367,16 @@ impl Signals {
             _ = self.terminate.recv() => Ended::Drained,
             _ = self.interrupt.recv() => Ended::Interrupted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::have_all_turned;
+
+    #[test]
+    fn one_worker_that_stands_still_is_enough_to_be_silent() {
+        assert!(have_all_turned(&[0, 4], &[1, 5]));
+        assert!(!have_all_turned(&[1, 5], &[2, 5]));
     }
 }

@@ -6,11 +6,13 @@ use crate::config::{LogFormat, Logs};
 
 /// Starts logging for the process. A second start changes nothing.
 pub fn start(logs: &Logs) {
-    // Dependencies speak at warn and above: their info is not about what a node does.
+    // Dependencies speak at warn and above: their info is not about what a node does. What h2 warns
+    // about is the doing of peers, who should not be able to fill a log; it is counted.
     let level = logs.level.word();
     let others = if level == "error" { "error" } else { "warn" };
-    let filter =
-        EnvFilter::new(format!("{others},tidegate_core={level},tidegate_server={level},tidegate={level}"));
+    let filter = EnvFilter::new(format!(
+        "{others},h2=error,tidegate_core={level},tidegate_server={level},tidegate={level}"
+    ));
     let lines = fmt().with_writer(std::io::stderr).with_env_filter(filter);
     let started = match logs.format {
         LogFormat::Human => {

@@ -7,6 +7,7 @@ mod args;
 mod completions;
 mod config;
 mod dev;
+mod health;
 mod key;
 mod lines;
 mod openapi;
@@ -55,6 +56,8 @@ enum Command {
     /// Print the description of the API (OpenAPI 3.1)
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
+    /// Ask a running gateway whether it is ready
+    Health(health::Health),
     /// Show the version
     Version,
 }
@@ -109,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Completions(completions) => completions.run(),
         Command::OpenApi(openapi) => openapi.run(),
+        Command::Health(health) => health.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {

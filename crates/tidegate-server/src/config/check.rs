@@ -231,9 +231,11 @@ fn counts(found: &mut Checks<'_>) {
     let searched = ("limits.tail_search_events", limits.tail_search_events);
     found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
     // serde_json gives up at 128, and a reader's parser may sooner.
-    for (key, value, most) in
-        [("limits.json_depth", limits.json_depth, 127), ("limits.headers", limits.headers, 1000)]
-    {
+    for (key, value, most) in [
+        ("limits.json_depth", limits.json_depth, 127),
+        ("limits.headers", limits.headers, 1000),
+        ("limits.streams_per_connection", limits.streams_per_connection, 10_000),
+    ] {
         if value > most {
             found.fault(key, format!("{value} must be {most} or less"));
         }

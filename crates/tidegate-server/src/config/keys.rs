@@ -126,6 +126,9 @@ sections! {
     limits: Limits {
         /// Connections at a time, over all orgs. Each needs a file descriptor.
         connections: usize = 50_000,
+        /// Requests and streams at a time over one HTTP/2 connection; how many in all is told by the
+        /// other keys. What they all may hold in answers is this times `limits.page_bytes`.
+        streams_per_connection: usize = 100,
         /// Connections at a time of one org.
         connections_per_org: usize = 20_000,
         /// Connections at a time of one user of an org.
@@ -178,7 +181,7 @@ sections! {
         request_timeout: Duration = "30s",
         /// How long a reader may take no byte of what waits for it (`slow_consumer`).
         write_timeout: Duration = "30s",
-        /// How long an HTTP connection may rest between two requests.
+        /// How long an HTTP connection may rest without a request or stream.
         idle_timeout: Duration = "75s",
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s",

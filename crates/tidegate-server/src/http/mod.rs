@@ -6,6 +6,7 @@
 mod cloudevents;
 mod connection;
 mod history;
+mod http2;
 pub mod openapi;
 mod origins;
 mod problem;
@@ -19,7 +20,6 @@ use std::{convert::Infallible, rc::Rc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
@@ -31,6 +31,9 @@ use crate::{
     page,
     worker::{Local, Peer, sse::SseBody},
 };
+
+/// The body of a request, over either version of HTTP.
+pub type Incoming = Either<hyper::body::Incoming, http2::Received>;
 
 /// The body of an answer: whole, or a stream.
 pub type Answer = Either<Full<Bytes>, SseBody>;
@@ -76,6 +79,7 @@ pub async fn answer(
     if let Some(origin) = origin {
         origins::allow(&mut response, origin);
     }
+    // HTTP/2 says it with a frame of its own, and takes this one off.
     if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

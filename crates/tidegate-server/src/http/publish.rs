@@ -5,7 +5,6 @@ use std::{fmt::Write as _, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tidegate_core::{
     Code, Cursor, EventId, NewEvent, OrgId, Refusal, ServiceName,
     publish::{
@@ -15,7 +14,7 @@ use tidegate_core::{
     },
 };
 
-use super::{Answer, bearer, cloudevents, header_once, json, problem, query::Query};
+use super::{Answer, Incoming, bearer, cloudevents, header_once, json, problem, query::Query};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},

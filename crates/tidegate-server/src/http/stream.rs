@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
-use hyper::body::Incoming;
 use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
 
-use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
+use super::{
+    Answer, Incoming, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query,
+};
 use crate::{
     auth::StreamGrant,
     node::{Node, random},

@@ -2,10 +2,11 @@
 //! for a peer that takes nothing of its answer. hyper bounds neither of the two: its one timeout for
 //! heads also covers the rest between two requests, which is longer.
 //!
-//! A worker serves HTTP over it; a WebSocket takes the bare socket out again.
+//! A worker serves HTTP over it, and lets it look at the first bytes to know which version; a WebSocket
+//! takes the bare socket out again.
 
 use std::{
-    future::Future as _,
+    future::{Future as _, poll_fn},
     io,
     pin::Pin,
     sync::{
@@ -75,6 +76,8 @@ pub struct Guarded {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Once we have said our last word: how long the peer may go on speaking.
     leaving: Option<Pin<Box<Sleep>>>,
+    /// What was read to see how the peer begins, to be read again.
+    early: Vec<u8>,
 }
 
 /// How long what still comes is taken in and thrown away behind our last word. A socket that is closed
@@ -85,12 +88,47 @@ const LINGER: Duration = Duration::from_secs(2);
 impl Guarded {
     /// Guards `stream`.
     pub fn new(stream: TcpStream, turns: Arc<Turns>, patience: Patience) -> Self {
-        Self { stream, turns, patience, head: None, stalled: None, leaving: None }
+        Self { stream, turns, patience, head: None, stalled: None, leaving: None, early: Vec::new() }
+    }
+
+    /// Whether the peer begins with `words`; waits for as many bytes as it takes to tell. They count as
+    /// the beginning of a head, and are read again.
+    pub async fn begins_with(&mut self, words: &[u8]) -> io::Result<bool> {
+        debug_assert!(self.early.is_empty(), "asked once");
+        let mut early = Vec::with_capacity(words.len());
+        while early.len() < words.len() && words.starts_with(&early) {
+            let mut byte = [0; 32];
+            let room = byte.len().min(words.len() - early.len());
+            let mut buffer = ReadBuf::new(&mut byte[..room]);
+            poll_fn(|context| self.poll_socket(context, &mut buffer)).await?;
+            if buffer.filled().is_empty() {
+                break;
+            }
+            early.extend_from_slice(buffer.filled());
+        }
+        self.early = early;
+        Ok(self.early == words)
     }
 
     /// The bare socket.
     pub fn into_inner(self) -> TcpStream {
         self.stream
+    }
+
+    fn poll_socket(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (before, request) = (buffer.filled().len(), self.turns.requests.load(Ordering::Relaxed));
+        self.head.take_if(|(of, _)| *of != request);
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let is_answering = self.turns.is_answering.load(Ordering::Relaxed);
+        if buffer.filled().len() > before && self.head.is_none() && !is_answering {
+            self.head = Some((request, Box::pin(sleep(self.patience.head))));
+        }
+        if let (Poll::Pending, Some((_, head))) = (&read, &mut self.head) {
+            ready!(head.as_mut().poll(context));
+            let slow = io::Error::new(io::ErrorKind::TimedOut, "a request's head did not come in time");
+            return Poll::Ready(Err(slow));
+        }
+        read
     }
 
     fn wrote<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -112,19 +150,17 @@ impl AsyncRead for Guarded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (before, request) = (buffer.filled().len(), this.turns.requests.load(Ordering::Relaxed));
-        this.head.take_if(|(of, _)| *of != request);
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let is_answering = this.turns.is_answering.load(Ordering::Relaxed);
-        if buffer.filled().len() > before && this.head.is_none() && !is_answering {
-            this.head = Some((request, Box::pin(sleep(this.patience.head))));
+        if this.early.is_empty() {
+            return this.poll_socket(context, buffer);
         }
-        if let (Poll::Pending, Some((_, head))) = (&read, &mut this.head) {
-            ready!(head.as_mut().poll(context));
-            let slow = io::Error::new(io::ErrorKind::TimedOut, "a request's head did not come in time");
-            return Poll::Ready(Err(slow));
+        let count = this.early.len().min(buffer.remaining());
+        buffer.put_slice(&this.early[..count]);
+        this.early.drain(..count);
+        if this.early.is_empty() {
+            // Idle connections own no buffers.
+            this.early = Vec::new();
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 

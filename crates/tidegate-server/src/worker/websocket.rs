@@ -50,10 +50,6 @@ pub struct Socket {
 
 impl Socket {
     fn new(stream: TcpStream) -> Self {
-        // Frames are whole messages; waiting for more would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set TCP_NODELAY");
-        }
         Self {
             stream,
             leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),

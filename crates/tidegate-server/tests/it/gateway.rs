@@ -127,6 +127,14 @@ impl Gateway {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// How many sockets it holds.
+    pub fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
+        fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+
     /// Sends it SIGTERM.
     pub fn terminate(&self) {
         self.signal(rustix::process::Signal::TERM);

@@ -143,15 +143,9 @@ fn a_socket_under_http_that_takes_nothing_is_let_go() {
     let gateway = gateway(&["limits.write_timeout=100ms", "limits.page_bytes=16MiB"]);
     fill(&gateway);
     let mut connection = narrow(&gateway.getting("events?limit=1000"), gateway.public);
-    let socket_count = || {
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("its descriptors");
-        fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
-            .filter(|target| target.to_string_lossy().starts_with("socket:"))
-            .count()
-    };
     assert!(std::io::Read::read(&mut connection, &mut [0; 1]).expect("the answer begins") == 1);
-    let before = socket_count();
-    eventually("the connection closed", || (socket_count() < before).then_some(()));
+    let before = gateway.sockets();
+    eventually("the connection closed", || (gateway.sockets() < before).then_some(()));
 }
 
 #[test]

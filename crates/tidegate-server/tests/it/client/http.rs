@@ -96,6 +96,13 @@ impl Request {
         bytes
     }
 
+    /// Its parts: method, path, headers and body.
+    pub fn parts(&self) -> (&str, &str, &[(String, String)], &[u8]) {
+        let mut words = self.line.split(' ');
+        let (method, path) = (words.next().expect("a method"), words.next().expect("a path"));
+        (method, path, &self.headers, self.body.as_deref().unwrap_or_default())
+    }
+
     /// Sends it; the connection, to read the answer from.
     pub fn begin(&self) -> BufReader<TcpStream> {
         let mut stream = connect(self.to);

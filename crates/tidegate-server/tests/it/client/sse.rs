@@ -1,7 +1,7 @@
 //! An EventSource, byte by byte (WHATWG HTML, section 9.2).
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader, Read},
     net::TcpStream,
 };
 
@@ -27,7 +27,7 @@ pub struct Lines {
 pub struct Sse {
     /// The answer's head.
     pub head: Answer,
-    body: BufReader<Chunked<BufReader<TcpStream>>>,
+    body: Box<dyn BufRead + Send>,
     /// What EventSource would come back with.
     pub last_event_id: String,
 }
@@ -43,7 +43,12 @@ impl Sse {
         let head = Answer::read_head(&mut connection).expect("an answer");
         assert_eq!(head.status, 200, "{head:?}");
         assert_eq!(head.header("transfer-encoding"), Some("chunked"), "{head:?}");
-        Self { head, body: BufReader::new(Chunked::new(connection)), last_event_id: String::new() }
+        Self::of(head, Chunked::new(connection))
+    }
+
+    /// The stream in this body.
+    pub fn of(head: Answer, body: impl Read + Send + 'static) -> Self {
+        Self { head, body: Box::new(BufReader::new(body)), last_event_id: String::new() }
     }
 
     /// The next event of the stream; `None` at its end.
