@@ -7,15 +7,21 @@
 mod client;
 mod gateway;
 mod held_node;
+mod key_server;
+mod signer;
 
 mod admin;
 mod auth;
 mod bad_input;
 mod drain;
 mod history;
+mod hostile;
+mod hostile_sets;
+mod issuers;
 mod limits;
 mod memory;
 mod publish;
+mod reread;
 mod seam;
 mod slow;
 mod stream_resume;
