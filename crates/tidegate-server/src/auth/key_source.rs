@@ -199,6 +199,8 @@ impl KeySource {
                 return Ok(keys);
             }
         }
+        // It came too late for the set that it waited for, or too early for the next.
+        self.shared.asks.notify_one();
         let wait = self.shared.state.borrow().asks_from.saturating_duration_since(Instant::now());
         Err(later(wait, "the token's `kid` names no key that is known yet; come back"))
     }
@@ -207,12 +209,15 @@ impl KeySource {
     /// has ended: there may be none to wait for.
     async fn next_round(&self) -> bool {
         let mut state = self.shared.state.subscribe();
-        let (before, is_near) = {
+        let (before, is_fetching, asks_from) = {
             let state = state.borrow_and_update();
-            (state.rounds, state.is_fetching || state.asks_from <= Instant::now())
+            (state.rounds, state.is_fetching, state.asks_from)
         };
-        // Also where it is too early: the task then looks as soon as it may.
-        self.shared.asks.notify_one();
+        if !is_fetching {
+            // Also where it is too early: the task then looks as soon as it may.
+            self.shared.asks.notify_one();
+        }
+        let is_near = is_fetching || asks_from <= Instant::now();
         if !is_near || self.task.get().is_none() {
             return false;
         }
