@@ -8,10 +8,14 @@ use std::{
     collections::HashMap,
     hash::Hash,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
 use tidegate_core::{Code, OrgId, Refusal, UserId};
 
 /// The bounds on connections.
@@ -32,7 +36,7 @@ pub struct ConnectionLimits {
 /// The counters of a node.
 #[derive(Debug)]
 pub struct Admission {
-    limits: ConnectionLimits,
+    limits: ArcSwap<ConnectionLimits>,
     counts: Mutex<Counts>,
 }
 
@@ -81,7 +85,12 @@ impl Admission {
             users: HashMap::new(),
             handshakes,
         };
-        Arc::new(Self { limits, counts: Mutex::new(counts) })
+        Arc::new(Self { limits: ArcSwap::from_pointee(limits), counts: Mutex::new(counts) })
+    }
+
+    /// Bounds what comes from here on; who is in stays.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.limits.store(Arc::new(limits));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
@@ -90,18 +99,19 @@ impl Admission {
 
     /// Lets a stream knock: counts it in all and by its address, before anybody knows who it is.
     pub fn knock(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
+        let limits = self.limits.load();
         let mut counts = self.lock();
-        if let Err(retry) = counts.handshakes.take(self.limits.handshakes_per_second, Instant::now()) {
+        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
             let message = "the gateway takes no more new connections this second";
             return Err(
                 Self::over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry)
             );
         }
-        if counts.sockets >= self.limits.total {
+        if counts.sockets >= limits.total {
             let message = "the gateway has as many connections as it may";
             return Err(Self::over("limits.connections", Code::Overloaded, message));
         }
-        if !raise(&mut counts.addresses, address, self.limits.per_address) {
+        if !raise(&mut counts.addresses, address, limits.per_address) {
             let message = "this address has as many connections as it may";
             return Err(Self::over("limits.connections_per_address", Code::TooManyConnections, message));
         }
@@ -152,7 +162,7 @@ pub struct Slot {
 impl Slot {
     /// Counts the connection by who it turned out to be.
     pub fn enter(&mut self, org: &OrgId, user: &UserId) -> Result<(), Refusal> {
-        let (admission, limits) = (&self.admission, &self.admission.limits);
+        let (admission, limits) = (&self.admission, self.admission.limits.load());
         let mut counts = admission.lock();
         if !raise(&mut counts.orgs, org.clone(), limits.per_org) {
             let message = "this org has as many connections as it may";
@@ -186,7 +196,7 @@ impl Drop for Slot {
 /// have published lately.
 #[derive(Debug)]
 pub struct PublishRates {
-    per_second: usize,
+    per_second: AtomicUsize,
     keys: Mutex<HashMap<String, Bucket>>,
 }
 
@@ -196,22 +206,28 @@ const KEYS_KEPT: usize = 1024;
 impl PublishRates {
     /// Each key may publish `per_second` requests a second, and a second's worth at once.
     pub fn new(per_second: usize) -> Self {
-        Self { per_second, keys: Mutex::default() }
+        Self { per_second: AtomicUsize::new(per_second), keys: Mutex::default() }
+    }
+
+    /// Bounds what comes from here on.
+    pub fn set_rate(&self, per_second: usize) {
+        self.per_second.store(per_second, Ordering::Relaxed);
     }
 
     /// Takes a request of `key` into account.
     pub fn take(&self, key: &str) -> Result<(), Refusal> {
         let now = Instant::now();
+        let per_second = self.per_second.load(Ordering::Relaxed);
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match keys.get_mut(key) {
-            Some(bucket) => bucket.take(self.per_second, now),
+            Some(bucket) => bucket.take(per_second, now),
             None => {
                 if keys.len() >= KEYS_KEPT {
                     // A bucket that nobody has touched for a second is full again.
                     keys.retain(|_, bucket| now.saturating_duration_since(bucket.filled).as_secs() < 1);
                 }
-                let mut bucket = Bucket { tokens: self.per_second as f64, filled: now };
-                let taken = bucket.take(self.per_second, now);
+                let mut bucket = Bucket { tokens: per_second as f64, filled: now };
+                let taken = bucket.take(per_second, now);
                 keys.insert(key.to_owned(), bucket);
                 taken
             }
@@ -219,7 +235,7 @@ impl PublishRates {
         drop(keys);
         taken.map_err(|retry| {
             let limit = "limits.publishes_per_second";
-            let message = format!("this API key publishes more than {} requests a second", self.per_second);
+            let message = format!("this API key publishes more than {} requests a second", per_second);
             Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
         })
     }

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin,
     auth::{Publishers, TokenVerifier},
-    config::{Config, Loaded, LogEngine, LogSync},
+    config::{self, Config, Loaded, LogEngine, LogSync, Reread, Sources},
     dev::DevSession,
     engine::{
         Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
@@ -42,6 +42,8 @@ pub struct Start {
     pub tokens: TokenVerifier,
     /// Verifies publishers' API keys.
     pub publishers: Publishers,
+    /// What the configuration was read from, to be read again.
+    pub sources: Sources,
     /// Who started it, and what that adds.
     pub mode: RunMode,
 }
@@ -90,10 +92,15 @@ pub fn run(start: Start) -> anyhow::Result<Ended> {
 }
 
 async fn serve(start: Start) -> anyhow::Result<Ended> {
-    let Start { loaded, tokens, publishers, mode } = start;
-    let config = loaded.config;
+    let Start { loaded, tokens, publishers, sources, mode } = start;
+    let config = loaded.config.clone();
     // Before anything else, so that no signal is missed while starting.
     let mut signals = Signals::listen()?;
+    // Of a terminal that is closed, to `dev`: the default, which ends it, is right.
+    let hangup = match mode {
+        RunMode::Serve => Some(signal(SignalKind::hangup()).context("listen for SIGHUP")?),
+        RunMode::Dev { .. } => None,
+    };
     let public = bind("listen.public", config.listen.public)?;
     let admin = bind("listen.admin", config.listen.admin)?;
     let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
@@ -113,6 +120,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let has_page = matches!(mode, RunMode::Dev { .. });
     let node =
         Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
+    node.tokens().keep_fresh(&node.metrics);
     let workers = (0..workers)
         .map(|id| Worker::start(id, node.clone(), http::serve))
         .collect::<std::io::Result<Vec<_>>>()
@@ -123,6 +131,9 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let accept =
         tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, node.clone(), workers.clone()));
     let sweep = tokio::spawn(sweep(node.clone()));
+    let status = format!("serve {public_at}, operators at {admin_at}");
+    let rereads =
+        hangup.map(|hangup| tokio::spawn(reread_on(hangup, node.clone(), sources, loaded, status.clone())));
     tracing::info!(
         public = %public_at,
         admin = %admin_at,
@@ -130,7 +141,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         workers = workers.len(),
         "serve"
     );
-    systemd::ready(&format!("serve {public_at}, operators at {admin_at}"));
+    systemd::ready(&status);
     let watchdog = tokio::spawn(watchdog(workers.clone()));
     let mut feed = None;
     if let RunMode::Dev { mut session, feed: wants_feed } = mode {
@@ -150,6 +161,9 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     }
     accept.abort();
     watchdog.abort();
+    if let Some(rereads) = rereads {
+        rereads.abort();
+    }
     if let Some(feed) = feed {
         feed.abort();
     }
@@ -264,6 +278,54 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             tracing::warn!(%peer, "drop a connection: no worker takes it");
         }
     }
+}
+
+/// Reads the configuration again at each SIGHUP, one after another.
+async fn reread_on(
+    mut hangup: Signal,
+    node: Arc<Node>,
+    sources: Sources,
+    mut running: Loaded,
+    status: String,
+) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("read the configuration again");
+        systemd::reloading();
+        running = reread(&node, &sources, running).await;
+        systemd::ready(&status);
+    }
+}
+
+/// Reads the configuration again and takes over what may change while the node runs; all of it, or
+/// nothing where anything is wrong. What the node runs with from then on.
+async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
+    let read = {
+        let (sources, running) = (sources.clone(), running.clone());
+        // It reads files; nobody waits for those here.
+        tokio::task::spawn_blocking(move || config::reread(&sources, &running)).await
+    };
+    let Reread { loaded, changed, waiting } = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(errors)) => {
+            node.metrics.config_reread(false);
+            let reason = errors.to_string().replace('\n', "; ");
+            tracing::warn!(reason, "the configuration stays as it was: what was read again is not valid");
+            return running;
+        }
+        Err(error) => {
+            node.metrics.config_reread(false);
+            tracing::error!(%error, "the configuration stays as it was: it could not be read again");
+            return running;
+        }
+    };
+    // Also where nothing is new: keys are fetched anew then.
+    node.reconfigure(loaded.config.clone());
+    node.metrics.config_reread(true);
+    tracing::info!(changed = changed.join(", "), "the configuration is taken over");
+    if !waiting.is_empty() {
+        tracing::warn!(keys = waiting.join(", "), "these keys were changed and need a restart");
+    }
+    loaded
 }
 
 /// Sweeps tails and logs each minute, and when the tails are over their budget.

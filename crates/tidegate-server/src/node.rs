@@ -77,24 +77,28 @@ pub struct Parts {
     pub has_page: bool,
 }
 
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits {
+        total: limits.connections,
+        per_org: limits.connections_per_org,
+        per_user: limits.connections_per_user,
+        per_address: limits.connections_per_address,
+        handshakes_per_second: limits.handshakes_per_second,
+    }
+}
+
 impl Node {
     /// Puts a node together.
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
-        let limits = ConnectionLimits {
-            total: config.limits.connections,
-            per_org: config.limits.connections_per_org,
-            per_user: config.limits.connections_per_user,
-            per_address: config.limits.connections_per_address,
-            handshakes_per_second: config.limits.handshakes_per_second,
-        };
         let terms = Terms {
             dedup_window_ms: millis(config.dedup.window),
             ping_interval_ms: millis(config.ping.interval),
             sync: engine.durability().weaker(),
         };
         Self {
-            admission: Admission::new(limits),
+            admission: Admission::new(connection_limits(&config)),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
@@ -132,6 +136,18 @@ impl Node {
     /// Knows subscribers, as of now.
     pub fn tokens(&self) -> Arc<TokenVerifier> {
         self.tokens.load_full()
+    }
+
+    /// Goes on with another configuration. What its parts were built with is as before; the caller has
+    /// seen to that ([`crate::config::reread`]).
+    pub fn reconfigure(&self, config: Config) {
+        let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
+        tokens.inherit(&self.tokens());
+        tokens.keep_fresh(&self.metrics);
+        self.admission.set_limits(connection_limits(&config));
+        self.publish_rates.set_rate(config.limits.publishes_per_second);
+        self.config.store(Arc::new(config));
+        self.tokens.store(Arc::new(tokens));
     }
 
     /// Now, by the wall clock.

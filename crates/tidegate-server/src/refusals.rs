@@ -9,7 +9,11 @@ use crate::{
 
 /// The auth module's no, in the words of every transport.
 pub fn refused(refusal: auth::Refusal) -> Refusal {
-    Refusal::new(refusal.code, refusal.message)
+    let told = Refusal::new(refusal.code, refusal.message);
+    match refusal.retry_in_ms {
+        Some(millis) => told.retry_in(millis),
+        None => told,
+    }
 }
 
 /// A log that cannot be opened, in the words of a stream.

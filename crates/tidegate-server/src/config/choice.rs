@@ -91,8 +91,14 @@ choice! {
 choice! {
     /// How a subscriber's token is signed. Pinned per key, never taken from the token.
     JwtAlgorithm {
-        /// HMAC with SHA-256.
+        /// HMAC with SHA-256, by a secret.
         Hs256 = "HS256",
+        /// RSA PKCS#1 v1.5 with SHA-256.
+        Rs256 = "RS256",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// Ed25519.
+        EdDsa = "EdDSA",
     }
 }
 

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use super::{
     choice::{ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
     define::{KeyInfo, Reader, SectionInfo, sections},
+    issuer::Issuer,
     jwt_key::JwtKey,
     value::{ByteSize, Setting},
 };
@@ -58,11 +59,30 @@ sections! {
 
     /// Who may read and who may publish.
     auth: Auth {
-        /// The keys that sign subscribers' tokens. To rotate, list the new key beside the old one,
-        /// move the signer over, then remove the old one. Each is a table with `secret` or
-        /// `secret_file` (32 bytes or more), and optionally `kid` and `algorithm` (`HS256`):
-        /// `[[auth.keys]]`, then `kid = "2026"` and `secret_file = "/run/secrets/tidegate"`.
+        /// The keys of subscribers' tokens, where one issuer speaks for all orgs. To rotate, list the
+        /// new key beside the old one, move the signer over, then remove the old one. Each is a table:
+        /// `[[auth.keys]]`, then `secret_file = "/run/secrets/tidegate"` (32 bytes or more), or
+        /// `algorithm = "ES256"` and `public_key_file = "/etc/tidegate/id.pem"`, and optionally `kid`.
+        /// Algorithms are `HS256` (by `secret` or `secret_file`), `RS256` (2048 bits or more), `ES256` and
+        /// `EdDSA` (by `public_key` or `public_key_file`, PEM); each key is for its own alone.
         keys: Vec<JwtKey> = [],
+        /// Issuers that each sign with keys of their own: `[[auth.issuers]]`, then
+        /// `issuer = "https://id.example.com/"` (what its tokens have as `iss`, byte for byte),
+        /// `algorithms = ["RS256"]`, `orgs = ["acme"]` (for which it may speak; `["*"]` is every one),
+        /// `keys = [...]` as in `auth.keys` or `jwks = "https://id.example.com/jwks.json"`, and optionally
+        /// `audience = "tidegate"` (or a list). Where `auth.keys` stands beside them, `auth.issuer` must be
+        /// set. At most 64.
+        issuers: Vec<Issuer> = [],
+        /// How often key sets are fetched again, give or take a tenth. A key that has gone from its set
+        /// is taken no longer from then on.
+        jwks_refresh: Duration = "10m",
+        /// How long after a fetch a token with an unknown `kid` may bring about the next.
+        jwks_cooldown: Duration = "30s",
+        /// How long a fetch may take, and a token wait for it.
+        jwks_timeout: Duration = "5s",
+        /// How long keys are still good after the last fetch that succeeded. Whoever stole a key, and
+        /// keeps the gateway from hearing that it was taken back, has this long.
+        jwks_stale_if_error: Duration = "6h",
         /// Where publishers' API keys are kept (hashed); `""` is `keys.toml` in `log.dir`.
         keys_file: Option<PathBuf> = "",
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
@@ -74,9 +94,9 @@ sections! {
         org_claim: ClaimName = "org",
         /// The claim that lists the services; `["*"]` there means all, absent means refused.
         services_claim: ClaimName = "services",
-        /// The issuer (`iss`) that tokens must name; `""` asks for none.
+        /// The issuer (`iss`) that tokens by `auth.keys` must name; `""` asks for none.
         issuer: Option<String> = "",
-        /// The audience (`aud`) that tokens must name; `""` asks for none.
+        /// The audience (`aud`) that tokens by `auth.keys` must name; `""` is for tokens that name none.
         audience: Option<String> = "",
         /// How far the signer's clock may be off, for `exp` and `nbf`. At most 5 minutes.
         leeway: Duration = "30s",

@@ -300,7 +300,7 @@ fn token_keys_are_checked_and_never_shown() {
     );
     assert_eq!(
         key("kid = \"a\""),
-        "c.toml:1:1: auth.keys: a key has neither `secret` nor `secret_file`; it must have one of them"
+        "c.toml:1:1: auth.keys: a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must have one of them"
     );
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nsecret_file = \"x\"")),
@@ -313,7 +313,7 @@ fn token_keys_are_checked_and_never_shown() {
     assert_eq!(key("secret = 12345678901234567"), "c.toml:2:10: auth.keys: `secret`: must be text in quotes");
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nalgorithm = \"none\"")),
-        "c.toml:3:13: auth.keys: `algorithm`: \"none\" must be \"HS256\""
+        "c.toml:3:13: auth.keys: `algorithm`: \"none\" must be \"HS256\", \"RS256\", \"ES256\" or \"EdDSA\""
     );
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nkid = \"\"")),
@@ -325,10 +325,10 @@ fn token_keys_are_checked_and_never_shown() {
         "c.toml:2:15: auth.keys: `secret_file`: cannot read /nonexistent/secret: No such file or directory (os error 2)"
     );
     let twice = format!("[[auth.keys]]\nkid = \"a\"\nsecret = \"{SECRET}\"\n").repeat(2);
-    assert_eq!(given(&twice, &[], &[]).said(), "c.toml:1:1: auth.keys: two keys have the kid \"a\"");
+    assert_eq!(given(&twice, &[], &[]).said(), "c.toml:1:1: auth.keys: has two keys with the kid \"a\"");
     set_says(
         &["auth.keys=[]"],
-        "--set auth.keys: auth.keys: is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])",
+        "--set auth.keys: auth.keys: is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])",
     );
     let loose = given("", &[("TIDEGATE_AUTH__KEYS", SECRET)], &[]).said();
     assert!(!loose.contains(SECRET), "{loose}");
@@ -346,7 +346,7 @@ fn secrets_come_from_files_and_stay_out_of_what_is_printed() {
         quoted(&path.to_string_lossy())
     ));
     let loaded = load(&given.sources).expect("good");
-    assert_eq!(loaded.config.auth.keys[0].secret.expose(), SECRET.as_bytes());
+    assert_eq!(loaded.config.auth.keys[0].secret().map(Secret::expose), Some(SECRET.as_bytes()));
     let printed = effective(&loaded);
     assert!(!printed.contains(SECRET) && !format!("{loaded:?}").contains(SECRET), "{printed}");
     assert!(

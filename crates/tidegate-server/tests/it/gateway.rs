@@ -64,6 +64,63 @@ impl Gateway {
         Self::spawn(dir, settings)
     }
 
+    /// Starts `tidegate serve` with this configuration beside the one of its log; its org is `acme`,
+    /// and it has no token of its own.
+    pub fn serving(config: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("tidegate.toml");
+        write_config(&file, dir.path(), config);
+        let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file);
+        let child = command.stderr(errors).stdin(Stdio::null()).spawn().expect("start it");
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut gateway = Self {
+            child: Some(child),
+            dir,
+            settings: Vec::new(),
+            secret: String::new(),
+            public: unknown,
+            admin: unknown,
+            org: "acme".to_owned(),
+            token: String::new(),
+            key: String::new(),
+        };
+        let said = eventually("its addresses", || {
+            let ended = gateway.child.as_mut().expect("a child").try_wait().expect("a child");
+            assert!(ended.is_none(), "it did not start");
+            gateway.logged("serve")
+        });
+        let address = |name: &str| said[name].as_str().expect(name).parse().expect("an address");
+        (gateway.public, gateway.admin) = (address("public"), address("admin"));
+        gateway.key = gateway.key_for("acme", "*");
+        gateway
+    }
+
+    /// The first line that it has logged with this message.
+    pub fn logged(&self, message: &str) -> Option<Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|line| line["message"] == message)
+    }
+
+    /// Writes its configuration anew; it is told by [`Gateway::hang_up`].
+    pub fn configure(&self, config: &str) {
+        write_config(&self.dir.path().join("tidegate.toml"), self.dir.path(), config);
+    }
+
+    /// Sends it SIGHUP and waits until it has read its configuration again; whether it took it.
+    pub fn hang_up(&self) -> bool {
+        let count = |outcome| self.metric(&format!("tidegate_config_rereads_total{{outcome=\"{outcome}\"}}"));
+        let before = (count("taken"), count("refused"));
+        self.signal(rustix::process::Signal::HUP);
+        eventually("the configuration read again", || {
+            let now = (count("taken"), count("refused"));
+            (now != before).then_some(now.0 > before.0)
+        })
+    }
+
     fn spawn(dir: TempDir, settings: Vec<String>) -> Self {
         let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -283,6 +340,12 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's log ---\n{}", self.log());
         }
     }
+}
+
+fn write_config(file: &std::path::Path, dir: &std::path::Path, config: &str) {
+    let dir = dir.display();
+    let log = format!("[log]\nengine = \"memory\"\ndir = \"{dir}\"\n[logs]\nformat = \"json\"\n");
+    std::fs::write(file, format!("{log}{config}\n")).expect("a file");
 }
 
 /// Now, in seconds since 1970.

@@ -7,7 +7,9 @@
 mod client;
 mod gateway;
 mod held_node;
+mod key_server;
 mod schema;
+mod signer;
 
 mod admin;
 mod auth;
@@ -15,12 +17,16 @@ mod bad_input;
 mod cloudevents;
 mod drain;
 mod history;
+mod hostile;
+mod hostile_sets;
 mod http2;
 mod http2_abuse;
+mod issuers;
 mod limits;
 mod memory;
 mod openapi;
 mod publish;
+mod reread;
 mod seam;
 mod slow;
 mod stream_resume;

@@ -121,6 +121,45 @@ fn r7_a_half_written_frame_is_finished_before_pongs_and_renewals() {
 }
 
 #[test]
+fn r6_a_grant_that_shrinks_takes_effect_on_what_is_replayed() {
+    let gateway = gateway(&[]);
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let wide = format!("\"{}\"", "x".repeat(100_000));
+    for _ in 0..EVENTS / 2 {
+        gateway.say("a", &wide);
+        gateway.say("b", &wide);
+    }
+    let request = handshake(gateway.public, &gateway.path(&format!("stream?cursor={start}")))
+        .with("authorization", &format!("Bearer {}", gateway.token_of("u", &["*"])));
+    let mut stream = Ws::switch(narrow(&request, gateway.public));
+    stream.next("hello");
+    // It stands in the middle of the replay, with more waiting than every buffer holds.
+    stream.authenticate(&gateway.token_of("u", &["a"]));
+    let (mut is_renewed, mut seen) = (false, Vec::new());
+    while seen.iter().filter(|(_, service)| service == "a").count() < EVENTS / 2 {
+        let frame = stream.frame();
+        let events = match frame["type"].as_str() {
+            Some("hello") => {
+                is_renewed = true;
+                assert_eq!(frame["services"], serde_json::json!(["a"]));
+                continue;
+            }
+            Some("event") => vec![frame],
+            Some("batch") => frame["events"].as_array().expect("events").clone(),
+            _ => continue,
+        };
+        for event in events {
+            let service = event["service"].as_str().expect("text").to_owned();
+            assert!(!is_renewed || service == "a", "a replayed event of a service that was taken away");
+            seen.push((event["seq"].as_u64().expect("a seq"), service));
+        }
+    }
+    assert!(is_renewed);
+    let of_b = seen.iter().filter(|(_, service)| service == "b").count();
+    assert!(of_b < EVENTS / 2, "the renewal came too late to show anything");
+}
+
+#[test]
 fn who_takes_no_byte_for_the_write_timeout_is_closed() {
     let gateway = gateway(&["limits.write_timeout=300ms"]);
     let mut stream = narrow_ws(&gateway);
