@@ -20,9 +20,13 @@ use crate::{
     config::Config,
     engine::{AppendError, Clock, Engine},
     hub::{Hub, HubLimits},
+    logs::Seldom,
     metrics::Metrics,
     refusals::{no_log, refused},
 };
+
+/// How often the log speaks of pages that are refused for their origin.
+const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
 
 /// A node's parts. Shared by all threads; holds no connection.
 pub struct Node {
@@ -44,6 +48,8 @@ pub struct Node {
     pub terms: Terms,
     /// Whether the page is served at `/`.
     pub has_page: bool,
+    /// How often the log speaks of pages that are refused for their origin.
+    pub refused_origins: Seldom,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
     /// Publish requests being answered.
@@ -107,6 +113,7 @@ impl Node {
             publishers,
             terms,
             has_page,
+            refused_origins: Seldom::every(REFUSED_ORIGINS_EVERY),
         }
     }
 

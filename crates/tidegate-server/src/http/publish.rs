@@ -11,7 +11,7 @@ use tidegate_core::{
     publish::{BodyForm, Fault, PublishError, read_body},
 };
 
-use super::{Answer, bearer, header_once, json, problem};
+use super::{Answer, credentials::bearer, header_once, json, problem};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},

@@ -7,10 +7,14 @@
 mod client;
 mod gateway;
 mod held_node;
+mod secrets;
 
 mod admin;
 mod auth;
 mod bad_input;
+mod bad_names;
+mod bad_requests;
+mod browsers;
 mod drain;
 mod history;
 mod limits;
