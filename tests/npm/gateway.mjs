@@ -13,7 +13,7 @@ const START_MS = 30_000;
 const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
 
 export class Gateway {
-  #program; #arguments; #child = null;
+  #program; #arguments; #child = null; #log = [];
 
   /** `arguments`: further ones for `tidegate dev`, such as `--no-feed`. */
   constructor(program, ...more) {
@@ -43,7 +43,7 @@ export class Gateway {
       '--set', 'listen.admin="127.0.0.1:0"', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
-    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); });
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.#log.push(chunk); });
     this.#child = child;
     const line = await new Promise((resolve, reject) => {
       const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);
@@ -72,6 +72,15 @@ export class Gateway {
     });
     if (answer.status !== 200) throw new Error(`a publish was answered with ${answer.status}: ${await answer.text()}`);
     return answer.json();
+  }
+
+  /** All that it has said on standard error, over its lives. */
+  log() { return this.#log.join(''); }
+
+  /** Whether a stream is open. */
+  async isTaken() {
+    const metrics = await (await fetch(`${this.admin_url}/metrics`)).text();
+    return [...metrics.matchAll(/^tidegate_connections\{[^}]*\} (\d+)/gm)].some(([, count]) => Number(count) > 0);
   }
 
   /** The whole log. */
