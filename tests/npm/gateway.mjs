@@ -40,7 +40,7 @@ export class Gateway {
   async #launch(port) {
     const child = spawn(this.#program, [
       'dev', '--json', '--data-dir', this.dir, '--listen', `127.0.0.1:${port}`,
-      '--set', 'listen.admin="127.0.0.1:0"', ...this.#arguments,
+      '--set', 'listen.admin="127.0.0.1:0"', '--set', 'logs.level=trace', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
     child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.#log.push(chunk); });
@@ -99,7 +99,18 @@ export class Gateway {
     }
   }
 
+  /** Whatever else a test finds: no token and no key may stand in what the gateway said. */
+  #lookForSecrets() {
+    if (!this.token) return;
+    const needles = [...this.token.split('.').slice(1), this.publish_key.split('_').at(-1)];
+    const shown = this.log().split('\n').find((line) => needles.some((needle) => line.includes(needle)));
+    if (!shown) return;
+    console.error(`a secret stands in the gateway's log: ${shown}`);
+    process.exitCode = 1;
+  }
+
   #remove() {
+    this.#lookForSecrets();
     if (this.#child?.exitCode === null) this.#child.kill('SIGKILL');
     rmSync(this.dir, { recursive: true, force: true });
   }
