@@ -21,9 +21,13 @@ use crate::{
     engine::{AppendError, Clock, Engine},
     http::openapi,
     hub::{Hub, HubLimits},
+    logs::Seldom,
     metrics::Metrics,
     refusals::{no_log, refused},
 };
+
+/// How often the log speaks of pages that are refused for their origin.
+const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
 
 /// A node's parts. Shared by all threads; holds no connection.
 pub struct Node {
@@ -47,6 +51,8 @@ pub struct Node {
     pub has_page: bool,
     /// What `/openapi.json` answers.
     pub description: openapi::Kept,
+    /// How often the log speaks of pages that are refused for their origin.
+    pub refused_origins: Seldom,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
     /// Publish requests being answered.
@@ -115,6 +121,7 @@ impl Node {
             publishers,
             terms,
             has_page,
+            refused_origins: Seldom::every(REFUSED_ORIGINS_EVERY),
         }
     }
 

@@ -210,6 +210,37 @@ impl Setting for ClaimName {
     }
 }
 
+/// The name of a cookie (RFC 6265, a token of RFC 9110).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieName(String);
+
+impl CookieName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for CookieName {
+    fn kind() -> String {
+        "the name of a cookie, 1 to 128 of A-Z a-z 0-9 and !#$%&'*+-.^_`|~".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        match &raw.value {
+            Value::Text(text) if (1..=128).contains(&text.len()) && text.bytes().all(is_token) => {
+                Ok(Self(text.clone()))
+            }
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
 /// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
@@ -221,7 +252,8 @@ impl Origin {
     }
 }
 
-fn is_origin(text: &str) -> bool {
+/// Whether `text` is an origin as `auth.origins` takes it.
+pub fn is_origin(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
     };

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
+    choice::{ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
     define::{KeyInfo, Reader, SectionInfo, sections},
     issuer::Issuer,
     jwt_key::JwtKey,
@@ -88,6 +88,11 @@ sections! {
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
         /// as browsers send them. The gateway's own origin always may.
         origins: Vec<Origin> = [],
+        /// The name of an HttpOnly cookie in which a reader's token may come, for pages that use the
+        /// browser's own EventSource: SSE, history and cursors, of pages of `auth.origins` and of the
+        /// gateway's own origin alone. `""` takes no cookie. Set it with `Secure`, `HttpOnly` and
+        /// `SameSite`; best under a name that begins with `__Host-`.
+        cookie: Option<CookieName> = "",
         /// The claim that names the user.
         user_claim: ClaimName = "sub",
         /// The claim that names the org.

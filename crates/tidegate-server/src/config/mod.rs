@@ -32,7 +32,8 @@ use std::{
 };
 
 pub use choice::{
-    ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers,
+    ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy,
+    Workers, is_origin,
 };
 pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};

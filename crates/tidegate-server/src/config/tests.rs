@@ -292,6 +292,21 @@ fn origins_are_what_browsers_send() {
 }
 
 #[test]
+fn the_name_of_a_cookie_is_one_that_a_browser_would_send_back() {
+    for bad in ["a b", "a=b", "a;b", "a,b", "a/b", "\u{e4}"] {
+        let said = given("", &[], &[&format!("auth.cookie=\"{bad}\"")]).said();
+        assert!(
+            said.starts_with("--set auth.cookie: auth.cookie: ")
+                && said.contains("must be the name of a cookie"),
+            "{said}"
+        );
+    }
+    for good in ["", "session", "__Host-tidegate"] {
+        assert_eq!(given("", &[], &[&format!("auth.cookie=\"{good}\"")]).said(), "good");
+    }
+}
+
+#[test]
 fn token_keys_are_checked_and_never_shown() {
     let key = |fields: &str| given(&format!("[[auth.keys]]\n{fields}\n"), &[], &[]).said();
     assert_eq!(

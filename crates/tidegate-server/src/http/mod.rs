@@ -5,6 +5,7 @@
 
 mod cloudevents;
 mod connection;
+mod credentials;
 mod history;
 mod http2;
 pub mod openapi;
@@ -18,7 +19,7 @@ mod table;
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body_util::{Either, Full};
 use tidegate_core::{Code, OrgId, Refusal};
 
@@ -29,6 +30,7 @@ use table::{Endpoint, Found, Route};
 
 use crate::{
     page,
+    transport::upgrade,
     worker::{Local, Peer, sse::SseBody},
 };
 
@@ -49,18 +51,30 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let origin = origins::listed(&local.node, &request);
-    let is_draining = local.node.is_draining();
+    let origin = origins::of(&local.node, &request);
+    let is_api = request.uri().path().starts_with("/v1/");
+    // Behind a request to switch come frames, which are no requests.
+    let mut is_over = local.node.is_draining() || upgrade::is_asked(&request);
     let node = local.node.clone();
     let path = request.uri().path().to_owned();
     let found = table::find(request.method(), &path);
-    let answered = match found {
-        Found::Route(route, org) => dispatch(route, org, local, peer, request).await,
-        Found::ByOther(path) => Ok(by_other(request.method(), path)),
-        Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
-            asset(&request)
+    let answered = match sound(&request) {
+        Err(refusal) => {
+            is_over = true;
+            Err(refusal)
         }
-        Found::Nothing => Err(nothing_here()),
+        // A WebSocket is told by a frame, for a page cannot see why an upgrade failed.
+        Ok(()) if is_api && !upgrade::is_asked(&request) && origin == origins::Of::Stranger => {
+            Err(origins::refuse(&node, &request))
+        }
+        Ok(()) => match found {
+            Found::Route(route, org) => dispatch(route, org, local, peer, request).await,
+            Found::ByOther(path) => Ok(by_other(request.method(), path)),
+            Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
+                asset(&request)
+            }
+            Found::Nothing => Err(nothing_here()),
+        },
     };
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
@@ -76,11 +90,15 @@ pub async fn answer(
             route.id
         );
     }
-    if let Some(origin) = origin {
-        origins::allow(&mut response, origin);
+    if let origins::Of::Listed(origin) = origin {
+        origins::allow(&node, &mut response, origin);
+    }
+    if is_api {
+        // Also where there was no Origin, or none that is listed: the next one may be.
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
     }
     // HTTP/2 says it with a frame of its own, and takes this one off.
-    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -99,7 +117,7 @@ async fn dispatch(
         Endpoint::Cursor => history::cursor(&local.node, org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(local, peer, org, request).await,
         Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
-        Endpoint::Preflight => origins::preflight(&local.node, &request, &table::allowed(route.path)),
+        Endpoint::Preflight => Ok(origins::preflight(&table::allowed(route.path))),
     }
 }
 
@@ -112,6 +130,37 @@ fn by_other(method: &Method, path: &str) -> Response<Answer> {
         response.headers_mut().insert(header::ALLOW, allowed);
     }
     response
+}
+
+/// What RFC 9112 (3.2, 6.1) asks of every request: it says once, and in one way, whom it is for and where
+/// it ends. Two parties that read such a request each in their own way serve it to the wrong one, or see
+/// another request behind it.
+fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let bad = |message| Err(Refusal::new(Code::BadRequest, message));
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return bad("Host stands more than once in the headers");
+    }
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return bad("a request of HTTP/1.1 must have a Host header");
+    }
+    if let Some(host) = host {
+        let is_one = |text: &str| text.parse::<Authority>().is_ok_and(|one| !one.as_str().contains('@'));
+        if !host.to_str().is_ok_and(is_one) {
+            return bad("Host must be one host name or address, and a port where it is not the usual one");
+        }
+        if request.uri().authority().is_some_and(|authority| authority.as_str() != *host) {
+            return bad("the address and the Host header name different hosts");
+        }
+    }
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return bad("Transfer-Encoding must be chunked and nothing else");
+    }
+    Ok(())
 }
 
 fn nothing_here() -> Refusal {
@@ -160,22 +209,6 @@ fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h Head
         return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the headers")));
     }
     Ok(value)
-}
-
-/// The credentials of `Authorization: Bearer`; `None` where there is no such header.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let bad =
-        || Refusal::new(Code::Unauthorized, "Authorization must be one header of the form Bearer <token>");
-    if values.next().is_some() {
-        return Err(bad());
-    }
-    let (scheme, token) = value.to_str().map_err(|_| bad())?.split_once(' ').ok_or_else(bad)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(' ') {
-        return Err(bad());
-    }
-    Ok(Some(token))
 }
 
 /// A JSON answer that no cache keeps.

@@ -14,7 +14,7 @@ use tidegate_core::{
     },
 };
 
-use super::{Answer, Incoming, bearer, cloudevents, header_once, json, problem, query::Query};
+use super::{Answer, Incoming, cloudevents, credentials::bearer, header_once, json, problem, query::Query};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},

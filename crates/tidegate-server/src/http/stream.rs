@@ -10,7 +10,10 @@ use http_body_util::Either;
 use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
 
 use super::{
-    Answer, Incoming, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query,
+    Answer, Incoming,
+    credentials::{self, Token, bearer},
+    full, header_once, org_of, origins, problem,
+    query::Query,
 };
 use crate::{
     auth::StreamGrant,
@@ -23,6 +26,9 @@ use crate::{
 const PROTOCOL: &str = "tidegate.v1";
 /// What a token rides on, where a browser can set no header.
 const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
+/// How long an EventSource whose cookie has expired waits before it shows it again: a page that renews
+/// it has mostly done so by its first try, 1 to 6 s after the stream ended.
+const COOKIE_RENEWAL_MS: u64 = 30_000;
 
 /// Opens a stream.
 pub async fn answer(
@@ -46,7 +52,7 @@ fn upgrade(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
-    let origin = check_origin(&node, request.headers());
+    let origin = origins::check(&node, &request);
     let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
     let header = bearer(request.headers()).map(|token| token.map(str::to_owned));
     let (upgrade, protocols) = match Upgrade::of(&request) {
@@ -78,6 +84,10 @@ fn upgrade(
 /// The token in the subprotocols; what is neither that nor the protocol is not spoken here.
 fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
     let token = protocols.after(TOKEN_PROTOCOL).map(str::to_owned);
+    if protocols.iter().filter(|protocol| protocol.starts_with(TOKEN_PROTOCOL)).count() > 1 {
+        let message = "of the subprotocols one may bring a token, not two";
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     if protocols.iter().next().is_some() && !protocols.offers(PROTOCOL) {
         let message = "of the subprotocols this gateway speaks tidegate.v1 alone";
         return Err(Refusal::new(Code::Unsupported, message));
@@ -93,14 +103,17 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
-    let url_token = query.one("access_token")?.map(str::to_owned);
-    // A native EventSource cannot be told to come back by a status (R22).
-    let is_native = url_token.is_some() && !request.headers().contains_key(header::AUTHORIZATION);
-    match open_events(&local, &node, peer, org, &request, query, url_token).await {
-        Err(refusal) if is_native && refusal.code.is_retryable() && refusal.code != Code::TokenExpired => {
+    let token = credentials::of_stream(&node, &request, &query)?;
+    let road = token.road;
+    match open_events(&local, &node, peer, org, &request, query, token).await {
+        Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
-            let mut body = format!("retry: {}\n", refusal.retry_in_ms.unwrap_or(5000).max(1000)).into_bytes();
+            let again_ms = match refusal.code {
+                Code::TokenExpired => COOKIE_RENEWAL_MS,
+                _ => refusal.retry_in_ms.unwrap_or(5000).max(1000),
+            };
+            let mut body = format!("retry: {again_ms}\n").into_bytes();
             body.extend_from_slice(&frame::error(Framing::Sse, &refusal));
             Ok(sse_response(full(body)))
         }
@@ -115,17 +128,11 @@ async fn open_events(
     org: &str,
     request: &Request<Incoming>,
     query: Query,
-    url_token: Option<String>,
+    token: Token,
 ) -> Result<Response<Answer>, Refusal> {
     accepts_event_stream(request.headers())?;
-    check_origin(node, request.headers())?;
     let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
-    let token = bearer(request.headers())?.map(str::to_owned).or(url_token);
-    let Some(token) = token else {
-        let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
-        return Err(Refusal::new(Code::Unauthorized, message));
-    };
-    let grant: StreamGrant = node.authorize(&token, &wanted.org).await?;
+    let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
     if node.is_draining() {
         return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
     }
@@ -185,8 +192,8 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         Some("") | None => None,
         Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
     };
-    if let Some(policy) = query.one("slow")?.filter(|policy| *policy != "catch_up") {
-        let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
+    if query.one("slow")?.is_some_and(|policy| policy != "catch_up") {
+        let message = "of the policies for slow readers (slow=) this gateway speaks catch_up alone";
         return Err(Refusal::new(Code::Unsupported, message));
     }
     let config = node.config();

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,6 +18,7 @@ use crate::client::{
     stream::Frames,
     ws::Ws,
 };
+use crate::secrets;
 
 /// How long anything may take before a test gives up on it: only a hang takes as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -39,6 +41,8 @@ pub struct Gateway {
     dir: TempDir,
     settings: Vec<String>,
     secret: String,
+    /// What must not be seen in logs, metrics and answers: tokens, keys, whatever a test adds.
+    secrets: Mutex<Vec<String>>,
     /// Where publishers and readers connect.
     pub public: SocketAddr,
     /// Where operators connect.
@@ -79,6 +83,7 @@ impl Gateway {
             child: Some(child),
             dir,
             settings: Vec::new(),
+            secrets: Mutex::default(),
             secret: String::new(),
             public: unknown,
             admin: unknown,
@@ -125,6 +130,8 @@ impl Gateway {
         let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+        // Whatever it can say, it says: secrets are looked for in it.
+        command.args(["--set", "logs.level=trace"]);
         for setting in &settings {
             command.args(["--set", setting]);
         }
@@ -145,8 +152,10 @@ impl Gateway {
         };
         let saved = std::fs::read_to_string(dir.path().join("dev.toml")).expect("dev.toml");
         let saved: toml::Table = saved.parse().expect("TOML");
+        let secret = saved["secret"].as_str().expect("a secret").to_owned();
         Self {
-            secret: saved["secret"].as_str().expect("a secret").to_owned(),
+            secrets: Mutex::new(vec![secret.clone(), text("token"), text("publish_key")]),
+            secret,
             public: address("url"),
             admin: address("admin_url"),
             org: text("org"),
@@ -161,6 +170,7 @@ impl Gateway {
     /// Kills it without a word and starts it again over the same directory.
     pub fn killed_and_started_again(mut self) -> Self {
         self.kill();
+        self.look_for_secrets();
         self.started_again()
     }
 
@@ -174,8 +184,24 @@ impl Gateway {
 
     fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            if !std::thread::panicking() {
+                secrets::heard(&secrets::metrics(self.admin).unwrap_or_default());
+            }
             child.kill().expect("kill it");
             child.wait().expect("wait for it");
+        }
+    }
+
+    /// From here on, `secret` must not be seen in logs, metrics and answers.
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().expect("no panic").push(secret.to_owned());
+    }
+
+    /// Looks for every secret that it was given, or gave, in all that it said to this thread.
+    fn look_for_secrets(&self) {
+        if !std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+            secrets::look(&self.secrets.lock().expect("no panic"), &log);
         }
     }
 
@@ -243,14 +269,18 @@ impl Gateway {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         header.kid = Some("dev".into());
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
-        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+        let token = jsonwebtoken::encode(&header, &claims, &key).expect("a token");
+        self.keep_secret(&token);
+        token
     }
 
     /// An API key of this org for `services`.
     pub fn key_for(&self, org: &str, services: &str) -> String {
         let made = self.command(&["key", "create", "--org", org, "--services", services, "--json"]);
         let made: Value = serde_json::from_slice(&made.stdout).expect("a line of JSON");
-        made["key"].as_str().expect("a key").to_owned()
+        let key = made["key"].as_str().expect("a key").to_owned();
+        self.keep_secret(&key);
+        key
     }
 
     /// The path of an endpoint of the org.
@@ -322,6 +352,12 @@ impl Gateway {
         )
     }
 
+    /// The status with which a stream over SSE is answered.
+    pub fn sse_status(&self, token: &str) -> u16 {
+        let request = self.getting("stream").with("authorization", &format!("Bearer {token}"));
+        Answer::read_head(&mut request.begin()).expect("an answer").status
+    }
+
     /// The same stream over both transports.
     pub fn both_as(&self, token: &str, query: &str) -> [Box<dyn Frames>; 2] {
         [Box::new(self.ws_as(token, query)), Box::new(self.sse_as(token, query))]
@@ -339,6 +375,7 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             eprintln!("--- the gateway's log ---\n{}", self.log());
         }
+        self.look_for_secrets();
     }
 }
 

@@ -9,11 +9,15 @@ mod gateway;
 mod held_node;
 mod key_server;
 mod schema;
+mod secrets;
 mod signer;
 
 mod admin;
 mod auth;
 mod bad_input;
+mod bad_names;
+mod bad_requests;
+mod browsers;
 mod cloudevents;
 mod drain;
 mod history;

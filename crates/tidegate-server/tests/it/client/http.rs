@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::gateway::DEADLINE;
+use crate::{gateway::DEADLINE, secrets};
 
 /// A connection that gives up after the deadline.
 pub fn connect(to: SocketAddr) -> TcpStream {
@@ -140,6 +140,7 @@ impl Answer {
             from.take(length).read_to_end(&mut body).expect("the body");
         }
         answer.body = String::from_utf8(body).expect("UTF-8");
+        secrets::heard(&answer.body);
         Some(answer)
     }
 
@@ -153,6 +154,7 @@ impl Answer {
             let mut line = String::new();
             from.read_line(&mut line).ok().filter(|read| *read > 0)?;
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            secrets::heard(value);
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         Some(Self { status, headers, body: String::new() })

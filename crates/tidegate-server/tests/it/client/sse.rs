@@ -5,6 +5,8 @@ use std::{
     net::TcpStream,
 };
 
+use crate::secrets;
+
 use super::{
     http::{Answer, Chunked, Request},
     stream::Frames,
@@ -77,6 +79,7 @@ impl Frames for Sse {
     fn try_frame(&mut self) -> Option<String> {
         loop {
             if let Some(data) = self.lines()?.data {
+                secrets::heard_frame(&data);
                 return Some(data);
             }
         }
