@@ -27,7 +27,8 @@ use std::{
 };
 
 pub use choice::{
-    ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers,
+    ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin, SlowPolicy,
+    UserPolicy, Workers,
 };
 pub use jwt_key::{JwtKey, Secret};
 pub use keys::{Auth, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};

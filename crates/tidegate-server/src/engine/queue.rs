@@ -42,8 +42,10 @@ impl Request {
 /// Why a request was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No room.
-    Full,
+    /// As many wait as may.
+    Requests,
+    /// They hold as many bytes as they may.
+    Bytes,
     /// No more requests are taken.
     Closed,
 }
@@ -96,8 +98,11 @@ impl Queue {
             return Err(Refused::Closed);
         }
         let bounded = !matches!(request, Request::Sweep { .. });
-        if bounded && (inner.waiting.len() >= self.max_requests || inner.bytes + bytes > self.max_bytes) {
-            return Err(Refused::Full);
+        if bounded && inner.waiting.len() >= self.max_requests {
+            return Err(Refused::Requests);
+        }
+        if bounded && inner.bytes + bytes > self.max_bytes {
+            return Err(Refused::Bytes);
         }
         inner.bytes += bytes;
         inner.waiting.push_back(request);

@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod client_address;
 mod connection;
 mod history;
 mod origins;
@@ -41,6 +42,8 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
+    let trusted = &local.node.config().listen.trusted_proxies;
+    let peer = Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer };
     let origin = origins::listed(&local.node, &request);
     let is_draining = local.node.is_draining();
     let node = local.node.clone();

@@ -172,7 +172,8 @@ fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Respons
 }
 
 fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
-    let limited = |code, limit| Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS);
+    let limited =
+        |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
@@ -181,9 +182,10 @@ fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<A
             tracing::debug!(service, id, "refuse an id with other content");
             Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
         }
-        AppendError::DedupFull => limited(Code::DedupFull, "dedup.max_entries"),
-        AppendError::Overloaded => limited(Code::Overloaded, "limits.publish_queue_bytes"),
-        AppendError::TooManyOrgs => limited(Code::Overloaded, "limits.orgs"),
+        AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
+        AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
+            limited(Code::Overloaded)
+        }
         AppendError::Halted => Refusal::new(Code::LogHalted, error.to_string()).retry_in(30_000),
         AppendError::SeqsUsedUp => Refusal::new(Code::LogHalted, error.to_string()).retry_in(3_600_000),
         AppendError::Unknown => {

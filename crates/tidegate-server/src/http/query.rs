@@ -26,18 +26,23 @@ impl Query {
         Ok(value.map(|(_, value)| value.as_str()))
     }
 
-    /// The only value of `name`, as a number in `range`.
-    pub fn number(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Refusal> {
+    /// The only value of `name`, as a number in `range`, whose end is the bound with the key `limit`.
+    pub fn number(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        limit: &'static str,
+    ) -> Result<Option<usize>, Refusal> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<usize>() {
             Ok(number) if is_plain && range.contains(&number) => Ok(Some(number)),
-            _ => {
+            parsed => {
                 let (least, most) = range.into_inner();
-                Err(Refusal::new(
-                    Code::BadRequest,
-                    format!("{name} must be a whole number from {least} to {most}"),
-                ))
+                let message = format!("{name} must be a whole number from {least} to {most}");
+                let refusal = Refusal::new(Code::BadRequest, message);
+                let is_over = is_plain && parsed.is_ok_and(|number| number > most);
+                Err(if is_over { refusal.limited_by(limit) } else { refusal })
             }
         }
     }

@@ -12,7 +12,9 @@ use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake:
 
 use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
 use crate::{
+    admission::ConnectionId,
     auth::StreamGrant,
+    metrics::Transport,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
     worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
@@ -116,6 +118,8 @@ async fn open_events(
     query: Query,
     url_token: Option<String>,
 ) -> Result<Response<Answer>, Refusal> {
+    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    let slot = node.admission.knock(peer.address.ip());
     accepts_event_stream(request.headers())?;
     check_origin(node, request.headers())?;
     let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
@@ -124,17 +128,15 @@ async fn open_events(
         let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
         return Err(Refusal::new(Code::Unauthorized, message));
     };
+    let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token, &wanted.org).await?;
-    if node.is_draining() {
-        return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
-    }
-    let mut slot = node.admission.knock(peer.address.ip())?;
-    slot.enter(grant.org(), grant.user())?;
+    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot)?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
     let _ = frames.send(&mut vec![retry.into()]);
-    let reader = Reader::open(local.clone(), grant, wanted, slot, Sink::Sse(frames.clone())).await?;
+    let reader =
+        Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone())).await?;
     tokio::task::spawn_local(sse::run(reader, frames));
     Ok(sse_response(Either::Right(body)))
 }
@@ -188,11 +190,19 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
         return Err(Refusal::new(Code::Unsupported, message));
     }
+    let replaces = match query.one("replaces")? {
+        Some("") | None => None,
+        Some(text) => Some(
+            text.parse::<ConnectionId>()
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("replaces: {error}")))?,
+        ),
+    };
     let config = node.config();
     Ok(StreamRequest {
         org,
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", 0..=config.limits.tail_events)?,
+        tail: query.number("tail", 0..=config.limits.tail_events, "limits.tail_events")?,
+        replaces,
     })
 }

@@ -122,7 +122,7 @@ impl Socket {
 /// without it the first frame must be `auth`. The peer's place in the count of sockets is held to the end.
 pub async fn run(
     local: Rc<Local>,
-    _peer: Peer,
+    from: Peer,
     switching: Switching,
     token: Option<String>,
     request: Result<StreamRequest, Refusal>,
@@ -139,7 +139,7 @@ pub async fn run(
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);
         local.node.metrics.refused(&refusal);
-        tracing::debug!(code = refusal.code.name(), "refuse a stream: {refusal}");
+        tracing::debug!(code = refusal.code.name(), address = %from.address.ip(), "refuse a stream: {refusal}");
         finish(&Socket::new(stream), peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
     };
     let (request, mut slot) = match (request, slot) {
@@ -162,19 +162,17 @@ pub async fn run(
             }
         }
     };
-    let grant = grant.and_then(|grant| {
-        if local.node.is_draining() {
-            return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
-        }
-        slot.enter(grant.org(), grant.user())?;
-        Ok(grant)
+    let entered = grant.and_then(|grant| {
+        let entered = request.enter(&local.node, &grant, Transport::WebSocket, &mut slot)?;
+        Ok((grant, entered))
     });
-    let grant = match grant {
-        Ok(grant) => grant,
+    let (grant, entered) = match entered {
+        Ok(entered) => entered,
         Err(refusal) => return refuse(stream, peer, refusal).await,
     };
     let socket = Rc::new(Socket::new(stream));
-    match Reader::open(local.clone(), grant, request, slot, Sink::WebSocket(socket.clone())).await {
+    match Reader::open(local.clone(), grant, request, (slot, entered), Sink::WebSocket(socket.clone())).await
+    {
         Ok(reader) => converse(reader, &socket, peer, early).await,
         Err(refusal) => {
             local.node.metrics.close(refusal.code);
@@ -339,7 +337,7 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
         }
         None => {
             let Some(refusal) = reader.ending() else { return };
-            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await;
+            finish(socket, peer, reader.last_frame(refusal), Some(refusal)).await;
         }
     }
 }
