@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use super::answer;
 use crate::{
-    transport::guarded::{Guarded, Patience, Turns},
+    config::Limits,
+    transport::guarded::{Guarded, Patience, Slow, Turns},
     worker::{Accepted, Local, Peer},
 };
 
@@ -36,7 +37,7 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes.bytes().max(8192))
+        .max_buf_size(limits.header_bytes.bytes())
         .max_headers(limits.headers);
     let turns = Arc::new(Turns::default());
     // Longer than a reader's own timeout, which is the one that has a code and a count.
@@ -74,7 +75,26 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
         }
     };
     if let Err(error) = ended {
+        if let Some(limit) = bound_of(&error, &turns, limits) {
+            local.node.metrics.refusal(limit);
+        }
         // The peer's doing, mostly; what we answered was logged where it was answered.
         tracing::debug!(%error, %peer, "end an HTTP connection");
+    }
+}
+
+/// The bound that a connection was over when it ended, where it ended for one: hyper answers these
+/// itself, or there is nobody left to answer.
+fn bound_of(error: &hyper::Error, turns: &Turns, limits: &Limits) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
+        return Some(if is_large { "limits.header_bytes" } else { "limits.headers" });
+    }
+    if error.is_timeout() {
+        return Some("limits.idle_timeout");
+    }
+    match Slow::behind(error)? {
+        Slow::Head => Some("limits.first_frame_timeout"),
+        Slow::Taking => Some("limits.write_timeout"),
     }
 }

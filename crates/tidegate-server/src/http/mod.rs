@@ -9,7 +9,7 @@ mod history;
 mod origins;
 mod problem;
 mod publish;
-mod query;
+pub mod query;
 mod stream;
 
 use std::{convert::Infallible, rc::Rc};
@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
-pub use problem::refuse;
+pub use problem::{refuse, refuse_whole};
 
 use crate::{
     page,

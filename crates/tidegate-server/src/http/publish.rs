@@ -94,7 +94,9 @@ async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal>
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
         Err(_) => {
-            Err(Refusal::new(Code::RequestTimeout, "the body did not arrive within limits.request_timeout"))
+            let message = "the body did not arrive within limits.request_timeout";
+            let refusal = Refusal::new(Code::RequestTimeout, message);
+            Err(refusal.limited_by("limits.request_timeout").retry_in(RETRY_MS))
         }
     }
 }
@@ -114,13 +116,7 @@ async fn publish(
     let events = match read_body(grant.org(), form, body, &node.publish_limits(), &mut assign) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
-            for fault in &faults {
-                match fault.code {
-                    "depth" => node.metrics.refusal("limits.json_depth"),
-                    "too_many" => node.metrics.refusal("limits.users_per_event"),
-                    _ => {}
-                }
-            }
+            faults.iter().filter_map(problem::limit_of).for_each(|limit| node.metrics.refusal(limit));
             return Ok(problem::invalid(faults));
         }
         Err(error @ PublishError::NotJson(_)) => {
@@ -140,8 +136,12 @@ async fn publish(
     let appended = node.engine.append(grant.org(), events);
     match tokio::time::timeout(node.config().limits.publish_timeout, appended).await {
         Ok(Ok(appended)) => Ok(placed(node, &ids, &appended)),
-        Ok(Err(error)) => refusal_of(&ids, error),
-        Err(_) => refusal_of(&ids, AppendError::Unknown),
+        Ok(Err(error)) => refusal_of(&ids, error, None),
+        Err(_) => {
+            let limit = "limits.publish_timeout";
+            node.metrics.refusal(limit);
+            refusal_of(&ids, AppendError::Unknown, Some(limit))
+        }
     }
 }
 
@@ -171,7 +171,11 @@ fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Respons
     json(body)
 }
 
-fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
+fn refusal_of(
+    ids: &[(String, String)],
+    error: AppendError,
+    timeout: Option<&'static str>,
+) -> Result<Response<Answer>, Refusal> {
     let limited =
         |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
     Err(match &error {
@@ -192,7 +196,9 @@ fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<A
             let message =
                 "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
-            return Ok(problem::unknown(&Refusal::new(Code::Unknown, message), &ids));
+            let refusal =
+                Refusal { limit: timeout, ..Refusal::new(Code::Unknown, message).retry_in(RETRY_MS) };
+            return Ok(problem::unknown(&refusal, &ids));
         }
     })
 }
