@@ -7,8 +7,9 @@
 //!
 //! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
 //! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the audits `kill`, `seam`, `sync`, `payloads`, and the smoke run.
+//! the audits `kill`, `seam`, `sync`, `payloads`, `abort`, and the smoke run.
 
+mod abort;
 mod continuity;
 mod cursor;
 mod event;
@@ -65,6 +66,8 @@ enum Audit {
     Sync(sync::Options),
     /// Sends real payloads through everything and compares them token for token
     Payloads(payloads::Options),
+    /// Makes connections and breaks them at every stage: no counter leaks, no memory grows
+    Abort(abort::Options),
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
                     Audit::Smoke(options) => smoke::run(options).await,
                     Audit::Sync(options) => sync::run(options).await,
                     Audit::Payloads(options) => payloads::run(options).await,
+                    Audit::Abort(options) => abort::run(options).await,
                 }
             };
             // Whoever stops the audit stops its gateway, which is killed when it is dropped.
