@@ -148,6 +148,8 @@ fn r20_the_connection_that_is_named_makes_way_whatever_the_policy() {
         let refusal = enter_as(&admission, ("acme", "u"), Some(named)).map(|_| ()).expect_err("no room");
         assert_eq!(refusal.limit, Some("limits.connections_per_user"));
     }
+    drop(stranger);
+    let stranger = enter_as(&admission, ("acme", "v"), Some(&id)).expect("the place of v");
     let other_org = enter_as(&admission, ("other", "u"), Some(&id)).expect("room there");
     assert!(old.connection.ending().is_none() && stranger.connection.ending().is_none());
 
