@@ -25,6 +25,8 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 pub struct Announced {
     /// Where it serves.
     pub url: String,
+    /// Where operators ask.
+    pub admin_url: String,
     /// The development org.
     pub org: String,
     /// Reads all services.

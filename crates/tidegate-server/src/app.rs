@@ -214,6 +214,7 @@ fn engine(
     let local = LocalOptions {
         dedup_window: config.dedup.window,
         dedup_max_entries: config.dedup.max_entries,
+        dedup_max_entries_per_org: config.dedup.max_entries_per_org,
         orgs_max: config.limits.orgs,
         queue_requests_max: config.limits.publishes_in_flight,
         // What each event holds beside its bytes comes on top, so that one request always fits.

@@ -19,7 +19,7 @@ use prometheus_client::{
 };
 use tidegate_core::{Budget, Code, GapReason, Refusal};
 
-use crate::engine::SyncObserver;
+use crate::{admission::Places, engine::SyncObserver};
 
 /// How readers are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +104,11 @@ struct CodeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLabel {
+    of: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabel {
     limit: &'static str,
 }
@@ -113,6 +118,7 @@ struct LimitLabel {
 pub struct Metrics {
     registry: Registry,
     connections: Family<TransportLabel, Gauge>,
+    places: Family<OfLabel, Gauge>,
     /// Events stored, duplicates not counted.
     pub published: Counter,
     /// Publishes that were recognised as sent before.
@@ -146,6 +152,7 @@ impl Metrics {
         let registry = whole.sub_registry_with_prefix("tidegate");
         let metrics = Self {
             connections: Family::default(),
+            places: Family::default(),
             published: Counter::default(),
             duplicates: Counter::default(),
             delivered: Counter::default(),
@@ -163,6 +170,11 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("connections", "Readers connected now", metrics.connections.clone());
+        registry.register(
+            "places",
+            "Places held now in the counters that bound connections",
+            metrics.places.clone(),
+        );
         registry.register("events_published", "Events stored", metrics.published.clone());
         registry.register(
             "events_duplicate",
@@ -230,6 +242,20 @@ impl Metrics {
     /// The gauge of readers connected by `transport`.
     pub fn connections(&self, transport: Transport) -> Gauge {
         self.connections.get_or_create_owned(&TransportLabel { transport: transport.name() })
+    }
+
+    /// Takes over what is held now: accepted sockets, and the counters of admission.
+    pub fn places(&self, sockets: usize, held: &Places) {
+        for (of, count) in [
+            ("sockets", sockets),
+            ("streams", held.streams),
+            ("addresses", held.addresses),
+            ("orgs", held.orgs),
+            ("users", held.users),
+            ("registered", held.registered),
+        ] {
+            self.places.get_or_create(&OfLabel { of }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts gaps declared.

@@ -3,14 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use tidegate_core::{
-    BatchLimits, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+    BatchLimits, Code, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
 };
 use tokio::sync::watch;
 
@@ -60,9 +60,6 @@ pub struct Node {
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
-    next_connection: AtomicU64,
-    /// Of this start; connection ids begin with it.
-    start: Epoch,
 }
 
 /// A node's parts that others have made.
@@ -83,17 +80,6 @@ pub struct Parts {
     pub has_page: bool,
 }
 
-fn connection_limits(config: &Config) -> ConnectionLimits {
-    let limits = &config.limits;
-    ConnectionLimits {
-        total: limits.connections,
-        per_org: limits.connections_per_org,
-        per_user: limits.connections_per_user,
-        per_address: limits.connections_per_address,
-        handshakes_per_second: limits.handshakes_per_second,
-    }
-}
-
 impl Node {
     /// Puts a node together.
     pub fn new(config: Config, parts: Parts) -> Self {
@@ -104,14 +90,13 @@ impl Node {
             sync: engine.durability().weaker(),
         };
         Self {
-            admission: Admission::new(connection_limits(&config)),
+            // Connections are named after the start.
+            admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
             description: openapi::Kept::default(),
             sockets: Arc::default(),
-            next_connection: AtomicU64::new(0),
-            start: Epoch::from_random(random()),
             config: ArcSwap::from_pointee(config),
             clock,
             engine,
@@ -151,8 +136,8 @@ impl Node {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         tokens.inherit(&self.tokens());
         tokens.keep_fresh(&self.metrics);
-        self.admission.set_limits(connection_limits(&config));
-        self.publish_rates.set_rate(config.limits.publishes_per_second);
+        self.admission.set_limits(ConnectionLimits::from(&config.limits));
+        self.publish_rates.set_limit(config.limits.publishes_per_second);
         self.config.store(Arc::new(config));
         self.tokens.store(Arc::new(tokens));
     }
@@ -169,6 +154,11 @@ impl Node {
 
     /// What `token` allows in `org`, or why nothing.
     pub async fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
+        let longest = self.config().limits.token_bytes.bytes();
+        if token.len() > longest {
+            let message = format!("the token is longer than {longest} bytes");
+            return Err(Refusal::new(Code::Unauthorized, message).limited_by("limits.token_bytes"));
+        }
         let tokens = self.tokens();
         let grant = tokens.verify(token, self.now()).await.map_err(refused)?;
         grant.check_org(org).map_err(refused)?;
@@ -182,11 +172,6 @@ impl Node {
         opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
     }
 
-    /// A name for a connection, unique over starts.
-    pub fn name_connection(&self) -> String {
-        format!("{}-{}", self.start, self.next_connection.fetch_add(1, Ordering::Relaxed))
-    }
-
     /// Counts an accepted socket; `None` where there are as many as streams and publishes may need.
     pub fn take_socket(&self) -> Option<OpenSocket> {
         let config = self.config();
@@ -196,9 +181,14 @@ impl Node {
         (before < limits.connections + limits.publishes_in_flight).then_some(socket)
     }
 
+    /// Accepted sockets that are open.
+    pub fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::SeqCst)
+    }
+
     /// Whether every socket is closed.
     pub fn is_idle(&self) -> bool {
-        self.sockets.load(Ordering::SeqCst) == 0
+        self.sockets() == 0
     }
 
     /// The bounds of a publish request.

@@ -25,7 +25,8 @@ pub fn no_log(error: &AppendError) -> Refusal {
                 .retry_in(60_000)
         }
         error => {
-            Refusal::new(Code::Overloaded, format!("the log cannot be opened now: {error}")).retry_in(5_000)
+            let message = format!("the log cannot be opened now: {error}");
+            Refusal { limit: error.limit(), ..Refusal::new(Code::Overloaded, message).retry_in(5_000) }
         }
     }
 }

@@ -12,6 +12,9 @@ use super::{
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
+/// What a request's head is read into at once; with less, none could be told from one that is too large.
+const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
+
 /// A token without a `kid` is tried with each key.
 const KEYS_MAX: usize = 32;
 
@@ -253,6 +256,11 @@ fn sizes(found: &mut Checks<'_>) {
     let token = ("limits.token_bytes", limits.token_bytes);
     found.not_less(("limits.header_bytes", limits.header_bytes), token, show_size);
     found.not_less(("limits.client_frame_bytes", limits.client_frame_bytes), token, show_size);
+    if limits.header_bytes < LEAST_HEADER_BYTES {
+        let reason =
+            format!("{} must be {} or more", show_size(limits.header_bytes), show_size(LEAST_HEADER_BYTES));
+        found.fault("limits.header_bytes", reason);
+    }
     // What must stay in memory for one connection or request has an end in any configuration.
     let most = [
         ("limits.event_bytes", limits.event_bytes, ByteSize::new(64 << 20)),
@@ -273,6 +281,9 @@ fn counts(found: &mut Checks<'_>) {
     let of_org = ("limits.connections_per_org", limits.connections_per_org);
     found.not_less(of_org, ("limits.connections_per_user", limits.connections_per_user), show_count);
     found.not_less(("limits.connections", limits.connections), of_org, show_count);
+    let ids = ("dedup.max_entries", found.loaded.config.dedup.max_entries);
+    let ids_of_org = ("dedup.max_entries_per_org", found.loaded.config.dedup.max_entries_per_org);
+    found.not_less(ids, ids_of_org, show_count);
     let searched = ("limits.tail_search_events", limits.tail_search_events);
     found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
     // serde_json gives up at 128, and a reader's parser may sooner.

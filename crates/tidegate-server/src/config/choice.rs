@@ -1,6 +1,8 @@
 //! Values that are one of a few words, or words with a grammar of their own.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
 
 use super::value::{Fault, Raw, Setting, Value, mismatch, quoted};
 
@@ -86,6 +88,15 @@ choice! {
         Debug = "debug",
         /// Per event.
         Trace = "trace",
+    }
+}
+choice! {
+    /// What happens to a connection over the bound of its user.
+    UserPolicy {
+        /// It is refused.
+        RejectNew = "reject_new",
+        /// It is let in, and the user's oldest one is ended.
+        EvictOldest = "evict_oldest",
     }
 }
 choice! {
@@ -238,6 +249,46 @@ impl Setting for CookieName {
 
     fn show(&self) -> String {
         quoted(&self.0)
+    }
+}
+
+/// Addresses that have their first bits in common (RFC 4632).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether `address` is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().ok()?,
+    };
+    // Bits behind the prefix are a slip; and an IPv4 address in the clothes of IPv6 never comes here.
+    let is_plain = net == net.trunc() && net.addr().to_canonical() == net.addr();
+    is_plain.then_some(net)
+}
+
+impl Setting for Network {
+    fn kind() -> String {
+        "an address or a network such as \"10.0.0.7\", \"10.0.0.0/8\" or \"fd00::/8\", without bits \
+         behind the prefix"
+            .to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(text) => network(text).map(Self).ok_or_else(|| mismatch::<Self>(raw)),
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0.to_string())
     }
 }
 

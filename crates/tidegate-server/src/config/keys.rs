@@ -6,7 +6,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
+    choice::{
+        ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin, SlowPolicy,
+        UserPolicy, Workers,
+    },
     define::{KeyInfo, Reader, SectionInfo, sections},
     issuer::Issuer,
     jwt_key::JwtKey,
@@ -18,9 +21,13 @@ sections! {
     listen: Listen {
         /// The address for publishers and readers. Port 0 takes any free port and prints it.
         public: SocketAddr = "0.0.0.0:8080",
-        /// The address for operators: `/healthz`, `/readyz`, `/metrics`. It asks for no
-        /// credentials, so it stays on loopback unless something else guards it.
+        /// The address for operators: `/healthz`, `/readyz`, `/metrics`, and the connections of an org.
+        /// It asks for no credentials, so it stays on loopback unless something else guards it.
         admin: SocketAddr = "127.0.0.1:8081",
+        /// The networks of the proxies in front. A connection from one of them counts for the client that
+        /// `X-Forwarded-For` names: the rightmost address there that is in none of these networks. All
+        /// other connections count for the address that they come from, whatever they send.
+        trusted_proxies: Vec<Network> = [],
     }
 
     /// The process as a whole.
@@ -53,8 +60,11 @@ sections! {
         /// How long the id of an event is remembered: sent again within it, the event is stored once.
         window: Duration = "5m",
         /// Ids remembered at a time, over all orgs. When it is full, publishes with ids of their
-        /// own are refused (`dedup_full`), never let through unchecked. About 100 bytes each.
+        /// own are refused (`dedup_full`), never let through unchecked. About 110 bytes each.
         max_entries: usize = 2_000_000,
+        /// Ids remembered at a time of one org, so that no org can fill the window of all. By default
+        /// half of it; a node with one org may give it all.
+        max_entries_per_org: usize = 1_000_000,
     }
 
     /// Who may read and who may publish.
@@ -158,7 +168,11 @@ sections! {
         connections_per_org: usize = 20_000,
         /// Connections at a time of one user of an org.
         connections_per_user: usize = 10,
-        /// Connections at a time from one client address.
+        /// What happens to a connection over `limits.connections_per_user`: `reject_new` refuses it,
+        /// `evict_oldest` lets it in and ends the user's oldest one (`evicted`).
+        connections_per_user_policy: UserPolicy = "reject_new",
+        /// Connections at a time from one client address; IPv6 counts by /64. See
+        /// `listen.trusted_proxies` for who a client behind a proxy is.
         connections_per_address: usize = 1000,
         /// New connections per second, over all orgs.
         handshakes_per_second: usize = 500,
@@ -180,7 +194,7 @@ sections! {
         users_per_event: usize = 100,
         /// How deep objects and arrays of an event may nest.
         json_depth: usize = 64,
-        /// The size of a request's line and headers together.
+        /// The size of a request's line and headers together. At least 8 KiB.
         header_bytes: ByteSize = "16KiB",
         /// Headers of a request.
         headers: usize = 64,

@@ -32,8 +32,8 @@ use std::{
 };
 
 pub use choice::{
-    ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy,
-    Workers, is_origin,
+    ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
+    SlowPolicy, UserPolicy, Workers, is_origin,
 };
 pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};

@@ -373,6 +373,16 @@ fn secrets_come_from_files_and_stay_out_of_what_is_printed() {
 }
 
 #[test]
+fn networks_are_taken_as_they_are_meant_or_not_at_all() {
+    let good = r#"listen.trusted_proxies=["10.0.0.0/8", "192.0.2.7", "fd00::/8", "::1", "0.0.0.0/0"]"#;
+    assert_eq!(given("", &[], &[good]).said(), "good");
+    for bad in ["10.0.0.1/8", "10.0.0.0/33", "10.0.0", "fd00::1/8", "::ffff:10.0.0.0/104", "all", ""] {
+        let said = given("", &[], &[&format!("listen.trusted_proxies=[\"{bad}\"]")]).said();
+        assert!(said.contains("must be an address or a network such as"), "{bad}: {said}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused() {
     set_says(
         &["dedup.window=25h", "tail.window=26h"],
@@ -405,6 +415,14 @@ fn what_does_not_fit_together_is_refused() {
     set_says(
         &["limits.connections=100"],
         "--set limits.connections: limits.connections: 100 is less than limits.connections_per_org (20000)",
+    );
+    set_says(
+        &["dedup.max_entries=1000"],
+        "--set dedup.max_entries: dedup.max_entries: 1000 is less than dedup.max_entries_per_org (1000000)",
+    );
+    set_says(
+        &["limits.header_bytes=4KiB", "limits.token_bytes=1KiB"],
+        "--set limits.header_bytes: limits.header_bytes: \"4KiB\" must be \"8KiB\" or more",
     );
     set_says(
         &["limits.json_depth=128"],

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 
 use super::{answer, http2};
 use crate::{
-    transport::guarded::{Guarded, Patience, Turns},
+    config::Limits,
+    transport::guarded::{Guarded, Patience, Slow, Turns},
     worker::{Accepted, Local, Peer},
 };
 
@@ -46,15 +47,22 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
         let write = limits.write_timeout + STALL_GRACE;
         (Patience { head: limits.first_frame_timeout, write }, limits.idle_timeout)
     };
+    let node = local.node.clone();
     let mut socket = Guarded::new(stream, turns.clone(), patience);
     // Boxed, each is as large as it needs to be, for as long as it lasts.
     match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
         Ok(Ok(true)) => Box::pin(http2::serve(local, peer, socket, turns)).await,
         Ok(Ok(false)) => Box::pin(http1(local, peer, socket, turns)).await,
         Ok(Err(error)) => {
-            tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked")
+            if Slow::behind(&error).is_some() {
+                node.metrics.refusal("limits.first_frame_timeout");
+            }
+            tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked");
         }
-        Err(_) => tracing::debug!(peer = %peer.address, "let go of a connection that says nothing"),
+        Err(_) => {
+            node.metrics.refusal("limits.idle_timeout");
+            tracing::debug!(peer = %peer.address, "let go of a connection that says nothing");
+        }
     }
 }
 
@@ -65,7 +73,7 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle_timeout)
-            .max_buf_size(limits.header_bytes.bytes().max(8192))
+            .max_buf_size(limits.header_bytes.bytes())
             .max_headers(limits.headers);
     }
     let address = peer.address;
@@ -99,7 +107,26 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
         }
     };
     if let Err(error) = ended {
+        if let Some(limit) = bound_of(&error, &turns, &local.node.config().limits) {
+            local.node.metrics.refusal(limit);
+        }
         // The peer's doing, mostly; what we answered was logged where it was answered.
         tracing::debug!(%error, peer = %address, "end an HTTP connection");
+    }
+}
+
+/// The bound that a connection was over when it ended, where it ended for one: hyper answers these
+/// itself, or there is nobody left to answer.
+fn bound_of(error: &hyper::Error, turns: &Turns, limits: &Limits) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
+        return Some(if is_large { "limits.header_bytes" } else { "limits.headers" });
+    }
+    if error.is_timeout() {
+        return Some("limits.idle_timeout");
+    }
+    match Slow::behind(error)? {
+        Slow::Head => Some("limits.first_frame_timeout"),
+        Slow::Taking => Some("limits.write_timeout"),
     }
 }

@@ -52,7 +52,9 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     let config = node.config();
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, &org, request).await?;
-    let limit = query.number("limit", 1..=limits.page_events)?.unwrap_or(100.min(limits.page_events));
+    let limit = query
+        .number("limit", 1..=limits.page_events, Some("limits.page_events"))?
+        .unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,
         Some(text) => {

@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod client_address;
 mod cloudevents;
 mod connection;
 mod credentials;
@@ -12,7 +13,7 @@ pub mod openapi;
 mod origins;
 mod problem;
 mod publish;
-mod query;
+pub mod query;
 mod stream;
 mod table;
 
@@ -24,7 +25,7 @@ use http_body_util::{Either, Full};
 use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
-pub use problem::refuse;
+pub use problem::{refuse, refuse_whole};
 
 use table::{Endpoint, Found, Route};
 
@@ -51,6 +52,10 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
+    let peer = {
+        let trusted = &local.node.config().listen.trusted_proxies;
+        Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
+    };
     let origin = origins::of(&local.node, &request);
     let is_api = request.uri().path().starts_with("/v1/");
     // Behind a request to switch come frames, which are no requests.

@@ -113,7 +113,9 @@ async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes,
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
         Err(_) => {
-            Err(Refusal::new(Code::RequestTimeout, "the body did not arrive within limits.request_timeout"))
+            let message = "the body did not arrive within limits.request_timeout";
+            let refusal = Refusal::new(Code::RequestTimeout, message);
+            Err(refusal.limited_by("limits.request_timeout").retry_in(RETRY_MS))
         }
     }
 }
@@ -128,13 +130,7 @@ async fn publish(
     let events = match events_of(node, &grant, headers, form, body) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
-            for fault in &faults {
-                match fault.code {
-                    "depth" => node.metrics.refusal("limits.json_depth"),
-                    "too_many" => node.metrics.refusal("limits.users_per_event"),
-                    _ => {}
-                }
-            }
+            faults.iter().filter_map(problem::limit_of).for_each(|limit| node.metrics.refusal(limit));
             return Ok(problem::invalid(faults));
         }
         Err(PublishError::UnsupportedMedia(fault)) => return Ok(problem::unsupported(fault)),
@@ -161,8 +157,12 @@ async fn publish(
                 Form::CloudEvents { .. } => cloudevents::accepted(&cursor),
             })
         }
-        Ok(Err(error)) => refusal_of(&ids, error),
-        Err(_) => refusal_of(&ids, AppendError::Unknown),
+        Ok(Err(error)) => refusal_of(&ids, error, None),
+        Err(_) => {
+            let limit = "limits.publish_timeout";
+            node.metrics.refusal(limit);
+            refusal_of(&ids, AppendError::Unknown, Some(limit))
+        }
     }
 }
 
@@ -221,8 +221,13 @@ fn places(cursor: &Cursor, ids: &[(String, String)], appended: &Appended) -> Str
     body
 }
 
-fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
-    let limited = |code, limit| Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS);
+fn refusal_of(
+    ids: &[(String, String)],
+    error: AppendError,
+    timeout: Option<&'static str>,
+) -> Result<Response<Answer>, Refusal> {
+    let limited =
+        |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
@@ -231,16 +236,19 @@ fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<A
             tracing::debug!(service, id, "refuse an id with other content");
             Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
         }
-        AppendError::DedupFull => limited(Code::DedupFull, "dedup.max_entries"),
-        AppendError::Overloaded => limited(Code::Overloaded, "limits.publish_queue_bytes"),
-        AppendError::TooManyOrgs => limited(Code::Overloaded, "limits.orgs"),
+        AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
+        AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
+            limited(Code::Overloaded)
+        }
         AppendError::Halted => Refusal::new(Code::LogHalted, error.to_string()).retry_in(30_000),
         AppendError::SeqsUsedUp => Refusal::new(Code::LogHalted, error.to_string()).retry_in(3_600_000),
         AppendError::Unknown => {
             let message =
                 "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
-            return Ok(problem::unknown(&Refusal::new(Code::Unknown, message), &ids));
+            let refusal =
+                Refusal { limit: timeout, ..Refusal::new(Code::Unknown, message).retry_in(RETRY_MS) };
+            return Ok(problem::unknown(&refusal, &ids));
         }
     })
 }

@@ -16,7 +16,9 @@ use super::{
     query::Query,
 };
 use crate::{
+    admission::ConnectionId,
     auth::StreamGrant,
+    metrics::Transport,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
     worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
@@ -130,19 +132,19 @@ async fn open_events(
     query: Query,
     token: Token,
 ) -> Result<Response<Answer>, Refusal> {
+    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    let slot = node.admission.knock(peer.address.ip());
     accepts_event_stream(request.headers())?;
     let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    if node.is_draining() {
-        return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
-    }
-    let mut slot = node.admission.knock(peer.address.ip())?;
-    slot.enter(grant.org(), grant.user())?;
+    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot)?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
     let _ = frames.send(&mut vec![retry.into()]);
-    let reader = Reader::open(local.clone(), grant, wanted, slot, Sink::Sse(frames.clone())).await?;
+    let reader =
+        Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone())).await?;
     tokio::task::spawn_local(sse::run(reader, frames));
     Ok(sse_response(Either::Right(body)))
 }
@@ -196,11 +198,19 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         let message = "of the policies for slow readers (slow=) this gateway speaks catch_up alone";
         return Err(Refusal::new(Code::Unsupported, message));
     }
+    let replaces = match query.one("replaces")? {
+        Some("") | None => None,
+        Some(text) => Some(
+            text.parse::<ConnectionId>()
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("replaces: {error}")))?,
+        ),
+    };
     let config = node.config();
     Ok(StreamRequest {
         org,
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", 0..=config.limits.tail_events)?,
+        tail: query.number("tail", 0..=config.limits.tail_events, Some("limits.tail_events"))?,
+        replaces,
     })
 }

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -28,13 +28,46 @@ use tokio::{
 pub struct Turns {
     requests: AtomicU64,
     is_answering: AtomicBool,
+    /// Bytes that have come since the last request was answered.
+    head_bytes: AtomicUsize,
+}
+
+/// What a peer was too slow with. Comes inside an [`io::Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Slow {
+    /// The rest of a request's head.
+    #[error("a request's head did not come in time")]
+    Head,
+    /// Taking what it is sent.
+    #[error("the peer takes no bytes")]
+    Taking,
+}
+
+impl Slow {
+    /// What an error came of, if it was that.
+    pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.get_ref()?.downcast_ref().copied();
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 impl Turns {
     /// The head of a request is whole.
     pub fn asked(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.head_bytes.store(0, Ordering::Relaxed);
         self.is_answering.store(true, Ordering::Relaxed);
+    }
+
+    /// How much of a head that is not whole yet has come.
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether a request has come.
@@ -120,13 +153,15 @@ impl Guarded {
         self.head.take_if(|(of, _)| *of != request);
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let is_answering = self.turns.is_answering.load(Ordering::Relaxed);
+        if !is_answering {
+            self.turns.head_bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        }
         if buffer.filled().len() > before && self.head.is_none() && !is_answering {
             self.head = Some((request, Box::pin(sleep(self.patience.head))));
         }
         if let (Poll::Pending, Some((_, head))) = (&read, &mut self.head) {
             ready!(head.as_mut().poll(context));
-            let slow = io::Error::new(io::ErrorKind::TimedOut, "a request's head did not come in time");
-            return Poll::Ready(Err(slow));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Head)));
         }
         read
     }
@@ -139,7 +174,7 @@ impl Guarded {
         let patience = self.patience.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Taking)))
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::{
 
 pub use live::Local;
 pub use reader::{Reader, Sink};
-pub use start::StreamRequest;
+pub use start::{Entered, StreamRequest};
 
 use crate::node::{Node, OpenSocket};
 
@@ -53,7 +53,8 @@ pub struct Accepted {
 /// Who asks, and what its socket is counted by.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The address at the other end.
+    /// The client's address: of the socket's other end, or what a trusted proxy there says of it
+    /// (`http::client_address`).
     pub address: SocketAddr,
     /// Kept as long as the socket is.
     pub place: Rc<OpenSocket>,

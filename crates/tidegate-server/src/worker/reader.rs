@@ -18,17 +18,16 @@ use tidegate_core::{
     Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, ServiceName, Session, View, frame, opening,
     session::{Audience, Greeting},
 };
-use tokio::sync::Notify;
 
 use super::{
     clock::{self, Clock, Due},
     live::{Local, Membership},
     sse::Slot,
-    start::StreamRequest,
+    start::{Entered, StreamRequest},
     websocket::Socket,
 };
 use crate::{
-    admission,
+    admission::{self, Connection, ConnectionId},
     auth::StreamGrant,
     config::Config,
     engine::{Page, PageLimit, ReadError},
@@ -113,29 +112,25 @@ pub struct Reader {
     session: RefCell<Session>,
     sink: Sink,
     membership: RefCell<Option<Membership>>,
-    /// Rings for the reader's own task: parked, or to end.
-    bell: Notify,
-    end: RefCell<Option<Refusal>>,
+    /// What other threads have of it; they end it through this.
+    connection: Arc<Connection>,
     clock: Cell<Clock>,
-    grant_ends: Cell<u64>,
-    name: String,
     services: Option<BTreeSet<ServiceName>>,
-    /// Held for its `Drop`.
-    _slot: admission::Slot,
+    slot: admission::Slot,
 }
 
 impl Reader {
-    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` must
-    /// be its place in the counters already.
+    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` is what
+    /// `entered` has its places from.
     pub async fn open(
         local: Rc<Local>,
         grant: StreamGrant,
         request: StreamRequest,
-        slot: admission::Slot,
+        (slot, entered): (admission::Slot, Entered),
         sink: Sink,
     ) -> Result<Rc<Self>, Refusal> {
         let node = local.node.clone();
-        let filter = grant.filter_for(request.services.clone()).map_err(refused)?;
+        let Entered { filter, connection } = entered;
         let org_id = grant.org();
         let log = node.open_log(org_id).await?;
         let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
@@ -146,8 +141,8 @@ impl Reader {
         org.arrive(local.id);
         let framing = sink.framing();
         let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
-        let name = node.name_connection();
         let mut frames = Vec::new();
+        let name = node.admission.id_of(&connection).to_string();
         let session =
             Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
@@ -157,16 +152,19 @@ impl Reader {
             session: RefCell::new(session),
             sink,
             membership: RefCell::default(),
-            bell: Notify::new(),
-            end: RefCell::default(),
+            connection,
             clock: Cell::new(clock),
-            grant_ends: Cell::new(grant.expires_at()),
-            name,
             services: request.services,
-            _slot: slot,
+            slot,
             local,
         });
-        tracing::debug!(connection = reader.name, org = %reader.org.id, transport = reader.transport(), "open a stream");
+        tracing::debug!(
+            connection = name,
+            org = %reader.org.id,
+            address = %reader.connection.address,
+            transport = reader.transport(),
+            "open a stream"
+        );
         reader.local.add(&reader);
         if node.engine.halted().is_some() {
             frames.push(halted(framing));
@@ -182,7 +180,11 @@ impl Reader {
     }
 
     fn transport(&self) -> &'static str {
-        if self.sink.is_websocket() { "websocket" } else { "sse" }
+        self.connection.transport.name()
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.local.node.admission.id_of(&self.connection)
     }
 
     /// Looks at its session.
@@ -213,19 +215,18 @@ impl Reader {
 
     /// Rings for its task.
     pub fn call(&self) {
-        self.bell.notify_one();
+        self.connection.call();
     }
 
     /// Waits for the bell.
     pub async fn called(&self) {
-        self.bell.notified().await;
+        self.connection.called().await;
     }
 
     /// Asks its task to end the stream. The first reason counts.
     pub fn end(&self, refusal: Refusal) {
-        self.end.borrow_mut().get_or_insert(refusal);
+        self.connection.end(refusal);
         self.local.leave(self);
-        self.call();
     }
 
     /// Ends it after a panic in what was done for it.
@@ -234,13 +235,13 @@ impl Reader {
     }
 
     /// Why it is to end, if it is.
-    pub fn ending(&self) -> Option<Refusal> {
-        self.end.borrow().clone()
+    pub fn ending(&self) -> Option<&Refusal> {
+        self.connection.ending()
     }
 
     /// Whether its task has to serve it.
     pub fn is_parked(&self) -> bool {
-        !self.is_live() && self.end.borrow().is_none()
+        !self.is_live() && self.ending().is_none()
     }
 
     /// Takes a round of batches, as far as it can. Called for live readers.
@@ -356,9 +357,12 @@ impl Reader {
         self.local.leave(self);
         let mut frames = Vec::new();
         let head = self.org.tail().head();
-        let greeting = greeting(node, &self.name, &grant, head);
-        self.session.borrow_mut().renew(grant.org(), grant.user(), filter, &greeting, &mut frames)?;
-        self.grant_ends.set(grant.expires_at());
+        let name = self.id().to_string();
+        let greeting = greeting(node, &name, &grant, head);
+        let mut session = self.session.borrow_mut();
+        session.renew(grant.org(), grant.user(), filter.clone(), &greeting, &mut frames)?;
+        drop(session);
+        self.connection.renew(filter, grant.expires_at());
         self.push(frames);
         self.call();
         Ok(())
@@ -403,7 +407,7 @@ impl Reader {
 
     /// Looks at the clock: pings, timeouts, expiry, leaving.
     pub fn tick(&self, config: &Config, now: Instant, draining: Option<Instant>) {
-        if self.end.borrow().is_some() {
+        if self.ending().is_some() {
             return;
         }
         let node = &self.local.node;
@@ -411,7 +415,7 @@ impl Reader {
             now,
             draining,
             progress: self.sink.progress(now),
-            is_granted: node.now() < self.grant_ends.get(),
+            is_granted: node.now() < self.connection.expires_at(),
             // A parked reader is being written to; the write timeout looks after it.
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
@@ -420,6 +424,7 @@ impl Reader {
             None => {}
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
+                self.slot.release();
                 self.push(vec![frame::goaway(self.sink.framing(), Code::Draining, millis(patience))]);
             }
             Some(Due::Ping) => {
@@ -440,8 +445,9 @@ impl Reader {
         self.local.node.metrics.close(refusal.code);
         self.local.node.metrics.refused(refusal);
         tracing::info!(
-            connection = self.name,
+            connection = %self.id(),
             org = %self.org.id,
+            address = %self.connection.address,
             transport = self.transport(),
             code = refusal.code.name(),
             "end a stream: {refusal}"
@@ -451,7 +457,7 @@ impl Reader {
 
     fn close(self: &Rc<Self>) {
         self.local.remove(self);
-        tracing::debug!(connection = self.name, org = %self.org.id, "close a stream");
+        tracing::debug!(connection = %self.id(), org = %self.org.id, "close a stream");
     }
 }
 

@@ -152,7 +152,7 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(&reader, Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
-            let _ = slot.send(&mut vec![reader.last_frame(&refusal)]);
+            let _ = slot.send(&mut vec![reader.last_frame(refusal)]);
             slot.end();
             break;
         }

@@ -134,11 +134,19 @@ pub struct HeldNode {
 impl HeldNode {
     /// Starts one. Publishers wait for an answer for a second and no longer.
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one with settings.
+    pub fn with(settings: &[(&'static str, &'static str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut sources = Sources::default();
         sources.command("test", "log.dir", format!("{:?}", dir.path()));
         sources.command("test", "auth.keys", format!("[{{ secret = \"{SECRET}\" }}]"));
         sources.command("test", "limits.publish_timeout", "1s");
+        for (key, value) in settings {
+            sources.command("test", key, *value);
+        }
         let config = config::load(&sources).expect("a configuration").config;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = KeysFile::at(config.keys_file());
@@ -197,7 +205,7 @@ impl HeldNode {
     }
 
     /// Makes every read of the log fail.
-    pub fn lose_reads(&self) {
+    pub fn fail_reads(&self) {
         self.loses.store(true, Ordering::SeqCst);
     }
 

@@ -277,7 +277,7 @@ fn of_a_log_that_fails(book: &mut Book) {
     let node = HeldNode::start();
     book.hold("publishEvents", &node.publishing().body(EVENT).send());
     node.let_answer();
-    node.lose_reads();
+    node.fail_reads();
     book.hold("readEvents", &node.getting("events").send());
     book.hold("openStream", &node.getting("stream?tail=1").send());
     node.halt();

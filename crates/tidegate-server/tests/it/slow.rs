@@ -29,7 +29,8 @@ fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
     BufReader::new(stream)
 }
 
-fn narrow_ws(gateway: &Gateway) -> Ws {
+/// A stream whose kernel takes little for it.
+pub fn narrow_ws(gateway: &Gateway) -> Ws {
     let request = handshake(gateway.public, &gateway.path("stream"))
         .with("authorization", &format!("Bearer {}", gateway.token));
     let mut stream = Ws::switch(narrow(&request, gateway.public));
@@ -37,7 +38,8 @@ fn narrow_ws(gateway: &Gateway) -> Ws {
     stream
 }
 
-fn fill(gateway: &Gateway) {
+/// Publishes more than fits into the buffers on the way to it.
+pub fn fill(gateway: &Gateway) {
     let wide = format!("\"{}\"", "x".repeat(100_000));
     for _ in 0..EVENTS {
         gateway.say("s", &wide);
