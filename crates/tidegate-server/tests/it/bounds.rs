@@ -19,7 +19,7 @@ use crate::{
     },
     gateway::{DEADLINE, Gateway, eventually},
     held_node::HeldNode,
-    slow,
+    http2_abuse, slow,
 };
 
 /// What a scenario hands back.
@@ -89,6 +89,11 @@ fn connections_per_user(limit: &str) -> Hit {
 
 fn connections_per_address(limit: &str) -> Hit {
     second_connection(&["limits.connections_per_address=1"], limit, TOO_MANY)
+}
+
+fn streams_per_connection(_: &str) -> Hit {
+    http2_abuse::streams_over_the_bound_are_refused();
+    Seen
 }
 
 fn connections_per_user_policy(_: &str) -> Hit {
@@ -379,6 +384,7 @@ macro_rules! scenarios {
 fn every_bound_is_hit_by_its_scenario() {
     let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
         connections,
+        streams_per_connection,
         connections_per_org,
         connections_per_user,
         connections_per_user_policy,

@@ -145,8 +145,8 @@ fn a_connection_that_takes_no_bytes_is_closed_with_all_its_streams() {
     still_serves(&gateway);
 }
 
-#[test]
-fn streams_over_the_bound_are_refused() {
+/// The scenario of `limits.streams_per_connection`; see `bounds`. What is counted are floods, below.
+pub fn streams_over_the_bound_are_refused() {
     let gateway = Gateway::with(&["limits.streams_per_connection=3"]);
     let stream = Lines::of(&gateway, "stream");
     let mut wire = Wire::open(gateway.public, &[]);
