@@ -20,7 +20,7 @@ export class Gateway {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
-    this.log = ''; // what it has said in all its lives
+    this.log = ''; // what it has said on standard error, in all its lives
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }

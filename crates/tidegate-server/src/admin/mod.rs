@@ -1,12 +1,13 @@
 //! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It asks
-//! for no credentials, so it is bound to loopback unless an operator chooses otherwise.
+//! for no credentials, so it is bound to loopback unless an operator chooses otherwise, and serves no
+//! pages, for a browser reaches loopback too.
 
 mod connections;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -38,9 +39,10 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
         tokio::spawn(async move {
             let _place = place;
             let timeout = node.config().limits.first_frame_timeout;
+            let is_loopback = stream.local_addr().map_or(true, |at| at.ip().to_canonical().is_loopback());
             let service = hyper::service::service_fn(move |request| {
                 let node = node.clone();
-                async move { Ok::<_, Infallible>(answer(&node, &request)) }
+                async move { Ok::<_, Infallible>(answer(&node, &request, is_loopback)) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -53,7 +55,36 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
     }
 }
 
-fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// No page of anybody gets an answer. One of another origin, or one that does more than read, is told by
+/// its `Origin`; one whose name was made to lead here (DNS rebinding) by its `Host`, which on loopback is
+/// an address or `localhost`. Elsewhere, in a container perhaps, this node has names that it does not know.
+fn refuse_pages(headers: &HeaderMap, is_loopback: bool) -> Result<(), Refusal> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::new(
+            Code::Forbidden,
+            "this listener serves no pages, and Origin says that one asks",
+        ));
+    }
+    if is_loopback && !headers.get_all(header::HOST).iter().all(is_no_name) {
+        let message =
+            "on loopback, this listener is asked for by its address or as localhost: Host says another name";
+        return Err(Refusal::new(Code::Forbidden, message));
+    }
+    Ok(())
+}
+
+/// Whether `host` is one that no name server can lead elsewhere.
+fn is_no_name(host: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Response<Full<Bytes>> {
+    if let Err(refusal) = refuse_pages(request.headers(), is_loopback) {
+        return refuse_whole(&refusal);
+    }
     let path = request.uri().path();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let allowed = match segments.as_slice() {
