@@ -171,6 +171,8 @@ const NO_KEY: &str = "no API key, or not a valid one";
 const NO_TOKEN: &str = "no token, or not a valid one";
 const TOKEN_EXPIRED: &str = "the token ran out: get a new one, then ask again";
 const TOKEN_FORBIDS: &str = "the token is for another org, or does not cover a service of `services`";
+const TOO_MANY_BAD: &str =
+    "this address brings bad tokens or keys more often than `limits.failed_auths_per_second`";
 const BAD_READ: &str = "a name that is none, or a faulty, repeated or out-of-range parameter";
 const LOG_BUSY: &str = "the org's log cannot be opened now, or the gateway holds as many orgs as it may";
 const LOG_BROKEN: &str = "the log cannot be read";
@@ -224,7 +226,10 @@ where that is the name of one.",
         ),
         refused(Code::UnsupportedMedia, "another content type, or a CloudEvent with data that is not JSON"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
-        refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes, or the address brings bad keys, more often than it may; `limit` says which",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(Code::DedupFull, "the dedup window holds as many ids as it may"),
         refused(Code::LogHalted, "the log takes no writes until an operator restarts the gateway"),
@@ -253,6 +258,7 @@ Ask again with the page's `cursor` while `has_more`; a page may be empty and sti
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, TOKEN_FORBIDS),
+        refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Internal, LOG_BROKEN),
         refused(Code::Overloaded, LOG_BUSY),
     ],
@@ -278,6 +284,7 @@ the state, then streams from this cursor: nothing falls in between.",
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, TOKEN_FORBIDS),
+        refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Overloaded, LOG_BUSY),
     ],
 };
