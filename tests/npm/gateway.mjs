@@ -81,7 +81,7 @@ export class Gateway {
     return [...metrics.matchAll(/^tidegate_connections\{[^}]*\} (\d+)/gm)].some(([, count]) => Number(count) > 0);
   }
 
-  /** The whole log. */
+  /** All events of the log. */
   async history() {
     const events = [];
     for (let after = ''; ;) {

@@ -341,6 +341,7 @@ async fn sweep(node: Arc<Node>) {
         let swept = tokio::task::spawn_blocking(move || {
             node.hub.sweep();
             node.engine.sweep();
+            node.failed_auths.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

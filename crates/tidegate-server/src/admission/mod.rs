@@ -1,5 +1,5 @@
 //! Who gets a connection: counters per node, org, user and address, and a rate of handshakes. And how
-//! often each API key may publish.
+//! often each API key may publish, and each address bring bad credentials.
 //!
 //! A stream that knocks holds a [`Slot`]; dropping it gives the places back, whatever way the
 //! connection ended. What reaches zero is forgotten. One that was let in stands in the registry until
@@ -27,7 +27,7 @@ use std::{
 use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
-pub use rates::PublishRates;
+pub use rates::{FailedAuths, PublishRates};
 
 use crate::config::{Limits, UserPolicy};
 use rates::Bucket;

@@ -117,9 +117,9 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
-        Endpoint::History => history::events(&local.node, org_of(org)?, &request).await,
-        Endpoint::Cursor => history::cursor(&local.node, org_of(org)?, &request).await,
+        Endpoint::Publish => publish::answer(&local.node, peer.address.ip(), org_of(org)?, request).await,
+        Endpoint::History => history::events(&local.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::Cursor => history::cursor(&local.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(local, peer, org, request).await,
         Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
         Endpoint::Preflight => Ok(origins::preflight(&table::allowed(route.path))),

@@ -350,7 +350,19 @@ impl Reader {
     /// Renews its grant in place (R6).
     pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
         let node = &self.local.node;
-        let grant = node.authorize(token, &self.org.id).await?;
+        let grant = match node.authorize(token, &self.org.id).await {
+            Err(refusal) if refusal.code == Code::Overloaded => {
+                // Nobody can say now whether the token is good. The grant of the one before still is,
+                // until it expires: an issuer that is away for a while ends no stream.
+                let seconds = refusal.retry_in_ms.unwrap_or_default().div_ceil(1000);
+                let message = format!(
+                    "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
+                );
+                self.push(vec![frame::status(self.sink.framing(), refusal.code.name(), &message)]);
+                return Ok(());
+            }
+            answered => answered?,
+        };
         // From here on nothing waits, so it comes between two frames.
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.

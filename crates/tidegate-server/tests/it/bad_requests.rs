@@ -399,7 +399,8 @@ fn assert_comes(what: &str, answer: &str, comes: Comes) {
 
 #[test]
 fn every_request_has_one_reading() {
-    let gateway = Gateway::with(&["limits.handshakes_per_second=100000"]);
+    let gateway =
+        Gateway::with(&["limits.handshakes_per_second=100000", "limits.failed_auths_per_second=100000"]);
     let parts = Parts::of(&gateway);
     let mut witness = gateway.ws("");
     witness.next("hello");

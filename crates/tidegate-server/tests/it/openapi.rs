@@ -287,6 +287,7 @@ fn of_bounds(book: &mut Book) {
     let gateway = Gateway::with(&[
         "limits.publishes_per_second=1",
         "limits.handshakes_per_second=1",
+        "limits.failed_auths_per_second=1",
         "limits.request_timeout=300ms",
     ]);
     let refused = |ask: &dyn Fn() -> Answer| {
@@ -294,6 +295,10 @@ fn of_bounds(book: &mut Book) {
     };
     book.hold("publishEvents", &refused(&|| gateway.publish(EVENT)));
     book.hold("openStream", &refused(&|| ask(&gateway.getting("stream"), "openStream")));
+    for (id, endpoint) in [("readEvents", "events"), ("readCursor", "cursor")] {
+        let bad = gateway.getting(endpoint).with("authorization", "Bearer nonsense");
+        book.hold(id, &refused(&|| bad.send()));
+    }
     let slow = gateway.publishing().with("content-length", "100").body("{");
     book.hold(
         "publishEvents",

@@ -182,6 +182,8 @@ const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
 the org's log cannot be opened now, or the gateway holds as many orgs as it may, or the keys of the \
 token's issuer cannot be had now";
+const TOO_MANY_BAD: &str =
+    "this address brings bad tokens or keys more often than `limits.failed_auths_per_second`";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
@@ -237,7 +239,10 @@ where that is the name of one.",
         ),
         refused(Code::UnsupportedMedia, "another content type, or a CloudEvent with data that is not JSON"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
-        refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes, or the address brings bad keys, more often than it may; `limit` says which",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -270,6 +275,7 @@ Ask again with the page's `cursor` while `has_more`; a page may be empty and sti
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, READ_FORBIDDEN),
+        refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Internal, LOG_BROKEN),
         refused(Code::Overloaded, READ_OVERLOADED),
     ],
@@ -295,6 +301,7 @@ the state, then streams from this cursor: nothing falls in between.",
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, READ_FORBIDDEN),
+        refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Overloaded, READ_OVERLOADED),
     ],
 };
