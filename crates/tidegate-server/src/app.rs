@@ -153,6 +153,10 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
 
     let ended = signals.next().await;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
+    if let Some(rereads) = &rereads {
+        // From here on there is one thing to say.
+        rereads.abort();
+    }
     systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
@@ -161,9 +165,6 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     }
     accept.abort();
     watchdog.abort();
-    if let Some(rereads) = rereads {
-        rereads.abort();
-    }
     if let Some(feed) = feed {
         feed.abort();
     }

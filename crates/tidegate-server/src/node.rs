@@ -16,7 +16,7 @@ use tidegate_core::{
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates},
+    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, PublishShares},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
@@ -58,6 +58,8 @@ pub struct Node {
     pub publish_rates: PublishRates,
     /// Holds addresses to their rate of bad credentials.
     pub failed_auths: FailedAuths,
+    /// Each org's share of the publish requests being answered.
+    pub publish_shares: PublishShares,
     /// Publish requests being answered.
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
@@ -96,6 +98,7 @@ impl Node {
             // Connections are named after the start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
+            publish_shares: PublishShares::default(),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
             draining: watch::channel(None).0,

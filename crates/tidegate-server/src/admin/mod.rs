@@ -4,7 +4,7 @@
 
 mod connections;
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
@@ -19,6 +19,9 @@ use crate::{http::refuse_whole, node::Node};
 /// How many operators' connections are served at a time.
 const CONNECTIONS_MAX: usize = 64;
 
+/// How long one of them lasts at most; a scraper connects again.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -31,7 +34,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accept an operator's connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -48,8 +51,11 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(timeout)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "end an operator's connection");
+            // Whoever takes nothing of its answers must not keep its place for ever.
+            match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
+                Err(_) => tracing::debug!("end an operator's connection: it is old"),
             }
         });
     }

@@ -27,7 +27,7 @@ use std::{
 use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
-pub use rates::{FailedAuths, PublishRates};
+pub use rates::{FailedAuths, PublishRates, PublishShares};
 
 use crate::config::{Limits, UserPolicy};
 use rates::Bucket;
@@ -156,10 +156,6 @@ impl Admission {
     pub fn knock(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
         let mut counts = self.lock();
         let limits = counts.limits;
-        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
-            let message = "the gateway takes no more new connections this second";
-            return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
-        }
         if counts.streams >= limits.total {
             let message = "the gateway has as many connections as it may";
             return Err(over("limits.connections", Code::Overloaded, message));
@@ -167,6 +163,12 @@ impl Admission {
         if !raise(&mut counts.addresses, counted_as(address), limits.per_address) {
             let message = "this address has as many connections as it may";
             return Err(over("limits.connections_per_address", Code::TooManyConnections, message));
+        }
+        // Last: who is over a bound of its own must not use up what all others share.
+        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
+            lower(&mut counts.addresses, &counted_as(address));
+            let message = "the gateway takes no more new connections this second";
+            return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
         }
         counts.streams += 1;
         drop(counts);

@@ -129,7 +129,11 @@ impl KeySource {
         if (&self.issuer, &self.url, &self.algorithms) != (&before.issuer, &before.url, &before.algorithms) {
             return;
         }
-        let keys = before.shared.state.borrow().keys.clone();
+        let keys = before.shared.state.borrow().keys.clone().map(|(keys, until)| {
+            // Whoever shortens the time means the keys at hand, too.
+            let fetched = until.checked_sub(before.times.stale).unwrap_or(until);
+            (keys, until.min(fetched + self.times.stale))
+        });
         self.shared.state.send_modify(|state| state.keys = keys);
     }
 

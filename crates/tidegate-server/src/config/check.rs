@@ -100,6 +100,16 @@ fn issuers(found: &mut Checks<'_>) {
         let reason = format!("has {} issuers; {ISSUERS_MAX} are the most", auth.issuers.len());
         found.fault("auth.issuers", reason);
     }
+    if auth.keys.is_empty() && !auth.issuers.is_empty() {
+        for (key, is_set) in
+            [("auth.issuer", auth.issuer.is_some()), ("auth.audience", auth.audience.is_some())]
+        {
+            if is_set {
+                let reason = "is for auth.keys, which is empty; each of auth.issuers has its own";
+                found.fault(key, reason.to_owned());
+            }
+        }
+    }
     if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
         let reason =
             "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";

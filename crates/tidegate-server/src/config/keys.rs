@@ -189,7 +189,7 @@ sections! {
         orgs: usize = 20_000,
         /// Publish requests per second of one API key; a second's worth may come at once.
         publishes_per_second: usize = 20_000,
-        /// Publish requests being answered at a time.
+        /// Publish requests being answered at a time, of one org at most half.
         publishes_in_flight: usize = 4096,
         /// The bytes of events that wait for the log at a time.
         publish_queue_bytes: ByteSize = "64MiB",

@@ -69,7 +69,12 @@ pub async fn answer(
             Err(refusal)
         }
         // A WebSocket is told by a frame, for a page cannot see why an upgrade failed.
-        Ok(()) if is_guarded && !upgrade::is_asked(&request) && origin == origins::Of::Stranger => {
+        Ok(())
+            if is_guarded
+                && origin == origins::Of::Stranger
+                && !(matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _))
+                    && upgrade::is_asked(&request)) =>
+        {
             Err(origins::refuse(&node, &request))
         }
         Ok(()) => match found {

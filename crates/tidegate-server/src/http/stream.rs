@@ -16,7 +16,7 @@ use super::{
     query::Query,
 };
 use crate::{
-    admission::ConnectionId,
+    admission::{ConnectionId, Slot},
     auth::StreamGrant,
     metrics::Transport,
     node::{Node, random},
@@ -105,9 +105,11 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
+    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    let slot = node.admission.knock(peer.address.ip());
     let token = credentials::of_stream(&node, &request, &query)?;
     let road = token.road;
-    match open_events(&local, &node, peer, org, &request, query, token).await {
+    match open_events(&local, &node, slot, org, &request, query, token).await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -126,14 +128,12 @@ async fn events(
 async fn open_events(
     local: &Rc<Local>,
     node: &Node,
-    peer: Peer,
+    slot: Result<Slot, Refusal>,
     org: &str,
     request: &Request<Incoming>,
     query: Query,
     token: Token,
 ) -> Result<Response<Answer>, Refusal> {
-    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
-    let slot = node.admission.knock(peer.address.ip());
     accepts_event_stream(request.headers())?;
     let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
     let mut slot = slot?;

@@ -484,7 +484,8 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     Greeting {
         connection_id: name,
         head,
-        token_expires_in_ms: grant.expires_at().saturating_sub(now),
+        // Exact in any reader of JSON.
+        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_core::SEQ_MAX),
         now,
         terms: &node.terms,
     }

@@ -39,8 +39,7 @@ pub struct Entered {
 }
 
 impl StreamRequest {
-    /// Lets it in, if its grant covers it and there is room. Nobody is evicted for a stream that is
-    /// refused.
+    /// Lets it in, if its grant covers it and there is room.
     pub fn enter(
         &self,
         node: &Node,

@@ -258,3 +258,28 @@ fn a_flood_whose_answers_are_read_leaves_the_worker_to_others() {
     flood.join().expect("the flooder ends");
     drain.join().expect("the reader ends");
 }
+
+#[test]
+fn a_body_that_is_cut_off_is_no_body_whatever_the_reason_says() {
+    let gateway = Gateway::start();
+    let events = Lines::of(&gateway, "events");
+    let mut lines = events.by("POST");
+    lines.push(("content-type", "application/x-ndjson"));
+    let line = b"{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n";
+    let mut wire = Wire::open(gateway.public, &[]);
+    for (index, reason) in (0..10_u32).zip([0_u32, wire::CANCEL].into_iter().cycle()) {
+        let stream = 2 * index + 1;
+        wire.frame(wire::HEADERS, wire::END_HEADERS, stream, &block(&lines));
+        wire.frame(wire::DATA, 0, stream, line);
+        wire.frame(wire::RST_STREAM, 0, stream, &reason.to_be_bytes());
+    }
+    // The same whole, behind them all.
+    let last = 101;
+    wire.frame(wire::HEADERS, wire::END_HEADERS, last, &block(&lines));
+    wire.frame(wire::DATA, wire::END_STREAM, last, line);
+    eventually("the last one stored", || {
+        (gateway.metric("tidegate_events_published_total") >= 1.0).then_some(())
+    });
+    let page = gateway.getting("events").send().json();
+    assert_eq!(page["events"].as_array().map(Vec::len), Some(1), "{page}");
+}

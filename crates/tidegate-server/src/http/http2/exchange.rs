@@ -47,9 +47,11 @@ pub async fn run(local: Rc<Local>, peer: Peer, request: Request<RecvStream>, res
         }
     };
     let response = tokio::select! {
-        response = answering => response,
+        // Looked at first, so that nothing is done for a request that was taken back.
+        biased;
         // Whoever does not want the answer any more gets none.
         _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
+        response = answering => response,
     };
     let patience = node.config().limits.write_timeout + STALL_GRACE;
     match give(&respond, response, is_head, patience).await {
