@@ -182,6 +182,7 @@ fn events_of(
                 Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
+            cloudevents::refuse_users(headers)?;
             read_body(grant.org(), *form, body, &limits, &mut assign)
         }
         Form::CloudEvents { mode, service } => {
