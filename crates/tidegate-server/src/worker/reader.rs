@@ -41,6 +41,13 @@ use crate::{
 /// Frames that a reader takes in one go: what one vectored write carries.
 const FRAMES_MAX: usize = 16;
 
+/// How long an EventSource that ends for good is asked to stay away (R20): it comes back by itself to a
+/// stream that ends, whatever the last frame says. The most that every timer of a browser takes: 24 days.
+const NEVER_MS: u32 = i32::MAX.unsigned_abs();
+
+/// The greatest number of the protocol, which every reader of JSON has exactly.
+const MOST: u64 = (1 << 53) - 1;
+
 /// What a reader writes to.
 pub enum Sink {
     /// A WebSocket.
@@ -120,20 +127,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` is what
-    /// `entered` has its places from.
-    pub async fn open(
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` has its
+    /// places from.
+    pub fn open(
         local: Rc<Local>,
         grant: StreamGrant,
         request: StreamRequest,
         (slot, entered): (admission::Slot, Entered),
         sink: Sink,
-    ) -> Result<Rc<Self>, Refusal> {
+    ) -> Rc<Self> {
         let node = local.node.clone();
-        let Entered { filter, connection } = entered;
+        let Entered { filter, connection, log, from } = entered;
         let org_id = grant.org();
-        let log = node.open_log(org_id).await?;
-        let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         // The head of now: the search for a start may have taken its time.
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
@@ -171,7 +176,7 @@ impl Reader {
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
-        Ok(reader)
+        reader
     }
 
     /// The org.
@@ -452,7 +457,12 @@ impl Reader {
             code = refusal.code.name(),
             "end a stream: {refusal}"
         );
-        frame::error(self.sink.framing(), refusal)
+        let frame = frame::error(self.sink.framing(), refusal);
+        if self.sink.is_websocket() || refusal.code.is_retryable() {
+            return frame;
+        }
+        // Beside the `data:` of the same event.
+        [format!("retry: {NEVER_MS}\n").as_bytes(), &frame].concat().into()
     }
 
     fn close(self: &Rc<Self>) {
@@ -472,7 +482,7 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     Greeting {
         connection_id: name,
         head,
-        token_expires_in_ms: grant.expires_at().saturating_sub(now),
+        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(MOST),
         now,
         terms: &node.terms,
     }
