@@ -186,11 +186,8 @@ fn events_of(
                 Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
-            let events = read_body(grant.org(), *form, body, &limits, &mut assign)?;
-            let is_one = *form == BodyForm::Json && body.trim_ascii_start().starts_with(b"{");
-            let mode = if is_one { Mode::Structured } else { Mode::Batch };
-            cloudevents::check_users(headers, &mode, &events)?;
-            Ok(events)
+            cloudevents::refuse_users(headers)?;
+            read_body(grant.org(), *form, body, &limits, &mut assign)
         }
         Form::CloudEvents { mode, service } => {
             let events = read_cloudevents(grant.org(), mode, body, service.as_ref(), &limits)?;

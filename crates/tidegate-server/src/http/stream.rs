@@ -107,7 +107,10 @@ async fn events(
     let query = Query::of(&request);
     // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
     let slot = node.admission.knock(peer.address.ip());
-    let token = credentials::of_stream(&node, &request, &query)?;
+    let token = match credentials::of_stream(&node, &request, &query) {
+        Ok(token) => token,
+        Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
+    };
     let road = token.road;
     match open_events(&local, &node, slot, org, &request, query, token).await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
@@ -138,13 +141,12 @@ async fn open_events(
     let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot)?;
+    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
     let _ = frames.send(&mut vec![retry.into()]);
-    let reader =
-        Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone())).await?;
+    let reader = Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     tokio::task::spawn_local(sse::run(reader, frames));
     Ok(sse_response(Either::Right(body)))
 }

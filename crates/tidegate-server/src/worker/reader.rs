@@ -120,20 +120,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` is what
-    /// `entered` has its places from.
-    pub async fn open(
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` has its
+    /// places from.
+    pub fn open(
         local: Rc<Local>,
         grant: StreamGrant,
         request: StreamRequest,
         (slot, entered): (admission::Slot, Entered),
         sink: Sink,
-    ) -> Result<Rc<Self>, Refusal> {
+    ) -> Rc<Self> {
         let node = local.node.clone();
-        let Entered { filter, connection } = entered;
+        let Entered { filter, connection, log, from } = entered;
         let org_id = grant.org();
-        let log = node.open_log(org_id).await?;
-        let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         // The head of now: the search for a start may have taken its time.
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
@@ -171,7 +169,7 @@ impl Reader {
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
-        Ok(reader)
+        reader
     }
 
     /// The org.
@@ -484,7 +482,6 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     Greeting {
         connection_id: name,
         head,
-        // Exact in any reader of JSON.
         token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_core::SEQ_MAX),
         now,
         terms: &node.terms,

@@ -74,6 +74,11 @@ impl Parts {
             ("TE and CL", sent(&format!("{chunked}{both}"), &smuggled), Problem(400, "bad_request")),
             // Read by its chunks, as RFC 9112 (6.3) has it, and the connection ends.
             (
+                "TE and the CL of a sound body",
+                sent(&format!("Content-Length: {}\r\n{chunked}", whole.len()), &(whole.clone() + &behind)),
+                Served(1),
+            ),
+            (
                 "TE and a short CL",
                 sent(&format!("{chunked}Content-Length: 4\r\n"), &(whole.clone() + &behind)),
                 Served(1),

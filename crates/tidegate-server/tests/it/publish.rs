@@ -276,23 +276,3 @@ fn one_org_that_sends_slowly_leaves_places_for_the_others() {
     drop(held);
     eventually("the places given back", || (gateway.publish(event).status == 200).then_some(()));
 }
-
-#[test]
-fn users_in_a_header_beside_the_gateways_own_form_make_no_public_event() {
-    let gateway = Gateway::start();
-    let own = |name: &str, body: &str| gateway.publishing().with(name, "bob").body(body).send();
-    for name in ["ce-users", "ce-user", "ce-userids"] {
-        let answer = own(name, r#"{"service":"s","event":"e","data":1}"#);
-        assert_eq!(
-            (answer.status, answer.json()["errors"][0]["pointer"].as_str()),
-            (422, Some("/users")),
-            "{name}"
-        );
-    }
-    let answer = own(
-        "ce-users",
-        r#"[{"service":"s","event":"e","data":1,"users":["bob"]},{"service":"s","event":"e","data":1}]"#,
-    );
-    assert_eq!((answer.status, answer.json()["errors"][0]["pointer"].as_str()), (422, Some("/1/users")));
-    assert_eq!(own("ce-users", r#"{"service":"s","event":"e","data":1,"users":["bob"]}"#).status, 200);
-}

@@ -47,9 +47,8 @@ pub async fn run(local: Rc<Local>, peer: Peer, request: Request<RecvStream>, res
         }
     };
     let response = tokio::select! {
-        // Looked at first, so that nothing is done for a request that was taken back.
         biased;
-        // Whoever does not want the answer any more gets none.
+        // Whoever does not want the answer any more gets none, and what it left off is not looked at.
         _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
         response = answering => response,
     };
