@@ -153,9 +153,10 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
 
     let ended = signals.next().await;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
-    if let Some(rereads) = &rereads {
-        // From here on there is one thing to say.
+    // The service manager hears of no reload behind the word that the node stops.
+    if let Some(rereads) = rereads {
         rereads.abort();
+        drop(rereads.await);
     }
     systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));

@@ -160,13 +160,14 @@ impl Admission {
             let message = "the gateway has as many connections as it may";
             return Err(over("limits.connections", Code::Overloaded, message));
         }
-        if !raise(&mut counts.addresses, counted_as(address), limits.per_address) {
+        let counted = counted_as(address);
+        if !raise(&mut counts.addresses, counted, limits.per_address) {
             let message = "this address has as many connections as it may";
             return Err(over("limits.connections_per_address", Code::TooManyConnections, message));
         }
-        // Last: who is over a bound of its own must not use up what all others share.
+        // The rate last, for it is everybody's: who is refused for another bound takes nothing of it.
         if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
-            lower(&mut counts.addresses, &counted_as(address));
+            lower(&mut counts.addresses, &counted);
             let message = "the gateway takes no more new connections this second";
             return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
         }

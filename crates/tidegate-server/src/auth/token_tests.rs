@@ -144,6 +144,7 @@ fn hostile_headers_are_refused() {
         ),
         ("[]", "the token is malformed: its header is not an object"),
         ("null", "the token is malformed: its header is not an object"),
+        (r#""what stands there""#, "the token is malformed: its header is not an object"),
         ("{", "the token is malformed: its header is not JSON"),
         ("", "the token is malformed: its header is not JSON"),
     ] {

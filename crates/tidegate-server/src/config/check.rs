@@ -100,20 +100,20 @@ fn issuers(found: &mut Checks<'_>) {
         let reason = format!("has {} issuers; {ISSUERS_MAX} are the most", auth.issuers.len());
         found.fault("auth.issuers", reason);
     }
-    if auth.keys.is_empty() && !auth.issuers.is_empty() {
-        for (key, is_set) in
-            [("auth.issuer", auth.issuer.is_some()), ("auth.audience", auth.audience.is_some())]
-        {
-            if is_set {
-                let reason = "is for auth.keys, which is empty; each of auth.issuers has its own";
-                found.fault(key, reason.to_owned());
-            }
-        }
-    }
     if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
         let reason =
             "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";
         found.between("auth.issuer", "auth.issuers", reason.to_owned());
+    }
+    if !auth.issuers.is_empty() && auth.keys.is_empty() {
+        let idle = [("auth.issuer", "issuer", &auth.issuer), ("auth.audience", "audience", &auth.audience)];
+        for (key, field, _) in idle.into_iter().filter(|(_, _, value)| value.is_some()) {
+            let reason = format!(
+                "is for tokens by auth.keys, and there are none; remove it, and write `{field}` in each \
+                 [[auth.issuers]]"
+            );
+            found.fault(key, reason);
+        }
     }
     // Who may sign a token is settled by its `iss` alone, so each is there once.
     let short_form = auth.issuer.as_ref().filter(|_| !auth.keys.is_empty());

@@ -81,7 +81,9 @@ sections! {
         /// `algorithms = ["RS256"]`, `orgs = ["acme"]` (for which it may speak; `["*"]` is every one),
         /// `keys = [...]` as in `auth.keys` or `jwks = "https://id.example.com/jwks.json"`, and optionally
         /// `audience = "tidegate"` (or a list). Where `auth.keys` stands beside them, `auth.issuer` must be
-        /// set. At most 64.
+        /// set. At most 64. Key sets are fetched through the proxy that the environment names
+        /// (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), which sees no more than whose they are, for it is TLS
+        /// through it; a set on loopback never is.
         issuers: Vec<Issuer> = [],
         /// How often key sets are fetched again, give or take a tenth. A key that has gone from its set
         /// is taken no longer from then on.
@@ -162,7 +164,9 @@ sections! {
         /// Connections at a time, over all orgs. Each needs a file descriptor.
         connections: usize = 50_000,
         /// Requests and streams at a time over one HTTP/2 connection; how many in all is told by the
-        /// other keys. What they all may hold in answers is this times `limits.page_bytes`.
+        /// other keys. What they all may hold in answers is this times `limits.page_bytes`. A client is told
+        /// it at the start; more streams than that (`REFUSED_STREAM`), and heads that grow past
+        /// `limits.header_bytes` over HTTP/2 (431), are refused below what counts, so no metric shows them.
         streams_per_connection: usize = 100,
         /// Connections at a time of one org.
         connections_per_org: usize = 20_000,
@@ -227,7 +231,8 @@ sections! {
         first_frame_timeout: Duration = "10s",
         /// How long a request's body may take to arrive.
         request_timeout: Duration = "30s",
-        /// How long a reader may take no byte of what waits for it (`slow_consumer`).
+        /// How long a reader may take no byte of what waits for it (`slow_consumer`). Set anew by SIGHUP,
+        /// a longer one is for connections that come after it.
         write_timeout: Duration = "30s",
         /// How long an HTTP connection may rest without a request or stream.
         idle_timeout: Duration = "75s",
