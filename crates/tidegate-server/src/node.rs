@@ -173,9 +173,9 @@ impl Node {
     }
 
     /// What `verify` says of credentials that `address` brings with a request; not asked where the address
-    /// has brought too many bad ones. For what costs no handshake: a stream's credentials are looked at as
-    /// often as `limits.handshakes_per_second` lets streams knock, and one broken program must not keep the
-    /// streams of all that share its address away.
+    /// has brought too many bad ones. For history and cursors: a stream's credentials are looked at as often
+    /// as `limits.handshakes_per_second` lets streams knock, an API key costs a hash, and one broken program
+    /// must not keep the streams and publishers of all that share its address away.
     pub async fn within_rate<G>(
         &self,
         address: IpAddr,
@@ -183,9 +183,9 @@ impl Node {
     ) -> Result<G, Refusal> {
         self.failed_auths.check(address, self.config().limits.failed_auths_per_second)?;
         let verified = verify.await;
-        // Those that are genuine but for something else are no guesses; of those whose keys cannot be had
-        // nobody knows.
-        if let Err(Refusal { code: Code::Unauthorized | Code::TokenExpired, .. }) = verified {
+        // Those that are genuine, but for something else or too old, are no guesses; of those whose keys
+        // cannot be had nobody knows.
+        if let Err(Refusal { code: Code::Unauthorized, .. }) = verified {
             self.failed_auths.add(address, self.config().limits.failed_auths_per_second);
         }
         verified

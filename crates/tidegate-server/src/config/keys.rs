@@ -183,11 +183,12 @@ sections! {
         /// behind a proxy that is not in `listen.trusted_proxies` all clients are one. Where one address
         /// must not keep others away, limit its rate in front of the gateway, where that is known.
         handshakes_per_second: usize = 500,
-        /// How often per second one client address may bring a bad token or API key with a request for
-        /// history, a cursor or a publish; a second's worth may come at once, IPv6 counts by /64. Over it,
-        /// such requests are refused before their credentials are looked at, good ones too. Behind a proxy
-        /// that is not in `listen.trusted_proxies` all clients share one address, and so this rate: list
-        /// the proxy there, or raise this. Streams are held to `limits.handshakes_per_second`.
+        /// How often per second one client address may bring a token that is not valid with a request for
+        /// history or a cursor; a second's worth may come at once, IPv6 counts by /64. Over it, such
+        /// requests are refused before their tokens are looked at, good ones too. Expired ones do not
+        /// count. Behind a proxy that is not in `listen.trusted_proxies` all clients share one address,
+        /// and so this rate: list the proxy there, or raise this. Streams are held to
+        /// `limits.handshakes_per_second`.
         failed_auths_per_second: usize = 20,
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000,

@@ -122,7 +122,7 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&local.node, peer.address.ip(), org_of(org)?, request).await,
+        Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
         Endpoint::History => history::events(&local.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&local.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(local, peer, org, request).await,

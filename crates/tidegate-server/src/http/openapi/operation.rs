@@ -182,8 +182,7 @@ const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
 the org's log cannot be opened now, or the gateway holds as many orgs as it may, or the keys of the \
 token's issuer cannot be had now";
-const TOO_MANY_BAD: &str =
-    "this address brings bad tokens or keys more often than `limits.failed_auths_per_second`";
+const TOO_MANY_BAD: &str = "this address brings bad tokens more often than `limits.failed_auths_per_second`";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
@@ -239,10 +238,7 @@ where that is the name of one.",
         ),
         refused(Code::UnsupportedMedia, "another content type, or a CloudEvent with data that is not JSON"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
-        refused(
-            Code::RateLimited,
-            "the key publishes, or the address brings bad keys, more often than it may; `limit` says which",
-        ),
+        refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
