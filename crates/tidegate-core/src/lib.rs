@@ -20,6 +20,7 @@ pub mod batch;
 pub mod client;
 pub mod frame;
 pub mod opening;
+pub mod pace;
 pub mod session;
 pub mod tail;
 pub mod ws;

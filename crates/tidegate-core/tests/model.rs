@@ -167,7 +167,10 @@ impl World {
             events.push(event);
         }
         let limits = BatchLimits { events: 3, bytes: 1 << 16 };
-        self.tail.seal(prev, &events, self.now, limits);
+        self.tail.push(prev, &events, self.now, limits);
+        if self.random.one_in(2) {
+            self.tail.seal(self.now);
+        }
     }
 
     fn remove_oldest(&mut self) {
@@ -265,7 +268,11 @@ impl World {
         let mut busy = true;
         match self.tail.next(session.scanned()) {
             Next::Level => {
-                busy = false;
+                // A round that has not come yet.
+                busy = self.tail.has_open();
+                if busy && self.random.one_in(2) {
+                    self.tail.seal(self.now);
+                }
                 if self.random.one_in(3) {
                     session.ping(self.now, &mut out);
                 }

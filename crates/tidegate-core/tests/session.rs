@@ -84,7 +84,8 @@ impl Script {
             .collect();
         self.log.head += words.len() as Seq;
         self.kept.extend(events.iter().cloned());
-        self.tail.seal(prev, &events, 1, BatchLimits::default());
+        self.tail.push(prev, &events, 1, BatchLimits::default());
+        self.tail.seal(1);
     }
 
     fn open(&mut self, services: &str, from: &str) {

@@ -1,7 +1,7 @@
 //! The tails of a node's orgs: where what an engine commits meets the workers that have readers.
 //!
-//! The engine feeds it in seq order (R13); it seals batches and wakes each worker that has readers
-//! of the org, once. It sends nothing itself.
+//! The engine feeds it in seq order (R13); it calls each worker that has readers of the org, once.
+//! Full batches are sealed here, others by the round that serves them. It sends nothing itself.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -70,19 +70,19 @@ impl Calls {
         }
     }
 
-    /// Waits for news and takes the orgs that have some. At most one entry per org.
-    pub async fn next(&self, worker: usize) -> Vec<Arc<Org>> {
-        loop {
-            let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
-            if !orgs.is_empty() {
-                for org in &orgs {
-                    // Before the tail is looked at, so that later news calls again.
-                    org.workers[worker].is_called.store(false, Ordering::SeqCst);
-                }
-                return orgs;
-            }
-            self.bell.notified().await;
+    /// Takes the orgs that have news. At most one entry per org.
+    pub fn take(&self, worker: usize) -> Vec<Arc<Org>> {
+        let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
+        for org in &orgs {
+            // Before the tail is looked at, so that later news calls again.
+            org.workers[worker].is_called.store(false, Ordering::SeqCst);
         }
+        orgs
+    }
+
+    /// Waits for news.
+    pub async fn ring(&self) {
+        self.bell.notified().await;
     }
 }
 
@@ -168,6 +168,8 @@ impl Hub {
         self.lock().retain(|_, org| {
             let is_empty = {
                 let mut tail = org.tail();
+                // Left open by the last reader that went.
+                tail.seal(self.clock.now());
                 tail.drop_before(oldest_kept);
                 tail.is_empty()
             };
@@ -210,7 +212,11 @@ impl Feed for Hub {
         {
             let now = self.clock.now();
             let mut tail = org.tail();
-            tail.seal(prev, events, now, self.limits.batch);
+            tail.push(prev, events, now, self.limits.batch);
+            if !org.has_readers() {
+                // No round will come. A reader that comes meanwhile seals what it finds open itself.
+                tail.seal(now);
+            }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
             let is_over = || self.budget.used() > self.limits.bytes;
             while !tail.is_empty() && (tail.memory() > self.limits.org_bytes || is_over()) {

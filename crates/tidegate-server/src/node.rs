@@ -9,9 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tidegate_core::{
-    BatchLimits, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
-};
+use tidegate_core::{Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws};
 use tokio::sync::watch;
 
 use crate::{
@@ -116,7 +114,7 @@ impl Node {
             window: config.tail.window,
             bytes: config.tail.max_bytes.bytes(),
             org_bytes: config.tail.org_max_bytes.bytes(),
-            batch: BatchLimits::default(),
+            batch: config.batch.limits(),
         }
     }
 

@@ -179,6 +179,7 @@ fn times(found: &mut Checks<'_>) {
     }
     let longest = [
         ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
+        ("batch.window", config.batch.window, Duration::from_secs(10)),
         ("drain.window", config.drain.window, Duration::from_secs(3600)),
         ("ping.interval", config.ping.interval, Duration::from_secs(3600)),
     ];

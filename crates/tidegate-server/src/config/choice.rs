@@ -96,6 +96,49 @@ choice! {
     }
 }
 
+choice! {
+    /// When events that wait are sent.
+    BatchMode {
+        /// As often as keeps sending under its share of a worker's time.
+        Paced = "paced",
+        /// The whole window after the first one.
+        Fixed = "fixed",
+        /// At once.
+        Immediate = "immediate",
+    }
+}
+
+/// A part of the whole, above 0 and at most 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(f64);
+
+impl Share {
+    /// The number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Setting for Share {
+    fn kind() -> String {
+        "a number from 0.05 to 1, such as 0.5".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let number = match &raw.value {
+            Value::Integer(1) => 1.0,
+            // Floats come as they were written.
+            Value::Other(text) => text.parse::<f64>().map_err(|_| mismatch::<Self>(raw))?,
+            _ => return Err(mismatch::<Self>(raw)),
+        };
+        if (0.05..=1.0).contains(&number) { Ok(Self(number)) } else { Err(mismatch::<Self>(raw)) }
+    }
+
+    fn show(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
 /// What is done with a reader that does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlowPolicy {

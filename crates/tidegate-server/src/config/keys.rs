@@ -6,7 +6,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers},
+    choice::{
+        BatchMode, ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, SlowPolicy, Workers,
+    },
     define::{KeyInfo, Reader, SectionInfo, sections},
     jwt_key::JwtKey,
     value::{ByteSize, Setting},
@@ -91,6 +93,23 @@ sections! {
         max_bytes: ByteSize = "256MiB",
         /// The memory of one org's tail.
         org_max_bytes: ByteSize = "32MiB",
+    }
+
+    /// How events are joined on their way to readers.
+    batch: Batch {
+        /// `paced` sends at once to few readers, and to many as often as keeps sending under
+        /// `batch.fanout_share`; `fixed` waits `batch.window` for the least CPU; `immediate` sends at
+        /// once always.
+        mode: BatchMode = "paced",
+        /// The longest that an event waits for others.
+        window: Duration = "50ms",
+        /// Events in one batch.
+        max_events: usize = 100,
+        /// Bytes of events in one batch; a larger single event goes alone.
+        max_bytes: ByteSize = "64KiB",
+        /// The share of a worker's time that sending to readers may take, where that can be had by
+        /// letting events wait up to `batch.window`. More is sooner, less is cheaper.
+        fanout_share: Share = 0.5,
     }
 
     /// How a quiet connection is known to be alive.

@@ -27,13 +27,19 @@ use std::{
 };
 
 pub use choice::{
-    ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, SlowPolicy, Workers,
+    BatchMode, ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, SlowPolicy,
+    Workers,
 };
 pub use jwt_key::{JwtKey, Secret};
-pub use keys::{Auth, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};
+pub use keys::{Auth, Batch, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};
 pub use print::{effective, reference};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
+
+use tidegate_core::{
+    BatchLimits,
+    pace::{self, Pacing},
+};
 
 use file::FileText;
 use sources::Given;
@@ -133,6 +139,23 @@ pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
 
 fn keys_file_of(dir: &Path, file: Option<&Path>) -> PathBuf {
     file.map_or_else(|| dir.join("keys.toml"), Path::to_owned)
+}
+
+impl Batch {
+    /// The pace of rounds.
+    pub fn pacing(&self) -> Pacing {
+        let mode = match self.mode {
+            BatchMode::Paced => pace::Mode::Paced,
+            BatchMode::Fixed => pace::Mode::Fixed,
+            BatchMode::Immediate => pace::Mode::Immediate,
+        };
+        Pacing { mode, window: self.window, share: self.fanout_share.get() }
+    }
+
+    /// When a batch is full.
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { events: self.max_events, bytes: self.max_bytes.bytes() }
+    }
 }
 
 impl Config {

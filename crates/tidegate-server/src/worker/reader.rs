@@ -244,7 +244,7 @@ impl Reader {
     }
 
     /// Takes a round of batches, as far as it can. Called for live readers.
-    pub fn offer(&self, round: &[(&Batch, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
+    pub fn offer(&self, round: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
         let seen = round.partition_point(|(batch, _)| batch.seq <= session.scanned());
@@ -285,7 +285,15 @@ impl Reader {
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
             if frames.is_empty() {
                 let at = self.session.borrow().scanned();
-                let next = self.org.tail().next(at);
+                let next = {
+                    let mut tail = self.org.tail();
+                    if tail.has_open() && at >= tail.head() {
+                        // Whoever joins takes what no round has taken yet along, for its round may
+                        // have been called before this reader came.
+                        tail.seal(node.now());
+                    }
+                    tail.next(at)
+                };
                 match next {
                     Next::Level => {
                         // What a replay ends with may be hidden: say that it has ended.
