@@ -18,6 +18,7 @@ pub mod publish;
 
 pub mod batch;
 pub mod client;
+pub mod deflate;
 pub mod frame;
 pub mod opening;
 pub mod pace;
