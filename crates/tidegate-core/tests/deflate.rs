@@ -14,7 +14,11 @@ use tidegate_core::{
 
 fn key(service: &str) -> ViewKey {
     let service = ServiceName::parse(service).expect("a name");
-    ViewKey { epoch: Epoch::from_random(7), filter: Filter::only([service].into()), framing: Framing::WebSocket }
+    ViewKey {
+        epoch: Epoch::from_random(7),
+        filter: Filter::only([service].into()),
+        framing: Framing::WebSocket,
+    }
 }
 
 fn generations(max: usize) -> (Generations, Arc<Contexts>) {
