@@ -9,7 +9,8 @@ use std::sync::{
 use bytes::Bytes;
 
 use crate::{
-    Epoch, Event, Filter, OrgId, Seq, UnixMillis, UserId,
+    Epoch, Event, Filter, OrgId, Seq, ServiceName, UnixMillis, UserId,
+    deflate::{Deflated, Generations},
     frame::{self, Framing, Side},
 };
 
@@ -103,6 +104,8 @@ pub enum View {
         bytes: Bytes,
         /// How many events it carries.
         count: usize,
+        /// Its compressed forms, where somebody asked for them and they may be had.
+        deflated: Option<Arc<Deflated>>,
     },
 }
 
@@ -165,9 +168,35 @@ impl Batch {
     /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
     /// (and held nothing targeted in its services). Whoever asks first fixes it.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
+        self.view_with(org, key, start, None)
+    }
+
+    /// The same with its compressed forms, for readers over WebSocket that agreed to permessage-deflate.
+    /// Batches come in order. One with events of `excluded` services has none: they share no context
+    /// with what an attacker may have written.
+    pub fn deflated_view(
+        &self,
+        org: &OrgId,
+        key: &ViewKey,
+        start: Seq,
+        generations: &mut Generations,
+        excluded: &[ServiceName],
+    ) -> View {
+        debug_assert_eq!(key.framing, Framing::WebSocket);
+        self.view_with(org, key, start, Some((generations, excluded)))
+    }
+
+    fn view_with(
+        &self,
+        org: &OrgId,
+        key: &ViewKey,
+        start: Seq,
+        compression: Option<(&mut Generations, &[ServiceName])>,
+    ) -> View {
         debug_assert!(start <= self.prev);
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, view)) = views.iter().find(|(kept, _)| kept == key) {
+        if let Some((_, view)) = views.iter_mut().find(|(kept, _)| kept == key) {
+            self.deflate(key, view, compression);
             return view.clone();
         }
         let admitted =
@@ -178,13 +207,38 @@ impl Batch {
         } else {
             let side = Side { epoch: &key.epoch, tag: key.filter.tag() };
             let bytes = frame::events(key.framing, side, org, start, self.seq, &shared);
-            View::Frame { start, bytes, count: shared.len() }
+            View::Frame { start, bytes, count: shared.len(), deflated: None }
         };
+        let mut view = view;
+        self.deflate(key, &mut view, compression);
         if views.len() < VIEWS_MAX {
             let bytes = if let View::Frame { bytes, .. } = &view { bytes.len() } else { 0 };
             self.charge(size_of::<(ViewKey, View)>() + bytes);
             views.push((key.clone(), view.clone()));
         }
         view
+    }
+
+    fn deflate(
+        &self,
+        key: &ViewKey,
+        view: &mut View,
+        compression: Option<(&mut Generations, &[ServiceName])>,
+    ) {
+        let (Some((generations, excluded)), View::Frame { bytes, deflated: deflated @ None, .. }) =
+            (compression, view)
+        else {
+            return;
+        };
+        if self
+            .events
+            .iter()
+            .any(|event| key.filter.admits(&event.service) && excluded.contains(&event.service))
+        {
+            return;
+        }
+        let compressed = generations.deflate(key, self.seq, bytes);
+        self.charge(compressed.memory());
+        *deflated = Some(Arc::new(compressed));
     }
 }

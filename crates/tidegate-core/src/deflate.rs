@@ -61,8 +61,8 @@ impl Stream {
     }
 }
 
-/// `plain` as a compressed message that refers to nothing before it.
-fn compress_alone(plain: &[u8]) -> Vec<u8> {
+/// `plain` as the payload of a compressed message that refers to nothing before it.
+pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
     thread_local! {
         /// A fresh one costs an allocation of 260 KiB.
         static ALONE: RefCell<Stream> = RefCell::new(Stream::new());
@@ -181,7 +181,7 @@ impl Generations {
             Some(Shared {
                 generation: generation.id,
                 index,
-                frame: ws::deflated_text_frame(&payload),
+                frame: ws::deflated_frame(true, &payload),
                 usage: generation.usage.clone(),
             })
         });
@@ -240,12 +240,13 @@ fn payload_of(frame: &Bytes) -> &[u8] {
 }
 
 impl Deflated {
-    fn alone(&self) -> &Bytes {
+    /// The frame compressed by itself, or plain where that is not shorter.
+    pub fn alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {
             let payload = payload_of(&self.plain);
             let compressed = compress_alone(payload);
             if compressed.len() < payload.len() {
-                ws::deflated_text_frame(&compressed)
+                ws::deflated_frame(true, &compressed)
             } else {
                 self.plain.clone()
             }
@@ -254,7 +255,8 @@ impl Deflated {
 
     /// The bytes of its compressed forms, for the accounts of whoever keeps it.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len())
+        // The form of those without context comes with the first of them; it is counted ahead.
+        size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2
     }
 }
 

@@ -13,8 +13,10 @@ use bytes::Bytes;
 
 use crate::{
     Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
+    deflate::Membership,
     frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
     opening::{Due, Opening},
+    ws::extension::Deflate,
 };
 
 /// A reader that sees nothing of this many events is told its place, so that it need not begin again
@@ -32,6 +34,8 @@ pub struct Audience {
     pub filter: Filter,
     /// The envelope of its frames.
     pub framing: Framing,
+    /// The permessage-deflate that was agreed upon, over WebSocket.
+    pub deflate: Option<Deflate>,
 }
 
 /// What `hello` says beyond the session's own place.
@@ -59,6 +63,8 @@ pub struct Session {
     sent: Seq,
     scanned: Seq,
     dues: VecDeque<Due>,
+    /// What its inflater holds, where frames may be compressed.
+    membership: Membership,
 }
 
 impl Session {
@@ -71,6 +77,7 @@ impl Session {
             sent: cursor.seq,
             scanned: cursor.seq,
             dues,
+            membership: Membership::default(),
             audience,
         };
         out.push(session.hello(greeting, resumed));
@@ -170,9 +177,13 @@ impl Session {
         self.scanned = batch.seq;
         match view {
             View::Empty { .. } => 0,
-            View::Frame { start, bytes, count } => {
+            View::Frame { start, bytes, count, deflated } => {
                 self.bridge(*start, now, out);
-                out.push(bytes.clone());
+                out.push(match (deflated, self.audience.deflate) {
+                    (Some(deflated), Some(Deflate { alone: false, .. })) => self.membership.take(deflated),
+                    (Some(deflated), Some(Deflate { alone: true, .. })) => deflated.alone().clone(),
+                    _ => bytes.clone(),
+                });
                 self.sent = batch.seq;
                 *count
             }
@@ -262,6 +273,8 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.audience.filter = filter;
+        // It sees by another filter from here on (R6, R19).
+        self.membership.leave();
         out.push(self.hello(greeting, true));
         Ok(())
     }

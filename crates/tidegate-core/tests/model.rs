@@ -238,6 +238,7 @@ impl World {
             user: client.user.clone(),
             filter: client.wants.clone(),
             framing: Framing::Sse,
+            deflate: None,
         };
         let terms = Terms { dedup_window_ms: 300_000, ping_interval_ms: 25_000, sync: None };
         let greeting = Greeting {

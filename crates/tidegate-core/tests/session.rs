@@ -97,6 +97,7 @@ impl Script {
             user: UserId::parse("u").expect("a user"),
             filter,
             framing: Framing::Sse,
+            deflate: None,
         };
         let mut out = Vec::new();
         self.session = Some(Session::open(audience, opening, &self.greeting(), &mut out));

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tidegate_core::{BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis};
+use tidegate_core::{
+    BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis,
+    deflate::{Contexts, Generations},
+};
 use tokio::sync::Notify;
 
 use crate::engine::{Clock, Feed};
@@ -23,6 +26,7 @@ pub struct Org {
     /// Its name.
     pub id: OrgId,
     tail: Mutex<Tail>,
+    generations: Mutex<Generations>,
     workers: Box<[Presence]>,
 }
 
@@ -36,6 +40,11 @@ impl Org {
     /// Its tail.
     pub fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its compressors. Never asked for with the tail locked.
+    pub fn generations(&self) -> MutexGuard<'_, Generations> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a reader on `worker` will want calls from now on. Comes before the look at the tail
@@ -97,6 +106,8 @@ pub struct HubLimits {
     pub org_bytes: usize,
     /// When a batch is full.
     pub batch: BatchLimits,
+    /// Compressors at a time, over all orgs.
+    pub contexts: usize,
 }
 
 /// All tails of a node.
@@ -107,6 +118,7 @@ pub struct Hub {
     clock: Arc<dyn Clock>,
     calls: Vec<Arc<Calls>>,
     over: Notify,
+    contexts: Arc<Contexts>,
 }
 
 impl Hub {
@@ -119,6 +131,7 @@ impl Hub {
             clock,
             calls: (0..workers).map(|_| Arc::default()).collect(),
             over: Notify::new(),
+            contexts: Arc::new(Contexts::new(limits.contexts)),
         }
     }
 
@@ -155,6 +168,7 @@ impl Hub {
                 .insert(Arc::new(Org {
                     id: id.clone(),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
+                    generations: Mutex::new(Generations::new(self.contexts.clone())),
                     workers: self.calls.iter().map(|_| Presence::default()).collect(),
                 }))
                 .clone(),
@@ -166,6 +180,7 @@ impl Hub {
     pub fn sweep(&self) {
         let oldest_kept = self.clock.now().saturating_sub(millis(self.limits.window));
         self.lock().retain(|_, org| {
+            org.generations().sweep();
             let is_empty = {
                 let mut tail = org.tail();
                 // Left open by the last reader that went.

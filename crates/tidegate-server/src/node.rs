@@ -115,6 +115,7 @@ impl Node {
             bytes: config.tail.max_bytes.bytes(),
             org_bytes: config.tail.org_max_bytes.bytes(),
             batch: config.batch.limits(),
+            contexts: config.compression.max_contexts,
         }
     }
 

@@ -131,11 +131,12 @@ pub fn text_frame(payload: &str) -> Bytes {
     frame(Opcode::Text, &[payload.as_bytes()])
 }
 
-/// A finished text frame whose payload is compressed (RFC 7692, section 6): RSV1 is set.
-pub fn deflated_text_frame(payload: &[u8]) -> Bytes {
+/// A finished frame of text, or binary, whose payload is compressed (RFC 7692, section 6): RSV1 is set.
+pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(payload.len());
     frame.buffer.extend_from_slice(payload);
-    frame.finish_with(FIN | RSV1 | Opcode::Text.bits())
+    let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+    frame.finish_with(FIN | RSV1 | opcode.bits())
 }
 
 /// How long the header of a finished frame of ours is, read from the frame.

@@ -3,6 +3,8 @@
 //! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
 //! and nowhere else (relations between keys stand in [`super::check`]).
 
+use tidegate_core::{OrgId, ServiceName};
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
@@ -110,6 +112,21 @@ sections! {
         /// The share of a worker's time that sending to readers may take, where that can be had by
         /// letting events wait up to `batch.window`. More is sooner, less is cheaper.
         fanout_share: Share = 0.5,
+    }
+
+    /// What is compressed on its way to readers.
+    compression: Compression {
+        /// Whether WebSockets that offer permessage-deflate get it. A client can do without by
+        /// `?deflate=0`.
+        enabled: bool = true,
+        /// Services whose events are never compressed: what an attacker can write and a secret that
+        /// are compressed together can be told by their length.
+        exclude_services: Vec<ServiceName> = [],
+        /// Orgs whose streams are never compressed.
+        exclude_orgs: Vec<OrgId> = [],
+        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each. Filters past
+        /// it are compressed without context.
+        max_contexts: usize = 64,
     }
 
     /// How a quiet connection is known to be alive.

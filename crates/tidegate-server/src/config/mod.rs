@@ -31,13 +31,15 @@ pub use choice::{
     Workers,
 };
 pub use jwt_key::{JwtKey, Secret};
-pub use keys::{Auth, Batch, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};
+pub use keys::{
+    Auth, Batch, Compression, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail,
+};
 pub use print::{effective, reference};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
 
 use tidegate_core::{
-    BatchLimits,
+    BatchLimits, OrgId,
     pace::{self, Pacing},
 };
 
@@ -155,6 +157,13 @@ impl Batch {
     /// When a batch is full.
     pub fn limits(&self) -> BatchLimits {
         BatchLimits { events: self.max_events, bytes: self.max_bytes.bytes() }
+    }
+}
+
+impl Compression {
+    /// Whether streams of `org` may be compressed.
+    pub fn is_on_for(&self, org: &OrgId) -> bool {
+        self.enabled && !self.exclude_orgs.contains(org)
     }
 }
 

@@ -69,7 +69,12 @@ fn upgrade(
         Ok(token) => (token, wanted),
         Err(refusal) => (None, wanted.and(Err(refusal))),
     };
-    let (response, switching) = upgrade.accept(protocol);
+    let deflate = upgrade.deflate().filter(|_| {
+        let is_on = |wanted: &StreamRequest| node.config().compression.is_on_for(&wanted.org);
+        wanted.as_ref().is_ok_and(is_on) && query.one("deflate") != Ok(Some("0"))
+    });
+    let wanted = wanted.map(|wanted| StreamRequest { deflate, ..wanted });
+    let (response, switching) = upgrade.accept(protocol, deflate);
     tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
 }
@@ -188,11 +193,16 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
         return Err(Refusal::new(Code::Unsupported, message));
     }
+    if let Some(flag) = query.one("deflate")?.filter(|flag| !matches!(*flag, "0" | "1")) {
+        let message = format!("deflate={flag:.32} must be 0, for no compression, or 1");
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     let config = node.config();
     Ok(StreamRequest {
         org,
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
         tail: query.number("tail", 0..=config.limits.tail_events)?,
+        deflate: None,
     })
 }

@@ -43,6 +43,8 @@ pub struct Local {
 /// The readers at the head of one org that see the same.
 pub struct Group {
     key: ViewKey,
+    /// Whether they take frames compressed.
+    deflates: bool,
     /// The border up to which this group has been walked; no reader in it stands before.
     position: Cell<Seq>,
     /// The earliest border that the next frame may follow on, see [`Batch::view`].
@@ -93,14 +95,17 @@ impl Local {
     /// Takes a level reader into the live loop. It has made sure that the tail holds nothing behind
     /// its place, with its org called for this worker already.
     pub fn join(&self, reader: &Rc<Reader>) {
-        let (key, at) = reader.with_session(|session| (session.view_key(), session.scanned()));
+        let (key, deflates, at) = reader.with_session(|session| {
+            (session.view_key(), session.audience().deflate.is_some(), session.scanned())
+        });
         let mut groups = self.groups.borrow_mut();
         let groups = groups.entry(reader.org().id.clone()).or_default();
-        let group = match groups.iter().find(|group| group.key == key) {
+        let group = match groups.iter().find(|group| group.key == key && group.deflates == deflates) {
             Some(group) => group.clone(),
             None => {
                 let group = Rc::new(Group {
                     key,
+                    deflates,
                     position: Cell::new(at),
                     chain: Cell::new(at),
                     readers: RefCell::default(),
@@ -250,7 +255,7 @@ impl Local {
                     chain = batch.prev;
                 }
                 border = batch.seq;
-                let view = batch.view(&org.id, &group.key, chain);
+                let view = self.view(org, batch, &group.key, group.deflates, chain);
                 if !matches!(view, View::Empty { targeted: false }) {
                     chain = batch.seq;
                 }
@@ -260,6 +265,15 @@ impl Local {
         group.chain.set(chain);
         group.position.set(last.seq);
         group.round.replace(views);
+    }
+
+    /// What `key` sees of a batch, compressed too where that is wanted.
+    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, deflates: bool, start: Seq) -> View {
+        if !deflates {
+            return batch.view(&org.id, key, start);
+        }
+        let excluded = &self.node.config().compression.exclude_services;
+        batch.deflated_view(&org.id, key, start, &mut org.generations(), excluded)
     }
 
     /// Hands the round to the readers of a group that have not had it, until its time is up. How many

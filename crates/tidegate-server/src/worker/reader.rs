@@ -145,7 +145,13 @@ impl Reader {
         let org = node.hub.org(org_id, head);
         org.arrive(local.id);
         let framing = sink.framing();
-        let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
+        let audience = Audience {
+            org: org_id.clone(),
+            user: grant.user().clone(),
+            filter,
+            framing,
+            deflate: request.deflate,
+        };
         let name = node.name_connection();
         let mut frames = Vec::new();
         let session =
@@ -331,7 +337,8 @@ impl Reader {
 
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
-        let view = batch.view(&self.org.id, &session.view_key(), batch.prev);
+        let deflates = session.audience().deflate.is_some();
+        let view = self.local.view(&self.org, batch, &session.view_key(), deflates, batch.prev);
         let events = session.take(batch, &view, self.local.node.now(), frames);
         self.local.node.metrics.delivered.inc_by(events as u64);
     }

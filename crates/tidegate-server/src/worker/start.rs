@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tidegate_core::{Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From};
+use tidegate_core::{
+    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, ws::extension::Deflate,
+};
 
 use crate::{
     auth::StreamGrant,
@@ -21,6 +23,8 @@ pub struct StreamRequest {
     pub cursor: Option<Cursor>,
     /// `tail=`.
     pub tail: Option<usize>,
+    /// The permessage-deflate that was agreed upon.
+    pub deflate: Option<Deflate>,
 }
 
 impl StreamRequest {

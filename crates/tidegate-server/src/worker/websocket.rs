@@ -135,7 +135,8 @@ pub async fn run(
             return;
         }
     };
-    let mut peer = ws::Reader::new(local.node.ws_limits());
+    let deflates = request.as_ref().is_ok_and(|request| request.deflate.is_some());
+    let mut peer = ws::Reader::new(ws::Limits { deflate: deflates, ..local.node.ws_limits() });
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);
         local.node.metrics.refused(&refusal);
