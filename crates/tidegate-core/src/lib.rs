@@ -23,6 +23,7 @@ pub mod frame;
 pub mod opening;
 pub mod pace;
 pub mod session;
+pub mod slow;
 pub mod tail;
 pub mod ws;
 

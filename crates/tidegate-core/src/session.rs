@@ -16,6 +16,7 @@ use crate::{
     deflate::Membership,
     frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
     opening::{Due, Opening},
+    slow::keep_latest,
     ws::extension::Deflate,
 };
 
@@ -51,6 +52,17 @@ pub struct Greeting<'a> {
     pub now: UnixMillis,
     /// The node's terms.
     pub terms: &'a Terms,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Events that went out.
+    pub events: usize,
+    /// Events left out as old (R17).
+    pub omitted: usize,
+    /// Why a stretch before it is missing, if one is.
+    pub gap: Option<GapReason>,
 }
 
 /// The protocol state of one stream.
@@ -172,7 +184,7 @@ impl Session {
         // A border inside the batch: cut there, so that no client sees an event twice (R5).
         let is_cut = self.scanned != batch.prev;
         if is_cut || batch.has_targeted_at(user, filter) {
-            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), out);
+            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
         self.scanned = batch.seq;
         match view {
@@ -190,12 +202,12 @@ impl Session {
         }
     }
 
-    /// Sends `visible`, all that this reader may see in (`scanned`, `to`].
-    fn take_private(&mut self, to: Seq, visible: &[&Event], out: &mut Vec<Bytes>) -> usize {
+    /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
+    fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Audience { org, framing, .. } = &self.audience;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
-            out.push(frame::events(*framing, side, org, self.sent, to, visible));
+            out.push(frame::conflated(*framing, side, org, self.sent, to, visible, omitted));
             self.sent = to;
         }
         self.scanned = to;
@@ -203,15 +215,17 @@ impl Session {
     }
 
     /// Takes a page of the log: all its events in (`after`, `to`]. An `after` above its place is a
-    /// stretch that retention has removed: declared, and returned for the counters.
+    /// stretch that retention has removed: declared, and returned for the counters. With `latest`, events
+    /// that a later one in the page makes old are left out, and their number is told (R17).
     pub fn take_page(
         &mut self,
         after: Seq,
         to: Seq,
         events: &[Arc<Event>],
+        latest: bool,
         now: UnixMillis,
         out: &mut Vec<Bytes>,
-    ) -> (usize, Option<GapReason>) {
+    ) -> Taken {
         let mut gap = None;
         if after > self.scanned {
             // Borders inside the removed stretch are crossed by the same gap.
@@ -226,16 +240,41 @@ impl Session {
         }
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
         let Audience { user, filter, .. } = &self.audience;
-        let visible: Vec<&Event> = events
+        let mut visible: Vec<&Event> = events
             .iter()
             .map(|event| &**event)
             .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
-        let count = self.take_private(to.max(self.scanned), &visible, out);
+        let omitted = if latest { keep_latest(&mut visible) } else { 0 };
+        let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
         if self.scanned - self.sent >= SILENT_SCAN_MAX {
             self.bridge(self.scanned, now, out);
         }
-        (count, gap)
+        Taken { events, omitted, gap }
+    }
+
+    /// Goes on behind `to` without what lies before it, of which `visible` events are this reader's
+    /// (R16): a declared gap, or a ping where it loses nothing.
+    pub fn skip(
+        &mut self,
+        to: Seq,
+        visible: u64,
+        now: UnixMillis,
+        out: &mut Vec<Bytes>,
+    ) -> Option<GapReason> {
+        debug_assert!(self.stop().is_none(), "a reader that has been level has no gap ahead");
+        if to <= self.scanned {
+            return None;
+        }
+        if visible == 0 {
+            self.scanned = to;
+            self.bridge(to, now, out);
+            return None;
+        }
+        self.bridge(self.scanned, now, out);
+        let (epoch, tag, reason) = (self.epoch.clone(), self.tag.clone(), GapReason::SlowConsumer);
+        self.cross(Due { at: self.scanned, seq: to, epoch, tag, reason }, out);
+        Some(reason)
     }
 
     /// `ping` to the place reached, where the client does not have it yet: at the end of a replay.

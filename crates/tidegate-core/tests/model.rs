@@ -308,8 +308,8 @@ impl World {
                     assert!(*seq > self.log.floor);
                     events.push(self.all[*number].event.clone());
                 }
-                let (_, gap) = session.take_page(after, to, &events, self.now, &mut out);
-                if gap.is_some() {
+                let taken = session.take_page(after, to, &events, false, self.now, &mut out);
+                if taken.gap.is_some() {
                     *self.coverage.entry("gap while reading").or_default() += 1;
                 }
                 *self.coverage.entry("page").or_default() += 1;

@@ -77,6 +77,10 @@ pub struct Metrics {
     refusals: Family<LimitLabel, Counter>,
     log_sync_duration: Histogram,
     log_sync_events: Counter,
+    /// Warnings to slow readers.
+    pub slow_warnings: Counter,
+    /// Events that slow readers with `latest` did not get, because later ones made them old.
+    pub omitted: Counter,
     /// Readers that left the live loop because their socket took no more.
     pub parked: Counter,
     /// Orgs that have a tail in memory.
@@ -103,6 +107,8 @@ impl Metrics {
             refusals: Family::default(),
             log_sync_duration: Histogram::new(SECONDS),
             log_sync_events: Counter::default(),
+            slow_warnings: Counter::default(),
+            omitted: Counter::default(),
             parked: Counter::default(),
             orgs: Gauge::default(),
             registry: Registry::default(),
@@ -139,6 +145,12 @@ impl Metrics {
             "readers_parked",
             "Readers that left the live loop to catch up",
             metrics.parked.clone(),
+        );
+        registry.register("slow_warnings", "Warnings to slow readers", metrics.slow_warnings.clone());
+        registry.register(
+            "events_omitted",
+            "Events left out for slow readers with the policy latest",
+            metrics.omitted.clone(),
         );
         registry.register("orgs", "Orgs with a tail in memory", metrics.orgs.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tidegate_core::slow::Policy;
+
 use super::value::{Fault, Raw, Setting, Value, mismatch, quoted};
 
 macro_rules! choice {
@@ -139,31 +141,20 @@ impl Setting for Share {
     }
 }
 
-/// What is done with a reader that does not keep up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlowPolicy {
-    /// It gets everything in order, at its own pace.
-    CatchUp,
-}
-
-impl Setting for SlowPolicy {
+impl Setting for Policy {
     fn kind() -> String {
-        "\"catch_up\"".to_owned()
+        one_of(&Policy::ALL.map(Policy::name))
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
         match &raw.value {
-            Value::Text(word) if word == "catch_up" => Ok(Self::CatchUp),
-            Value::Text(word) if word == "skip" || word == "latest" => Err(Fault::new(format!(
-                "{} is a policy that this version does not have yet; it must be \"catch_up\"",
-                quoted(word)
-            ))),
+            Value::Text(word) => Policy::from_name(word).ok_or_else(|| mismatch::<Self>(raw)),
             _ => Err(mismatch::<Self>(raw)),
         }
     }
 
     fn show(&self) -> String {
-        quoted("catch_up")
+        quoted(self.name())
     }
 }
 

@@ -3,14 +3,12 @@
 //! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
 //! and nowhere else (relations between keys stand in [`super::check`]).
 
-use tidegate_core::{OrgId, ServiceName};
+use tidegate_core::{OrgId, ServiceName, slow::Policy};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{
-        BatchMode, ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, SlowPolicy, Workers,
-    },
+    choice::{BatchMode, ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, Workers},
     define::{KeyInfo, Reader, SectionInfo, sections},
     jwt_key::JwtKey,
     value::{ByteSize, Setting},
@@ -139,9 +137,15 @@ sections! {
 
     /// What happens to readers that do not keep up.
     slow: Slow {
-        /// `catch_up` gives them everything in order, at their own pace. `skip` and `latest` come
-        /// with a later version.
-        policy: SlowPolicy = "catch_up",
+        /// `catch_up` gives them everything in order, at their own pace; `skip` goes on at the head, and
+        /// declares the gap; `latest` gives the last event of each service and key, and tells how many
+        /// are left out. A connection may ask for another by `?slow=`.
+        policy: Policy = "catch_up",
+        /// Events that a reader, once level, may be behind before it is warned.
+        max_behind: usize = 500,
+        /// Warnings, one each five seconds while it does not gain, before it is closed
+        /// (`slow_consumer`).
+        max_warnings: usize = 10,
     }
 
     /// How the node stops.

@@ -27,8 +27,7 @@ use std::{
 };
 
 pub use choice::{
-    BatchMode, ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, SlowPolicy,
-    Workers,
+    BatchMode, ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, Workers,
 };
 pub use jwt_key::{JwtKey, Secret};
 pub use keys::{

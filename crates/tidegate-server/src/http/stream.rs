@@ -8,7 +8,7 @@ use std::rc::Rc;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
-use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
+use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, slow::Policy, ws::handshake::Protocols};
 
 use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
 use crate::{
@@ -189,10 +189,13 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         Some("") | None => None,
         Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
     };
-    if let Some(policy) = query.one("slow")?.filter(|policy| *policy != "catch_up") {
-        let message = format!("slow={policy:.32} is not spoken by this gateway; catch_up is");
-        return Err(Refusal::new(Code::Unsupported, message));
-    }
+    let slow = match query.one("slow")? {
+        None => node.config().slow.policy,
+        Some(policy) => Policy::from_name(policy).ok_or_else(|| {
+            let message = format!("slow={policy:.32} is no policy; catch_up, skip and latest are");
+            Refusal::new(Code::BadRequest, message)
+        })?,
+    };
     if let Some(flag) = query.one("deflate")?.filter(|flag| !matches!(*flag, "0" | "1")) {
         let message = format!("deflate={flag:.32} must be 0, for no compression, or 1");
         return Err(Refusal::new(Code::BadRequest, message));
@@ -203,6 +206,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
         tail: query.number("tail", 0..=config.limits.tail_events)?,
+        slow,
         deflate: None,
     })
 }

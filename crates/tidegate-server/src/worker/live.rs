@@ -168,7 +168,8 @@ impl Local {
         }
     }
 
-    fn since_start(&self) -> Duration {
+    /// The time since it began.
+    pub fn since_start(&self) -> Duration {
         self.started.elapsed()
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use tidegate_core::{
-    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, ws::extension::Deflate,
+    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, slow::Policy,
+    ws::extension::Deflate,
 };
 
 use crate::{
@@ -23,6 +24,8 @@ pub struct StreamRequest {
     pub cursor: Option<Cursor>,
     /// `tail=`.
     pub tail: Option<usize>,
+    /// `slow=`, or the policy of the configuration.
+    pub slow: Policy,
     /// The permessage-deflate that was agreed upon.
     pub deflate: Option<Deflate>,
 }
