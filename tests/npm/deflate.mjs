@@ -4,6 +4,8 @@
 // Usage: node deflate.mjs <path of the tidegate binary>
 import assert from 'node:assert/strict';
 import { Gateway } from './gateway.mjs';
+import { get } from 'node:http';
+import { constants, createGunzip } from 'node:zlib';
 import WS from 'ws';
 
 const gateway = await new Gateway(process.argv[2], '--no-feed', '--set', 'limits.connections_per_user=100').start();
@@ -62,9 +64,35 @@ const byRuntime = () => typeof WebSocket === 'undefined' ? [] : [new Reader('run
   return socket;
 })];
 
-const readers = [byWs(''), byWs('&deflate=0'), byWs('', { perMessageDeflate: false }), byWs('', { perMessageDeflate: { serverNoContextTakeover: true } }), ...byRuntime()];
+/** Over SSE, with or without `Content-Encoding: gzip`. */
+const bySse = (coding) => new Reader(`sse ${coding}`, (reader) => {
+  const headers = { accept: 'text/event-stream', authorization: `Bearer ${gateway.token}`, 'accept-encoding': coding };
+  const request = get(stream().replace('ws', 'http'), { headers }, (response) => {
+    reader.coding = response.headers['content-encoding'];
+    response.on('data', (chunk) => { reader.wire += chunk.length; });
+    let body = response;
+    if (reader.coding === 'gzip') {
+      // What is there is given out at once, as browsers do.
+      body = response.pipe(createGunzip({ flush: constants.Z_SYNC_FLUSH }));
+    }
+    let text = '';
+    body.setEncoding('utf8').on('data', (chunk) => {
+      const frames = (text + chunk).split('\n\n');
+      text = frames.pop();
+      for (const data of frames.map((frame) => /^data: (.*)$/m.exec(frame)?.[1])) if (data) reader.message(data);
+    });
+    body.on('error', (error) => { reader.failed = error; });
+  });
+  request.on('error', (error) => { reader.failed ??= error; });
+  return { close: () => request.destroy() };
+});
+
+const gzipped = bySse('gzip, deflate');
+const identity = bySse('identity');
+const readers = [gzipped, identity, bySse('gzip;q=0'), byWs(''), byWs('&deflate=0'), byWs('', { perMessageDeflate: false }), byWs('', { perMessageDeflate: { serverNoContextTakeover: true } }), ...byRuntime()];
 await Promise.all(readers.map((reader) => reader.ready));
-const [compressed, declined, plain, alone] = readers;
+const [, , refusing, compressed, declined, plain, alone] = readers;
+assert.deepEqual([gzipped.coding, identity.coding, refusing.coding], ['gzip', undefined, undefined]);
 assert.match(compressed.socket.extensions, /permessage-deflate/);
 assert.match(alone.socket.extensions, /permessage-deflate/);
 assert.equal(declined.socket.extensions, '');
@@ -90,7 +118,9 @@ if (process.versions.bun === undefined) {
   console.log(`${published} events, ${readers.length} readers; wire bytes: ${share(compressed)} % in shared context, ${share(alone)} % without`);
   assert.ok(wire(compressed) < 0.3 * wire(plain), `${wire(compressed)} of ${wire(plain)} bytes`);
   assert.ok(wire(alone) < wire(plain));
+  console.log(`SSE: ${Math.round((100 * gzipped.wire) / identity.wire)} % of the plain body as gzip`);
+  assert.ok(gzipped.wire < 0.7 * identity.wire);
 }
-readers.forEach(({ socket }) => socket.close());
+for (const reader of readers) { reader.failed = 'closed'; reader.socket.close(); }
 await gateway.stop?.();
 process.exit(0);

@@ -20,6 +20,7 @@ pub mod batch;
 pub mod client;
 pub mod deflate;
 pub mod frame;
+pub mod gzip;
 pub mod opening;
 pub mod pace;
 pub mod session;

@@ -13,8 +13,10 @@ use bytes::Bytes;
 
 use crate::{
     Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
+    batch::Compressed,
     deflate::Membership,
     frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
+    gzip,
     opening::{Due, Opening},
     slow::keep_latest,
     ws::extension::Deflate,
@@ -35,8 +37,21 @@ pub struct Audience {
     pub filter: Filter,
     /// The envelope of its frames.
     pub framing: Framing,
-    /// The permessage-deflate that was agreed upon, over WebSocket.
-    pub deflate: Option<Deflate>,
+    /// The compression that was agreed upon.
+    pub coding: Coding,
+}
+
+/// How frames are compressed on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coding {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// permessage-deflate, over WebSocket.
+    Deflate(Deflate),
+    /// `Content-Encoding: gzip`, over SSE. Everything that goes out is a block of it, and stands behind
+    /// [`gzip::HEAD`].
+    Gzip,
 }
 
 /// What `hello` says beyond the session's own place.
@@ -92,8 +107,17 @@ impl Session {
             membership: Membership::default(),
             audience,
         };
-        out.push(session.hello(greeting, resumed));
+        session.put(session.hello(greeting, resumed), out);
         session
+    }
+
+    /// Puts a frame on `out` as it is, in what the coding wants around it. For frames that are not the
+    /// session's own, too.
+    pub fn put(&self, frame: Bytes, out: &mut Vec<Bytes>) {
+        match self.audience.coding {
+            Coding::Gzip => gzip::store(&frame, out),
+            Coding::Plain | Coding::Deflate(_) => out.push(frame),
+        }
     }
 
     fn side(&self) -> Side<'_> {
@@ -164,13 +188,13 @@ impl Session {
         self.sent = due.seq;
         self.scanned = due.seq;
         let to = self.side().cursor(due.seq);
-        out.push(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter));
+        self.put(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter), out);
     }
 
     /// Tells the client that it may move to `to`, where it is behind (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
-            out.push(frame::ping(self.audience.framing, self.side(), self.sent, to, now));
+            self.put(frame::ping(self.audience.framing, self.side(), self.sent, to, now), out);
             self.sent = to;
         }
     }
@@ -189,13 +213,18 @@ impl Session {
         self.scanned = batch.seq;
         match view {
             View::Empty { .. } => 0,
-            View::Frame { start, bytes, count, deflated } => {
+            View::Frame { start, bytes, count, compressed } => {
                 self.bridge(*start, now, out);
-                out.push(match (deflated, self.audience.deflate) {
-                    (Some(deflated), Some(Deflate { alone: false, .. })) => self.membership.take(deflated),
-                    (Some(deflated), Some(Deflate { alone: true, .. })) => deflated.alone().clone(),
-                    _ => bytes.clone(),
-                });
+                match (self.audience.coding, compressed.as_deref()) {
+                    (Coding::Deflate(Deflate { alone: false, .. }), Some(Compressed::Deflated(forms))) => {
+                        out.push(self.membership.take(forms));
+                    }
+                    (Coding::Deflate(_), Some(Compressed::Deflated(forms))) => {
+                        out.push(forms.alone().clone())
+                    }
+                    (Coding::Gzip, Some(Compressed::Block(block))) => out.push(block.clone()),
+                    _ => self.put(bytes.clone(), out),
+                }
                 self.sent = batch.seq;
                 *count
             }
@@ -207,7 +236,8 @@ impl Session {
         if !visible.is_empty() {
             let Audience { org, framing, .. } = &self.audience;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
-            out.push(frame::conflated(*framing, side, org, self.sent, to, visible, omitted));
+            let frame = frame::conflated(*framing, side, org, self.sent, to, visible, omitted);
+            self.put(frame, out);
             self.sent = to;
         }
         self.scanned = to;
@@ -284,7 +314,7 @@ impl Session {
 
     /// `ping` over what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        out.push(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now));
+        self.put(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now), out);
         self.sent = self.scanned;
     }
 
@@ -314,7 +344,7 @@ impl Session {
         self.audience.filter = filter;
         // It sees by another filter from here on (R6, R19).
         self.membership.leave();
-        out.push(self.hello(greeting, true));
+        self.put(self.hello(greeting, true), out);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use tidegate_core::{
     client::{StreamReader, Taken},
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
 };
 
 const SERVICES: [&str; 3] = ["a", "b", "c"];
@@ -238,7 +238,7 @@ impl World {
             user: client.user.clone(),
             filter: client.wants.clone(),
             framing: Framing::Sse,
-            deflate: None,
+            coding: Coding::Plain,
         };
         let terms = Terms { dedup_window_ms: 300_000, ping_interval_ms: 25_000, sync: None };
         let greeting = Greeting {

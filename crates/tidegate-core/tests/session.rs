@@ -14,7 +14,7 @@ use tidegate_core::{
     ServiceName, Session, Tail, UserId,
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
 };
 
 const TERMS: Terms = Terms { dedup_window_ms: 1, ping_interval_ms: 1, sync: None };
@@ -99,7 +99,7 @@ impl Script {
             user: UserId::parse("u").expect("a user"),
             filter,
             framing: Framing::Sse,
-            deflate: None,
+            coding: Coding::Plain,
         };
         let mut out = Vec::new();
         self.session = Some(Session::open(audience, opening, &self.greeting(), &mut out));

@@ -5,10 +5,14 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
-use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, slow::Policy, ws::handshake::Protocols};
+use tidegate_core::{
+    Code, Cursor, Framing, OrgId, Refusal, frame, gzip, session::Coding, slow::Policy,
+    ws::handshake::Protocols,
+};
 
 use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
 use crate::{
@@ -69,11 +73,10 @@ fn upgrade(
         Ok(token) => (token, wanted),
         Err(refusal) => (None, wanted.and(Err(refusal))),
     };
-    let deflate = upgrade.deflate().filter(|_| {
-        let is_on = |wanted: &StreamRequest| node.config().compression.is_on_for(&wanted.org);
-        wanted.as_ref().is_ok_and(is_on) && query.one("deflate") != Ok(Some("0"))
-    });
-    let wanted = wanted.map(|wanted| StreamRequest { deflate, ..wanted });
+    let may_compress = |wanted: &StreamRequest| may_compress(&node, &wanted.org, &query);
+    let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
+    let coding = deflate.map_or(Coding::Plain, Coding::Deflate);
+    let wanted = wanted.map(|wanted| StreamRequest { coding, ..wanted });
     let (response, switching) = upgrade.accept(protocol, deflate);
     tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
@@ -123,7 +126,11 @@ async fn open_events(
 ) -> Result<Response<Answer>, Refusal> {
     accepts_event_stream(request.headers())?;
     check_origin(node, request.headers())?;
-    let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    if may_compress(node, &wanted.org, &query) && accepts_gzip(request.headers()) {
+        wanted.coding = Coding::Gzip;
+    }
+    let coding = wanted.coding;
     let token = bearer(request.headers())?.map(str::to_owned).or(url_token);
     let Some(token) = token else {
         let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
@@ -137,11 +144,21 @@ async fn open_events(
     slot.enter(grant.org(), grant.user())?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
-    let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
-    let _ = frames.send(&mut vec![retry.into()]);
+    let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
+    if coding == Coding::Gzip {
+        gzip::store_from(0, &mut retry);
+        retry.insert(0, gzip::HEAD);
+    }
+    let _ = frames.send(&mut retry);
     let reader = Reader::open(local.clone(), grant, wanted, slot, Sink::Sse(frames.clone())).await?;
     tokio::task::spawn_local(sse::run(reader, frames));
-    Ok(sse_response(Either::Right(body)))
+    let mut response = sse_response(Either::Right(body));
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if coding == Coding::Gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
 }
 
 fn sse_response(body: Answer) -> Response<Answer> {
@@ -152,6 +169,24 @@ fn sse_response(body: Answer) -> Response<Answer> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// Whether this stream may be compressed, as far as the node and the address say.
+fn may_compress(node: &Node, org: &OrgId, query: &Query) -> bool {
+    node.config().compression.is_on_for(org) && query.one("deflate") != Ok(Some("0"))
+}
+
+/// Whether gzip is among the codings that the client takes (RFC 9110, section 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let accepts = |part: &str| {
+        let (coding, weight) = part.split_once(';').unwrap_or((part, ""));
+        let is_off = |weight: &str| {
+            weight.trim().strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty())
+        };
+        coding.trim().eq_ignore_ascii_case("gzip") && !is_off(weight)
+    };
+    values.flat_map(|value| value.split(',')).any(accepts)
 }
 
 fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -207,6 +242,6 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         cursor: last_event_id.or(cursor),
         tail: query.number("tail", 0..=config.limits.tail_events)?,
         slow,
-        deflate: None,
+        coding: Coding::Plain,
     })
 }

@@ -15,7 +15,9 @@ use std::{
 use bytes::Bytes;
 use tidegate_core::{
     Batch, OrgId, Seq, UnixMillis, View, ViewKey,
+    batch::Compressor,
     pace::{Rounds, SLICE},
+    session::Coding,
 };
 
 use super::reader::{Offer, Reader};
@@ -44,7 +46,7 @@ pub struct Local {
 pub struct Group {
     key: ViewKey,
     /// Whether they take frames compressed.
-    deflates: bool,
+    compresses: bool,
     /// The border up to which this group has been walked; no reader in it stands before.
     position: Cell<Seq>,
     /// The earliest border that the next frame may follow on, see [`Batch::view`].
@@ -95,17 +97,17 @@ impl Local {
     /// Takes a level reader into the live loop. It has made sure that the tail holds nothing behind
     /// its place, with its org called for this worker already.
     pub fn join(&self, reader: &Rc<Reader>) {
-        let (key, deflates, at) = reader.with_session(|session| {
-            (session.view_key(), session.audience().deflate.is_some(), session.scanned())
+        let (key, compresses, at) = reader.with_session(|session| {
+            (session.view_key(), session.audience().coding != Coding::Plain, session.scanned())
         });
         let mut groups = self.groups.borrow_mut();
         let groups = groups.entry(reader.org().id.clone()).or_default();
-        let group = match groups.iter().find(|group| group.key == key && group.deflates == deflates) {
+        let group = match groups.iter().find(|group| group.key == key && group.compresses == compresses) {
             Some(group) => group.clone(),
             None => {
                 let group = Rc::new(Group {
                     key,
-                    deflates,
+                    compresses,
                     position: Cell::new(at),
                     chain: Cell::new(at),
                     readers: RefCell::default(),
@@ -256,7 +258,7 @@ impl Local {
                     chain = batch.prev;
                 }
                 border = batch.seq;
-                let view = self.view(org, batch, &group.key, group.deflates, chain);
+                let view = self.view(org, batch, &group.key, group.compresses, chain);
                 if !matches!(view, View::Empty { targeted: false }) {
                     chain = batch.seq;
                 }
@@ -269,12 +271,14 @@ impl Local {
     }
 
     /// What `key` sees of a batch, compressed too where that is wanted.
-    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, deflates: bool, start: Seq) -> View {
-        if !deflates {
+    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, compresses: bool, start: Seq) -> View {
+        if !compresses {
             return batch.view(&org.id, key, start);
         }
-        let excluded = &self.node.config().compression.exclude_services;
-        batch.deflated_view(&org.id, key, start, &mut org.generations(), excluded)
+        let config = self.node.config();
+        let mut generations = org.generations();
+        let excluded = &config.compression.exclude_services;
+        batch.compressed_view(&org.id, key, start, Compressor { generations: &mut generations, excluded })
     }
 
     /// Hands the round to the readers of a group that have not had it, until its time is up. How many

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
     Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, ServiceName, Session, View, frame, opening,
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
     slow::{Ladder, Policy, SlowLimits, Step},
 };
 use tokio::sync::Notify;
@@ -159,7 +159,7 @@ impl Reader {
             user: grant.user().clone(),
             filter,
             framing,
-            deflate: request.deflate,
+            coding: request.coding,
         };
         let name = node.name_connection();
         let mut frames = Vec::new();
@@ -187,7 +187,7 @@ impl Reader {
         tracing::debug!(connection = reader.name, org = %reader.org.id, transport = reader.transport(), "open a stream");
         reader.local.add(&reader);
         if node.engine.halted().is_some() {
-            frames.push(halted(framing));
+            reader.with_session(|session| session.put(halted(framing), &mut frames));
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
@@ -355,8 +355,8 @@ impl Reader {
 
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
-        let deflates = session.audience().deflate.is_some();
-        let view = self.local.view(&self.org, batch, &session.view_key(), deflates, batch.prev);
+        let compresses = session.audience().coding != Coding::Plain;
+        let view = self.local.view(&self.org, batch, &session.view_key(), compresses, batch.prev);
         let events = session.take(batch, &view, self.local.node.now(), frames);
         self.local.node.metrics.delivered.inc_by(events as u64);
     }
@@ -458,7 +458,7 @@ impl Reader {
                     "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
                     slow.max_warnings
                 );
-                self.push(vec![frame::status(self.sink.framing(), Code::SlowConsumer.name(), &message)]);
+                self.say(&frame::status(self.sink.framing(), Code::SlowConsumer.name(), &message));
             }
             Some(Step::Close) => {
                 let message =
@@ -485,6 +485,13 @@ impl Reader {
         self.push(frames);
         self.call();
         Ok(())
+    }
+
+    /// Says something that is not of the session.
+    fn say(&self, frame: &Bytes) {
+        let mut frames = Vec::new();
+        self.with_session(|session| session.put(frame.clone(), &mut frames));
+        self.push(frames);
     }
 
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
@@ -543,7 +550,7 @@ impl Reader {
             None => self.look_at_lag(config),
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
-                self.push(vec![frame::goaway(self.sink.framing(), Code::Draining, millis(patience))]);
+                self.say(&frame::goaway(self.sink.framing(), Code::Draining, millis(patience)));
             }
             Some(Due::Ping) => {
                 let mut frames = Vec::new();
@@ -555,11 +562,11 @@ impl Reader {
 
     /// Tells the client that no new events will come.
     pub fn tell_halted(&self) {
-        self.push(vec![halted(self.sink.framing())]);
+        self.say(&halted(self.sink.framing()));
     }
 
     /// The last frame, for the reason it ends with; counts and logs it.
-    pub fn last_frame(&self, refusal: &Refusal) -> Bytes {
+    pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
         self.local.node.metrics.close(refusal.code);
         self.local.node.metrics.refused(refusal);
         tracing::info!(
@@ -569,7 +576,14 @@ impl Reader {
             code = refusal.code.name(),
             "end a stream: {refusal}"
         );
-        frame::error(self.sink.framing(), refusal)
+        let mut frames = Vec::new();
+        self.with_session(|session| session.put(frame::error(self.sink.framing(), refusal), &mut frames));
+        frames
+    }
+
+    /// Whether its transport ends cleanly: a gzip body is cut.
+    pub fn ends_cleanly(&self) -> bool {
+        self.with_session(|session| session.audience().coding != Coding::Gzip)
     }
 
     fn close(self: &Rc<Self>) {

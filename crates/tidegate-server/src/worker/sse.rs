@@ -4,7 +4,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -25,7 +24,8 @@ pub struct Slot {
     frames: RefCell<VecDeque<Bytes>>,
     body: RefCell<Option<Waker>>,
     emptied: Notify,
-    is_ended: Cell<bool>,
+    /// Whether there is an end, and a clean one.
+    end: Cell<Option<bool>>,
     is_gone: Cell<bool>,
     taken: Cell<Option<Instant>>,
 }
@@ -71,12 +71,17 @@ impl Slot {
         if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
     }
 
-    /// Ends the body behind what is in it.
-    pub fn end(&self) {
-        self.is_ended.set(true);
+    /// Ends the body behind what is in it, or cuts the connection there.
+    pub fn end(&self, cleanly: bool) {
+        self.end.set(Some(cleanly));
         self.wake_body();
     }
 }
+
+/// A body that is not to end, but has: its connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream has ended")]
+pub struct Cut;
 
 /// The body of a stream's response.
 #[derive(Debug)]
@@ -94,12 +99,12 @@ impl SseBody {
 
 impl Body for SseBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Cut;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let slot = &self.slot;
         let next = slot.frames.borrow_mut().pop_front();
         if slot.is_ready() {
@@ -111,8 +116,10 @@ impl Body for SseBody {
             slot.taken.set(Some(Instant::now()));
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
-        if slot.is_ended.get() {
-            return Poll::Ready(None);
+        match slot.end.get() {
+            Some(true) => return Poll::Ready(None),
+            Some(false) => return Poll::Ready(Some(Err(Cut))),
+            None => {}
         }
         slot.body.replace(Some(context.waker().clone()));
         Poll::Pending
@@ -131,8 +138,8 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(&reader, Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
-            let _ = slot.send(&mut vec![reader.last_frame(&refusal)]);
-            slot.end();
+            let _ = slot.send(&mut reader.last_frame(&refusal));
+            slot.end(reader.ends_cleanly());
             break;
         }
         if slot.is_gone.get() {

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use tidegate_core::{
-    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, slow::Policy,
-    ws::extension::Deflate,
+    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, session::Coding, slow::Policy,
 };
 
 use crate::{
@@ -26,8 +25,8 @@ pub struct StreamRequest {
     pub tail: Option<usize>,
     /// `slow=`, or the policy of the configuration.
     pub slow: Policy,
-    /// The permessage-deflate that was agreed upon.
-    pub deflate: Option<Deflate>,
+    /// The compression that was agreed upon.
+    pub coding: Coding,
 }
 
 impl StreamRequest {
