@@ -210,7 +210,8 @@ class Follower:
         )
 
     def deliver(self, e, org):
-        k, t = (e["service"], e["id"]), time.mktime(time.strptime(e["timestamp"][:19], "%Y-%m-%dT%H:%M:%S"))
+        k = (e["service"], e.get("source", ""), e["id"])
+        t = time.mktime(time.strptime(e["timestamp"][:19], "%Y-%m-%dT%H:%M:%S"))
         old = self.seen.get(k)
         self.seen[k] = t
         if len(self.seen) > 100000:

@@ -10,16 +10,17 @@ const START_MS = 30_000;
 
 // Below the ports that systems give to outgoing connections: a client that tries a closed port of
 // that range again and again can end up connected to itself, and then holds the port.
-const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
+export const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
 
 export class Gateway {
-  #program; #arguments; #child = null;
+  #program; #arguments; #child = null; #log = [];
 
   /** `arguments`: further ones for `tidegate dev`, such as `--no-feed`. */
   constructor(program, ...more) {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
+    this.log = ''; // what it has said in all its lives
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }
@@ -40,10 +41,10 @@ export class Gateway {
   async #launch(port) {
     const child = spawn(this.#program, [
       'dev', '--json', '--data-dir', this.dir, '--listen', `127.0.0.1:${port}`,
-      '--set', 'listen.admin="127.0.0.1:0"', ...this.#arguments,
+      '--set', 'listen.admin="127.0.0.1:0"', '--set', 'logs.level=trace', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
-    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); });
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.log += chunk; this.#log.push(chunk); });
     this.#child = child;
     const line = await new Promise((resolve, reject) => {
       const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);
@@ -74,6 +75,15 @@ export class Gateway {
     return answer.json();
   }
 
+  /** All that it has said on standard error, over its lives. */
+  log() { return this.#log.join(''); }
+
+  /** Whether a stream is open. */
+  async isTaken() {
+    const metrics = await (await fetch(`${this.admin_url}/metrics`)).text();
+    return [...metrics.matchAll(/^tidegate_connections\{[^}]*\} (\d+)/gm)].some(([, count]) => Number(count) > 0);
+  }
+
   /** The whole log. */
   async history() {
     const events = [];
@@ -90,7 +100,18 @@ export class Gateway {
     }
   }
 
+  /** Whatever else a test finds: no token and no key may stand in what the gateway said. */
+  #lookForSecrets() {
+    if (!this.token) return;
+    const needles = [...this.token.split('.').slice(1), this.publish_key.split('_').at(-1)];
+    const shown = this.log().split('\n').find((line) => needles.some((needle) => line.includes(needle)));
+    if (!shown) return;
+    console.error(`a secret stands in the gateway's log: ${shown}`);
+    process.exitCode = 1;
+  }
+
   #remove() {
+    this.#lookForSecrets();
     if (this.#child?.exitCode === null) this.#child.kill('SIGKILL');
     rmSync(this.dir, { recursive: true, force: true });
   }

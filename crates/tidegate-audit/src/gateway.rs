@@ -25,6 +25,8 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 pub struct Announced {
     /// Where it serves.
     pub url: String,
+    /// Where operators ask.
+    pub admin_url: String,
     /// The development org.
     pub org: String,
     /// Reads all services.
@@ -111,6 +113,22 @@ impl Gateway {
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Runs another command of its program over its directory; what that prints.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--data-dir").arg(&self.dir).stdin(Stdio::null());
+        let output = command.output().await.with_context(|| format!("run {}", arguments.join(" ")))?;
+        if !output.status.success() {
+            bail!("{} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout).context("read what a command prints")?.trim().to_owned())
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> std::io::Result<String> {
+        std::fs::read_to_string(self.dir.with_extension("log"))
     }
 
     /// Whether it still runs.

@@ -65,6 +65,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         "limits.handshakes_per_second=100000",
         // Runs of minutes publish millions of ids within the window.
         "dedup.max_entries=50000000",
+        "dedup.max_entries_per_org=50000000",
         // Often enough for the pings' own accounting to be seen.
         "ping.interval=\"4s\"",
         "ping.timeout=\"3500ms\"",

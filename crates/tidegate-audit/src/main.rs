@@ -7,8 +7,10 @@
 //!
 //! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
 //! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the audits `kill`, `seam`, `sync`, `payloads`, and the smoke run.
+//! the audits `kill`, `seam`, `sync`, `payloads`, `access`, `abort`, and the smoke run.
 
+mod abort;
+mod access;
 mod continuity;
 mod cursor;
 mod event;
@@ -65,6 +67,10 @@ enum Audit {
     Sync(sync::Options),
     /// Sends real payloads through everything and compares them token for token
     Payloads(payloads::Options),
+    /// Tries at random who may see what, over all transports: exactly what a small model says
+    Access(access::Options),
+    /// Makes connections and breaks them at every stage: no counter leaks, no memory grows
+    Abort(abort::Options),
 }
 
 fn main() -> ExitCode {
@@ -79,6 +85,8 @@ fn main() -> ExitCode {
                     Audit::Smoke(options) => smoke::run(options).await,
                     Audit::Sync(options) => sync::run(options).await,
                     Audit::Payloads(options) => payloads::run(options).await,
+                    Audit::Access(options) => access::run(options).await,
+                    Audit::Abort(options) => abort::run(options).await,
                 }
             };
             // Whoever stops the audit stops its gateway, which is killed when it is dropped.

@@ -130,15 +130,28 @@ impl Stream {
         services: Services,
         start: &Start,
     ) -> Result<Self, OpenError> {
+        let by_header = transport == Transport::SseLastEventId;
+        let last_event_id = match start {
+            Start::Cursor(cursor) if by_header => Some(cursor.to_string()),
+            _ => None,
+        };
+        let url = address(gateway, services, start, by_header);
+        Self::open_at(transport, client, url, &gateway.token, last_event_id).await
+    }
+
+    /// Opens one at an address, whatever that asks for; `last_event_id` is for SSE.
+    pub async fn open_at(
+        transport: Transport,
+        client: &reqwest::Client,
+        url: String,
+        token: &str,
+        last_event_id: Option<String>,
+    ) -> Result<Self, OpenError> {
         match transport {
             Transport::SseLastEventId | Transport::SseCursor => {
-                let by_header = transport == Transport::SseLastEventId;
-                let mut request = client
-                    .get(address(gateway, services, start, by_header))
-                    .bearer_auth(&gateway.token)
-                    .header("accept", "text/event-stream");
-                if let (true, Start::Cursor(cursor)) = (by_header, start) {
-                    request = request.header("last-event-id", cursor.to_string());
+                let mut request = client.get(url).bearer_auth(token).header("accept", "text/event-stream");
+                if let Some(cursor) = last_event_id {
+                    request = request.header("last-event-id", cursor);
                 }
                 let answer = request.send().await.map_err(|error| OpenError::Away(format!("{error:#}")))?;
                 let status = answer.status().as_u16();
@@ -149,16 +162,16 @@ impl Stream {
                 Ok(Self::Sse(Box::new(SseStream { body, parser: SseParser::default() })))
             }
             _ => {
-                let url = address(gateway, services, start, false).replacen("http", "ws", 1);
+                let url = url.replacen("http", "ws", 1);
                 let request = || -> Result<_, tungstenite::Error> {
                     let mut request = url.into_client_request()?;
                     let headers = request.headers_mut();
                     match transport {
                         Transport::WebSocketHeader => {
-                            headers.insert("authorization", format!("Bearer {}", gateway.token).parse()?);
+                            headers.insert("authorization", format!("Bearer {}", token).parse()?);
                         }
                         Transport::WebSocketProtocol => {
-                            let protocols = format!("tidegate.v1, tidegate.bearer.{}", gateway.token);
+                            let protocols = format!("tidegate.v1, tidegate.bearer.{}", token);
                             headers.insert("sec-websocket-protocol", protocols.parse()?);
                         }
                         _ => {}
@@ -174,7 +187,7 @@ impl Stream {
                 };
                 let (mut socket, _) = connect_async(request().map_err(away)?).await.map_err(away)?;
                 if transport == Transport::WebSocketFrame {
-                    let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token);
+                    let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token);
                     socket.send(Message::text(auth)).await.map_err(away)?;
                 }
                 Ok(Self::WebSocket(Box::new(socket)))

@@ -32,6 +32,9 @@ fn is_token(text: &str, longest: usize) -> bool {
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
+    /// The grammar as a regular expression (ECMA-262), for descriptions of the API.
+    pub const PATTERN: &'static str = "^[0-9a-z]{1,32}$";
+
     /// An epoch from 64 random bits.
     pub fn from_random(bits: u64) -> Self {
         Self(base36(bits, 13).into())
@@ -65,6 +68,9 @@ impl fmt::Debug for Epoch {
 pub struct FilterTag(Arc<str>);
 
 impl FilterTag {
+    /// The grammar as a regular expression (ECMA-262), for descriptions of the API.
+    pub const PATTERN: &'static str = "^[0-9a-z]{1,16}$";
+
     /// The tag of a canonical filter text (see [`crate::Filter`]).
     pub(crate) fn of(canonical: &str) -> Self {
         let hash = blake3::hash(canonical.as_bytes());
@@ -113,6 +119,10 @@ pub struct Cursor {
 pub struct CursorError;
 
 impl Cursor {
+    /// The grammar as a regular expression (ECMA-262), for descriptions of the API. Of the seqs it
+    /// has those below 10^15: the bound itself, 2^53 - 1, would make it unreadable, and no log gets there.
+    pub const PATTERN: &'static str = "^[0-9a-z]{1,32}-(0|[1-9][0-9]{0,14})(-[0-9a-z]{1,16})?$";
+
     /// A cursor without a filter tag.
     pub fn untagged(epoch: Epoch, seq: Seq) -> Self {
         Self { epoch, seq, tag: None }
@@ -191,6 +201,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn patterns_are_the_grammars(text in "[0-9a-zA]{1,34}(-[01]?[0-9]{0,15}){0,2}(-[0-9a-z]{0,17})?\n?") {
+            let agrees = |pattern: &str, parsed: bool| {
+                regex::Regex::new(pattern).expect(pattern).is_match(&text) == parsed
+            };
+            let cursor = text.parse::<Cursor>();
+            prop_assume!(cursor.as_ref().map_or(true, |cursor| cursor.seq < 1_000_000_000_000_000));
+            prop_assert!(agrees(Cursor::PATTERN, cursor.is_ok()));
+            prop_assert!(agrees(Epoch::PATTERN, Epoch::parse(&text).is_some()));
+            prop_assert!(agrees(FilterTag::PATTERN, FilterTag::parse(&text).is_some()));
+        }
+
         #[test]
         fn cursor_text_round_trips(bits: u64, seq in 0..=SEQ_MAX, tag in proptest::option::of("[0-9a-z]{1,16}")) {
             let cursor = Cursor { epoch: Epoch::from_random(bits), seq, tag: tag.as_deref().and_then(FilterTag::parse) };

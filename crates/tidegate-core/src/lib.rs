@@ -35,6 +35,6 @@ pub use event::{ContentHash, DedupKey, Event, NewEvent, UnixMillis};
 pub use filter::Filter;
 pub use frame::{Framing, GapReason, Refusal};
 pub use log::{Ancestor, LogState};
-pub use names::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};
+pub use names::{EventId, EventName, Key, NameError, OrgId, ServiceName, Source, Subject, UserId};
 pub use session::Session;
 pub use tail::{BatchLimits, Next, Tail};

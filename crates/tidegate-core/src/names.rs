@@ -37,20 +37,29 @@ fn is_user(text: &str) -> bool {
     is_printable(text) && !text.contains(',')
 }
 
+fn is_line(text: &str) -> bool {
+    (1..=1024).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:path, $rule:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:path, $pattern:literal, $rule:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// The grammar as a regular expression (ECMA-262), for descriptions of the API.
+            pub const PATTERN: &'static str = $pattern;
+            /// The grammar in words.
+            pub const RULE: &'static str = $rule;
+
             /// Parses `text`, or says what it should have been.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 if $valid(text) {
                     Ok(Self(text.into()))
                 } else {
-                    Err(NameError { kind: $kind, rule: $rule })
+                    Err(NameError { kind: $kind, rule: Self::RULE })
                 }
             }
 
@@ -91,37 +100,75 @@ macro_rules! name {
 name! {
     /// A tenant. Its log is its own; nothing crosses from one org to another.
     OrgId, "org", is_label,
+    r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$",
     "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
 }
 name! {
     /// The backend area that an event belongs to (`finance`, `staff`): what grants and filters name.
     ServiceName, "service", is_label,
+    r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$",
     "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
 }
 name! {
     /// What happened (`invoice.paid`).
     EventName, "event", is_event_name,
+    r"^[A-Za-z0-9._:-]{1,128}$",
     "1 to 128 characters of A-Z a-z 0-9 . _ : -"
 }
 name! {
     /// The publisher's identity of an event, unique per (org, service) within the dedup window.
     EventId, "id", is_printable,
+    r"^[!-~]{1,128}$",
     "1 to 128 printable ASCII characters without space"
 }
 name! {
     /// What the event is about; the `latest` policy keeps the last event per (service, key).
     Key, "key", is_printable,
+    r"^[!-~]{1,128}$",
     "1 to 128 printable ASCII characters without space"
 }
 name! {
     /// A subscriber, as its token's subject names it.
     UserId, "user", is_user,
+    r"^[!-+\--~]{1,128}$",
     "1 to 128 printable ASCII characters without space or comma"
+}
+
+name! {
+    /// Where a CloudEvent comes from, as its publisher names it; with the id it tells events apart.
+    Source, "source", is_line,
+    r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
+    "1 to 1024 bytes of text without control characters"
+}
+name! {
+    /// What a CloudEvent is about, within its source.
+    Subject, "subject", is_line,
+    r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
+    "1 to 1024 bytes of text without control characters"
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use regex::Regex;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn patterns_are_the_grammars(text in r"[ -~]{0,4}|[A-Za-z0-9._:,-]{60,68}|[!-~]{120,132}|\PC{0,3}\n?") {
+            let agrees = |pattern: &str, parsed: bool| Regex::new(pattern).expect(pattern).is_match(&text) == parsed;
+            prop_assert!(agrees(OrgId::PATTERN, OrgId::parse(&text).is_ok()), "org {text:?}");
+            prop_assert!(agrees(ServiceName::PATTERN, ServiceName::parse(&text).is_ok()), "service {text:?}");
+            prop_assert!(agrees(EventName::PATTERN, EventName::parse(&text).is_ok()), "event {text:?}");
+            prop_assert!(agrees(EventId::PATTERN, EventId::parse(&text).is_ok()), "id {text:?}");
+            prop_assert!(agrees(Key::PATTERN, Key::parse(&text).is_ok()), "key {text:?}");
+            // Counted in characters, and parsed in bytes: the same for what is this short.
+            prop_assert!(agrees(Source::PATTERN, Source::parse(&text).is_ok()), "source {text:?}");
+            prop_assert!(agrees(Subject::PATTERN, Subject::parse(&text).is_ok()), "subject {text:?}");
+            prop_assert!(agrees(UserId::PATTERN, UserId::parse(&text).is_ok()), "user {text:?}");
+        }
+    }
 
     #[test]
     fn names_outside_the_grammar_are_refused_not_cleaned() {
@@ -138,5 +185,11 @@ mod tests {
         assert!(EventId::parse("a b").is_err());
         assert!(UserId::parse("a,b").is_err());
         assert!(UserId::parse("mail@example.org").is_ok());
+        for good in ["/a b", "urn:ä", &"ä".repeat(512)] {
+            assert!(Source::parse(good).is_ok() && Subject::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a\nb", "\u{0}", "\u{7f}", "\u{85}", &"ä".repeat(513)] {
+            assert!(Source::parse(bad).is_err() && Subject::parse(bad).is_err(), "{bad}");
+        }
     }
 }

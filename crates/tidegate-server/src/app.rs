@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin,
     auth::{Publishers, TokenVerifier},
-    config::{Config, Loaded, LogEngine, LogSync},
+    config::{self, Config, Loaded, LogEngine, LogSync, Reread, Sources},
     dev::DevSession,
     engine::{
         Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
@@ -29,6 +29,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts, random},
+    systemd,
     worker::{Accepted, Worker},
 };
 
@@ -41,6 +42,8 @@ pub struct Start {
     pub tokens: TokenVerifier,
     /// Verifies publishers' API keys.
     pub publishers: Publishers,
+    /// What the configuration was read from, to be read again.
+    pub sources: Sources,
     /// Who started it, and what that adds.
     pub mode: RunMode,
 }
@@ -92,10 +95,15 @@ pub fn run(start: Start) -> anyhow::Result<Ended> {
 }
 
 async fn serve(start: Start) -> anyhow::Result<Ended> {
-    let Start { loaded, tokens, publishers, mode } = start;
-    let config = loaded.config;
+    let Start { loaded, tokens, publishers, sources, mode } = start;
+    let config = loaded.config.clone();
     // Before anything else, so that no signal is missed while starting.
     let mut signals = Signals::listen()?;
+    // Of a terminal that is closed, to `dev`: the default, which ends it, is right.
+    let hangup = match mode {
+        RunMode::Serve => Some(signal(SignalKind::hangup()).context("listen for SIGHUP")?),
+        RunMode::Dev { .. } => None,
+    };
     let public = bind("listen.public", config.listen.public)?;
     let admin = bind("listen.admin", config.listen.admin)?;
     let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
@@ -115,6 +123,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let has_page = matches!(mode, RunMode::Dev { .. });
     let node =
         Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
+    node.tokens().keep_fresh(&node.metrics);
     let workers = (0..workers)
         .map(|id| Worker::start(id, node.clone(), http::serve))
         .collect::<std::io::Result<Vec<_>>>()
@@ -125,6 +134,9 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let accept =
         tokio::spawn(accept(tokio::net::TcpListener::from_std(public)?, node.clone(), workers.clone()));
     let sweep = tokio::spawn(sweep(node.clone()));
+    let status = format!("serve {public_at}, operators at {admin_at}");
+    let rereads =
+        hangup.map(|hangup| tokio::spawn(reread_on(hangup, node.clone(), sources, loaded, status.clone())));
     tracing::info!(
         public = %public_at,
         admin = %admin_at,
@@ -132,6 +144,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         workers = workers.len(),
         "serve"
     );
+    systemd::ready(&status);
+    let watchdog = tokio::spawn(watchdog(workers.clone()));
     let mut feed = None;
     if let RunMode::Dev { mut session, feed: wants_feed } = mode {
         session.announce(&format!("http://{public_at}"), &format!("http://{admin_at}"))?;
@@ -142,12 +156,17 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
 
     let ended = signals.next().await;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
+    systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
         () = drained(&node) => {}
         _ = signals.next() => tracing::warn!("leave at once"),
     }
     accept.abort();
+    watchdog.abort();
+    if let Some(rereads) = rereads {
+        rereads.abort();
+    }
     if let Some(feed) = feed {
         feed.abort();
     }
@@ -162,6 +181,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     sweep.abort();
     admin.abort();
     drop(accept.await);
+    drop(watchdog.await);
     if let Ok(workers) = Arc::try_unwrap(workers) {
         workers.into_iter().for_each(Worker::stop);
     }
@@ -197,6 +217,7 @@ fn engine(
     let local = LocalOptions {
         dedup_window: config.dedup.window,
         dedup_max_entries: config.dedup.max_entries,
+        dedup_max_entries_per_org: config.dedup.max_entries_per_org,
         orgs_max: config.limits.orgs,
         queue_requests_max: config.limits.publishes_in_flight,
         // What each event holds beside its bytes comes on top, so that one request always fits.
@@ -268,6 +289,54 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
     }
 }
 
+/// Reads the configuration again at each SIGHUP, one after another.
+async fn reread_on(
+    mut hangup: Signal,
+    node: Arc<Node>,
+    sources: Sources,
+    mut running: Loaded,
+    status: String,
+) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("read the configuration again");
+        systemd::reloading();
+        running = reread(&node, &sources, running).await;
+        systemd::ready(&status);
+    }
+}
+
+/// Reads the configuration again and takes over what may change while the node runs; all of it, or
+/// nothing where anything is wrong. What the node runs with from then on.
+async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
+    let read = {
+        let (sources, running) = (sources.clone(), running.clone());
+        // It reads files; nobody waits for those here.
+        tokio::task::spawn_blocking(move || config::reread(&sources, &running)).await
+    };
+    let Reread { loaded, changed, waiting } = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(errors)) => {
+            node.metrics.config_reread(false);
+            let reason = errors.to_string().replace('\n', "; ");
+            tracing::warn!(reason, "the configuration stays as it was: what was read again is not valid");
+            return running;
+        }
+        Err(error) => {
+            node.metrics.config_reread(false);
+            tracing::error!(%error, "the configuration stays as it was: it could not be read again");
+            return running;
+        }
+    };
+    // Also where nothing is new: keys are fetched anew then.
+    node.reconfigure(loaded.config.clone());
+    node.metrics.config_reread(true);
+    tracing::info!(changed = changed.join(", "), "the configuration is taken over");
+    if !waiting.is_empty() {
+        tracing::warn!(keys = waiting.join(", "), "these keys were changed and need a restart");
+    }
+    loaded
+}
+
 /// Sweeps tails and logs each minute, and when the tails are over their budget.
 async fn sweep(node: Arc<Node>) {
     let mut minute = tokio::time::interval(SWEEP);
@@ -285,6 +354,34 @@ async fn sweep(node: Arc<Node>) {
             tracing::error!("a sweep panicked");
         }
     }
+}
+
+/// Tells the service manager that the node lives, as long as every worker turns. A disk that hangs is
+/// no reason to start again: `/readyz` and the publishers' answers say that.
+async fn watchdog(workers: Arc<Vec<Worker>>) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    let mut look = tokio::time::interval(interval);
+    let mut before = vec![0; workers.len()];
+    // The first comes at once, before a worker can have turned.
+    look.tick().await;
+    loop {
+        look.tick().await;
+        let turns: Vec<u64> = workers.iter().map(Worker::turns).collect();
+        if have_all_turned(&before, &turns) {
+            before = turns;
+            systemd::alive();
+        } else {
+            tracing::warn!(
+                ?before,
+                ?turns,
+                "a worker does not turn; the service manager is not told that all is well"
+            );
+        }
+    }
+}
+
+fn have_all_turned(before: &[u64], now: &[u64]) -> bool {
+    before.iter().zip(now).all(|(before, now)| now > before)
 }
 
 /// Waits until every stream has gone and every publish that was let in is answered, or the drain
@@ -341,5 +438,16 @@ impl Signals {
             _ = self.terminate.recv() => Ended::Drained,
             _ = self.interrupt.recv() => Ended::Interrupted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::have_all_turned;
+
+    #[test]
+    fn one_worker_that_stands_still_is_enough_to_be_silent() {
+        assert!(have_all_turned(&[0, 4], &[1, 5]));
+        assert!(!have_all_turned(&[1, 5], &[2, 5]));
     }
 }

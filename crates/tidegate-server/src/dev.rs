@@ -68,6 +68,11 @@ pub enum DevError {
     /// No token could be made.
     #[error(transparent)]
     Mint(#[from] MintError),
+    /// The configuration has public keys alone.
+    #[error(
+        "auth.keys has no secret (HS256), which `tidegate dev` needs to make its token; leave auth.keys out, and it brings its own"
+    )]
+    NoSecret,
     /// The configuration would let strangers in.
     #[error(
         "{key}: \"{address}\" is not on loopback; `tidegate dev` hands out its token to everybody who can connect, so it stays there (`tidegate serve` is for others)"
@@ -202,10 +207,10 @@ impl DevDir {
         let good = |token: &String| {
             tokens.verify_at_hand(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok())
         };
-        let token = match (self.saved.token.take().filter(good), config.auth.keys.first()) {
+        let secret = config.auth.keys.iter().find(|key| key.secret().is_some());
+        let token = match (self.saved.token.take().filter(good), secret) {
             (Some(token), _) => token,
-            // `auth.keys` is never empty in a configuration that was checked.
-            (None, None) => String::new(),
+            (None, None) => return Err(DevError::NoSecret),
             (None, Some(key)) => {
                 let user = UserId::parse(USER).map_err(|error| self.malformed(error))?;
                 let (issued_at, expires_at) = (now, now + YEAR_MILLIS);

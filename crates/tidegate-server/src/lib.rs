@@ -21,6 +21,7 @@ pub mod admin;
 pub mod admission;
 pub mod metrics;
 mod refusals;
+pub mod systemd;
 
 pub mod dev;
 pub mod feed;

@@ -19,7 +19,7 @@ use prometheus_client::{
 };
 use tidegate_core::{Budget, Code, GapReason, Refusal};
 
-use crate::engine::SyncObserver;
+use crate::{admission::Places, engine::SyncObserver};
 
 /// How readers are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +40,54 @@ impl Transport {
     }
 }
 
+/// What came of a request for an issuer's key set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JwksOutcome {
+    /// A key set.
+    Ok,
+    /// No connection, or one that broke.
+    Unreachable,
+    /// No whole answer in time.
+    Timeout,
+    /// A redirect, which is not followed.
+    Redirect,
+    /// Another status than 200.
+    Status,
+    /// More bytes than a key set may have.
+    TooLarge,
+    /// Something else than a key set.
+    Malformed,
+}
+
+impl JwksOutcome {
+    const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Redirect,
+        Self::Status,
+        Self::TooLarge,
+        Self::Malformed,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            JwksOutcome::Ok => "ok",
+            JwksOutcome::Unreachable => "unreachable",
+            JwksOutcome::Timeout => "timeout",
+            JwksOutcome::Redirect => "redirect",
+            JwksOutcome::Status => "status",
+            JwksOutcome::TooLarge => "too_large",
+            JwksOutcome::Malformed => "malformed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransportLabel {
     transport: &'static str,
@@ -56,6 +104,11 @@ struct CodeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLabel {
+    of: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabel {
     limit: &'static str,
 }
@@ -65,6 +118,7 @@ struct LimitLabel {
 pub struct Metrics {
     registry: Registry,
     connections: Family<TransportLabel, Gauge>,
+    places: Family<OfLabel, Gauge>,
     /// Events stored, duplicates not counted.
     pub published: Counter,
     /// Publishes that were recognised as sent before.
@@ -85,6 +139,10 @@ pub struct Metrics {
     pub parked: Counter,
     /// Orgs that have a tail in memory.
     pub orgs: Gauge,
+    jwks_fetches: Family<OutcomeLabel, Counter>,
+    /// Keys of issuers that publish theirs, over all of them.
+    pub jwks_keys: Gauge,
+    config_rereads: Family<OutcomeLabel, Counter>,
 }
 
 /// Buckets from 100 us to 10 s.
@@ -98,6 +156,7 @@ impl Metrics {
         let registry = whole.sub_registry_with_prefix("tidegate");
         let metrics = Self {
             connections: Family::default(),
+            places: Family::default(),
             published: Counter::default(),
             duplicates: Counter::default(),
             delivered: Counter::default(),
@@ -111,9 +170,17 @@ impl Metrics {
             omitted: Counter::default(),
             parked: Counter::default(),
             orgs: Gauge::default(),
+            jwks_fetches: Family::default(),
+            jwks_keys: Gauge::default(),
+            config_rereads: Family::default(),
             registry: Registry::default(),
         };
         registry.register("connections", "Readers connected now", metrics.connections.clone());
+        registry.register(
+            "places",
+            "Places held now in the counters that bound connections",
+            metrics.places.clone(),
+        );
         registry.register("events_published", "Events stored", metrics.published.clone());
         registry.register(
             "events_duplicate",
@@ -153,6 +220,13 @@ impl Metrics {
             metrics.omitted.clone(),
         );
         registry.register("orgs", "Orgs with a tail in memory", metrics.orgs.clone());
+        registry.register("jwks_fetches", "Requests for issuers' key sets", metrics.jwks_fetches.clone());
+        registry.register("jwks_keys", "Keys held of issuers' key sets", metrics.jwks_keys.clone());
+        registry.register(
+            "config_rereads",
+            "Configurations read again on SIGHUP",
+            metrics.config_rereads.clone(),
+        );
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", build);
         whole.register_collector(Box::new(Tails(tails)));
@@ -165,6 +239,12 @@ impl Metrics {
         for transport in [Transport::WebSocket, Transport::Sse] {
             drop(metrics.connections.get_or_create(&TransportLabel { transport: transport.name() }));
         }
+        for outcome in JwksOutcome::ALL {
+            drop(metrics.jwks_fetches.get_or_create(&OutcomeLabel { outcome: outcome.name() }));
+        }
+        for outcome in ["taken", "refused"] {
+            drop(metrics.config_rereads.get_or_create(&OutcomeLabel { outcome }));
+        }
         for reason in GapReason::ALL {
             drop(metrics.gaps.get_or_create(&ReasonLabel { reason: reason.name() }));
         }
@@ -174,6 +254,20 @@ impl Metrics {
     /// The gauge of readers connected by `transport`.
     pub fn connections(&self, transport: Transport) -> Gauge {
         self.connections.get_or_create_owned(&TransportLabel { transport: transport.name() })
+    }
+
+    /// Takes over what is held now: accepted sockets, and the counters of admission.
+    pub fn places(&self, sockets: usize, held: &Places) {
+        for (of, count) in [
+            ("sockets", sockets),
+            ("streams", held.streams),
+            ("addresses", held.addresses),
+            ("orgs", held.orgs),
+            ("users", held.users),
+            ("registered", held.registered),
+        ] {
+            self.places.get_or_create(&OfLabel { of }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts gaps declared.
@@ -197,6 +291,17 @@ impl Metrics {
         if let Some(limit) = refusal.limit {
             self.refusal(limit);
         }
+    }
+
+    /// Counts a request for a key set.
+    pub fn jwks_fetch(&self, outcome: JwksOutcome) {
+        self.jwks_fetches.get_or_create(&OutcomeLabel { outcome: outcome.name() }).inc();
+    }
+
+    /// Counts a configuration that was read again: taken over, or refused.
+    pub fn config_reread(&self, is_taken: bool) {
+        let outcome = if is_taken { "taken" } else { "refused" };
+        self.config_rereads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts an answered publish.
@@ -357,6 +462,9 @@ mod tests {
             "tidegate_refusals_total{limit=\"limits.connections\"} 1",
             "tidegate_log_sync_duration_seconds_count 0",
             "tidegate_tail_bytes 0",
+            "tidegate_jwks_fetches_total{outcome=\"ok\"} 0",
+            "tidegate_jwks_keys 0",
+            "tidegate_config_rereads_total{outcome=\"refused\"} 0",
             "tidegate_build_info{version=",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

@@ -3,13 +3,15 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws};
+use tidegate_core::{
+    Code, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -17,10 +19,15 @@ use crate::{
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
+    http::openapi,
     hub::{Hub, HubLimits},
+    logs::Seldom,
     metrics::Metrics,
     refusals::{no_log, refused},
 };
+
+/// How often the log speaks of pages that are refused for their origin.
+const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
 
 /// A node's parts. Shared by all threads; holds no connection.
 pub struct Node {
@@ -42,6 +49,10 @@ pub struct Node {
     pub terms: Terms,
     /// Whether the page is served at `/`.
     pub has_page: bool,
+    /// What `/openapi.json` answers.
+    pub description: openapi::Kept,
+    /// How often the log speaks of pages that are refused for their origin.
+    pub refused_origins: Seldom,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
     /// Publish requests being answered.
@@ -49,9 +60,6 @@ pub struct Node {
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
-    next_connection: AtomicU64,
-    /// Of this start; connection ids begin with it.
-    start: Epoch,
 }
 
 /// A node's parts that others have made.
@@ -76,26 +84,19 @@ impl Node {
     /// Puts a node together.
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
-        let limits = ConnectionLimits {
-            total: config.limits.connections,
-            per_org: config.limits.connections_per_org,
-            per_user: config.limits.connections_per_user,
-            per_address: config.limits.connections_per_address,
-            handshakes_per_second: config.limits.handshakes_per_second,
-        };
         let terms = Terms {
             dedup_window_ms: millis(config.dedup.window),
             ping_interval_ms: millis(config.ping.interval),
             sync: engine.durability().weaker(),
         };
         Self {
-            admission: Admission::new(limits),
+            // Connections are named after the start.
+            admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             draining: watch::channel(None).0,
+            description: openapi::Kept::default(),
             sockets: Arc::default(),
-            next_connection: AtomicU64::new(0),
-            start: Epoch::from_random(random()),
             config: ArcSwap::from_pointee(config),
             clock,
             engine,
@@ -105,6 +106,7 @@ impl Node {
             publishers,
             terms,
             has_page,
+            refused_origins: Seldom::every(REFUSED_ORIGINS_EVERY),
         }
     }
 
@@ -129,6 +131,18 @@ impl Node {
         self.tokens.load_full()
     }
 
+    /// Goes on with another configuration. What its parts were built with is as before; the caller has
+    /// seen to that ([`crate::config::reread`]).
+    pub fn reconfigure(&self, config: Config) {
+        let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
+        tokens.inherit(&self.tokens());
+        tokens.keep_fresh(&self.metrics);
+        self.admission.set_limits(ConnectionLimits::from(&config.limits));
+        self.publish_rates.set_limit(config.limits.publishes_per_second);
+        self.config.store(Arc::new(config));
+        self.tokens.store(Arc::new(tokens));
+    }
+
     /// Now, by the wall clock.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
@@ -141,6 +155,11 @@ impl Node {
 
     /// What `token` allows in `org`, or why nothing.
     pub async fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
+        let longest = self.config().limits.token_bytes.bytes();
+        if token.len() > longest {
+            let message = format!("the token is longer than {longest} bytes");
+            return Err(Refusal::new(Code::Unauthorized, message).limited_by("limits.token_bytes"));
+        }
         let tokens = self.tokens();
         let grant = tokens.verify(token, self.now()).await.map_err(refused)?;
         grant.check_org(org).map_err(refused)?;
@@ -154,11 +173,6 @@ impl Node {
         opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
     }
 
-    /// A name for a connection, unique over starts.
-    pub fn name_connection(&self) -> String {
-        format!("{}-{}", self.start, self.next_connection.fetch_add(1, Ordering::Relaxed))
-    }
-
     /// Counts an accepted socket; `None` where there are as many as streams and publishes may need.
     pub fn take_socket(&self) -> Option<OpenSocket> {
         let config = self.config();
@@ -168,9 +182,14 @@ impl Node {
         (before < limits.connections + limits.publishes_in_flight).then_some(socket)
     }
 
+    /// Accepted sockets that are open.
+    pub fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::SeqCst)
+    }
+
     /// Whether every socket is closed.
     pub fn is_idle(&self) -> bool {
-        self.sockets.load(Ordering::SeqCst) == 0
+        self.sockets() == 0
     }
 
     /// The bounds of a publish request.

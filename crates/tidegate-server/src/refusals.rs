@@ -9,7 +9,11 @@ use crate::{
 
 /// The auth module's no, in the words of every transport.
 pub fn refused(refusal: auth::Refusal) -> Refusal {
-    Refusal::new(refusal.code, refusal.message)
+    let told = Refusal::new(refusal.code, refusal.message);
+    match refusal.retry_in_ms {
+        Some(millis) => told.retry_in(millis),
+        None => told,
+    }
 }
 
 /// A log that cannot be opened, in the words of a stream.
@@ -21,7 +25,8 @@ pub fn no_log(error: &AppendError) -> Refusal {
                 .retry_in(60_000)
         }
         error => {
-            Refusal::new(Code::Overloaded, format!("the log cannot be opened now: {error}")).retry_in(5_000)
+            let message = format!("the log cannot be opened now: {error}");
+            Refusal { limit: error.limit(), ..Refusal::new(Code::Overloaded, message).retry_in(5_000) }
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Makes subscribers' tokens: for `tidegate token create`, for `dev`, and for tests. A company's own
 //! backend makes its tokens itself.
 
+use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
 use tidegate_core::{Filter, OrgId, UnixMillis, UserId};
 
-use crate::config::{Auth, JwtAlgorithm, JwtKey};
+use crate::config::{Auth, JwtKey};
 
 /// What a token is to say.
 #[derive(Debug, Clone)]
@@ -26,13 +26,14 @@ pub struct TokenClaims {
 /// Why no token was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// The signer refused the key.
-    #[error("sign the token: the key cannot be used")]
-    Sign,
+    /// It is a public key.
+    #[error("sign the token: the key is public and cannot sign; a secret (HS256) can")]
+    PublicKey,
 }
 
 /// Makes a token that a gateway with `auth` takes, signed with `key`.
 pub fn mint(auth: &Auth, key: &JwtKey, claims: &TokenClaims) -> Result<String, MintError> {
+    let secret = key.secret().ok_or(MintError::PublicKey)?;
     let mut header = Map::new();
     header.insert("alg".to_owned(), key.algorithm.word().into());
     header.insert("typ".to_owned(), "JWT".into());
@@ -53,11 +54,6 @@ pub fn mint(auth: &Auth, key: &JwtKey, claims: &TokenClaims) -> Result<String, M
     }
     let part = |fields: Map<String, Value>| URL_SAFE_NO_PAD.encode(Value::Object(fields).to_string());
     let signed = format!("{}.{}", part(header), part(body));
-    let algorithm = match key.algorithm {
-        JwtAlgorithm::Hs256 => Algorithm::HS256,
-    };
-    let signing_key = EncodingKey::from_secret(key.secret.expose());
-    let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &signing_key, algorithm)
-        .map_err(|_| MintError::Sign)?;
-    Ok(format!("{signed}.{signature}"))
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), signed.as_bytes());
+    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }

@@ -5,10 +5,18 @@
 //! subprotocols) and what is done with a refusal; that is the transports'.
 
 mod claims;
+mod fetch;
+mod issuer;
+mod jwks;
+#[cfg(test)]
+mod jwks_tests;
+mod key_set;
+mod key_source;
 mod keys_file;
 #[cfg(test)]
 mod keys_tests;
 mod mint;
+mod public_key;
 mod publishers;
 mod token;
 #[cfg(test)]
@@ -21,6 +29,8 @@ use tidegate_core::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
 pub(crate) use keys_file::replace as replace_file;
 pub use keys_file::{KeyEntry, KeysFile, KeysFileError, NewKey};
 pub use mint::{MintError, TokenClaims, mint};
+pub(crate) use public_key::LONGEST_PEM;
+pub use public_key::PublicKey;
 pub use publishers::Publishers;
 pub use token::{Inspection, TokenVerifier};
 
@@ -28,19 +38,21 @@ pub use token::{Inspection, TokenVerifier};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// `unauthorized`, `token_expired` or `forbidden`.
+    /// `unauthorized`, `token_expired` or `forbidden`; `overloaded` where the keys cannot be had.
     pub code: Code,
     /// What is wrong, never with a secret or a token in it.
     pub message: Cow<'static, str>,
+    /// When another try is worth it, where that is known.
+    pub retry_in_ms: Option<u64>,
 }
 
 impl Refusal {
     fn unauthorized(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: Code::Unauthorized, message: message.into() }
+        Self { code: Code::Unauthorized, message: message.into(), retry_in_ms: None }
     }
 
     fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: Code::Forbidden, message: message.into() }
+        Self { code: Code::Forbidden, message: message.into(), retry_in_ms: None }
     }
 }
 

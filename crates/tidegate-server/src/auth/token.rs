@@ -4,60 +4,37 @@
 //! The key decides the algorithm. What the header says of keys (`jwk`, `jku`, `x5u`, `x5c`) is never
 //! looked at, and nothing of the claims is before the signature holds.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 use tidegate_core::{Code, Filter, OrgId, UnixMillis, UserId};
 
 use super::{
     Refusal, StreamGrant,
     claims::{Object, numeric_date},
+    issuer::Issuer,
+    key_set::{KeySet, Signed, VerifyingKey},
     parse_services,
 };
-use crate::config::{Auth, JwtAlgorithm};
+use crate::{config::Auth, metrics::Metrics};
 
-/// A key with the one algorithm that it is for. Asymmetric keys will stand here beside secrets.
-struct VerifyingKey {
-    kid: Option<String>,
-    algorithm: JwtAlgorithm,
-    key: DecodingKey,
-}
-
-impl VerifyingKey {
-    /// Whether a token that names `kid` may be signed by this key.
-    fn answers_to(&self, kid: Option<&str>) -> bool {
-        match (&self.kid, kid) {
-            (Some(mine), Some(theirs)) => mine == theirs,
-            // A name on one side only says nothing: the signature decides.
-            _ => true,
-        }
-    }
-
-    fn verifies(&self, signed: &str, signature: &str) -> bool {
-        let algorithm = match self.algorithm {
-            JwtAlgorithm::Hs256 => Algorithm::HS256,
-        };
-        jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key, algorithm).unwrap_or(false)
-    }
-}
+/// The longest name of a key, in bytes. It is compared, and nothing else is done with it.
+pub(super) const KID_MAX: usize = 128;
 
 /// Turns tokens into grants.
 pub struct TokenVerifier {
-    keys: Vec<VerifyingKey>,
+    issuers: Vec<Issuer>,
     user_claim: String,
     org_claim: String,
     services_claim: String,
-    issuer: Option<String>,
-    audience: Option<String>,
     leeway_secs: u64,
     longest: usize,
 }
 
 impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenVerifier").field("keys", &self.keys.len()).finish_non_exhaustive()
+        f.debug_struct("TokenVerifier").field("issuers", &self.issuers.len()).finish_non_exhaustive()
     }
 }
 
@@ -68,13 +45,17 @@ pub struct Inspection {
     pub header: Option<Value>,
     /// The claims, if they could be read; not to be believed unless `verdict` is a grant.
     pub claims: Option<Value>,
+    /// The issuer whose keys were asked, in words.
+    pub issuer: Option<String>,
+    /// The key that has signed it, in words.
+    pub key: Option<String>,
     /// What the gateway makes of the token.
     pub verdict: Result<StreamGrant, Refusal>,
 }
 
 struct Parts<'a> {
-    signed: &'a str,
     header: Object,
+    message: &'a str,
     claims: &'a str,
     signature: &'a str,
 }
@@ -89,56 +70,111 @@ fn object(part: &str, name: &str) -> Result<Object, Refusal> {
     Object::parse(&bytes).map_err(|reason| malformed(&format!("its {name} {reason}")))
 }
 
+/// What the header says of the signature.
+fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
+    let Some(Value::String(algorithm)) = parts.header.get("alg") else {
+        return Err(malformed("its header must have `alg` as text"));
+    };
+    let kid = match parts.header.get("kid") {
+        None => None,
+        Some(Value::String(kid)) if kid.len() <= KID_MAX => Some(kid.as_str()),
+        Some(Value::String(_)) => return Err(malformed("its `kid` is longer than 128 bytes")),
+        Some(_) => return Err(malformed("its `kid` must be text")),
+    };
+    // RFC 7515 4.1.11: what is marked critical and not understood is refused. We understand none.
+    if parts.header.get("crit").is_some() {
+        return Err(Refusal::unauthorized(
+            "the token has critical header fields (`crit`), which are not supported",
+        ));
+    }
+    // RFC 7797 7: no JWT has it.
+    if parts.header.get("b64").is_some() {
+        return Err(malformed("its header has `b64`, which no JWT has"));
+    }
+    Ok(Signed { message: parts.message, signature: parts.signature, algorithm, kid })
+}
+
 impl TokenVerifier {
-    /// A verifier with the keys and claim names of `auth`, for tokens up to `longest` bytes.
+    /// A verifier with the issuers and claim names of `auth`, for tokens up to `longest` bytes. Keys
+    /// that have to be fetched come with [`TokenVerifier::keep_fresh`].
     pub fn new(auth: &Auth, longest: usize) -> Self {
-        let keys = auth
-            .keys
-            .iter()
-            .map(|key| VerifyingKey {
-                kid: key.kid.clone(),
-                algorithm: key.algorithm,
-                key: DecodingKey::from_secret(key.secret.expose()),
-            })
-            .collect();
         Self {
-            keys,
+            issuers: Issuer::all(auth),
             user_claim: auth.user_claim.to_string(),
             org_claim: auth.org_claim.to_string(),
             services_claim: auth.services_claim.to_string(),
-            issuer: auth.issuer.clone(),
-            audience: auth.audience.clone(),
             leeway_secs: auth.leeway.as_secs(),
             longest,
         }
     }
 
-    /// Opens a token for its owner; nothing of it may be acted on.
-    pub fn inspect(&self, token: &str, now: UnixMillis) -> Inspection {
-        let claims = token.split('.').nth(1).and_then(|part| object(part, "payload").ok());
-        Inspection {
-            header: token
-                .split('.')
-                .next()
-                .and_then(|part| object(part, "header").ok())
-                .map(Object::into_json),
-            claims: claims.map(Object::into_json),
-            verdict: self.verify_at_hand(token, now),
+    /// Takes over the keys that the verifier before it has fetched, where the issuer is the same.
+    pub fn inherit(&self, before: &Self) {
+        for issuer in &self.issuers {
+            before.issuers.iter().for_each(|before| issuer.inherit(before));
         }
     }
 
-    /// What `token` allows at `now`. Whether that covers what was asked for is the grant's to say.
+    /// Starts to fetch keys, on this thread's runtime, for as long as this verifier lives.
+    pub fn keep_fresh(&self, metrics: &Arc<Metrics>) {
+        self.issuers.iter().for_each(|issuer| issuer.keep_fresh(metrics));
+    }
+
+    /// Opens a token for its owner; nothing of it may be acted on.
+    pub async fn inspect(&self, token: &str, now: UnixMillis) -> Inspection {
+        let part = |index: usize, name: &str| {
+            token.split('.').nth(index).and_then(|part| object(part, name).ok()).map(Object::into_json)
+        };
+        let (mut issuer, mut key) = (None, None);
+        let verdict = async {
+            let parts = self.split(token)?;
+            let signed = signed(&parts)?;
+            let signer = self.issuer_of(&parts)?;
+            issuer = Some(signer.named());
+            let keys = signer.keys_for(signed.kid).await?;
+            key = Some(keys.check(&signed).map(VerifyingKey::named)?);
+            self.grant(&parts, signer, now)
+        };
+        let verdict = verdict.await;
+        Inspection { header: part(0, "header"), claims: part(1, "payload"), issuer, key, verdict }
+    }
+
+    /// What `token` allows at `now`. Whether that covers what was asked for is the grant's to say. Waits
+    /// where keys have to be fetched, for a bounded time.
     pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
-        self.verify_at_hand(token, now)
+        let parts = self.split(token)?;
+        let signed = signed(&parts)?;
+        let issuer = self.issuer_of(&parts)?;
+        let keys = issuer.keys_for(signed.kid).await?;
+        self.grant_by(&parts, &signed, issuer, &keys, now)
     }
 
     /// What `token` allows, by the keys that are at hand.
     pub fn verify_at_hand(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let parts = self.split(token)?;
-        self.check_signature(&parts)?;
+        let signed = signed(&parts)?;
+        let issuer = self.issuer_of(&parts)?;
+        let keys = issuer.keys_at_hand()?;
+        self.grant_by(&parts, &signed, issuer, &keys, now)
+    }
+
+    fn grant_by(
+        &self,
+        parts: &Parts<'_>,
+        signed: &Signed<'_>,
+        issuer: &Issuer,
+        keys: &KeySet,
+        now: UnixMillis,
+    ) -> Result<StreamGrant, Refusal> {
+        keys.check(signed)?;
+        self.grant(parts, issuer, now)
+    }
+
+    /// What a token whose signature holds allows.
+    fn grant(&self, parts: &Parts<'_>, issuer: &Issuer, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let claims = object(parts.claims, "payload")?;
         let expires_at = self.check_times(&claims, now)?;
-        self.check_issuer_and_audience(&claims)?;
+        issuer.check_claims(&claims)?;
         let text = |name: &str| match claims.get(name) {
             Some(Value::String(text)) => Ok(text.as_str()),
             Some(_) => Err(Refusal::unauthorized(format!("the token's claim `{name}` must be text"))),
@@ -149,7 +185,24 @@ impl TokenVerifier {
         };
         let user = UserId::parse(text(&self.user_claim)?).map_err(|error| named(&self.user_claim, error))?;
         let org = OrgId::parse(text(&self.org_claim)?).map_err(|error| named(&self.org_claim, error))?;
-        Ok(StreamGrant { org, user, filter: self.services(&claims)?, expires_at })
+        let filter = self.services(&claims)?;
+        issuer.check_org(&org)?;
+        Ok(StreamGrant { org, user, filter, expires_at })
+    }
+
+    /// The issuer whose keys may have signed. The claims are not believed by that: `iss` chooses among
+    /// the issuers of the configuration, and is looked at again once the signature holds.
+    fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, Refusal> {
+        match self.issuers.as_slice() {
+            [only] if only.takes_any_iss() => Ok(only),
+            issuers => {
+                let claims = object(parts.claims, "payload")?;
+                issuers.iter().find(|issuer| issuer.is_named_by(&claims)).ok_or_else(|| match issuers {
+                    [_] => super::issuer::not_expected(),
+                    _ => Refusal::unauthorized("the token's `iss` names no issuer that this gateway knows"),
+                })
+            }
+        }
     }
 
     fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refusal> {
@@ -168,37 +221,7 @@ impl TokenVerifier {
         if claims.contains('.') {
             return Err(three());
         }
-        Ok(Parts { signed, header: object(header, "header")?, claims, signature })
-    }
-
-    fn check_signature(&self, parts: &Parts<'_>) -> Result<(), Refusal> {
-        let Some(Value::String(algorithm)) = parts.header.get("alg") else {
-            return Err(malformed("its header must have `alg` as text"));
-        };
-        let kid = match parts.header.get("kid") {
-            None => None,
-            Some(Value::String(kid)) => Some(kid.as_str()),
-            Some(_) => return Err(malformed("its `kid` must be text")),
-        };
-        // RFC 7515 4.1.11: what is marked critical and not understood is refused. We understand none.
-        if parts.header.get("crit").is_some() {
-            return Err(Refusal::unauthorized(
-                "the token has critical header fields (`crit`), which are not supported",
-            ));
-        }
-        let mut candidates = self.keys.iter().filter(|key| key.answers_to(kid)).peekable();
-        if candidates.peek().is_none() {
-            return Err(Refusal::unauthorized("the token's `kid` names no key of this gateway"));
-        }
-        let mut candidates = candidates.filter(|key| key.algorithm.word() == algorithm).peekable();
-        if candidates.peek().is_none() {
-            return Err(Refusal::unauthorized("the token's `alg` is not the one that its key is for"));
-        }
-        if candidates.any(|key| key.verifies(parts.signed, parts.signature)) {
-            Ok(())
-        } else {
-            Err(Refusal::unauthorized("the token's signature does not match"))
-        }
+        Ok(Parts { header: object(header, "header")?, message: signed, claims, signature })
     }
 
     fn check_times(&self, claims: &Object, now: UnixMillis) -> Result<UnixMillis, Refusal> {
@@ -215,38 +238,13 @@ impl TokenVerifier {
         // `exp` is below 2^53 and the leeway at most 300, so neither overflows.
         let expires_at = (exp + self.leeway_secs) * 1000;
         if expires_at <= now {
-            return Err(Refusal { code: Code::TokenExpired, message: "the token has expired".into() });
+            return Err(Refusal {
+                code: Code::TokenExpired,
+                message: "the token has expired".into(),
+                retry_in_ms: None,
+            });
         }
         Ok(expires_at)
-    }
-
-    fn check_issuer_and_audience(&self, claims: &Object) -> Result<(), Refusal> {
-        if let Some(issuer) = &self.issuer
-            && claims.get("iss") != Some(&Value::String(issuer.clone()))
-        {
-            return Err(Refusal::unauthorized(
-                "the token's `iss` is not the issuer that this gateway expects",
-            ));
-        }
-        let audiences: Vec<&str> = match claims.get("aud") {
-            None => Vec::new(),
-            Some(Value::String(one)) => vec![one],
-            Some(Value::Array(many)) if many.iter().all(Value::is_string) => {
-                many.iter().filter_map(Value::as_str).collect()
-            }
-            Some(_) => {
-                return Err(Refusal::unauthorized("the token's `aud` must be text or a list of texts"));
-            }
-        };
-        match (&self.audience, audiences.as_slice()) {
-            (None, []) => Ok(()),
-            // RFC 7519 4.1.3: a token that is meant for somebody is refused by everybody else.
-            (None, _) => Err(Refusal::unauthorized(
-                "the token names an audience (`aud`) and this gateway has none set (auth.audience)",
-            )),
-            (Some(audience), named) if named.contains(&audience.as_str()) => Ok(()),
-            (Some(_), _) => Err(Refusal::unauthorized("the token's `aud` does not name this gateway")),
-        }
     }
 
     fn services(&self, claims: &Object) -> Result<Filter, Refusal> {

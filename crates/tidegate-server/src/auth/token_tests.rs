@@ -380,8 +380,8 @@ fn issuer_audience_and_names_follow_the_configuration() {
     );
 }
 
-#[test]
-fn minted_tokens_are_taken() {
+#[tokio::test]
+async fn minted_tokens_are_taken() {
     let config = Config::for_tests(&["auth.issuer=i", "auth.audience=a", "auth.user_claim=uid"])
         .expect("a configuration");
     let claims = TokenClaims {
@@ -396,7 +396,9 @@ fn minted_tokens_are_taken() {
     let grant = verifier.verify_at_hand(&token, NOW).expect("a grant");
     assert_eq!((grant.user(), grant.filter()), (&claims.user, &Filter::all()));
     assert!(!format!("{verifier:?}").contains("tttt"));
-    let inspection = verifier.inspect(&token, NOW + 3_600_000);
+    let inspection = verifier.inspect(&token, NOW + 3_600_000).await;
     assert_eq!(inspection.claims.expect("claims")["uid"], "ann");
+    assert_eq!(inspection.issuer.as_deref(), Some("\"i\""));
+    assert_eq!(inspection.key.as_deref(), Some("the HS256 key without a kid"));
     assert_eq!(inspection.verdict.expect_err("refused").code, Code::TokenExpired);
 }

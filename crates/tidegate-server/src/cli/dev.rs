@@ -41,7 +41,7 @@ impl Dev {
         dir.configure(&mut sources);
         listen_on(&mut sources, self.listen.as_deref());
         let loaded = config::load(&sources).map_err(Failure::usage)?;
-        start(loaded, |loaded| {
+        start(sources, loaded, |loaded| {
             let session = dir.prepare(&loaded.config, self.json, now()).map_err(Failure::usage)?;
             Ok(RunMode::Dev { session: Box::new(session), feed: !self.no_feed })
         })

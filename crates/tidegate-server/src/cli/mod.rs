@@ -4,10 +4,13 @@
 //! failed, 2 usage or configuration, 130 interrupted.
 
 mod args;
+mod completions;
 mod config;
 mod dev;
+mod health;
 mod key;
 mod lines;
+mod openapi;
 mod printer;
 mod publish;
 mod remote;
@@ -48,6 +51,13 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Print a script that makes a shell complete this command line
+    Completions(completions::Completions),
+    /// Print the description of the API (OpenAPI 3.1)
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
+    /// Ask a running gateway whether it is ready
+    Health(health::Health),
     /// Show the version
     Version,
 }
@@ -100,6 +110,9 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::OpenApi(openapi) => openapi.run(),
+        Command::Health(health) => health.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {

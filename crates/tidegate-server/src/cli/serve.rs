@@ -28,7 +28,7 @@ impl Serve {
         let mut sources = self.config.sources();
         listen_on(&mut sources, self.listen.as_deref());
         let loaded = config::load(&sources).map_err(Failure::usage)?;
-        start(loaded, |_| Ok(RunMode::Serve))
+        start(sources, loaded, |_| Ok(RunMode::Serve))
     }
 }
 
@@ -43,6 +43,7 @@ pub(super) fn listen_on(sources: &mut Sources, address: Option<&str>) {
 
 /// Opens what is needed before a port is bound, then hands over to the node.
 pub(super) fn start(
+    sources: Sources,
     loaded: Loaded,
     mode: impl FnOnce(&Loaded) -> Result<RunMode, Failure>,
 ) -> Result<(), Failure> {
@@ -51,7 +52,7 @@ pub(super) fn start(
     let config = &loaded.config;
     let publishers = Publishers::open(KeysFile::at(config.keys_file()), now()).map_err(Failure::usage)?;
     let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
-    match app::run(Start { loaded, tokens, publishers, mode }) {
+    match app::run(Start { loaded, tokens, publishers, sources, mode }) {
         Ok(Ended::Drained) => Ok(()),
         Ok(Ended::Interrupted) => Err(Failure::Interrupted),
         Err(error) => Err(Failure::Failed(format!("{error:#}"))),

@@ -1,6 +1,6 @@
 //! `tidegate token`: subscribers' tokens, made and looked at with the keys of the configuration.
 
-use std::{io::Read as _, time::Duration};
+use std::{io::Read as _, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
 use tidegate_core::{OrgId, UserId};
@@ -10,7 +10,10 @@ use super::{
     args::{DataArgs, duration, now},
     print,
 };
-use crate::auth::{TokenClaims, TokenVerifier, mint, parse_services};
+use crate::{
+    auth::{TokenClaims, TokenVerifier, mint, parse_services},
+    metrics::Metrics,
+};
 
 /// Makes and looks at tokens.
 #[derive(Debug, Subcommand)]
@@ -37,7 +40,7 @@ pub(super) struct Create {
     /// How long it is good for
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     expires_in: Duration,
-    /// Which of several keys signs it [default: the first]
+    /// Which of several keys signs it [default: the first that is a secret]
     #[arg(long)]
     kid: Option<String>,
 }
@@ -66,10 +69,18 @@ impl Create {
         let loaded = self.data.load()?;
         let auth = &loaded.config.auth;
         let key = match &self.kid {
-            None => auth.keys.first(),
-            Some(kid) => auth.keys.iter().find(|key| key.kid.as_ref() == Some(kid)),
+            // Public keys verify and cannot sign.
+            None => auth.keys.iter().find(|key| key.secret().is_some()).ok_or(
+                "auth.keys has no secret (HS256) to sign with: tokens come from your issuer then, and \
+                 `tidegate token inspect` shows what the gateway makes of one",
+            ),
+            Some(kid) => auth
+                .keys
+                .iter()
+                .find(|key| key.kid.as_ref() == Some(kid))
+                .ok_or("--kid names none of auth.keys"),
         };
-        let key = key.ok_or_else(|| Failure::Usage("--kid names none of auth.keys".to_owned()))?;
+        let key = key.map_err(|reason| Failure::Usage(reason.to_owned()))?;
         let issued_at = now();
         let lifetime = u64::try_from(self.expires_in.as_millis()).unwrap_or(u64::MAX);
         let expires_at = issued_at.saturating_add(lifetime);
@@ -92,12 +103,23 @@ impl Inspect {
         let limits = &loaded.config.limits;
         let verifier = TokenVerifier::new(&loaded.config.auth, limits.token_bytes.bytes());
         let now = now();
-        let inspection = verifier.inspect(token.trim(), now);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::Failed(format!("start the runtime: {error}")))?;
+        let inspection = runtime.block_on(async {
+            verifier.keep_fresh(&Arc::new(Metrics::new(Arc::default())));
+            verifier.inspect(token.trim(), now).await
+        });
         let show = |part: &Option<serde_json::Value>| match part {
             Some(value) => format!("{value:#}"),
             None => "(not readable)".to_owned(),
         };
         print(format_args!("header {}\nclaims {}\n", show(&inspection.header), show(&inspection.claims)))?;
+        for (what, found) in [("issuer", &inspection.issuer), ("signed by", &inspection.key)] {
+            let found = found.as_deref().unwrap_or("none that was found");
+            print(format_args!("{what}: {found}\n"))?;
+        }
         match inspection.verdict {
             Ok(grant) => print(format_args!(
                 "good: user {} may read {} of org {} for another {}\n",

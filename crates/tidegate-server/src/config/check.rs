@@ -5,15 +5,21 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use rustix::fs::{Access, access};
 
 use super::{
-    ByteSize, ConfigError, Loaded, LogEngine, Place,
+    ByteSize, ConfigError, IssuerKeys, JwtKey, Loaded, LogEngine, Place,
     value::{humane, quoted},
 };
 
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
+/// What a request's head is read into at once; with less, none could be told from one that is too large.
+const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
+
 /// A token without a `kid` is tried with each key.
 const KEYS_MAX: usize = 32;
+
+/// Each with a key set has a task and a connection of its own.
+const ISSUERS_MAX: usize = 64;
 
 /// All that does not fit, each with the key to change.
 pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
@@ -24,24 +30,7 @@ pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     times(&mut found);
     sizes(&mut found);
     counts(&mut found);
-    if config.auth.keys.is_empty() {
-        found.fault(
-            "auth.keys",
-            "is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])"
-                .to_owned(),
-        );
-    }
-    if config.auth.keys.len() > KEYS_MAX {
-        let reason = format!("has {} keys; {KEYS_MAX} are the most", config.auth.keys.len());
-        found.fault("auth.keys", reason);
-    }
-    for (index, key) in config.auth.keys.iter().enumerate() {
-        if let Some(kid) = &key.kid
-            && config.auth.keys[..index].iter().any(|other| other.kid.as_ref() == Some(kid))
-        {
-            found.fault("auth.keys", format!("two keys have the kid {}", quoted(kid)));
-        }
-    }
+    issuers(&mut found);
     let claims = [&config.auth.user_claim, &config.auth.org_claim, &config.auth.services_claim];
     for (index, name) in claims.iter().enumerate() {
         if claims[..index].contains(name) {
@@ -95,6 +84,57 @@ fn show_size(size: ByteSize) -> String {
 
 fn show_count(count: usize) -> String {
     count.to_string()
+}
+
+fn issuers(found: &mut Checks<'_>) {
+    let auth = &found.loaded.config.auth;
+    if auth.keys.is_empty() && auth.issuers.is_empty() {
+        let reason = "is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` \
+                      (docs/config.md, [auth])";
+        found.fault("auth.keys", reason.to_owned());
+    }
+    for reason in unfit_keys(&auth.keys) {
+        found.fault("auth.keys", reason);
+    }
+    if auth.issuers.len() > ISSUERS_MAX {
+        let reason = format!("has {} issuers; {ISSUERS_MAX} are the most", auth.issuers.len());
+        found.fault("auth.issuers", reason);
+    }
+    if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
+        let reason =
+            "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";
+        found.between("auth.issuer", "auth.issuers", reason.to_owned());
+    }
+    // Who may sign a token is settled by its `iss` alone, so each is there once.
+    let short_form = auth.issuer.as_ref().filter(|_| !auth.keys.is_empty());
+    let mut names: Vec<&String> = short_form.into_iter().collect();
+    for issuer in &auth.issuers {
+        let named = quoted(&issuer.name);
+        if names.contains(&&issuer.name) {
+            found.fault("auth.issuers", format!("two issuers have the name {named}"));
+        }
+        names.push(&issuer.name);
+        if let IssuerKeys::Listed(keys) = &issuer.keys {
+            for reason in unfit_keys(keys) {
+                found.fault("auth.issuers", format!("the issuer {named} {reason}"));
+            }
+        }
+    }
+}
+
+fn unfit_keys(keys: &[JwtKey]) -> Vec<String> {
+    let mut unfit = Vec::new();
+    if keys.len() > KEYS_MAX {
+        unfit.push(format!("has {} keys; {KEYS_MAX} are the most", keys.len()));
+    }
+    for (index, key) in keys.iter().enumerate() {
+        if let Some(kid) = &key.kid
+            && keys[..index].iter().any(|other| other.kid.as_ref() == Some(kid))
+        {
+            unfit.push(format!("has two keys with the kid {}", quoted(kid)));
+        }
+    }
+    unfit
 }
 
 fn addresses(found: &mut Checks<'_>) {
@@ -153,6 +193,9 @@ fn times(found: &mut Checks<'_>) {
         found.fault("tail.window", reason);
     }
     found.not_less(("tail.window", config.tail.window), dedup, show_time);
+    let refresh = ("auth.jwks_refresh", config.auth.jwks_refresh);
+    let stale = ("auth.jwks_stale_if_error", config.auth.jwks_stale_if_error);
+    found.not_less(stale, refresh, show_time);
     if config.ping.timeout >= config.ping.interval {
         let reason = format!(
             "{} must be less than ping.interval ({})",
@@ -166,6 +209,9 @@ fn times(found: &mut Checks<'_>) {
         ("dedup.window", config.dedup.window, Duration::from_secs(1)),
         ("ping.interval", config.ping.interval, Duration::from_millis(100)),
         ("ping.timeout", config.ping.timeout, Duration::from_millis(50)),
+        ("auth.jwks_refresh", config.auth.jwks_refresh, Duration::from_secs(1)),
+        ("auth.jwks_cooldown", config.auth.jwks_cooldown, Duration::from_millis(100)),
+        ("auth.jwks_timeout", config.auth.jwks_timeout, Duration::from_millis(100)),
         ("limits.first_frame_timeout", config.limits.first_frame_timeout, Duration::from_millis(100)),
         ("limits.request_timeout", config.limits.request_timeout, Duration::from_millis(100)),
         ("limits.write_timeout", config.limits.write_timeout, Duration::from_millis(100)),
@@ -180,6 +226,8 @@ fn times(found: &mut Checks<'_>) {
     let longest = [
         ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
         ("batch.window", config.batch.window, Duration::from_secs(10)),
+        ("auth.jwks_cooldown", config.auth.jwks_cooldown, Duration::from_secs(3600)),
+        ("auth.jwks_timeout", config.auth.jwks_timeout, Duration::from_secs(60)),
         ("drain.window", config.drain.window, Duration::from_secs(3600)),
         ("ping.interval", config.ping.interval, Duration::from_secs(3600)),
     ];
@@ -209,6 +257,11 @@ fn sizes(found: &mut Checks<'_>) {
     let token = ("limits.token_bytes", limits.token_bytes);
     found.not_less(("limits.header_bytes", limits.header_bytes), token, show_size);
     found.not_less(("limits.client_frame_bytes", limits.client_frame_bytes), token, show_size);
+    if limits.header_bytes < LEAST_HEADER_BYTES {
+        let reason =
+            format!("{} must be {} or more", show_size(limits.header_bytes), show_size(LEAST_HEADER_BYTES));
+        found.fault("limits.header_bytes", reason);
+    }
     // What must stay in memory for one connection or request has an end in any configuration.
     let most = [
         ("limits.event_bytes", limits.event_bytes, ByteSize::new(64 << 20)),
@@ -229,12 +282,17 @@ fn counts(found: &mut Checks<'_>) {
     let of_org = ("limits.connections_per_org", limits.connections_per_org);
     found.not_less(of_org, ("limits.connections_per_user", limits.connections_per_user), show_count);
     found.not_less(("limits.connections", limits.connections), of_org, show_count);
+    let ids = ("dedup.max_entries", found.loaded.config.dedup.max_entries);
+    let ids_of_org = ("dedup.max_entries_per_org", found.loaded.config.dedup.max_entries_per_org);
+    found.not_less(ids, ids_of_org, show_count);
     let searched = ("limits.tail_search_events", limits.tail_search_events);
     found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
     // serde_json gives up at 128, and a reader's parser may sooner.
-    for (key, value, most) in
-        [("limits.json_depth", limits.json_depth, 127), ("limits.headers", limits.headers, 1000)]
-    {
+    for (key, value, most) in [
+        ("limits.json_depth", limits.json_depth, 127),
+        ("limits.headers", limits.headers, 1000),
+        ("limits.streams_per_connection", limits.streams_per_connection, 10_000),
+    ] {
         if value > most {
             found.fault(key, format!("{value} must be {most} or less"));
         }

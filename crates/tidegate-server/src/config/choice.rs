@@ -1,6 +1,8 @@
 //! Values that are one of a few words, or words with a grammar of their own.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
 
 use tidegate_core::slow::Policy;
 
@@ -91,10 +93,25 @@ choice! {
     }
 }
 choice! {
+    /// What happens to a connection over the bound of its user.
+    UserPolicy {
+        /// It is refused.
+        RejectNew = "reject_new",
+        /// It is let in, and the user's oldest one is ended.
+        EvictOldest = "evict_oldest",
+    }
+}
+choice! {
     /// How a subscriber's token is signed. Pinned per key, never taken from the token.
     JwtAlgorithm {
-        /// HMAC with SHA-256.
+        /// HMAC with SHA-256, by a secret.
         Hs256 = "HS256",
+        /// RSA PKCS#1 v1.5 with SHA-256.
+        Rs256 = "RS256",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// Ed25519.
+        EdDsa = "EdDSA",
     }
 }
 
@@ -238,6 +255,77 @@ impl Setting for ClaimName {
     }
 }
 
+/// The name of a cookie (RFC 6265, a token of RFC 9110).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieName(String);
+
+impl CookieName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for CookieName {
+    fn kind() -> String {
+        "the name of a cookie, 1 to 128 of A-Z a-z 0-9 and !#$%&'*+-.^_`|~".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        match &raw.value {
+            Value::Text(text) if (1..=128).contains(&text.len()) && text.bytes().all(is_token) => {
+                Ok(Self(text.clone()))
+            }
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// Addresses that have their first bits in common (RFC 4632).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether `address` is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().ok()?,
+    };
+    // Bits behind the prefix are a slip; and an IPv4 address in the clothes of IPv6 never comes here.
+    let is_plain = net == net.trunc() && net.addr().to_canonical() == net.addr();
+    is_plain.then_some(net)
+}
+
+impl Setting for Network {
+    fn kind() -> String {
+        "an address or a network such as \"10.0.0.7\", \"10.0.0.0/8\" or \"fd00::/8\", without bits \
+         behind the prefix"
+            .to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match &raw.value {
+            Value::Text(text) => network(text).map(Self).ok_or_else(|| mismatch::<Self>(raw)),
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0.to_string())
+    }
+}
+
 /// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
@@ -249,7 +337,8 @@ impl Origin {
     }
 }
 
-fn is_origin(text: &str) -> bool {
+/// Whether `text` is an origin as `auth.origins` takes it.
+pub fn is_origin(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
     };

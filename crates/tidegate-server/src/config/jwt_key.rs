@@ -1,17 +1,20 @@
-//! One entry of `auth.keys`: a secret that signs subscribers' tokens, inline or from a file.
+//! A key that verifies subscribers' tokens: an entry of `auth.keys` or of an issuer's `keys`. A secret
+//! or a public key, inline or from a file, with the one algorithm that it is for.
 
-use std::{fmt, io::Read, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use super::{
     choice::JwtAlgorithm,
-    closest::did_you_mean,
-    value::{Fault, Raw, Setting, Value, mismatch, quoted},
+    fields::{Fields, read_file},
+    value::{Fault, Raw, Setting, quoted},
 };
+use crate::auth::{LONGEST_PEM, PublicKey};
 
 /// RFC 7518 3.2: a key for HS256 is at least as long as its hash.
 const SHORTEST_SECRET: usize = 32;
 const LONGEST_SECRET: u64 = 64 * 1024;
-const FIELDS: [&str; 4] = ["kid", "algorithm", "secret", "secret_file"];
+const FIELDS: [&str; 6] = ["kid", "algorithm", "secret", "secret_file", "public_key", "public_key_file"];
+const MATERIAL: [&str; 4] = ["secret", "secret_file", "public_key", "public_key_file"];
 
 /// Bytes that are never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,111 +38,134 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A key that signs subscribers' tokens.
+/// What a key is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyMaterial {
+    /// Bytes that sign and verify (HS256).
+    Secret(Secret),
+    /// A key that only verifies.
+    Public(PublicKey),
+}
+
+/// A key that verifies subscribers' tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtKey {
     /// The name that tokens call it by. Where only one side has a name, the signature decides.
     pub kid: Option<String>,
-    /// How it signs.
+    /// How it signs; never taken from a token.
     pub algorithm: JwtAlgorithm,
-    /// The secret itself.
-    pub secret: Secret,
+    /// The key itself.
+    pub material: KeyMaterial,
     /// The file that it was read from.
-    pub secret_file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
 }
 
-fn read_secret(path: &PathBuf) -> Result<Secret, String> {
-    let refuse = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(refuse)?;
-    file.take(LONGEST_SECRET + 1).read_to_end(&mut bytes).map_err(refuse)?;
-    if bytes.len() as u64 > LONGEST_SECRET {
-        return Err(format!("{} is longer than 64KiB", path.display()));
+impl JwtKey {
+    /// The secret, where it is one.
+    pub fn secret(&self) -> Option<&Secret> {
+        match &self.material {
+            KeyMaterial::Secret(secret) => Some(secret),
+            KeyMaterial::Public(_) => None,
+        }
     }
+}
+
+fn secret(mut bytes: Vec<u8>, is_file: bool) -> Result<KeyMaterial, String> {
     // Editors and `echo` end a file with a line break that nobody means to be part of the secret.
-    if bytes.ends_with(b"\n") {
+    if is_file && bytes.ends_with(b"\n") {
         bytes.pop();
         if bytes.ends_with(b"\r") {
             bytes.pop();
         }
     }
-    Ok(Secret(bytes))
+    // RFC 8725 2.1: whoever verifies by a public text as if it were a secret takes forged tokens.
+    if bytes.trim_ascii_start().starts_with(b"-----BEGIN ") {
+        return Err("the secret is PEM text, so a key pair's; set `algorithm` and give its public half as \
+             `public_key` or `public_key_file`"
+            .to_owned());
+    }
+    let length = bytes.len();
+    if length < SHORTEST_SECRET {
+        let unit = if length == 1 { "byte" } else { "bytes" };
+        return Err(format!(
+            "the secret has {length} {unit}; HS256 needs {SHORTEST_SECRET} or more \
+             (`openssl rand -hex 32` makes one)"
+        ));
+    }
+    Ok(KeyMaterial::Secret(Secret(bytes)))
 }
 
 impl Setting for JwtKey {
     const SECRET: bool = true;
 
     fn kind() -> String {
-        "a table with `secret` or `secret_file`, and optionally `kid` and `algorithm`".to_owned()
+        "a table with `secret` or `secret_file`, or `algorithm` and `public_key` or `public_key_file`, and \
+         optionally `kid`"
+            .to_owned()
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
-        let Value::Table(fields) = &raw.value else { return Err(mismatch::<Self>(raw)) };
-        if let Some((name, span, _)) = fields.iter().find(|(name, ..)| !FIELDS.contains(&name.as_str())) {
-            let hint = did_you_mean(name, FIELDS.into_iter());
-            return Err(Fault {
-                span: Some(span.clone()),
-                reason: format!("a key has no field {}{hint}", quoted(name)),
-            });
-        }
-        let field = |wanted: &str| fields.iter().find(|(name, ..)| name == wanted).map(|(.., value)| value);
-        let at = |name: &str, fault: Fault| Fault {
-            span: fault.span.or_else(|| field(name).map(|value| value.span.clone())),
-            reason: format!("`{name}`: {}", fault.reason),
-        };
-        let text = |name: &str| match field(name).map(|raw| &raw.value) {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text.clone())),
-            // Not shown: it may be a secret.
-            Some(_) => Err(at(name, Fault::new("must be text in quotes"))),
-        };
-        let kid = text("kid")?;
+        let fields = Fields::of::<Self>(raw, "a key", &FIELDS)?;
+        let kid = fields.text("kid")?;
         if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > 128) {
-            return Err(at("kid", Fault::new("must be 1 to 128 bytes")));
+            return Err(fields.fault("kid", "must be 1 to 128 bytes"));
         }
-        let algorithm = match field("algorithm") {
-            None => JwtAlgorithm::Hs256,
-            Some(value) => JwtAlgorithm::read(value).map_err(|fault| at("algorithm", fault))?,
-        };
-        let secret_file = text("secret_file")?.map(PathBuf::from);
-        let (origin, secret) = match (text("secret")?, &secret_file) {
-            (Some(secret), None) => ("secret", Secret::new(secret)),
-            (None, Some(path)) => {
-                ("secret_file", read_secret(path).map_err(|reason| at("secret_file", Fault::new(reason)))?)
-            }
-            (Some(_), Some(_)) => {
+        let algorithm = fields.read("algorithm")?.unwrap_or(JwtAlgorithm::Hs256);
+        let given: Vec<&str> = MATERIAL.into_iter().filter(|name| fields.raw(name).is_some()).collect();
+        let name = match given.as_slice() {
+            [name] => *name,
+            [] => {
                 return Err(Fault::new(
-                    "a key has both `secret` and `secret_file`; it must have one of them",
+                    "a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must \
+                     have one of them",
                 ));
             }
-            (None, None) => {
-                return Err(Fault::new(
-                    "a key has neither `secret` nor `secret_file`; it must have one of them",
-                ));
+            [one, another, ..] => {
+                return Err(Fault::new(format!(
+                    "a key has both `{one}` and `{another}`; it must have one of them"
+                )));
             }
         };
-        let length = secret.0.len();
-        if length < SHORTEST_SECRET {
-            let bytes = if length == 1 { "byte" } else { "bytes" };
-            let reason = format!(
-                "the secret has {length} {bytes}; HS256 needs {SHORTEST_SECRET} or more \
-                 (`openssl rand -hex 32` makes one)"
-            );
-            return Err(at(origin, Fault::new(reason)));
+        let is_secret = name.starts_with("secret");
+        if is_secret != (algorithm == JwtAlgorithm::Hs256) {
+            let (word, right) = match algorithm {
+                JwtAlgorithm::Hs256 => ("HS256", "`secret` or `secret_file`; a public key needs `algorithm`"),
+                other => (other.word(), "`public_key` or `public_key_file`"),
+            };
+            return Err(fields.fault(name, format!("{word} takes {right}")));
         }
-        Ok(Self { kid, algorithm, secret, secret_file })
+        let text = fields.text(name)?.unwrap_or_default();
+        let file = name.ends_with("_file").then(|| PathBuf::from(&text));
+        let bytes = match &file {
+            Some(path) => read_file(path, if is_secret { LONGEST_SECRET } else { LONGEST_PEM })
+                .map_err(|reason| fields.fault(name, reason))?,
+            None => text.into_bytes(),
+        };
+        let material = if is_secret {
+            secret(bytes, file.is_some())
+        } else {
+            let holds = |reason: String| match &file {
+                Some(path) => format!("{} {reason}", path.display()),
+                None => reason,
+            };
+            PublicKey::from_pem(algorithm, &bytes).map(KeyMaterial::Public).map_err(holds)
+        };
+        let material = material.map_err(|reason| fields.fault(name, reason))?;
+        Ok(Self { kid, algorithm, material, file })
     }
 
     fn show(&self) -> String {
-        let mut fields = Vec::new();
+        let mut shown = Vec::new();
         if let Some(kid) = &self.kid {
-            fields.push(format!("kid = {}", quoted(kid)));
+            shown.push(format!("kid = {}", quoted(kid)));
         }
-        fields.push(format!("algorithm = {}", self.algorithm.show()));
-        fields.push(match &self.secret_file {
-            Some(path) => format!("secret_file = {}", path.show()),
-            None => "secret = \"(redacted)\"".to_owned(),
+        shown.push(format!("algorithm = {}", self.algorithm.show()));
+        shown.push(match (&self.material, &self.file) {
+            (KeyMaterial::Secret(_), Some(path)) => format!("secret_file = {}", path.show()),
+            (KeyMaterial::Secret(_), None) => "secret = \"(redacted)\"".to_owned(),
+            (KeyMaterial::Public(_), Some(path)) => format!("public_key_file = {}", path.show()),
+            (KeyMaterial::Public(_), None) => "public_key = \"(not shown)\"".to_owned(),
         });
-        format!("{{ {} }}", fields.join(", "))
+        format!("{{ {} }}", shown.join(", "))
     }
 }

@@ -8,8 +8,12 @@ use tidegate_core::{OrgId, ServiceName, slow::Policy};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    choice::{BatchMode, ClaimName, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, Workers},
+    choice::{
+        BatchMode, ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin, Share,
+        UserPolicy, Workers,
+    },
     define::{KeyInfo, Reader, SectionInfo, sections},
+    issuer::Issuer,
     jwt_key::JwtKey,
     value::{ByteSize, Setting},
 };
@@ -19,9 +23,13 @@ sections! {
     listen: Listen {
         /// The address for publishers and readers. Port 0 takes any free port and prints it.
         public: SocketAddr = "0.0.0.0:8080",
-        /// The address for operators: `/healthz`, `/readyz`, `/metrics`. It asks for no
-        /// credentials, so it stays on loopback unless something else guards it.
+        /// The address for operators: `/healthz`, `/readyz`, `/metrics`, and the connections of an org.
+        /// It asks for no credentials, so it stays on loopback unless something else guards it.
         admin: SocketAddr = "127.0.0.1:8081",
+        /// The networks of the proxies in front. A connection from one of them counts for the client that
+        /// `X-Forwarded-For` names: the rightmost address there that is in none of these networks. All
+        /// other connections count for the address that they come from, whatever they send.
+        trusted_proxies: Vec<Network> = [],
     }
 
     /// The process as a whole.
@@ -54,31 +62,58 @@ sections! {
         /// How long the id of an event is remembered: sent again within it, the event is stored once.
         window: Duration = "5m",
         /// Ids remembered at a time, over all orgs. When it is full, publishes with ids of their
-        /// own are refused (`dedup_full`), never let through unchecked. About 100 bytes each.
+        /// own are refused (`dedup_full`), never let through unchecked. About 110 bytes each.
         max_entries: usize = 2_000_000,
+        /// Ids remembered at a time of one org, so that no org can fill the window of all. By default
+        /// half of it; a node with one org may give it all.
+        max_entries_per_org: usize = 1_000_000,
     }
 
     /// Who may read and who may publish.
     auth: Auth {
-        /// The keys that sign subscribers' tokens. To rotate, list the new key beside the old one,
-        /// move the signer over, then remove the old one. Each is a table with `secret` or
-        /// `secret_file` (32 bytes or more), and optionally `kid` and `algorithm` (`HS256`):
-        /// `[[auth.keys]]`, then `kid = "2026"` and `secret_file = "/run/secrets/tidegate"`.
+        /// The keys of subscribers' tokens, where one issuer speaks for all orgs. To rotate, list the
+        /// new key beside the old one, move the signer over, then remove the old one. Each is a table:
+        /// `[[auth.keys]]`, then `secret_file = "/run/secrets/tidegate"` (32 bytes or more), or
+        /// `algorithm = "ES256"` and `public_key_file = "/etc/tidegate/id.pem"`, and optionally `kid`.
+        /// Algorithms are `HS256` (by `secret` or `secret_file`), `RS256` (2048 bits or more), `ES256` and
+        /// `EdDSA` (by `public_key` or `public_key_file`, PEM); each key is for its own alone.
         keys: Vec<JwtKey> = [],
+        /// Issuers that each sign with keys of their own: `[[auth.issuers]]`, then
+        /// `issuer = "https://id.example.com/"` (what its tokens have as `iss`, byte for byte),
+        /// `algorithms = ["RS256"]`, `orgs = ["acme"]` (for which it may speak; `["*"]` is every one),
+        /// `keys = [...]` as in `auth.keys` or `jwks = "https://id.example.com/jwks.json"`, and optionally
+        /// `audience = "tidegate"` (or a list). Where `auth.keys` stands beside them, `auth.issuer` must be
+        /// set. At most 64.
+        issuers: Vec<Issuer> = [],
+        /// How often key sets are fetched again, give or take a tenth. A key that has gone from its set
+        /// is taken no longer from then on.
+        jwks_refresh: Duration = "10m",
+        /// How long after a fetch a token with an unknown `kid` may bring about the next.
+        jwks_cooldown: Duration = "30s",
+        /// How long a fetch may take, and a token wait for it.
+        jwks_timeout: Duration = "5s",
+        /// How long keys are still good after the last fetch that succeeded. Whoever stole a key, and
+        /// keeps the gateway from hearing that it was taken back, has this long.
+        jwks_stale_if_error: Duration = "6h",
         /// Where publishers' API keys are kept (hashed); `""` is `keys.toml` in `log.dir`.
         keys_file: Option<PathBuf> = "",
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
         /// as browsers send them. The gateway's own origin always may.
         origins: Vec<Origin> = [],
+        /// The name of an HttpOnly cookie in which a reader's token may come, for pages that use the
+        /// browser's own EventSource: SSE, history and cursors, of pages of `auth.origins` and of the
+        /// gateway's own origin alone. `""` takes no cookie. Set it with `Secure`, `HttpOnly` and
+        /// `SameSite`; best under a name that begins with `__Host-`.
+        cookie: Option<CookieName> = "",
         /// The claim that names the user.
         user_claim: ClaimName = "sub",
         /// The claim that names the org.
         org_claim: ClaimName = "org",
         /// The claim that lists the services; `["*"]` there means all, absent means refused.
         services_claim: ClaimName = "services",
-        /// The issuer (`iss`) that tokens must name; `""` asks for none.
+        /// The issuer (`iss`) that tokens by `auth.keys` must name; `""` asks for none.
         issuer: Option<String> = "",
-        /// The audience (`aud`) that tokens must name; `""` asks for none.
+        /// The audience (`aud`) that tokens by `auth.keys` must name; `""` is for tokens that name none.
         audience: Option<String> = "",
         /// How far the signer's clock may be off, for `exp` and `nbf`. At most 5 minutes.
         leeway: Duration = "30s",
@@ -166,11 +201,18 @@ sections! {
     limits: Limits {
         /// Connections at a time, over all orgs. Each needs a file descriptor.
         connections: usize = 50_000,
+        /// Requests and streams at a time over one HTTP/2 connection; how many in all is told by the
+        /// other keys. What they all may hold in answers is this times `limits.page_bytes`.
+        streams_per_connection: usize = 100,
         /// Connections at a time of one org.
         connections_per_org: usize = 20_000,
         /// Connections at a time of one user of an org.
         connections_per_user: usize = 10,
-        /// Connections at a time from one client address.
+        /// What happens to a connection over `limits.connections_per_user`: `reject_new` refuses it,
+        /// `evict_oldest` lets it in and ends the user's oldest one (`evicted`).
+        connections_per_user_policy: UserPolicy = "reject_new",
+        /// Connections at a time from one client address; IPv6 counts by /64. See
+        /// `listen.trusted_proxies` for who a client behind a proxy is.
         connections_per_address: usize = 1000,
         /// New connections per second, over all orgs.
         handshakes_per_second: usize = 500,
@@ -192,7 +234,7 @@ sections! {
         users_per_event: usize = 100,
         /// How deep objects and arrays of an event may nest.
         json_depth: usize = 64,
-        /// The size of a request's line and headers together.
+        /// The size of a request's line and headers together. At least 8 KiB.
         header_bytes: ByteSize = "16KiB",
         /// Headers of a request.
         headers: usize = 64,
@@ -218,7 +260,7 @@ sections! {
         request_timeout: Duration = "30s",
         /// How long a reader may take no byte of what waits for it (`slow_consumer`).
         write_timeout: Duration = "30s",
-        /// How long an HTTP connection may rest between two requests.
+        /// How long an HTTP connection may rest without a request or stream.
         idle_timeout: Duration = "75s",
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s",

@@ -1,7 +1,7 @@
 //! What a node is told before it starts: one typed [`Config`], read from a TOML file, the
 //! environment, `--set` and flags, and checked whole before a port is bound.
 //!
-//! Not here: anything that acts on it. Called by the command line, once.
+//! Not here: anything that acts on it. Called by the command line, and by a node that is to reread it.
 //!
 //! Reading order: [`keys`] is the list of everything that can be set; [`sources`] finds values,
 //! this file reads them, [`check`] looks at what must fit together, [`print`] shows the result.
@@ -10,14 +10,19 @@ mod check;
 mod choice;
 mod closest;
 mod define;
+mod fields;
 mod file;
+mod issuer;
 mod jwt_key;
 pub mod keys;
 mod print;
 mod raw;
+mod reread;
 mod sources;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_keys_tests;
 mod value;
 
 use std::{
@@ -27,13 +32,16 @@ use std::{
 };
 
 pub use choice::{
-    BatchMode, ClaimName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Origin, Share, Workers,
+    BatchMode, ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
+    Share, UserPolicy, Workers, is_origin,
 };
-pub use jwt_key::{JwtKey, Secret};
+pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
+pub use jwt_key::{JwtKey, KeyMaterial, Secret};
 pub use keys::{
     Auth, Batch, Compression, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail,
 };
 pub use print::{effective, reference};
+pub use reread::{Reread, is_reread, reread};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Loaded, Place,
+    Loaded, Place, is_reread,
     keys::{KEYS, SECTIONS},
 };
 
@@ -44,6 +44,8 @@ pub fn reference() -> String {
             let _ = writeln!(out, "- Default: `{}`", key.default);
             let _ = writeln!(out, "- Takes: {}", (key.kind)());
             let _ = writeln!(out, "- Environment: `{}`", key.variable());
+            let change = if is_reread(key.name) { "reread on SIGHUP" } else { "needs a restart" };
+            let _ = writeln!(out, "- Change: {change}");
         }
     }
     out
@@ -57,7 +59,8 @@ const INTRODUCTION: &str = r#"# Configuration
 
 <!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -q -p tidegate-server -- config reference > docs/config.md`. -->
 
-A node needs no configuration but a key for its subscribers' tokens (`auth.keys`). Values come from,
+A node needs no configuration but a key for its subscribers' tokens (`auth.keys`, or `auth.issuers`).
+Values come from,
 in this order, the later one winning:
 
 1. the defaults below,
@@ -75,4 +78,10 @@ Times are texts with a unit (`ms`, `s`, `m`, `h`, `d`, largest first: `"1h30m"`)
 fault is named with its file, line and column, its environment variable or its flag. `tidegate config
 check` does only that (exit code 2 where something is wrong); `tidegate config print` shows every
 value with where it came from, secrets left out.
+
+On SIGHUP, `tidegate serve` reads the same sources again (the file, its own environment, its flags), and
+the files of keys that they name. What is marked below as reread is taken over, all of it or, where
+anything is wrong, nothing; the log says which, and names what else was changed and needs a restart. New
+bounds hold for what comes after: connections and streams that are there stay, and a stream keeps
+its grant until its token expires. (`tidegate dev` ends on SIGHUP, as a terminal's programs do.)
 "#;

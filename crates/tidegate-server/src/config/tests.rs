@@ -292,6 +292,21 @@ fn origins_are_what_browsers_send() {
 }
 
 #[test]
+fn the_name_of_a_cookie_is_one_that_a_browser_would_send_back() {
+    for bad in ["a b", "a=b", "a;b", "a,b", "a/b", "\u{e4}"] {
+        let said = given("", &[], &[&format!("auth.cookie=\"{bad}\"")]).said();
+        assert!(
+            said.starts_with("--set auth.cookie: auth.cookie: ")
+                && said.contains("must be the name of a cookie"),
+            "{said}"
+        );
+    }
+    for good in ["", "session", "__Host-tidegate"] {
+        assert_eq!(given("", &[], &[&format!("auth.cookie=\"{good}\"")]).said(), "good");
+    }
+}
+
+#[test]
 fn token_keys_are_checked_and_never_shown() {
     let key = |fields: &str| given(&format!("[[auth.keys]]\n{fields}\n"), &[], &[]).said();
     assert_eq!(
@@ -300,7 +315,7 @@ fn token_keys_are_checked_and_never_shown() {
     );
     assert_eq!(
         key("kid = \"a\""),
-        "c.toml:1:1: auth.keys: a key has neither `secret` nor `secret_file`; it must have one of them"
+        "c.toml:1:1: auth.keys: a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must have one of them"
     );
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nsecret_file = \"x\"")),
@@ -313,7 +328,7 @@ fn token_keys_are_checked_and_never_shown() {
     assert_eq!(key("secret = 12345678901234567"), "c.toml:2:10: auth.keys: `secret`: must be text in quotes");
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nalgorithm = \"none\"")),
-        "c.toml:3:13: auth.keys: `algorithm`: \"none\" must be \"HS256\""
+        "c.toml:3:13: auth.keys: `algorithm`: \"none\" must be \"HS256\", \"RS256\", \"ES256\" or \"EdDSA\""
     );
     assert_eq!(
         key(&format!("secret = \"{SECRET}\"\nkid = \"\"")),
@@ -325,10 +340,10 @@ fn token_keys_are_checked_and_never_shown() {
         "c.toml:2:15: auth.keys: `secret_file`: cannot read /nonexistent/secret: No such file or directory (os error 2)"
     );
     let twice = format!("[[auth.keys]]\nkid = \"a\"\nsecret = \"{SECRET}\"\n").repeat(2);
-    assert_eq!(given(&twice, &[], &[]).said(), "c.toml:1:1: auth.keys: two keys have the kid \"a\"");
+    assert_eq!(given(&twice, &[], &[]).said(), "c.toml:1:1: auth.keys: has two keys with the kid \"a\"");
     set_says(
         &["auth.keys=[]"],
-        "--set auth.keys: auth.keys: is empty, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])",
+        "--set auth.keys: auth.keys: is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` (docs/config.md, [auth])",
     );
     let loose = given("", &[("TIDEGATE_AUTH__KEYS", SECRET)], &[]).said();
     assert!(!loose.contains(SECRET), "{loose}");
@@ -346,7 +361,7 @@ fn secrets_come_from_files_and_stay_out_of_what_is_printed() {
         quoted(&path.to_string_lossy())
     ));
     let loaded = load(&given.sources).expect("good");
-    assert_eq!(loaded.config.auth.keys[0].secret.expose(), SECRET.as_bytes());
+    assert_eq!(loaded.config.auth.keys[0].secret().map(Secret::expose), Some(SECRET.as_bytes()));
     let printed = effective(&loaded);
     assert!(!printed.contains(SECRET) && !format!("{loaded:?}").contains(SECRET), "{printed}");
     assert!(
@@ -355,6 +370,16 @@ fn secrets_come_from_files_and_stay_out_of_what_is_printed() {
         ),
         "{printed}"
     );
+}
+
+#[test]
+fn networks_are_taken_as_they_are_meant_or_not_at_all() {
+    let good = r#"listen.trusted_proxies=["10.0.0.0/8", "192.0.2.7", "fd00::/8", "::1", "0.0.0.0/0"]"#;
+    assert_eq!(given("", &[], &[good]).said(), "good");
+    for bad in ["10.0.0.1/8", "10.0.0.0/33", "10.0.0", "fd00::1/8", "::ffff:10.0.0.0/104", "all", ""] {
+        let said = given("", &[], &[&format!("listen.trusted_proxies=[\"{bad}\"]")]).said();
+        assert!(said.contains("must be an address or a network such as"), "{bad}: {said}");
+    }
 }
 
 #[test]
@@ -390,6 +415,14 @@ fn what_does_not_fit_together_is_refused() {
     set_says(
         &["limits.connections=100"],
         "--set limits.connections: limits.connections: 100 is less than limits.connections_per_org (20000)",
+    );
+    set_says(
+        &["dedup.max_entries=1000"],
+        "--set dedup.max_entries: dedup.max_entries: 1000 is less than dedup.max_entries_per_org (1000000)",
+    );
+    set_says(
+        &["limits.header_bytes=4KiB", "limits.token_bytes=1KiB"],
+        "--set limits.header_bytes: limits.header_bytes: \"4KiB\" must be \"8KiB\" or more",
     );
     set_says(
         &["limits.json_depth=128"],

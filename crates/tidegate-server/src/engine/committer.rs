@@ -18,7 +18,7 @@ use tidegate_core::{DedupKey, NewEvent, OrgId, SEQ_MAX, Seq, UnixMillis};
 use super::{
     AppendError, Appended, Durability, FirstUse, Placed,
     chain::{Chain, Epochs, Start},
-    dedup::{Known, Window},
+    dedup::{Known, Window, WindowLimits},
     local::{Log, LogNow, Shared, millis},
     queue::{Request, Taken},
     staged::{Pending, Staged},
@@ -54,13 +54,13 @@ impl<S: Store> Committer<S> {
         let options = &shared.options;
         let mut window = Window::new(
             millis(options.dedup_window),
-            options.dedup_max_entries,
+            WindowLimits { total: options.dedup_max_entries, per_log: options.dedup_max_entries_per_org },
             now,
             shared.around.clock.steady(),
         );
         for found in &found.ids {
             let GivenId { seq, key, content } = found.id;
-            window.restore(found.at, key, Known { seq, content });
+            window.restore(found.at, found.log, key, Known { seq, content });
         }
         shared.store.commit(&Group { at: now, start: Some(found.start), ..Group::default() })?;
         shared.store.acknowledge()?;
@@ -168,8 +168,10 @@ impl<S: Store> Committer<S> {
             Ok(judged) => judged,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if !self.window.has_room(fresh_ids) {
-            return Ok(Err(AppendError::DedupFull));
+        let known = (pending.by_org.get(org).map(|&at| pending.staged[at].index))
+            .or_else(|| self.shared.log(org).map(|log| log.index));
+        if let Err(refusal) = self.window.check_room(known, fresh_ids) {
+            return Ok(Err(refusal));
         }
         let at = match self.stage(pending, org)? {
             Ok(at) => at,
@@ -189,7 +191,7 @@ impl<S: Store> Committer<S> {
                 Verdict::New => {
                     let seq = staged.place(event, pending.now);
                     if let Some(key) = event.dedup {
-                        self.window.insert(key, Known { seq, content: event.content });
+                        self.window.insert(staged.index, key, Known { seq, content: event.content });
                     }
                     Placed { seq, duplicate: false }
                 }

@@ -87,6 +87,8 @@ pub struct LocalOptions {
     pub dedup_window: Duration,
     /// `dedup.max_entries`: how many ids are known at most.
     pub dedup_max_entries: usize,
+    /// `dedup.max_entries_per_org`: how many of them one org may have.
+    pub dedup_max_entries_per_org: usize,
     /// `limits.orgs`: how many orgs the node holds at most.
     pub orgs_max: usize,
     /// Appends and opens that may wait for the log.
@@ -104,6 +106,7 @@ impl Default for LocalOptions {
         Self {
             dedup_window: Duration::from_secs(5 * 60),
             dedup_max_entries: 1_000_000,
+            dedup_max_entries_per_org: usize::MAX,
             orgs_max: 100_000,
             queue_requests_max: 10_000,
             queue_bytes_max: 64 << 20,
@@ -183,7 +186,8 @@ impl<S: Store> Shared<S> {
 
     fn refusal(&self, refused: Refused) -> AppendError {
         match refused {
-            Refused::Full => AppendError::Overloaded,
+            Refused::Requests => AppendError::TooManyWaiting,
+            Refused::Bytes => AppendError::TooMuchWaiting,
             Refused::Closed => AppendError::Halted,
         }
     }

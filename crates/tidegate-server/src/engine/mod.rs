@@ -57,9 +57,15 @@ pub enum AppendError {
     /// The dedup window has no room for the ids of this batch.
     #[error("the dedup window is full")]
     DedupFull,
-    /// The queue to the log is full.
-    #[error("the log has more waiting than it can take")]
-    Overloaded,
+    /// The org has as many ids in the dedup window as one org may have.
+    #[error("this org has as many ids in the dedup window as one org may have")]
+    OrgDedupFull,
+    /// As many requests wait for the log as may.
+    #[error("as many requests wait for the log as may")]
+    TooManyWaiting,
+    /// The requests that wait for the log hold as many bytes as they may.
+    #[error("the requests that wait for the log hold as many bytes as they may")]
+    TooMuchWaiting,
     /// The node holds as many orgs as it may.
     #[error("the node holds as many orgs as limits.orgs allows")]
     TooManyOrgs,
@@ -72,6 +78,23 @@ pub enum AppendError {
     /// It may be stored or not; the same ids can be sent again.
     #[error("whether the batch was stored is not known")]
     Unknown,
+}
+
+impl AppendError {
+    /// The configuration key of the bound that was reached, if it was one.
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            AppendError::DedupFull => Some("dedup.max_entries"),
+            AppendError::OrgDedupFull => Some("dedup.max_entries_per_org"),
+            AppendError::TooManyWaiting => Some("limits.publishes_in_flight"),
+            AppendError::TooMuchWaiting => Some("limits.publish_queue_bytes"),
+            AppendError::TooManyOrgs => Some("limits.orgs"),
+            AppendError::IdConflict { .. }
+            | AppendError::Halted
+            | AppendError::SeqsUsedUp
+            | AppendError::Unknown => None,
+        }
+    }
 }
 
 /// Where a conflicting id was first used.

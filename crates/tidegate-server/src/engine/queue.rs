@@ -42,8 +42,10 @@ impl Request {
 /// Why a request was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No room.
-    Full,
+    /// As many wait as may.
+    Requests,
+    /// They hold as many bytes as they may.
+    Bytes,
     /// No more requests are taken.
     Closed,
 }
@@ -65,6 +67,8 @@ pub enum Taken {
 struct Inner {
     waiting: VecDeque<Request>,
     bytes: usize,
+    /// Those among `waiting` that are outside the bounds.
+    sweeps: usize,
     closed: Option<bool>,
 }
 
@@ -96,10 +100,14 @@ impl Queue {
             return Err(Refused::Closed);
         }
         let bounded = !matches!(request, Request::Sweep { .. });
-        if bounded && (inner.waiting.len() >= self.max_requests || inner.bytes + bytes > self.max_bytes) {
-            return Err(Refused::Full);
+        if bounded && inner.waiting.len() - inner.sweeps >= self.max_requests {
+            return Err(Refused::Requests);
+        }
+        if bounded && inner.bytes + bytes > self.max_bytes {
+            return Err(Refused::Bytes);
         }
         inner.bytes += bytes;
+        inner.sweeps += usize::from(!bounded);
         inner.waiting.push_back(request);
         drop(inner);
         self.some.notify_one();
@@ -131,7 +139,9 @@ impl Queue {
             if events > max_events && !taken.is_empty() {
                 break;
             }
-            inner.bytes -= request.bytes();
+            let (bytes, is_sweep) = (request.bytes(), matches!(request, Request::Sweep { .. }));
+            inner.bytes -= bytes;
+            inner.sweeps -= usize::from(is_sweep);
             taken.extend(inner.waiting.pop_front());
         }
         Taken::Requests(taken)
@@ -143,7 +153,7 @@ impl Queue {
         let mut left = VecDeque::new();
         if !clean {
             left = std::mem::take(&mut inner.waiting);
-            inner.bytes = 0;
+            (inner.bytes, inner.sweeps) = (0, 0);
         }
         inner.closed.get_or_insert(clean);
         drop(inner);

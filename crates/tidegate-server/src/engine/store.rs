@@ -103,6 +103,8 @@ pub struct FoundLog {
 pub struct FoundId {
     /// The node's time at its commit.
     pub at: UnixMillis,
+    /// The log that it was given in; 0 where that is not known any more.
+    pub log: LogIndex,
     /// The id.
     pub id: GivenId,
 }

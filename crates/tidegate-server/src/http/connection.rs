@@ -1,26 +1,30 @@
-//! One connection of the public listener: HTTP/1.1 over a socket that does not wait for ever.
+//! One connection of the public listener, over a socket that does not wait for ever: HTTP/1.1, or
+//! HTTP/2 where the client begins with that.
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
+use http::Request;
+use http_body_util::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::answer;
+use super::{answer, http2};
 use crate::{
-    transport::guarded::{Guarded, Patience, Turns},
+    config::Limits,
+    transport::guarded::{Guarded, Patience, Slow, Turns},
     worker::{Accepted, Local, Peer},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
-const STALL_GRACE: Duration = Duration::from_secs(3);
+pub const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves an accepted socket on the thread of its worker.
 pub fn serve(local: Rc<Local>, accepted: Accepted) {
     tokio::task::spawn_local(connection(local, accepted));
 }
 
-/// One HTTP connection, until it ends or turns into a WebSocket.
+/// One connection, until it ends or turns into a WebSocket.
 async fn connection(local: Rc<Local>, accepted: Accepted) {
     let Accepted { stream, peer, place } = accepted;
     let stream = match TcpStream::from_std(stream) {
@@ -30,26 +34,55 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
             return;
         }
     };
-    let config = local.node.config();
-    let limits = &config.limits;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes.bytes().max(8192))
-        .max_headers(limits.headers);
+    // What is written is whole frames and answers; waiting for more would only delay them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "set TCP_NODELAY");
+    }
     let turns = Arc::new(Turns::default());
-    // Longer than a reader's own timeout, which is the one that has a code and a count.
-    let patience = Patience { head: limits.first_frame_timeout, write: limits.write_timeout + STALL_GRACE };
-    let guarded = Guarded::new(stream, turns.clone(), patience);
     // An upgraded socket takes its place in the count along.
-    let place = Rc::new(place);
+    let peer = Peer { address: peer, place: Rc::new(place) };
+    let (patience, idle) = {
+        let limits = &local.node.config().limits;
+        // Longer than a reader's own timeout, which is the one that has a code and a count.
+        let write = limits.write_timeout + STALL_GRACE;
+        (Patience { head: limits.first_frame_timeout, write }, limits.idle_timeout)
+    };
+    let node = local.node.clone();
+    let mut socket = Guarded::new(stream, turns.clone(), patience);
+    // Boxed, each is as large as it needs to be, for as long as it lasts.
+    match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
+        Ok(Ok(true)) => Box::pin(http2::serve(local, peer, socket, turns)).await,
+        Ok(Ok(false)) => Box::pin(http1(local, peer, socket, turns)).await,
+        Ok(Err(error)) => {
+            if Slow::behind(&error).is_some() {
+                node.metrics.refusal("limits.first_frame_timeout");
+            }
+            tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked");
+        }
+        Err(_) => {
+            node.metrics.refusal("limits.idle_timeout");
+            tracing::debug!(peer = %peer.address, "let go of a connection that says nothing");
+        }
+    }
+}
+
+async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
+    let mut builder = http1::Builder::new();
+    {
+        let limits = &local.node.config().limits;
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.idle_timeout)
+            .max_buf_size(limits.header_bytes.bytes())
+            .max_headers(limits.headers);
+    }
+    let address = peer.address;
     let service = hyper::service::service_fn({
         let (local, turns) = (local.clone(), turns.clone());
-        move |request| {
+        move |request: Request<hyper::body::Incoming>| {
             turns.asked();
-            let peer = Peer { address: peer, place: place.clone() };
-            let (answered, turns) = (answer(local.clone(), peer, request), turns.clone());
+            let answered = answer(local.clone(), peer.clone(), request.map(Either::Left));
+            let turns = turns.clone();
             async move {
                 let answered = answered.await;
                 turns.answered();
@@ -57,7 +90,7 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
             }
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(guarded), service).with_upgrades());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service).with_upgrades());
     let mut draining = local.node.draining.subscribe();
     let mut is_leaving = false;
     let ended = loop {
@@ -74,7 +107,26 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
         }
     };
     if let Err(error) = ended {
+        if let Some(limit) = bound_of(&error, &turns, &local.node.config().limits) {
+            local.node.metrics.refusal(limit);
+        }
         // The peer's doing, mostly; what we answered was logged where it was answered.
-        tracing::debug!(%error, %peer, "end an HTTP connection");
+        tracing::debug!(%error, peer = %address, "end an HTTP connection");
+    }
+}
+
+/// The bound that a connection was over when it ended, where it ended for one: hyper answers these
+/// itself, or there is nobody left to answer.
+fn bound_of(error: &hyper::Error, turns: &Turns, limits: &Limits) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
+        return Some(if is_large { "limits.header_bytes" } else { "limits.headers" });
+    }
+    if error.is_timeout() {
+        return Some("limits.idle_timeout");
+    }
+    match Slow::behind(error)? {
+        Slow::Head => Some("limits.first_frame_timeout"),
+        Slow::Taking => Some("limits.write_timeout"),
     }
 }

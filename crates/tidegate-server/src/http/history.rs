@@ -10,7 +10,7 @@ use tidegate_core::{
     opening::{self, From},
 };
 
-use super::{Answer, bearer, json, query::Query};
+use super::{Answer, credentials, json, query::Query};
 use crate::{
     auth::StreamGrant,
     engine::PageLimit,
@@ -32,10 +32,8 @@ async fn authorize<B>(
     request: &Request<B>,
 ) -> Result<(StreamGrant, Filter, Query), Refusal> {
     let query = Query::of(request);
-    let Some(token) = bearer(request.headers())? else {
-        return Err(Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"));
-    };
-    let grant = node.authorize(token, org).await?;
+    let token = credentials::of_page(node, request)?;
+    let grant = node.authorize(&token.text, org).await?;
     let services = query.services(node.config().limits.services_per_filter)?;
     let filter = grant.filter_for(services).map_err(refused)?;
     Ok((grant, filter, query))
@@ -54,7 +52,9 @@ pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<
     let config = node.config();
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, &org, request).await?;
-    let limit = query.number("limit", 1..=limits.page_events)?.unwrap_or(100.min(limits.page_events));
+    let limit = query
+        .number("limit", 1..=limits.page_events, Some("limits.page_events"))?
+        .unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,
         Some(text) => {

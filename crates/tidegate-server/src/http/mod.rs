@@ -3,29 +3,40 @@
 //! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
 //! arguments; this file only finds the handler.
 
+mod client_address;
+mod cloudevents;
 mod connection;
+mod credentials;
 mod history;
+mod http2;
+pub mod openapi;
 mod origins;
 mod problem;
 mod publish;
-mod query;
+pub mod query;
 mod stream;
+mod table;
 
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use tidegate_core::{Code, OrgId, Refusal};
 
 pub use connection::serve;
-pub use problem::refuse;
+pub use problem::{refuse, refuse_whole};
+
+use table::{Endpoint, Found, Route};
 
 use crate::{
     page,
+    transport::upgrade,
     worker::{Local, Peer, sse::SseBody},
 };
+
+/// The body of a request, over either version of HTTP.
+pub type Incoming = Either<hyper::body::Incoming, http2::Received>;
 
 /// The body of an answer: whole, or a stream.
 pub type Answer = Either<Full<Bytes>, SseBody>;
@@ -41,57 +52,125 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let origin = origins::listed(&local.node, &request);
-    let is_draining = local.node.is_draining();
+    let peer = {
+        let trusted = &local.node.config().listen.trusted_proxies;
+        Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
+    };
+    let origin = origins::of(&local.node, &request);
+    let is_api = request.uri().path().starts_with("/v1/");
+    // Behind a request to switch come frames, which are no requests.
+    let mut is_over = local.node.is_draining() || upgrade::is_asked(&request);
     let node = local.node.clone();
-    let mut response = route(local, peer, request).await.unwrap_or_else(|refusal| {
+    let path = request.uri().path().to_owned();
+    let found = table::find(request.method(), &path);
+    let answered = match sound(&request) {
+        Err(refusal) => {
+            is_over = true;
+            Err(refusal)
+        }
+        // A WebSocket is told by a frame, for a page cannot see why an upgrade failed.
+        Ok(()) if is_api && !upgrade::is_asked(&request) && origin == origins::Of::Stranger => {
+            Err(origins::refuse(&node, &request))
+        }
+        Ok(()) => match found {
+            Found::Route(route, org) => dispatch(route, org, local, peer, request).await,
+            Found::ByOther(path) => Ok(by_other(request.method(), path)),
+            Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
+                asset(&request)
+            }
+            Found::Nothing => Err(nothing_here()),
+        },
+    };
+    let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
         refuse(&refusal)
     });
-    if let Some(origin) = origin {
-        origins::allow(&mut response, origin);
+    if let Found::Route(route, _) = found {
+        // In debug builds, so in every test: no answer that the description does not know.
+        debug_assert!(
+            openapi::tells(route, &response),
+            "openapi/operation.rs does not tell of {} {:?} as an answer of {}",
+            response.status(),
+            response.extensions().get::<Code>(),
+            route.id
+        );
     }
-    if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if let origins::Of::Listed(origin) = origin {
+        origins::allow(&node, &mut response, origin);
+    }
+    if is_api {
+        // Also where there was no Origin, or none that is listed: the next one may be.
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    // HTTP/2 says it with a frame of its own, and takes this one off.
+    if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-async fn route(
+async fn dispatch(
+    route: &Route,
+    org: &str,
     local: Rc<Local>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
-    let path = request.uri().path().to_owned();
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    match (request.method(), segments.as_slice()) {
-        (&Method::POST, ["v1", "orgs", org, "events"]) => {
-            publish::answer(&local.node, org_of(org)?, request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "events"]) => {
-            history::events(&local.node, org_of(org)?, &request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "cursor"]) => {
-            history::cursor(&local.node, org_of(org)?, &request).await
-        }
-        (&Method::GET, ["v1", "orgs", org, "stream"]) => stream::answer(local, peer, org, request).await,
-        (&Method::OPTIONS, ["v1", "orgs", _, "events" | "cursor" | "stream"]) => {
-            origins::preflight(&local.node, &request)
-        }
-        (method, ["v1", "orgs", _, resource @ ("events" | "cursor" | "stream")]) => {
-            let allowed = if *resource == "events" { "GET, POST, OPTIONS" } else { "GET, OPTIONS" };
-            let message = format!("{method} is not taken here; {allowed} are");
-            let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
-            Ok(response)
-        }
-        (&Method::GET | &Method::HEAD, _) if local.node.has_page => asset(&request),
-        _ => Err(nothing_here()),
+    match route.endpoint {
+        Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
+        Endpoint::History => history::events(&local.node, org_of(org)?, &request).await,
+        Endpoint::Cursor => history::cursor(&local.node, org_of(org)?, &request).await,
+        Endpoint::Stream => stream::answer(local, peer, org, request).await,
+        Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
+        Endpoint::Preflight => Ok(origins::preflight(&table::allowed(route.path))),
     }
 }
 
+/// Something is at this address, by other methods.
+fn by_other(method: &Method, path: &str) -> Response<Answer> {
+    let allowed = table::allowed(path);
+    let message = format!("{method:.20} is not taken here; {allowed} are");
+    let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+/// What RFC 9112 (3.2, 6.1) asks of every request: it says once, and in one way, whom it is for and where
+/// it ends. Two parties that read such a request each in their own way serve it to the wrong one, or see
+/// another request behind it.
+fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let bad = |message| Err(Refusal::new(Code::BadRequest, message));
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return bad("Host stands more than once in the headers");
+    }
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return bad("a request of HTTP/1.1 must have a Host header");
+    }
+    if let Some(host) = host {
+        let is_one = |text: &str| text.parse::<Authority>().is_ok_and(|one| !one.as_str().contains('@'));
+        if !host.to_str().is_ok_and(is_one) {
+            return bad("Host must be one host name or address, and a port where it is not the usual one");
+        }
+        if request.uri().authority().is_some_and(|authority| authority.as_str() != *host) {
+            return bad("the address and the Host header name different hosts");
+        }
+    }
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return bad("Transfer-Encoding must be chunked and nothing else");
+    }
+    Ok(())
+}
+
 fn nothing_here() -> Refusal {
-    let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream";
+    let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream, \
+                   and described at /openapi.json";
     Refusal::new(Code::NotFound, message)
 }
 
@@ -101,7 +180,7 @@ fn org_of(text: &str) -> Result<OrgId, Refusal> {
 
 fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
     let asset = page::asset(request.uri().path()).ok_or_else(nothing_here)?;
-    let is_known = request.headers().get(header::IF_NONE_MATCH).is_some_and(|etag| etag == asset.etag);
+    let is_known = knows(request, asset.etag);
     let mut response = Response::new(full(if is_known { &[][..] } else { asset.bytes }));
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -117,6 +196,16 @@ fn asset(request: &Request<Incoming>) -> Result<Response<Answer>, Refusal> {
     Ok(response)
 }
 
+/// Whether the client has what `etag` names (`If-None-Match`, RFC 9110, section 13.1.2).
+fn knows<B>(request: &Request<B>, etag: impl AsRef<[u8]>) -> bool {
+    let etag = etag.as_ref();
+    let of_line = |line: &HeaderValue| {
+        let mut listed = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        listed.any(|known| known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == etag)
+    };
+    request.headers().get_all(header::IF_NONE_MATCH).iter().any(of_line)
+}
+
 /// The only value of a header; `None` where there is none.
 fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).iter();
@@ -125,22 +214,6 @@ fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h Head
         return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the headers")));
     }
     Ok(value)
-}
-
-/// The credentials of `Authorization: Bearer`; `None` where there is no such header.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let bad =
-        || Refusal::new(Code::Unauthorized, "Authorization must be one header of the form Bearer <token>");
-    if values.next().is_some() {
-        return Err(bad());
-    }
-    let (scheme, token) = value.to_str().map_err(|_| bad())?.split_once(' ').ok_or_else(bad)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(' ') {
-        return Err(bad());
-    }
-    Ok(Some(token))
 }
 
 /// A JSON answer that no cache keeps.

@@ -4,7 +4,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use tidegate_core::{Code, Refusal, publish::Fault};
 
-use super::{Answer, full};
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+
+use super::Answer;
 
 /// The body of a refusal.
 #[derive(Debug, Serialize)]
@@ -31,41 +34,75 @@ struct FieldError {
     pointer: String,
     code: &'static str,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+}
+
+/// The bound that a faulty field is over, if it is one.
+pub fn limit_of(fault: &Fault) -> Option<&'static str> {
+    match fault.code {
+        "depth" => Some("limits.json_depth"),
+        "too_many" => Some("limits.users_per_event"),
+        _ => None,
+    }
 }
 
 /// Answers with a refusal.
 pub fn refuse(refusal: &Refusal) -> Response<Answer> {
+    refuse_whole(refusal).map(Either::Left)
+}
+
+/// The same, where no answer is a stream.
+pub fn refuse_whole(refusal: &Refusal) -> Response<Full<Bytes>> {
     problem(status_of(refusal.code), refusal, &[], &[])
 }
 
 /// Answers with a refusal under a status that says more than its code's.
 pub fn refuse_as(status: StatusCode, refusal: &Refusal) -> Response<Answer> {
-    problem(status, refusal, &[], &[])
+    problem(status, refusal, &[], &[]).map(Either::Left)
 }
 
 fn status_of(code: Code) -> StatusCode {
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+/// Answers that data is of a kind that is not taken.
+pub fn unsupported(fault: Fault) -> Response<Answer> {
+    with_errors(Code::UnsupportedMedia, vec![fault])
+}
+
 /// Answers with faulty fields.
 pub fn invalid(faults: Vec<Fault>) -> Response<Answer> {
+    with_errors(Code::Invalid, faults)
+}
+
+fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     let errors: Vec<_> = faults
         .into_iter()
-        .map(|Fault { pointer, code, detail }| FieldError { pointer, code, detail })
+        .map(|fault| {
+            let limit = limit_of(&fault);
+            let Fault { pointer, code, detail } = fault;
+            FieldError { pointer, code, detail, limit }
+        })
         .collect();
     let detail = match errors.as_slice() {
         [only] => only.detail.clone(),
         several => format!("{} fields are faulty; see errors", several.len()),
     };
-    problem(status_of(Code::Invalid), &Refusal::new(Code::Invalid, detail), &errors, &[])
+    problem(status_of(code), &Refusal::new(code, detail), &errors, &[]).map(Either::Left)
 }
 
 /// Answers that the outcome is not known, with the ids that make sending again safe.
 pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
-    problem(status_of(refusal.code), refusal, &[], ids)
+    problem(status_of(refusal.code), refusal, &[], ids).map(Either::Left)
 }
 
-fn problem(status: StatusCode, refusal: &Refusal, errors: &[FieldError], ids: &[String]) -> Response<Answer> {
+fn problem(
+    status: StatusCode,
+    refusal: &Refusal,
+    errors: &[FieldError],
+    ids: &[String],
+) -> Response<Full<Bytes>> {
     let body = Problem {
         kind: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),
@@ -79,8 +116,10 @@ fn problem(status: StatusCode, refusal: &Refusal, errors: &[FieldError], ids: &[
     };
     // Strings and numbers always serialise.
     let json = serde_json::to_vec(&body).unwrap_or_default();
-    let mut response = Response::new(full(json));
+    let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
+    // For whoever holds the answer against the description; it does not travel.
+    response.extensions_mut().insert(refusal.code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -5,13 +5,16 @@ use std::{fmt::Write as _, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tidegate_core::{
-    Code, Cursor, EventId, NewEvent, OrgId, Refusal,
-    publish::{BodyForm, Fault, PublishError, read_body},
+    Code, Cursor, EventId, NewEvent, OrgId, Refusal, ServiceName,
+    publish::{
+        BodyForm, Fault, PublishError,
+        cloudevents::{Mode, read as read_cloudevents},
+        read_body,
+    },
 };
 
-use super::{Answer, bearer, header_once, json, problem};
+use super::{Answer, Incoming, cloudevents, credentials::bearer, header_once, json, problem, query::Query};
 use crate::{
     auth::PublishGrant,
     engine::{AppendError, Appended},
@@ -40,27 +43,44 @@ pub async fn answer(
         let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
         return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
     };
-    let form = body_form(request.headers())?;
-    let prefix = idempotency_key(request.headers())?;
-    let body = read(node, request).await?;
+    let query = Query::of(&request);
+    let (parts, body) = request.into_parts();
+    let form = form(&parts.headers, &query)?;
+    let body = read(node, &parts.headers, body).await?;
     let began = Instant::now();
-    let response = publish(node, grant, form, prefix.as_deref(), &body).await;
+    let response = publish(node, grant, &parts.headers, &form, &body).await;
     node.metrics.publish(began.elapsed());
     response
 }
 
-fn body_form(headers: &HeaderMap) -> Result<BodyForm, Refusal> {
+/// What a request carries.
+enum Form<'h> {
+    /// Events of the gateway's own form; those without an id get one that begins with `prefix`.
+    Own { form: BodyForm, prefix: Option<String> },
+    /// CloudEvents; those without a service are of this one.
+    CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
+}
+
+fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    let kind = value.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    match kind.as_deref() {
-        Some("application/json") => Ok(BodyForm::Json),
-        Some("application/x-ndjson" | "application/jsonl" | "application/ndjson") => Ok(BodyForm::Ndjson),
-        _ => {
-            let message =
-                "publish with Content-Type application/json (an event or an array) or application/x-ndjson";
-            Err(Refusal::new(Code::UnsupportedMedia, message))
-        }
+    // A faulty one is refused also where it means nothing.
+    let prefix = idempotency_key(headers)?;
+    if let Some(mode) = cloudevents::mode(headers, value)? {
+        let service = query.one("service")?.map(ServiceName::parse).transpose();
+        let service = service.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+        return Ok(Form::CloudEvents { mode, service });
     }
+    let kind = value.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    let form = match kind.as_deref() {
+        Some("application/json") => BodyForm::Json,
+        Some("application/x-ndjson" | "application/jsonl" | "application/ndjson") => BodyForm::Ndjson,
+        _ => {
+            let message = "publish with Content-Type application/json (an event or an array), \
+                           application/x-ndjson, or as CloudEvents 1.0";
+            return Err(Refusal::new(Code::UnsupportedMedia, message));
+        }
+    };
+    Ok(Form::Own { form, prefix })
 }
 
 /// The prefix of the ids of events that bring none.
@@ -77,24 +97,25 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     }
 }
 
-async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
     let max = node.config().limits.request_bytes.bytes();
     let too_large = || {
         let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
         Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
     };
-    let announced =
-        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
         return Err(too_large());
     }
-    let collected = Limited::new(request.into_body(), max).collect();
+    let collected = Limited::new(body, max).collect();
     match tokio::time::timeout(node.config().limits.request_timeout, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
         Err(_) => {
-            Err(Refusal::new(Code::RequestTimeout, "the body did not arrive within limits.request_timeout"))
+            let message = "the body did not arrive within limits.request_timeout";
+            let refusal = Refusal::new(Code::RequestTimeout, message);
+            Err(refusal.limited_by("limits.request_timeout").retry_in(RETRY_MS))
         }
     }
 }
@@ -102,27 +123,17 @@ async fn read(node: &Node, request: Request<Incoming>) -> Result<Bytes, Refusal>
 async fn publish(
     node: &Arc<Node>,
     grant: PublishGrant,
-    form: BodyForm,
-    prefix: Option<&str>,
+    headers: &HeaderMap,
+    form: &Form<'_>,
     body: &[u8],
 ) -> Result<Response<Answer>, Refusal> {
-    let mut assign = |index: usize| match prefix {
-        // A printable prefix and digits, within the length: always an id.
-        Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
-        None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
-    };
-    let events = match read_body(grant.org(), form, body, &node.publish_limits(), &mut assign) {
+    let events = match events_of(node, &grant, headers, form, body) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
-            for fault in &faults {
-                match fault.code {
-                    "depth" => node.metrics.refusal("limits.json_depth"),
-                    "too_many" => node.metrics.refusal("limits.users_per_event"),
-                    _ => {}
-                }
-            }
+            faults.iter().filter_map(problem::limit_of).for_each(|limit| node.metrics.refusal(limit));
             return Ok(problem::invalid(faults));
         }
+        Err(PublishError::UnsupportedMedia(fault)) => return Ok(problem::unsupported(fault)),
         Err(error @ PublishError::NotJson(_)) => {
             return Err(Refusal::new(Code::BadRequest, error.to_string()));
         }
@@ -139,9 +150,45 @@ async fn publish(
         .collect();
     let appended = node.engine.append(grant.org(), events);
     match tokio::time::timeout(node.config().limits.publish_timeout, appended).await {
-        Ok(Ok(appended)) => Ok(placed(node, &ids, &appended)),
-        Ok(Err(error)) => refusal_of(&ids, error),
-        Err(_) => refusal_of(&ids, AppendError::Unknown),
+        Ok(Ok(appended)) => {
+            let cursor = count(node, &appended);
+            Ok(match form {
+                Form::Own { .. } => json(places(&cursor, &ids, &appended)),
+                Form::CloudEvents { .. } => cloudevents::accepted(&cursor),
+            })
+        }
+        Ok(Err(error)) => refusal_of(&ids, error, None),
+        Err(_) => {
+            let limit = "limits.publish_timeout";
+            node.metrics.refusal(limit);
+            refusal_of(&ids, AppendError::Unknown, Some(limit))
+        }
+    }
+}
+
+/// The events of a body, as `form` has them.
+fn events_of(
+    node: &Node,
+    grant: &PublishGrant,
+    headers: &HeaderMap,
+    form: &Form<'_>,
+    body: &[u8],
+) -> Result<Vec<NewEvent>, PublishError> {
+    let limits = node.publish_limits();
+    match form {
+        Form::Own { form, prefix } => {
+            let mut assign = |index: usize| match prefix {
+                // A printable prefix and digits, within the length: always an id.
+                Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
+                None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
+            };
+            read_body(grant.org(), *form, body, &limits, &mut assign)
+        }
+        Form::CloudEvents { mode, service } => {
+            let events = read_cloudevents(grant.org(), mode, body, service.as_ref(), &limits)?;
+            cloudevents::check_users(headers, mode, &events)?;
+            Ok(events)
+        }
     }
 }
 
@@ -149,13 +196,18 @@ fn parse_id(text: &str) -> EventId {
     EventId::parse(text).unwrap_or_else(|_| unreachable!("ids that the gateway makes are ids"))
 }
 
-fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Response<Answer> {
+/// Counts what was appended; its highest place.
+fn count(node: &Node, appended: &Appended) -> Cursor {
+    let duplicates = appended.places.iter().filter(|place| place.duplicate).count() as u64;
+    node.metrics.published.inc_by(appended.places.len() as u64 - duplicates);
+    node.metrics.duplicates.inc_by(duplicates);
     let last = appended.places.iter().map(|place| place.seq).max().unwrap_or(0);
-    let cursor = Cursor::untagged(appended.epoch.clone(), last);
+    Cursor::untagged(appended.epoch.clone(), last)
+}
+
+fn places(cursor: &Cursor, ids: &[(String, String)], appended: &Appended) -> String {
     let mut body = format!("{{\"cursor\":\"{cursor}\",\"events\":[");
-    let mut duplicates = 0;
     for (index, (place, (service, id))) in appended.places.iter().zip(ids).enumerate() {
-        duplicates += u64::from(place.duplicate);
         let comma = if index == 0 { "" } else { "," };
         // Ids may hold quotes and backslashes; services cannot.
         let id = serde_json::Value::from(id.as_str());
@@ -166,13 +218,16 @@ fn placed(node: &Node, ids: &[(String, String)], appended: &Appended) -> Respons
         );
     }
     body.push_str("]}");
-    node.metrics.published.inc_by(appended.places.len() as u64 - duplicates);
-    node.metrics.duplicates.inc_by(duplicates);
-    json(body)
+    body
 }
 
-fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<Answer>, Refusal> {
-    let limited = |code, limit| Refusal::new(code, error.to_string()).limited_by(limit).retry_in(RETRY_MS);
+fn refusal_of(
+    ids: &[(String, String)],
+    error: AppendError,
+    timeout: Option<&'static str>,
+) -> Result<Response<Answer>, Refusal> {
+    let limited =
+        |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
@@ -181,16 +236,19 @@ fn refusal_of(ids: &[(String, String)], error: AppendError) -> Result<Response<A
             tracing::debug!(service, id, "refuse an id with other content");
             Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
         }
-        AppendError::DedupFull => limited(Code::DedupFull, "dedup.max_entries"),
-        AppendError::Overloaded => limited(Code::Overloaded, "limits.publish_queue_bytes"),
-        AppendError::TooManyOrgs => limited(Code::Overloaded, "limits.orgs"),
+        AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
+        AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
+            limited(Code::Overloaded)
+        }
         AppendError::Halted => Refusal::new(Code::LogHalted, error.to_string()).retry_in(30_000),
         AppendError::SeqsUsedUp => Refusal::new(Code::LogHalted, error.to_string()).retry_in(3_600_000),
         AppendError::Unknown => {
             let message =
                 "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
-            return Ok(problem::unknown(&Refusal::new(Code::Unknown, message), &ids));
+            let refusal =
+                Refusal { limit: timeout, ..Refusal::new(Code::Unknown, message).retry_in(RETRY_MS) };
+            return Ok(problem::unknown(&refusal, &ids));
         }
     })
 }

@@ -16,6 +16,17 @@ impl Query {
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
+    /// That it has no parameters but these.
+    pub fn only(&self, names: &[&str]) -> Result<(), Refusal> {
+        match self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let message = format!("{key:.32} is no parameter here; {} are", names.join(", "));
+                Err(Refusal::new(Code::BadRequest, message))
+            }
+        }
+    }
+
     /// The only value of `name`.
     pub fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let mut values = self.0.iter().filter(|(key, _)| key == name);
@@ -26,18 +37,23 @@ impl Query {
         Ok(value.map(|(_, value)| value.as_str()))
     }
 
-    /// The only value of `name`, as a number in `range`.
-    pub fn number(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Refusal> {
+    /// The only value of `name`, as a number in `range`, whose end is perhaps the bound with the key `limit`.
+    pub fn number(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        limit: Option<&'static str>,
+    ) -> Result<Option<usize>, Refusal> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<usize>() {
             Ok(number) if is_plain && range.contains(&number) => Ok(Some(number)),
-            _ => {
+            parsed => {
                 let (least, most) = range.into_inner();
-                Err(Refusal::new(
-                    Code::BadRequest,
-                    format!("{name} must be a whole number from {least} to {most}"),
-                ))
+                let message = format!("{name} must be a whole number from {least} to {most}");
+                let refusal = Refusal::new(Code::BadRequest, message);
+                let is_over = is_plain && parsed.is_ok_and(|number| number > most);
+                Err(Refusal { limit: limit.filter(|_| is_over), ..refusal })
             }
         }
     }

@@ -8,15 +8,21 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
-use hyper::body::Incoming;
 use tidegate_core::{
     Code, Cursor, Framing, OrgId, Refusal, frame, gzip, session::Coding, slow::Policy,
     ws::handshake::Protocols,
 };
 
-use super::{Answer, bearer, full, header_once, org_of, origins::check_origin, problem, query::Query};
+use super::{
+    Answer, Incoming,
+    credentials::{self, Token, bearer},
+    full, header_once, org_of, origins, problem,
+    query::Query,
+};
 use crate::{
+    admission::ConnectionId,
     auth::StreamGrant,
+    metrics::Transport,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
     worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
@@ -26,6 +32,9 @@ use crate::{
 const PROTOCOL: &str = "tidegate.v1";
 /// What a token rides on, where a browser can set no header.
 const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
+/// How long an EventSource whose cookie has expired waits before it shows it again: a page that renews
+/// it has mostly done so by its first try, 1 to 6 s after the stream ended.
+const COOKIE_RENEWAL_MS: u64 = 30_000;
 
 /// Opens a stream.
 pub async fn answer(
@@ -49,7 +58,7 @@ fn upgrade(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
-    let origin = check_origin(&node, request.headers());
+    let origin = origins::check(&node, &request);
     let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
     let header = bearer(request.headers()).map(|token| token.map(str::to_owned));
     let (upgrade, protocols) = match Upgrade::of(&request) {
@@ -85,6 +94,10 @@ fn upgrade(
 /// The token in the subprotocols; what is neither that nor the protocol is not spoken here.
 fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
     let token = protocols.after(TOKEN_PROTOCOL).map(str::to_owned);
+    if protocols.iter().filter(|protocol| protocol.starts_with(TOKEN_PROTOCOL)).count() > 1 {
+        let message = "of the subprotocols one may bring a token, not two";
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     if protocols.iter().next().is_some() && !protocols.offers(PROTOCOL) {
         let message = "of the subprotocols this gateway speaks tidegate.v1 alone";
         return Err(Refusal::new(Code::Unsupported, message));
@@ -100,14 +113,17 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
-    let url_token = query.one("access_token")?.map(str::to_owned);
-    // A native EventSource cannot be told to come back by a status (R22).
-    let is_native = url_token.is_some() && !request.headers().contains_key(header::AUTHORIZATION);
-    match open_events(&local, &node, peer, org, &request, query, url_token).await {
-        Err(refusal) if is_native && refusal.code.is_retryable() && refusal.code != Code::TokenExpired => {
+    let token = credentials::of_stream(&node, &request, &query)?;
+    let road = token.road;
+    match open_events(&local, &node, peer, org, &request, query, token).await {
+        Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
-            let mut body = format!("retry: {}\n", refusal.retry_in_ms.unwrap_or(5000).max(1000)).into_bytes();
+            let again_ms = match refusal.code {
+                Code::TokenExpired => COOKIE_RENEWAL_MS,
+                _ => refusal.retry_in_ms.unwrap_or(5000).max(1000),
+            };
+            let mut body = format!("retry: {again_ms}\n").into_bytes();
             body.extend_from_slice(&frame::error(Framing::Sse, &refusal));
             Ok(sse_response(full(body)))
         }
@@ -122,26 +138,19 @@ async fn open_events(
     org: &str,
     request: &Request<Incoming>,
     query: Query,
-    url_token: Option<String>,
+    token: Token,
 ) -> Result<Response<Answer>, Refusal> {
+    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    let slot = node.admission.knock(peer.address.ip());
     accepts_event_stream(request.headers())?;
-    check_origin(node, request.headers())?;
     let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
     if may_compress(node, &wanted.org, &query) && accepts_gzip(request.headers()) {
         wanted.coding = Coding::Gzip;
     }
     let coding = wanted.coding;
-    let token = bearer(request.headers())?.map(str::to_owned).or(url_token);
-    let Some(token) = token else {
-        let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
-        return Err(Refusal::new(Code::Unauthorized, message));
-    };
-    let grant: StreamGrant = node.authorize(&token, &wanted.org).await?;
-    if node.is_draining() {
-        return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
-    }
-    let mut slot = node.admission.knock(peer.address.ip())?;
-    slot.enter(grant.org(), grant.user())?;
+    let mut slot = slot?;
+    let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
+    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot)?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
@@ -150,7 +159,8 @@ async fn open_events(
         retry.insert(0, gzip::HEAD);
     }
     let _ = frames.send(&mut retry);
-    let reader = Reader::open(local.clone(), grant, wanted, slot, Sink::Sse(frames.clone())).await?;
+    let reader =
+        Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone())).await?;
     tokio::task::spawn_local(sse::run(reader, frames));
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();
@@ -227,20 +237,29 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     let slow = match query.one("slow")? {
         None => node.config().slow.policy,
         Some(policy) => Policy::from_name(policy).ok_or_else(|| {
-            let message = format!("slow={policy:.32} is no policy; catch_up, skip and latest are");
-            Refusal::new(Code::BadRequest, message)
+            Refusal::new(
+                Code::Unsupported,
+                "the policies for slow readers (slow=) are catch_up, skip and latest",
+            )
         })?,
     };
-    if let Some(flag) = query.one("deflate")?.filter(|flag| !matches!(*flag, "0" | "1")) {
-        let message = format!("deflate={flag:.32} must be 0, for no compression, or 1");
-        return Err(Refusal::new(Code::BadRequest, message));
+    if query.one("deflate")?.is_some_and(|flag| !matches!(flag, "0" | "1")) {
+        return Err(Refusal::new(Code::BadRequest, "deflate must be 0, for no compression, or 1"));
     }
+    let replaces = match query.one("replaces")? {
+        Some("") | None => None,
+        Some(text) => Some(
+            text.parse::<ConnectionId>()
+                .map_err(|error| Refusal::new(Code::BadRequest, format!("replaces: {error}")))?,
+        ),
+    };
     let config = node.config();
     Ok(StreamRequest {
         org,
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", 0..=config.limits.tail_events)?,
+        tail: query.number("tail", 0..=config.limits.tail_events, Some("limits.tail_events"))?,
+        replaces,
         slow,
         coding: Coding::Plain,
     })

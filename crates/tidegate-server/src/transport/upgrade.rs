@@ -65,9 +65,12 @@ impl UpgradeError {
     }
 }
 
-/// Whether the request asks for WebSocket; one that does not may be right for SSE.
+/// Whether the request asks for WebSocket; one that does not may be right for SSE. HTTP/2 has no
+/// Upgrade header: there the others tell.
 pub fn is_asked<B>(request: &Request<B>) -> bool {
+    let is_http2 = request.version() == Version::HTTP_2;
     handshake::is_asked(&lines(request))
+        || (is_http2 && request.headers().contains_key(header::SEC_WEBSOCKET_VERSION))
 }
 
 impl Upgrade {

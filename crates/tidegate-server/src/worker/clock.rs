@@ -111,7 +111,9 @@ impl Clock {
             return end(Code::PingTimeout, "no pong came within ping.timeout");
         }
         if self.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
-            return end(Code::BadFrame, "a message that was begun did not end in time");
+            let message = "a message that was begun did not end within limits.first_frame_timeout";
+            let refusal = Refusal::new(Code::BadFrame, message).limited_by("limits.first_frame_timeout");
+            return Some(Due::End(refusal));
         }
         let seconds = since(self.counted).as_secs_f64();
         let rate = config.limits.client_frames_per_second;

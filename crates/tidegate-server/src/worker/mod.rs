@@ -14,7 +14,16 @@ pub mod sse;
 pub mod start;
 pub mod websocket;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
 
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -23,7 +32,7 @@ use tokio::{
 
 pub use live::Local;
 pub use reader::{Reader, Sink};
-pub use start::StreamRequest;
+pub use start::{Entered, StreamRequest};
 
 use crate::node::{Node, OpenSocket};
 
@@ -44,7 +53,8 @@ pub struct Accepted {
 /// Who asks, and what its socket is counted by.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The address at the other end.
+    /// The client's address: of the socket's other end, or what a trusted proxy there says of it
+    /// (`http::client_address`).
     pub address: SocketAddr,
     /// Kept as long as the socket is.
     pub place: Rc<OpenSocket>,
@@ -57,6 +67,7 @@ pub type Serve = fn(Rc<Local>, Accepted);
 #[derive(Debug)]
 pub struct Worker {
     sockets: mpsc::Sender<Accepted>,
+    turns: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -65,16 +76,24 @@ impl Worker {
     pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
+        let turns = Arc::new(AtomicU64::new(0));
+        let turned = turns.clone();
         let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed, serve));
+            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed, serve, &turned));
         })?;
-        Ok(Self { sockets, thread })
+        Ok(Self { sockets, turns, thread })
     }
 
     /// Hands it a socket; gives it back where the worker has too many waiting.
     pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
+    }
+
+    /// How often its clock has looked at its readers: it grows several times a second, if the thread
+    /// turns.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Ends it: no more sockets; the ones it has are dropped.
@@ -88,7 +107,7 @@ impl Worker {
 
 /// The worker's thread: sockets come, orgs have news, rounds are due, time passes. Ends when no more
 /// sockets can come.
-async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve) {
+async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -97,7 +116,10 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Ser
         tokio::select! {
             // Rounds may be due all the time: the others come first, for they are never long.
             biased;
-            _ = tick.tick() => local.tick_all(Instant::now()),
+            _ = tick.tick() => {
+                local.tick_all(Instant::now());
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
             socket = sockets.recv() => match socket {
                 Some(accepted) => serve(local.clone(), accepted),
                 None => return,

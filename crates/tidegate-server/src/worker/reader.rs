@@ -19,17 +19,16 @@ use tidegate_core::{
     session::{Audience, Coding, Greeting},
     slow::{Ladder, Policy, SlowLimits, Step},
 };
-use tokio::sync::Notify;
 
 use super::{
     clock::{self, Clock, Due},
     live::{Local, Membership},
     sse::Slot,
-    start::StreamRequest,
+    start::{Entered, StreamRequest},
     websocket::Socket,
 };
 use crate::{
-    admission,
+    admission::{self, Connection, ConnectionId},
     auth::StreamGrant,
     config::Config,
     engine::{Page, PageLimit, ReadError},
@@ -118,33 +117,29 @@ pub struct Reader {
     session: RefCell<Session>,
     sink: Sink,
     membership: RefCell<Option<Membership>>,
-    /// Rings for the reader's own task: parked, or to end.
-    bell: Notify,
-    end: RefCell<Option<Refusal>>,
+    /// What other threads have of it; they end it through this.
+    connection: Arc<Connection>,
     clock: Cell<Clock>,
-    grant_ends: Cell<u64>,
-    name: String,
     services: Option<BTreeSet<ServiceName>>,
     ladder: Cell<Ladder>,
     policy: Policy,
     /// Whether its policy has yet to act.
     is_to_act: Cell<bool>,
-    /// Held for its `Drop`.
-    _slot: admission::Slot,
+    slot: admission::Slot,
 }
 
 impl Reader {
-    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` must
-    /// be its place in the counters already.
+    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` is what
+    /// `entered` has its places from.
     pub async fn open(
         local: Rc<Local>,
         grant: StreamGrant,
         request: StreamRequest,
-        slot: admission::Slot,
+        (slot, entered): (admission::Slot, Entered),
         sink: Sink,
     ) -> Result<Rc<Self>, Refusal> {
         let node = local.node.clone();
-        let filter = grant.filter_for(request.services.clone()).map_err(refused)?;
+        let Entered { filter, connection } = entered;
         let org_id = grant.org();
         let log = node.open_log(org_id).await?;
         let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
@@ -161,8 +156,8 @@ impl Reader {
             framing,
             coding: request.coding,
         };
-        let name = node.name_connection();
         let mut frames = Vec::new();
+        let name = node.admission.id_of(&connection).to_string();
         let session =
             Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
@@ -172,19 +167,22 @@ impl Reader {
             session: RefCell::new(session),
             sink,
             membership: RefCell::default(),
-            bell: Notify::new(),
-            end: RefCell::default(),
+            connection,
             clock: Cell::new(clock),
-            grant_ends: Cell::new(grant.expires_at()),
-            name,
             services: request.services,
             ladder: Cell::default(),
             policy: request.slow,
             is_to_act: Cell::default(),
-            _slot: slot,
+            slot,
             local,
         });
-        tracing::debug!(connection = reader.name, org = %reader.org.id, transport = reader.transport(), "open a stream");
+        tracing::debug!(
+            connection = name,
+            org = %reader.org.id,
+            address = %reader.connection.address,
+            transport = reader.transport(),
+            "open a stream"
+        );
         reader.local.add(&reader);
         if node.engine.halted().is_some() {
             reader.with_session(|session| session.put(halted(framing), &mut frames));
@@ -200,7 +198,11 @@ impl Reader {
     }
 
     fn transport(&self) -> &'static str {
-        if self.sink.is_websocket() { "websocket" } else { "sse" }
+        self.connection.transport.name()
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.local.node.admission.id_of(&self.connection)
     }
 
     /// Looks at its session.
@@ -231,19 +233,18 @@ impl Reader {
 
     /// Rings for its task.
     pub fn call(&self) {
-        self.bell.notify_one();
+        self.connection.call();
     }
 
     /// Waits for the bell.
     pub async fn called(&self) {
-        self.bell.notified().await;
+        self.connection.called().await;
     }
 
     /// Asks its task to end the stream. The first reason counts.
     pub fn end(&self, refusal: Refusal) {
-        self.end.borrow_mut().get_or_insert(refusal);
+        self.connection.end(refusal);
         self.local.leave(self);
-        self.call();
     }
 
     /// Ends it after a panic in what was done for it.
@@ -252,13 +253,13 @@ impl Reader {
     }
 
     /// Why it is to end, if it is.
-    pub fn ending(&self) -> Option<Refusal> {
-        self.end.borrow().clone()
+    pub fn ending(&self) -> Option<&Refusal> {
+        self.connection.ending()
     }
 
     /// Whether its task has to serve it.
     pub fn is_parked(&self) -> bool {
-        !self.is_live() && self.end.borrow().is_none()
+        !self.is_live() && self.ending().is_none()
     }
 
     /// Takes a round of batches, as far as it can. Called for live readers.
@@ -453,7 +454,7 @@ impl Reader {
                 self.local.node.metrics.slow_warnings.inc();
                 self.is_to_act.set(self.policy != Policy::CatchUp);
                 let policy = self.policy.name();
-                tracing::info!(connection = self.name, org = %self.org.id, lag, count, policy, "warn a slow reader");
+                tracing::info!(connection = %self.id(), org = %self.org.id, lag, count, policy, "warn a slow reader");
                 let message = format!(
                     "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
                     slow.max_warnings
@@ -479,9 +480,12 @@ impl Reader {
         self.local.leave(self);
         let mut frames = Vec::new();
         let head = self.org.tail().head();
-        let greeting = greeting(node, &self.name, &grant, head);
-        self.session.borrow_mut().renew(grant.org(), grant.user(), filter, &greeting, &mut frames)?;
-        self.grant_ends.set(grant.expires_at());
+        let name = self.id().to_string();
+        let greeting = greeting(node, &name, &grant, head);
+        let mut session = self.session.borrow_mut();
+        session.renew(grant.org(), grant.user(), filter.clone(), &greeting, &mut frames)?;
+        drop(session);
+        self.connection.renew(filter, grant.expires_at());
         self.push(frames);
         self.call();
         Ok(())
@@ -533,7 +537,7 @@ impl Reader {
 
     /// Looks at the clock: pings, timeouts, expiry, leaving.
     pub fn tick(&self, config: &Config, now: Instant, draining: Option<Instant>) {
-        if self.end.borrow().is_some() {
+        if self.ending().is_some() {
             return;
         }
         let node = &self.local.node;
@@ -541,7 +545,7 @@ impl Reader {
             now,
             draining,
             progress: self.sink.progress(now),
-            is_granted: node.now() < self.grant_ends.get(),
+            is_granted: node.now() < self.connection.expires_at(),
             // A parked reader is being written to; the write timeout looks after it.
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
@@ -550,6 +554,7 @@ impl Reader {
             None => self.look_at_lag(config),
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
+                self.slot.release();
                 self.say(&frame::goaway(self.sink.framing(), Code::Draining, millis(patience)));
             }
             Some(Due::Ping) => {
@@ -570,8 +575,9 @@ impl Reader {
         self.local.node.metrics.close(refusal.code);
         self.local.node.metrics.refused(refusal);
         tracing::info!(
-            connection = self.name,
+            connection = %self.id(),
             org = %self.org.id,
+            address = %self.connection.address,
             transport = self.transport(),
             code = refusal.code.name(),
             "end a stream: {refusal}"
@@ -588,7 +594,7 @@ impl Reader {
 
     fn close(self: &Rc<Self>) {
         self.local.remove(self);
-        tracing::debug!(connection = self.name, org = %self.org.id, "close a stream");
+        tracing::debug!(connection = %self.id(), org = %self.org.id, "close a stream");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A reader over server-sent events (WHATWG HTML, section 9.2): its sink is the body of an HTTP
-//! response, which hyper takes frame by frame.
+//! response, which hyper takes frame by frame, and an HTTP/2 connection by as many bytes as its peer has
+//! room for.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,8 +18,8 @@ use tokio::sync::Notify;
 use super::reader::{Attendance, Gone, Reader};
 use crate::metrics::Transport;
 
-/// The place between a reader and the body of its response: frames go in when it is empty, hyper
-/// takes them out when the socket has room.
+/// The place between a reader and the body of its response: frames go in when it is empty, HTTP
+/// takes them out when the peer has room.
 #[derive(Debug, Default)]
 pub struct Slot {
     frames: RefCell<VecDeque<Bytes>>,
@@ -66,7 +67,7 @@ impl Slot {
         }
     }
 
-    /// When hyper last took something; now, where nothing waits.
+    /// When something was last taken; now, where nothing waits.
     pub fn progress(&self, now: Instant) -> Instant {
         if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
     }
@@ -97,6 +98,45 @@ impl SseBody {
     }
 }
 
+impl SseBody {
+    /// How many bytes wait at its front; `None` at the end.
+    pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
+        let slot = &self.slot;
+        if let Some(frame) = slot.frames.borrow().front() {
+            return Poll::Ready(Some(frame.len()));
+        }
+        if slot.end.get().is_some() {
+            return Poll::Ready(None);
+        }
+        slot.body.replace(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether its connection is to be cut at its end.
+    pub fn is_cut(&self) -> bool {
+        self.slot.end.get() == Some(false)
+    }
+
+    /// Takes up to `length` bytes from its front, never of two frames at once.
+    pub fn take(&mut self, length: usize) -> Bytes {
+        let slot = &self.slot;
+        let taken = {
+            let mut frames = slot.frames.borrow_mut();
+            match frames.front_mut() {
+                Some(front) if length < front.len() => front.split_to(length),
+                _ => frames.pop_front().unwrap_or_default(),
+            }
+        };
+        slot.taken.set(Some(Instant::now()));
+        if slot.is_ready() {
+            // Idle readers own no buffer.
+            slot.frames.take();
+            slot.emptied.notify_one();
+        }
+        taken
+    }
+}
+
 impl Body for SseBody {
     type Data = Bytes;
     type Error = Cut;
@@ -105,24 +145,11 @@ impl Body for SseBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let slot = &self.slot;
-        let next = slot.frames.borrow_mut().pop_front();
-        if slot.is_ready() {
-            // Idle readers own no buffer.
-            slot.frames.take();
-            slot.emptied.notify_one();
-        }
-        if let Some(frame) = next {
-            slot.taken.set(Some(Instant::now()));
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
-        }
-        match slot.end.get() {
-            Some(true) => return Poll::Ready(None),
-            Some(false) => return Poll::Ready(Some(Err(Cut))),
-            None => {}
-        }
-        slot.body.replace(Some(context.waker().clone()));
-        Poll::Pending
+        let this = self.get_mut();
+        this.poll_waiting(context).map(|waiting| match waiting {
+            Some(length) => Some(Ok(Frame::data(this.take(length)))),
+            None => this.is_cut().then_some(Err(Cut)),
+        })
     }
 }
 
@@ -138,7 +165,7 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(&reader, Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
-            let _ = slot.send(&mut reader.last_frame(&refusal));
+            let _ = slot.send(&mut reader.last_frame(refusal));
             slot.end(reader.ends_cleanly());
             break;
         }

@@ -1,15 +1,19 @@
 //! Where a stream starts: what the client asks for, and the place that this is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_core::{
-    Cursor, Filter, LogState, OrgId, Seq, ServiceName, UserId, opening::From, session::Coding, slow::Policy,
+    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId, opening::From, session::Coding,
+    slow::Policy,
 };
 
 use crate::{
+    admission::{Arrival, Connection, ConnectionId, Slot},
     auth::StreamGrant,
     engine::{PageLimit, ReadError},
+    metrics::Transport,
     node::Node,
+    refusals::refused,
 };
 
 /// What a client asks of a stream, beside its credentials.
@@ -23,13 +27,48 @@ pub struct StreamRequest {
     pub cursor: Option<Cursor>,
     /// `tail=`.
     pub tail: Option<usize>,
+    /// `replaces=`.
+    pub replaces: Option<ConnectionId>,
     /// `slow=`, or the policy of the configuration.
     pub slow: Policy,
     /// The compression that was agreed upon.
     pub coding: Coding,
 }
 
+/// A stream that may begin: what its grant and its places in the counters allow.
+pub struct Entered {
+    /// What it sees.
+    pub filter: Filter,
+    /// What others have of it.
+    pub connection: Arc<Connection>,
+}
+
 impl StreamRequest {
+    /// Lets it in, if its grant covers it and there is room. Nobody is evicted for a stream that is
+    /// refused.
+    pub fn enter(
+        &self,
+        node: &Node,
+        grant: &StreamGrant,
+        transport: Transport,
+        slot: &mut Slot,
+    ) -> Result<Entered, Refusal> {
+        if node.is_draining() {
+            return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
+        }
+        let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        let connection = slot.enter(&Arrival {
+            org: grant.org(),
+            user: grant.user(),
+            filter: &filter,
+            expires_at: grant.expires_at(),
+            transport,
+            now: node.now(),
+            replaces: self.replaces.as_ref(),
+        })?;
+        Ok(Entered { filter, connection })
+    }
+
     /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
     pub async fn place(
         &self,

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    net::IpAddr,
     ops::ControlFlow,
     pin::Pin,
     rc::Rc,
@@ -51,10 +52,6 @@ pub struct Socket {
 
 impl Socket {
     fn new(stream: TcpStream) -> Self {
-        // Frames are whole messages; waiting for more would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set TCP_NODELAY");
-        }
         Self {
             stream,
             leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),
@@ -121,19 +118,47 @@ impl Socket {
 
 /// One WebSocket connection from its upgrade to its end. `token` is what the request itself brought;
 /// without it the first frame must be `auth`. The peer's place in the count of sockets is held to the end.
-pub async fn run(
+pub fn run(
     local: Rc<Local>,
-    _peer: Peer,
+    from: Peer,
     switching: Switching,
     token: Option<String>,
     request: Result<StreamRequest, Refusal>,
     slot: Result<admission::Slot, Refusal>,
-) {
+) -> impl Future<Output = ()> {
+    // On the heap while it lasts: what an idle connection keeps of its beginning is nothing.
+    let beginning = Box::pin(begin(local, from.address.ip(), switching, token, request, slot));
+    async move {
+        let _held = from;
+        if let Some(Begun { reader, socket, peer, early }) = beginning.await {
+            converse(reader, &socket, peer, early).await;
+        }
+    }
+}
+
+/// A stream that has been greeted.
+struct Begun {
+    reader: Rc<Reader>,
+    socket: Rc<Socket>,
+    peer: ws::Reader,
+    /// What the client has sent already.
+    early: Vec<u8>,
+}
+
+/// From the upgrade to the `hello`, or to a refusal.
+async fn begin(
+    local: Rc<Local>,
+    address: IpAddr,
+    switching: Switching,
+    token: Option<String>,
+    request: Result<StreamRequest, Refusal>,
+    slot: Result<admission::Slot, Refusal>,
+) -> Option<Begun> {
     let Switched { stream, mut early } = match switching.socket().await {
         Ok(switched) => switched,
         Err(error) => {
             tracing::debug!(%error, "upgrade a connection");
-            return;
+            return None;
         }
     };
     let deflates = request.as_ref().is_ok_and(|request| request.coding != Coding::Plain);
@@ -141,9 +166,10 @@ pub async fn run(
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);
         local.node.metrics.refused(&refusal);
-        tracing::debug!(code = refusal.code.name(), "refuse a stream: {refusal}");
-        finish(&Socket::new(stream), peer, vec![frame::error(Framing::WebSocket, &refusal)], Some(&refusal))
-            .await;
+        tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
+        let last = vec![frame::error(Framing::WebSocket, &refusal)];
+        finish(&Socket::new(stream), peer, last, Some(&refusal)).await;
+        None
     };
     let (request, mut slot) = match (request, slot) {
         (Ok(request), Ok(slot)) => (request, slot),
@@ -156,7 +182,7 @@ pub async fn run(
             match tokio::time::timeout(patience, first_frame(&stream, &mut peer, &mut early)).await {
                 Ok(Ok(token)) => local.node.authorize(&token, &request.org).await,
                 Ok(Err(Some(refusal))) => Err(refusal),
-                Ok(Err(None)) => return,
+                Ok(Err(None)) => return None,
                 Err(_) => Err(Refusal::new(
                     Code::AuthTimeout,
                     "no auth frame came within limits.first_frame_timeout",
@@ -165,24 +191,23 @@ pub async fn run(
             }
         }
     };
-    let grant = grant.and_then(|grant| {
-        if local.node.is_draining() {
-            return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
-        }
-        slot.enter(grant.org(), grant.user())?;
-        Ok(grant)
+    let entered = grant.and_then(|grant| {
+        let entered = request.enter(&local.node, &grant, Transport::WebSocket, &mut slot)?;
+        Ok((grant, entered))
     });
-    let grant = match grant {
-        Ok(grant) => grant,
+    let (grant, entered) = match entered {
+        Ok(entered) => entered,
         Err(refusal) => return refuse(stream, peer, refusal).await,
     };
     let socket = Rc::new(Socket::new(stream));
-    match Reader::open(local.clone(), grant, request, slot, Sink::WebSocket(socket.clone())).await {
-        Ok(reader) => converse(reader, &socket, peer, early).await,
+    match Reader::open(local.clone(), grant, request, (slot, entered), Sink::WebSocket(socket.clone())).await
+    {
+        Ok(reader) => Some(Begun { reader, socket, peer, early }),
         Err(refusal) => {
             local.node.metrics.close(refusal.code);
             local.node.metrics.refused(&refusal);
             finish(&socket, peer, vec![frame::error(Framing::WebSocket, &refusal)], Some(&refusal)).await;
+            None
         }
     }
 }
@@ -336,13 +361,13 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
     drop(attendance);
     match heard.left {
         Some(Left::Gone) => {}
-        Some(Left::Closing) => finish(socket, peer, Vec::new(), None).await,
+        Some(Left::Closing) => Box::pin(finish(socket, peer, Vec::new(), None)).await,
         Some(Left::Broken(refusal)) => {
-            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await
+            Box::pin(finish(socket, peer, reader.last_frame(&refusal), Some(&refusal))).await;
         }
         None => {
             let Some(refusal) = reader.ending() else { return };
-            finish(socket, peer, reader.last_frame(&refusal), Some(&refusal)).await;
+            Box::pin(finish(socket, peer, reader.last_frame(refusal), Some(refusal))).await;
         }
     }
 }

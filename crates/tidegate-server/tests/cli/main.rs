@@ -1,5 +1,6 @@
 //! The built binary, as users and scripts run it: exit codes, and what is said where.
 
+mod completions;
 mod remote;
 
 use std::{

@@ -106,3 +106,31 @@ fn a_second_process_over_the_same_directory_is_refused() {
     assert!(says.contains("in use") || says.contains("another"), "{says}");
     gateway.say("s", "1");
 }
+
+#[test]
+fn a_command_asks_whether_it_is_ready() {
+    let mut gateway = Gateway::with(&["drain.window=1h"]);
+    let admin = gateway.admin.to_string();
+    let health = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("health").args(arguments).output().expect("run it")
+    };
+    let healthy = health(&["--admin", &admin]);
+    assert_eq!((healthy.status.code(), healthy.stderr.is_empty()), (Some(0), true), "{healthy:?}");
+    // The address of all addresses is no address to connect to.
+    let port = gateway.admin.port();
+    assert_eq!(health(&["--admin", &format!("0.0.0.0:{port}")]).status.code(), Some(0));
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    gateway.terminate();
+    let leaves = || (gateway.operators("/readyz").status == 503).then_some(());
+    eventually("readyz to say no", leaves);
+    let leaving = health(&["--admin", &admin]);
+    assert_eq!(leaving.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&leaving.stderr).contains("is not ready"), "{leaving:?}");
+    gateway.terminate();
+    gateway.exit_code();
+    let gone = health(&["--admin", &admin]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("no gateway answers"), "{gone:?}");
+}

@@ -73,7 +73,7 @@ fn refusals_of_websockets_come_as_frames_so_that_browsers_see_them() {
         (&gateway.token, "?cursor=x", "bad_frame", 4553),
         (&gateway.token, "?tail=-1", "bad_frame", 4553),
         (&gateway.token, "?services=a%20b", "bad_frame", 4553),
-        (&gateway.token, "?slow=latest", "unsupported", 4556),
+        (&gateway.token, "?slow=fastest", "unsupported", 4556),
     ] {
         let (error, close) = gateway.ws_as(token, query).refusal();
         let is_named = error["code"] == name || (name == "bad_frame" && error["code"] == "bad_request");
@@ -129,6 +129,18 @@ fn an_expired_token_ends_the_stream_and_a_renewed_one_keeps_it() {
     assert_eq!((error["code"].as_str(), code), (Some("token_expired"), 4001));
     gateway.say("s", "1");
     kept.next("event");
+    // Over SSE there is no renewal: a new stream, from where this one ends.
+    let short = gateway.token_with(&json!({"exp": now_s() + 2}));
+    let mut ended = gateway.sse_as(&short, "");
+    ended.next("hello");
+    let error = loop {
+        let frame = ended.frame();
+        if frame["type"] == "error" {
+            break frame;
+        }
+    };
+    assert_eq!(error["code"], "token_expired");
+    assert_eq!(ended.try_frame(), None);
 }
 
 fn seqs(frame: &Value) -> Vec<u64> {

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,6 +18,7 @@ use crate::client::{
     stream::Frames,
     ws::Ws,
 };
+use crate::secrets;
 
 /// How long anything may take before a test gives up on it: only a hang takes as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -39,6 +41,8 @@ pub struct Gateway {
     dir: TempDir,
     settings: Vec<String>,
     secret: String,
+    /// What must not be seen in logs, metrics and answers: tokens, keys, whatever a test adds.
+    secrets: Mutex<Vec<String>>,
     /// Where publishers and readers connect.
     pub public: SocketAddr,
     /// Where operators connect.
@@ -64,10 +68,70 @@ impl Gateway {
         Self::spawn(dir, settings)
     }
 
+    /// Starts `tidegate serve` with this configuration beside the one of its log; its org is `acme`,
+    /// and it has no token of its own.
+    pub fn serving(config: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("tidegate.toml");
+        write_config(&file, dir.path(), config);
+        let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file);
+        let child = command.stderr(errors).stdin(Stdio::null()).spawn().expect("start it");
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut gateway = Self {
+            child: Some(child),
+            dir,
+            settings: Vec::new(),
+            secrets: Mutex::default(),
+            secret: String::new(),
+            public: unknown,
+            admin: unknown,
+            org: "acme".to_owned(),
+            token: String::new(),
+            key: String::new(),
+        };
+        let said = eventually("its addresses", || {
+            let ended = gateway.child.as_mut().expect("a child").try_wait().expect("a child");
+            assert!(ended.is_none(), "it did not start");
+            gateway.logged("serve")
+        });
+        let address = |name: &str| said[name].as_str().expect(name).parse().expect("an address");
+        (gateway.public, gateway.admin) = (address("public"), address("admin"));
+        gateway.key = gateway.key_for("acme", "*");
+        gateway
+    }
+
+    /// The first line that it has logged with this message.
+    pub fn logged(&self, message: &str) -> Option<Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|line| line["message"] == message)
+    }
+
+    /// Writes its configuration anew; it is told by [`Gateway::hang_up`].
+    pub fn configure(&self, config: &str) {
+        write_config(&self.dir.path().join("tidegate.toml"), self.dir.path(), config);
+    }
+
+    /// Sends it SIGHUP and waits until it has read its configuration again; whether it took it.
+    pub fn hang_up(&self) -> bool {
+        let count = |outcome| self.metric(&format!("tidegate_config_rereads_total{{outcome=\"{outcome}\"}}"));
+        let before = (count("taken"), count("refused"));
+        self.signal(rustix::process::Signal::HUP);
+        eventually("the configuration read again", || {
+            let now = (count("taken"), count("refused"));
+            (now != before).then_some(now.0 > before.0)
+        })
+    }
+
     fn spawn(dir: TempDir, settings: Vec<String>) -> Self {
         let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+        // Whatever it can say, it says: secrets are looked for in it.
+        command.args(["--set", "logs.level=trace"]);
         for setting in &settings {
             command.args(["--set", setting]);
         }
@@ -88,8 +152,10 @@ impl Gateway {
         };
         let saved = std::fs::read_to_string(dir.path().join("dev.toml")).expect("dev.toml");
         let saved: toml::Table = saved.parse().expect("TOML");
+        let secret = saved["secret"].as_str().expect("a secret").to_owned();
         Self {
-            secret: saved["secret"].as_str().expect("a secret").to_owned(),
+            secrets: Mutex::new(vec![secret.clone(), text("token"), text("publish_key")]),
+            secret,
             public: address("url"),
             admin: address("admin_url"),
             org: text("org"),
@@ -104,6 +170,7 @@ impl Gateway {
     /// Kills it without a word and starts it again over the same directory.
     pub fn killed_and_started_again(mut self) -> Self {
         self.kill();
+        self.look_for_secrets();
         self.started_again()
     }
 
@@ -117,14 +184,38 @@ impl Gateway {
 
     fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            if !std::thread::panicking() {
+                secrets::heard(&secrets::metrics(self.admin).unwrap_or_default());
+            }
             child.kill().expect("kill it");
             child.wait().expect("wait for it");
+        }
+    }
+
+    /// From here on, `secret` must not be seen in logs, metrics and answers.
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().expect("no panic").push(secret.to_owned());
+    }
+
+    /// Looks for every secret that it was given, or gave, in all that it said to this thread.
+    fn look_for_secrets(&self) {
+        if !std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+            secrets::look(&self.secrets.lock().expect("no panic"), &log);
         }
     }
 
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// How many sockets it holds.
+    pub fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
+        fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 
     /// Sends it SIGTERM.
@@ -178,14 +269,18 @@ impl Gateway {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         header.kid = Some("dev".into());
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
-        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+        let token = jsonwebtoken::encode(&header, &claims, &key).expect("a token");
+        self.keep_secret(&token);
+        token
     }
 
     /// An API key of this org for `services`.
     pub fn key_for(&self, org: &str, services: &str) -> String {
         let made = self.command(&["key", "create", "--org", org, "--services", services, "--json"]);
         let made: Value = serde_json::from_slice(&made.stdout).expect("a line of JSON");
-        made["key"].as_str().expect("a key").to_owned()
+        let key = made["key"].as_str().expect("a key").to_owned();
+        self.keep_secret(&key);
+        key
     }
 
     /// The path of an endpoint of the org.
@@ -257,6 +352,12 @@ impl Gateway {
         )
     }
 
+    /// The status with which a stream over SSE is answered.
+    pub fn sse_status(&self, token: &str) -> u16 {
+        let request = self.getting("stream").with("authorization", &format!("Bearer {token}"));
+        Answer::read_head(&mut request.begin()).expect("an answer").status
+    }
+
     /// The same stream over both transports.
     pub fn both_as(&self, token: &str, query: &str) -> [Box<dyn Frames>; 2] {
         [Box::new(self.ws_as(token, query)), Box::new(self.sse_as(token, query))]
@@ -274,7 +375,14 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             eprintln!("--- the gateway's log ---\n{}", self.log());
         }
+        self.look_for_secrets();
     }
+}
+
+fn write_config(file: &std::path::Path, dir: &std::path::Path, config: &str) {
+    let dir = dir.display();
+    let log = format!("[log]\nengine = \"memory\"\ndir = \"{dir}\"\n[logs]\nformat = \"json\"\n");
+    std::fs::write(file, format!("{log}{config}\n")).expect("a file");
 }
 
 /// Now, in seconds since 1970.

@@ -37,6 +37,7 @@ struct HeldBack {
     engine: LocalEngine<MemoryStore>,
     may_answer: watch::Receiver<bool>,
     breaks: Arc<AtomicBool>,
+    loses: Arc<AtomicBool>,
     halts: Arc<AtomicBool>,
 }
 
@@ -46,6 +47,9 @@ impl Engine for HeldBack {
         org: &OrgId,
         events: Vec<NewEvent>,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        if self.halted().is_some() {
+            return Box::pin(async { Err(AppendError::Halted) });
+        }
         let appended = self.engine.append(org, events);
         let mut may_answer = self.may_answer.clone();
         Box::pin(async move {
@@ -65,6 +69,9 @@ impl Engine for HeldBack {
 
     fn read(&self, org: &OrgId, after: Seq, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>> {
         assert!(!self.breaks.load(Ordering::SeqCst), "an invariant broken on purpose");
+        if self.loses.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(ReadError::Store("lost on purpose".into())) });
+        }
         self.engine.read(org, after, limit)
     }
 
@@ -116,6 +123,7 @@ pub struct HeldNode {
     token: String,
     answers: watch::Sender<bool>,
     breaks: Arc<AtomicBool>,
+    loses: Arc<AtomicBool>,
     halts: Arc<AtomicBool>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
@@ -126,11 +134,19 @@ pub struct HeldNode {
 impl HeldNode {
     /// Starts one. Publishers wait for an answer for a second and no longer.
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one with settings.
+    pub fn with(settings: &[(&'static str, &'static str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut sources = Sources::default();
         sources.command("test", "log.dir", format!("{:?}", dir.path()));
         sources.command("test", "auth.keys", format!("[{{ secret = \"{SECRET}\" }}]"));
         sources.command("test", "limits.publish_timeout", "1s");
+        for (key, value) in settings {
+            sources.command("test", key, *value);
+        }
         let config = config::load(&sources).expect("a configuration").config;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = KeysFile::at(config.keys_file());
@@ -139,11 +155,17 @@ impl HeldNode {
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
-        let (breaks, halts) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let [breaks, loses, halts] = <[Arc<AtomicBool>; 3]>::default();
         let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
         let parts = Parts {
-            engine: Arc::new(HeldBack { engine, may_answer, breaks: breaks.clone(), halts: halts.clone() }),
+            engine: Arc::new(HeldBack {
+                engine,
+                may_answer,
+                breaks: breaks.clone(),
+                loses: loses.clone(),
+                halts: halts.clone(),
+            }),
             metrics: Arc::new(Metrics::new(hub.budget().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
             publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
@@ -169,7 +191,7 @@ impl HeldNode {
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, breaks, halts, node, feed, _dir: dir }
+        Self { address, key, token, answers, breaks, loses, halts, node, feed, _dir: dir }
     }
 
     /// Lets publishers have their answers.
@@ -180,6 +202,11 @@ impl HeldNode {
     /// Makes every read of the log panic.
     pub fn break_reads(&self) {
         self.breaks.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes every read of the log fail.
+    pub fn fail_reads(&self) {
+        self.loses.store(true, Ordering::SeqCst);
     }
 
     /// Makes the log take no more writes, as after a failed sync.
@@ -200,6 +227,12 @@ impl HeldNode {
         Request::new(self.address, "POST", "/v1/orgs/acme/events")
             .with("authorization", &format!("Bearer {}", self.key))
             .with("content-type", "application/json")
+    }
+
+    /// A request for something of the org, with its token.
+    pub fn getting(&self, endpoint: &str) -> Request {
+        Request::new(self.address, "GET", &format!("/v1/orgs/acme/{endpoint}"))
+            .with("authorization", &format!("Bearer {}", self.token))
     }
 
     /// A stream over WebSocket.

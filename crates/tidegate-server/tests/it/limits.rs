@@ -150,7 +150,7 @@ fn publishes_are_bounded_in_size_number_and_depth() {
 
 #[test]
 fn orgs_and_the_dedup_window_are_bounded() {
-    let gateway = Gateway::with(&["limits.orgs=1", "dedup.max_entries=1"]);
+    let gateway = Gateway::with(&["limits.orgs=1", "dedup.max_entries=2", "dedup.max_entries_per_org=1"]);
     let answer = gateway.publish(r#"{"service":"s","event":"e","id":"a","data":1}"#);
     assert_eq!(answer.status, 200, "{answer:?}");
     let full = gateway.publish(r#"{"service":"s","event":"e","id":"b","data":1}"#);

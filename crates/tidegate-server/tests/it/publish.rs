@@ -1,13 +1,18 @@
 //! The publish contract: every answer of `POST /v1/orgs/{org}/events`.
 
+use std::{
+    io::{BufReader, Write as _},
+    time::Instant,
+};
+
 use serde_json::{Value, json};
 
 use crate::{
     client::{
-        http::Answer,
+        http::{Answer, connect},
         stream::{Follower, Frames as _},
     },
-    gateway::Gateway,
+    gateway::{DEADLINE, Gateway},
 };
 
 fn event(data: &str) -> String {
@@ -228,4 +233,27 @@ fn optional_fields_come_out_and_users_never_do() {
     let mut again = gateway.ws("?tail=2");
     client.hear(&again.try_frame().expect("hello"));
     again.events(&mut client, 2);
+}
+
+#[test]
+fn who_is_refused_in_the_middle_of_a_body_is_told_so() {
+    let gateway = Gateway::start();
+    let body = " ".repeat(4 << 20);
+    for _ in 0..10 {
+        let refused = gateway.publishing().with("authorization", "Bearer tgk_nobody_nothing").body(&body);
+        // A write that fails means that the gateway closed over bytes that it had not read; a client,
+        // and a proxy above all, may then never see the answer.
+        let mut stream = connect(gateway.public);
+        stream.write_all(&refused.bytes()).expect("the whole body is taken");
+        let answer = Answer::read(&mut BufReader::new(&stream)).expect("an answer");
+        assert_eq!((answer.status, answer.refusal().as_str()), (401, "unauthorized"));
+    }
+    // Nor is it taken in for ever: whoever goes on is cut off.
+    let mut stream = connect(gateway.public);
+    let endless = gateway.publishing().without("authorization").with("content-length", "9000000000");
+    stream.write_all(&endless.bytes()).expect("the head");
+    let began = Instant::now();
+    while stream.write_all(&[b' '; 4096]).is_ok() {
+        assert!(began.elapsed() < DEADLINE, "the gateway goes on reading");
+    }
 }

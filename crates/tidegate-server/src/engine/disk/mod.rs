@@ -156,7 +156,7 @@ impl DiskStore {
             }
         }
         if group.logs.iter().any(|log| !log.ids.is_empty()) {
-            let ids = record::encode_ids(group.at, group.logs.iter().flat_map(|log| &log.ids));
+            let ids = record::encode_ids(group.at, group.logs.iter().map(|log| (log.index, &log.ids)))?;
             bytes += ids.len() as u64 + 16;
             batch.insert(&bucket.keyspace, &key(IDS, commit)[..], ids);
         }

@@ -34,6 +34,8 @@ pub const IDS: u64 = 1;
 pub const FIRST_LOG: LogIndex = 16;
 
 const FORMAT: u8 = 1;
+/// Ids with the log of each; before, they stood without.
+const IDS_FORMAT: u8 = 2;
 const TARGETED: u8 = 1;
 
 /// A key of a bucket.
@@ -76,6 +78,12 @@ impl<'a> Reader<'a> {
         let mut bytes = [0; 2];
         bytes.copy_from_slice(self.take(2)?);
         Ok(u16::from_be_bytes(bytes))
+    }
+
+    fn u32(&mut self) -> Result<u32, StoreError> {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(self.take(4)?);
+        Ok(u32::from_be_bytes(bytes))
     }
 
     /// Eight bytes.
@@ -164,29 +172,45 @@ pub fn event_timestamp(value: &[u8]) -> Result<UnixMillis, StoreError> {
     reader.u64()
 }
 
-/// The ids of one commit.
-pub fn encode_ids<'a>(at: UnixMillis, ids: impl Iterator<Item = &'a GivenId>) -> Vec<u8> {
-    let mut out = vec![FORMAT];
+/// The ids of one commit, log by log.
+pub fn encode_ids<'a>(
+    at: UnixMillis,
+    logs: impl Iterator<Item = (LogIndex, &'a Vec<GivenId>)>,
+) -> Result<Vec<u8>, StoreError> {
+    let mut out = vec![IDS_FORMAT];
     out.put_u64(at);
-    for id in ids {
-        out.put_u64(id.seq);
-        out.extend_from_slice(&id.key.0);
-        out.extend_from_slice(&id.content.0);
+    for (index, ids) in logs.filter(|(_, ids)| !ids.is_empty()) {
+        out.put_u64(index);
+        let count = u32::try_from(ids.len());
+        out.put_u32(count.map_err(|error| StoreError::new("write the ids of a commit", error))?);
+        for id in ids {
+            out.put_u64(id.seq);
+            out.extend_from_slice(&id.key.0);
+            out.extend_from_slice(&id.content.0);
+        }
     }
-    out
+    Ok(out)
 }
 
 /// The time of a commit and the ids given in it.
 pub fn decode_ids(value: &[u8]) -> Result<(UnixMillis, Vec<FoundId>), StoreError> {
     let mut reader = Reader(value);
-    reader.format()?;
+    let format = reader.u8()?;
     let at = reader.u64()?;
     let mut ids = Vec::new();
     while !reader.0.is_empty() {
-        let seq = reader.u64()?;
-        let key = DedupKey(reader.hash()?);
-        let content = ContentHash(reader.hash()?);
-        ids.push(FoundId { at, id: GivenId { seq, key, content } });
+        let (log, count) = match format {
+            // No log has this number: they count for the node and for no org.
+            FORMAT => (0, 1),
+            IDS_FORMAT => (reader.u64()?, reader.u32()?),
+            _ => return Err(damaged()),
+        };
+        for _ in 0..count {
+            let seq = reader.u64()?;
+            let key = DedupKey(reader.hash()?);
+            let content = ContentHash(reader.hash()?);
+            ids.push(FoundId { at, log, id: GivenId { seq, key, content } });
+        }
     }
     Ok((at, ids))
 }
@@ -273,4 +297,30 @@ pub fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
     let mut reader = Reader(value);
     let number = reader.u64()?;
     reader.end(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_in_both_formats() {
+        let id = |seq| GivenId { seq, key: DedupKey([3; 16]), content: ContentHash([4; 16]) };
+        let logs = [(16, vec![id(1), id(2)]), (17, Vec::new()), (18, vec![id(9)])];
+        let written = encode_ids(7, logs.iter().map(|(index, ids)| (*index, ids))).expect("few");
+        let (at, found) = decode_ids(&written).expect("whole");
+        assert_eq!(at, 7);
+        let found: Vec<_> = found.into_iter().map(|found| (found.log, found.id)).collect();
+        assert_eq!(found, [(16, id(1)), (16, id(2)), (18, id(9))]);
+
+        let mut before = vec![FORMAT];
+        before.put_u64(7);
+        before.put_u64(5);
+        before.extend_from_slice(&[3; 16]);
+        before.extend_from_slice(&[4; 16]);
+        let (_, found) = decode_ids(&before).expect("whole");
+        assert_eq!(found.iter().map(|found| (found.log, found.id)).collect::<Vec<_>>(), [(0, id(5))]);
+        assert!(decode_ids(&written[..written.len() - 1]).is_err());
+        assert!(decode_ids(&[9; 20]).is_err());
+    }
 }

@@ -33,6 +33,7 @@ on_every_engine![
     r12_an_id_is_known_for_the_window_and_no_longer,
     r12_ids_that_nobody_gave_take_no_room,
     r12_a_full_window_refuses_and_forgets_nothing,
+    p5_one_org_cannot_take_the_room_of_the_others,
     r13_concurrent_publishers_are_fed_in_seq_order,
     r14_timestamps_never_fall,
     the_queue_is_bounded_by_bytes,
@@ -223,6 +224,24 @@ fn r12_a_full_window_refuses_and_forgets_nothing(mut world: World) {
     assert_eq!(node.put("acme", &["d"]), [(4, false)]);
 }
 
+fn p5_one_org_cannot_take_the_room_of_the_others(mut world: World) {
+    (world.local.dedup_max_entries, world.local.dedup_max_entries_per_org) = (4, 2);
+    let node = world.open();
+    let refused = |name: &str, ids: &[&str]| {
+        let events = ids.iter().map(|id| event(name, id)).collect();
+        node.append(name, events).unwrap_err()
+    };
+    assert_eq!(refused("acme", &["a", "b", "c"]), AppendError::OrgDedupFull, "a log to be made");
+    node.put("acme", &["a", "b"]);
+    assert_eq!(refused("acme", &["c"]), AppendError::OrgDedupFull);
+    assert_eq!(node.put("acme", &["b", "a"]), [(2, true), (1, true)]);
+    node.append("acme", vec![NewEvent { dedup: None, ..event("acme", "drawn") }]).unwrap();
+    assert_eq!(node.put("other", &["a", "b"]), [(1, false), (2, false)]);
+    assert_eq!(refused("third", &["a"]), AppendError::DedupFull);
+    world.pass(5 * MINUTE);
+    assert_eq!(node.put("acme", &["c", "d"]), [(4, false), (5, false)]);
+}
+
 fn r13_concurrent_publishers_are_fed_in_seq_order(world: World) {
     let node = world.open();
     std::thread::scope(|scope| {
@@ -264,7 +283,7 @@ fn r14_timestamps_never_fall(world: World) {
 fn the_queue_is_bounded_by_bytes(mut world: World) {
     world.local.queue_bytes_max = 100;
     let node = world.open();
-    assert_eq!(node.append("acme", vec![event("acme", "a")]).unwrap_err(), AppendError::Overloaded);
+    assert_eq!(node.append("acme", vec![event("acme", "a")]).unwrap_err(), AppendError::TooMuchWaiting);
     assert!(node.engine.head(&org("acme")).is_none());
 }
 

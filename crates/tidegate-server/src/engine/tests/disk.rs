@@ -254,6 +254,21 @@ fn r12_ids_are_known_over_a_restart_for_the_rest_of_their_time() {
 }
 
 #[test]
+fn p5_what_an_org_has_in_the_window_is_known_over_a_restart() {
+    let mut world = disk();
+    world.local.dedup_max_entries_per_org = 2;
+    world.open().put("acme", &["a"]);
+    world.pass(MINUTE);
+    world.open().put("acme", &["b"]);
+    let node = world.open();
+    assert_eq!(node.append("acme", vec![event("acme", "c")]).unwrap_err(), AppendError::OrgDedupFull);
+    assert_eq!(node.put("other", &["c", "d"]), [(1, false), (2, false)]);
+    drop(node);
+    world.pass(4 * MINUTE);
+    assert_eq!(world.open().put("acme", &["c"]), [(3, false)]);
+}
+
+#[test]
 fn r14_timestamps_do_not_fall_over_a_restart() {
     let world = disk();
     world.open().put("acme", &["a"]);

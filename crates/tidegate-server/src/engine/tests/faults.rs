@@ -251,7 +251,7 @@ fn p6_the_queue_is_bounded_by_requests() {
     let writing = bench.send(&["a"]);
     assert_eq!(bench.enter(), 1);
     let waiting = [bench.send(&["b"]), bench.send(&["c"])];
-    assert_eq!(bench.send(&["d"]).now_or_never().unwrap().unwrap_err(), AppendError::Overloaded);
+    assert_eq!(bench.send(&["d"]).now_or_never().unwrap().unwrap_err(), AppendError::TooManyWaiting);
     bench.verdicts.send(Verdict::Keep).unwrap();
     bench.verdicts.send(Verdict::Keep).unwrap();
     bench.world.block_on(writing).unwrap();

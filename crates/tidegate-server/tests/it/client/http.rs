@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::gateway::DEADLINE;
+use crate::{gateway::DEADLINE, secrets};
 
 /// A connection that gives up after the deadline.
 pub fn connect(to: SocketAddr) -> TcpStream {
@@ -96,6 +96,13 @@ impl Request {
         bytes
     }
 
+    /// Its parts: method, path, headers and body.
+    pub fn parts(&self) -> (&str, &str, &[(String, String)], &[u8]) {
+        let mut words = self.line.split(' ');
+        let (method, path) = (words.next().expect("a method"), words.next().expect("a path"));
+        (method, path, &self.headers, self.body.as_deref().unwrap_or_default())
+    }
+
     /// Sends it; the connection, to read the answer from.
     pub fn begin(&self) -> BufReader<TcpStream> {
         let mut stream = connect(self.to);
@@ -133,6 +140,7 @@ impl Answer {
             from.take(length).read_to_end(&mut body).expect("the body");
         }
         answer.body = String::from_utf8(body).expect("UTF-8");
+        secrets::heard(&answer.body);
         Some(answer)
     }
 
@@ -146,6 +154,7 @@ impl Answer {
             let mut line = String::new();
             from.read_line(&mut line).ok().filter(|read| *read > 0)?;
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            secrets::heard(value);
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         Some(Self { status, headers, body: String::new() })

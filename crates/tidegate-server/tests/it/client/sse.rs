@@ -1,9 +1,11 @@
 //! An EventSource, byte by byte (WHATWG HTML, section 9.2).
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader, Read},
     net::TcpStream,
 };
+
+use crate::secrets;
 
 use super::{
     http::{Answer, Chunked, Request},
@@ -27,7 +29,7 @@ pub struct Lines {
 pub struct Sse {
     /// The answer's head.
     pub head: Answer,
-    body: BufReader<Chunked<BufReader<TcpStream>>>,
+    body: Box<dyn BufRead + Send>,
     /// What EventSource would come back with.
     pub last_event_id: String,
 }
@@ -43,7 +45,12 @@ impl Sse {
         let head = Answer::read_head(&mut connection).expect("an answer");
         assert_eq!(head.status, 200, "{head:?}");
         assert_eq!(head.header("transfer-encoding"), Some("chunked"), "{head:?}");
-        Self { head, body: BufReader::new(Chunked::new(connection)), last_event_id: String::new() }
+        Self::of(head, Chunked::new(connection))
+    }
+
+    /// The stream in this body.
+    pub fn of(head: Answer, body: impl Read + Send + 'static) -> Self {
+        Self { head, body: Box::new(BufReader::new(body)), last_event_id: String::new() }
     }
 
     /// The next event of the stream; `None` at its end.
@@ -72,6 +79,7 @@ impl Frames for Sse {
     fn try_frame(&mut self) -> Option<String> {
         loop {
             if let Some(data) = self.lines()?.data {
+                secrets::heard_frame(&data);
                 return Some(data);
             }
         }

@@ -7,6 +7,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::secrets;
+
 use super::{
     http::{Answer, Request},
     stream::Frames,
@@ -96,7 +98,11 @@ impl Ws {
         let mut payload = vec![0; usize::try_from(length).expect("a length")];
         self.stream.read_exact(&mut payload).expect("a whole frame");
         match head[0] & 0x0f {
-            1 => Message::Text(String::from_utf8(payload).expect("UTF-8")),
+            1 => {
+                let text = String::from_utf8(payload).expect("UTF-8");
+                secrets::heard_frame(&text);
+                Message::Text(text)
+            }
             8 if payload.is_empty() => Message::Close(1005, String::new()),
             8 => {
                 let reason = String::from_utf8(payload.split_off(2)).expect("UTF-8");

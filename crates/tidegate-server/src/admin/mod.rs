@@ -1,16 +1,19 @@
-//! The operators' listener: `/healthz`, `/readyz`, `/metrics`. It asks for no credentials, so it is
-//! bound to loopback unless an operator chooses otherwise.
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It asks
+//! for no credentials, so it is bound to loopback unless an operator chooses otherwise.
+
+mod connections;
 
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_core::{Code, Refusal};
 use tokio::net::TcpListener;
 
-use crate::node::Node;
+use crate::{http::refuse_whole, node::Node};
 
 /// How many operators' connections are served at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -51,32 +54,46 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
 }
 
 fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is taken here\n".into());
-    }
-    match request.uri().path() {
-        "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
-        "/readyz" => ready(node),
-        "/metrics" => {
-            node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
-            if wants_open_metrics(request) {
-                text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
-            } else {
-                text(StatusCode::OK, PROMETHEUS_TEXT, node.metrics.prometheus_text())
-            }
-        }
+    let path = request.uri().path();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let allowed = match segments.as_slice() {
+        ["healthz" | "readyz" | "metrics"] => "GET, HEAD",
+        ["v1", "orgs", _, "connections"] => "GET, DELETE",
+        ["v1", "orgs", _, "connections", _] => "DELETE",
         _ => {
-            let known = "nothing is at this address; try /healthz, /readyz or /metrics\n";
-            text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", known.into())
+            let message = "nothing is at this address; try /healthz, /readyz, /metrics or \
+                           /v1/orgs/{org}/connections";
+            return refuse_whole(&Refusal::new(Code::NotFound, message));
         }
+    };
+    let method = request.method();
+    if !allowed.split(", ").any(|name| name == method.as_str()) {
+        let message = format!("{method} is not taken here; {allowed} may be");
+        let mut response = refuse_whole(&Refusal::new(Code::MethodNotAllowed, message));
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        return response;
     }
+    let answered = match (segments.as_slice(), method) {
+        (["v1", "orgs", org, "connections"], &Method::DELETE) => connections::close_all(node, org, request),
+        (["v1", "orgs", org, "connections"], _) => connections::list(node, org, request),
+        (["v1", "orgs", org, "connections", id], _) => connections::close(node, org, id, request),
+        (["readyz"], _) => Ok(ready(node)),
+        (["metrics"], _) => Ok(metrics(node, request.headers())),
+        _ => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())),
+    };
+    answered.unwrap_or_else(|refusal| refuse_whole(&refusal))
 }
 
-fn wants_open_metrics(request: &Request<Incoming>) -> bool {
-    let accept =
-        request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
+    node.metrics.places(node.sockets(), &node.admission.places());
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Who says nothing, like curl, gets OpenMetrics; who asks for text, gets the older format.
-    accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*"
+    if accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*" {
+        text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
+    } else {
+        text(StatusCode::OK, PROMETHEUS_TEXT, node.metrics.prometheus_text())
+    }
 }
 
 /// Whether traffic should come here, and if not, why.

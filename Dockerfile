@@ -1,0 +1,47 @@
+# A static gateway in an image of nothing else: docker build -t tidegate .
+#
+#   docker run -p 8080:8080 -v tidegate:/var/lib/tidegate \
+#     -v "$PWD/tidegate.toml:/etc/tidegate/tidegate.toml:ro" tidegate
+#
+# Built for the architecture of the builder (x86_64 and aarch64).
+
+FROM rust:1.95-bookworm AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates musl-tools \
+ && rm -rf /var/lib/apt/lists/*
+# musl: its resolver works without the files that a static glibc looks for.
+RUN rustup target add "$(uname -m)-unknown-linux-musl"
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
+ && install -D "target/$(uname -m)-unknown-linux-musl/release/tidegate" /image/tidegate \
+ && install -d -m 0700 /image/data
+
+FROM scratch
+LABEL org.opencontainers.image.title="Tidegate" \
+      org.opencontainers.image.description="Realtime event gateway: publish over HTTP, stream over WebSocket and SSE, resume without gaps" \
+      org.opencontainers.image.source="https://github.com/tidegate/tidegate" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+# For https to where keys of tokens are fetched from.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /image/tidegate /tidegate
+# A new volume takes the owner of what it covers.
+COPY --from=build --chown=65532:65532 /image/data /var/lib/tidegate
+
+USER 65532:65532
+WORKDIR /var/lib/tidegate
+VOLUME /var/lib/tidegate
+ENV TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml \
+    TIDEGATE_LOG__DIR=/var/lib/tidegate \
+    TIDEGATE_LOGS__FORMAT=json \
+    TIDEGATE_LISTEN__PUBLIC=0.0.0.0:8080
+# Loopback inside a container is out of reach of probes and of Prometheus. It asks for no credentials:
+# do not publish the port to the world (docker run -p), only let its own network see it.
+ENV TIDEGATE_LISTEN__ADMIN=0.0.0.0:8081
+EXPOSE 8080 8081
+STOPSIGNAL SIGTERM
+# Nothing else in the image could ask. While it drains or its log is halted it is not healthy.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/tidegate", "health"]
+ENTRYPOINT ["/tidegate"]
+CMD ["serve"]

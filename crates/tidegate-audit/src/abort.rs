@@ -1,0 +1,341 @@
+//! Connections that break: clients that go away at every stage of a connection, most of them by a reset,
+//! while events are published and users' oldest connections make way for the newest. In the end every
+//! counter of the gateway must stand at zero, and its memory where it was.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Common,
+    findings::Findings,
+    gateway::{Announced, Gateway},
+    report::{Report, progress},
+};
+
+/// How long one answer may take, on however slow a machine.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// How long the gateway may take to notice that the last ones have gone.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// What the gateway's memory may have grown by, from a tenth of the cycles to all of them.
+const GROWTH_MAX: u64 = 4 << 20;
+
+/// How the audit runs.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// How many connections are made and broken
+    #[arg(long, default_value_t = 100_000)]
+    cycles: u64,
+    /// How many at a time
+    #[arg(long, default_value_t = 32)]
+    clients: u64,
+}
+
+/// How far a connection comes before its client goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Connected,
+    HalfAHead,
+    HalfAPublish,
+    UpgradeSent,
+    Upgraded,
+    HalfAnAuth,
+    Greeted,
+    EventsSent,
+    EventsRefused,
+    EventsGreeted,
+}
+
+impl Stage {
+    const ALL: [(Stage, &str); 10] = [
+        (Stage::Connected, "before the request"),
+        (Stage::HalfAHead, "half a request"),
+        (Stage::HalfAPublish, "half a publish"),
+        (Stage::UpgradeSent, "upgrade asked for"),
+        (Stage::Upgraded, "after the upgrade"),
+        (Stage::HalfAnAuth, "half an auth frame"),
+        (Stage::Greeted, "after hello"),
+        (Stage::EventsSent, "SSE asked for"),
+        (Stage::EventsRefused, "SSE refused"),
+        (Stage::EventsGreeted, "SSE, after hello"),
+    ];
+
+    /// What the client sends, what it waits for, and what it sends then.
+    fn script(self, gateway: &Announced) -> (String, &'static str, &'static [u8]) {
+        let Announced { org, token, publish_key, .. } = gateway;
+        let stream = |more: &str| format!("GET /v1/orgs/{org}/stream HTTP/1.1\r\nhost: audit\r\n{more}\r\n");
+        let bearer = format!("authorization: Bearer {token}\r\n");
+        let upgrade = |more: &str| {
+            stream(&format!(
+                "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                 sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}"
+            ))
+        };
+        const HELLO: &str = "\"type\":\"hello\"";
+        match self {
+            Stage::Connected => (String::new(), "", b""),
+            Stage::HalfAHead => (stream(&bearer).trim_end().to_owned(), "", b""),
+            Stage::HalfAPublish => {
+                let head = format!("POST /v1/orgs/{org}/events HTTP/1.1\r\nhost: audit\r\n");
+                let key = format!("authorization: Bearer {publish_key}\r\n");
+                let rest = "content-type: application/json\r\ncontent-length: 1000\r\n\r\n{\"service\":";
+                (format!("{head}{key}{rest}"), "", b"")
+            }
+            Stage::UpgradeSent => (upgrade(&bearer), "", b""),
+            Stage::Upgraded => (upgrade(""), "\r\n\r\n", b""),
+            // A masked text frame that announces 100 bytes, and three of them.
+            Stage::HalfAnAuth => (upgrade(""), "\r\n\r\n", b"\x81\xe4\0\0\0\0{\"t"),
+            Stage::Greeted => (upgrade(&bearer), HELLO, b""),
+            Stage::EventsSent => (stream(&bearer), "", b""),
+            Stage::EventsRefused => (stream("authorization: Bearer nobody\r\n"), "\r\n\r\n", b""),
+            Stage::EventsGreeted => (stream(&bearer), HELLO, b""),
+        }
+    }
+}
+
+/// What all clients share.
+struct Load {
+    gateway: Announced,
+    to: SocketAddr,
+    findings: Arc<Findings>,
+    next: AtomicU64,
+    resets: AtomicU64,
+}
+
+/// Makes connection `number` and breaks it.
+async fn cycle(load: &Load, number: u64) -> anyhow::Result<()> {
+    let (stage, _) = Stage::ALL[(number % 10) as usize];
+    let socket = TcpSocket::new_v4()?;
+    // Many addresses, so that ports that still wait do not run out.
+    let from = [127, 0, 0, 2 + (number % 200) as u8];
+    socket.bind(SocketAddr::from((from, 0)))?;
+    let mut stream = socket.connect(load.to).await.context("connect")?;
+    let (request, awaited, more) = stage.script(&load.gateway);
+    stream.write_all(request.as_bytes()).await.context("send the request")?;
+    if !awaited.is_empty() {
+        let read = read_to(&mut stream, awaited.as_bytes());
+        timeout(ANSWER_MAX, read).await.context("the answer did not come")??;
+        stream.write_all(more).await.context("send more")?;
+    }
+    // Seven of eight by a reset, which is how a lost network looks to the gateway once it notices.
+    if !(number / 10).is_multiple_of(8) {
+        stream.set_zero_linger().context("ask for a reset")?;
+        load.resets.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn read_to(stream: &mut TcpStream, awaited: &[u8]) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    loop {
+        if stream.read_buf(&mut seen).await.context("read the answer")? == 0 {
+            bail!("the connection ended after {:?}", String::from_utf8_lossy(&seen));
+        }
+        if seen.windows(awaited.len()).any(|window| window == awaited) {
+            return Ok(());
+        }
+    }
+}
+
+async fn client(load: Arc<Load>, end: u64, bar: indicatif::ProgressBar) {
+    loop {
+        let number = load.next.fetch_add(1, Ordering::Relaxed);
+        if number >= end || load.findings.count() > 0 {
+            return;
+        }
+        if let Err(error) = cycle(&load, number).await {
+            let (_, stage) = Stage::ALL[(number % 10) as usize];
+            load.findings.add(format!("connection {number} ({stage})"), format!("{error:#}"));
+        }
+        bar.inc(1);
+    }
+}
+
+/// Breaks connections up to number `end`, `clients` at a time.
+async fn run_to(
+    load: &Arc<Load>,
+    end: u64,
+    clients: u64,
+    bar: &indicatif::ProgressBar,
+) -> anyhow::Result<()> {
+    load.next.store(bar.position(), Ordering::Relaxed);
+    let tasks: Vec<_> = (0..clients).map(|_| tokio::spawn(client(load.clone(), end, bar.clone()))).collect();
+    for task in tasks {
+        task.await?;
+    }
+    Ok(())
+}
+
+/// The samples of `/metrics` that count what is held, by their name and labels.
+async fn held(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+    let text = client.get(format!("{admin_url}/metrics")).send().await?.error_for_status()?.text().await?;
+    let mut held = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').with_context(|| format!("read the sample {line}"))?;
+        if ["tidegate_places{", "tidegate_connections{"].iter().any(|start| name.starts_with(start)) {
+            held.insert(name.to_owned(), value.parse::<f64>().with_context(|| format!("read {line}"))?);
+        }
+    }
+    Ok(held)
+}
+
+/// Waits until nothing is held; what still is, where that does not come.
+async fn settled(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+    let by = Instant::now() + SETTLE_MAX;
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        look.tick().await;
+        let mut held = held(client, admin_url).await?;
+        // Sockets, streams, addresses, orgs, users, registered; WebSocket and SSE.
+        if held.len() < 8 {
+            bail!("/metrics has only these counters: {held:?}");
+        }
+        held.retain(|_, count| *count != 0.0);
+        if held.is_empty() || Instant::now() >= by {
+            return Ok(held);
+        }
+    }
+}
+
+/// The gateway's resident memory and its open files, by the kernel's account.
+fn account(pid: u32) -> anyhow::Result<(u64, usize)> {
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).context("read the gateway's status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find its memory")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("read its memory")?;
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).context("list its files")?.count();
+    Ok((kib << 10, files))
+}
+
+async fn publish(client: reqwest::Client, gateway: Announced, stop: Arc<AtomicBool>) -> anyhow::Result<u64> {
+    let url = format!("{}/v1/orgs/{}/events", gateway.url, gateway.org);
+    let mut published = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
+        let body = format!(r#"{{"service":"s","event":"e","data":{published}}}"#);
+        let request = client.post(&url).bearer_auth(&gateway.publish_key);
+        let answer = request.header("content-type", "application/json").body(body).send().await?;
+        if !answer.status().is_success() {
+            bail!("a publish was answered {}: {}", answer.status(), answer.text().await?);
+        }
+        published += 1;
+    }
+    Ok(published)
+}
+
+/// Runs it; false if something was found.
+pub async fn run(options: Options) -> anyhow::Result<bool> {
+    let Options { common, cycles, clients } = options;
+    let settings = [
+        "limits.handshakes_per_second=1000000",
+        "limits.connections_per_address=20000",
+        // Fewer than come at a time: most are evicted by others, about when their clients leave.
+        "limits.connections_per_user=8",
+        "limits.connections_per_user_policy=evict_oldest",
+        // Nothing but the socket's end tells the gateway that a client is gone.
+        "ping.interval=\"1h\"",
+        "log.engine=memory",
+        // A log that is full after a few events, so that it does not grow between the two looks.
+        "tail.max_bytes=\"64KiB\"",
+        "tail.org_max_bytes=\"64KiB\"",
+        "limits.request_bytes=\"1KiB\"",
+        "limits.event_bytes=\"1KiB\"",
+    ];
+    let mut gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
+    let announced = gateway.announced().clone();
+    let to = announced.url.strip_prefix("http://").context("find the gateway's address")?.parse()?;
+    let pid = gateway.pid().context("find the gateway's process")?;
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(1).build()?;
+    let findings = Arc::new(Findings::default());
+    let load = Arc::new(Load {
+        gateway: announced.clone(),
+        to,
+        findings: findings.clone(),
+        next: AtomicU64::new(0),
+        resets: AtomicU64::new(0),
+    });
+    let bar = progress(cycles, "connections");
+    let began = Instant::now();
+    let (mut accounts, mut published, mut leaks) = (Vec::new(), 0, BTreeMap::new());
+    for end in [cycles / 10, cycles] {
+        let stop = Arc::new(AtomicBool::new(false));
+        // A client of its own, whose connection is closed with it: it is none of those that are counted.
+        let publisher = reqwest::Client::builder().no_proxy().build()?;
+        let publishing = tokio::spawn(publish(publisher, announced.clone(), stop.clone()));
+        run_to(&load, end, clients, &bar).await?;
+        stop.store(true, Ordering::Relaxed);
+        match publishing.await? {
+            Ok(count) => published += count,
+            Err(error) => findings.add("publisher", format!("{error:#}")),
+        }
+        leaks = settled(&client, &announced.admin_url).await?;
+        accounts.push(account(pid)?);
+        if !leaks.is_empty() || findings.count() > 0 {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    for (counter, count) in &leaks {
+        findings.add("counters", format!("{counter} stands at {count} after the last client has gone"));
+    }
+    let listed = format!("{}/v1/orgs/{}/connections", announced.admin_url, announced.org);
+    let listed = client.get(listed).send().await?.error_for_status()?.text().await?;
+    if listed.trim() != r#"{"connections":[]}"# {
+        findings.add("the list of connections", format!("not empty: {listed}"));
+    }
+    let mut report = Report::default();
+    let broken = load.next.load(Ordering::Relaxed).min(cycles);
+    report
+        .row("connections broken", broken)
+        .row("by a reset", load.resets.load(Ordering::Relaxed))
+        .row("events published meanwhile", published)
+        .row("seconds", format!("{:.1}", began.elapsed().as_secs_f64()));
+    if let [(before, files_before), (after, files_after)] = accounts[..] {
+        let growth = after.saturating_sub(before);
+        report
+            .row("memory after a tenth", format!("{:.1} MiB", before as f64 / 1048576.0))
+            .row("memory after all", format!("{:.1} MiB", after as f64 / 1048576.0));
+        if growth > GROWTH_MAX {
+            findings.add("memory", format!("grew by {growth} bytes, {GROWTH_MAX} are allowed"));
+        }
+        if files_after > files_before {
+            findings.add("files", format!("{files_after} are open, {files_before} were after a tenth"));
+        }
+    }
+    if broken < cycles && findings.count() == 0 {
+        findings.add("audit", format!("only {broken} of {cycles} connections were made"));
+    }
+    // It still serves.
+    let mut last = TcpStream::connect(to).await?;
+    let (request, hello, _) = Stage::Greeted.script(&announced);
+    last.write_all(request.as_bytes()).await?;
+    match timeout(ANSWER_MAX, read_to(&mut last, hello.as_bytes())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => findings.add("a stream afterwards", format!("{error:#}")),
+        Err(_) => findings.add("a stream afterwards", "got no hello"),
+    }
+    if !gateway.is_running() {
+        findings.add("audit", "the gateway has ended by itself");
+    }
+    let kept = gateway.finish(findings.count() > 0).await;
+    Ok(report.print("abort", &findings, kept.as_deref()))
+}

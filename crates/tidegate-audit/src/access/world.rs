@@ -1,0 +1,243 @@
+//! What there is to see, and tries to see it: some orgs, services that look alike, users, events for all
+//! and for some; and of a seed and a number a token, an address and a place to start.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+use super::model::{Event, Grant, Start, Try};
+use crate::{gateway::Gateway, raw};
+
+/// Orgs; in the last, nobody has published.
+const ORGS: &[&str] = &["alpha", "Alpha", "beta", "alpha2", "void"];
+/// Orgs that no token is for, and one that is no name.
+const STRANGE_ORGS: &[&str] = &["gamma", "ALPHA", "a%6cpha"];
+const SERVICES: &[&str] = &["a", "b", "A", "ab", "never"];
+const USERS: &[&str] = &["u1", "u10", "U1", "u2"];
+const GRANTS: &[&[&str]] =
+    &[&["*"], &["a"], &["b", "a"], &["ab"], &["A", "never"], &["a", "b", "A", "ab", "never"]];
+/// Events of one org.
+const EVENTS: usize = 240;
+
+/// A genuine token and what it says.
+pub struct Token {
+    pub text: String,
+    pub grant: Grant,
+}
+
+/// All of it, in place.
+pub struct World {
+    pub logs: BTreeMap<&'static str, Log>,
+    tokens: Vec<Token>,
+    /// The tag of each set of services, as the gateway gives it.
+    tags: BTreeMap<Vec<&'static str>, String>,
+}
+
+/// An org's log.
+#[derive(Default)]
+pub struct Log {
+    pub epoch: String,
+    pub head: u64,
+    pub events: Vec<Event>,
+}
+
+/// One try: what it asks for in words of the model, and in words of the wire.
+pub struct Asking<'a> {
+    pub tried: Try<'a>,
+    pub token: String,
+    /// Of the address, without a place to start.
+    pub services: Option<String>,
+    /// The cursor, as text.
+    pub cursor: Option<String>,
+}
+
+impl World {
+    /// Makes it.
+    pub async fn make(gateway: &Gateway, client: &reqwest::Client, rng: &mut StdRng) -> anyhow::Result<Self> {
+        let mut world = Self { logs: BTreeMap::new(), tokens: Vec::new(), tags: BTreeMap::new() };
+        for org in ORGS {
+            for (user, services) in USERS.iter().flat_map(|user| GRANTS.iter().map(move |list| (user, list)))
+            {
+                let list = services.join(",");
+                let arguments = ["token", "create", "--org", org, "--user", user, "--services", &list];
+                let text = gateway.command(&arguments).await?;
+                let grant = Grant { org, user, services };
+                world.tokens.push(Token { text, grant });
+            }
+            let key = gateway.command(&["key", "create", "--org", org, "--services", "*", "--json"]).await?;
+            let key = raw::word(&key, "key").context("no key was made")?.to_owned();
+            let log = if *org == "void" {
+                Log::default()
+            } else {
+                publish(gateway, client, org, &key, rng).await?
+            };
+            world.logs.insert(org, log);
+        }
+        world.ask_tags(gateway, client).await?;
+        Ok(world)
+    }
+
+    /// Learns epochs and tags. That no two sets share a tag is the gateway's promise, and checked.
+    async fn ask_tags(&mut self, gateway: &Gateway, client: &reqwest::Client) -> anyhow::Result<()> {
+        let url = &gateway.announced().url;
+        for token in self.tokens.iter().filter(|token| token.grant.user == USERS[0]) {
+            let ask =
+                client.get(format!("{url}/v1/orgs/{}/cursor", token.grant.org)).bearer_auth(&token.text);
+            let text = ask.send().await?.text().await?;
+            let cursor = raw::word(&text, "cursor").with_context(|| format!("ask for a cursor: {text}"))?;
+            let mut parts = cursor.split('-');
+            let (epoch, _, tag) = (parts.next(), parts.next(), parts.next().unwrap_or_default().to_owned());
+            if let Some(log) = self.logs.get_mut(token.grant.org) {
+                log.epoch = epoch.unwrap_or_default().to_owned();
+            }
+            let mut set = token.grant.services.to_vec();
+            set.sort_unstable();
+            let known = self.tags.entry(set).or_insert_with(|| tag.clone());
+            ensure!(*known == tag, "the same services have two tags");
+        }
+        let mut tags: Vec<&String> = self.tags.values().collect();
+        tags.sort_unstable();
+        tags.dedup();
+        ensure!(tags.len() == GRANTS.len(), "two sets of services have one tag");
+        Ok(())
+    }
+
+    /// The signature of every token, which nobody may find anywhere.
+    pub fn signatures(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().filter_map(|token| token.text.rsplit('.').next())
+    }
+
+    /// The try of this number.
+    pub fn asking(&self, rng: &mut StdRng) -> Asking<'_> {
+        let token = &self.tokens[rng.random_range(0..self.tokens.len())];
+        let org = match rng.random_range(0..20) {
+            0 => ORGS[rng.random_range(0..ORGS.len())],
+            1 if rng.random_bool(0.5) => STRANGE_ORGS[rng.random_range(0..STRANGE_ORGS.len())],
+            _ => token.grant.org,
+        };
+        let services: Option<Vec<&'static str>> = match rng.random_range(0..20) {
+            0..8 => None,
+            8 => Some(vec![""]),
+            9 => Some(vec!["*"]),
+            10 => Some(vec!["a", "*"]),
+            11 if rng.random_bool(0.3) => Some(vec!["a", ""]),
+            12 if rng.random_bool(0.3) => Some(vec!["%61%2C", "b"]),
+            // Mostly within the grant, for most would be refused otherwise.
+            _ => {
+                let list = if token.grant.services == ["*"] || rng.random_bool(0.15) {
+                    SERVICES
+                } else {
+                    token.grant.services
+                };
+                Some((0..rng.random_range(1..4)).map(|_| list[rng.random_range(0..list.len())]).collect())
+            }
+        };
+        let head = self.logs.get(org).map_or(0, |log| log.head);
+        let (start, cursor) = match rng.random_range(0..12) {
+            0 | 1 => (Start::Head, None),
+            2 => (Start::Oldest, None),
+            3 | 4 => (Start::Tail([0, 1, 2, 7, 60, 1000][rng.random_range(0..6)]), None),
+            5 if rng.random_bool(0.4) => {
+                let faulty = [
+                    "x",
+                    "-",
+                    "e-",
+                    "e--1",
+                    "E-1",
+                    "e-01",
+                    "e-1-",
+                    "e-1-T",
+                    "e-9007199254740992",
+                    "e-1-t-t",
+                    "e-1%00",
+                    "e%201",
+                ];
+                (Start::Faulty, faulty.choose(rng).map(|text| (*text).to_owned()))
+            }
+            _ => {
+                let of = match rng.random_range(0..10) {
+                    0 => ORGS[rng.random_range(0..ORGS.len())],
+                    1 => "nowhere",
+                    _ => org,
+                };
+                let seq = match rng.random_range(0..10) {
+                    0 => 0,
+                    1 => head,
+                    2 => head + rng.random_range(1..1000),
+                    3 => (1 << 53) - 1,
+                    _ => rng.random_range(0..=head),
+                };
+                let made_for =
+                    rng.random_bool(0.7).then(|| GRANTS[rng.random_range(0..GRANTS.len())].to_vec());
+                let epoch = self.logs.get(of).map_or("0000000000000", |log| log.epoch.as_str());
+                let tag = made_for.as_ref().map(|services| {
+                    let mut set = services.clone();
+                    set.sort_unstable();
+                    self.tags.get(&set).map_or("", String::as_str)
+                });
+                let text = format!("{epoch}-{seq}{}", tag.map_or_else(String::new, |tag| format!("-{tag}")));
+                (Start::Cursor { of, seq, made_for }, Some(text))
+            }
+        };
+        let is_genuine = !rng.random_ratio(1, 50);
+        let text = if is_genuine { token.text.clone() } else { spoilt(&token.text, rng) };
+        let tried = Try { grant: is_genuine.then_some(&token.grant), org, services, start };
+        Asking { services: tried.services.as_ref().map(|names| names.join(",")), tried, token: text, cursor }
+    }
+}
+
+/// A token with one character of its claims or signature changed.
+fn spoilt(token: &str, rng: &mut StdRng) -> String {
+    let mut bytes = token.as_bytes().to_vec();
+    let first = token.find('.').map_or(0, |at| at + 1);
+    // The last character of a part may hold bits that count for nothing.
+    let at = rng.random_range(first..bytes.len() - 1);
+    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Publishes an org's events; its log.
+async fn publish(
+    gateway: &Gateway,
+    client: &reqwest::Client,
+    org: &'static str,
+    key: &str,
+    rng: &mut StdRng,
+) -> anyhow::Result<Log> {
+    let mut log = Log::default();
+    for _ in 0..EVENTS / 40 {
+        let mut texts = Vec::new();
+        let first = log.events.len();
+        for number in first..first + 40 {
+            let service = SERVICES[rng.random_range(0..SERVICES.len() - 1)];
+            let users: Option<Vec<&'static str>> = rng
+                .random_bool(0.4)
+                .then(|| USERS.choose_multiple(rng, rng.clone().random_range(1..3)).copied().collect());
+            let for_some = users
+                .as_ref()
+                .map_or_else(String::new, |users| format!(",\"users\":[\"{}\"]", users.join("\",\"")));
+            texts.push(format!(
+                "{{\"service\":\"{service}\",\"event\":\"e\",\"data\":\"{org} {number}\"{for_some}}}"
+            ));
+            log.events.push(Event { seq: 0, service, users });
+        }
+        let request = client.post(format!("{}/v1/orgs/{org}/events", gateway.announced().url));
+        let request = request.bearer_auth(key).header("content-type", "application/json");
+        let answer = request.body(format!("[{}]", texts.join(","))).send().await.context("publish")?;
+        let text = answer.text().await.context("read a publish answer")?;
+        let places = raw::elements(raw::member(&text, "events").unwrap_or("[]"));
+        ensure!(places.len() == texts.len(), "a publish was answered with {text}");
+        for (event, place) in log.events[first..].iter_mut().zip(places) {
+            event.seq =
+                raw::member(place, "seq").and_then(|seq| seq.parse().ok()).context("a place without seq")?;
+            log.head = event.seq;
+        }
+    }
+    Ok(log)
+}
+
+/// The random numbers of one try.
+pub fn rng(seed: u64, number: u64) -> StdRng {
+    StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
+}

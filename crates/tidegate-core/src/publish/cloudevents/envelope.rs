@@ -1,0 +1,105 @@
+//! An event in JSON: its attributes are members of one object, and so is `data`.
+
+use serde_json::value::RawValue;
+
+use super::{
+    super::{
+        PublishError,
+        draft::{Draft, Members},
+        fields::{Faults, Text},
+    },
+    Attributes, Given, Target, media, unsupported,
+};
+use crate::NewEvent;
+
+/// The members that mean something here; all others are extensions that are not kept.
+const NAMES: [&str; 12] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "service",
+    "partitionkey",
+    "subject",
+    "time",
+    "users",
+    "datacontenttype",
+    "data",
+    "data_base64",
+];
+
+#[derive(Default)]
+pub(super) struct Envelope<'a>([Option<&'a RawValue>; NAMES.len()]);
+
+impl<'a> Members<'a> for Envelope<'a> {
+    fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)> {
+        let index = NAMES.iter().position(|known| *known == name)?;
+        Some((&mut self.0[index], NAMES[index]))
+    }
+}
+
+impl<'a> Envelope<'a> {
+    fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.0[NAMES.iter().position(|known| *known == name)?]
+    }
+}
+
+/// An envelope and where it stands.
+struct Placed<'e, 'a> {
+    envelope: &'e Envelope<'a>,
+    at: &'e str,
+}
+
+impl Attributes for Placed<'_, '_> {
+    fn get(&self, name: &'static str) -> Given<'_> {
+        let Some(raw) = self.envelope.raw(name) else { return Given::Unset };
+        // Null is as good as absent (JSON event format, section 2.2), but for the one attribute that
+        // decides who may see the event.
+        if raw.get() == "null" && name != "users" {
+            return Given::Unset;
+        }
+        match serde_json::from_str::<Text<'_>>(raw.get()) {
+            Ok(text) => Given::Text(text.0),
+            Err(_) => {
+                let what = if name == "users" { "a string of users with commas between" } else { "a string" };
+                Given::Faulty { code: "type", detail: format!("{name} must be {what}") }
+            }
+        }
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        format!("{}/{name}", self.at)
+    }
+}
+
+/// Makes an event of the draft that stands at `at`.
+pub(super) fn check(
+    target: &Target<'_>,
+    draft: &Draft<Envelope<'_>>,
+    at: &str,
+    faults: &mut Faults,
+) -> Result<Option<NewEvent>, PublishError> {
+    let Some(envelope) = &draft.members else {
+        let detail = "an event must be an object with specversion, id, source and type";
+        faults.add(at.to_owned(), "type", detail.into());
+        return Ok(None);
+    };
+    draft.report(at, faults);
+    let attributes = Placed { envelope, at };
+    if envelope.raw("data_base64").is_some_and(|value| value.get() != "null") {
+        let detail = "data_base64 is not taken: send JSON in data";
+        return Err(unsupported(attributes.pointer("data_base64"), detail.into()));
+    }
+    match attributes.get("datacontenttype") {
+        Given::Unset => {}
+        Given::Text(media) if media::is_json(&media) => {}
+        Given::Text(_) => {
+            let detail = "datacontenttype is not that of JSON: only application/json and types that end in \
+                          +json are taken";
+            return Err(unsupported(attributes.pointer("datacontenttype"), detail.into()));
+        }
+        Given::Faulty { code, detail } => faults.add(attributes.pointer("datacontenttype"), code, detail),
+    }
+    let data = envelope.raw("data").map_or("null", RawValue::get);
+    Ok(super::check(target, &attributes, data, faults))
+}

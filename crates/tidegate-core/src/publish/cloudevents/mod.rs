@@ -1,0 +1,193 @@
+//! CloudEvents 1.0 in the three content modes of their HTTP binding (CloudEvents 1.0.2: HTTP protocol
+//! binding, JSON event format, JSON batch format).
+//!
+//! A mode gives attributes as text (`envelope` from JSON, `headers` from headers); what they must be
+//! is decided once, in [`read`]'s `check`.
+
+mod envelope;
+mod headers;
+mod media;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+pub use super::draft::is_meant_as_users;
+pub use headers::Headers;
+
+use super::{Fault, PublishError, PublishLimits, draft, encode::Checked, fields::Faults, take, utf8};
+use crate::{EventId, EventName, Key, NameError, NewEvent, OrgId, ServiceName, Source, Subject};
+
+/// How a request carries CloudEvents.
+#[derive(Debug)]
+pub enum Mode<'a> {
+    /// `application/cloudevents+json`: one event with its attributes, in the body.
+    Structured,
+    /// `application/cloudevents-batch+json`: an array of such events.
+    Batch,
+    /// Attributes in headers, `data` in the body.
+    Binary(Headers<'a>),
+}
+
+/// Reads `body` into events of `org`; `service` is that of events which do not name one.
+pub fn read(
+    org: &OrgId,
+    mode: &Mode<'_>,
+    body: &[u8],
+    service: Option<&ServiceName>,
+    limits: &PublishLimits,
+) -> Result<Vec<NewEvent>, PublishError> {
+    let text = utf8(body)?;
+    let target = Target { org, service, limits };
+    match mode {
+        Mode::Structured => take(&[draft::read_one(text)?], false, limits, |_, draft, at, faults| {
+            envelope::check(&target, draft, at, faults)
+        }),
+        Mode::Batch => take(&draft::read_array(text, limits)?, true, limits, |_, draft, at, faults| {
+            envelope::check(&target, draft, at, faults)
+        }),
+        Mode::Binary(headers) => {
+            take(&[headers], false, limits, |_, headers, _, faults| headers.check(&target, text, faults))
+        }
+    }
+}
+
+/// Where events go, and within what bounds.
+struct Target<'t> {
+    org: &'t OrgId,
+    service: Option<&'t ServiceName>,
+    limits: &'t PublishLimits,
+}
+
+/// What was given for an attribute.
+enum Given<'a> {
+    Unset,
+    /// Something that is no text: why not.
+    Faulty {
+        code: &'static str,
+        detail: String,
+    },
+    Text(Cow<'a, str>),
+}
+
+/// The attributes of one event, by name.
+trait Attributes {
+    fn get(&self, name: &'static str) -> Given<'_>;
+
+    /// Where the value of `name` stands.
+    fn pointer(&self, name: &str) -> String;
+}
+
+/// Makes an event of its attributes and its `data`, whose kind is checked already.
+fn check(
+    target: &Target<'_>,
+    attributes: &impl Attributes,
+    data: &str,
+    faults: &mut Faults,
+) -> Option<NewEvent> {
+    let before = faults.list.len();
+    let mut fields = Fields { attributes, faults };
+    if let Some(version) = fields.required("specversion")
+        && version != "1.0"
+    {
+        // What the other attributes of another version mean is not known here.
+        fields.fault(
+            "specversion",
+            "format",
+            "specversion must be 1.0; no other version of CloudEvents is taken here",
+        );
+        return None;
+    }
+    let id = fields.required("id").and_then(|text| fields.parse("id", &text, EventId::parse));
+    let source = fields.required("source").and_then(|text| fields.parse("source", &text, Source::parse));
+    let name = fields.required("type").and_then(|text| fields.parse("type", &text, EventName::parse));
+    let service = service(target, &mut fields, source.as_ref());
+    let key =
+        fields.optional("partitionkey").and_then(|text| fields.parse("partitionkey", &text, Key::parse));
+    let subject = fields.optional("subject").and_then(|text| fields.parse("subject", &text, Subject::parse));
+    let time = fields.optional("time");
+    let time = time.and_then(|text| fields.faults.time(|| attributes.pointer("time"), &text));
+    let users = fields.optional("users").and_then(|text| {
+        // An empty text names nobody, not somebody whose name is empty.
+        let texts: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
+        fields.faults.users(&texts, target.limits, |_| attributes.pointer("users"))
+    });
+    let (id, source, name, service) = (id?, source?, name?, service?);
+    if faults.list.len() > before {
+        return None;
+    }
+    let source = Some(source);
+    let event = Checked { service, name, id, is_given: true, key, source, subject, time, users, data };
+    event.encode(target.org, target.limits, faults, || attributes.pointer("data"))
+}
+
+/// The service of an event: CloudEvents have no word for it.
+fn service<A: Attributes>(
+    target: &Target<'_>,
+    fields: &mut Fields<'_, '_, A>,
+    source: Option<&Source>,
+) -> Option<ServiceName> {
+    match fields.attributes.get("service") {
+        Given::Unset => {}
+        _ => {
+            let text = fields.optional("service")?;
+            return fields.parse("service", &text, ServiceName::parse);
+        }
+    }
+    let found = target
+        .service
+        .cloned()
+        .or_else(|| source.and_then(|source| ServiceName::parse(source.as_str()).ok()));
+    if found.is_none() {
+        let detail = "which service the event belongs to is not said: name it by the extension attribute \
+                      `service`, by `?service=` in the address, or by a `source` that is the name of a service";
+        fields.fault("service", "required", detail);
+    }
+    found
+}
+
+/// Attributes on their way to what they must be.
+struct Fields<'f, 'l, A> {
+    attributes: &'f A,
+    faults: &'l mut Faults,
+}
+
+impl<'f, A: Attributes> Fields<'f, '_, A> {
+    fn fault(&mut self, name: &str, code: &'static str, detail: &str) {
+        self.faults.add(self.attributes.pointer(name), code, detail.to_owned());
+    }
+
+    fn optional(&mut self, name: &'static str) -> Option<Cow<'f, str>> {
+        match self.attributes.get(name) {
+            Given::Unset => None,
+            Given::Text(text) => Some(text),
+            Given::Faulty { code, detail } => {
+                self.fault(name, code, &detail);
+                None
+            }
+        }
+    }
+
+    fn required(&mut self, name: &'static str) -> Option<Cow<'f, str>> {
+        if let Given::Unset = self.attributes.get(name) {
+            self.fault(name, "required", &format!("{name} is missing"));
+        }
+        self.optional(name)
+    }
+
+    fn parse<T>(&mut self, name: &str, text: &str, parse: fn(&str) -> Result<T, NameError>) -> Option<T> {
+        match parse(text) {
+            Ok(parsed) => Some(parsed),
+            // By the attribute's name, which is not always ours.
+            Err(error) => {
+                self.fault(name, "format", &format!("{name} must be {}", error.rule));
+                None
+            }
+        }
+    }
+}
+
+/// Data that cannot be kept as JSON.
+fn unsupported(pointer: String, detail: String) -> PublishError {
+    PublishError::UnsupportedMedia(Fault { pointer, code: "media", detail })
+}

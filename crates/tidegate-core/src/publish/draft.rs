@@ -1,0 +1,134 @@
+//! An event as it stands in a body: its members, not looked into yet.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{PublishError, PublishLimits, fields::Faults, too_many};
+
+/// The members that a form of event knows.
+pub(super) trait Members<'a>: Default {
+    /// Where the value of a member goes, and its name; `None` for one that is not known.
+    fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)>;
+}
+
+/// An event, or what stands in the place of one.
+pub(super) struct Draft<M> {
+    /// `None` for a value that is no object.
+    pub(super) members: Option<M>,
+    repeated: Option<&'static str>,
+    suspect: Option<String>,
+}
+
+impl<M> Draft<M> {
+    /// Names what is wrong with the members as such.
+    pub(super) fn report(&self, at: &str, faults: &mut Faults) {
+        if let Some(name) = self.repeated {
+            faults.add(format!("{at}/{name}"), "repeated", format!("{name} stands more than once"));
+        }
+        if let Some(name) = &self.suspect {
+            faults.suspect(format!("{at}/{name}"), name);
+        }
+    }
+}
+
+/// Whether a name that is not known is surely meant as `users`. Unknown members are ignored, but for
+/// these: ignoring one would show everybody what was meant for one.
+pub fn is_meant_as_users(name: &str) -> bool {
+    matches!(&*name.to_ascii_lowercase(), "user" | "users" | "user_id" | "user_ids" | "userid" | "userids")
+}
+
+impl<'de: 'a, 'a, M: Members<'a>> Deserialize<'de> for Draft<M>
+where
+    M: 'a,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A value of any kind: one that is no object is a faulty field, not a syntax error.
+        let raw = <&'a RawValue>::deserialize(deserializer)?;
+        if !raw.get().starts_with('{') {
+            return Ok(Self { members: None, repeated: None, suspect: None });
+        }
+        serde_json::Deserializer::from_str(raw.get())
+            .deserialize_map(Object(PhantomData))
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+struct Object<M>(PhantomData<M>);
+
+impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
+    type Value = Draft<M>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Draft<M>, A::Error> {
+        let mut members = M::default();
+        let (mut repeated, mut suspect) = (None, None);
+        while let Some(name) = map.next_key::<Cow<'a, str>>()? {
+            let Some((slot, name)) = members.slot(&name) else {
+                if is_meant_as_users(&name) {
+                    suspect = Some(name.into_owned());
+                }
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if slot.replace(map.next_value()?).is_some() {
+                repeated = Some(name);
+            }
+        }
+        Ok(Draft { members: Some(members), repeated, suspect })
+    }
+}
+
+/// Reads an array of events, until it holds more than it may.
+pub(super) fn read_array<'a, M: Members<'a> + 'a>(
+    text: &'a str,
+    limits: &PublishLimits,
+) -> Result<Vec<Draft<M>>, PublishError> {
+    let mut drafts = Vec::new();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let visitor = List { drafts: &mut drafts, max: limits.events, of: PhantomData };
+    let whole = (&mut reader).deserialize_seq(visitor).map_err(not_json)?;
+    reader.end().map_err(not_json)?;
+    if whole { Ok(drafts) } else { Err(too_many(limits)) }
+}
+
+/// Reads one event.
+pub(super) fn read_one<'a, M: Members<'a> + 'a>(text: &'a str) -> Result<Draft<M>, PublishError> {
+    serde_json::from_str(text).map_err(not_json)
+}
+
+fn not_json(error: serde_json::Error) -> PublishError {
+    PublishError::NotJson(error.to_string())
+}
+
+struct List<'v, 'a, M> {
+    drafts: &'v mut Vec<Draft<M>>,
+    max: usize,
+    of: PhantomData<&'a ()>,
+}
+
+impl<'a, M: Members<'a> + 'a> Visitor<'a> for List<'_, 'a, M> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<bool, A::Error> {
+        while let Some(draft) = seq.next_element()? {
+            if self.drafts.len() == self.max {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(false);
+            }
+            self.drafts.push(draft);
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,108 @@
+//! An event that was found good, encoded once, and what makes two of them the same.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use time::OffsetDateTime;
+
+use super::{PublishLimits, fields::Faults};
+use crate::{
+    ContentHash, DedupKey, EventId, EventName, Key, NewEvent, OrgId, ServiceName, Source, Subject, UserId,
+    event::write_datetime, json,
+};
+
+/// All that a publisher said of an event, parsed.
+pub(super) struct Checked<'a> {
+    pub(super) service: ServiceName,
+    pub(super) name: EventName,
+    pub(super) id: EventId,
+    /// Whether the publisher can name the id again.
+    pub(super) is_given: bool,
+    pub(super) key: Option<Key>,
+    pub(super) source: Option<Source>,
+    pub(super) subject: Option<Subject>,
+    pub(super) time: Option<OffsetDateTime>,
+    pub(super) users: Option<Arc<[UserId]>>,
+    /// One JSON value.
+    pub(super) data: &'a str,
+}
+
+impl Checked<'_> {
+    /// Encodes it; only `data` that nests too deep can stop it, which `pointer` points to.
+    pub(super) fn encode(
+        self,
+        org: &OrgId,
+        limits: &PublishLimits,
+        faults: &mut Faults,
+        pointer: impl FnOnce() -> String,
+    ) -> Option<NewEvent> {
+        let mut body = BytesMut::with_capacity(self.data.len() + 128);
+        write_member(&mut body, "\"service\":", self.service.as_str());
+        write_member(&mut body, ",\"event\":", self.name.as_str());
+        write_member(&mut body, ",\"id\":", self.id.as_str());
+        if let Some(key) = &self.key {
+            write_member(&mut body, ",\"key\":", key.as_str());
+        }
+        if let Some(source) = &self.source {
+            write_member(&mut body, ",\"source\":", source.as_str());
+        }
+        if let Some(subject) = &self.subject {
+            write_member(&mut body, ",\"subject\":", subject.as_str());
+        }
+        if let Some(time) = self.time {
+            body.put_slice(b",\"time\":\"");
+            write_datetime(&mut body, time);
+            body.put_u8(b'"');
+        }
+        if self.users.is_some() {
+            body.put_slice(b",\"targeted\":true");
+        }
+        body.put_slice(b",\"data\":");
+        if json::write_compact(&mut body, self.data, limits.depth).is_err() {
+            faults.too_deep(pointer(), limits);
+            return None;
+        }
+        let body: Bytes = body.freeze();
+        let source = self.source.as_ref().map_or("", Source::as_str);
+        Some(NewEvent {
+            dedup: self.is_given.then(|| dedup_key(org, &self.service, &self.id, source)),
+            content: content_hash(&body, self.users.as_deref()),
+            service: self.service,
+            id: self.id,
+            users: self.users,
+            body,
+        })
+    }
+}
+
+fn write_member(out: &mut BytesMut, lead: &str, value: &str) {
+    out.put_slice(lead.as_bytes());
+    json::write_string(out, value);
+}
+
+/// The key of R12: a hash over length-prefixed parts, so that no two lists of parts read alike.
+pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str) -> DedupKey {
+    let mut hasher = blake3::Hasher::new();
+    for part in [org.as_str(), service.as_str(), id.as_str(), source] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    DedupKey(half(&hasher.finalize()))
+}
+
+/// The body holds all that was said but for who may see it, which stands beside it.
+fn content_hash(body: &[u8], users: Option<&[UserId]>) -> ContentHash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(body);
+    for user in users.unwrap_or_default() {
+        // No user holds a comma (`UserId`).
+        hasher.update(b",").update(user.as_str().as_bytes());
+    }
+    ContentHash(half(&hasher.finalize()))
+}
+
+fn half(hash: &blake3::Hash) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    half
+}

@@ -1,0 +1,150 @@
+//! Reads a publish body into events that a log can append: one event, an array, or NDJSON of the
+//! gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
+//!
+//! A batch is taken whole or refused whole. Faulty fields are all reported at once, each with a
+//! JSON pointer (RFC 6901) to it. What is not JSON is refused with its place in the body.
+
+pub mod cloudevents;
+
+mod draft;
+mod encode;
+mod fields;
+mod json;
+#[cfg(test)]
+mod tests;
+
+pub use encode::dedup_key;
+
+use crate::{EventId, NewEvent, OrgId};
+use fields::Faults;
+
+/// Bounds of one publish request.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishLimits {
+    /// Bytes of one event as stored.
+    pub event_bytes: usize,
+    /// Events in one request.
+    pub events: usize,
+    /// Nesting of `data`.
+    pub depth: usize,
+    /// Users that one event may be targeted at.
+    pub users: usize,
+}
+
+impl Default for PublishLimits {
+    fn default() -> Self {
+        Self { event_bytes: 256 << 10, events: 1000, depth: 64, users: 1000 }
+    }
+}
+
+/// The form of the body, from its content type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyForm {
+    /// `application/json`: an event or an array of events.
+    Json,
+    /// `application/x-ndjson`: an event per line.
+    Ndjson,
+}
+
+/// One field that cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it stands in the body (RFC 6901); in NDJSON the first part is the event's index. A name
+    /// that does not begin with a slash is that of a header.
+    pub pointer: String,
+    /// A stable word for the kind of fault.
+    pub code: &'static str,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+/// Why a body was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// It is not JSON (400).
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// It is over a size limit (413).
+    #[error("{what} is larger than {limit}, which allows {max}")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// The configuration key of the bound.
+        limit: &'static str,
+        /// Its value.
+        max: usize,
+    },
+    /// An event carries data that is not JSON (415).
+    #[error("{}", .0.detail)]
+    UnsupportedMedia(Fault),
+    /// It has faulty fields (422).
+    #[error("the body has {} faulty field(s)", .0.len())]
+    Invalid(Vec<Fault>),
+}
+
+/// Where the ids of events come from that bring none.
+pub trait IdSource {
+    /// The id of the event at `index`, and whether the publisher can name it again (then it enters
+    /// the dedup window).
+    fn id(&mut self, index: usize) -> (EventId, bool);
+}
+
+impl<F: FnMut(usize) -> (EventId, bool)> IdSource for F {
+    fn id(&mut self, index: usize) -> (EventId, bool) {
+        self(index)
+    }
+}
+
+/// Reads `body` into events of `org`.
+pub fn read_body(
+    org: &OrgId,
+    form: BodyForm,
+    body: &[u8],
+    limits: &PublishLimits,
+    ids: &mut impl IdSource,
+) -> Result<Vec<NewEvent>, PublishError> {
+    let text = utf8(body)?;
+    let (drafts, is_list) = match form {
+        BodyForm::Json => json::read(text, limits)?,
+        BodyForm::Ndjson => (json::read_lines(text, limits)?, true),
+    };
+    take(&drafts, is_list, limits, |index, draft, at, faults| {
+        Ok(json::check(org, draft, at, limits, faults, || ids.id(index)))
+    })
+}
+
+fn utf8(body: &[u8]) -> Result<&str, PublishError> {
+    simdutf8::compat::from_utf8(body)
+        .map_err(|error| PublishError::NotJson(format!("byte {} is not UTF-8", error.valid_up_to())))
+}
+
+/// Makes events of all `drafts`, or none: `check` is given an event's index and where it stands.
+fn take<D>(
+    drafts: &[D],
+    is_list: bool,
+    limits: &PublishLimits,
+    mut check: impl FnMut(usize, &D, &str, &mut Faults) -> Result<Option<NewEvent>, PublishError>,
+) -> Result<Vec<NewEvent>, PublishError> {
+    let mut faults = Faults::default();
+    if drafts.is_empty() {
+        faults.add(String::new(), "empty", "send at least one event".into());
+    }
+    let mut events = Vec::with_capacity(drafts.len());
+    for (index, draft) in drafts.iter().enumerate() {
+        let at = if is_list { format!("/{index}") } else { String::new() };
+        let Some(event) = check(index, draft, &at, &mut faults)? else { continue };
+        if event.body.len() > limits.event_bytes {
+            return Err(PublishError::TooLarge {
+                what: format!("event {index} ({} bytes)", event.body.len()),
+                limit: "limits.event_bytes",
+                max: limits.event_bytes,
+            });
+        }
+        events.push(event);
+    }
+    if faults.list.is_empty() { Ok(events) } else { Err(PublishError::Invalid(faults.list)) }
+}
+
+fn too_many(limits: &PublishLimits) -> PublishError {
+    PublishError::TooLarge { what: "the batch".into(), limit: "limits.events_per_batch", max: limits.events }
+}

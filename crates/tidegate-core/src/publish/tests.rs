@@ -1,0 +1,133 @@
+//! What bodies become, and what is said of those that cannot be taken.
+
+use super::*;
+use crate::{ServiceName, UserId};
+
+fn read(form: BodyForm, body: &str) -> Result<Vec<NewEvent>, PublishError> {
+    let org = OrgId::parse("acme").expect("a name");
+    let limits = PublishLimits { event_bytes: 240, events: 3, depth: 4, users: 2 };
+    read_body(&org, form, body.as_bytes(), &limits, &mut |index| {
+        (EventId::parse(&format!("drawn-{index}")).expect("an id"), false)
+    })
+}
+
+fn faults(body: &str) -> Vec<(String, &'static str)> {
+    match read(BodyForm::Json, body) {
+        Err(PublishError::Invalid(faults)) => faults.into_iter().map(|f| (f.pointer, f.code)).collect(),
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+#[test]
+fn an_event_is_encoded_once_token_for_token() {
+    let body = r#" { "data" : { "n" : 1.0, "n": 1e5 } , "event":"paid","service":"finance","id":"a","key":"k","time":"2026-11-24T10:00:00+01:00","users":["v","u"], "x": 1 } "#;
+    let events = read(BodyForm::Json, body).expect("an event");
+    assert_eq!(
+        events[0].fragment(7, 0),
+        r#""seq":7,"timestamp":"1970-01-01T00:00:00.000Z","service":"finance","event":"paid","id":"a","key":"k","time":"2026-11-24T09:00:00.000Z","targeted":true,"data":{"n":1.0,"n":1e5}"#
+    );
+    assert!(events[0].dedup.is_some());
+    let users: Vec<_> = events[0].users.iter().flat_map(|users| users.iter()).map(UserId::as_str).collect();
+    assert_eq!(users, ["u", "v"]);
+}
+
+#[test]
+fn ids_that_the_gateway_draws_stay_out_of_the_dedup_window() {
+    let events = read(BodyForm::Ndjson, "{\"service\":\"s\",\"event\":\"e\",\"data\":null}\r\n\n{\"service\":\"s\",\"event\":\"e\",\"data\":1,\"id\":\"x\"}").expect("two events");
+    assert_eq!((events[0].id.as_str(), events[0].dedup), ("drawn-0", None));
+    assert!(events[1].dedup.is_some());
+}
+
+#[test]
+fn faulty_fields_are_all_named_with_their_pointers() {
+    assert_eq!(faults("[]"), [(String::new(), "empty")]);
+    assert_eq!(faults("7"), [(String::new(), "type")]);
+    assert_eq!(faults("[{\"service\":\"s\",\"event\":\"e\",\"data\":1},7]"), [("/1".into(), "type")]);
+    assert_eq!(
+        faults(r#"{"service":"a b","event":7,"users":[],"id":"","key":"\u0000","time":"yesterday"}"#),
+        [
+            ("/service".into(), "format"),
+            ("/event".into(), "type"),
+            ("/data".into(), "required"),
+            ("/id".into(), "format"),
+            ("/key".into(), "format"),
+            ("/users".into(), "empty"),
+            ("/time".into(), "format"),
+        ]
+    );
+    let good = r#""service":"s","event":"e","data":1"#;
+    for (more, pointer, code) in [
+        (r#""data":2"#, "/data", "repeated"),
+        (r#""user":"u""#, "/user", "unknown_field"),
+        (r#""users":["a","b","c"]"#, "/users", "too_many"),
+        (r#""users":["a,b"]"#, "/users/0", "format"),
+        (r#""users":null"#, "/users", "type"),
+        (r#""id":null"#, "/id", "type"),
+    ] {
+        assert_eq!(faults(&format!("{{{good},{more}}}")), [(pointer.into(), code)], "{more}");
+    }
+    assert_eq!(faults(r#"{"service":"s","event":"e","data":[[[[[1]]]]]}"#), [("/data".into(), "depth")]);
+}
+
+#[test]
+fn what_is_not_json_is_refused_with_its_place() {
+    for (body, says) in [
+        ("", "EOF"),
+        ("{", "EOF"),
+        ("[1", "EOF"),
+        ("[]x", "trailing"),
+        ("{}x", "trailing"),
+        ("nul", "EOF"),
+        ("nulx", "expected"),
+    ] {
+        match read(BodyForm::Json, body) {
+            Err(PublishError::NotJson(detail)) => assert!(detail.contains(says), "{body}: {detail}"),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+    let error = read(BodyForm::Ndjson, "{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n{oops")
+        .expect_err("not JSON");
+    assert!(error.to_string().starts_with("the body is not JSON: line 2: "), "{error}");
+}
+
+#[test]
+fn sizes_are_bounded() {
+    let event = "{\"service\":\"s\",\"event\":\"e\",\"data\":1}";
+    let four = format!("[{event},{event},{event},{event}]");
+    assert!(matches!(
+        read(BodyForm::Json, &four),
+        Err(PublishError::TooLarge { limit: "limits.events_per_batch", .. })
+    ));
+    assert!(matches!(read(BodyForm::Ndjson, &[event; 4].join("\n")), Err(PublishError::TooLarge { .. })));
+    let large = format!("{{\"service\":\"s\",\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(240));
+    assert!(matches!(
+        read(BodyForm::Json, &large),
+        Err(PublishError::TooLarge { limit: "limits.event_bytes", .. })
+    ));
+}
+
+#[test]
+fn r12_dedup_keys_and_content_hashes_tell_all_parts_apart() {
+    let org = |text| OrgId::parse(text).expect("a name");
+    let service = |text| ServiceName::parse(text).expect("a name");
+    let id = |text| EventId::parse(text).expect("an id");
+    let one = dedup_key(&org("a"), &service("bc"), &id("d"), "");
+    for other in [
+        dedup_key(&org("ab"), &service("c"), &id("d"), ""),
+        dedup_key(&org("a"), &service("b"), &id("cd"), ""),
+        dedup_key(&org("a"), &service("bc"), &id("d"), "e"),
+    ] {
+        assert_ne!(one, other);
+    }
+    let content = |body: &str| read(BodyForm::Json, body).expect("an event")[0].content;
+    let same = content(r#"{"service":"s","event":"e","id":"1","data":{"a": 1}}"#);
+    assert_eq!(same, content(r#"{"data":{"a":1},"id":"1","event":"e","service":"s"}"#));
+    for other in [
+        r#"{"service":"s","event":"e","id":"1","data":{"a":1.0}}"#,
+        r#"{"service":"s","event":"f","id":"1","data":{"a":1}}"#,
+        r#"{"service":"s","event":"e","id":"1","data":{"a":1},"key":"k"}"#,
+        r#"{"service":"s","event":"e","id":"1","data":{"a":1},"users":["u"]}"#,
+    ] {
+        assert_ne!(same, content(other), "{other}");
+    }
+}

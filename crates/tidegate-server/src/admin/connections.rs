@@ -1,0 +1,186 @@
+//! The connections of an org, listed and closed: for an operator who looks after one user's trouble, or
+//! takes credentials back.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use tidegate_core::{Code, OrgId, Refusal, UnixMillis, UserId, event::write_rfc3339};
+
+use super::text;
+use crate::{
+    admission::{Connection, ConnectionId, Whose},
+    http::query::Query,
+    node::{Node, random},
+};
+
+/// Connections in one answer.
+const LISTED_MAX: usize = 1000;
+const LISTED: usize = 100;
+
+/// Over what time those who are sent away come back, where they are few.
+const SPREAD_MS: u64 = 4_000;
+
+/// One connection as it is shown.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    connection_id: String,
+    user: &'a str,
+    transport: &'static str,
+    address: String,
+    connected_at: String,
+    services: Vec<String>,
+    token_expires_at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    connections: Vec<Shown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Why connections are closed.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    /// Their credentials are taken back: they are not to come again.
+    Revoked,
+    /// They are to come again, to another node perhaps.
+    Draining,
+}
+
+impl Reason {
+    fn of(query: &Query) -> Result<Self, Refusal> {
+        match query.one("reason")? {
+            None | Some("revoked") => Ok(Self::Revoked),
+            Some("draining") => Ok(Self::Draining),
+            Some(_) => Err(Refusal::new(Code::BadRequest, "reason must be revoked or draining")),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What each of them is told; those that may come back do so over `spread` milliseconds.
+    fn refusal(self, spread: u64) -> Refusal {
+        match self {
+            Self::Revoked => Refusal::new(
+                Code::Revoked,
+                "an operator has ended this connection; its credentials are not taken any more",
+            ),
+            Self::Draining => {
+                let refusal =
+                    Refusal::new(Code::Draining, "an operator has ended this connection; come back");
+                refusal.retry_in(1000 + random() % spread.max(1))
+            }
+        }
+    }
+}
+
+fn bad(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::BadRequest, error.to_string())
+}
+
+fn org_of(text: &str) -> Result<OrgId, Refusal> {
+    OrgId::parse(text).map_err(bad)
+}
+
+fn user_of(query: &Query) -> Result<Option<UserId>, Refusal> {
+    query.one("user")?.map(|user| UserId::parse(user).map_err(bad)).transpose()
+}
+
+fn time(at: UnixMillis) -> String {
+    let mut out = BytesMut::new();
+    write_rfc3339(&mut out, at);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn json(body: &impl Serialize) -> Response<Full<Bytes>> {
+    // Strings and numbers always serialise.
+    text(StatusCode::OK, "application/json", serde_json::to_string(body).unwrap_or_default() + "\n")
+}
+
+fn show<'a>(node: &Node, connection: &'a Connection) -> Shown<'a> {
+    let (filter, expires_at) = connection.grant();
+    Shown {
+        connection_id: node.admission.id_of(connection).to_string(),
+        user: connection.user.as_str(),
+        transport: connection.transport.name(),
+        address: connection.address.to_string(),
+        connected_at: time(connection.connected_at),
+        services: filter.names().into_iter().map(str::to_owned).collect(),
+        token_expires_at: time(expires_at),
+    }
+}
+
+/// Lists them, the oldest first.
+pub fn list<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<Full<Bytes>>, Refusal> {
+    let query = Query::of(request);
+    query.only(&["user", "limit", "after"])?;
+    let (org, user) = (org_of(org)?, user_of(&query)?);
+    let max = query.number("limit", 1..=LISTED_MAX, None)?.unwrap_or(LISTED);
+    let after = query.one("after")?.map(str::parse::<ConnectionId>).transpose();
+    let after = after.map_err(|error| bad(format!("after: {error}")))?;
+    let whose = user.as_ref().map_or(Whose::All, Whose::User);
+    // One more than is shown tells whether there are more.
+    let found = node.admission.list(&org, whose, after.as_ref(), max + 1);
+    let shown = &found[..max.min(found.len())];
+    let next = (found.len() > max).then(|| shown.last()).flatten();
+    let next = next.map(|last| node.admission.id_of(last).to_string());
+    Ok(json(&Listed { connections: shown.iter().map(|of| show(node, of)).collect(), next }))
+}
+
+/// Closes one.
+pub fn close<B>(
+    node: &Node,
+    org: &str,
+    id: &str,
+    request: &Request<B>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let query = Query::of(request);
+    query.only(&["reason"])?;
+    let (org, reason) = (org_of(org)?, Reason::of(&query)?);
+    let id = id.parse::<ConnectionId>().map_err(bad)?;
+    let gone = || Refusal::new(Code::NotFound, format!("org {org} has no connection {id}"));
+    let connection = node.admission.find(&org, &id).ok_or_else(gone)?;
+    if !node.admission.end(&connection, reason.refusal(SPREAD_MS)) {
+        return Err(gone());
+    }
+    tracing::info!(%org, connection = %id, reason = reason.name(), "close a connection for an operator");
+    Ok(json(&serde_json::json!({ "closed": 1 })))
+}
+
+/// Closes those of a user, or, where that is said in so many words, of everybody.
+pub fn close_all<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<Full<Bytes>>, Refusal> {
+    let query = Query::of(request);
+    query.only(&["user", "all", "reason"])?;
+    let (org, user, reason) = (org_of(org)?, user_of(&query)?, Reason::of(&query)?);
+    let whose = match (&user, query.one("all")?) {
+        (Some(user), None) => Whose::User(user),
+        (None, Some("true")) => Whose::All,
+        _ => {
+            let message = "name one user with user=, or say all=true to close every connection of the org";
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+    };
+    let found: Vec<Arc<Connection>> = node.admission.list(&org, whose, None, usize::MAX);
+    // All that come back cost a handshake; they are not to be refused for that.
+    let rate = node.config().limits.handshakes_per_second.max(1) as u64;
+    let spread = SPREAD_MS.max(found.len() as u64 * 2000 / rate);
+    let ends = |connection: &&Arc<Connection>| node.admission.end(connection, reason.refusal(spread));
+    let closed = found.iter().filter(ends).count();
+    tracing::info!(
+        %org,
+        user = user.as_ref().map(UserId::as_str),
+        closed,
+        reason = reason.name(),
+        "close connections for an operator"
+    );
+    Ok(json(&serde_json::json!({ "closed": closed })))
+}

@@ -1,0 +1,162 @@
+//! One connection as other threads see it: who it is, and how it is told to end.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use tidegate_core::{Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
+use tokio::sync::Notify;
+
+use crate::metrics::Transport;
+
+/// The name of a connection: the start of the node that it belongs to, and its number in it, which is
+/// its place in the order of arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionId {
+    pub(super) start: Epoch,
+    pub(super) number: u64,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.start, self.number)
+    }
+}
+
+/// A text that no connection has as its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a connection_id is 1 to 32 of 0-9 a-z, a hyphen, and a number, as hello gave it")]
+pub struct ConnectionIdError;
+
+impl FromStr for ConnectionId {
+    type Err = ConnectionIdError;
+
+    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
+        let (start, digits) = text.split_once('-').ok_or(ConnectionIdError)?;
+        let number = digits.parse::<u64>().ok().filter(|number| number.to_string() == digits);
+        let start = Epoch::parse(start).ok_or(ConnectionIdError)?;
+        Ok(Self { start, number: number.ok_or(ConnectionIdError)? })
+    }
+}
+
+/// Who comes, by which road.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// The org whose stream it is.
+    pub org: &'a OrgId,
+    /// Who reads.
+    pub user: &'a UserId,
+    /// The services that it sees.
+    pub filter: &'a Filter,
+    /// When its grant ends.
+    pub expires_at: UnixMillis,
+    /// The road.
+    pub transport: Transport,
+    /// Now.
+    pub now: UnixMillis,
+    /// The connection that this one takes the place of (R20).
+    pub replaces: Option<&'a ConnectionId>,
+}
+
+/// A connection that was let in. Its reader belongs to one worker; this is what other threads have of
+/// it. An idle connection keeps one, so it is small.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) number: u64,
+    /// Whose stream it reads.
+    pub org: OrgId,
+    /// Who reads.
+    pub user: UserId,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The road that it came by.
+    pub transport: Transport,
+    /// When it was let in.
+    pub connected_at: UnixMillis,
+    grant: Mutex<(Filter, UnixMillis)>,
+    /// Rings for the reader's own task: parked, or to end.
+    bell: Notify,
+    ended: OnceLock<Box<Refusal>>,
+}
+
+impl Connection {
+    pub(super) fn new(number: u64, address: IpAddr, arrival: &Arrival<'_>) -> Self {
+        Self {
+            number,
+            org: arrival.org.clone(),
+            user: arrival.user.clone(),
+            address,
+            transport: arrival.transport,
+            connected_at: arrival.now,
+            grant: Mutex::new((arrival.filter.clone(), arrival.expires_at)),
+            bell: Notify::new(),
+            ended: OnceLock::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Filter, UnixMillis)> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The services that it sees and when its grant ends, as of now.
+    pub fn grant(&self) -> (Filter, UnixMillis) {
+        self.lock().clone()
+    }
+
+    /// When its grant ends, as of now.
+    pub fn expires_at(&self) -> UnixMillis {
+        self.lock().1
+    }
+
+    /// Notes what it sees from now on, and for how long.
+    pub fn renew(&self, filter: Filter, expires_at: UnixMillis) {
+        *self.lock() = (filter, expires_at);
+    }
+
+    /// Asks its task to end it. The first reason counts; whether this was the first.
+    pub fn end(&self, refusal: Refusal) -> bool {
+        let is_first = self.ended.set(Box::new(refusal)).is_ok();
+        self.call();
+        is_first
+    }
+
+    /// Why it is to end, if it is.
+    pub fn ending(&self) -> Option<&Refusal> {
+        self.ended.get().map(|refusal| &**refusal)
+    }
+
+    /// Rings for its task.
+    pub fn call(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Waits for the bell.
+    pub async fn called(&self) {
+        self.bell.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written_and_nothing_else_is() {
+        let id = ConnectionId { start: Epoch::from_random(7), number: 42 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in
+            ["", "-", "a", "a-", "-1", "a-01", "a--1", "a-1-2", "A-1", "a-18446744073709551616", "a-1 "]
+        {
+            assert_eq!(bad.parse::<ConnectionId>(), Err(ConnectionIdError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_connection_costs_here_is_small() {
+        // An idle connection may take 2 KiB in all.
+        assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
+    }
+}

@@ -1,0 +1,104 @@
+//! One request for a key set: to the address of the configuration and nowhere else, bounded in time and
+//! bytes.
+
+use std::time::Duration;
+
+use super::jwks::{self, Read};
+use crate::{
+    config::{JwksUrl, JwtAlgorithm},
+    metrics::JwksOutcome,
+};
+
+/// The longest key set. Real ones have some KiB.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Why a key set was not had.
+#[derive(Debug)]
+pub(super) struct FetchError {
+    pub(super) outcome: JwksOutcome,
+    pub(super) reason: String,
+}
+
+impl FetchError {
+    fn new(outcome: JwksOutcome, reason: impl Into<String>) -> Self {
+        Self { outcome, reason: reason.into() }
+    }
+}
+
+/// A client for one issuer's key set.
+pub(super) struct Fetch {
+    client: Option<reqwest::Client>,
+    url: JwksUrl,
+    algorithms: Vec<JwtAlgorithm>,
+    timeout: Duration,
+}
+
+impl Fetch {
+    pub(super) fn new(url: JwksUrl, algorithms: Vec<JwtAlgorithm>, timeout: Duration) -> Self {
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            // An address that sends us elsewhere is not the one that was configured.
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout)
+            // One request in ten minutes: a connection that is kept is one more that breaks.
+            .pool_max_idle_per_host(0);
+        client = if url.is_loopback() { client.no_proxy() } else { client.https_only(true) };
+        let client = client.build().inspect_err(|error| tracing::error!(%error, "make an HTTP client")).ok();
+        Self { client, url, algorithms, timeout }
+    }
+
+    /// Fetches the set.
+    pub(super) async fn fetch(&self) -> Result<Read, FetchError> {
+        // The client's own timeout covers it all; this one does not rely on it.
+        match tokio::time::timeout(self.timeout, self.get()).await {
+            Ok(body) => jwks::read(&body?, &self.algorithms)
+                .map_err(|reason| FetchError::new(JwksOutcome::Malformed, reason)),
+            Err(_) => Err(FetchError::new(JwksOutcome::Timeout, "it took longer than auth.jwks_timeout")),
+        }
+    }
+
+    async fn get(&self) -> Result<Vec<u8>, FetchError> {
+        let failed = |error: reqwest::Error| {
+            let outcome = if error.is_timeout() { JwksOutcome::Timeout } else { JwksOutcome::Unreachable };
+            FetchError::new(outcome, chain(&error.without_url()))
+        };
+        let no_client = || FetchError::new(JwksOutcome::Unreachable, "no HTTP client could be made");
+        let client = self.client.as_ref().ok_or_else(no_client)?;
+        let request = client
+            .get(self.url.url().clone())
+            .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
+            // What is small on the way and large in memory is not asked for, and not taken.
+            .header(http::header::ACCEPT_ENCODING, "identity");
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        if status.is_redirection() {
+            let reason = format!("it was answered with a redirect ({status}), which is not followed");
+            return Err(FetchError::new(JwksOutcome::Redirect, reason));
+        }
+        if status != http::StatusCode::OK {
+            return Err(FetchError::new(JwksOutcome::Status, format!("it was answered with {status}")));
+        }
+        if response.headers().get(http::header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            return Err(FetchError::new(JwksOutcome::Malformed, "it came with a Content-Encoding"));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > BYTES_MAX {
+                return Err(FetchError::new(JwksOutcome::TooLarge, "it is longer than 1MiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// An error with all that lies under it, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,152 @@
+//! Who may sign: an issuer with its own keys, its audiences, and the orgs that it may speak for.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tidegate_core::OrgId;
+
+use super::{
+    Refusal,
+    claims::Object,
+    key_set::{KeySet, Naming, VerifyingKey},
+    key_source::KeySource,
+};
+use crate::{
+    config::{Auth, IssuerKeys, JwtKey, OrgScope},
+    metrics::Metrics,
+};
+
+enum Keys {
+    Listed(Arc<KeySet>),
+    Fetched(Box<KeySource>),
+}
+
+/// One issuer. Its keys belong to it alone, so none is ever tried for another's token.
+pub(super) struct Issuer {
+    /// `iss`, byte for byte; `None` where none is asked for.
+    name: Option<String>,
+    audiences: Vec<String>,
+    /// The key to set for another audience.
+    audience_key: &'static str,
+    orgs: OrgScope,
+    keys: Keys,
+}
+
+fn listed(keys: &[JwtKey]) -> Keys {
+    Keys::Listed(Arc::new(KeySet::new(keys.iter().map(VerifyingKey::from).collect(), Naming::Loose)))
+}
+
+pub(super) fn not_expected() -> Refusal {
+    Refusal::unauthorized("the token's `iss` is not the issuer that this gateway expects")
+}
+
+impl Issuer {
+    /// All issuers of the configuration; its short form, `auth.keys`, is one that may speak for all orgs.
+    pub(super) fn all(auth: &Auth) -> Vec<Self> {
+        let short_form = (!auth.keys.is_empty()).then(|| Self {
+            name: auth.issuer.clone(),
+            audiences: auth.audience.iter().cloned().collect(),
+            audience_key: "auth.audience",
+            orgs: OrgScope::All,
+            keys: listed(&auth.keys),
+        });
+        let issuers = auth.issuers.iter().map(|issuer| Self {
+            name: Some(issuer.name.clone()),
+            audiences: issuer.audiences.clone(),
+            audience_key: "`audience` in auth.issuers",
+            orgs: issuer.orgs.clone(),
+            keys: match &issuer.keys {
+                IssuerKeys::Listed(keys) => listed(keys),
+                IssuerKeys::Jwks(url) => {
+                    Keys::Fetched(Box::new(KeySource::new(&issuer.name, url, &issuer.algorithms, auth)))
+                }
+            },
+        });
+        short_form.into_iter().chain(issuers).collect()
+    }
+
+    /// What an operator calls it by.
+    pub(super) fn named(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name:?}"),
+            None => "auth.keys".to_owned(),
+        }
+    }
+
+    /// Whether it takes tokens whatever they name as their issuer.
+    pub(super) fn takes_any_iss(&self) -> bool {
+        self.name.is_none()
+    }
+
+    /// Whether `iss` of these claims is its name, as text and to the byte.
+    pub(super) fn is_named_by(&self, claims: &Object) -> bool {
+        match (&self.name, claims.get("iss")) {
+            (Some(mine), Some(Value::String(theirs))) => mine == theirs,
+            _ => false,
+        }
+    }
+
+    pub(super) fn inherit(&self, before: &Self) {
+        if let (Keys::Fetched(keys), Keys::Fetched(before)) = (&self.keys, &before.keys) {
+            keys.inherit(before);
+        }
+    }
+
+    pub(super) fn keep_fresh(&self, metrics: &Arc<Metrics>) {
+        if let Keys::Fetched(keys) = &self.keys {
+            keys.keep_fresh(metrics);
+        }
+    }
+
+    /// Its keys for a token that names `kid`, fetched if need be.
+    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
+        match &self.keys {
+            Keys::Listed(keys) => Ok(keys.clone()),
+            Keys::Fetched(source) => source.keys_for(kid).await,
+        }
+    }
+
+    /// Its keys as they are known now.
+    pub(super) fn keys_at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
+        match &self.keys {
+            Keys::Listed(keys) => Ok(keys.clone()),
+            Keys::Fetched(source) => source.at_hand(),
+        }
+    }
+
+    /// Whether verified claims are this issuer's, and meant for this gateway.
+    pub(super) fn check_claims(&self, claims: &Object) -> Result<(), Refusal> {
+        if !self.takes_any_iss() && !self.is_named_by(claims) {
+            return Err(not_expected());
+        }
+        let named: Vec<&str> = match claims.get("aud") {
+            None => Vec::new(),
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(many)) if many.iter().all(Value::is_string) => {
+                many.iter().filter_map(Value::as_str).collect()
+            }
+            Some(_) => {
+                return Err(Refusal::unauthorized("the token's `aud` must be text or a list of texts"));
+            }
+        };
+        match (self.audiences.as_slice(), named.as_slice()) {
+            ([], []) => Ok(()),
+            // RFC 7519 4.1.3: a token that is meant for somebody is refused by everybody else.
+            ([], _) => Err(Refusal::unauthorized(format!(
+                "the token names an audience (`aud`) and this gateway has none set ({})",
+                self.audience_key
+            ))),
+            (mine, theirs) if mine.iter().any(|mine| theirs.contains(&mine.as_str())) => Ok(()),
+            _ => Err(Refusal::unauthorized("the token's `aud` does not name this gateway")),
+        }
+    }
+
+    /// Whether it may speak for `org`.
+    pub(super) fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
+        if self.orgs.admits(org) {
+            Ok(())
+        } else {
+            Err(Refusal::forbidden("the token's issuer may not speak for the org that it names"))
+        }
+    }
+}

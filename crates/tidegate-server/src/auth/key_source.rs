@@ -1,0 +1,362 @@
+//! The keys of an issuer that publishes them: kept fresh by one task, waited for by tokens.
+//!
+//! The task does all fetching of its issuer, so there is one request at a time however many tokens
+//! wait. It fetches at the start, each `auth.jwks_refresh`, and when a token names a key that is not
+//! known, at most each `auth.jwks_cooldown`. Where it fails, the keys stay for
+//! `auth.jwks_stale_if_error`; after that there are none, and tokens are refused for a while, never
+//! let in.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tidegate_core::Code;
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
+
+use super::{Refusal, fetch::Fetch, jwks::Read, key_set::KeySet};
+use crate::{
+    config::{Auth, JwksUrl, JwtAlgorithm},
+    metrics::{JwksOutcome, Metrics},
+    node::random,
+};
+
+/// Names of keys that tokens asked for and no set had; what is over is forgotten and asked for again.
+const ABSENT_MAX: usize = 256;
+
+/// How much longer than a fetch may take its tokens wait for it.
+const WAIT_GRACE: Duration = Duration::from_millis(500);
+
+/// The delays between tries after one that failed.
+const BACKOFF: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
+
+#[derive(Clone)]
+struct State {
+    /// The keys, and until when they are good without another fetch.
+    keys: Option<(Arc<KeySet>, Instant)>,
+    /// Fetches that have ended, well or not.
+    rounds: u64,
+    is_fetching: bool,
+    /// When a token may bring about the next fetch.
+    asks_from: Instant,
+    /// When the next fetch is due anyway.
+    next: Instant,
+}
+
+/// Names that tokens gave and no key has.
+#[derive(Default)]
+struct Missing {
+    /// Since the last fetch began: they may be there by now.
+    asked: HashSet<String>,
+    /// Asked for before a fetch that did not have them.
+    absent: HashSet<String>,
+}
+
+struct Shared {
+    state: watch::Sender<State>,
+    missing: Mutex<Missing>,
+    asks: Notify,
+}
+
+/// The key set of one issuer.
+pub(super) struct KeySource {
+    shared: Arc<Shared>,
+    issuer: String,
+    url: JwksUrl,
+    algorithms: Vec<JwtAlgorithm>,
+    times: Times,
+    task: OnceLock<AbortHandle>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    refresh: Duration,
+    cooldown: Duration,
+    timeout: Duration,
+    stale: Duration,
+}
+
+impl Drop for KeySource {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+fn later(retry_in: Duration, message: &'static str) -> Refusal {
+    let millis = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX).clamp(1000, 60_000);
+    Refusal { code: Code::Overloaded, message: message.into(), retry_in_ms: Some(millis) }
+}
+
+impl KeySource {
+    /// A source that has no keys before [`KeySource::keep_fresh`].
+    pub(super) fn new(issuer: &str, url: &JwksUrl, algorithms: &[JwtAlgorithm], auth: &Auth) -> Self {
+        let now = Instant::now();
+        let state = State { keys: None, rounds: 0, is_fetching: false, asks_from: now, next: now };
+        let shared =
+            Shared { state: watch::channel(state).0, missing: Mutex::default(), asks: Notify::new() };
+        let times = Times {
+            refresh: auth.jwks_refresh,
+            cooldown: auth.jwks_cooldown,
+            timeout: auth.jwks_timeout,
+            stale: auth.jwks_stale_if_error,
+        };
+        Self {
+            shared: Arc::new(shared),
+            issuer: issuer.to_owned(),
+            url: url.clone(),
+            algorithms: algorithms.to_vec(),
+            times,
+            task: OnceLock::new(),
+        }
+    }
+
+    /// Takes over the keys of a source that this one replaces: a configuration that is read again while
+    /// the issuer is away must not cost what is known. Not from another address or for other algorithms.
+    pub(super) fn inherit(&self, before: &Self) {
+        if (&self.issuer, &self.url, &self.algorithms) != (&before.issuer, &before.url, &before.algorithms) {
+            return;
+        }
+        let keys = before.shared.state.borrow().keys.clone();
+        self.shared.state.send_modify(|state| state.keys = keys);
+    }
+
+    /// Starts the task that keeps the keys fresh, on this thread's runtime. It ends with the source.
+    pub(super) fn keep_fresh(&self, metrics: &Arc<Metrics>) {
+        let fetch = Fetch::new(self.url.clone(), self.algorithms.clone(), self.times.timeout);
+        // So that the first tokens wait for the first answer, rather than be sent away before it.
+        self.shared.state.send_modify(|state| state.is_fetching = true);
+        let keeper = Keeper {
+            shared: self.shared.clone(),
+            issuer: self.issuer.clone(),
+            times: self.times,
+            fetch,
+            metrics: metrics.clone(),
+            held: 0,
+            failures: 0,
+            told: Vec::new(),
+        };
+        let _ = self.task.set(tokio::spawn(keeper.run()).abort_handle());
+    }
+
+    /// The keys for a token that names `kid`, by what is known now.
+    pub(super) fn at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
+        let state = self.shared.state.borrow();
+        let now = Instant::now();
+        match &state.keys {
+            Some((keys, good_until)) if *good_until > now && !keys.is_empty() => Ok(keys.clone()),
+            Some((_, good_until)) if *good_until > now => {
+                let message = "the issuer of the token publishes no key that can be used; come back";
+                Err(later(state.next.saturating_duration_since(now), message))
+            }
+            _ => {
+                let message = "the keys of the token's issuer cannot be had now; come back";
+                Err(later(state.next.saturating_duration_since(now), message))
+            }
+        }
+    }
+
+    /// The keys for a token that names `kid`, fetched where they are not known and may be.
+    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
+        let known = self.at_hand();
+        match (&known, kid) {
+            (Ok(keys), Some(kid)) if !keys.knows(kid) => self.look_for(kid, keys).await,
+            (Err(_), _) if self.next_round().await => self.at_hand(),
+            _ => known,
+        }
+    }
+
+    /// A name that no key has. It is final only where a set that was asked for after it has been seen
+    /// without it; a key that was made this minute must not send its client away for good.
+    async fn look_for(&self, kid: &str, keys: &Arc<KeySet>) -> Result<Arc<KeySet>, Refusal> {
+        let missing = || self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing().absent.contains(kid) {
+            // It may come yet: the next fetch that is allowed looks.
+            self.shared.asks.notify_one();
+            return Ok(keys.clone());
+        }
+        {
+            let mut missing = missing();
+            if kid.len() <= super::token::KID_MAX && missing.asked.len() < ABSENT_MAX {
+                missing.asked.insert(kid.to_owned());
+            }
+        }
+        if self.next_round().await {
+            let keys = self.at_hand()?;
+            if keys.knows(kid) || missing().absent.contains(kid) {
+                return Ok(keys);
+            }
+        }
+        // It came too late for the set that it waited for, or too early for the next.
+        self.shared.asks.notify_one();
+        let wait = self.shared.state.borrow().asks_from.saturating_duration_since(Instant::now());
+        Err(later(wait, "the token's `kid` names no key that is known yet; come back"))
+    }
+
+    /// Waits for the fetch that is under way, or brings one about if that is allowed now. Whether one
+    /// has ended: there may be none to wait for.
+    async fn next_round(&self) -> bool {
+        let mut state = self.shared.state.subscribe();
+        let (before, is_fetching, asks_from) = {
+            let state = state.borrow_and_update();
+            (state.rounds, state.is_fetching, state.asks_from)
+        };
+        if !is_fetching {
+            // Also where it is too early: the task then looks as soon as it may.
+            self.shared.asks.notify_one();
+        }
+        let is_near = is_fetching || asks_from <= Instant::now();
+        if !is_near || self.task.get().is_none() {
+            return false;
+        }
+        let ended = state.wait_for(|state| state.rounds > before);
+        let ended = tokio::time::timeout(self.times.timeout + WAIT_GRACE, ended).await;
+        matches!(ended, Ok(Ok(_)))
+    }
+}
+
+/// The task of one source.
+struct Keeper {
+    shared: Arc<Shared>,
+    issuer: String,
+    times: Times,
+    fetch: Fetch,
+    metrics: Arc<Metrics>,
+    /// Keys counted in the gauge.
+    held: i64,
+    failures: usize,
+    /// What was said last of keys that cannot be used.
+    told: Vec<String>,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.metrics.jwks_keys.dec_by(self.held);
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let began = Instant::now();
+            self.shared.state.send_modify(|state| state.is_fetching = true);
+            // What is asked for from here on may be newer than what comes.
+            let asked = std::mem::take(&mut self.missing().asked);
+            let fetched = self.fetch.fetch().await;
+            self.metrics.jwks_fetch(fetched.as_ref().map_or_else(|error| error.outcome, |_| JwksOutcome::Ok));
+            let next = match fetched {
+                Ok(read) => {
+                    self.take(read, asked, began);
+                    jittered(self.times.refresh)
+                }
+                Err(error) => {
+                    let next = self.failed();
+                    if self.failures == 1 {
+                        let (issuer, reason) = (&self.issuer, &error.reason);
+                        tracing::warn!(issuer, reason, "the issuer's keys cannot be fetched; trying again");
+                    }
+                    next
+                }
+            };
+            let next = Instant::now() + next;
+            self.shared.state.send_modify(|state| {
+                state.is_fetching = false;
+                state.rounds += 1;
+                state.asks_from = began + self.times.cooldown;
+                state.next = next;
+            });
+            self.rest(next, began + self.times.cooldown).await;
+        }
+    }
+
+    fn missing(&self) -> std::sync::MutexGuard<'_, Missing> {
+        self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `next`, or until somebody asks and `asks_from` has come. Keys that grow too old
+    /// meanwhile are dropped.
+    async fn rest(&mut self, next: Instant, asks_from: Instant) {
+        let good_until = self.shared.state.borrow().keys.as_ref().map(|(_, until)| *until);
+        let asked = async {
+            self.shared.asks.notified().await;
+            tokio::time::sleep_until(asks_from.into()).await;
+        };
+        let too_old = async {
+            match good_until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(next.into()) => {}
+            () = asked => {}
+            () = too_old => {
+                tracing::warn!(
+                    issuer = self.issuer,
+                    "the issuer's keys are dropped: none were fetched for auth.jwks_stale_if_error"
+                );
+                self.shared.state.send_modify(|state| state.keys = None);
+                self.count(0);
+            }
+        }
+    }
+
+    fn count(&mut self, keys: usize) {
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        self.metrics.jwks_keys.inc_by(keys - self.held);
+        self.held = keys;
+    }
+
+    fn take(&mut self, read: Read, asked: HashSet<String>, began: Instant) {
+        let Read { keys, passed_over } = read;
+        let names = |keys: &KeySet| keys.kids().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let known = self.shared.state.borrow().keys.as_ref().map(|(keys, _)| names(keys));
+        let count = keys.len();
+        if self.failures > 0 || known.as_ref() != Some(&names(&keys)) {
+            tracing::info!(issuer = self.issuer, keys = count, "the issuer's keys are fetched");
+        }
+        if passed_over != self.told {
+            for reason in &passed_over {
+                tracing::warn!(issuer = self.issuer, "a key of the issuer's set is not used: {reason}");
+            }
+            self.told = passed_over;
+        }
+        self.failures = 0;
+        self.count(count);
+        {
+            let mut missing = self.missing();
+            if missing.absent.len() + asked.len() > ABSENT_MAX {
+                missing.absent.clear();
+            }
+            missing.absent.extend(asked);
+            missing.absent.retain(|kid| !keys.knows(kid));
+        }
+        // From when it was asked for: what was taken back since is not known.
+        let good_until = began + self.times.stale;
+        self.shared.state.send_modify(|state| state.keys = Some((Arc::new(keys), good_until)));
+    }
+
+    /// Counts a failure; how long until the next try.
+    fn failed(&mut self) -> Duration {
+        let backoff = BACKOFF[self.failures.min(BACKOFF.len() - 1)].min(self.times.refresh);
+        self.failures += 1;
+        jittered(backoff)
+    }
+}
+
+/// Give or take a tenth, so that nodes that were started together do not ask together.
+fn jittered(time: Duration) -> Duration {
+    time.mul_f64(0.9 + 0.2 * (random() as f64 / u64::MAX as f64))
+}

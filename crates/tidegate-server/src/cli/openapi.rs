@@ -1,0 +1,21 @@
+//! `tidegate openapi`.
+
+use clap::Args;
+
+use super::{Failure, args::ConfigArgs, print};
+use crate::{config, http::openapi};
+
+/// Print the description of the API, as a gateway of this configuration serves it at /openapi.json
+#[derive(Debug, Args)]
+pub(super) struct OpenApi {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl OpenApi {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        // Also where a gateway would not start: the description needs no keys.
+        let (loaded, _) = config::read(&self.config.sources()).map_err(Failure::usage)?;
+        print(format_args!("{:#}\n", openapi::document(&loaded.config)))
+    }
+}

@@ -1,0 +1,71 @@
+//! The fields of a value that is a table: names checked, faults placed at the field that they are of.
+
+use std::{ops::Range, path::Path};
+
+use super::{
+    closest::did_you_mean,
+    value::{Fault, Raw, Setting, Value, mismatch, quoted},
+};
+
+/// A table whose names are all known.
+pub(super) struct Fields<'a>(&'a [(String, Range<usize>, Raw)]);
+
+impl<'a> Fields<'a> {
+    /// The fields of a `T`, which `noun` names in what is said of it.
+    pub(super) fn of<T: Setting>(raw: &'a Raw, noun: &str, names: &[&'static str]) -> Result<Self, Fault> {
+        let Value::Table(fields) = &raw.value else { return Err(mismatch::<T>(raw)) };
+        match fields.iter().find(|(name, ..)| !names.contains(&name.as_str())) {
+            None => Ok(Self(fields)),
+            Some((name, span, _)) => {
+                let hint = did_you_mean(name, names.iter().copied());
+                let reason = format!("{noun} has no field {}{hint}", quoted(name));
+                Err(Fault { span: Some(span.clone()), reason })
+            }
+        }
+    }
+
+    /// A field as it was given.
+    pub(super) fn raw(&self, wanted: &str) -> Option<&'a Raw> {
+        self.0.iter().find(|(name, ..)| name == wanted).map(|(.., value)| value)
+    }
+
+    /// A fault of the field `name`.
+    pub(super) fn at(&self, name: &str, fault: Fault) -> Fault {
+        Fault {
+            span: fault.span.or_else(|| self.raw(name).map(|value| value.span.clone())),
+            reason: format!("`{name}`: {}", fault.reason),
+        }
+    }
+
+    /// A fault of the field `name`, in words.
+    pub(super) fn fault(&self, name: &str, reason: impl Into<String>) -> Fault {
+        self.at(name, Fault::new(reason))
+    }
+
+    /// A field of its own type.
+    pub(super) fn read<T: Setting>(&self, name: &str) -> Result<Option<T>, Fault> {
+        self.raw(name).map(T::read).transpose().map_err(|fault| self.at(name, fault))
+    }
+
+    /// A field that is text. What else stands there is not shown: it may be a secret.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Fault> {
+        match self.raw(name).map(|raw| &raw.value) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(self.fault(name, "must be text in quotes")),
+        }
+    }
+}
+
+/// The bytes of a small file.
+pub(super) fn read_file(path: &Path, longest: u64) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let refuse = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(refuse)?;
+    file.take(longest + 1).read_to_end(&mut bytes).map_err(refuse)?;
+    if bytes.len() as u64 > longest {
+        return Err(format!("{} is longer than {}KiB", path.display(), longest / 1024));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,220 @@
+//! An entry of `auth.issuers`: who signs tokens, by which keys, and for which orgs it may speak.
+
+use std::{collections::BTreeSet, fmt};
+
+use tidegate_core::OrgId;
+
+use super::{
+    choice::JwtAlgorithm,
+    fields::Fields,
+    jwt_key::JwtKey,
+    value::{Fault, Raw, Setting, Value, mismatch, quoted},
+};
+
+const FIELDS: [&str; 6] = ["issuer", "audience", "algorithms", "orgs", "keys", "jwks"];
+
+/// A list of audiences that is longer is a slip.
+const AUDIENCES_MAX: usize = 32;
+
+/// A party that signs subscribers' tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The text that its tokens have as `iss`, compared byte for byte.
+    pub name: String,
+    /// One of these its tokens name as `aud`; where there is none, they must name none.
+    pub audiences: Vec<String>,
+    /// What its tokens may be signed with.
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// The orgs that it may speak for.
+    pub orgs: OrgScope,
+    /// Its keys, which are never tried for another's tokens.
+    pub keys: IssuerKeys,
+}
+
+/// Orgs that an issuer may speak for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrgScope {
+    /// Every one.
+    All,
+    /// These.
+    Only(BTreeSet<OrgId>),
+}
+
+impl OrgScope {
+    /// Whether `org` is among them.
+    pub fn admits(&self, org: &OrgId) -> bool {
+        match self {
+            OrgScope::All => true,
+            OrgScope::Only(orgs) => orgs.contains(org),
+        }
+    }
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IssuerKeys {
+    /// The configuration.
+    Listed(Vec<JwtKey>),
+    /// The issuer itself, which publishes them.
+    Jwks(JwksUrl),
+}
+
+/// The address of a JSON Web Key Set.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JwksUrl(reqwest::Url);
+
+impl JwksUrl {
+    /// The address.
+    pub fn url(&self) -> &reqwest::Url {
+        &self.0
+    }
+
+    /// Whether it is of this machine, so that it may be without TLS.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.0)
+    }
+}
+
+impl fmt::Debug for JwksUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+impl Setting for JwksUrl {
+    fn kind() -> String {
+        "an address such as \"https://id.example.com/.well-known/jwks.json\"".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
+        // What cannot be read may hold a password, so it is not shown.
+        let url: reqwest::Url = text.parse().map_err(|_| Fault::new(format!("must be {}", Self::kind())))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Fault::new("must not hold credentials: a key set is public"));
+        }
+        if url.fragment().is_some() {
+            return Err(Fault::new("must not have a fragment (`#`), which no server is sent"));
+        }
+        match url.scheme() {
+            "https" => Ok(Self(url)),
+            "http" if is_loopback(&url) => Ok(Self(url)),
+            "http" => Err(Fault::new(
+                "must be https: whoever stands between could put keys of their own (http is for loopback alone)",
+            )),
+            _ => Err(Fault::new(format!("must be {}", Self::kind()))),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.as_str())
+    }
+}
+
+fn orgs(raw: &Raw) -> Result<OrgScope, Fault> {
+    let names = Vec::<String>::read(raw)?;
+    match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => Err(Fault::new("is empty, so that no token would be taken; [\"*\"] is every org")),
+        ["*"] => Ok(OrgScope::All),
+        names if names.contains(&"*") => Err(Fault::new("has \"*\" beside other names; it must stand alone")),
+        names => names
+            .iter()
+            .map(|name| OrgId::parse(name).map_err(|error| Fault::new(format!("{}: {error}", quoted(name)))))
+            .collect::<Result<_, _>>()
+            .map(OrgScope::Only),
+    }
+}
+
+fn audiences(raw: &Raw) -> Result<Vec<String>, Fault> {
+    let names = match &raw.value {
+        Value::Text(one) => vec![one.clone()],
+        _ => Vec::<String>::read(raw).map_err(|_| Fault::new("must be text or a list of texts"))?,
+    };
+    if names.is_empty() || names.len() > AUDIENCES_MAX || names.iter().any(String::is_empty) {
+        return Err(Fault::new(format!("must be 1 to {AUDIENCES_MAX} texts, none of them empty")));
+    }
+    Ok(names)
+}
+
+impl Setting for Issuer {
+    const SECRET: bool = true;
+
+    fn kind() -> String {
+        "a table with `issuer`, `algorithms`, `orgs`, `keys` or `jwks`, and optionally `audience`".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let fields = Fields::of::<Self>(raw, "an issuer", &FIELDS)?;
+        let missing = |name: &str| Fault::new(format!("an issuer has no `{name}`, which it must have"));
+        let name = fields.text("issuer")?.ok_or_else(|| missing("issuer"))?;
+        if name.is_empty() || name.len() > 1024 {
+            return Err(fields.fault("issuer", "must be 1 to 1024 bytes, exactly as tokens have it in `iss`"));
+        }
+        let audiences = match fields.raw("audience") {
+            None => Vec::new(),
+            Some(raw) => audiences(raw).map_err(|fault| fields.at("audience", fault))?,
+        };
+        let algorithms =
+            fields.read::<Vec<JwtAlgorithm>>("algorithms")?.ok_or_else(|| missing("algorithms"))?;
+        if algorithms.is_empty() {
+            return Err(fields.fault("algorithms", "is empty, so that no token would be taken"));
+        }
+        let scope = fields.raw("orgs").ok_or_else(|| missing("orgs"))?;
+        let orgs = orgs(scope).map_err(|fault| fields.at("orgs", fault))?;
+        let keys = match (fields.read::<Vec<JwtKey>>("keys")?, fields.read::<JwksUrl>("jwks")?) {
+            (Some(keys), None) => {
+                if keys.is_empty() {
+                    return Err(fields.fault("keys", "is empty, so that no token would be taken"));
+                }
+                if let Some(key) = keys.iter().find(|key| !algorithms.contains(&key.algorithm)) {
+                    let word = key.algorithm.word();
+                    return Err(fields
+                        .fault("keys", format!("a key is for {word}, which `algorithms` does not list")));
+                }
+                IssuerKeys::Listed(keys)
+            }
+            (None, Some(url)) => {
+                if algorithms.contains(&JwtAlgorithm::Hs256) {
+                    let reason = "lists HS256, whose keys are secrets, and `jwks` is public";
+                    return Err(fields.fault("algorithms", reason));
+                }
+                IssuerKeys::Jwks(url)
+            }
+            (Some(_), Some(_)) => {
+                return Err(Fault::new("an issuer has both `keys` and `jwks`; it must have one of them"));
+            }
+            (None, None) => {
+                return Err(Fault::new("an issuer has neither `keys` nor `jwks`; it must have one of them"));
+            }
+        };
+        Ok(Self { name, audiences, algorithms, orgs, keys })
+    }
+
+    fn show(&self) -> String {
+        let mut shown = vec![format!("issuer = {}", quoted(&self.name))];
+        if !self.audiences.is_empty() {
+            shown.push(format!("audience = {}", self.audiences.show()));
+        }
+        shown.push(format!("algorithms = {}", self.algorithms.show()));
+        shown.push(match &self.orgs {
+            OrgScope::All => "orgs = [\"*\"]".to_owned(),
+            OrgScope::Only(orgs) => {
+                format!(
+                    "orgs = [{}]",
+                    orgs.iter().map(|org| quoted(org.as_str())).collect::<Vec<_>>().join(", ")
+                )
+            }
+        });
+        shown.push(match &self.keys {
+            IssuerKeys::Listed(keys) => format!("keys = {}", keys.show()),
+            IssuerKeys::Jwks(url) => format!("jwks = {}", url.show()),
+        });
+        format!("{{ {} }}", shown.join(", "))
+    }
+}

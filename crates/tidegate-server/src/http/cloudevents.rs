@@ -1,0 +1,74 @@
+//! Which requests carry CloudEvents, and how (HTTP protocol binding of CloudEvents 1.0.2, section 3);
+//! what is answered to them. For `publish`.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tidegate_core::{
+    Code, Cursor, NewEvent, Refusal,
+    publish::{
+        Fault, PublishError,
+        cloudevents::{Headers, Mode, is_meant_as_users},
+    },
+};
+
+use super::{Answer, full};
+
+/// The header that tells the place of what was published.
+pub const CURSOR: &str = "tidegate-cursor";
+
+/// Attributes that a CloudEvent must have, and nothing else has in its headers.
+const MARKS: [&str; 4] = ["specversion", "id", "source", "type"];
+
+/// The mode of a request by its content type, and else by its headers; `None` for one that carries no
+/// CloudEvents. The content type wins: a structured event may repeat its attributes in headers.
+pub fn mode<'h>(headers: &'h HeaderMap, content_type: Option<&'h str>) -> Result<Option<Mode<'h>>, Refusal> {
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "application/cloudevents+json" => return Ok(Some(Mode::Structured)),
+        "application/cloudevents-batch+json" => return Ok(Some(Mode::Batch)),
+        other if other.starts_with("application/cloudevents") => {
+            let message = "of CloudEvents, application/cloudevents+json and application/cloudevents-batch+json \
+                           are taken, and binary mode with data in JSON";
+            return Err(Refusal::new(Code::UnsupportedMedia, message));
+        }
+        _ => {}
+    }
+    let attributes: Vec<_> = attributes(headers).collect();
+    let is_event = attributes.iter().any(|(name, _)| MARKS.contains(name));
+    Ok(is_event.then_some(Mode::Binary(Headers { content_type, attributes })))
+}
+
+fn attributes(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())))
+}
+
+/// Refuses events whose body is for everybody while a header says whom they are for. All attributes
+/// must stand in the body too (section 3.2.3); of this one it is not left to trust.
+pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) -> Result<(), PublishError> {
+    let at = |index| match mode {
+        Mode::Structured => Some("/users".to_owned()),
+        Mode::Batch => Some(format!("/{index}/users")),
+        Mode::Binary(_) => None,
+    };
+    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(&name.replace('-', "_")))
+    else {
+        return Ok(());
+    };
+    let Some(pointer) = events.iter().position(|event| event.users.is_none()).and_then(at) else {
+        return Ok(());
+    };
+    let detail = format!("the header ce-{name} is there, but no users in the body, which alone counts");
+    Err(PublishError::Invalid(vec![Fault { pointer, code: "required", detail }]))
+}
+
+/// Says that events were taken: an empty body, because routers take one for an event to deliver.
+pub fn accepted(cursor: &Cursor) -> Response<Answer> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    // A cursor is letters, digits and hyphens.
+    if let Ok(cursor) = HeaderValue::from_str(&cursor.to_string()) {
+        headers.insert(CURSOR, cursor);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,260 @@
+//! One request over HTTP/2, and its answer.
+//!
+//! The request is put in the form that HTTP/1.1 gives it, so that nothing behind this file asks for the
+//! version. The answer leaves in pieces that the peer has room for; what has none stays where it is, so
+//! that a reader's lag shows in its [`Slot`](crate::worker::sse::Slot) and a peer that takes nothing
+//! holds one answer, and that not for ever.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Either};
+use tidegate_core::{Code, Refusal};
+
+use super::{
+    PIECE,
+    received::{Received, Respond},
+};
+use crate::{
+    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
+    node::Node,
+    worker::{Local, Peer, sse::SseBody},
+};
+
+/// Answers a request.
+pub async fn run(local: Rc<Local>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let node = local.node.clone();
+    let is_head = request.method() == Method::HEAD;
+    let respond: Respond = Rc::new(RefCell::new(respond));
+    let answering = async {
+        match as_http1(&node, request, &respond) {
+            Ok(request) => {
+                let Ok(response) = answer(local, peer, request).await;
+                response
+            }
+            Err((status, refusal)) => {
+                node.metrics.refused(&refusal);
+                problem::refuse_as(status, &refusal)
+            }
+        }
+    };
+    let response = tokio::select! {
+        response = answering => response,
+        // Whoever does not want the answer any more gets none.
+        _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
+    };
+    let patience = node.config().limits.write_timeout + STALL_GRACE;
+    match give(&respond, response, is_head, patience).await {
+        Given::All | Given::Gone => {}
+        Given::Stalled { is_stream } => {
+            // The end of a reader has been counted already.
+            if !is_stream {
+                node.metrics.refusal("limits.write_timeout");
+            }
+            tracing::debug!("reset an answer that its peer takes nothing of");
+        }
+        // The peer has gone, mostly.
+        Given::Failed(error) => tracing::debug!(%error, "answer over HTTP/2"),
+    }
+}
+
+/// The request as HTTP/1.1 gives it: `:authority` is its Host, and cookies stand in one line (RFC 9113,
+/// sections 8.3.1 and 8.2.3).
+fn as_http1(
+    node: &Node,
+    request: Request<RecvStream>,
+    respond: &Respond,
+) -> Result<Request<Incoming>, (StatusCode, Refusal)> {
+    let (mut head, body) = request.into_parts();
+    join_cookies(&mut head.headers);
+    let most = node.config().limits.headers;
+    if head.headers.len() > most {
+        let message = format!("the request has more headers than limits.headers allows ({most})");
+        let refusal = Refusal::new(Code::TooLarge, message).limited_by("limits.headers");
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
+    }
+    if let Some(authority) = head.uri.authority() {
+        let authority = HeaderValue::from_str(authority.as_str()).ok();
+        if head.headers.get_all(header::HOST).iter().any(|host| Some(host) != authority.as_ref()) {
+            let refusal = Refusal::new(Code::BadRequest, "Host and :authority name different things");
+            return Err((StatusCode::BAD_REQUEST, refusal));
+        }
+        if let Some(authority) = authority {
+            head.headers.insert(header::HOST, authority);
+        }
+    }
+    let waits = head.headers.get(header::EXPECT).is_some_and(|expect| expect == "100-continue");
+    let go_on = (waits && !body.is_end_stream()).then(|| respond.clone());
+    Ok(Request::from_parts(head, Either::Right(Received::new(body, go_on))))
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // What values consist of, a value consists of.
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// How giving an answer ended.
+enum Given {
+    All,
+    /// The peer has gone, or wants no more.
+    Gone,
+    /// The peer took nothing for too long.
+    Stalled {
+        is_stream: bool,
+    },
+    Failed(h2::Error),
+}
+
+async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, patience: Duration) -> Given {
+    let (mut head, body) = response.into_parts();
+    let mut rest = Rest::of(body).await;
+    // They speak of an HTTP/1.1 connection.
+    for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
+        head.headers.remove(name);
+    }
+    if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now())) {
+        head.headers.entry(header::DATE).or_insert(now);
+    }
+    let has_length = !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let (Rest::Whole(bytes), true) = (&rest, has_length) {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert(bytes.len().into());
+    }
+    let is_all = is_head || rest.is_empty();
+    let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), is_all);
+    match sent {
+        Err(error) => {
+            respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+            Given::Failed(error)
+        }
+        Ok(_) if is_all => Given::All,
+        Ok(mut stream) => {
+            let given = give_rest(&mut stream, &mut rest, patience).await;
+            if matches!(given, Given::Stalled { .. }) {
+                stream.send_reset(Reason::CANCEL);
+            }
+            given
+        }
+    }
+}
+
+async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, patience: Duration) -> Given {
+    loop {
+        let waiting = poll_fn(|context| {
+            if stream.poll_reset(context).is_ready() {
+                Poll::Ready(Err(()))
+            } else {
+                rest.poll(context).map(Ok)
+            }
+        });
+        let length = match waiting.await {
+            Err(()) => return Given::Gone,
+            Ok(Some(length)) => length.min(PIECE),
+            // Also behind a gzip body, which has no end of its own: a reset would take the last frame along.
+            Ok(None) => {
+                return if stream.send_data(Bytes::new(), true).is_ok() { Given::All } else { Given::Gone };
+            }
+        };
+        // Only now, so that quiet streams hold nothing of the connection's window.
+        stream.reserve_capacity(length);
+        let room = match tokio::time::timeout(patience, poll_fn(|context| poll_room(stream, context))).await {
+            Ok(Some(room)) => room,
+            Ok(None) => return Given::Gone,
+            Err(_) => return Given::Stalled { is_stream: matches!(rest, Rest::Stream(_)) },
+        };
+        let piece = rest.take(room.min(length));
+        let is_last = rest.is_empty();
+        match stream.send_data(piece, is_last) {
+            Ok(()) if is_last => return Given::All,
+            Ok(()) => {}
+            Err(_) => return Given::Gone,
+        }
+    }
+}
+
+/// How many bytes the peer, and the send buffer, have room for; `None` when the stream is over.
+fn poll_room(stream: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<Option<usize>> {
+    if stream.poll_reset(context).is_ready() {
+        return Poll::Ready(None);
+    }
+    while stream.capacity() == 0 {
+        match ready!(stream.poll_capacity(context)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(None),
+        }
+    }
+    Poll::Ready(Some(stream.capacity()))
+}
+
+/// What is left of an answer.
+enum Rest {
+    Whole(Bytes),
+    Stream(SseBody),
+}
+
+impl Rest {
+    async fn of(body: Answer) -> Self {
+        match body {
+            Either::Left(mut whole) => {
+                let frame = whole.frame().await.map(|Ok(frame)| frame);
+                Rest::Whole(frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default())
+            }
+            Either::Right(stream) => Rest::Stream(stream),
+        }
+    }
+
+    /// Whether nothing will come any more; of a stream that shows only when it is polled.
+    fn is_empty(&self) -> bool {
+        matches!(self, Rest::Whole(bytes) if bytes.is_empty())
+    }
+
+    /// How many bytes there are to be taken; `None` at the end.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
+        match self {
+            Rest::Whole(bytes) => Poll::Ready((!bytes.is_empty()).then_some(bytes.len())),
+            Rest::Stream(body) => body.poll_waiting(context),
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Bytes {
+        match self {
+            Rest::Whole(bytes) => bytes.split_to(length.min(bytes.len())),
+            Rest::Stream(body) => body.take(length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crumbs_of_a_cookie_become_one_line_in_their_order() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=\"2\"", "c=3; d=4"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        headers.append("x", HeaderValue::from_static("y"));
+        join_cookies(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert_eq!(headers[header::COOKIE], "a=1; b=\"2\"; c=3; d=4");
+        join_cookies(&mut headers);
+        assert_eq!(headers[header::COOKIE], "a=1; b=\"2\"; c=3; d=4");
+    }
+}

@@ -1,0 +1,471 @@
+//! `GET /openapi.json`: the description of the public listener (OpenAPI 3.1), made from the list that
+//! requests are dispatched by.
+//!
+//! [`operation`] says what each endpoint takes and answers, [`schema`] what travels; this file puts
+//! them together with the bounds of the configuration. The operators' listener is not in it: it is for
+//! other people, at another address.
+
+mod operation;
+mod schema;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use serde_json::{Map, Value, json};
+use tidegate_core::{Code, CursorError};
+
+use operation::{Answered, Body, Content, Header, Operation, Parameter, Refused, Scheme, Tag};
+use schema::at;
+
+use super::{
+    Answer, full,
+    table::{ROUTES, Route},
+};
+use crate::config::{Config, Limits};
+
+/// The document of the configuration that it was made for last.
+#[derive(Debug, Default)]
+pub struct Kept(Mutex<Option<(Arc<Config>, Text)>>);
+
+/// The document as it is sent.
+#[derive(Debug, Clone)]
+struct Text {
+    json: Bytes,
+    etag: HeaderValue,
+}
+
+impl Kept {
+    /// Made once for each configuration, not for each request.
+    fn of(&self, config: Arc<Config>) -> Text {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((made_for, text)) if Arc::ptr_eq(made_for, &config) => text.clone(),
+            _ => {
+                let json = Bytes::from(document(&config).to_string());
+                let etag = format!("\"{}\"", &blake3::hash(&json).to_hex()[..16]);
+                let etag =
+                    HeaderValue::try_from(etag).unwrap_or_else(|_| unreachable!("hex is a header value"));
+                let text = Text { json, etag };
+                *kept = Some((config, text.clone()));
+                text
+            }
+        }
+    }
+}
+
+/// Answers with the document.
+pub fn answer<B>(kept: &Kept, config: Arc<Config>, request: &Request<B>) -> Response<Answer> {
+    let Text { json, etag } = kept.of(config);
+    let is_known = super::knows(request, &etag);
+    let mut response = Response::new(full(if is_known { Bytes::new() } else { json }));
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, etag);
+    // Kept, and asked for again: the next configuration may have other bounds.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        // Not application/openapi+json: browsers and older tools show or take this one.
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response
+}
+
+/// Whether the document tells of this answer; `code` is that of a refusal.
+pub fn tells<B>(route: &Route, response: &Response<B>) -> bool {
+    let operation = operation::of(route.endpoint);
+    let status = response.status().as_u16();
+    if let Some(code) = response.extensions().get::<Code>() {
+        return operation.refusals.iter().any(|refused| refused.code == *code && refused.status == status);
+    }
+    let sent = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let sent = sent.map(|value| value.split(';').next().unwrap_or_default());
+    operation.answers.iter().any(|answer| answer.status == status && answer.content.media_type() == sent)
+}
+
+/// The document for a gateway that is configured like this.
+pub fn document(config: &Config) -> Value {
+    let limits = &config.limits;
+    let mut paths = Map::new();
+    let mut codes: Vec<Code> = Vec::new();
+    for route in &ROUTES {
+        let operation = operation::of(route.endpoint);
+        codes.extend(operation.refusals.iter().map(|refused| refused.code));
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.as_str().to_lowercase()] = describe(route, operation);
+    }
+    codes.sort_unstable();
+    codes.dedup();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidegate",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A realtime event gateway: publish over HTTP, stream over WebSocket and SSE, resume without gaps.",
+            "description": INTRODUCTION,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+        },
+        "externalDocs": {
+            "description": "The protocol: frames, continuity, resuming, delays.",
+            "url": concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/PROTOCOL.md"),
+        },
+        // Wherever this document was read from.
+        "servers": [{ "url": "/" }],
+        "tags": Tag::ALL.map(|tag| json!({ "name": tag.name(), "description": tag.description() })),
+        "paths": paths,
+        "components": {
+            "schemas": schema::all(limits, &codes),
+            "parameters": parameters(limits),
+            "headers": headers(),
+            "responses": { "HeadersTooLarge": {
+                "description": "More headers than `limits.headers`, or larger ones than `limits.header_bytes`. No body.",
+            } },
+            "securitySchemes": security_schemes(limits),
+        },
+    })
+}
+
+const INTRODUCTION: &str = "\
+Publish events of an org over HTTP; read them as a stream over WebSocket or server-sent events, from any \
+place on, without gaps; read them back page by page.
+
+**Refusals** have a `code` of one closed table and a sentence (`Problem`, RFC 9457). Those that name a \
+`limit` name the configuration key of the bound that was met.
+
+**Everywhere**: an address that is not in this document is answered 404 `not_found`, another method 405 \
+`method_not_allowed` with `Allow`; what cannot be read as HTTP is answered 400 without a body. Parameters \
+that are not named here are ignored; a parameter may stand once.
+
+**Pages** of origins that `auth.origins` lists may read every answer (CORS).";
+
+fn describe(route: &Route, operation: &Operation) -> Value {
+    let mut responses: BTreeMap<u16, Value> = BTreeMap::new();
+    for answered in operation.answers {
+        responses.insert(answered.status, success(route, answered));
+    }
+    let mut refusals: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
+    for refused in operation.refusals {
+        refusals.entry(refused.status).or_default().push(refused);
+    }
+    responses.extend(refusals.into_iter().map(|(status, refused)| (status, refusal(status, &refused))));
+    responses.insert(431, json!({ "$ref": "#/components/responses/HeadersTooLarge" }));
+    let responses: Map<String, Value> =
+        responses.into_iter().map(|(status, response)| (status.to_string(), response)).collect();
+    let is_in_path = |parameter: &Parameter| match parameter {
+        Parameter::Org | Parameter::AnyOrg => route.path.contains("{org}"),
+        _ => true,
+    };
+    let mut described = json!({
+        "operationId": route.id,
+        "tags": [operation.tag.name()],
+        "summary": operation.summary,
+        "description": operation.description,
+        "security": operation.security.iter().map(|scheme| json!({ scheme_name(*scheme): [] })).collect::<Vec<_>>(),
+        "parameters": operation.parameters.iter().filter(|parameter| is_in_path(parameter)).map(|parameter| {
+            json!({ "$ref": format!("#/components/parameters/{parameter:?}") })
+        }).collect::<Vec<_>>(),
+        "responses": responses,
+    });
+    if !operation.bodies.is_empty() {
+        let content: Map<String, Value> = operation.bodies.iter().map(|body| form(*body)).collect();
+        described["requestBody"] = json!({ "required": true, "content": content });
+    }
+    described
+}
+
+fn success(route: &Route, answered: &Answered) -> Value {
+    let Answered { content, headers, description, .. } = answered;
+    let mut response = json!({ "description": description });
+    for header in *headers {
+        response["headers"][header_name(*header)] =
+            json!({ "$ref": format!("#/components/headers/{header:?}") });
+    }
+    let Some(media_type) = content.media_type().filter(|_| route.method != Method::HEAD) else {
+        return response;
+    };
+    let place = "0k3v9x1m2p4qz-1042";
+    let follow = |from: &str| {
+        json!({
+            "operationId": "openStream",
+            "description": "Follow what comes behind this place.",
+            "parameters": { "path.org": "$request.path.org", "query.cursor": from },
+        })
+    };
+    let read = |from: &str| {
+        json!({
+            "operationId": "readEvents",
+            "description": "Read what lies behind this place.",
+            "parameters": { "path.org": "$request.path.org", "query.after": from },
+        })
+    };
+    let (body, links) = match content {
+        Content::Nothing => return response,
+        Content::Published => (
+            json!({ "schema": at("Published"), "example": { "cursor": place, "events": [
+                { "service": "finance", "id": "inv-7", "seq": 1041, "duplicate": false },
+                { "service": "finance", "id": "inv-8", "seq": 1042, "duplicate": false },
+            ] } }),
+            json!({ "follow": follow("$response.body#/cursor"), "readBehind": read("$response.body#/cursor") }),
+        ),
+        Content::Page => (
+            json!({ "schema": at("Page"), "example": {
+                "events": [{
+                    "seq": 1042, "timestamp": "2026-11-24T09:30:00.000Z", "service": "finance",
+                    "event": "invoice.paid", "id": "inv-8", "data": { "amount": 5 },
+                }],
+                "cursor": format!("{place}-y3sgfaip"),
+                "has_more": false,
+            } }),
+            json!({ "follow": follow("$response.body#/cursor"), "next": read("$response.body#/cursor") }),
+        ),
+        Content::CursorNow => (
+            json!({
+                "schema": at("CursorNow"),
+                "example": { "cursor": format!("{place}-y3sgfaip"), "head": 1042 },
+            }),
+            json!({ "follow": follow("$response.body#/cursor"), "readBehind": read("$response.body#/cursor") }),
+        ),
+        Content::Frames => (
+            json!({
+                // OpenAPI 3.1 knows no streams; tools take this for one event of them.
+                "schema": at("ServerSentEvent"),
+                "example": { "id": format!("{place}-y3sgfaip"), "data": PING },
+            }),
+            Value::Null,
+        ),
+        Content::Description => {
+            (json!({ "schema": { "type": "object", "required": ["openapi", "info", "paths"] } }), Value::Null)
+        }
+    };
+    response["content"] = json!({ media_type: body });
+    if !links.is_null() {
+        response["links"] = links;
+    }
+    response
+}
+
+const PING: &str =
+    "{\"type\":\"ping\",\"prev\":1040,\"seq\":1042,\"timestamp\":\"2026-11-24T09:30:00.000Z\"}";
+
+fn refusal(status: u16, refused: &[&Refused]) -> Value {
+    let when: Vec<String> =
+        refused.iter().map(|refused| format!("* `{}`: {}.", refused.code.name(), refused.when)).collect();
+    let mut response = json!({
+        "description": when.join("\n"),
+        "content": { "application/problem+json": { "schema": schema::refusal(status, refused) } },
+    });
+    let header = match status {
+        401 => Header::WwwAuthenticate,
+        426 => Header::WebSocketVersion,
+        429 | 503 => Header::RetryAfter,
+        _ => return response,
+    };
+    response["headers"][header_name(header)] = json!({ "$ref": format!("#/components/headers/{header:?}") });
+    response
+}
+
+fn form(body: Body) -> (String, Value) {
+    let one =
+        json!({ "service": "finance", "event": "invoice.paid", "id": "inv-7", "data": { "amount": 5 } });
+    let targeted = json!({
+        "service": "staff", "event": "shift.changed", "id": "shift-3", "key": "rota-48",
+        "users": ["ann", "bob"], "time": "2026-11-24T10:30:00+01:00", "data": ["early", "late"],
+    });
+    match body {
+        Body::Events => (
+            "application/json".to_owned(),
+            json!({
+                "schema": at("NewEvents"),
+                "examples": {
+                    "one": { "summary": "One event", "value": one },
+                    "several": { "summary": "A batch; the second is for two users alone", "value": [one, targeted] },
+                },
+            }),
+        ),
+        Body::EventLines => (
+            "application/x-ndjson".to_owned(),
+            json!({
+                "schema": at("NewEventLines"),
+                "examples": { "lines": { "summary": "Two lines", "value": format!("{one}\n{targeted}\n") } },
+            }),
+        ),
+        Body::CloudEvent => (
+            "application/cloudevents+json".to_owned(),
+            json!({
+                "schema": at("CloudEvent"),
+                "examples": { "structured": { "summary": "One event with its attributes", "value": cloud_event("inv-42") } },
+            }),
+        ),
+        Body::CloudEvents => (
+            "application/cloudevents-batch+json".to_owned(),
+            json!({
+                "schema": at("CloudEvents"),
+                "examples": { "batch": {
+                    "summary": "A batch", "value": [cloud_event("inv-43"), cloud_event("inv-44")],
+                } },
+            }),
+        ),
+    }
+}
+
+fn cloud_event(id: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "/billing", "type": "com.example.invoice.paid",
+        "service": "finance", "subject": "invoice 42", "data": { "amount": "1200.00" },
+    })
+}
+
+fn parameter(place: &str, name: &str, description: &str, schema: Value, example: Value) -> Value {
+    let mut parameter = json!({ "in": place, "name": name, "description": description, "schema": schema });
+    if !example.is_null() {
+        parameter["example"] = example;
+    }
+    if place == "path" {
+        parameter["required"] = true.into();
+    }
+    parameter
+}
+
+fn parameters(limits: &Limits) -> Value {
+    let services = format!(
+        "Show these services only, separated by commas, at most {}. Absent, empty or `*`: all that the token allows.",
+        limits.services_per_filter
+    );
+    let services_schema = json!({ "type": "string", "pattern": services_pattern(limits) });
+    let cursor = json!({ "anyOf": [{ "const": "" }, at("Cursor")] });
+    let whole = |least: usize, most: usize| json!({ "type": "integer", "minimum": least, "maximum": most });
+    let mut limit = whole(1, limits.page_events);
+    limit["default"] = 100.min(limits.page_events).into();
+    let tail = format!(
+        "Start with the last events that this reader may see; at most {} are looked through. A cursor wins over it.",
+        limits.tail_search_events
+    );
+    json!({
+        "Org": parameter("path", "org", "The org.", at("Org"), "dev".into()),
+        "AnyOrg": parameter("path", "org", "The org; not looked at.", json!({ "type": "string" }), "dev".into()),
+        "Services": parameter("query", "services", &services, services_schema, "finance,staff".into()),
+        "After": parameter(
+            "query", "after", "Read behind this place; absent: from the oldest event.",
+            at("Cursor"), "0k3v9x1m2p4qz-1042".into(),
+        ),
+        "Limit": parameter("query", "limit", "How many events at most.", limit, 100.min(limits.page_events).into()),
+        "Cursor": parameter(
+            "query", "cursor", &format!("Continue behind this place; empty counts as absent. {CursorError}."),
+            cursor.clone(), "0k3v9x1m2p4qz-1042".into(),
+        ),
+        "Tail": parameter("query", "tail", &tail, whole(0, limits.tail_events), 10.min(limits.tail_events).into()),
+        "Slow": parameter(
+            "query", "slow", "What happens to a reader that does not keep up.",
+            json!({ "type": "string", "enum": ["catch_up"] }), Value::Null,
+        ),
+        "LastEventId": parameter(
+            "header", "Last-Event-ID", "As `cursor`, and wins over it; EventSource sends it by itself.",
+            cursor, Value::Null,
+        ),
+        "IdempotencyKey": parameter(
+            "header", "Idempotency-Key",
+            "Gives the events that bring no id the ids `<key>-<index>`, so that the request can be sent again.",
+            json!({ "type": "string", "pattern": "^[!-~]{1,120}$" }), "order-7".into(),
+        ),
+        "Service": parameter(
+            "query", "service", "The service of CloudEvents that do not name one.", at("Service"), Value::Null,
+        ),
+        "IfNoneMatch": parameter(
+            "header", "If-None-Match", "The `ETag` of the document that is there already.",
+            json!({ "type": "string" }), Value::Null,
+        ),
+    })
+}
+
+/// Empty, `*`, or names separated by commas.
+fn services_pattern(limits: &Limits) -> String {
+    let name = tidegate_core::ServiceName::PATTERN.trim_start_matches('^').trim_end_matches('$');
+    format!(r"^(\*?|{name}(,{name}){{0,{}}})$", limits.services_per_filter.saturating_sub(1))
+}
+
+const fn header_name(header: Header) -> &'static str {
+    match header {
+        Header::RetryAfter => "Retry-After",
+        Header::Cursor => "Tidegate-Cursor",
+        Header::WwwAuthenticate => "WWW-Authenticate",
+        Header::Etag => "ETag",
+        Header::Allow => "Allow",
+        Header::AllowMethods => "Access-Control-Allow-Methods",
+        Header::AllowHeaders => "Access-Control-Allow-Headers",
+        Header::WebSocketAccept => "Sec-WebSocket-Accept",
+        Header::WebSocketProtocol => "Sec-WebSocket-Protocol",
+        Header::WebSocketVersion => "Sec-WebSocket-Version",
+    }
+}
+
+fn headers() -> Value {
+    let text = |description: &str| json!({ "description": description, "required": true, "schema": { "type": "string", "minLength": 1 } });
+    json!({
+        "RetryAfter": {
+            "description": "In how many seconds another try may do.",
+            "required": true,
+            "schema": { "type": "integer", "minimum": 1 },
+        },
+        "Cursor": {
+            "description": "The highest place among the events. A stream from here shows what comes behind.",
+            "required": true,
+            "schema": at("Cursor"),
+        },
+        "WwwAuthenticate": {
+            "description": "How to say who one is (RFC 6750).",
+            "required": true,
+            "schema": { "type": "string", "pattern": "^Bearer" },
+        },
+        "Etag": text("Names this document, for `If-None-Match`."),
+        "Allow": text("The methods that are taken here."),
+        "AllowMethods": text("The methods that a page may use."),
+        "AllowHeaders": text("The headers that a page may set."),
+        "WebSocketAccept": text("The answer to `Sec-WebSocket-Key` (RFC 6455)."),
+        "WebSocketProtocol": {
+            "description": "There where subprotocols were offered.",
+            "schema": { "const": "tidegate.v1" },
+        },
+        "WebSocketVersion": {
+            "description": "The version that is spoken.",
+            "required": true,
+            "schema": { "const": 13 },
+        },
+    })
+}
+
+const fn scheme_name(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::PublishKey => "publishKey",
+        Scheme::ReaderToken => "readerToken",
+        Scheme::UrlToken => "urlToken",
+    }
+}
+
+fn security_schemes(limits: &Limits) -> Value {
+    let token = format!("At most {} bytes.", limits.token_bytes.bytes());
+    json!({
+        (scheme_name(Scheme::PublishKey)): {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "tgk_<id>_<secret>",
+            "description": "A publisher's API key, bound to an org and to services; `tidegate key create` makes one.",
+        },
+        (scheme_name(Scheme::ReaderToken)): {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": format!("A reader's token (RFC 7519), with the claims of an org, a user, services, and a time. {token}"),
+        },
+        (scheme_name(Scheme::UrlToken)): {
+            "type": "apiKey",
+            "in": "query",
+            "name": "access_token",
+            "description": "The same token, for the browser's EventSource, which can set no header. A header wins over it.",
+        },
+    })
+}

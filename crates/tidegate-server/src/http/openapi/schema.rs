@@ -1,0 +1,480 @@
+//! The schemas of the description: names, events, answers, refusals and frames.
+//!
+//! Grammars and codes are those of the core. That the shapes are what is sent is shown by
+//! `tests/it/openapi`, which holds every kind of answer and frame against them, undescribed members
+//! included.
+
+use serde_json::{Map, Value, json};
+use tidegate_core::{
+    Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
+    Subject, UserId, frame::PROTOCOL_VERSION,
+};
+
+use super::operation::Refused;
+use crate::config::Limits;
+
+/// A place in the schemas.
+pub fn at(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// Every schema, by its name.
+pub fn all(limits: &Limits, codes: &[Code]) -> Value {
+    let mut all = Map::new();
+    for part in
+        [names(), events(limits), cloud_events(limits), answers(), refusals(codes), frames(), client_frames()]
+    {
+        if let Value::Object(part) = part {
+            all.extend(part);
+        }
+    }
+    Value::Object(all)
+}
+
+fn name(what: &str, rule: &str, pattern: &str, example: &str) -> Value {
+    json!({
+        "type": "string",
+        "description": format!("{what}: {rule}."),
+        "pattern": pattern,
+        "examples": [example],
+    })
+}
+
+fn names() -> Value {
+    json!({
+        "Org": name("A tenant", OrgId::RULE, OrgId::PATTERN, "dev"),
+        "Service": name(
+            "The part of the tenant's backend that an event belongs to",
+            ServiceName::RULE,
+            ServiceName::PATTERN,
+            "finance",
+        ),
+        "EventName": name("What happened", EventName::RULE, EventName::PATTERN, "invoice.paid"),
+        "EventId": name(
+            "The publisher's identity of an event, unique per org and service",
+            EventId::RULE,
+            EventId::PATTERN,
+            "inv-7",
+        ),
+        "Key": name("What an event is about", Key::RULE, Key::PATTERN, "invoice-7"),
+        "User": name("A subscriber, as its token names it", UserId::RULE, UserId::PATTERN, "ann"),
+        "Source": name("Where a CloudEvent comes from", Source::RULE, Source::PATTERN, "/billing"),
+        "Subject": name("What a CloudEvent is about, within its source", Subject::RULE, Subject::PATTERN, "invoice 42"),
+        "Seq": {
+            "type": "integer",
+            "description": "A place in a log. Rises, and need not be dense.",
+            "minimum": 0,
+            "maximum": SEQ_MAX,
+            "examples": [1042],
+        },
+        "Epoch": {
+            "type": "string",
+            "description": "One life of a log: every start of the gateway begins a new one.",
+            "pattern": Epoch::PATTERN,
+            "examples": ["0k3v9x1m2p4qz"],
+        },
+        "FilterTag": {
+            "type": "string",
+            "description": "A short hash of the services that a cursor accounts for.",
+            "pattern": FilterTag::PATTERN,
+            "examples": ["y3sgfaip"],
+        },
+        "Cursor": {
+            "type": "string",
+            "description": "A place: `<epoch>-<seq>`, or `<epoch>-<seq>-<tag>`. Kept as it is.",
+            "pattern": Cursor::PATTERN,
+            "examples": ["0k3v9x1m2p4qz-1042"],
+        },
+        "Timestamp": {
+            "type": "string",
+            "description": "RFC 3339, in UTC with milliseconds.",
+            "format": "date-time",
+            "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+            "examples": ["2026-11-24T09:30:00.000Z"],
+        },
+        "Milliseconds": { "type": "integer", "minimum": 0 },
+        "Services": {
+            "description": "The services that are shown; `[\"*\"]` for all.",
+            "anyOf": [
+                { "const": ["*"] },
+                { "type": "array", "minItems": 1, "items": at("Service") },
+            ],
+        },
+    })
+}
+
+/// What one event holds beside its place, on its way in and out.
+fn said() -> Map<String, Value> {
+    let data = json!({ "description": "Any JSON value, kept token for token." });
+    Map::from_iter([
+        ("service".to_owned(), at("Service")),
+        ("event".to_owned(), at("EventName")),
+        ("id".to_owned(), at("EventId")),
+        ("key".to_owned(), at("Key")),
+        ("data".to_owned(), data),
+    ])
+}
+
+/// An event that has its place, with `more` in front.
+fn placed(more: &[(&str, Value)]) -> Value {
+    let mut properties = said();
+    let mut required: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
+    properties.extend(more.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())));
+    for (name, schema) in
+        [("seq", at("Seq")), ("timestamp", described("Timestamp", "When the gateway accepted it."))]
+    {
+        properties.insert(name.to_owned(), schema);
+    }
+    properties.insert("time".to_owned(), described("Timestamp", "When the publisher says that it happened."));
+    properties
+        .insert("source".to_owned(), described("Source", "There where it was published as a CloudEvent."));
+    properties.insert("subject".to_owned(), at("Subject"));
+    let targeted = json!({ "const": true, "description": "There where only some users see it." });
+    properties.insert("targeted".to_owned(), targeted);
+    required.extend(["seq", "timestamp", "service", "event", "id", "data"]);
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+fn described(name: &str, description: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}"), "description": description })
+}
+
+fn events(limits: &Limits) -> Value {
+    let mut properties = said();
+    let users = json!({
+        "type": "array",
+        "description": "The users that alone see it, and the list nobody.",
+        "minItems": 1,
+        "maxItems": limits.users_per_event,
+        "items": at("User"),
+    });
+    properties.insert("users".to_owned(), users);
+    let time = json!({
+        "type": "string",
+        "format": "date-time",
+        "description": "When it happened, RFC 3339; converted to UTC milliseconds.",
+        "examples": ["2026-11-24T10:30:00+01:00"],
+    });
+    properties.insert("time".to_owned(), time);
+    let data = format!(
+        "Any JSON value, kept token for token. Nests at most {} deep; the event as it is stored has at most {} bytes.",
+        limits.json_depth,
+        limits.event_bytes.bytes()
+    );
+    properties.insert("data".to_owned(), json!({ "description": data }));
+    json!({
+        "NewEvent": {
+            "type": "object",
+            "description": "An event to publish. Unknown members are ignored, but for misspellings of `users`: \
+                            ignoring one would show everybody what was meant for one.",
+            "properties": properties,
+            "required": ["service", "event", "data"],
+            "propertyNames": no_misspelt_users(),
+            "examples": [{ "service": "finance", "event": "invoice.paid", "data": { "amount": 5 } }],
+        },
+        "NewEvents": {
+            "description": "One event, or an array of them.",
+            "anyOf": [
+                at("NewEvent"),
+                { "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("NewEvent") },
+            ],
+        },
+        "NewEventLines": {
+            "type": "string",
+            "description": format!(
+                "One `NewEvent` a line, as JSON; empty lines are passed over. At most {} events.",
+                limits.events_per_batch
+            ),
+            "contentMediaType": "application/x-ndjson",
+        },
+    })
+}
+
+fn cloud_events(limits: &Limits) -> Value {
+    let absent = |schema: Value| json!({ "anyOf": [{ "type": "null" }, schema] });
+    let user = UserId::PATTERN.trim_start_matches('^').trim_end_matches('$');
+    let users = format!("^{user}(,{user}){{0,{}}}$", limits.users_per_event.saturating_sub(1));
+    let time = json!({ "type": "string", "format": "date-time" });
+    let token = "[A-Za-z0-9!#$%&'*+.^_`|~-]+";
+    let media = format!(r"^{token}/({token}\+)?[Jj][Ss][Oo][Nn](;.*)?$");
+    json!({
+        "CloudEvent": {
+            "type": "object",
+            "description": "A CloudEvent 1.0 in the JSON event format. An attribute that is null counts as absent. \
+                            Other extensions are ignored, but for misspellings of `users`.",
+            "required": ["specversion", "id", "source", "type"],
+            "properties": {
+                "specversion": { "const": "1.0" },
+                "id": at("EventId"),
+                "source": at("Source"),
+                "type": described("EventName", "The event's name."),
+                "service": { "anyOf": [{ "type": "null" }, at("Service")], "description":
+                    "The service; where it is absent, that of the address, else `source` if that is the name of one." },
+                "subject": absent(at("Subject")),
+                "time": absent(time),
+                "partitionkey": { "anyOf": [{ "type": "null" }, at("Key")], "description": "The event's `key`." },
+                "users": {
+                    "type": "string",
+                    "pattern": users,
+                    "description": "The users that alone see it, with commas between them.",
+                },
+                "datacontenttype": absent(json!({ "type": "string", "pattern": media })),
+                "data": { "description": "Any JSON value, kept token for token; null where it is absent." },
+                "data_base64": { "type": "null" },
+            },
+            "propertyNames": no_misspelt_users(),
+        },
+        "CloudEvents": {
+            "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("CloudEvent"),
+        },
+    })
+}
+
+/// Ignoring one would show everybody what was meant for one.
+fn no_misspelt_users() -> Value {
+    let misspelt = "^[Uu][Ss][Ee][Rr](_?[Ii][Dd])?[Ss]?$";
+    json!({ "anyOf": [{ "const": "users" }, { "not": { "pattern": misspelt } }] })
+}
+
+fn answers() -> Value {
+    let gap = json!({
+        "type": "object",
+        "description": "Nothing of (`prev`, `seq`] comes; the page goes on behind `seq` in `epoch`.",
+        "required": ["prev", "seq", "epoch", "reason"],
+        "properties": { "prev": at("Seq"), "seq": at("Seq"), "epoch": at("Epoch"), "reason": gap_reason() },
+    });
+    json!({
+        "Event": placed(&[]),
+        "Published": {
+            "type": "object",
+            "required": ["cursor", "events"],
+            "properties": {
+                "cursor": described("Cursor", "The highest place among them. A stream from here shows what comes behind."),
+                "events": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "required": ["service", "id", "seq", "duplicate"],
+                        "properties": {
+                            "service": at("Service"),
+                            "id": described("EventId", "Given, or assigned by the gateway."),
+                            "seq": at("Seq"),
+                            "duplicate": { "type": "boolean", "description": "It had come before, at this place." },
+                        },
+                    },
+                },
+            },
+        },
+        "Page": {
+            "type": "object",
+            "required": ["events", "cursor", "has_more"],
+            "properties": {
+                "events": { "type": "array", "items": at("Event") },
+                "cursor": described("Cursor", "`after` of the next page."),
+                "has_more": { "type": "boolean" },
+                "gap": gap,
+            },
+        },
+        "CursorNow": {
+            "type": "object",
+            "required": ["cursor", "head"],
+            "properties": { "cursor": at("Cursor"), "head": described("Seq", "The end of the log.") },
+        },
+    })
+}
+
+fn gap_reason() -> Value {
+    json!({ "type": "string", "enum": GapReason::ALL.map(GapReason::name) })
+}
+
+fn refusals(codes: &[Code]) -> Value {
+    let names: Vec<&str> = codes.iter().map(|code| code.name()).collect();
+    json!({
+        "Problem": {
+            "type": "object",
+            "description": "A refusal: problem details (RFC 9457) with a code of the protocol's one table.",
+            "required": ["type", "title", "status", "code", "detail"],
+            "properties": {
+                "type": { "const": "about:blank" },
+                "title": { "type": "string" },
+                "status": { "type": "integer", "minimum": 400, "maximum": 599 },
+                "code": { "type": "string", "enum": names },
+                "detail": { "type": "string", "description": "One sentence for people." },
+                "limit": { "type": "string", "description": "The configuration key of the bound that was met." },
+                "retry_in_ms": described("Milliseconds", "Not sooner than in this time is another try of use."),
+                "errors": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": at("FieldError"),
+                    "description": "The faulty fields.",
+                },
+                "ids": { "type": "array", "minItems": 1, "items": at("EventId") },
+            },
+        },
+        "FieldError": {
+            "type": "object",
+            "required": ["pointer", "code", "detail"],
+            "properties": {
+                "pointer": {
+                    "type": "string",
+                    "description": "The field's place in the body (RFC 6901), or the name of its header.",
+                    "examples": ["/0/service"],
+                },
+                "code": {
+                    "type": "string",
+                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
+                },
+                "detail": { "type": "string" },
+            },
+        },
+    })
+}
+
+/// The body of the refusals of one status.
+pub fn refusal(status: u16, refused: &[&Refused]) -> Value {
+    let codes: Vec<&str> = refused.iter().map(|refused| refused.code.name()).collect();
+    let required: &[&str] = match refused {
+        [Refused { code: Code::Invalid, .. }] => &["errors"],
+        [Refused { code: Code::Unknown, .. }] => &["ids"],
+        [Refused { code: Code::TooLarge, .. }] => &["limit"],
+        _ => &[],
+    };
+    json!({
+        "allOf": [at("Problem")],
+        "properties": { "status": { "const": status }, "code": { "enum": codes } },
+        "required": required,
+    })
+}
+
+/// A frame of a type: its other required members, and those that may be absent.
+fn frame(kind: &str, description: &str, required: &[(&str, Value)], optional: &[(&str, Value)]) -> Value {
+    let mut properties = Map::from_iter([("type".to_owned(), json!({ "const": kind }))]);
+    let members = required.iter().chain(optional);
+    properties.extend(members.map(|(name, schema)| ((*name).to_owned(), schema.clone())));
+    let required: Vec<&str> = std::iter::once("type").chain(required.iter().map(|(name, _)| *name)).collect();
+    json!({ "type": "object", "description": description, "properties": properties, "required": required })
+}
+
+fn frames() -> Value {
+    let text = || json!({ "type": "string" });
+    let code = |fits: fn(&Code) -> bool| {
+        let names: Vec<&str> = Code::ALL.iter().filter(|code| fits(code)).map(|code| code.name()).collect();
+        json!({ "type": "string", "enum": names })
+    };
+    let entries = json!({ "type": "array", "minItems": 1, "items": at("Event") });
+    let mut event = placed(&[("type", json!({ "const": "event" })), ("org", at("Org")), ("prev", at("Seq"))]);
+    event["description"] = "One event.".into();
+    let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Status", "Goaway", "Error"];
+    let mapping: Map<String, Value> = kinds
+        .iter()
+        .map(|kind| (kind.to_lowercase(), format!("#/components/schemas/{kind}Frame").into()))
+        .collect();
+    let kinds: Vec<Value> = kinds.iter().map(|kind| at(&format!("{kind}Frame"))).collect();
+    json!({
+        "ServerFrame": {
+            "description": "What a reader is sent. Fields and types that a reader does not know are to be ignored.",
+            "oneOf": kinds,
+            "discriminator": { "propertyName": "type", "mapping": mapping },
+        },
+        "ServerSentEvent": {
+            "type": "object",
+            "description": "One event of a `text/event-stream`, by its fields (WHATWG HTML, section 9.2).",
+            "required": ["data"],
+            "properties": {
+                "retry": at("Milliseconds"),
+                "id": at("Cursor"),
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": at("ServerFrame"),
+                },
+            },
+        },
+        "HelloFrame": frame(
+            "hello",
+            "The first frame.",
+            &[
+                ("connection_id", text()),
+                ("protocol", json!({ "const": PROTOCOL_VERSION })),
+                ("org", at("Org")),
+                ("services", at("Services")),
+                ("filter", at("FilterTag")),
+                ("epoch", at("Epoch")),
+                ("cursor", described("Cursor", "Where this stream starts.")),
+                ("head", described("Seq", "What comes up to it is replay, what comes behind it is live.")),
+                ("dedup_window_ms", at("Milliseconds")),
+                ("ping_interval_ms", at("Milliseconds")),
+                ("resumed", json!({ "type": "boolean", "description": "A presented cursor goes on without a gap at its place." })),
+                ("token_expires_in_ms", at("Milliseconds")),
+                ("server_time", at("Timestamp")),
+            ],
+            &[("sync", json!({
+                "type": "string",
+                "enum": ["interval", "memory"],
+                "description": "There where acknowledged events are not synced to disk first.",
+            }))],
+        ),
+        "EventFrame": event,
+        "BatchFrame": frame(
+            "batch",
+            "Several events, in order. `seq` may be higher than that of the last.",
+            &[("org", at("Org")), ("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp")), ("events", entries)],
+            &[],
+        ),
+        "GapFrame": frame(
+            "gap",
+            "Events in (`prev`, `seq`] will not come.",
+            &[
+                ("prev", at("Seq")),
+                ("seq", at("Seq")),
+                ("epoch", at("Epoch")),
+                ("filter", at("FilterTag")),
+                ("reason", gap_reason()),
+            ],
+            &[("services", at("Services"))],
+        ),
+        "PingFrame": frame(
+            "ping",
+            "All that this reader may see in (`prev`, `seq`] has been sent.",
+            &[("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp"))],
+            &[],
+        ),
+        "StatusFrame": frame(
+            "status",
+            "The stream goes on, but something is worth knowing.",
+            &[("code", code(|_| true)), ("message", text())],
+            &[],
+        ),
+        "GoawayFrame": frame(
+            "goaway",
+            "Leave within this time, and come back.",
+            &[("code", code(|code| code.close().is_some())), ("retry_in_ms", at("Milliseconds"))],
+            &[],
+        ),
+        "ErrorFrame": frame(
+            "error",
+            "The last frame.",
+            &[("code", code(|code| code.close().is_some())), ("message", text())],
+            &[("limit", text()), ("retry_in_ms", at("Milliseconds"))],
+        ),
+    })
+}
+
+fn client_frames() -> Value {
+    let token = json!({ "type": "string" });
+    json!({
+        "ClientFrame": {
+            "description": "What a reader sends, over WebSocket.",
+            "oneOf": [at("AuthFrame"), at("PongFrame"), at("HealthFrame")],
+        },
+        "AuthFrame": frame(
+            "auth",
+            "As first frame: who I am. Later: renews the grant in place.",
+            &[("token", token)],
+            &[],
+        ),
+        "PongFrame": frame("pong", "The answer to every ping.", &[], &[]),
+        "HealthFrame": frame("health", "The reader's own metrics. Not answered.", &[], &[]),
+    })
+}

@@ -1,0 +1,143 @@
+//! The addresses of the public listener: what answers which method at which path.
+//!
+//! The one list of them. `http::answer` finds its handler here, and `http::openapi` makes the document
+//! of it: an address cannot be served without being described, nor described without being served.
+//! Not here: the page of `tidegate dev`, which is no part of the API.
+
+use http::Method;
+
+/// What answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `http::publish`.
+    Publish,
+    /// `http::history`, a page of it.
+    History,
+    /// `http::history`, the place of now.
+    Cursor,
+    /// `http::stream`.
+    Stream,
+    /// `http::openapi`.
+    Description,
+    /// `http::origins`, what a browser asks before a request.
+    Preflight,
+}
+
+/// One address by one method.
+#[derive(Debug)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path; `{org}` stands for one segment.
+    pub path: &'static str,
+    /// What answers.
+    pub endpoint: Endpoint,
+    /// Its name in the description, unlike all others.
+    pub id: &'static str,
+}
+
+const EVENTS: &str = "/v1/orgs/{org}/events";
+const CURSOR: &str = "/v1/orgs/{org}/cursor";
+const STREAM: &str = "/v1/orgs/{org}/stream";
+const DESCRIPTION: &str = "/openapi.json";
+
+const fn route(method: Method, path: &'static str, endpoint: Endpoint, id: &'static str) -> Route {
+    Route { method, path, endpoint, id }
+}
+
+/// Every route, in the order of `Allow`.
+pub static ROUTES: [Route; 10] = [
+    route(Method::GET, EVENTS, Endpoint::History, "readEvents"),
+    route(Method::POST, EVENTS, Endpoint::Publish, "publishEvents"),
+    route(Method::OPTIONS, EVENTS, Endpoint::Preflight, "preflightEvents"),
+    route(Method::GET, CURSOR, Endpoint::Cursor, "readCursor"),
+    route(Method::OPTIONS, CURSOR, Endpoint::Preflight, "preflightCursor"),
+    route(Method::GET, STREAM, Endpoint::Stream, "openStream"),
+    route(Method::OPTIONS, STREAM, Endpoint::Preflight, "preflightStream"),
+    route(Method::GET, DESCRIPTION, Endpoint::Description, "describe"),
+    route(Method::HEAD, DESCRIPTION, Endpoint::Description, "describeHead"),
+    route(Method::OPTIONS, DESCRIPTION, Endpoint::Preflight, "preflightDescription"),
+];
+
+/// What is at an address.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'p> {
+    /// This answers; where the path names an org, it is that segment.
+    Route(&'static Route, &'p str),
+    /// Something is here, by another method.
+    ByOther(&'static str),
+    /// Nothing.
+    Nothing,
+}
+
+/// Finds what answers `method` at `path`.
+pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
+    let mut other = None;
+    for route in &ROUTES {
+        if let Some(org) = org_in(route.path, path) {
+            if route.method == *method {
+                return Found::Route(route, org);
+            }
+            other = Some(route.path);
+        }
+    }
+    other.map_or(Found::Nothing, Found::ByOther)
+}
+
+/// The methods that are taken at a path of the list, for `Allow`.
+pub fn allowed(path: &str) -> String {
+    let methods: Vec<&str> =
+        ROUTES.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
+    methods.join(", ")
+}
+
+/// The segment of `path` that stands for `{org}`, empty where the template has none; `None` where they
+/// do not match. What the segment holds is for the handler to judge.
+fn org_in<'p>(template: &str, path: &'p str) -> Option<&'p str> {
+    let Some((before, after)) = template.split_once("{org}") else {
+        return (template == path).then_some("");
+    };
+    path.strip_prefix(before)?.strip_suffix(after).filter(|org| !org.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_one_answer() {
+        for (method, path, id) in [
+            (Method::GET, "/v1/orgs/a/events", "readEvents"),
+            (Method::POST, "/v1/orgs//events", "publishEvents"),
+            (Method::GET, "/v1/orgs/events/events", "readEvents"),
+            (Method::OPTIONS, "/v1/orgs/%20/stream", "preflightStream"),
+            (Method::HEAD, "/openapi.json", "describeHead"),
+        ] {
+            let Found::Route(route, _) = find(&method, path) else { panic!("{method} {path}") };
+            assert_eq!(route.id, id);
+        }
+        assert!(matches!(find(&Method::GET, "/v1/orgs/acme/cursor"), Found::Route(_, "acme")));
+        assert!(matches!(find(&Method::PUT, "/v1/orgs/a/events"), Found::ByOther(EVENTS)));
+        assert_eq!(allowed(EVENTS), "GET, POST, OPTIONS");
+        for path in [
+            "",
+            "*",
+            "/",
+            "/v1/orgs/events",
+            "/v1/orgs/a/events/",
+            "/v1/orgs/a/b/events",
+            "/v1/orgs/a",
+            "/openapi.json/",
+            "//openapi.json",
+            "/V1/orgs/a/events",
+        ] {
+            assert!(matches!(find(&Method::GET, path), Found::Nothing), "{path}");
+        }
+        for (index, one) in ROUTES.iter().enumerate() {
+            for other in &ROUTES[index + 1..] {
+                assert_ne!(one.id, other.id);
+                assert!((&one.method, one.path) != (&other.method, other.path), "{}", one.id);
+            }
+        }
+    }
+}

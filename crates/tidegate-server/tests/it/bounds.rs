@@ -1,0 +1,460 @@
+//! Every bound under `[limits]` is hit, by a scenario of its own. A key without one turns the test red.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tidegate_server::config::keys::KEYS;
+
+use crate::{
+    client::{
+        http::{Answer, connect},
+        stream::Frames as _,
+        ws::{Ws, masked},
+    },
+    gateway::{DEADLINE, Gateway, eventually},
+    held_node::HeldNode,
+    slow,
+};
+
+/// What a scenario hands back.
+enum Hit {
+    /// The gateway has refused something by the bound's name: it must have counted it.
+    Counted(Gateway),
+    /// It has ended something that nobody can be told of any more; it will count it.
+    Silent(Gateway),
+    /// Nothing is refused: the scenario has seen the bound's effect.
+    Seen,
+}
+
+use Hit::{Counted, Seen, Silent};
+
+const EVENT: &str = r#"{"service":"s","event":"e","data":1}"#;
+
+/// The sizes that go with small events.
+fn small(more: &[&str]) -> Gateway {
+    let sizes = ["limits.event_bytes=1KiB", "limits.request_bytes=8KiB"];
+    Gateway::with(&sizes.iter().chain(more).copied().collect::<Vec<_>>())
+}
+
+/// That a request was refused with this, and names the bound.
+fn refused(answer: &Answer, limit: &str, status: u16, code: &str) {
+    assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "{answer:?}");
+    assert_eq!(answer.json()["limit"], limit, "{answer:?}");
+    let is_for_now = [429, 503, 504, 408].contains(&status);
+    assert_eq!(answer.json()["retry_in_ms"].is_u64(), is_for_now, "when to come back: {answer:?}");
+    assert_eq!(answer.header("retry-after").is_some(), [429, 503].contains(&status), "{answer:?}");
+}
+
+/// That a stream ends with this, and names the bound.
+fn ended(mut stream: Ws, limit: &str, close: u16, code: &str) {
+    let (error, closed) = stream.refusal();
+    assert_eq!((error["code"].as_str(), closed), (Some(code), close), "{error}");
+    assert_eq!(error["limit"], limit, "{error}");
+}
+
+/// One connection that is let in, and one over the bound, over both transports.
+fn second_connection(settings: &[&str], limit: &str, (close, status, code): (u16, u16, &str)) -> Hit {
+    let gateway = Gateway::with(settings);
+    let mut first = gateway.ws("");
+    first.next("hello");
+    let other = gateway.token_of("v", &["*"]);
+    let token = if limit.ends_with("_user") { &gateway.token } else { &other };
+    ended(gateway.ws_as(token, ""), limit, close, code);
+    let sse = gateway.getting("stream").with("authorization", &format!("Bearer {token}"));
+    refused(&sse.send(), limit, status, code);
+    Counted(gateway)
+}
+
+const ONE_USER: &str = "limits.connections_per_user=1";
+const ONE_OF_ORG: &str = "limits.connections_per_org=1";
+const TOO_MANY: (u16, u16, &str) = (4004, 429, "too_many_connections");
+
+fn connections(limit: &str) -> Hit {
+    second_connection(&[ONE_USER, ONE_OF_ORG, "limits.connections=1"], limit, (1013, 503, "overloaded"))
+}
+
+fn connections_per_org(limit: &str) -> Hit {
+    second_connection(&[ONE_USER, ONE_OF_ORG], limit, TOO_MANY)
+}
+
+fn connections_per_user(limit: &str) -> Hit {
+    second_connection(&[ONE_USER], limit, TOO_MANY)
+}
+
+fn connections_per_address(limit: &str) -> Hit {
+    second_connection(&["limits.connections_per_address=1"], limit, TOO_MANY)
+}
+
+fn connections_per_user_policy(_: &str) -> Hit {
+    let gateway = Gateway::with(&[ONE_USER, "limits.connections_per_user_policy=evict_oldest"]);
+    let mut first = gateway.ws("");
+    first.next("hello");
+    gateway.ws("").next("hello");
+    assert_eq!(first.refusal().0["code"], "evicted");
+    Seen
+}
+
+/// Refused whether the token is good or not, and over SSE before it is looked at.
+fn handshakes_per_second(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.handshakes_per_second=1"]);
+    let sse = gateway.getting("stream").with("authorization", "Bearer nonsense");
+    let answer = eventually("a try over the rate", || {
+        let answer = sse.send();
+        (answer.status != 401).then_some(answer)
+    });
+    refused(&answer, limit, 429, "rate_limited");
+    let close = eventually("a try over the rate", || {
+        let (error, close) = gateway.ws_as("nonsense", "").refusal();
+        (error["limit"] == limit).then_some(close)
+    });
+    assert_eq!(close, 4005);
+    Counted(gateway)
+}
+
+fn orgs(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.orgs=1"]);
+    gateway.say("s", "1");
+    let key = gateway.key_for("other", "*");
+    let publish =
+        gateway.publishing().to("/v1/orgs/other/events").with("authorization", &format!("Bearer {key}"));
+    refused(&publish.body(EVENT).send(), limit, 503, "overloaded");
+    Counted(gateway)
+}
+
+fn publishes_per_second(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.publishes_per_second=1"]);
+    let answer = eventually("a publish over the rate", || {
+        let answer = gateway.publish(EVENT);
+        (answer.status != 200).then_some(answer)
+    });
+    refused(&answer, limit, 429, "rate_limited");
+    Counted(gateway)
+}
+
+fn publishes_in_flight(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.publishes_in_flight=1"]);
+    let length = EVENT.len().to_string();
+    let mut first =
+        gateway.publishing().with("expect", "100-continue").with("content-length", &length).begin();
+    assert_eq!(Answer::read_head(&mut first).expect("an answer").status, 100, "its body is waited for");
+    refused(&gateway.publish(EVENT), limit, 503, "overloaded");
+    first.get_mut().write_all(EVENT.as_bytes()).expect("send");
+    assert_eq!(Answer::read(&mut first).expect("an answer").status, 200);
+    assert_eq!(gateway.publish(EVENT).status, 200, "the place is given back");
+    Counted(gateway)
+}
+
+/// Several at once, until they meet in front of the log.
+fn publish_queue_bytes(limit: &str) -> Hit {
+    let gateway = Gateway::with(&[
+        "limits.event_bytes=64KiB",
+        "limits.request_bytes=64KiB",
+        "limits.publish_queue_bytes=64KiB",
+        "limits.events_per_batch=1",
+    ]);
+    let body = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
+    let found: Mutex<Option<Answer>> = Mutex::new(None);
+    let (is_found, began) = (AtomicBool::new(false), std::time::Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !is_found.load(Ordering::SeqCst) && began.elapsed() < DEADLINE {
+                    let answer = gateway.publish(&body);
+                    if answer.status != 200 {
+                        *found.lock().expect("not poisoned") = Some(answer);
+                        is_found.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    let answer = found.into_inner().expect("not poisoned").expect("two that waited at once");
+    refused(&answer, limit, 503, "overloaded");
+    Counted(gateway)
+}
+
+fn event_bytes(limit: &str) -> Hit {
+    let gateway = small(&[]);
+    let body = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(2000));
+    refused(&gateway.publish(&body), limit, 413, "too_large");
+    Counted(gateway)
+}
+
+fn request_bytes(limit: &str) -> Hit {
+    let gateway = small(&[]);
+    refused(&gateway.publish(&" ".repeat(9000)), limit, 413, "too_large");
+    Counted(gateway)
+}
+
+fn events_per_batch(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.events_per_batch=1"]);
+    refused(&gateway.publish(&format!("[{EVENT},{EVENT}]")), limit, 413, "too_large");
+    Counted(gateway)
+}
+
+/// A fault of a field, which names the bound itself.
+fn faulty_field(setting: &str, body: &str, limit: &str) -> Hit {
+    let gateway = Gateway::with(&[setting]);
+    let answer = gateway.publish(body);
+    assert_eq!((answer.status, answer.refusal().as_str()), (422, "invalid"), "{answer:?}");
+    assert_eq!(answer.json()["errors"][0]["limit"], limit, "{answer:?}");
+    Counted(gateway)
+}
+
+fn users_per_event(limit: &str) -> Hit {
+    let body = r#"{"service":"s","event":"e","data":1,"users":["a","b"]}"#;
+    faulty_field("limits.users_per_event=1", body, limit)
+}
+
+fn json_depth(limit: &str) -> Hit {
+    faulty_field("limits.json_depth=2", r#"{"service":"s","event":"e","data":[[[1]]]}"#, limit)
+}
+
+fn header_bytes(_: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.header_bytes=8KiB"]);
+    let answer = gateway.getting("cursor").with("x", &"y".repeat(10_000)).send();
+    assert_eq!(answer.status, 431, "{answer:?}");
+    assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"limits.headers\"}"), 0.0);
+    Silent(gateway)
+}
+
+fn headers(_: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.headers=8"]);
+    let many = (0..20).fold(gateway.getting("cursor"), |request, n| request.with(&format!("x-{n}"), "y"));
+    assert_eq!(many.send().status, 431);
+    assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"limits.header_bytes\"}"), 0.0);
+    Silent(gateway)
+}
+
+fn token_bytes(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.token_bytes=1KiB"]);
+    let token = "y".repeat(2000);
+    let header = gateway.getting("cursor").with("authorization", &format!("Bearer {token}"));
+    refused(&header.send(), limit, 401, "unauthorized");
+    let mut frame = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+    frame.authenticate(&token);
+    ended(frame, limit, 4551, "unauthorized");
+    Counted(gateway)
+}
+
+fn services_per_filter(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.services_per_filter=1"]);
+    refused(&gateway.getting("events?services=a,b").send(), limit, 400, "bad_request");
+    ended(gateway.ws("?services=a,b"), limit, 4553, "bad_request");
+    Counted(gateway)
+}
+
+fn client_frame_bytes(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.token_bytes=1KiB", "limits.client_frame_bytes=1KiB"]);
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    stream.send(&"x".repeat(2000));
+    ended(stream, limit, 1009, "too_large");
+    Counted(gateway)
+}
+
+fn client_frames_per_second(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.client_frames_per_second=5"]);
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    stream.send_raw(&masked(0x81, br#"{"type":"pong"}"#).repeat(500));
+    ended(stream, limit, 4005, "rate_limited");
+    Counted(gateway)
+}
+
+fn tail_events(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.tail_events=5"]);
+    refused(&gateway.getting("stream?tail=6").send(), limit, 400, "bad_request");
+    ended(gateway.ws("?tail=6"), limit, 4553, "bad_request");
+    gateway.ws("?tail=5").next("hello");
+    Counted(gateway)
+}
+
+/// What stands too far back is not looked for.
+fn tail_search_events(_: &str) -> Hit {
+    let start = |settings: &[&str]| {
+        let gateway = Gateway::with(settings);
+        gateway.say("rare", "1");
+        let other = r#"{"service":"other","event":"e","data":1}"#;
+        let batch = format!("[{}]", vec![other; 1000].join(","));
+        (0..2).for_each(|_| assert_eq!(gateway.publish(&batch).status, 200));
+        let hello = gateway.ws("?tail=1&services=rare").next("hello");
+        let cursor = hello["cursor"].as_str().expect("a cursor");
+        cursor.parse::<tidegate_core::Cursor>().expect("a cursor").seq
+    };
+    assert_eq!(start(&[]), 0, "found");
+    assert!(start(&["limits.tail_events=1", "limits.tail_search_events=1"]) > 0, "not found");
+    Seen
+}
+
+fn page_events(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.page_events=5"]);
+    refused(&gateway.getting("events?limit=6").send(), limit, 400, "bad_request");
+    assert_eq!(gateway.getting("events?limit=5").send().status, 200);
+    Counted(gateway)
+}
+
+/// A page ends where it is full, and says that there is more.
+fn page_bytes(_: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.page_bytes=1KiB"]);
+    let wide = format!("\"{}\"", "x".repeat(900));
+    (0..3).for_each(|_| assert!(gateway.say("s", &wide) > 0));
+    let page = gateway.getting("events").send().json();
+    let count = page["events"].as_array().expect("events").len();
+    assert!(count < 3 && page["has_more"] == true, "{count}");
+    Seen
+}
+
+fn first_frame_timeout(limit: &str) -> Hit {
+    // Operators' requests are held to it, too: not so short that a busy machine cannot ask.
+    let gateway = Gateway::with(&["limits.first_frame_timeout=1s"]);
+    ended(Ws::open(gateway.public, &gateway.path("stream"), &[]), limit, 4006, "auth_timeout");
+    let mut partial = gateway.ws("");
+    partial.next("hello");
+    partial.send_raw(&[0x81]);
+    ended(partial, limit, 4553, "bad_frame");
+    // A head that never ends is let go without a word, but is counted.
+    let mut head = connect(gateway.public);
+    head.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").expect("send");
+    let _ = head.read_to_end(&mut Vec::new());
+    let count = || gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}"));
+    eventually("all three counted", || (count() == 3.0).then_some(()));
+    Counted(gateway)
+}
+
+fn request_timeout(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.request_timeout=100ms"]);
+    let mut request = gateway.publishing().with("content-length", "100").body("{").begin();
+    refused(&Answer::read(&mut request).expect("an answer"), limit, 408, "request_timeout");
+    Counted(gateway)
+}
+
+fn write_timeout(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.write_timeout=200ms", "log.engine=memory"]);
+    let stream = slow::narrow_ws(&gateway);
+    let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
+    std::thread::scope(|scope| {
+        // Beside it, for who is closed is not waited for as long as a busy machine may fill.
+        scope.spawn(|| slow::fill(&gateway));
+        eventually("it closed", || (closed() == 1.0).then_some(()));
+        ended(stream, limit, 4002, "slow_consumer");
+    });
+    Counted(gateway)
+}
+
+fn idle_timeout(_: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.idle_timeout=100ms"]);
+    let mut kept = std::io::BufReader::new(connect(gateway.public));
+    kept.get_mut().write_all(&gateway.getting("cursor").bytes()).expect("send");
+    assert_eq!(Answer::read(&mut kept).expect("an answer").status, 200);
+    let _ = kept.read_to_end(&mut Vec::new());
+    Silent(gateway)
+}
+
+/// A log that does not answer, which no request can bring about.
+fn publish_timeout(limit: &str) -> Hit {
+    let node = HeldNode::start();
+    refused(&node.publishing().body(EVENT).send(), limit, 504, "unknown");
+    let text = node.node.metrics.open_metrics();
+    assert!(text.contains(&format!("tidegate_refusals_total{{limit=\"{limit}\"}} 1")), "{text}");
+    Seen
+}
+
+type Scenario = fn(&str) -> Hit;
+
+/// Which scenario hits which bound.
+macro_rules! scenarios {
+    ($($key:ident),* $(,)?) => {
+        [$((concat!("limits.", stringify!($key)), $key as Scenario)),*]
+    };
+}
+
+#[test]
+fn every_bound_is_hit_by_its_scenario() {
+    let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
+        connections,
+        connections_per_org,
+        connections_per_user,
+        connections_per_user_policy,
+        connections_per_address,
+        handshakes_per_second,
+        orgs,
+        publishes_per_second,
+        publishes_in_flight,
+        publish_queue_bytes,
+        event_bytes,
+        request_bytes,
+        events_per_batch,
+        users_per_event,
+        json_depth,
+        header_bytes,
+        headers,
+        token_bytes,
+        services_per_filter,
+        client_frame_bytes,
+        client_frames_per_second,
+        tail_events,
+        tail_search_events,
+        page_events,
+        page_bytes,
+        first_frame_timeout,
+        request_timeout,
+        write_timeout,
+        idle_timeout,
+        publish_timeout,
+    ]);
+    let keys = || KEYS.iter().filter(|key| key.section == "limits");
+    let without: Vec<_> = keys().map(|key| key.name).filter(|name| !scenarios.contains_key(name)).collect();
+    assert_eq!(without, Vec::<&str>::new(), "these bounds have no scenario here");
+    assert_eq!(scenarios.len(), keys().count(), "a scenario for a bound that is none");
+    assert!(keys().all(|key| !key.docs.is_empty() && !key.default.is_empty()));
+
+    let (names, next) = (scenarios.into_iter().collect::<Vec<_>>(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some((limit, scenario)) = names.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let line = format!("tidegate_refusals_total{{limit=\"{limit}\"}}");
+                    match scenario(limit) {
+                        Seen => {}
+                        Counted(gateway) => assert!(gateway.metric(&line) >= 1.0, "{limit} is not counted"),
+                        Silent(gateway) => {
+                            eventually("the count", || (gateway.metric(&line) >= 1.0).then_some(()));
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn p5_one_org_cannot_take_the_dedup_window_of_the_others() {
+    let gateway = Gateway::with(&["dedup.max_entries=3", "dedup.max_entries_per_org=2"]);
+    let key = gateway.key_for("other", "*");
+    let give = |gateway: &Gateway, org: &str, key: &str, id: &str| {
+        let body = format!(r#"{{"service":"s","event":"e","id":"{id}","data":1}}"#);
+        let request = gateway.publishing().to(&format!("/v1/orgs/{org}/events"));
+        request.with("authorization", &format!("Bearer {key}")).body(body).send()
+    };
+    let own = |gateway: &Gateway, id: &str| give(gateway, &gateway.org, &gateway.key, id);
+    for id in ["a", "b"] {
+        assert_eq!(own(&gateway, id).status, 200);
+    }
+    refused(&own(&gateway, "c"), "dedup.max_entries_per_org", 503, "dedup_full");
+    let gateway = gateway.killed_and_started_again();
+    refused(&own(&gateway, "c"), "dedup.max_entries_per_org", 503, "dedup_full");
+    assert_eq!(own(&gateway, "b").json()["events"][0]["duplicate"], true, "what is known still is");
+    assert_eq!(give(&gateway, "other", &key, "a").status, 200, "others have room");
+    refused(&give(&gateway, "other", &key, "b"), "dedup.max_entries", 503, "dedup_full");
+    for limit in ["dedup.max_entries_per_org", "dedup.max_entries"] {
+        assert_eq!(gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}")), 1.0);
+    }
+    gateway.say("s", "1");
+}
