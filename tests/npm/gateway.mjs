@@ -20,7 +20,6 @@ export class Gateway {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
-    this.log = ''; // what it has said in all its lives
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }
@@ -44,7 +43,7 @@ export class Gateway {
       '--set', 'listen.admin="127.0.0.1:0"', '--set', 'logs.level=trace', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
-    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.log += chunk; this.#log.push(chunk); });
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.#log.push(chunk); });
     this.#child = child;
     const line = await new Promise((resolve, reject) => {
       const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);
