@@ -36,10 +36,10 @@ ENV TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml \
     TIDEGATE_LOG__DIR=/var/lib/tidegate \
     TIDEGATE_LOGS__FORMAT=json \
     TIDEGATE_LISTEN__PUBLIC=0.0.0.0:8080
-# Loopback inside a container is out of reach of probes and of Prometheus. It asks for no credentials:
-# do not publish the port to the world (docker run -p), only let its own network see it.
-ENV TIDEGATE_LISTEN__ADMIN=0.0.0.0:8081
-EXPOSE 8080 8081
+# The operators' listener stays on the container's own loopback, where the health check below asks. It
+# takes no credentials, so who wants Prometheus or probes to reach it chooses that:
+# -e TIDEGATE_LISTEN__ADMIN=0.0.0.0:8081, in a network of its own, and never published (-p).
+EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Nothing else in the image could ask. While it drains or its log is halted it is not healthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/tidegate", "health"]

@@ -9,8 +9,16 @@ cd "$(dirname "$0")"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-head -c 48 /dev/urandom | base64 -w0 > "$dir/token-secret"
-sed -e "s#/run/credentials/tidegate.service/#$dir/#" -e "s#/var/lib/tidegate#$dir/data#" systemd/tidegate.toml > "$dir/tidegate.toml"
+# A reload reads secrets again, so they are no copies that systemd makes at a start; and both guides make
+# the file that the configuration names.
+secret=$(sed -n 's/^secret_file = "\(.*\)"$/\1/p' systemd/tidegate.toml)
+! grep -q '^LoadCredential' systemd/tidegate.service || { echo "packaging: LoadCredential= is not read again at a reload" >&2; exit 1; }
+for guide in README.md ../docs/operations.md; do
+  grep -qx "install -o root -g tidegate -m 0640 /dev/null $secret" $guide || { echo "packaging: $guide does not make $secret" >&2; exit 1; }
+done
+
+openssl rand -base64 48 > "$dir/token-secret"
+sed -e "s#/etc/tidegate/#$dir/#" -e "s#/var/lib/tidegate#$dir/data#" systemd/tidegate.toml > "$dir/tidegate.toml"
 "$gateway" config check --config "$dir/tidegate.toml"
 
 if ! command -v systemd-analyze >/dev/null; then

@@ -45,22 +45,22 @@ cp "$program" "$scratch"/checkout/target/release/tidegate
 cd "$scratch"/checkout
 reference=$("$program" config reference)
 
-# The blocks, each with its name and what it needs of the gateway; none may be without a mark.
+# The blocks, each with its name; none may be without a mark.
 script=$scratch/script.sh
 awk '
-  /^<!-- run: / { mark = $0; sub(/^<!-- run: /, "", mark); sub(/ -->$/, "", mark); next }
+  /^<!-- run: / { name = $0; sub(/^<!-- run: /, "", name); sub(/ -->$/, "", name); next }
   /^```sh$/ {
-    if (mark == "") { print "operations: line " NR " begins a block that nothing runs" > "/dev/stderr"; exit 1 }
-    name = needs = mark; sub(/;.*/, "", name); if (!sub(/.*; needs: /, "", needs)) needs = ""
-    printf "if block \"%s\" \"%s\"; then\n", name, needs; inside = 1; mark = ""; next
+    if (name == "") { print "operations: line " NR " begins a block that nothing runs" > "/dev/stderr"; exit 1 }
+    printf "block \"%s\"\n", name; inside = 1; next
   }
-  /^```$/ && inside { printf "ended \"%s\"\nfi\n", name; inside = 0; next }
+  /^```$/ && inside { printf "ended \"%s\"\n", name; inside = 0; name = ""; next }
   inside { print }
 ' "$text" > "$scratch"/blocks.sh
-[ "$(grep -c '^if block' "$scratch"/blocks.sh)" -ge 12 ] || { echo "operations: too few blocks in $text" >&2; exit 1; }
+blocks=$(grep -c '^block ' "$scratch"/blocks.sh)
+[ "$blocks" -ge 14 ] || { echo "operations: too few blocks in $text" >&2; exit 1; }
 
-# TODO(merge): what is spoken of and not there yet is told of, until all of it is in one tree; then: exit 1.
-lacking() { echo "operations: the gateway lacks $1" >&2; }
+# What is spoken of and not there is told of, all of it, and then the end of this run.
+lacking() { echo "operations: there is no $1" >&2; touch "$scratch"/lacking; }
 export -f lacking
 export text
 
@@ -75,19 +75,49 @@ while read -r row; do
   grep -qF "$(tr -d _ <<<"$row")" "$scratch"/security || { echo "operations: docs/security.md lacks $row" >&2; exit 1; }
 done < "$scratch"/bounds
 
-# So are the log lines that operations.md speaks of.
-cat "$checkout"/crates/*/src/{,*/,*/*/}*.rs 2>/dev/null | sed -z 's/\\\n *//g' > "$scratch"/sources
-sed -n '/^| line | means/,$p' "$text" | grep '^| `' | cut -d'|' -f2 | grep -oE '`[^`]+`' | tr -d '`' | while read -r line; do
-  grep -qF "$line" "$scratch"/sources || echo "$line"
-done > "$scratch"/unsaid
-while read -r line; do lacking "the log line: $line"; done < "$scratch"/unsaid
+# The log lines that operations.md explains are those that the gateway writes at warn and above, all of
+# them but those of `tidegate dev`. Of a line that goes on with what it found, its beginning stands there.
+said=$(sed -n '/^| line | means/,$p' "$text" | grep '^| `' | cut -d'|' -f2 | grep -oE '`[^`]+`' | tr -d '`')
+perl -0777 -ne '
+  s/\\\n\s*//g;
+  while (/tracing::(?:warn|error)!(\((?:[^()"]++|"(?:[^"\\]|\\.)*"|(?1))*\))/g) {
+    # What it says is the longest text in there.
+    my ($line) = sort { length $b <=> length $a } $1 =~ /"((?:[^"\\]|\\.)*)"/g;
+    print "$line\n" if $line !~ /made-up|make up/;
+  }' $(find "$checkout"/crates/tidegate-server/src -name '*.rs') > "$scratch"/lines
+[ "$(wc -l < "$scratch"/lines)" -ge 30 ] || { echo "operations: too few log lines in the sources" >&2; exit 1; }
+while read -r line; do grep -qF "$line" "$scratch"/lines || lacking "log line that says: $line"; done <<<"$said"
+while read -r line; do
+  while read -r known; do [[ $line != *"$known"* ]] || continue 2; done <<<"$said"
+  lacking "word in $text on the log line: $line"
+done < "$scratch"/lines
 
-# TODO(merge): both go once listen.trusted_proxies and packaging/systemd are in the same tree.
-grep -qF 'listen.trusted_proxies' <<<"$reference" || sed -i '/^trusted_proxies/d' "$scratch"/blocks.sh
-if [ ! -f packaging/systemd/tidegate.service ]; then
-  mkdir packaging/systemd
-  printf '[Service]\nUser=tidegate\nExecStart=/usr/bin/tidegate serve --config /etc/tidegate/tidegate.toml\nStateDirectory=tidegate\n' > packaging/systemd/tidegate.service
-fi
+# Keys, files, programs of tests and anchors that either document names are there.
+for document in "$text" "$checkout/docs/security.md" "$checkout/packaging/README.md" "$checkout/README.md"; do
+  at=${document##*/}
+  for key in $(grep -oE '`(listen|node|log|dedup|auth|tail|ping|slow|drain|logs|limits)\.[a-z_]+' "$document" | tr -d '`' | sort -u); do
+    grep -qF "### \`$key\`" <<<"$reference" || lacking "key $key ($at)"
+  done
+  # Files of this repository from its root, or from where those of that kind are.
+  for file in $(grep -oE '`([a-z0-9_.-]+/)*[a-z0-9_-]+\.(rs|mjs|sh|conf|service|toml)`' "$document" | tr -d '`' | sort -u); do
+    case $file in log.dir/* | keys.toml | */dev.toml | dev.toml | tidegate.toml) continue ;; esac  # of an installation
+    for root in . packaging tests tests/npm crates/tidegate-server/tests crates/tidegate-server/src; do
+      [ ! -f "$checkout/$root/$file" ] || continue 2
+    done
+    lacking "file $file ($at)"
+  done
+  for audit in $(grep -oE '`tidegate-audit [a-z]+' "$document" | cut -d' ' -f2 | sort -u); do
+    grep -qF "\"\$audit\" $audit " "$checkout/test" || lacking "stage of tidegate-audit $audit ($at)"
+  done
+  for link in $(grep -oE '\]\([^)]+\)' "$document" | sed 's/^](//; s/)$//' | grep -v '^https\?:' | sort -u); do
+    file=${link%%#*} anchor=${link#"${link%%#*}"}
+    file=${file:+$(dirname "$document")/$file}
+    [ -e "${file:=$document}" ] || { lacking "file $link ($at)"; continue; }
+    # As GitHub makes them: lower case, no punctuation, dashes for spaces.
+    [ -z "$anchor" ] || grep '^#' "$file" | sed 's/^#* //' | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9 _\n-' | tr ' ' - |
+      grep -qxF -- "${anchor#\#}" || lacking "heading $link ($at)"
+  done
+done
 
 cat > "$script" <<'EOF_PREAMBLE'
 set -euo pipefail
@@ -96,14 +126,9 @@ unit=/etc/systemd/system/tidegate.service
 url=https://gateway.example.com/v1/orgs/acme
 ca=/etc/tidegate/tls/fullchain.pem
 fail() { echo "operations: $*" >&2; exit 1; }
-block() { # name, what the gateway must know
-  if [ -n "$2" ] && ! grep -qF "$2" "$scratch"/reference; then
-    echo "-- $1: not run, for this gateway does not know \"$2\""
-    return 1
-  fi
-  echo "-- $1"
-}
-ended() { local hook="after_${1// /_}"; if declare -F "$hook" >/dev/null; then "$hook"; fi; }
+hook() { if declare -F "${1// /_}" >/dev/null; then "${1// /_}"; fi; }
+block() { echo "-- $1"; hook "before_$1"; }
+ended() { hook "after_$1"; }
 until_true() { # what, command...
   local what=$1 tries
   shift
@@ -121,10 +146,6 @@ start() {
   local user state command
   user=$(of User) state=$(of StateDirectory) command=$(of ExecStart)
   [ -z "$state" ] || install -d -o "$user" -g "$user" -m "$(of StateDirectoryMode | grep . || echo 0700)" "/var/lib/$state"
-  # Copies of files that root alone may read, for the service alone; without them systemd starts nothing.
-  while IFS=: read -r id file; do
-    [ -z "$id" ] || install -D -o "$user" -g "$user" -m 0400 "$file" "/run/credentials/tidegate.service/$id"
-  done < <(sed -n 's/^LoadCredential=//p' "$unit")
   # shellcheck disable=SC2086
   setpriv --reuid="$user" --regid="$user" --init-groups --no-new-privs $command >>"$journal" 2>&1 &
   pid=$!
@@ -171,7 +192,7 @@ after_watch() {
   answer "$KEY" "[${many%,}]" '"limit":"limits.events_per_batch"' || fail "a batch over the bound is let in"
   curl -fsS http://127.0.0.1:8081/metrics > /run/metrics
   for name in $(grep -oE '\b(tidegate|process)_[a-z_]+' "$text" | sed -E 's/_(total|bucket|count)$//' | sort -u); do
-    grep -q "^# TYPE $name " /run/metrics || lacking "the metric $name"
+    grep -q "^# TYPE $name " /run/metrics || lacking "metric $name"
   done
 }
 after_keys() {
@@ -184,6 +205,18 @@ after_rotate() {
   taken() { cursor "$new" >/dev/null 2>&1; }
   until_true "a token by the new key to be taken" taken
   cursor "$TOKEN" >/dev/null || fail "a token by the old key is refused"
+  grep -q '^tidegate_config_rereads_total{outcome="taken"} 1$' <(curl -fsS http://127.0.0.1:8081/metrics) || fail "the reread is not counted"
+  grep -q 'the configuration is taken over' "$journal" || fail "the log does not tell of the reread"
+}
+before_connections() {
+  curl -sN --cacert "$ca" "$url/stream" -H "Authorization: Bearer $TOKEN" > /run/stream &
+  reader=$!
+  open() { grep -q '"type":"hello"' /run/stream; }
+  until_true "a stream" open
+}
+after_connections() {
+  wait "$reader" || true
+  grep -q '"code":"revoked"' /run/stream || fail "a stream that was closed is not told"
 }
 after_upgrade() { cursor "$TOKEN" >/dev/null || fail "the stream is not there after an upgrade"; }
 after_backup() {
@@ -200,7 +233,6 @@ after_restore() {
   [[ $gap == *'"reason":"epoch"'* ]] || fail "a reader that has seen more than the backup holds is not told"
 }
 EOF_PREAMBLE
-echo "$reference" > "$scratch"/reference
 cat "$scratch"/blocks.sh >> "$script"
 cat >> "$script" <<'EOF_END'
 for secret in "$KEY" "$TOKEN" "$(cat /etc/tidegate/token-secret)"; do
@@ -212,7 +244,10 @@ EOF_END
 
 bash "$script" > "$scratch"/out 2>&1 || { cat "$scratch"/out; echo "--- the gateway's log ---"; cat /var/log/tidegate.journal; exit 1; }
 cat "$scratch"/out
-for wanted in '"duplicate":false' '"event":"invoice.paid"' '"ready":true' 'tidegate_connections{'; do
+for wanted in '"duplicate":false' '"event":"invoice.paid"' '"ready":true' 'tidegate_connections{' '"user":"alice"' '{"closed":1}'; do
   grep -qF "$wanted" "$scratch"/out || { echo "operations: the output lacks $wanted" >&2; exit 1; }
 done
-echo "ok operations: $(grep -c '^-- ' "$scratch"/out) blocks, $(grep -c ': not run' "$scratch"/out || true) of them not run"
+ran=$(grep -c '^-- ' "$scratch"/out)
+[ "$ran" -eq "$blocks" ] || { echo "operations: of $blocks blocks ran $ran" >&2; exit 1; }
+[ ! -e "$scratch"/lacking ] || { echo "operations: the documents speak of what is not there" >&2; exit 1; }
+echo "ok operations: $blocks blocks"

@@ -13,13 +13,14 @@ const START_MS = 30_000;
 export const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
 
 export class Gateway {
-  #program; #arguments; #child = null; #log = [];
+  #program; #arguments; #child = null;
 
   /** `arguments`: further ones for `tidegate dev`, such as `--no-feed`. */
   constructor(program, ...more) {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
+    this.log = ''; // what it has said on standard error, in all its lives
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }
@@ -43,7 +44,7 @@ export class Gateway {
       '--set', 'listen.admin="127.0.0.1:0"', '--set', 'logs.level=trace', ...this.#arguments,
     ], { stdio: ['ignore', 'pipe', 'pipe'] });
     let words = '';
-    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.#log.push(chunk); });
+    child.stderr.on('data', (chunk) => { words = (words + chunk).slice(-2000); this.log += chunk; });
     this.#child = child;
     const line = await new Promise((resolve, reject) => {
       const late = setTimeout(() => { child.kill('SIGKILL'); reject(new Error('the gateway did not say that it serves')); }, START_MS);
@@ -74,16 +75,13 @@ export class Gateway {
     return answer.json();
   }
 
-  /** All that it has said on standard error, over its lives. */
-  log() { return this.#log.join(''); }
-
   /** Whether a stream is open. */
   async isTaken() {
     const metrics = await (await fetch(`${this.admin_url}/metrics`)).text();
     return [...metrics.matchAll(/^tidegate_connections\{[^}]*\} (\d+)/gm)].some(([, count]) => Number(count) > 0);
   }
 
-  /** The whole log. */
+  /** All events of the log. */
   async history() {
     const events = [];
     for (let after = ''; ;) {
@@ -103,16 +101,17 @@ export class Gateway {
   #lookForSecrets() {
     if (!this.token) return;
     const needles = [...this.token.split('.').slice(1), this.publish_key.split('_').at(-1)];
-    const shown = this.log().split('\n').find((line) => needles.some((needle) => line.includes(needle)));
+    const shown = this.log.split('\n').find((line) => needles.some((needle) => line.includes(needle)));
     if (!shown) return;
     console.error(`a secret stands in the gateway's log: ${shown}`);
     process.exitCode = 1;
   }
 
   #remove() {
-    this.#lookForSecrets();
+    // First, so that whatever else goes wrong it does not outlive the test.
     if (this.#child?.exitCode === null) this.#child.kill('SIGKILL');
     rmSync(this.dir, { recursive: true, force: true });
+    this.#lookForSecrets();
   }
 }
 

@@ -76,9 +76,12 @@ def little(document: dict, seen: dict) -> list[str]:
         for operation in methods.values():
             answers = seen.get(operation["operationId"], {})
             print(f"{operation['operationId']}: " + ", ".join(f"{n} times {status}" for status, n in answers.items()))
-            for kind in {status[0] for status in operation["responses"] if status not in ("101", "431")} & {"2", "4"}:
-                # No header that asks a preflight to be refused is part of the description.
-                if not any(status[0] == kind for status in answers) and "preflight" not in operation["operationId"]:
+            led_to = set(operation["responses"]) - {"101", "431"}
+            if not operation["security"]:
+                # What anybody may is refused for headers alone that are no part of the description.
+                led_to -= {"400", "403"}
+            for kind in {status[0] for status in led_to} & {"2", "4"}:
+                if not any(status[0] == kind for status in answers):
                     findings.append(f"{operation['operationId']} was never answered {kind}xx")
     return findings
 

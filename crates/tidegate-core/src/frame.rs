@@ -264,8 +264,20 @@ pub fn goaway(framing: Framing, code: Code, retry_in_ms: u64) -> Bytes {
     })
 }
 
-/// `error`: the last frame before the end.
+/// What keeps a native EventSource from coming back by itself: a month, the longest that browsers wait.
+const NO_RETRY: &[u8] = b"retry: 2147483647\n";
+
+/// `error`: the last frame before the end. Over SSE a final one also ends the client's own retrying,
+/// which knows nothing of codes.
 pub fn error(framing: Framing, refusal: &Refusal) -> Bytes {
+    let frame = error_frame(framing, refusal);
+    if framing == Framing::Sse && !refusal.code.is_retryable() {
+        return [NO_RETRY, &frame].concat().into();
+    }
+    frame
+}
+
+fn error_frame(framing: Framing, refusal: &Refusal) -> Bytes {
     framed(framing, None, |out| {
         let _ = write!(out, "{{\"type\":\"error\",\"code\":\"{}\",\"message\":", refusal.code.name());
         json::write_string(out, &refusal.message);

@@ -156,6 +156,11 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
 
     let ended = signals.next().await;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
+    // The service manager hears of no reload behind the word that the node stops.
+    if let Some(rereads) = rereads {
+        rereads.abort();
+        drop(rereads.await);
+    }
     systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
@@ -164,9 +169,6 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     }
     accept.abort();
     watchdog.abort();
-    if let Some(rereads) = rereads {
-        rereads.abort();
-    }
     if let Some(feed) = feed {
         feed.abort();
     }
@@ -349,6 +351,7 @@ async fn sweep(node: Arc<Node>) {
         let swept = tokio::task::spawn_blocking(move || {
             node.hub.sweep();
             node.engine.sweep();
+            node.failed_auths.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

@@ -1,6 +1,7 @@
 //! The node: what every request and every reader of one process shares.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,7 @@ use tidegate_core::{
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, PublishRates},
+    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, PublishShares},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
@@ -55,6 +56,10 @@ pub struct Node {
     pub refused_origins: Seldom,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
+    /// Holds addresses to their rate of bad credentials.
+    pub failed_auths: FailedAuths,
+    /// Each org's share of the publish requests being answered.
+    pub publish_shares: PublishShares,
     /// Publish requests being answered.
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
@@ -93,7 +98,9 @@ impl Node {
             // Connections are named after the start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
+            publish_shares: PublishShares::default(),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
+            failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
             draining: watch::channel(None).0,
             description: openapi::Kept::default(),
             sockets: Arc::default(),
@@ -164,6 +171,25 @@ impl Node {
         let grant = tokens.verify(token, self.now()).await.map_err(refused)?;
         grant.check_org(org).map_err(refused)?;
         Ok(grant)
+    }
+
+    /// What `verify` says of credentials that `address` brings with a request; not asked where the address
+    /// has brought too many bad ones. For history and cursors: a stream's credentials are looked at as often
+    /// as `limits.handshakes_per_second` lets streams knock, an API key costs a hash, and one broken program
+    /// must not keep the streams and publishers of all that share its address away.
+    pub async fn within_rate<G>(
+        &self,
+        address: IpAddr,
+        verify: impl Future<Output = Result<G, Refusal>>,
+    ) -> Result<G, Refusal> {
+        self.failed_auths.check(address, self.config().limits.failed_auths_per_second)?;
+        let verified = verify.await;
+        // Those that are genuine, but for something else or too old, are no guesses; of those whose keys
+        // cannot be had nobody knows.
+        if let Err(Refusal { code: Code::Unauthorized, .. }) = verified {
+            self.failed_auths.add(address, self.config().limits.failed_auths_per_second);
+        }
+        verified
     }
 
     /// The state of an org's log, which is made where there is none. What the log cannot say in time is

@@ -14,6 +14,10 @@ use crate::{
 /// How long one look may take, on however slow a machine.
 const LOOK_MAX: Duration = Duration::from_secs(20);
 
+/// Pings that bring nothing, until a stream is taken to be at its end; two would be enough but for one
+/// that falls between a slow start's frames.
+const QUIET_PINGS_MAX: u32 = 3;
+
 /// What came.
 #[derive(Debug)]
 pub enum Seen {
@@ -114,6 +118,7 @@ async fn follow(
     let (mut events, mut gaps) = (Vec::new(), Vec::new());
     let mut at: Option<Cursor> = None;
     let mut goal = (0, String::new());
+    let mut quiet_pings = 0;
     loop {
         let incoming = stream.next().await.context("the stream ended without a word")?;
         let text = incoming.text();
@@ -129,6 +134,8 @@ async fn follow(
             }
             kind => {
                 let at = at.as_mut().context("a frame before hello")?;
+                quiet_pings =
+                    if kind == "ping" && number("seq") == Some(at.seq) { quiet_pings + 1 } else { 0 };
                 match kind {
                     "gap" => {
                         gaps.push(raw::word(text, "reason").unwrap_or_default().to_owned());
@@ -164,5 +171,9 @@ async fn follow(
         {
             return Ok(Seen::Events { events, gaps, reached: goal.0, is_end: true });
         }
+        ensure!(
+            quiet_pings < QUIET_PINGS_MAX,
+            "it rests at {at:?}, but should get to {goal:?} of the life {epoch}, with {events:?} and {gaps:?}"
+        );
     }
 }

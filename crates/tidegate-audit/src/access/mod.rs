@@ -67,6 +67,10 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         "limits.connections_per_user=20000",
         "limits.connections_per_address=20000",
         "limits.handshakes_per_second=1000000",
+        "limits.failed_auths_per_second=1000000",
+        // A stream that says twice that nothing more comes is at its end, whatever it has told.
+        "ping.interval=\"1s\"",
+        "ping.timeout=\"900ms\"",
         // Most of a log is behind its tail, so that streams are served from both.
         "limits.event_bytes=\"4KiB\"",
         "limits.request_bytes=\"8KiB\"",

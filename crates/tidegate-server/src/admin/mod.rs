@@ -1,12 +1,13 @@
 //! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It asks
-//! for no credentials, so it is bound to loopback unless an operator chooses otherwise.
+//! for no credentials, so it is bound to loopback unless an operator chooses otherwise, and serves no
+//! pages, for a browser reaches loopback too.
 
 mod connections;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +18,9 @@ use crate::{http::refuse_whole, node::Node};
 
 /// How many operators' connections are served at a time.
 const CONNECTIONS_MAX: usize = 64;
+
+/// How long one of them lasts at most; a scraper connects again.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,7 +34,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accept an operator's connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -38,22 +42,55 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
         tokio::spawn(async move {
             let _place = place;
             let timeout = node.config().limits.first_frame_timeout;
+            let is_loopback = stream.local_addr().map_or(true, |at| at.ip().to_canonical().is_loopback());
             let service = hyper::service::service_fn(move |request| {
                 let node = node.clone();
-                async move { Ok::<_, Infallible>(answer(&node, &request)) }
+                async move { Ok::<_, Infallible>(answer(&node, &request, is_loopback)) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(timeout)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "end an operator's connection");
+            // Whoever takes nothing of its answers must not keep its place for ever.
+            match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
+                Err(_) => tracing::debug!("end an operator's connection: it is old"),
             }
         });
     }
 }
 
-fn answer(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// No page of anybody gets an answer. One of another origin, or one that does more than read, is told by
+/// its `Origin`; one whose name was made to lead here (DNS rebinding) by its `Host`, which on loopback is
+/// an address or `localhost`. Elsewhere, in a container perhaps, this node has names that it does not know.
+fn refuse_pages(headers: &HeaderMap, is_loopback: bool) -> Result<(), Refusal> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::new(
+            Code::Forbidden,
+            "this listener serves no pages, and Origin says that one asks",
+        ));
+    }
+    if is_loopback && !headers.get_all(header::HOST).iter().all(is_no_name) {
+        let message =
+            "on loopback, this listener is asked for by its address or as localhost: Host says another name";
+        return Err(Refusal::new(Code::Forbidden, message));
+    }
+    Ok(())
+}
+
+/// Whether `host` is one that no name server can lead elsewhere.
+fn is_no_name(host: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Response<Full<Bytes>> {
+    if let Err(refusal) = refuse_pages(request.headers(), is_loopback) {
+        return refuse_whole(&refusal);
+    }
     let path = request.uri().path();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let allowed = match segments.as_slice() {

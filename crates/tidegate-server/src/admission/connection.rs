@@ -31,12 +31,18 @@ impl fmt::Display for ConnectionId {
 #[error("a connection_id is 1 to 32 of 0-9 a-z, a hyphen, and a number, as hello gave it")]
 pub struct ConnectionIdError;
 
+impl ConnectionId {
+    /// The grammar as a regular expression. Every number of so many digits fits.
+    pub const PATTERN: &'static str = "^[0-9a-z]{1,32}-(0|[1-9][0-9]{0,18})$";
+}
+
 impl FromStr for ConnectionId {
     type Err = ConnectionIdError;
 
     fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
         let (start, digits) = text.split_once('-').ok_or(ConnectionIdError)?;
-        let number = digits.parse::<u64>().ok().filter(|number| number.to_string() == digits);
+        let number = digits.parse::<u64>().ok();
+        let number = number.filter(|number| digits.len() <= 19 && number.to_string() == digits);
         let start = Epoch::parse(start).ok_or(ConnectionIdError)?;
         Ok(Self { start, number: number.ok_or(ConnectionIdError)? })
     }
@@ -146,11 +152,17 @@ mod tests {
     #[test]
     fn a_name_is_read_as_it_is_written_and_nothing_else_is() {
         let id = ConnectionId { start: Epoch::from_random(7), number: 42 };
-        assert_eq!(id.to_string().parse(), Ok(id));
+        let pattern = regex::Regex::new(ConnectionId::PATTERN).expect("a pattern");
+        for good in [id.to_string().as_str(), "0-0", "a-9999999999999999999"] {
+            let read = good.parse::<ConnectionId>().map(|id| id.to_string());
+            assert_eq!(read.as_deref(), Ok(good));
+            assert!(pattern.is_match(good), "{good}");
+        }
         for bad in
-            ["", "-", "a", "a-", "-1", "a-01", "a--1", "a-1-2", "A-1", "a-18446744073709551616", "a-1 "]
+            ["", "-", "a", "a-", "-1", "a-01", "a--1", "a-1-2", "A-1", "a-10000000000000000000", "a-1 "]
         {
             assert_eq!(bad.parse::<ConnectionId>(), Err(ConnectionIdError), "{bad}");
+            assert!(!pattern.is_match(bad), "{bad}");
         }
     }
 

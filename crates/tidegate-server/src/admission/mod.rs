@@ -1,5 +1,5 @@
 //! Who gets a connection: counters per node, org, user and address, and a rate of handshakes. And how
-//! often each API key may publish.
+//! often each API key may publish, and each address bring bad credentials.
 //!
 //! A stream that knocks holds a [`Slot`]; dropping it gives the places back, whatever way the
 //! connection ended. What reaches zero is forgotten. One that was let in stands in the registry until
@@ -27,7 +27,7 @@ use std::{
 use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
-pub use rates::PublishRates;
+pub use rates::{FailedAuths, PublishRates, PublishShares};
 
 use crate::config::{Limits, UserPolicy};
 use rates::Bucket;
@@ -156,17 +156,20 @@ impl Admission {
     pub fn knock(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
         let mut counts = self.lock();
         let limits = counts.limits;
-        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
-            let message = "the gateway takes no more new connections this second";
-            return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
-        }
         if counts.streams >= limits.total {
             let message = "the gateway has as many connections as it may";
             return Err(over("limits.connections", Code::Overloaded, message));
         }
-        if !raise(&mut counts.addresses, counted_as(address), limits.per_address) {
+        let counted = counted_as(address);
+        if !raise(&mut counts.addresses, counted, limits.per_address) {
             let message = "this address has as many connections as it may";
             return Err(over("limits.connections_per_address", Code::TooManyConnections, message));
+        }
+        // The rate last, for it is everybody's: who is refused for another bound takes nothing of it.
+        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
+            lower(&mut counts.addresses, &counted);
+            let message = "the gateway takes no more new connections this second";
+            return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
         }
         counts.streams += 1;
         drop(counts);

@@ -1,7 +1,9 @@
-//! How often: token buckets for handshakes and for each API key's publishes.
+//! How often: token buckets for handshakes, for each API key's publishes, and for the bad credentials
+//! of each address.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +11,9 @@ use std::{
     time::Instant,
 };
 
-use tidegate_core::{Code, Refusal};
+use tidegate_core::{Code, OrgId, Refusal};
+
+use super::counted_as;
 
 /// A token bucket that holds one second's worth.
 #[derive(Debug)]
@@ -26,15 +30,23 @@ impl Bucket {
 
     /// Takes one, or says in how many milliseconds there will be one.
     pub fn take(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
+        self.look(per_second, now)?;
+        self.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// Whether there is one to take, or in how many milliseconds there will be.
+    fn look(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
         let rate = per_second as f64;
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + since * rate).min(rate);
         self.filled = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
-        Err(((1.0 - self.tokens) / rate * 1000.0).ceil() as u64)
+        if self.tokens >= 1.0 { Ok(()) } else { Err(((1.0 - self.tokens) / rate * 1000.0).ceil() as u64) }
+    }
+
+    /// Whether nobody has touched it for a second: then it is full again, like one that is new.
+    fn has_rested(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.filled).as_secs() >= 1
     }
 }
 
@@ -69,8 +81,7 @@ impl PublishRates {
             Some(bucket) => bucket.take(per_second, now),
             None => {
                 if keys.len() >= KEYS_KEPT {
-                    // A bucket that nobody has touched for a second is full again.
-                    keys.retain(|_, bucket| now.saturating_duration_since(bucket.filled).as_secs() < 1);
+                    keys.retain(|_, bucket| !bucket.has_rested(now));
                 }
                 let mut bucket = Bucket::full(per_second, now);
                 let taken = bucket.take(per_second, now);
@@ -87,9 +98,167 @@ impl PublishRates {
     }
 }
 
+/// The publishes of each org that are being answered: one org gets at most half of the places.
+#[derive(Debug, Default)]
+pub struct PublishShares(Mutex<HashMap<OrgId, usize>>);
+
+/// A place in an org's share; given back when dropped.
+#[derive(Debug)]
+pub struct Share<'s> {
+    shares: &'s PublishShares,
+    org: OrgId,
+}
+
+impl PublishShares {
+    /// Takes a place in the share of `org`, of `places` in all.
+    pub fn take(&self, org: &OrgId, places: usize) -> Result<Share<'_>, Refusal> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(org.clone()).or_default();
+        if *share >= places.div_ceil(2) {
+            let message = "the gateway is answering as many publishes of this org as it may";
+            let refusal = Refusal::new(Code::Overloaded, message).limited_by("limits.publishes_in_flight");
+            return Err(refusal.retry_in(1000));
+        }
+        *share += 1;
+        Ok(Share { shares: self, org: org.clone() })
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let mut shares = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut share) = shares.entry(self.org.clone()) {
+            *share.get_mut() -= 1;
+            if *share.get() == 0 {
+                share.remove();
+            }
+        }
+    }
+}
+
+/// From how many addresses on those that are new share one bucket.
+const ADDRESSES_KEPT: usize = 16_384;
+
+/// How often each address may bring bad credentials, where a try costs no handshake. Good ones cost
+/// nothing, but wait with the rest: whether they are good is what must not be looked at.
+#[derive(Debug)]
+pub struct FailedAuths(Mutex<Failing>);
+
+#[derive(Debug)]
+struct Failing {
+    /// Those that have failed lately.
+    addresses: HashMap<IpAddr, Bucket>,
+    /// All others, while there is no room for more.
+    others: Bucket,
+    swept: Instant,
+}
+
+impl FailedAuths {
+    /// Nobody has failed yet.
+    pub fn new(per_second: usize) -> Self {
+        let now = Instant::now();
+        let (addresses, others) = (HashMap::new(), Bucket::full(per_second, now));
+        Self(Mutex::new(Failing { addresses, others, swept: now }))
+    }
+
+    /// Whether credentials from `address` may be looked at now.
+    pub fn check(&self, address: IpAddr, per_second: usize) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = failing.addresses.len() >= ADDRESSES_KEPT;
+        let looked = match failing.addresses.get_mut(&counted_as(address)) {
+            Some(bucket) => bucket.look(per_second, now),
+            None if is_full => failing.others.look(per_second, now),
+            None => return Ok(()),
+        };
+        drop(failing);
+        looked.map_err(|retry| {
+            let message =
+                format!("this address brings bad credentials more than {per_second} times a second");
+            let refusal = Refusal::new(Code::RateLimited, message);
+            refusal.limited_by("limits.failed_auths_per_second").retry_in(retry)
+        })
+    }
+
+    /// Takes into account that credentials from `address` were bad.
+    pub fn add(&self, address: IpAddr, per_second: usize) {
+        let now = Instant::now();
+        let address = counted_as(address);
+        let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = &mut *failing;
+        if failing.addresses.len() >= ADDRESSES_KEPT {
+            failing.sweep(now);
+        }
+        let is_full = failing.addresses.len() >= ADDRESSES_KEPT;
+        let bucket = match failing.addresses.entry(address) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => &mut failing.others,
+            Entry::Vacant(entry) => entry.insert(Bucket::full(per_second, now)),
+        };
+        // Where several failed at once there is none left to take, and the next one waits.
+        let _ = bucket.take(per_second, now);
+    }
+
+    /// Forgets those that have rested.
+    pub fn sweep(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now());
+    }
+}
+
+impl Failing {
+    /// At most once a second, for it looks at all.
+    fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept).as_secs() >= 1 {
+            self.swept = now;
+            self.addresses.retain(|_, bucket| !bucket.has_rested(now));
+            self.addresses.shrink_to(ADDRESSES_KEPT / 16);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
+
+    fn v4(number: u32) -> IpAddr {
+        Ipv4Addr::from(number).into()
+    }
+
+    #[test]
+    fn bad_credentials_of_one_address_do_not_hinder_another() {
+        let failed = FailedAuths::new(2);
+        (0..1000).for_each(|_| failed.check(v4(1), 2).expect("good ones cost nothing"));
+        (0..1000).for_each(|_| failed.add(v4(1), 2));
+        let refusal = failed.check(v4(1), 2).expect_err("over the rate");
+        assert_eq!(
+            (refusal.code, refusal.limit),
+            (Code::RateLimited, Some("limits.failed_auths_per_second"))
+        );
+        assert!(refusal.retry_in_ms.is_some_and(|millis| (1..=500).contains(&millis)), "{refusal:?}");
+        failed.check(v4(2), 2).expect("another address");
+        // An address of IPv6 is a whole /64.
+        let v6 = |network, host| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host));
+        (0..1000).for_each(|host| failed.add(v6(1, host), 2));
+        failed.check(v6(1, 5000), 2).expect_err("of the same network");
+        failed.check(v6(2, 1), 2).expect("another network");
+    }
+
+    #[test]
+    fn more_addresses_than_are_kept_share_a_rate() {
+        let failed = FailedAuths::new(2);
+        let many = 3 * ADDRESSES_KEPT as u32;
+        (0..many).for_each(|number| failed.add(v4(number), 2));
+        failed.check(v4(many), 2).expect_err("there is no room for a new one");
+        failed.check(v4(0), 2).expect("who has a bucket of its own");
+        let kept = || failed.0.lock().expect("a lock").addresses.len();
+        assert_eq!(kept(), ADDRESSES_KEPT);
+        let later = Instant::now() + std::time::Duration::from_secs(10);
+        failed.0.lock().expect("a lock").sweep(later);
+        assert_eq!(kept(), 0);
+        failed.check(v4(many), 2).expect("there is room again");
+    }
 
     #[test]
     fn one_key_that_publishes_too_often_does_not_hinder_another() {

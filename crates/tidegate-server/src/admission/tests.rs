@@ -92,6 +92,32 @@ fn each_bound_refuses_by_its_name_and_gives_places_back() {
 }
 
 #[test]
+fn who_is_refused_for_another_bound_takes_nothing_of_the_rate() {
+    let elsewhere = "192.0.2.1".parse().expect("an address");
+    let one_each = ConnectionLimits { per_address: 1, handshakes_per_second: 2, ..WIDE };
+    let one_in_all = ConnectionLimits { total: 1, handshakes_per_second: 2, ..WIDE };
+    for (limits, limit) in [(one_each, "limits.connections_per_address"), (one_in_all, "limits.connections")]
+    {
+        let admission = admission(limits);
+        let held = admission.knock(HERE).expect("room");
+        for _ in 0..100 {
+            assert_eq!(admission.knock(HERE).expect_err("over it").limit, Some(limit));
+        }
+        drop(held);
+        admission.knock(elsewhere).expect("the rate is left to others");
+    }
+}
+
+#[test]
+fn who_comes_too_fast_holds_no_place() {
+    let admission = admission(ConnectionLimits { handshakes_per_second: 1, ..WIDE });
+    drop(admission.knock(HERE).expect("within the rate"));
+    let refusal = (0..1000).find_map(|_| admission.knock(HERE).err()).expect("over the rate");
+    assert_eq!(refusal.limit, Some("limits.handshakes_per_second"));
+    assert!(admission.is_idle(), "{:?}", admission.places());
+}
+
+#[test]
 fn limits_that_are_set_hold_for_those_who_come_later() {
     let admission = admission(WIDE);
     let kept: Vec<In> = (0..3).map(|_| enter(&admission, "u").expect("room")).collect();

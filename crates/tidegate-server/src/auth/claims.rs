@@ -9,6 +9,8 @@ use serde::{
 };
 use serde_json::Value;
 
+const TWICE: &str = "names a field twice";
+
 /// An object with each name once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Object(BTreeMap<String, Value>);
@@ -17,9 +19,9 @@ impl Object {
     /// Parses an object, or says what it is not.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(json).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => {
-                error.to_string().split(" at line").next().unwrap_or_default().to_owned()
-            }
+            serde_json::error::Category::Data if error.to_string().starts_with(TWICE) => TWICE.to_owned(),
+            // In words of our own: the parser's quote what stands there.
+            serde_json::error::Category::Data => "is not an object".to_owned(),
             _ => "is not JSON".to_owned(),
         })
     }
@@ -47,7 +49,7 @@ impl<'de> Deserialize<'de> for Object {
                 let mut fields = BTreeMap::new();
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     if fields.insert(name, value).is_some() {
-                        return Err(A::Error::custom("names a field twice"));
+                        return Err(A::Error::custom(TWICE));
                     }
                 }
                 Ok(Object(fields))

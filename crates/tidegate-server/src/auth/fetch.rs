@@ -42,6 +42,8 @@ impl Fetch {
             .timeout(timeout)
             // One request in ten minutes: a connection that is kept is one more that breaks.
             .pool_max_idle_per_host(0);
+        // Through the environment's proxy where it names one, for some networks have no other way out; TLS
+        // goes through it to the end. What is on this machine needs none.
         client = if url.is_loopback() { client.no_proxy() } else { client.https_only(true) };
         let client = client.build().inspect_err(|error| tracing::error!(%error, "make an HTTP client")).ok();
         Self { client, url, algorithms, timeout }

@@ -41,10 +41,19 @@ const BACKOFF: [Duration; 6] = [
     Duration::from_secs(60),
 ];
 
+/// Keys that were fetched.
+#[derive(Clone)]
+struct Known {
+    keys: Arc<KeySet>,
+    /// When they were asked for: what was taken back since is not known.
+    fetched: Instant,
+    /// Until when they are good without another fetch.
+    good_until: Instant,
+}
+
 #[derive(Clone)]
 struct State {
-    /// The keys, and until when they are good without another fetch.
-    keys: Option<(Arc<KeySet>, Instant)>,
+    known: Option<Known>,
     /// Fetches that have ended, well or not.
     rounds: u64,
     is_fetching: bool,
@@ -104,7 +113,7 @@ impl KeySource {
     /// A source that has no keys before [`KeySource::keep_fresh`].
     pub(super) fn new(issuer: &str, url: &JwksUrl, algorithms: &[JwtAlgorithm], auth: &Auth) -> Self {
         let now = Instant::now();
-        let state = State { keys: None, rounds: 0, is_fetching: false, asks_from: now, next: now };
+        let state = State { known: None, rounds: 0, is_fetching: false, asks_from: now, next: now };
         let shared =
             Shared { state: watch::channel(state).0, missing: Mutex::default(), asks: Notify::new() };
         let times = Times {
@@ -129,8 +138,12 @@ impl KeySource {
         if (&self.issuer, &self.url, &self.algorithms) != (&before.issuer, &before.url, &before.algorithms) {
             return;
         }
-        let keys = before.shared.state.borrow().keys.clone();
-        self.shared.state.send_modify(|state| state.keys = keys);
+        let mut known = before.shared.state.borrow().known.clone();
+        if let Some(known) = &mut known {
+            // A shorter time holds at once; a longer one is for what is fetched from now on.
+            known.good_until = known.good_until.min(known.fetched + self.times.stale);
+        }
+        self.shared.state.send_modify(|state| state.known = known);
     }
 
     /// Starts the task that keeps the keys fresh, on this thread's runtime. It ends with the source.
@@ -138,7 +151,7 @@ impl KeySource {
         let fetch = Fetch::new(self.url.clone(), self.algorithms.clone(), self.times.timeout);
         // So that the first tokens wait for the first answer, rather than be sent away before it.
         self.shared.state.send_modify(|state| state.is_fetching = true);
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             shared: self.shared.clone(),
             issuer: self.issuer.clone(),
             times: self.times,
@@ -148,6 +161,8 @@ impl KeySource {
             failures: 0,
             told: Vec::new(),
         };
+        let inherited = self.shared.state.borrow().known.as_ref().map_or(0, |known| known.keys.len());
+        keeper.count(inherited);
         let _ = self.task.set(tokio::spawn(keeper.run()).abort_handle());
     }
 
@@ -155,9 +170,9 @@ impl KeySource {
     pub(super) fn at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
         let state = self.shared.state.borrow();
         let now = Instant::now();
-        match &state.keys {
-            Some((keys, good_until)) if *good_until > now && !keys.is_empty() => Ok(keys.clone()),
-            Some((_, good_until)) if *good_until > now => {
+        match &state.known {
+            Some(known) if known.good_until > now && !known.keys.is_empty() => Ok(known.keys.clone()),
+            Some(known) if known.good_until > now => {
                 let message = "the issuer of the token publishes no key that can be used; come back";
                 Err(later(state.next.saturating_duration_since(now), message))
             }
@@ -288,7 +303,7 @@ impl Keeper {
     /// Waits until `next`, or until somebody asks and `asks_from` has come. Keys that grow too old
     /// meanwhile are dropped.
     async fn rest(&mut self, next: Instant, asks_from: Instant) {
-        let good_until = self.shared.state.borrow().keys.as_ref().map(|(_, until)| *until);
+        let good_until = self.shared.state.borrow().known.as_ref().map(|known| known.good_until);
         let asked = async {
             self.shared.asks.notified().await;
             tokio::time::sleep_until(asks_from.into()).await;
@@ -307,7 +322,7 @@ impl Keeper {
                     issuer = self.issuer,
                     "the issuer's keys are dropped: none were fetched for auth.jwks_stale_if_error"
                 );
-                self.shared.state.send_modify(|state| state.keys = None);
+                self.shared.state.send_modify(|state| state.known = None);
                 self.count(0);
             }
         }
@@ -322,7 +337,7 @@ impl Keeper {
     fn take(&mut self, read: Read, asked: HashSet<String>, began: Instant) {
         let Read { keys, passed_over } = read;
         let names = |keys: &KeySet| keys.kids().into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let known = self.shared.state.borrow().keys.as_ref().map(|(keys, _)| names(keys));
+        let known = self.shared.state.borrow().known.as_ref().map(|known| names(&known.keys));
         let count = keys.len();
         if self.failures > 0 || known.as_ref() != Some(&names(&keys)) {
             tracing::info!(issuer = self.issuer, keys = count, "the issuer's keys are fetched");
@@ -343,9 +358,8 @@ impl Keeper {
             missing.absent.extend(asked);
             missing.absent.retain(|kid| !keys.knows(kid));
         }
-        // From when it was asked for: what was taken back since is not known.
-        let good_until = began + self.times.stale;
-        self.shared.state.send_modify(|state| state.keys = Some((Arc::new(keys), good_until)));
+        let known = Known { keys: Arc::new(keys), fetched: began, good_until: began + self.times.stale };
+        self.shared.state.send_modify(|state| state.known = Some(known));
     }
 
     /// Counts a failure; how long until the next try.

@@ -142,8 +142,9 @@ fn hostile_headers_are_refused() {
             r#"{"alg":"HS256","crit":[]}"#,
             "the token has critical header fields (`crit`), which are not supported",
         ),
-        ("[]", "the token is malformed: its header invalid type: sequence, expected an object"),
-        ("null", "the token is malformed: its header invalid type: null, expected an object"),
+        ("[]", "the token is malformed: its header is not an object"),
+        ("null", "the token is malformed: its header is not an object"),
+        (r#""what stands there""#, "the token is malformed: its header is not an object"),
         ("{", "the token is malformed: its header is not JSON"),
         ("", "the token is malformed: its header is not JSON"),
     ] {
@@ -331,11 +332,11 @@ fn claims_are_typed_and_named() {
             r#"{"org":"a","\u006frg":"b"}"#.to_owned(),
             "the token is malformed: its payload names a field twice",
         ),
-        ("[]".to_owned(), "the token is malformed: its payload invalid type: sequence, expected an object"),
+        ("[]".to_owned(), "the token is malformed: its payload is not an object"),
         ("{} {}".to_owned(), "the token is malformed: its payload is not JSON"),
         (
             format!("{}{}", "[".repeat(200), "]".repeat(200)),
-            "the token is malformed: its payload invalid type: sequence, expected an object",
+            "the token is malformed: its payload is not an object",
         ),
         (
             format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200)),

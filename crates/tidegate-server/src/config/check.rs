@@ -105,6 +105,16 @@ fn issuers(found: &mut Checks<'_>) {
             "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";
         found.between("auth.issuer", "auth.issuers", reason.to_owned());
     }
+    if !auth.issuers.is_empty() && auth.keys.is_empty() {
+        let idle = [("auth.issuer", "issuer", &auth.issuer), ("auth.audience", "audience", &auth.audience)];
+        for (key, field, _) in idle.into_iter().filter(|(_, _, value)| value.is_some()) {
+            let reason = format!(
+                "is for tokens by auth.keys, and there are none; remove it, and write `{field}` in each \
+                 [[auth.issuers]]"
+            );
+            found.fault(key, reason);
+        }
+    }
     // Who may sign a token is settled by its `iss` alone, so each is there once.
     let short_form = auth.issuer.as_ref().filter(|_| !auth.keys.is_empty());
     let mut names: Vec<&String> = short_form.into_iter().collect();

@@ -83,7 +83,9 @@ sections! {
         /// `algorithms = ["RS256"]`, `orgs = ["acme"]` (for which it may speak; `["*"]` is every one),
         /// `keys = [...]` as in `auth.keys` or `jwks = "https://id.example.com/jwks.json"`, and optionally
         /// `audience = "tidegate"` (or a list). Where `auth.keys` stands beside them, `auth.issuer` must be
-        /// set. At most 64.
+        /// set. At most 64. Key sets are fetched through the proxy that the environment names
+        /// (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), which sees no more than whose they are, for it is TLS
+        /// through it; a set on loopback never is.
         issuers: Vec<Issuer> = [],
         /// How often key sets are fetched again, give or take a tenth. A key that has gone from its set
         /// is taken no longer from then on.
@@ -202,7 +204,9 @@ sections! {
         /// Connections at a time, over all orgs. Each needs a file descriptor.
         connections: usize = 50_000,
         /// Requests and streams at a time over one HTTP/2 connection; how many in all is told by the
-        /// other keys. What they all may hold in answers is this times `limits.page_bytes`.
+        /// other keys. What they all may hold in answers is this times `limits.page_bytes`. A client is told
+        /// it at the start; more streams than that (`REFUSED_STREAM`), and heads that grow past
+        /// `limits.header_bytes` over HTTP/2 (431), are refused below what counts, so no metric shows them.
         streams_per_connection: usize = 100,
         /// Connections at a time of one org.
         connections_per_org: usize = 20_000,
@@ -214,13 +218,23 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for who a client behind a proxy is.
         connections_per_address: usize = 1000,
-        /// New connections per second, over all orgs.
+        /// New connections per second, over all orgs and addresses, whether they are let in or not. There
+        /// is none per address: an office behind one address comes back as a whole after a restart, and
+        /// behind a proxy that is not in `listen.trusted_proxies` all clients are one. Where one address
+        /// must not keep others away, limit its rate in front of the gateway, where that is known.
         handshakes_per_second: usize = 500,
+        /// How often per second one client address may bring a token that is not valid with a request for
+        /// history or a cursor; a second's worth may come at once, IPv6 counts by /64. Over it, such
+        /// requests are refused before their tokens are looked at, good ones too. Expired ones do not
+        /// count. Behind a proxy that is not in `listen.trusted_proxies` all clients share one address,
+        /// and so this rate: list the proxy there, or raise this. Streams are held to
+        /// `limits.handshakes_per_second`.
+        failed_auths_per_second: usize = 20,
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000,
         /// Publish requests per second of one API key; a second's worth may come at once.
         publishes_per_second: usize = 20_000,
-        /// Publish requests being answered at a time.
+        /// Publish requests being answered at a time, of one org at most half.
         publishes_in_flight: usize = 4096,
         /// The bytes of events that wait for the log at a time.
         publish_queue_bytes: ByteSize = "64MiB",
@@ -258,7 +272,8 @@ sections! {
         first_frame_timeout: Duration = "10s",
         /// How long a request's body may take to arrive.
         request_timeout: Duration = "30s",
-        /// How long a reader may take no byte of what waits for it (`slow_consumer`).
+        /// How long a reader may take no byte of what waits for it (`slow_consumer`). Set anew by SIGHUP,
+        /// a longer one is for connections that come after it.
         write_timeout: Duration = "30s",
         /// How long an HTTP connection may rest without a request or stream.
         idle_timeout: Duration = "75s",

@@ -196,6 +196,15 @@ fn issuers_are_told_apart_by_their_names() {
             "{{issuer = \"{name}\", algorithms = [\"RS256\"], orgs = [\"*\"], jwks = \"https://{name}/\"}}"
         )
     };
+    for field in ["issuer", "audience"] {
+        assert_eq!(
+            said(&[format!("auth.issuers=[{}]", issuer("a")), format!("auth.{field}=b")]),
+            format!(
+                "--set auth.{field}: auth.{field}: is for tokens by auth.keys, and there are none; remove it, \
+                 and write `{field}` in each [[auth.issuers]]"
+            )
+        );
+    }
     let keys = format!("auth.keys=[{{secret = \"{SECRET}\"}}]");
     let both = format!("auth.issuers=[{}, {}]", issuer("a"), issuer("b"));
     assert!(said(std::slice::from_ref(&both)).contains("[auth]"));

@@ -60,6 +60,18 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
     Err(PublishError::Invalid(vec![Fault { pointer, code: "required", detail }]))
 }
 
+/// Refuses a header that says whom events are for beside a body that is no CloudEvent: nothing reads it,
+/// and what was meant for some would go to all.
+pub fn refuse_users(headers: &HeaderMap) -> Result<(), PublishError> {
+    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(&name.replace('-', "_")))
+    else {
+        return Ok(());
+    };
+    let detail = format!("ce-{name} counts with CloudEvents alone; users stand in the event itself here");
+    let fault = Fault { pointer: format!("ce-{name}"), code: "unknown_field", detail };
+    Err(PublishError::Invalid(vec![fault]))
+}
+
 /// Says that events were taken: an empty body, because routers take one for an event to deliver.
 pub fn accepted(cursor: &Cursor) -> Response<Answer> {
     let mut response = Response::new(full(""));

@@ -1,7 +1,7 @@
 //! `GET /v1/orgs/{org}/events`, pages of history, and `GET /v1/orgs/{org}/cursor`, where a page that
 //! is about to read state takes its starting point.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
@@ -28,30 +28,41 @@ struct Gap {
 
 async fn authorize<B>(
     node: &Node,
+    address: IpAddr,
     org: &OrgId,
     request: &Request<B>,
 ) -> Result<(StreamGrant, Filter, Query), Refusal> {
     let query = Query::of(request);
     let token = credentials::of_page(node, request)?;
-    let grant = node.authorize(&token.text, org).await?;
+    let grant = node.within_rate(address, node.authorize(&token.text, org)).await?;
     let services = query.services(node.config().limits.services_per_filter)?;
     let filter = grant.filter_for(services).map_err(refused)?;
     Ok((grant, filter, query))
 }
 
 /// The cursor of now: take it, read the state, then stream from it.
-pub async fn cursor<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
-    let (_, filter, _) = authorize(node, &org, request).await?;
+pub async fn cursor<B>(
+    node: &Node,
+    address: IpAddr,
+    org: OrgId,
+    request: &Request<B>,
+) -> Result<Response<Answer>, Refusal> {
+    let (_, filter, _) = authorize(node, address, &org, request).await?;
     let log = node.open_log(&org).await?;
     let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
 }
 
 /// One page behind `after=`, or from the oldest.
-pub async fn events<B>(node: &Node, org: OrgId, request: &Request<B>) -> Result<Response<Answer>, Refusal> {
+pub async fn events<B>(
+    node: &Node,
+    address: IpAddr,
+    org: OrgId,
+    request: &Request<B>,
+) -> Result<Response<Answer>, Refusal> {
     let config = node.config();
     let limits = &config.limits;
-    let (grant, filter, query) = authorize(node, &org, request).await?;
+    let (grant, filter, query) = authorize(node, address, &org, request).await?;
     let limit = query
         .number("limit", 1..=limits.page_events, Some("limits.page_events"))?
         .unwrap_or(100.min(limits.page_events));

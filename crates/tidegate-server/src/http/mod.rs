@@ -57,19 +57,24 @@ pub async fn answer(
         Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
     };
     let origin = origins::of(&local.node, &request);
-    let is_api = request.uri().path().starts_with("/v1/");
     // Behind a request to switch come frames, which are no requests.
     let mut is_over = local.node.is_draining() || upgrade::is_asked(&request);
     let node = local.node.clone();
     let path = request.uri().path().to_owned();
     let found = table::find(request.method(), &path);
+    let is_guarded = table::is_guarded(&path);
     let answered = match sound(&request) {
         Err(refusal) => {
             is_over = true;
             Err(refusal)
         }
         // A WebSocket is told by a frame, for a page cannot see why an upgrade failed.
-        Ok(()) if is_api && !upgrade::is_asked(&request) && origin == origins::Of::Stranger => {
+        Ok(())
+            if is_guarded
+                && origin == origins::Of::Stranger
+                && !(matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _))
+                    && upgrade::is_asked(&request)) =>
+        {
             Err(origins::refuse(&node, &request))
         }
         Ok(()) => match found {
@@ -98,7 +103,7 @@ pub async fn answer(
     if let origins::Of::Listed(origin) = origin {
         origins::allow(&node, &mut response, origin);
     }
-    if is_api {
+    if is_guarded || matches!(found, Found::Route(..)) {
         // Also where there was no Origin, or none that is listed: the next one may be.
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
     }
@@ -118,8 +123,8 @@ async fn dispatch(
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
         Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
-        Endpoint::History => history::events(&local.node, org_of(org)?, &request).await,
-        Endpoint::Cursor => history::cursor(&local.node, org_of(org)?, &request).await,
+        Endpoint::History => history::events(&local.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::Cursor => history::cursor(&local.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(local, peer, org, request).await,
         Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
         Endpoint::Preflight => Ok(origins::preflight(&table::allowed(route.path))),

@@ -43,6 +43,8 @@ pub async fn answer(
         let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
         return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
     };
+    // A body may take its time: what one org sends slowly must not keep out all others.
+    let _share = node.publish_shares.take(&org, node.config().limits.publishes_in_flight)?;
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
     let form = form(&parts.headers, &query)?;
@@ -182,6 +184,7 @@ fn events_of(
                 Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
+            cloudevents::refuse_users(headers)?;
             read_body(grant.org(), *form, body, &limits, &mut assign)
         }
         Form::CloudEvents { mode, service } => {

@@ -20,7 +20,7 @@ use super::{
     query::Query,
 };
 use crate::{
-    admission::ConnectionId,
+    admission::{ConnectionId, Slot},
     auth::StreamGrant,
     metrics::Transport,
     node::{Node, random},
@@ -113,9 +113,14 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = local.node.clone();
     let query = Query::of(&request);
-    let token = credentials::of_stream(&node, &request, &query)?;
+    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    let slot = node.admission.knock(peer.address.ip());
+    let token = match credentials::of_stream(&node, &request, &query) {
+        Ok(token) => token,
+        Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
+    };
     let road = token.road;
-    match open_events(&local, &node, peer, org, &request, query, token).await {
+    match open_events(&local, &node, slot, org, &request, query, token).await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -134,14 +139,12 @@ async fn events(
 async fn open_events(
     local: &Rc<Local>,
     node: &Node,
-    peer: Peer,
+    slot: Result<Slot, Refusal>,
     org: &str,
     request: &Request<Incoming>,
     query: Query,
     token: Token,
 ) -> Result<Response<Answer>, Refusal> {
-    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
-    let slot = node.admission.knock(peer.address.ip());
     accepts_event_stream(request.headers())?;
     let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
     if may_compress(node, &wanted.org, &query) && accepts_gzip(request.headers()) {
@@ -150,7 +153,7 @@ async fn open_events(
     let coding = wanted.coding;
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot)?;
+    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
@@ -159,8 +162,7 @@ async fn open_events(
         retry.insert(0, gzip::HEAD);
     }
     let _ = frames.send(&mut retry);
-    let reader =
-        Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone())).await?;
+    let reader = Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     tokio::task::spawn_local(sse::run(reader, frames));
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();

@@ -59,6 +59,11 @@ pub static ROUTES: [Route; 10] = [
     route(Method::OPTIONS, DESCRIPTION, Endpoint::Preflight, "preflightDescription"),
 ];
 
+/// Whether pages of other origins are refused at this path. The description is for everybody.
+pub fn is_guarded(path: &str) -> bool {
+    path.starts_with("/v1/")
+}
+
 /// What is at an address.
 #[derive(Debug, Clone, Copy)]
 pub enum Found<'p> {

@@ -129,20 +129,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a stream: finds its place, makes its session and hands `hello` to the sink. `slot` is what
-    /// `entered` has its places from.
-    pub async fn open(
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` has its
+    /// places from.
+    pub fn open(
         local: Rc<Local>,
         grant: StreamGrant,
         request: StreamRequest,
         (slot, entered): (admission::Slot, Entered),
         sink: Sink,
-    ) -> Result<Rc<Self>, Refusal> {
+    ) -> Rc<Self> {
         let node = local.node.clone();
-        let Entered { filter, connection } = entered;
+        let Entered { filter, connection, log, from } = entered;
         let org_id = grant.org();
-        let log = node.open_log(org_id).await?;
-        let from = request.place(&node, &grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         // The head of now: the search for a start may have taken its time.
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
@@ -189,7 +187,7 @@ impl Reader {
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
-        Ok(reader)
+        reader
     }
 
     /// The org.
@@ -473,7 +471,19 @@ impl Reader {
     /// Renews its grant in place (R6).
     pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
         let node = &self.local.node;
-        let grant = node.authorize(token, &self.org.id).await?;
+        let grant = match node.authorize(token, &self.org.id).await {
+            Err(refusal) if refusal.code == Code::Overloaded => {
+                // Nobody can say now whether the token is good. The grant of the one before still is,
+                // until it expires: an issuer that is away for a while ends no stream.
+                let seconds = refusal.retry_in_ms.unwrap_or_default().div_ceil(1000);
+                let message = format!(
+                    "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
+                );
+                self.push(vec![frame::status(self.sink.framing(), refusal.code.name(), &message)]);
+                return Ok(());
+            }
+            answered => answered?,
+        };
         // From here on nothing waits, so it comes between two frames.
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.
@@ -609,7 +619,7 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     Greeting {
         connection_id: name,
         head,
-        token_expires_in_ms: grant.expires_at().saturating_sub(now),
+        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_core::SEQ_MAX),
         now,
         terms: &node.terms,
     }

@@ -13,7 +13,7 @@ use crate::{
     engine::{PageLimit, ReadError},
     metrics::Transport,
     node::Node,
-    refusals::refused,
+    refusals::{refused, unreadable},
 };
 
 /// What a client asks of a stream, beside its credentials.
@@ -41,12 +41,16 @@ pub struct Entered {
     pub filter: Filter,
     /// What others have of it.
     pub connection: Arc<Connection>,
+    /// The log as it was when the place was found.
+    pub log: LogState,
+    /// The place to start at.
+    pub from: From,
 }
 
 impl StreamRequest {
     /// Lets it in, if its grant covers it and there is room. Nobody is evicted for a stream that is
-    /// refused.
-    pub fn enter(
+    /// refused, so all that can fail comes before.
+    pub async fn enter(
         &self,
         node: &Node,
         grant: &StreamGrant,
@@ -57,6 +61,8 @@ impl StreamRequest {
             return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        let log = node.open_log(grant.org()).await?;
+        let from = self.place(node, grant, &filter, &log).await.map_err(unreadable)?;
         let connection = slot.enter(&Arrival {
             org: grant.org(),
             user: grant.user(),
@@ -66,11 +72,11 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        Ok(Entered { filter, connection })
+        Ok(Entered { filter, connection, log, from })
     }
 
     /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
-    pub async fn place(
+    async fn place(
         &self,
         node: &Node,
         grant: &StreamGrant,

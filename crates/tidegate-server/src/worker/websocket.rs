@@ -191,25 +191,17 @@ async fn begin(
             }
         }
     };
-    let entered = grant.and_then(|grant| {
-        let entered = request.enter(&local.node, &grant, Transport::WebSocket, &mut slot)?;
-        Ok((grant, entered))
-    });
-    let (grant, entered) = match entered {
+    let grant = match grant {
+        Ok(grant) => grant,
+        Err(refusal) => return refuse(stream, peer, refusal).await,
+    };
+    let entered = match request.enter(&local.node, &grant, Transport::WebSocket, &mut slot).await {
         Ok(entered) => entered,
         Err(refusal) => return refuse(stream, peer, refusal).await,
     };
     let socket = Rc::new(Socket::new(stream));
-    match Reader::open(local.clone(), grant, request, (slot, entered), Sink::WebSocket(socket.clone())).await
-    {
-        Ok(reader) => Some(Begun { reader, socket, peer, early }),
-        Err(refusal) => {
-            local.node.metrics.close(refusal.code);
-            local.node.metrics.refused(&refusal);
-            finish(&socket, peer, vec![frame::error(Framing::WebSocket, &refusal)], Some(&refusal)).await;
-            None
-        }
-    }
+    let reader = Reader::open(local, grant, request, (slot, entered), Sink::WebSocket(socket.clone()));
+    Some(Begun { reader, socket, peer, early })
 }
 
 /// Waits for the first frame, which must be `auth`; `Err(None)` where the client has gone.

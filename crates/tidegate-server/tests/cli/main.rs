@@ -53,7 +53,7 @@ fn usage_and_configuration_end_with_2() {
         (&["nonsense"] as &[&str], "unrecognized subcommand"),
         (&[], "Usage: tidegate"),
         (&["serve", "--nonsense"], "unexpected argument"),
-        (&["serve"], "tidegate: auth.keys: is empty, so nobody could read"),
+        (&["serve"], "tidegate: auth.keys: is empty, and so is auth.issuers, so nobody could read"),
         (&["serve", "--config", "none.toml"], "tidegate: --config: cannot read none.toml: No such file"),
         (&["serve", "--set", "limits.orgs=0"], "--set limits.orgs: limits.orgs: 0 must be a whole number"),
         (

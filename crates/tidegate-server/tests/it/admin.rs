@@ -63,6 +63,42 @@ fn metrics_come_in_both_formats_under_their_contracted_names() {
 }
 
 #[test]
+fn no_page_is_served_whatever_name_leads_to_the_operators_listener() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    let connections = format!("{}?all=true", gateway.path("connections"));
+    let port = gateway.admin.port();
+    let ask = |method: &str, path: &str, header: &str, value: &str| {
+        let answer = Request::new(gateway.admin, method, path).with(header, value).send();
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{value}");
+        if answer.status == 200 { None } else { Some((answer.status, answer.refusal())) }
+    };
+    let refused = Some((403, "forbidden".to_owned()));
+    // A page elsewhere, one of a name that was made to lead here, a file; what a browser asks first.
+    for origin in ["https://evil.example", &format!("http://localhost:{port}"), "null"] {
+        assert_eq!(ask("DELETE", &connections, "origin", origin), refused, "{origin}");
+        assert_eq!(ask("OPTIONS", &connections, "origin", origin), refused, "{origin}");
+        assert_eq!(ask("GET", "/metrics", "origin", origin), refused, "{origin}");
+    }
+    // A page that reads from its own name brings no Origin, but that name.
+    for name in
+        ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b"]
+    {
+        for (method, path) in [("GET", "/metrics"), ("GET", "/readyz"), ("DELETE", &*connections)] {
+            assert_eq!(ask(method, path, "host", name), refused, "{method} {path} of {name:?}");
+        }
+    }
+    assert_eq!(gateway.metric("tidegate_connections{transport=\"websocket\"}"), 1.0, "nobody was sent away");
+    for name in ["localhost", &format!("LOCALHOST:{port}"), "127.0.0.1", "[::1]:8081", "::1"] {
+        let taken = ask("GET", "/readyz", "host", name);
+        assert_eq!(taken, if name == "::1" { refused.clone() } else { None }, "{name}");
+    }
+    assert_eq!(ask("DELETE", &connections, "host", "localhost"), None);
+    assert_eq!(stream.refusal().0["code"], "revoked");
+}
+
+#[test]
 fn keys_come_and_go_beside_a_running_server() {
     let gateway = Gateway::start();
     let key = gateway.key_for(&gateway.org, "finance");

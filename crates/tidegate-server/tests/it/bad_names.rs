@@ -171,7 +171,8 @@ fn assert_faulty(gateway: &Gateway, body: &str, pointer: &str, what: &str) {
 
 #[test]
 fn a_name_that_is_none_is_refused_wherever_it_stands() {
-    let gateway = Gateway::with(&["limits.handshakes_per_second=100000"]);
+    let gateway =
+        Gateway::with(&["limits.handshakes_per_second=100000", "limits.failed_auths_per_second=100000"]);
     let bearer = format!("Bearer {}", gateway.token);
     let names = names();
     let different: BTreeSet<&str> = names.iter().map(|(_, name, _)| name.as_str()).collect();

@@ -74,6 +74,11 @@ impl Parts {
             ("TE and CL", sent(&format!("{chunked}{both}"), &smuggled), Problem(400, "bad_request")),
             // Read by its chunks, as RFC 9112 (6.3) has it, and the connection ends.
             (
+                "TE and the CL of a sound body",
+                sent(&format!("Content-Length: {}\r\n{chunked}", whole.len()), &(whole.clone() + &behind)),
+                Served(1),
+            ),
+            (
                 "TE and a short CL",
                 sent(&format!("{chunked}Content-Length: 4\r\n"), &(whole.clone() + &behind)),
                 Served(1),
@@ -399,7 +404,8 @@ fn assert_comes(what: &str, answer: &str, comes: Comes) {
 
 #[test]
 fn every_request_has_one_reading() {
-    let gateway = Gateway::with(&["limits.handshakes_per_second=100000"]);
+    let gateway =
+        Gateway::with(&["limits.handshakes_per_second=100000", "limits.failed_auths_per_second=100000"]);
     let parts = Parts::of(&gateway);
     let mut witness = gateway.ws("");
     witness.next("hello");

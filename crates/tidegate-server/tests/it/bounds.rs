@@ -13,13 +13,13 @@ use tidegate_server::config::keys::KEYS;
 
 use crate::{
     client::{
-        http::{Answer, connect},
+        http::{Answer, Request, connect},
         stream::Frames as _,
         ws::{Ws, masked},
     },
     gateway::{DEADLINE, Gateway, eventually},
     held_node::HeldNode,
-    slow,
+    http2_abuse, slow,
 };
 
 /// What a scenario hands back.
@@ -91,6 +91,11 @@ fn connections_per_address(limit: &str) -> Hit {
     second_connection(&["limits.connections_per_address=1"], limit, TOO_MANY)
 }
 
+fn streams_per_connection(_: &str) -> Hit {
+    http2_abuse::streams_over_the_bound_are_refused();
+    Seen
+}
+
 fn connections_per_user_policy(_: &str) -> Hit {
     let gateway = Gateway::with(&[ONE_USER, "limits.connections_per_user_policy=evict_oldest"]);
     let mut first = gateway.ws("");
@@ -114,6 +119,32 @@ fn handshakes_per_second(limit: &str) -> Hit {
         (error["limit"] == limit).then_some(close)
     });
     assert_eq!(close, 4005);
+    Counted(gateway)
+}
+
+/// Refused before the credentials are looked at; what needs none, and streams, are not.
+fn failed_auths_per_second(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.failed_auths_per_second=1"]);
+    (0..50).for_each(|_| assert_eq!(gateway.getting("cursor").send().status, 200, "good ones cost nothing"));
+    let bad = |request: Request| request.with("authorization", "Bearer nonsense");
+    let requests = || [bad(gateway.getting("cursor")), bad(gateway.getting("events"))];
+    for number in 0..requests().len() {
+        let answer = eventually("a try over the rate", || {
+            let answer = requests()[number].send();
+            (answer.status != 401).then_some(answer)
+        });
+        refused(&answer, limit, 429, "rate_limited");
+    }
+    let good = eventually("a good token over the rate", || {
+        bad(gateway.getting("cursor")).send();
+        let answer = gateway.getting("cursor").send();
+        (answer.status != 200).then_some(answer)
+    });
+    refused(&good, limit, 429, "rate_limited");
+    gateway.ws("").next("hello");
+    assert_eq!(gateway.getting("stream").with("authorization", "Bearer nonsense").send().status, 401);
+    assert_eq!(gateway.publish(EVENT).status, 200, "nor are publishers");
+    eventually("good ones again", || (gateway.getting("cursor").send().status == 200).then_some(()));
     Counted(gateway)
 }
 
@@ -379,11 +410,13 @@ macro_rules! scenarios {
 fn every_bound_is_hit_by_its_scenario() {
     let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
         connections,
+        streams_per_connection,
         connections_per_org,
         connections_per_user,
         connections_per_user_policy,
         connections_per_address,
         handshakes_per_second,
+        failed_auths_per_second,
         orgs,
         publishes_per_second,
         publishes_in_flight,

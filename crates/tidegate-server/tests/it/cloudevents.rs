@@ -206,6 +206,9 @@ fn users_alone_see_what_is_theirs_and_no_header_is_mistaken() {
         assert!(!events.iter().any(|event| event.to_string().contains("bob")), "R8");
     }
     for header in ["ce-users", "ce-user", "ce-user-id", "ce-userids"] {
+        let own = gateway.publishing().with(header, "ann").body(r#"{"service":"s","event":"e","data":1}"#);
+        let answer = own.send();
+        assert_eq!((answer.status, fault(&answer)), (422, (header.into(), "unknown_field".into())));
         let one = envelope(&json!({"id": "d"}));
         let answer = structured(&gateway, &one).with(header, "ann").send();
         assert_eq!((answer.status, fault(&answer)), (422, ("/users".into(), "required".into())), "{header}");

@@ -37,8 +37,9 @@ fn r20_the_oldest_makes_way_for_the_newest_over_both_transports() {
     is_evicted(first);
     let mut fourth = gateway.sse_as(&token, "");
     fourth.next("hello");
-    assert_eq!(second.next("error")["code"], "evicted");
-    assert_eq!(second.try_frame(), None, "the last frame");
+    let last = std::iter::from_fn(|| second.lines()).last().expect("a last frame");
+    assert!(last.data.is_some_and(|data| data.contains("\"evicted\"")));
+    assert_eq!(last.retry, Some(2_147_483_647), "an EventSource would come back by itself");
 
     gateway.say("s", "1");
     for stream in [&mut bystander as &mut dyn Frames, &mut third, &mut fourth] {
@@ -64,6 +65,27 @@ fn r20_a_request_that_is_refused_evicts_nobody() {
         assert_ne!(error["code"], "evicted");
     }
     gateway.say("open", "1");
+    stays.next("event");
+}
+
+#[test]
+fn r20_a_stream_whose_place_cannot_be_found_evicts_nobody() {
+    let node = HeldNode::with(&[
+        ("limits.connections_per_user", "1"),
+        ("limits.connections_per_user_policy", "evict_oldest"),
+    ]);
+    node.let_answer();
+    node.let_feed();
+    let say = || node.publishing().body(r#"{"service":"s","event":"e","data":1}"#).send();
+    assert_eq!(say().status, 200);
+    let mut stays = node.ws("");
+    stays.next("hello");
+    node.fail_reads();
+    let (error, _) = node.ws("?tail=1").refusal();
+    assert_eq!(error["type"], "error");
+    let sse = node.getting("stream?tail=1").send();
+    assert!(sse.status >= 500, "{sse:?}");
+    assert_eq!(say().status, 200);
     stays.next("event");
 }
 

@@ -446,7 +446,7 @@ fn config(corpus: &Corpus, keys: &KeyServer) -> String {
          [[auth.issuers]]\nissuer = \"{LISTED}\"\nalgorithms = [\"RS256\", \"ES256\", \"EdDSA\"]\norgs = [\"acme\"]\nkeys = [{rsa}, {ec}, {ed}, {more}]\n\
          [[auth.issuers]]\nissuer = \"{OTHER}\"\nalgorithms = [\"ES256\"]\norgs = [\"other\"]\nkeys = [{other}, {others}]\n\
          [[auth.issuers]]\nissuer = \"{FETCHED}\"\nalgorithms = [\"RS256\", \"ES256\"]\norgs = [\"acme\"]\njwks = \"{url}\"\n\
-         [limits]\nhandshakes_per_second = 100_000\nclient_frame_bytes = \"1MiB\"\n"
+         [limits]\nhandshakes_per_second = 100_000\nfailed_auths_per_second = 100_000\nclient_frame_bytes = \"1MiB\"\n"
     )
 }
 

@@ -145,7 +145,9 @@ fn hostile_key_sets_open_nothing_and_lead_nowhere() {
         servers.push((name, server));
     }
     add("good", &good.url("jwks"));
-    let gateway = Gateway::serving(&format!("{config}[limits]\nhandshakes_per_second = 100_000\n"));
+    let gateway = Gateway::serving(&format!(
+        "{config}[limits]\nhandshakes_per_second = 100_000\nfailed_auths_per_second = 100_000\n"
+    ));
     // A failure is tried again after a second or so: there may be more of each by now, never another.
     let fetches =
         |outcome: &str| gateway.metric(&format!("tidegate_jwks_fetches_total{{outcome=\"{outcome}\"}}"));

@@ -146,7 +146,52 @@ fn a_connection_that_takes_no_bytes_is_closed_with_all_its_streams() {
 }
 
 #[test]
-fn streams_over_the_bound_are_refused() {
+fn a_body_that_is_cut_off_is_not_taken_for_a_whole_one() {
+    let gateway = Gateway::start();
+    let lines = Lines::of(&gateway, "events");
+    let with = |more: &[(&'static str, &'static str)]| block(&[&lines.by("POST")[..], more].concat());
+    let line = b"{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n";
+    let event = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "a"),
+        ("ce-source", "s"),
+        ("ce-type", "s.e"),
+        ("content-length", "14"),
+    ];
+    let mut wire = Wire::open(gateway.public, &[]);
+    for round in 0..8 {
+        let (first, second) = (4 * round + 1, 4 * round + 3);
+        let mut bytes = frame(
+            wire::HEADERS,
+            wire::END_HEADERS,
+            first,
+            &with(&[("content-type", "application/x-ndjson")]),
+        );
+        bytes.extend(frame(wire::DATA, 0, first, line));
+        bytes.extend(frame(wire::RST_STREAM, 0, first, &wire::NO_ERROR.to_be_bytes()));
+        bytes.extend(frame(wire::HEADERS, wire::END_HEADERS, second, &with(&event)));
+        bytes.extend(frame(wire::RST_STREAM, 0, second, &wire::NO_ERROR.to_be_bytes()));
+        wire.send(&bytes);
+    }
+    // One that says how much comes, and ends before.
+    for (stream, flags) in [(101, wire::END_HEADERS | wire::END_STREAM), (103, wire::END_HEADERS)] {
+        wire.frame(wire::HEADERS, flags, stream, &with(&event));
+        if stream == 103 {
+            wire.frame(wire::DATA, wire::END_STREAM, stream, b"1");
+        }
+        let reset = wire.until(wire::RST_STREAM);
+        assert_eq!((reset.stream, reset.number()), (stream, wire::PROTOCOL_ERROR));
+    }
+    let mut head = lines.by("POST");
+    head.push(("content-type", "application/x-ndjson"));
+    wire.frame(wire::HEADERS, wire::END_HEADERS, 105, &block(&head));
+    wire.frame(wire::DATA, wire::END_STREAM, 105, line);
+    while wire.until(wire::DATA).stream != 105 {}
+    assert_eq!(gateway.getting("cursor").send().json()["head"], 1, "the last one alone");
+}
+
+/// The scenario of `limits.streams_per_connection`; see `bounds`. What is counted are floods, below.
+pub fn streams_over_the_bound_are_refused() {
     let gateway = Gateway::with(&["limits.streams_per_connection=3"]);
     let stream = Lines::of(&gateway, "stream");
     let mut wire = Wire::open(gateway.public, &[]);

@@ -221,6 +221,46 @@ fn r6_a_renewal_waits_for_its_keys_while_events_flow() {
 }
 
 #[test]
+fn a_renewal_whose_keys_cannot_be_had_leaves_the_stream_under_the_token_before() {
+    let (server, old, new) = (KeyServer::start(), Signer::p256("old"), Signer::p256("new"));
+    server.publishes(&[&old]);
+    let auth = "leeway = \"0s\"\njwks_cooldown = \"1h\"";
+    let gateway = Gateway::serving(&config(&server.url("jwks"), auth));
+    becomes(&gateway, &token(&old), "hello");
+    let of = |signer: &Signer, services: &[&str], seconds: u64| {
+        let mut claims = claims();
+        claims["services"] = json!(services);
+        claims["exp"] = (now_s() + seconds).into();
+        signer.token(&claims)
+    };
+    // Nothing is asked of the issuer within the cooldown, so nobody knows the new one's key.
+    let unknown = of(&new, &["*"], 3600);
+    let mut stream = gateway.ws_as(&of(&old, &["a"], 3600), "");
+    let mut client = Follower::at(stream.next("hello")["cursor"].as_str().expect("a cursor"));
+    for _ in 0..3 {
+        stream.authenticate(&unknown);
+        let status = stream.next("status");
+        assert_eq!(status["code"], "overloaded", "{status}");
+        assert!(status["message"].as_str().is_some_and(|text| text.contains("send auth again")), "{status}");
+    }
+    gateway.say("b", "0");
+    gateway.say("a", "1");
+    assert_eq!(stream.events(&mut client, 1)[0]["service"], "a", "what the old token allows, and no more");
+    // It lengthens nothing.
+    let mut stream = gateway.ws_as(&of(&old, &["a"], 6), "");
+    stream.next("hello");
+    stream.authenticate(&unknown);
+    stream.next("status");
+    let (error, close) = stream.refusal();
+    assert_eq!((error["code"].as_str(), close), (Some("token_expired"), 4001), "{error}");
+    // A token that is bad ends a stream, as ever.
+    let mut stream = gateway.ws_as(&token(&old), "");
+    stream.next("hello");
+    stream.authenticate(&Signer::p256("old").token(&claims()));
+    assert_eq!(stream.refusal().0["code"], "unauthorized");
+}
+
+#[test]
 fn a_token_is_shown_with_who_signed_it_or_why_nobody_did() {
     let (server, fetched) = (KeyServer::start(), Signer::p256("fetched"));
     server.publishes(&[&fetched]);

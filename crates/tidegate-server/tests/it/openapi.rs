@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use crate::{
     client::{
         http::{Answer, Request},
+        http2::Http2,
         sse::Sse,
         stream::Frames as _,
         ws::handshake,
     },
-    gateway::{Gateway, eventually},
+    gateway::{Gateway, eventually, now_s},
     held_node::HeldNode,
+    key_server::{self, KeyServer},
     schema::Schemas,
+    signer::Signer,
 };
 
 fn describing(gateway: &Gateway) -> Request {
@@ -75,8 +78,12 @@ impl Book {
             }
         }
         let sent = answer.header("content-type").map(|value| value.split(';').next().expect("a type"));
-        let content: Vec<&str> =
+        let mut content: Vec<&str> =
             told["content"].as_object().into_iter().flatten().map(|(kind, _)| kind.as_str()).collect();
+        if status == 431 && sent.is_none() {
+            // As it is over HTTP/1.1.
+            content.clear();
+        }
         if id != "describeHead" {
             assert_eq!(sent.into_iter().collect::<Vec<_>>(), content, "{id}: {answer:?}");
         }
@@ -108,19 +115,24 @@ impl Book {
                         .as_array()
                         .cloned()
                         .unwrap_or_else(|| vec!["".into()]);
-                told.extend(codes.iter().map(|code| {
-                    (
-                        id.to_owned(),
-                        status.parse().expect("a status"),
-                        code.as_str().expect("a code").to_owned(),
-                    )
-                }));
+                let status: u16 = status.parse().expect("a status");
+                if status == 431 {
+                    told.insert((id.to_owned(), status, String::new()));
+                }
+                told.extend(
+                    codes
+                        .iter()
+                        .map(|code| (id.to_owned(), status, code.as_str().expect("a code").to_owned())),
+                );
             }
         }
         told
     }
 }
 
+/// The operations that a reader's token is for, and their endpoints.
+const READS: [(&str, &str); 3] =
+    [("readEvents", "events"), ("readCursor", "cursor"), ("openStream", "stream")];
 const EVENT: &str = r#"{"service":"s","event":"e","data":1}"#;
 
 fn sse(request: Request) -> Request {
@@ -132,11 +144,13 @@ fn head(request: &Request) -> Answer {
     Answer::read_head(&mut request.begin()).expect("an answer")
 }
 
-/// An answer whose body is read where it is a refusal.
-fn ask(request: &Request) -> Answer {
+/// An answer to `id`, whose body is read where it has one with an end.
+fn ask(request: &Request, id: &str) -> Answer {
     let mut connection = request.begin();
     let mut answer = Answer::read_head(&mut connection).expect("an answer");
-    if answer.header("content-type") == Some("application/problem+json") {
+    let is_whole =
+        answer.header("content-type").is_some_and(|kind| kind != "text/event-stream; charset=utf-8");
+    if is_whole && id != "describeHead" {
         let length = answer.header("content-length").expect("a length").parse().expect("a number");
         connection.take(length).read_to_string(&mut answer.body).expect("the body");
     }
@@ -160,6 +174,10 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
     book.hold("publishEvents", &gateway.publish(&format!("[{}]", [EVENT; 1001].join(","))));
     book.hold("publishEvents", &publish().with("content-type", "text/plain").send());
     book.hold("publishEvents", &gateway.publish(r#"[{"service":"a b","event":7,"user":"u"}]"#));
+    let deep = [&EVENT[..EVENT.len() - 2], &"[".repeat(1000), &"]".repeat(1000), "}"].concat();
+    let deep = gateway.publish(&deep);
+    assert_eq!(deep.json()["errors"][0]["limit"], "limits.json_depth", "{deep:?}");
+    book.hold("publishEvents", &deep);
     let everything = r#"{"service":"s","event":"e","id":"x","key":"k","time":"2026-11-24T10:00:00+01:00","users":["u","dev"],"data":{"a":[null]}}"#;
     book.hold("publishEvents", &gateway.publish(everything));
 
@@ -171,7 +189,7 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
 
     let expired = bearer(&gateway.token_with(&json!({"exp": 1000})));
     let foreign = bearer(&gateway.token_with(&json!({"org": "other"})));
-    for (id, endpoint) in [("readEvents", "events"), ("readCursor", "cursor"), ("openStream", "stream")] {
+    for (id, endpoint) in READS {
         let get = || sse(gateway.getting(endpoint));
         if id == "openStream" {
             book.hold(id, &head(&get()));
@@ -182,7 +200,16 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
         book.hold(id, &get().without("authorization").send());
         book.hold(id, &get().with("authorization", &expired).send());
         book.hold(id, &get().with("authorization", &foreign).send());
+        let strange = get().with("origin", "https://evil.example").send();
+        assert_eq!(strange.refusal(), "forbidden");
+        book.hold(id, &strange);
     }
+    let strange = publish().with("origin", "https://evil.example").send();
+    assert_eq!(strange.refusal(), "forbidden");
+    book.hold("publishEvents", &strange);
+    let of_nobody = sse(gateway.getting("stream?replaces=nowhere-7"));
+    book.hold("openStream", &head(&of_nobody));
+    book.hold("openStream", &sse(gateway.getting("stream?replaces=nowhere-07")).send());
     // A gap on a page: the cursor is of no life of this log.
     book.hold("readEvents", &gateway.getting("events?after=nowhere-7").send());
     book.hold("openStream", &sse(gateway.getting("stream?slow=fastest")).send());
@@ -213,20 +240,33 @@ fn preflights(gateway: &Gateway) -> [(&'static str, String); 4] {
     ]
 }
 
-/// What bounds bring about.
-fn of_bounds(book: &mut Book) {
+/// What every operation answers to requests that are none, over both versions of HTTP.
+fn of_every_operation(book: &mut Book) {
     let gateway = Gateway::with(&["limits.headers=16"]);
-    let paths = operations(&book.document).map(|(path, method, operation)| {
+    let requests = operations(&book.document).map(|(path, method, operation)| {
         let id = operation["operationId"].as_str().expect("an id").to_owned();
-        (path.replace("{org}", &gateway.org), method.to_uppercase(), id)
+        let path = path.replace("{org}", &gateway.org);
+        (id, Request::new(gateway.public, &method.to_uppercase(), &path))
     });
-    for (path, method, id) in paths.collect::<Vec<_>>() {
-        let request = Request::new(gateway.public, &method, &path);
+    let connection = Http2::connect(gateway.public);
+    for (id, request) in requests.collect::<Vec<_>>() {
+        book.hold(&id, &ask(&request.clone().without("host"), &id));
+        book.hold(&id, &ask(&request.clone().adding("host", "other.example"), &id));
+        book.hold(&id, &ask(&request.clone().with("transfer-encoding", "gzip, chunked"), &id));
         let many = (0..40).fold(request, |request, index| request.with(&format!("x-{index}"), "y"));
         book.hold(&id, &many.send());
+        book.hold(&id, &connection.send(&many));
     }
+}
 
-    let gateway = Gateway::with(&["limits.orgs=1", "dedup.max_entries=1", "limits.connections_per_user=1"]);
+/// What bounds bring about.
+fn of_bounds(book: &mut Book) {
+    let gateway = Gateway::with(&[
+        "limits.orgs=1",
+        "dedup.max_entries=1",
+        "dedup.max_entries_per_org=1",
+        "limits.connections_per_user=1",
+    ]);
     let with_id =
         |id: &str| gateway.publish(&format!(r#"{{"service":"s","event":"e","id":"{id}","data":1}}"#));
     with_id("a");
@@ -247,13 +287,18 @@ fn of_bounds(book: &mut Book) {
     let gateway = Gateway::with(&[
         "limits.publishes_per_second=1",
         "limits.handshakes_per_second=1",
+        "limits.failed_auths_per_second=1",
         "limits.request_timeout=300ms",
     ]);
     let refused = |ask: &dyn Fn() -> Answer| {
         eventually("a refusal", || Some(ask()).filter(|answer| answer.status == 429))
     };
     book.hold("publishEvents", &refused(&|| gateway.publish(EVENT)));
-    book.hold("openStream", &refused(&|| ask(&gateway.getting("stream"))));
+    book.hold("openStream", &refused(&|| ask(&gateway.getting("stream"), "openStream")));
+    for (id, endpoint) in [("readEvents", "events"), ("readCursor", "cursor")] {
+        let bad = gateway.getting(endpoint).with("authorization", "Bearer nonsense");
+        book.hold(id, &refused(&|| bad.send()));
+    }
     let slow = gateway.publishing().with("content-length", "100").body("{");
     book.hold(
         "publishEvents",
@@ -275,7 +320,9 @@ fn of_one_that_leaves(book: &mut Book) {
 /// What a log that fails brings about.
 fn of_a_log_that_fails(book: &mut Book) {
     let node = HeldNode::start();
-    book.hold("publishEvents", &node.publishing().body(EVENT).send());
+    let unknown = node.publishing().body(EVENT).send();
+    assert_eq!(unknown.json()["limit"], "limits.publish_timeout");
+    book.hold("publishEvents", &unknown);
     node.let_answer();
     node.fail_reads();
     book.hold("readEvents", &node.getting("events").send());
@@ -284,12 +331,64 @@ fn of_a_log_that_fails(book: &mut Book) {
     book.hold("publishEvents", &node.publishing().body(EVENT).send());
 }
 
+/// What those are answered whose issuer publishes no keys.
+fn of_an_issuer_that_is_away(book: &mut Book) {
+    let (server, signer) = (KeyServer::start(), Signer::p256("k"));
+    server.sends(key_server::answer("500 Internal Server Error", "", b""));
+    let gateway = Gateway::serving(&format!(
+        "[[auth.issuers]]\nissuer = \"https://id.example\"\nalgorithms = [\"ES256\"]\norgs = [\"acme\"]\njwks = \"{}\"\n",
+        server.url("jwks")
+    ));
+    let token = signer.token(&json!({
+        "iss": "https://id.example", "sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600,
+    }));
+    for (id, endpoint) in READS {
+        let refused = gateway.getting(endpoint).with("authorization", &bearer(&token)).send();
+        assert_eq!(refused.refusal(), "overloaded");
+        book.hold(id, &refused);
+    }
+}
+
+/// What is answered by cookie; the document of such a gateway is another.
+fn of_cookies() {
+    let gateway = Gateway::with(&["auth.cookie=tg", "auth.origins=[\"https://app.example.com\"]"]);
+    let mut book = Book { document: document(&gateway), seen: BTreeSet::new() };
+    let cookie = format!("tg={}", gateway.token);
+    for (id, endpoint) in READS {
+        let asking = gateway.getting(endpoint).without("authorization").with("cookie", &cookie);
+        let ours = ask(&asking.clone().with("origin", "https://app.example.com"), id);
+        assert_eq!(ours.status, 200, "{ours:?}");
+        book.hold(id, &ours);
+        let bare = asking.send();
+        assert_eq!(bare.refusal(), "forbidden");
+        book.hold(id, &bare);
+    }
+    let told = &book.document["components"]["securitySchemes"]["cookie"];
+    assert_eq!((&told["in"], &told["name"]), (&json!("cookie"), &json!("tg")));
+    let by_cookie: BTreeSet<&str> = operations(&book.document)
+        .filter(|(_, _, operation)| {
+            operation["security"].as_array().expect("schemes").contains(&json!({ "cookie": [] }))
+        })
+        .map(|(_, _, operation)| operation["operationId"].as_str().expect("an id"))
+        .collect();
+    assert_eq!(by_cookie, READS.iter().map(|(id, _)| *id).collect());
+}
+
+#[test]
+fn cookies_are_described_where_they_are_taken() {
+    of_cookies();
+    let text = document(&Gateway::start()).to_string();
+    assert!(!text.contains("\"cookie\""), "{text}");
+}
+
 #[test]
 fn every_answer_of_the_document_occurs_and_looks_as_it_says() {
     let gateway = Gateway::start();
     let mut book = Book { document: document(&gateway), seen: BTreeSet::new() };
     of_anyone(&mut book, &gateway);
+    of_every_operation(&mut book);
     of_bounds(&mut book);
+    of_an_issuer_that_is_away(&mut book);
     of_one_that_leaves(&mut book);
     of_a_log_that_fails(&mut book);
     let never: Vec<Told> = book.told().difference(&book.seen).cloned().collect();
@@ -327,6 +426,17 @@ fn each_frame_looks_as_the_document_says() {
         }
     }
     assert_eq!(gateway.exit_code(), Some(0));
+    let gateway = Gateway::start();
+    let mut replaced = gateway.sse("");
+    let hello = replaced.try_frame().expect("hello");
+    hold(&hello);
+    let hello: Value = serde_json::from_str(&hello).expect("JSON");
+    let connection = hello["connection_id"].as_str().expect("a name");
+    let mut replacing = gateway.sse(&format!("?replaces={connection}"));
+    hold(&replacing.try_frame().expect("hello"));
+    let evicted = replaced.try_frame().expect("an error");
+    assert!(evicted.contains("\"evicted\""), "{evicted}");
+    hold(&evicted);
     let node = HeldNode::start();
     let mut halted = node.ws("");
     hold(&halted.try_frame().expect("hello"));

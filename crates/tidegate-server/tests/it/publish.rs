@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{
-        http::{Answer, connect},
+        http::{Answer, Request, connect},
         stream::{Follower, Frames as _},
     },
-    gateway::{DEADLINE, Gateway},
+    gateway::{DEADLINE, Gateway, eventually},
 };
 
 fn event(data: &str) -> String {
@@ -256,4 +256,23 @@ fn who_is_refused_in_the_middle_of_a_body_is_told_so() {
     while stream.write_all(&[b' '; 4096]).is_ok() {
         assert!(began.elapsed() < DEADLINE, "the gateway goes on reading");
     }
+}
+
+#[test]
+fn one_org_that_sends_slowly_leaves_places_for_the_others() {
+    let gateway = Gateway::with(&["limits.publishes_in_flight=4"]);
+    let other = gateway.key_for("other", "*");
+    // Heads without the bodies that they announce.
+    let held: Vec<_> = (0..4).map(|_| gateway.publishing().with("content-length", "100").begin()).collect();
+    let refused = "tidegate_refusals_total{limit=\"limits.publishes_in_flight\"}";
+    eventually("two of them refused", || (gateway.metric(refused) >= 2.0).then_some(()));
+    let event = r#"{"service":"s","event":"e","data":1}"#;
+    let theirs = Request::new(gateway.public, "POST", "/v1/orgs/other/events")
+        .with("authorization", &format!("Bearer {other}"))
+        .with("content-type", "application/json");
+    assert_eq!(theirs.body(event).send().status, 200);
+    let answer = gateway.publish(event);
+    assert_eq!((answer.status, answer.refusal().as_str()), (503, "overloaded"));
+    drop(held);
+    eventually("the places given back", || (gateway.publish(event).status == 200).then_some(()));
 }

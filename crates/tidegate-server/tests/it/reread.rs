@@ -167,3 +167,28 @@ fn fetched_keys_outlive_a_reread_while_their_issuer_is_away() {
     assert_eq!(said(&gateway, &token("https://b.example")), "overloaded");
     assert_eq!(said(&gateway, &token("https://a.example")), "unauthorized");
 }
+
+#[test]
+fn a_shorter_time_for_old_keys_holds_for_those_that_are_there() {
+    let (server, signer) = (KeyServer::start(), Signer::p256("k"));
+    server.publishes(&[&signer]);
+    let config = |auth: &str| {
+        format!(
+            "[auth]\n{auth}\n[[auth.issuers]]\nissuer = \"https://a.example\"\nalgorithms = [\"ES256\"]\norgs = [\"acme\"]\njwks = \"{}\"\n",
+            server.url("jwks")
+        )
+    };
+    let gateway = Gateway::serving(&config(""));
+    let keys = || gateway.metric("tidegate_jwks_keys");
+    let mut claims = claims();
+    claims["iss"] = "https://a.example".into();
+    let token = signer.token(&claims);
+    eventually("the keys", || (keys() == 1.0).then_some(()));
+    server.sends(answer("503 Service Unavailable", "", b""));
+    assert!(gateway.hang_up());
+    assert_eq!((said(&gateway, &token).as_str(), keys()), ("hello", 1.0), "they stay and are counted");
+    gateway.configure(&config("jwks_refresh = \"1s\"\njwks_stale_if_error = \"1s\""));
+    assert!(gateway.hang_up());
+    eventually("the end of the keys", || (said(&gateway, &token) == "overloaded").then_some(()));
+    eventually("none counted", || (keys() == 0.0).then_some(()));
+}

@@ -47,9 +47,10 @@ pub async fn run(local: Rc<Local>, peer: Peer, request: Request<RecvStream>, res
         }
     };
     let response = tokio::select! {
-        response = answering => response,
-        // Whoever does not want the answer any more gets none.
+        biased;
+        // Whoever does not want the answer any more gets none, and what it left off is not looked at.
         _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
+        response = answering => response,
     };
     let patience = node.config().limits.write_timeout + STALL_GRACE;
     match give(&respond, response, is_head, patience).await {

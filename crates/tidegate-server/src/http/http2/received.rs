@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
+use h2::{RecvStream, server::SendResponse};
 use http::{Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
@@ -49,8 +49,7 @@ impl Body for Received {
                 let _ = this.stream.flow_control().release_capacity(bytes.len());
                 Some(Ok(Frame::data(bytes)))
             }
-            // The client has all that it wants of the answer.
-            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => None,
+            // Whatever the reason of a reset, NO_ERROR too: what was cut off is no whole body.
             Some(Err(error)) => Some(Err(error)),
             None => None,
         })

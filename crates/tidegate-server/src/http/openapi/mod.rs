@@ -16,16 +16,16 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tidegate_core::{Code, CursorError};
+use tidegate_core::{Code, CursorError, slow::Policy};
 
 use operation::{Answered, Body, Content, Header, Operation, Parameter, Refused, Scheme, Tag};
 use schema::at;
 
 use super::{
     Answer, full,
-    table::{ROUTES, Route},
+    table::{self, ROUTES, Route},
 };
-use crate::config::{Config, Limits};
+use crate::config::{Auth, Config, Limits};
 
 /// The document of the configuration that it was made for last.
 #[derive(Debug, Default)]
@@ -66,7 +66,6 @@ pub fn answer<B>(kept: &Kept, config: Arc<Config>, request: &Request<B>) -> Resp
     headers.insert(header::ETAG, etag);
     // Kept, and asked for again: the next configuration may have other bounds.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
@@ -97,7 +96,7 @@ pub fn document(config: &Config) -> Value {
         let operation = operation::of(route.endpoint);
         codes.extend(operation.refusals.iter().map(|refused| refused.code));
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
-        path[route.method.as_str().to_lowercase()] = describe(route, operation);
+        path[route.method.as_str().to_lowercase()] = describe(route, operation, &config.auth);
     }
     codes.sort_unstable();
     codes.dedup();
@@ -122,10 +121,7 @@ pub fn document(config: &Config) -> Value {
             "schemas": schema::all(limits, &codes),
             "parameters": parameters(limits),
             "headers": headers(),
-            "responses": { "HeadersTooLarge": {
-                "description": "More headers than `limits.headers`, or larger ones than `limits.header_bytes`. No body.",
-            } },
-            "securitySchemes": security_schemes(limits),
+            "securitySchemes": security_schemes(config),
         },
     })
 }
@@ -138,34 +134,43 @@ place on, without gaps; read them back page by page.
 `limit` name the configuration key of the bound that was met.
 
 **Everywhere**: an address that is not in this document is answered 404 `not_found`, another method 405 \
-`method_not_allowed` with `Allow`; what cannot be read as HTTP is answered 400 without a body. Parameters \
-that are not named here are ignored; a parameter may stand once.
+`method_not_allowed` with `Allow`; what cannot be read as HTTP is answered 400 without a body, and a request \
+that does not say once whom it is for (`Host`) and where it ends 400 `bad_request`. Parameters that are not \
+named here are ignored; a parameter may stand once.
 
-**Pages** of origins that `auth.origins` lists may read every answer (CORS).";
+**Pages** of origins that `auth.origins` lists may read every answer (CORS), so answers vary by `Origin`; \
+those of other origins, but for the gateway's own, are refused by 403 `forbidden` under `/v1`.";
 
-fn describe(route: &Route, operation: &Operation) -> Value {
+fn describe(route: &Route, operation: &Operation, auth: &Auth) -> Value {
     let mut responses: BTreeMap<u16, Value> = BTreeMap::new();
     for answered in operation.answers {
         responses.insert(answered.status, success(route, answered));
     }
     let mut refusals: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
     for refused in operation.refusals {
+        // Of the preflights, that of the description is for everybody.
+        if refused.code == Code::Forbidden && !table::is_guarded(route.path) {
+            continue;
+        }
         refusals.entry(refused.status).or_default().push(refused);
     }
-    responses.extend(refusals.into_iter().map(|(status, refused)| (status, refusal(status, &refused))));
-    responses.insert(431, json!({ "$ref": "#/components/responses/HeadersTooLarge" }));
+    let refusals = refusals.into_iter().map(|(status, refused)| (status, refusal(route, status, &refused)));
+    responses.extend(refusals);
+    responses.insert(431, headers_too_large(route));
     let responses: Map<String, Value> =
         responses.into_iter().map(|(status, response)| (status.to_string(), response)).collect();
     let is_in_path = |parameter: &Parameter| match parameter {
         Parameter::Org | Parameter::AnyOrg => route.path.contains("{org}"),
         _ => true,
     };
+    let is_taken = |scheme: &&Scheme| **scheme != Scheme::Cookie || auth.cookie.is_some();
+    let security = operation.security.iter().filter(is_taken);
     let mut described = json!({
         "operationId": route.id,
         "tags": [operation.tag.name()],
         "summary": operation.summary,
         "description": operation.description,
-        "security": operation.security.iter().map(|scheme| json!({ scheme_name(*scheme): [] })).collect::<Vec<_>>(),
+        "security": security.map(|scheme| json!({ scheme_name(*scheme): [] })).collect::<Vec<_>>(),
         "parameters": operation.parameters.iter().filter(|parameter| is_in_path(parameter)).map(|parameter| {
             json!({ "$ref": format!("#/components/parameters/{parameter:?}") })
         }).collect::<Vec<_>>(),
@@ -252,13 +257,14 @@ fn success(route: &Route, answered: &Answered) -> Value {
 const PING: &str =
     "{\"type\":\"ping\",\"prev\":1040,\"seq\":1042,\"timestamp\":\"2026-11-24T09:30:00.000Z\"}";
 
-fn refusal(status: u16, refused: &[&Refused]) -> Value {
+fn refusal(route: &Route, status: u16, refused: &[&Refused]) -> Value {
     let when: Vec<String> =
         refused.iter().map(|refused| format!("* `{}`: {}.", refused.code.name(), refused.when)).collect();
-    let mut response = json!({
-        "description": when.join("\n"),
-        "content": { "application/problem+json": { "schema": schema::refusal(status, refused) } },
-    });
+    let mut response = json!({ "description": when.join("\n") });
+    if route.method != Method::HEAD {
+        response["content"] =
+            json!({ "application/problem+json": { "schema": schema::refusal(status, refused) } });
+    }
     let header = match status {
         401 => Header::WwwAuthenticate,
         426 => Header::WebSocketVersion,
@@ -267,6 +273,17 @@ fn refusal(status: u16, refused: &[&Refused]) -> Value {
     };
     response["headers"][header_name(header)] = json!({ "$ref": format!("#/components/headers/{header:?}") });
     response
+}
+
+/// The one answer that looks otherwise over the two versions of HTTP.
+fn headers_too_large(route: &Route) -> Value {
+    let over_http2 = Refused {
+        code: Code::TooLarge,
+        status: 431,
+        when: "more headers than `limits.headers`, or larger ones than `limits.header_bytes`; over HTTP/1.1 \
+               without a body",
+    };
+    refusal(route, 431, &[&over_http2])
 }
 
 fn form(body: Body) -> (String, Value) {
@@ -361,7 +378,17 @@ fn parameters(limits: &Limits) -> Value {
         "Tail": parameter("query", "tail", &tail, whole(0, limits.tail_events), 10.min(limits.tail_events).into()),
         "Slow": parameter(
             "query", "slow", "What happens to a reader that does not keep up.",
-            json!({ "type": "string", "enum": ["catch_up"] }), Value::Null,
+            json!({ "type": "string", "enum": Policy::ALL.map(Policy::name) }), Value::Null,
+        ),
+        "Deflate": parameter(
+            "query", "deflate", "`0` for a stream that is not compressed, whatever the client offers.",
+            json!({ "type": "string", "enum": ["0", "1"] }), Value::Null,
+        ),
+        "Replaces": parameter(
+            "query", "replaces",
+            "The `connection_id` of a connection of this user that this one takes the place of; empty counts as \
+             absent, and one that is not there does no harm.",
+            json!({ "anyOf": [{ "const": "" }, at("ConnectionId")] }), Value::Null,
         ),
         "LastEventId": parameter(
             "header", "Last-Event-ID", "As `cursor`, and wins over it; EventSource sends it by itself.",
@@ -443,12 +470,13 @@ const fn scheme_name(scheme: Scheme) -> &'static str {
         Scheme::PublishKey => "publishKey",
         Scheme::ReaderToken => "readerToken",
         Scheme::UrlToken => "urlToken",
+        Scheme::Cookie => "cookie",
     }
 }
 
-fn security_schemes(limits: &Limits) -> Value {
-    let token = format!("At most {} bytes.", limits.token_bytes.bytes());
-    json!({
+fn security_schemes(config: &Config) -> Value {
+    let token = format!("At most {} bytes.", config.limits.token_bytes.bytes());
+    let mut schemes = json!({
         (scheme_name(Scheme::PublishKey)): {
             "type": "http",
             "scheme": "bearer",
@@ -467,5 +495,14 @@ fn security_schemes(limits: &Limits) -> Value {
             "name": "access_token",
             "description": "The same token, for the browser's EventSource, which can set no header. A header wins over it.",
         },
-    })
+    });
+    if let Some(name) = &config.auth.cookie {
+        schemes[scheme_name(Scheme::Cookie)] = json!({
+            "type": "apiKey",
+            "in": "cookie",
+            "name": name.as_str(),
+            "description": "The same token, for pages of the gateway's own origin and of those that `auth.origins` lists. A header, and an address with `access_token`, win over it.",
+        });
+    }
+    schemes
 }

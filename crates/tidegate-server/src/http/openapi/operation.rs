@@ -51,6 +51,8 @@ pub enum Scheme {
     ReaderToken,
     /// A reader's token in the address.
     UrlToken,
+    /// A reader's token in a cookie, where `auth.cookie` names one.
+    Cookie,
 }
 
 /// A parameter.
@@ -65,6 +67,8 @@ pub enum Parameter {
     Cursor,
     Tail,
     Slow,
+    Deflate,
+    Replaces,
     LastEventId,
     IdempotencyKey,
     Service,
@@ -170,9 +174,16 @@ pub fn of(endpoint: Endpoint) -> &'static Operation {
 const NO_KEY: &str = "no API key, or not a valid one";
 const NO_TOKEN: &str = "no token, or not a valid one";
 const TOKEN_EXPIRED: &str = "the token ran out: get a new one, then ask again";
-const TOKEN_FORBIDS: &str = "the token is for another org, or does not cover a service of `services`";
-const BAD_READ: &str = "a name that is none, or a faulty, repeated or out-of-range parameter";
-const LOG_BUSY: &str = "the org's log cannot be opened now, or the gateway holds as many orgs as it may";
+const READ_FORBIDDEN: &str = "\
+the token is for another org, or does not cover a service of `services`, or pages of this origin may not \
+connect, or not with a cookie";
+const BAD_READ: &str = "\
+a name that is none, or a faulty, repeated or out-of-range parameter, or a faulty or repeated header";
+const BAD_HEADER: &str = "a faulty or repeated header";
+const READ_OVERLOADED: &str = "\
+the org's log cannot be opened now, or the gateway holds as many orgs as it may, or the keys of the \
+token's issuer cannot be had now";
+const TOO_MANY_BAD: &str = "this address brings bad tokens more often than `limits.failed_auths_per_second`";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
@@ -215,7 +226,11 @@ where that is the name of one.",
             "the body is not JSON or ended early, a faulty or repeated header, or a name that is none",
         ),
         refused(Code::Unauthorized, NO_KEY),
-        refused(Code::Forbidden, "the key is for another org, or does not cover the service of an event"),
+        refused(
+            Code::Forbidden,
+            "the key is for another org, or does not cover the service of an event, or pages of this origin may \
+             not connect",
+        ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id came before with other content"),
         refused(
@@ -226,12 +241,16 @@ where that is the name of one.",
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
-        refused(Code::DedupFull, "the dedup window holds as many ids as it may"),
+        refused(
+            Code::DedupFull,
+            "the dedup window, or the org's part of it, holds as many ids as it may; `limit` says which",
+        ),
         refused(Code::LogHalted, "the log takes no writes until an operator restarts the gateway"),
         refused(Code::Draining, "the gateway is going away"),
         refused(
             Code::Unknown,
-            "whether the events were stored is not known; `ids` lists their ids, to send again",
+            "whether the events were stored is not known, and `limit` says whether the time was up; `ids` lists \
+             their ids, to send again",
         ),
     ],
 };
@@ -244,7 +263,7 @@ Events that this reader may see, oldest first, behind `after`, or from the oldes
 
 Ask again with the page's `cursor` while `has_more`; a page may be empty and still have more behind it. \
 `gap` stands on a page where something between `after` and its first event is gone.",
-    security: &[Scheme::ReaderToken],
+    security: &[Scheme::ReaderToken, Scheme::Cookie],
     parameters: &[Parameter::Org, Parameter::After, Parameter::Limit, Parameter::Services],
     bodies: &[],
     answers: &[Answered { status: 200, content: Content::Page, headers: &[], description: "A page." }],
@@ -252,9 +271,10 @@ Ask again with the page's `cursor` while `has_more`; a page may be empty and sti
         refused(Code::BadRequest, BAD_READ),
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
-        refused(Code::Forbidden, TOKEN_FORBIDS),
+        refused(Code::Forbidden, READ_FORBIDDEN),
+        refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Internal, LOG_BROKEN),
-        refused(Code::Overloaded, LOG_BUSY),
+        refused(Code::Overloaded, READ_OVERLOADED),
     ],
 };
 
@@ -264,7 +284,7 @@ static CURSOR: Operation = Operation {
     description: "\
 The end of the log as a cursor. A page that shows state and then follows it takes this first, then reads \
 the state, then streams from this cursor: nothing falls in between.",
-    security: &[Scheme::ReaderToken],
+    security: &[Scheme::ReaderToken, Scheme::Cookie],
     parameters: &[Parameter::Org, Parameter::Services],
     bodies: &[],
     answers: &[Answered {
@@ -277,8 +297,9 @@ the state, then streams from this cursor: nothing falls in between.",
         refused(Code::BadRequest, BAD_READ),
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
-        refused(Code::Forbidden, TOKEN_FORBIDS),
-        refused(Code::Overloaded, LOG_BUSY),
+        refused(Code::Forbidden, READ_FORBIDDEN),
+        refused(Code::RateLimited, TOO_MANY_BAD),
+        refused(Code::Overloaded, READ_OVERLOADED),
     ],
 };
 
@@ -290,8 +311,9 @@ One address for two transports with the same frames (`ServerFrame`).
 
 **Server-sent events** for a request that accepts `text/event-stream`. Each frame is one event: `id:` \
 where it has a cursor, and one `data:` line; there is no `event:` line. A native EventSource comes back by \
-itself, with `Last-Event-ID`. To a stream that is authorised by `access_token` a refusal that may be \
-retried, but for an expired token, is 200 and one `error` frame: EventSource gives up on any other status.
+itself, with `Last-Event-ID`. To a stream that is authorised by `access_token`, or by a cookie where the \
+gateway takes one, a refusal that may be retried is 200 and one `error` frame, for EventSource gives up on any \
+other status; an expired `access_token` is refused by 401, since no retry changes it.
 
 **WebSocket** for an upgrade (RFC 6455, version 13). Each frame is one text message. A token comes in \
 `Authorization`, as the subprotocol `tidegate.bearer.<jwt>` beside `tidegate.v1`, or in a first frame \
@@ -302,13 +324,15 @@ A stream begins with `hello` and goes on from `Last-Event-ID`, else from `cursor
 `tail` events, else at the head. Every frame that moves a reader's place has `prev` and `seq`; what is \
 missing is declared by a `gap`. Ended streams are to be resumed from the last place, after the delays that \
 the protocol names.",
-    security: &[Scheme::ReaderToken, Scheme::UrlToken],
+    security: &[Scheme::ReaderToken, Scheme::UrlToken, Scheme::Cookie],
     parameters: &[
         Parameter::Org,
         Parameter::Services,
         Parameter::Cursor,
         Parameter::Tail,
         Parameter::Slow,
+        Parameter::Deflate,
+        Parameter::Replaces,
         Parameter::LastEventId,
     ],
     bodies: &[],
@@ -336,7 +360,8 @@ the protocol names.",
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(
             Code::Forbidden,
-            "the token does not cover what is asked for, or the page's origin is not listed",
+            "the token does not cover what is asked for, or pages of this origin may not connect, or not with a \
+             cookie",
         ),
         Refused { code: Code::Unsupported, status: 426, when: "a WebSocket version other than 13" },
         refused(
@@ -347,7 +372,8 @@ the protocol names.",
         refused(Code::Internal, LOG_BROKEN),
         refused(
             Code::Overloaded,
-            "the gateway has as many connections as it may, or the org's log cannot be opened now",
+            "the gateway has as many connections or orgs as it may, or the org's log cannot be opened now, or the \
+             keys of the token's issuer cannot be had now",
         ),
         refused(Code::Draining, "the gateway is going away"),
     ],
@@ -374,7 +400,7 @@ static DESCRIPTION: Operation = Operation {
             description: "It is still the one that `If-None-Match` names.",
         },
     ],
-    refusals: &[],
+    refusals: &[refused(Code::BadRequest, BAD_HEADER)],
 };
 
 static PREFLIGHT: Operation = Operation {
@@ -394,8 +420,8 @@ the gateway's own host, or from an origin that `auth.origins` lists; the latter 
         headers: &[Header::Allow, Header::AllowMethods, Header::AllowHeaders],
         description: "It may.",
     }],
-    refusals: &[refused(
-        Code::Forbidden,
-        "pages of this origin may not connect; `auth.origins` lists those that may",
-    )],
+    refusals: &[
+        refused(Code::BadRequest, BAD_HEADER),
+        refused(Code::Forbidden, "pages of this origin may not connect; `auth.origins` lists those that may"),
+    ],
 };

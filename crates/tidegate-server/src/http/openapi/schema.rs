@@ -11,7 +11,7 @@ use tidegate_core::{
 };
 
 use super::operation::Refused;
-use crate::config::Limits;
+use crate::{admission::ConnectionId, config::Limits};
 
 /// A place in the schemas.
 pub fn at(name: &str) -> Value {
@@ -84,6 +84,12 @@ fn names() -> Value {
             "description": "A place: `<epoch>-<seq>`, or `<epoch>-<seq>-<tag>`. Kept as it is.",
             "pattern": Cursor::PATTERN,
             "examples": ["0k3v9x1m2p4qz-1042"],
+        },
+        "ConnectionId": {
+            "type": "string",
+            "description": "The name of a connection, as its `hello` gave it. Kept as it is.",
+            "pattern": ConnectionId::PATTERN,
+            "examples": ["0k3v9x1m2p4qz-7"],
         },
         "Timestamp": {
             "type": "string",
@@ -326,6 +332,7 @@ fn refusals(codes: &[Code]) -> Value {
                     "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
                 },
                 "detail": { "type": "string" },
+                "limit": { "type": "string", "description": "The configuration key of the bound that the field is over." },
             },
         },
     })
@@ -395,7 +402,7 @@ fn frames() -> Value {
             "hello",
             "The first frame.",
             &[
-                ("connection_id", text()),
+                ("connection_id", at("ConnectionId")),
                 ("protocol", json!({ "const": PROTOCOL_VERSION })),
                 ("org", at("Org")),
                 ("services", at("Services")),
@@ -420,7 +427,10 @@ fn frames() -> Value {
             "batch",
             "Several events, in order. `seq` may be higher than that of the last.",
             &[("org", at("Org")), ("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp")), ("events", entries)],
-            &[],
+            &[
+                ("omitted", json!({ "type": "integer", "minimum": 1, "description": "Events left out for a slow reader, since later ones here make them old." })),
+                ("reason", json!({ "const": "conflated" })),
+            ],
         ),
         "GapFrame": frame(
             "gap",
