@@ -9,8 +9,10 @@ use std::sync::{
 use bytes::Bytes;
 
 use crate::{
-    Epoch, Event, Filter, OrgId, Seq, UnixMillis, UserId,
+    Epoch, Event, Filter, OrgId, Seq, ServiceName, UnixMillis, UserId,
+    deflate::{Deflated, Generations},
     frame::{self, Framing, Side},
+    gzip,
 };
 
 /// How many views one batch keeps. Filters past it are encoded for each worker's round anew; the
@@ -103,7 +105,36 @@ pub enum View {
         bytes: Bytes,
         /// How many events it carries.
         count: usize,
+        /// Its compressed form, where somebody asked for it and it may be had.
+        compressed: Option<Arc<Compressed>>,
     },
+}
+
+/// A frame compressed, as its framing has it.
+#[derive(Debug)]
+pub enum Compressed {
+    /// A WebSocket message (RFC 7692).
+    Deflated(Deflated),
+    /// A block of a gzip body.
+    Block(Bytes),
+}
+
+impl Compressed {
+    fn memory(&self) -> usize {
+        match self {
+            Compressed::Deflated(deflated) => deflated.memory(),
+            Compressed::Block(block) => size_of::<Self>() + block.len(),
+        }
+    }
+}
+
+/// What compresses an org's batches.
+#[derive(Debug)]
+pub struct Compressor<'a> {
+    /// The org's generations.
+    pub generations: &'a mut Generations,
+    /// Services whose events are never compressed.
+    pub excluded: &'a [ServiceName],
 }
 
 impl Batch {
@@ -165,9 +196,20 @@ impl Batch {
     /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
     /// (and held nothing targeted in its services). Whoever asks first fixes it.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
+        self.view_with(org, key, start, None)
+    }
+
+    /// The same with its compressed form. Batches come in order. One with events of excluded services
+    /// has none: they share no context with what an attacker may have written.
+    pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
+        self.view_with(org, key, start, Some(by))
+    }
+
+    fn view_with(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Option<Compressor<'_>>) -> View {
         debug_assert!(start <= self.prev);
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, view)) = views.iter().find(|(kept, _)| kept == key) {
+        if let Some((_, view)) = views.iter_mut().find(|(kept, _)| kept == key) {
+            self.compress(key, view, by);
             return view.clone();
         }
         let admitted =
@@ -178,13 +220,32 @@ impl Batch {
         } else {
             let side = Side { epoch: &key.epoch, tag: key.filter.tag() };
             let bytes = frame::events(key.framing, side, org, start, self.seq, &shared);
-            View::Frame { start, bytes, count: shared.len() }
+            View::Frame { start, bytes, count: shared.len(), compressed: None }
         };
+        let mut view = view;
+        self.compress(key, &mut view, by);
         if views.len() < VIEWS_MAX {
             let bytes = if let View::Frame { bytes, .. } = &view { bytes.len() } else { 0 };
             self.charge(size_of::<(ViewKey, View)>() + bytes);
             views.push((key.clone(), view.clone()));
         }
         view
+    }
+
+    fn compress(&self, key: &ViewKey, view: &mut View, by: Option<Compressor<'_>>) {
+        let (Some(by), View::Frame { bytes, compressed: compressed @ None, .. }) = (by, view) else {
+            return;
+        };
+        let is_excluded =
+            |event: &Arc<Event>| key.filter.admits(&event.service) && by.excluded.contains(&event.service);
+        if self.events.iter().any(is_excluded) {
+            return;
+        }
+        let form = match key.framing {
+            Framing::WebSocket => Compressed::Deflated(by.generations.deflate(key, self.seq, bytes)),
+            Framing::Sse => Compressed::Block(gzip::block(bytes)),
+        };
+        self.charge(form.memory());
+        *compressed = Some(Arc::new(form));
     }
 }

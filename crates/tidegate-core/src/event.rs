@@ -102,6 +102,16 @@ impl Event {
         size_of::<Self>() + self.fragment.len() + users + 32
     }
 
+    /// Its key, read out of the fragment: for the few who need it, the value stands nowhere else.
+    pub fn key(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Members {
+            key: Option<String>,
+        }
+        let object = [b"{", &self.fragment[..], b"}"].concat();
+        serde_json::from_slice::<Members>(&object).ok()?.key
+    }
+
     /// Whether it is for some users only.
     pub fn is_targeted(&self) -> bool {
         self.users.is_some()

@@ -176,9 +176,22 @@ pub fn events(
     seq: Seq,
     events: &[&Event],
 ) -> Bytes {
+    conflated(framing, side, org, prev, seq, events, 0)
+}
+
+/// The same with `omitted` events left out, because later ones in it make them old (R17).
+pub fn conflated(
+    framing: Framing,
+    side: Side<'_>,
+    org: &OrgId,
+    prev: Seq,
+    seq: Seq,
+    events: &[&Event],
+    omitted: usize,
+) -> Bytes {
     let id = matches!(framing, Framing::Sse).then(|| side.cursor(seq));
     framed(framing, id.as_ref(), |out| match events {
-        [only] if only.seq == seq => {
+        [only] if only.seq == seq && omitted == 0 => {
             out.reserve(only.fragment.len() + 96);
             let _ = write!(out, "{{\"type\":\"event\",\"org\":\"{org}\",\"prev\":{prev},");
             out.put_slice(&only.fragment);
@@ -191,7 +204,11 @@ pub fn events(
                 "{{\"type\":\"batch\",\"org\":\"{org}\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\""
             );
             event::write_rfc3339(out, events.last().map_or(0, |event| event.timestamp));
-            out.put_slice(b"\",\"events\":[");
+            out.put_u8(b'"');
+            if omitted > 0 {
+                let _ = write!(out, ",\"omitted\":{omitted},\"reason\":\"conflated\"");
+            }
+            out.put_slice(b",\"events\":[");
             for (index, event) in events.iter().enumerate() {
                 out.put_slice(if index == 0 { b"{" } else { b",{" });
                 out.put_slice(&event.fragment);

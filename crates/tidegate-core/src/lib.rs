@@ -18,9 +18,13 @@ pub mod publish;
 
 pub mod batch;
 pub mod client;
+pub mod deflate;
 pub mod frame;
+pub mod gzip;
 pub mod opening;
+pub mod pace;
 pub mod session;
+pub mod slow;
 pub mod tail;
 pub mod ws;
 

@@ -13,8 +13,13 @@ use bytes::Bytes;
 
 use crate::{
     Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
+    batch::Compressed,
+    deflate::Membership,
     frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
+    gzip,
     opening::{Due, Opening},
+    slow::keep_latest,
+    ws::extension::Deflate,
 };
 
 /// A reader that sees nothing of this many events is told its place, so that it need not begin again
@@ -32,6 +37,21 @@ pub struct Audience {
     pub filter: Filter,
     /// The envelope of its frames.
     pub framing: Framing,
+    /// The compression that was agreed upon.
+    pub coding: Coding,
+}
+
+/// How frames are compressed on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coding {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// permessage-deflate, over WebSocket.
+    Deflate(Deflate),
+    /// `Content-Encoding: gzip`, over SSE. Everything that goes out is a block of it, and stands behind
+    /// [`gzip::HEAD`].
+    Gzip,
 }
 
 /// What `hello` says beyond the session's own place.
@@ -49,6 +69,17 @@ pub struct Greeting<'a> {
     pub terms: &'a Terms,
 }
 
+/// What became of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Events that went out.
+    pub events: usize,
+    /// Events left out as old (R17).
+    pub omitted: usize,
+    /// Why a stretch before it is missing, if one is.
+    pub gap: Option<GapReason>,
+}
+
 /// The protocol state of one stream.
 #[derive(Debug)]
 pub struct Session {
@@ -59,6 +90,8 @@ pub struct Session {
     sent: Seq,
     scanned: Seq,
     dues: VecDeque<Due>,
+    /// What its inflater holds, where frames may be compressed.
+    membership: Membership,
 }
 
 impl Session {
@@ -71,10 +104,20 @@ impl Session {
             sent: cursor.seq,
             scanned: cursor.seq,
             dues,
+            membership: Membership::default(),
             audience,
         };
-        out.push(session.hello(greeting, resumed));
+        session.put(session.hello(greeting, resumed), out);
         session
+    }
+
+    /// Puts a frame on `out` as it is, in what the coding wants around it. For frames that are not the
+    /// session's own, too.
+    pub fn put(&self, frame: Bytes, out: &mut Vec<Bytes>) {
+        match self.audience.coding {
+            Coding::Gzip => gzip::store(&frame, out),
+            Coding::Plain | Coding::Deflate(_) => out.push(frame),
+        }
     }
 
     fn side(&self) -> Side<'_> {
@@ -145,13 +188,13 @@ impl Session {
         self.sent = due.seq;
         self.scanned = due.seq;
         let to = self.side().cursor(due.seq);
-        out.push(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter));
+        self.put(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter), out);
     }
 
     /// Tells the client that it may move to `to`, where it is behind (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
-            out.push(frame::ping(self.audience.framing, self.side(), self.sent, to, now));
+            self.put(frame::ping(self.audience.framing, self.side(), self.sent, to, now), out);
             self.sent = to;
         }
     }
@@ -165,26 +208,36 @@ impl Session {
         // A border inside the batch: cut there, so that no client sees an event twice (R5).
         let is_cut = self.scanned != batch.prev;
         if is_cut || batch.has_targeted_at(user, filter) {
-            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), out);
+            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
         self.scanned = batch.seq;
         match view {
             View::Empty { .. } => 0,
-            View::Frame { start, bytes, count } => {
+            View::Frame { start, bytes, count, compressed } => {
                 self.bridge(*start, now, out);
-                out.push(bytes.clone());
+                match (self.audience.coding, compressed.as_deref()) {
+                    (Coding::Deflate(Deflate { alone: false, .. }), Some(Compressed::Deflated(forms))) => {
+                        out.push(self.membership.take(forms));
+                    }
+                    (Coding::Deflate(_), Some(Compressed::Deflated(forms))) => {
+                        out.push(forms.alone().clone())
+                    }
+                    (Coding::Gzip, Some(Compressed::Block(block))) => out.push(block.clone()),
+                    _ => self.put(bytes.clone(), out),
+                }
                 self.sent = batch.seq;
                 *count
             }
         }
     }
 
-    /// Sends `visible`, all that this reader may see in (`scanned`, `to`].
-    fn take_private(&mut self, to: Seq, visible: &[&Event], out: &mut Vec<Bytes>) -> usize {
+    /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
+    fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Audience { org, framing, .. } = &self.audience;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
-            out.push(frame::events(*framing, side, org, self.sent, to, visible));
+            let frame = frame::conflated(*framing, side, org, self.sent, to, visible, omitted);
+            self.put(frame, out);
             self.sent = to;
         }
         self.scanned = to;
@@ -192,15 +245,17 @@ impl Session {
     }
 
     /// Takes a page of the log: all its events in (`after`, `to`]. An `after` above its place is a
-    /// stretch that retention has removed: declared, and returned for the counters.
+    /// stretch that retention has removed: declared, and returned for the counters. With `latest`, events
+    /// that a later one in the page makes old are left out, and their number is told (R17).
     pub fn take_page(
         &mut self,
         after: Seq,
         to: Seq,
         events: &[Arc<Event>],
+        latest: bool,
         now: UnixMillis,
         out: &mut Vec<Bytes>,
-    ) -> (usize, Option<GapReason>) {
+    ) -> Taken {
         let mut gap = None;
         if after > self.scanned {
             // Borders inside the removed stretch are crossed by the same gap.
@@ -215,16 +270,41 @@ impl Session {
         }
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
         let Audience { user, filter, .. } = &self.audience;
-        let visible: Vec<&Event> = events
+        let mut visible: Vec<&Event> = events
             .iter()
             .map(|event| &**event)
             .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
-        let count = self.take_private(to.max(self.scanned), &visible, out);
+        let omitted = if latest { keep_latest(&mut visible) } else { 0 };
+        let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
         if self.scanned - self.sent >= SILENT_SCAN_MAX {
             self.bridge(self.scanned, now, out);
         }
-        (count, gap)
+        Taken { events, omitted, gap }
+    }
+
+    /// Goes on behind `to` without what lies before it, of which `visible` events are this reader's
+    /// (R16): a declared gap, or a ping where it loses nothing.
+    pub fn skip(
+        &mut self,
+        to: Seq,
+        visible: u64,
+        now: UnixMillis,
+        out: &mut Vec<Bytes>,
+    ) -> Option<GapReason> {
+        debug_assert!(self.stop().is_none(), "a reader that has been level has no gap ahead");
+        if to <= self.scanned {
+            return None;
+        }
+        if visible == 0 {
+            self.scanned = to;
+            self.bridge(to, now, out);
+            return None;
+        }
+        self.bridge(self.scanned, now, out);
+        let (epoch, tag, reason) = (self.epoch.clone(), self.tag.clone(), GapReason::SlowConsumer);
+        self.cross(Due { at: self.scanned, seq: to, epoch, tag, reason }, out);
+        Some(reason)
     }
 
     /// `ping` to the place reached, where the client does not have it yet: at the end of a replay.
@@ -234,7 +314,7 @@ impl Session {
 
     /// `ping` over what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        out.push(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now));
+        self.put(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now), out);
         self.sent = self.scanned;
     }
 
@@ -262,7 +342,9 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.audience.filter = filter;
-        out.push(self.hello(greeting, true));
+        // It sees by another filter from here on (R6, R19).
+        self.membership.leave();
+        self.put(self.hello(greeting, true), out);
         Ok(())
     }
 }

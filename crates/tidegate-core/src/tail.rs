@@ -1,4 +1,4 @@
-//! A tail: the in-memory end of one org's log, as sealed batches.
+//! A tail: the in-memory end of one org's log, as sealed batches, and the events of the next one.
 //!
 //! It holds the missed-events window for readers that come back, and feeds those that are level.
 //! What falls out of it is served from the log; nothing is lost by shortening a tail.
@@ -38,13 +38,15 @@ pub enum Next {
 pub struct Tail {
     batches: VecDeque<Arc<Batch>>,
     head: Seq,
+    /// Behind the head, not sealed yet: never more than makes a batch full.
+    open: Vec<Arc<Event>>,
     budget: Arc<Budget>,
 }
 
 impl Tail {
     /// An empty tail of a log that ends at `head`; its batches are charged to `whole`.
     pub fn new(head: Seq, whole: Arc<Budget>) -> Self {
-        Self { batches: VecDeque::new(), head, budget: Arc::new(Budget::part_of(whole)) }
+        Self { batches: VecDeque::new(), head, open: Vec::new(), budget: Arc::new(Budget::part_of(whole)) }
     }
 
     /// The border where it begins.
@@ -59,29 +61,59 @@ impl Tail {
 
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.batches.is_empty() && self.open.is_empty()
     }
 
-    /// Seals `events`, which follow on `prev`, into batches of at most `limits`. Events that are held
-    /// already are passed over; where some are missing in between, the tail starts anew behind the
-    /// hole (readers find them in the log).
-    pub fn seal(&mut self, prev: Seq, events: &[Arc<Event>], now: UnixMillis, limits: BatchLimits) {
-        let events = &events[events.partition_point(|event| event.seq <= self.head)..];
+    /// Whether there are events that no batch holds yet.
+    pub fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Where it ends, with what is not sealed yet.
+    fn end(&self) -> Seq {
+        self.open.last().map_or(self.head, |event| event.seq)
+    }
+
+    /// Takes `events`, which follow on `prev`, and seals batches of them that are full by `limits`; the
+    /// rest stays open for those to come. Events that are held already are passed over; where some are
+    /// missing in between, the tail starts anew behind the hole (readers find them in the log).
+    pub fn push(&mut self, prev: Seq, events: &[Arc<Event>], now: UnixMillis, limits: BatchLimits) {
+        let events = &events[events.partition_point(|event| event.seq <= self.end())..];
         if events.is_empty() {
             return;
         }
-        if prev > self.head {
+        if prev > self.end() {
             self.batches.clear();
+            self.open.clear();
             self.head = prev;
         }
-        for run in runs(events, limits) {
-            let seq = run.last().map_or(self.head, |event| event.seq);
-            self.batches.push_back(Arc::new(Batch::new(self.head, seq, now, run.to_vec(), &self.budget)));
-            self.head = seq;
+        self.open.extend_from_slice(events);
+        let open = std::mem::take(&mut self.open);
+        let mut runs = runs(&open, limits).peekable();
+        while let Some(run) = runs.next() {
+            if runs.peek().is_some() || run.len() == limits.events {
+                self.keep(run.to_vec(), now);
+            } else {
+                self.open = run.to_vec();
+            }
         }
     }
 
-    /// What a reader that has scanned up to `at` takes next.
+    /// Seals what is open, so that it can be served.
+    pub fn seal(&mut self, now: UnixMillis) {
+        if !self.open.is_empty() {
+            let open = std::mem::take(&mut self.open);
+            self.keep(open, now);
+        }
+    }
+
+    fn keep(&mut self, events: Vec<Arc<Event>>, now: UnixMillis) {
+        let seq = events.last().map_or(self.head, |event| event.seq);
+        self.batches.push_back(Arc::new(Batch::new(self.head, seq, now, events, &self.budget)));
+        self.head = seq;
+    }
+
+    /// What a reader that has scanned up to `at` takes next, of what is sealed.
     pub fn next(&self, at: Seq) -> Next {
         if at >= self.head {
             return Next::Level;

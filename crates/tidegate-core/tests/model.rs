@@ -21,7 +21,7 @@ use tidegate_core::{
     client::{StreamReader, Taken},
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
 };
 
 const SERVICES: [&str; 3] = ["a", "b", "c"];
@@ -167,7 +167,10 @@ impl World {
             events.push(event);
         }
         let limits = BatchLimits { events: 3, bytes: 1 << 16 };
-        self.tail.seal(prev, &events, self.now, limits);
+        self.tail.push(prev, &events, self.now, limits);
+        if self.random.one_in(2) {
+            self.tail.seal(self.now);
+        }
     }
 
     fn remove_oldest(&mut self) {
@@ -235,6 +238,7 @@ impl World {
             user: client.user.clone(),
             filter: client.wants.clone(),
             framing: Framing::Sse,
+            coding: Coding::Plain,
         };
         let terms = Terms { dedup_window_ms: 300_000, ping_interval_ms: 25_000, sync: None };
         let greeting = Greeting {
@@ -265,7 +269,11 @@ impl World {
         let mut busy = true;
         match self.tail.next(session.scanned()) {
             Next::Level => {
-                busy = false;
+                // A round that has not come yet.
+                busy = self.tail.has_open();
+                if busy && self.random.one_in(2) {
+                    self.tail.seal(self.now);
+                }
                 if self.random.one_in(3) {
                     session.ping(self.now, &mut out);
                 }
@@ -300,8 +308,8 @@ impl World {
                     assert!(*seq > self.log.floor);
                     events.push(self.all[*number].event.clone());
                 }
-                let (_, gap) = session.take_page(after, to, &events, self.now, &mut out);
-                if gap.is_some() {
+                let taken = session.take_page(after, to, &events, false, self.now, &mut out);
+                if taken.gap.is_some() {
                     *self.coverage.entry("gap while reading").or_default() += 1;
                 }
                 *self.coverage.entry("page").or_default() += 1;

@@ -14,7 +14,7 @@ use tidegate_core::{
     ServiceName, Session, Tail, UserId,
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
 };
 
 const TERMS: Terms = Terms { dedup_window_ms: 1, ping_interval_ms: 1, sync: None };
@@ -72,19 +72,22 @@ impl Script {
         let events: Vec<Arc<Event>> = (prev + 1..)
             .zip(words)
             .map(|(seq, word)| {
-                let (service, user) = word.split_once('@').map_or((*word, None), |(s, u)| (s, Some(u)));
+                let (word, key) = word.split_once('#').map_or((*word, None), |(word, key)| (word, Some(key)));
+                let (service, user) = word.split_once('@').map_or((word, None), |(s, u)| (s, Some(u)));
+                let key = key.map_or(String::new(), |key| format!(",\"key\":\"{key}\""));
                 Arc::new(Event {
                     seq,
                     timestamp: 1,
                     service: ServiceName::parse(service).expect("a name"),
                     users: user.map(|user| [UserId::parse(user).expect("a user")].into()),
-                    fragment: Bytes::from(format!("\"seq\":{seq}")),
+                    fragment: Bytes::from(format!("\"seq\":{seq}{key}")),
                 })
             })
             .collect();
         self.log.head += words.len() as Seq;
         self.kept.extend(events.iter().cloned());
-        self.tail.seal(prev, &events, 1, BatchLimits::default());
+        self.tail.push(prev, &events, 1, BatchLimits::default());
+        self.tail.seal(1);
     }
 
     fn open(&mut self, services: &str, from: &str) {
@@ -96,6 +99,7 @@ impl Script {
             user: UserId::parse("u").expect("a user"),
             filter,
             framing: Framing::Sse,
+            coding: Coding::Plain,
         };
         let mut out = Vec::new();
         self.session = Some(Session::open(audience, opening, &self.greeting(), &mut out));
@@ -121,7 +125,7 @@ impl Script {
                         let to = to.max(after);
                         let events: Vec<_> =
                             self.kept.iter().filter(|e| after < e.seq && e.seq <= to).cloned().collect();
-                        session.take_page(after, to, &events, 1, &mut out);
+                        session.take_page(after, to, &events, false, 1, &mut out);
                     }
                 }
             }
@@ -150,6 +154,21 @@ impl Script {
             ["ping"] => {
                 let mut out = Vec::new();
                 self.session.as_mut().expect("open first").ping(1, &mut out);
+                self.say(out);
+            }
+            // What a slow reader's policy does.
+            [policy @ ("skip" | "latest")] => {
+                let session = self.session.as_mut().expect("open first");
+                let (at, mut out) = (session.scanned(), Vec::new());
+                let Audience { user, filter, .. } = session.audience();
+                let behind: Vec<_> = self.kept.iter().filter(|event| event.seq > at).cloned().collect();
+                if *policy == "latest" {
+                    session.take_page(at, self.log.head, &behind, true, 1, &mut out);
+                } else {
+                    let sees = |event: &&Arc<Event>| filter.admits(&event.service) && event.is_for(user);
+                    let visible = behind.iter().filter(sees).count() as u64;
+                    session.skip(self.log.head, visible, 1, &mut out);
+                }
                 self.say(out);
             }
             ["renew", services] => {
@@ -185,7 +204,12 @@ impl Script {
                         let seqs: Vec<_> = events.iter().map(|event| event["seq"].to_string()).collect();
                         format!("[{}]", seqs.join(","))
                     });
-                    format!("{kind} {}>{}{}", number("prev"), number("seq"), seqs.unwrap_or_default())
+                    let omitted = frame["omitted"].as_u64().map_or(String::new(), |count| {
+                        assert_eq!(frame["reason"], "conflated");
+                        format!(" omitted {count}")
+                    });
+                    let seqs = seqs.unwrap_or_default();
+                    format!("{kind} {}>{}{seqs}{omitted}", number("prev"), number("seq"))
                 }
             };
             self.said.push(said);
@@ -346,4 +370,32 @@ fn r11_a_clean_border_is_silent_and_a_lossy_one_is_declared_at_its_place() {
     );
     // What was hidden before the border is bridged on the border's own side.
     check("seal a b | crash | open a l0-1 | serve", "hello l0-1~a resumed | ping 1>2 | gap 2>l1-2~a epoch");
+}
+
+#[test]
+fn r16_a_skip_is_a_declared_gap_and_over_nothing_visible_a_ping() {
+    check(
+        "open a head | seal a b | serve | seal b a a | skip | seal a | serve",
+        "hello l0-0~a | batch 0>2[1] | gap 2>l0-5~a slow_consumer | event 5>6",
+    );
+    check(
+        "open a head | seal b | serve | seal b a@v | skip | skip | seal a | serve",
+        "hello l0-0~a | ping 0>3 | event 3>4",
+    );
+    // What was hidden before the skip is told before the gap.
+    check(
+        "open a head | seal b | serve | seal a | skip",
+        "hello l0-0~a | ping 0>1 | gap 1>l0-2~a slow_consumer",
+    );
+}
+
+#[test]
+fn r17_latest_is_an_ordinary_batch_that_tells_what_it_omits_and_never_a_gap() {
+    check(
+        "open a head | seal a#k b#k a#k a a#l a#k | latest | seal a | serve",
+        "hello l0-0~a | batch 0>6[4,5,6] omitted 2 | event 6>7",
+    );
+    // What this reader cannot see makes nothing old; nor does it count.
+    check("open a head | seal a#k b#k a@v#k | latest", "hello l0-0~a | batch 0>3[1]");
+    check("open a head | seal a a | latest", "hello l0-0~a | batch 0>2[1,2]");
 }

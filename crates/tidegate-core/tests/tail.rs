@@ -52,20 +52,49 @@ fn runs_are_cut_at_either_limit_and_hold_one_event_at_least() {
     assert_eq!(lengths(&small, BatchLimits { events: 0, bytes: 0 }), [1; 7], "never an endless loop");
 }
 
+fn put(tail: &mut Tail, prev: u64, events: &[Arc<Event>], now: u64, limits: BatchLimits) {
+    tail.push(prev, events, now, limits);
+    tail.seal(now);
+}
+
+#[test]
+fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
+    let limits = BatchLimits { events: 3, bytes: 1 << 20 };
+    let mut tail = Tail::new(0, Arc::default());
+    tail.push(0, &events([1]), 10, limits);
+    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
+    assert!(matches!(tail.next(0), Next::Level), "what is open is not served");
+    tail.push(1, &events([1, 2]), 11, limits);
+    assert!(!tail.is_empty() && tail.has_open());
+    tail.push(2, &events([3, 4]), 12, limits);
+    assert_eq!((borders(&tail), tail.has_open()), (vec![(0, 3)], true), "full by size");
+    tail.seal(13);
+    tail.seal(14);
+    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![(0, 3), (3, 4)], 4, false));
+    // A hole drops what was open, too: it stands in the log.
+    tail.push(4, &events([5]), 15, limits);
+    tail.push(9, &events([10]), 16, limits);
+    tail.seal(17);
+    assert_eq!((borders(&tail), tail.start()), (vec![(9, 10)], 9));
+    let large = BatchLimits { events: 9, bytes: 100 };
+    tail.push(10, &[event(11, "s", 5000), event(12, "s", 10)], 18, large);
+    assert_eq!((borders(&tail).last(), tail.has_open()), (Some(&(10, 11)), true), "full by bytes");
+}
+
 #[test]
 fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
     let limits = BatchLimits { events: 2, bytes: 1 << 20 };
     let mut tail = Tail::new(0, Arc::default());
-    tail.seal(0, &events([1, 2, 3]), 10, limits);
+    put(&mut tail, 0, &events([1, 2, 3]), 10, limits);
     assert_eq!(borders(&tail), [(0, 2), (2, 3)]);
-    tail.seal(0, &events([1, 2, 3]), 11, limits);
+    put(&mut tail, 0, &events([1, 2, 3]), 11, limits);
     assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
-    tail.seal(2, &events([3, 4]), 12, limits);
+    put(&mut tail, 2, &events([3, 4]), 12, limits);
     assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
     // Seqs need not be dense: the border is the head, not the seq before.
-    tail.seal(4, &events([9]), 13, limits);
+    put(&mut tail, 4, &events([9]), 13, limits);
     assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
-    tail.seal(20, &events([21]), 14, limits);
+    put(&mut tail, 20, &events([21]), 14, limits);
     assert_eq!((borders(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
 }
 
@@ -74,8 +103,8 @@ fn what_comes_behind_a_place_is_exact_at_every_border() {
     let mut tail = Tail::new(5, Arc::default());
     assert!(matches!(tail.next(5), Next::Level));
     assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
-    tail.seal(5, &events([6, 7]), 10, BatchLimits::default());
-    tail.seal(7, &events([9]), 20, BatchLimits::default());
+    put(&mut tail, 5, &events([6, 7]), 10, BatchLimits::default());
+    put(&mut tail, 7, &events([9]), 20, BatchLimits::default());
     let next = |at| match tail.next(at) {
         Next::Level => "level".to_owned(),
         Next::Behind(start) => format!("behind {start}"),
@@ -94,7 +123,7 @@ fn what_comes_behind_a_place_is_exact_at_every_border() {
 fn old_batches_go_by_age_and_the_head_stays() {
     let mut tail = Tail::new(0, Arc::default());
     for seq in 1..=4 {
-        tail.seal(seq - 1, &events([seq]), seq * 10, BatchLimits::default());
+        put(&mut tail, seq - 1, &events([seq]), seq * 10, BatchLimits::default());
     }
     tail.drop_before(20);
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
@@ -108,7 +137,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
 fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     let budget = Arc::new(Budget::default());
     let mut tail = Tail::new(0, budget.clone());
-    tail.seal(0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, BatchLimits::default());
+    put(&mut tail, 0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, BatchLimits::default());
     let bare = budget.used();
     assert!(bare > 2000 && bare == tail.memory(), "{bare}");
 

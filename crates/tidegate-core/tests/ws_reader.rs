@@ -134,7 +134,7 @@ fn ws_every_error() {
 
 #[test]
 fn ws_the_largest_that_limits_let_through() {
-    let limits = Limits { message_bytes_max: 10, message_fragments_max: 3 };
+    let limits = Limits { message_bytes_max: 10, message_fragments_max: 3, deflate: false };
     let bytes = [fin(2, &[1; 10]), part(2, &[2; 5]), part(0, b""), fin(0, &[3; 5])].concat();
     let (events, error) = read(&mut Reader::new(limits), &bytes, &[usize::MAX]);
     assert_eq!((events.len(), error), (2, None));
@@ -166,7 +166,7 @@ fn ws_close_codes_are_those_that_may_travel() {
 /// constant, and an announced length costs nothing.
 #[test]
 fn ws_fragments_do_not_amplify_memory() {
-    let limits = Limits { message_bytes_max: 1 << 20, message_fragments_max: usize::MAX };
+    let limits = Limits { message_bytes_max: 1 << 20, message_fragments_max: usize::MAX, deflate: false };
     for opcode in [1, 2] {
         for payload in [&b"x"[..], b""] {
             let mut reader = Reader::new(limits);

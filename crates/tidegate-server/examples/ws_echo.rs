@@ -11,7 +11,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tidegate_core::ws::{self, Event, Limits, Reader};
+use tidegate_core::{
+    deflate::compress_alone,
+    ws::{self, Event, Limits, Reader},
+};
 use tidegate_server::transport::{
     guarded::{Guarded, Patience},
     socket::{self, Leftover, ReadFault, Taken},
@@ -22,7 +25,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-const LIMITS: Limits = Limits { message_bytes_max: 32 << 20, message_fragments_max: 1 << 17 };
+const LIMITS: Limits = Limits { message_bytes_max: 32 << 20, message_fragments_max: 1 << 17, deflate: false };
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -46,11 +49,12 @@ async fn main() -> io::Result<()> {
 fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(match Upgrade::of(&request) {
         Ok((upgrade, _)) => {
-            let (response, switching) = upgrade.accept(None);
+            let deflate = upgrade.deflate();
+            let (response, switching) = upgrade.accept(None, deflate);
             tokio::spawn(async move {
                 match switching.socket().await {
                     // That a client is gone is no news to an echo.
-                    Ok(switched) => drop(echo(switched).await),
+                    Ok(switched) => drop(echo(switched, deflate.is_some()).await),
                     Err(error) => eprintln!("{error}"),
                 }
             });
@@ -67,11 +71,11 @@ fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallibl
     })
 }
 
-async fn echo(Switched { mut stream, mut early }: Switched) -> io::Result<()> {
+async fn echo(Switched { mut stream, mut early }: Switched, deflate: bool) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut reader = Reader::new(LIMITS);
+    let mut reader = Reader::new(Limits { deflate, ..LIMITS });
     let mut leftover = Leftover::new(usize::MAX);
-    let mut taken = socket::feed(&mut reader, &mut early, |event| reply(event, &mut leftover))
+    let mut taken = socket::feed(&mut reader, &mut early, |event| reply(event, deflate, &mut leftover))
         .map(|flow| if flow.is_break() { Taken::Stopped } else { Taken::Bytes(early.len()) })
         .map_err(ReadFault::from);
     loop {
@@ -92,12 +96,15 @@ async fn echo(Switched { mut stream, mut early }: Switched) -> io::Result<()> {
             return linger(&mut stream).await;
         }
         stream.readable().await?;
-        taken = socket::try_read(&stream, &mut reader, |event| reply(event, &mut leftover));
+        taken = socket::try_read(&stream, &mut reader, |event| reply(event, deflate, &mut leftover));
     }
 }
 
-fn reply(event: Event<'_>, leftover: &mut Leftover) -> ControlFlow<()> {
+fn reply(event: Event<'_>, deflate: bool, leftover: &mut Leftover) -> ControlFlow<()> {
     let frame = match event {
+        // Without context, as those who are no members of a generation get it.
+        Event::Text(text) if deflate => ws::deflated_frame(true, &compress_alone(text.as_bytes())),
+        Event::Binary(bytes) if deflate => ws::deflated_frame(false, &compress_alone(&bytes)),
         Event::Text(text) => ws::text_frame(&text),
         Event::Binary(bytes) => ws::binary_frame(&bytes),
         Event::Ping(payload) => ws::pong(&payload),

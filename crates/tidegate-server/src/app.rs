@@ -74,6 +74,9 @@ pub enum Ended {
 /// How often tails and logs are swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// What a socket takes that is not on its way yet.
+const NOTSENT_BYTES: u32 = 32 << 10;
+
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
@@ -272,6 +275,11 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
                 continue;
             }
         };
+        // What the kernel holds back for a slow reader is lag that nobody sees: it takes this much that
+        // it cannot send yet, and no more.
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_BYTES) {
+            tracing::debug!(%error, "set TCP_NOTSENT_LOWAT");
+        }
         turn = (turn + 1) % workers.len();
         // A worker with a full hall gets no more; the next one may have room, else the socket closes.
         let accepted = Accepted { stream, peer, place };

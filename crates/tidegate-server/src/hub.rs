@@ -1,7 +1,7 @@
 //! The tails of a node's orgs: where what an engine commits meets the workers that have readers.
 //!
-//! The engine feeds it in seq order (R13); it seals batches and wakes each worker that has readers
-//! of the org, once. It sends nothing itself.
+//! The engine feeds it in seq order (R13); it calls each worker that has readers of the org, once.
+//! Full batches are sealed here, others by the round that serves them. It sends nothing itself.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tidegate_core::{BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis};
+use tidegate_core::{
+    BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis,
+    deflate::{Contexts, Generations},
+};
 use tokio::sync::Notify;
 
 use crate::engine::{Clock, Feed};
@@ -23,6 +26,7 @@ pub struct Org {
     /// Its name.
     pub id: OrgId,
     tail: Mutex<Tail>,
+    generations: Mutex<Generations>,
     workers: Box<[Presence]>,
 }
 
@@ -36,6 +40,11 @@ impl Org {
     /// Its tail.
     pub fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its compressors. Never asked for with the tail locked.
+    pub fn generations(&self) -> MutexGuard<'_, Generations> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a reader on `worker` will want calls from now on. Comes before the look at the tail
@@ -70,19 +79,19 @@ impl Calls {
         }
     }
 
-    /// Waits for news and takes the orgs that have some. At most one entry per org.
-    pub async fn next(&self, worker: usize) -> Vec<Arc<Org>> {
-        loop {
-            let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
-            if !orgs.is_empty() {
-                for org in &orgs {
-                    // Before the tail is looked at, so that later news calls again.
-                    org.workers[worker].is_called.store(false, Ordering::SeqCst);
-                }
-                return orgs;
-            }
-            self.bell.notified().await;
+    /// Takes the orgs that have news. At most one entry per org.
+    pub fn take(&self, worker: usize) -> Vec<Arc<Org>> {
+        let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
+        for org in &orgs {
+            // Before the tail is looked at, so that later news calls again.
+            org.workers[worker].is_called.store(false, Ordering::SeqCst);
         }
+        orgs
+    }
+
+    /// Waits for news.
+    pub async fn ring(&self) {
+        self.bell.notified().await;
     }
 }
 
@@ -97,6 +106,8 @@ pub struct HubLimits {
     pub org_bytes: usize,
     /// When a batch is full.
     pub batch: BatchLimits,
+    /// Compressors at a time, over all orgs.
+    pub contexts: usize,
 }
 
 /// All tails of a node.
@@ -107,6 +118,7 @@ pub struct Hub {
     clock: Arc<dyn Clock>,
     calls: Vec<Arc<Calls>>,
     over: Notify,
+    contexts: Arc<Contexts>,
 }
 
 impl Hub {
@@ -119,6 +131,7 @@ impl Hub {
             clock,
             calls: (0..workers).map(|_| Arc::default()).collect(),
             over: Notify::new(),
+            contexts: Arc::new(Contexts::new(limits.contexts)),
         }
     }
 
@@ -155,6 +168,7 @@ impl Hub {
                 .insert(Arc::new(Org {
                     id: id.clone(),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
+                    generations: Mutex::new(Generations::new(self.contexts.clone())),
                     workers: self.calls.iter().map(|_| Presence::default()).collect(),
                 }))
                 .clone(),
@@ -166,8 +180,11 @@ impl Hub {
     pub fn sweep(&self) {
         let oldest_kept = self.clock.now().saturating_sub(millis(self.limits.window));
         self.lock().retain(|_, org| {
+            org.generations().sweep();
             let is_empty = {
                 let mut tail = org.tail();
+                // Left open by the last reader that went.
+                tail.seal(self.clock.now());
                 tail.drop_before(oldest_kept);
                 tail.is_empty()
             };
@@ -210,7 +227,11 @@ impl Feed for Hub {
         {
             let now = self.clock.now();
             let mut tail = org.tail();
-            tail.seal(prev, events, now, self.limits.batch);
+            tail.push(prev, events, now, self.limits.batch);
+            if !org.has_readers() {
+                // No round will come. A reader that comes meanwhile seals what it finds open itself.
+                tail.seal(now);
+            }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
             let is_over = || self.budget.used() > self.limits.bytes;
             while !tail.is_empty() && (tail.memory() > self.limits.org_bytes || is_over()) {

@@ -131,6 +131,10 @@ pub struct Metrics {
     refusals: Family<LimitLabel, Counter>,
     log_sync_duration: Histogram,
     log_sync_events: Counter,
+    /// Warnings to slow readers.
+    pub slow_warnings: Counter,
+    /// Events that slow readers with `latest` did not get, because later ones made them old.
+    pub omitted: Counter,
     /// Readers that left the live loop because their socket took no more.
     pub parked: Counter,
     /// Orgs that have a tail in memory.
@@ -162,6 +166,8 @@ impl Metrics {
             refusals: Family::default(),
             log_sync_duration: Histogram::new(SECONDS),
             log_sync_events: Counter::default(),
+            slow_warnings: Counter::default(),
+            omitted: Counter::default(),
             parked: Counter::default(),
             orgs: Gauge::default(),
             jwks_fetches: Family::default(),
@@ -206,6 +212,12 @@ impl Metrics {
             "readers_parked",
             "Readers that left the live loop to catch up",
             metrics.parked.clone(),
+        );
+        registry.register("slow_warnings", "Warnings to slow readers", metrics.slow_warnings.clone());
+        registry.register(
+            "events_omitted",
+            "Events left out for slow readers with the policy latest",
+            metrics.omitted.clone(),
         );
         registry.register("orgs", "Orgs with a tail in memory", metrics.orgs.clone());
         registry.register("jwks_fetches", "Requests for issuers' key sets", metrics.jwks_fetches.clone());

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tidegate_core::{
-    BatchLimits, Code, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+    Code, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
 };
 use tokio::sync::watch;
 
@@ -123,7 +123,8 @@ impl Node {
             window: config.tail.window,
             bytes: config.tail.max_bytes.bytes(),
             org_bytes: config.tail.org_max_bytes.bytes(),
-            batch: BatchLimits::default(),
+            batch: config.batch.limits(),
+            contexts: config.compression.max_contexts,
         }
     }
 

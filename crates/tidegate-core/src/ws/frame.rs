@@ -12,6 +12,7 @@ use super::{CONTROL_BYTES_MAX, REASON_BYTES_MAX, close::is_sendable, head::Opcod
 pub const HEADER_BYTES_MAX: usize = 10;
 
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 
 /// How long the header of a frame with this much payload is: 2, 4 or 10 bytes (RFC 6455 5.2).
 /// What follows it in a finished frame is the payload.
@@ -35,9 +36,7 @@ pub const fn header_bytes(payload_bytes: usize) -> usize {
 /// assert_eq!(&frame.finish()[..], b"\x81\x04[1] ");
 /// # Ok::<(), std::fmt::Error>(())
 /// ```
-///
-/// A compressed frame (RFC 7692) will be another `finish`: the same with RSV1 set.
-#[derive(Debug)]
+///#[derive(Debug)]
 pub struct FrameBuilder {
     /// [`HEADER_BYTES_MAX`] bytes of room, then the payload.
     buffer: BytesMut,
@@ -71,7 +70,11 @@ impl FrameBuilder {
         self.finish_as(Opcode::Text)
     }
 
-    fn finish_as(mut self, opcode: Opcode) -> Bytes {
+    fn finish_as(self, opcode: Opcode) -> Bytes {
+        self.finish_with(FIN | opcode.bits())
+    }
+
+    fn finish_with(mut self, flags: u8) -> Bytes {
         debug_assert!(self.buffer.len() >= HEADER_BYTES_MAX, "the room for the header was kept");
         if self.buffer.len() < HEADER_BYTES_MAX {
             self.buffer.resize(HEADER_BYTES_MAX, 0);
@@ -79,7 +82,7 @@ impl FrameBuilder {
         let payload_bytes = self.payload_bytes();
         let start = HEADER_BYTES_MAX - header_bytes(payload_bytes);
         let header = &mut self.buffer[start..HEADER_BYTES_MAX];
-        header[0] = FIN | opcode.bits();
+        header[0] = flags;
         match header.len() {
             2 => header[1] = payload_bytes as u8,
             4 => {
@@ -126,6 +129,23 @@ fn frame(opcode: Opcode, payload: &[&[u8]]) -> Bytes {
 /// A finished text frame (RFC 6455 5.6).
 pub fn text_frame(payload: &str) -> Bytes {
     frame(Opcode::Text, &[payload.as_bytes()])
+}
+
+/// A finished frame of text, or binary, whose payload is compressed (RFC 7692, section 6): RSV1 is set.
+pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
+    let mut frame = FrameBuilder::with_capacity(payload.len());
+    frame.buffer.extend_from_slice(payload);
+    let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+    frame.finish_with(FIN | RSV1 | opcode.bits())
+}
+
+/// How long the header of a finished frame of ours is, read from the frame.
+pub fn header_length(frame: &[u8]) -> usize {
+    match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    }
 }
 
 /// A finished binary frame (RFC 6455 5.6).

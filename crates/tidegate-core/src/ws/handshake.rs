@@ -8,6 +8,7 @@ use std::fmt;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha1::{Digest as _, Sha1};
 
+use super::extension::Deflate;
 use crate::Code;
 
 /// What is hashed behind the key (RFC 6455 1.3).
@@ -34,6 +35,8 @@ pub struct Handshake<'a> {
     pub accept_key: String,
     /// What the client offers to speak.
     pub protocols: Protocols<'a>,
+    /// The compression that can be agreed upon, where the client offers one.
+    pub deflate: Option<Deflate>,
 }
 
 /// The subprotocols that a client offers, in its order of preference (RFC 6455 4.1, item 10).
@@ -183,7 +186,11 @@ pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
     if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
         return Err(Refusal::Key);
     }
-    Ok(Handshake { accept_key: accept_key(key), protocols: protocols(headers)? })
+    Ok(Handshake {
+        accept_key: accept_key(key),
+        protocols: protocols(headers)?,
+        deflate: Deflate::choose(headers),
+    })
 }
 
 /// The value of `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2, item 5.4).

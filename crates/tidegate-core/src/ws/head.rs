@@ -11,6 +11,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 14;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// What a frame is.
@@ -58,6 +59,8 @@ impl Opcode {
 pub(super) struct Frame {
     pub(super) opcode: Opcode,
     pub(super) fin: bool,
+    /// RSV1: the message is compressed (RFC 7692, section 6).
+    pub(super) is_deflated: bool,
     /// Turned along with the payload, so that the first byte is for the next byte to come.
     pub(super) mask: [u8; 4],
     pub(super) left: u64,
@@ -77,11 +80,11 @@ impl Head {
     }
 
     /// Takes from `input` until the head is whole; `None` where the input ends before that.
-    pub(super) fn read(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, ReadError> {
+    pub(super) fn read(&mut self, input: &mut &mut [u8], deflate: bool) -> Result<Option<Frame>, ReadError> {
         if !self.fill(input, 2) {
             return Ok(None);
         }
-        let (opcode, fin) = check_flags(self.bytes[0], self.bytes[1])?;
+        let (opcode, fin) = check_flags(self.bytes[0], self.bytes[1], deflate)?;
         let extended = match self.bytes[1] & !MASKED {
             126 => 2,
             127 => 8,
@@ -112,7 +115,8 @@ impl Head {
         let at = 2 + extended;
         let mask = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
         self.filled = 0;
-        Ok(Some(Frame { opcode, fin, mask, left }))
+        let is_deflated = self.bytes[0] & RSV1 != 0;
+        Ok(Some(Frame { opcode, fin, is_deflated, mask, left }))
     }
 
     /// Fills up to `wanted` bytes in all; whether they are here.
@@ -127,13 +131,15 @@ impl Head {
     }
 }
 
-fn check_flags(first: u8, second: u8) -> Result<(Opcode, bool), ReadError> {
-    // permessage-deflate (RFC 7692 6) will let RSV1 through here, where it was agreed, on the
-    // first frame of a data message.
-    if first & RESERVED != 0 {
+fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), ReadError> {
+    let opcode = Opcode::from_bits(first & 0x0F);
+    // RFC 7692 6: RSV1 stands on the first frame of a data message, where that was agreed.
+    let is_first = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
+    let allowed = if deflate && is_first { RSV1 } else { 0 };
+    if first & RESERVED & !allowed != 0 {
         return Err(ReadError::ReservedBits);
     }
-    let opcode = Opcode::from_bits(first & 0x0F).ok_or(ReadError::ReservedOpcode)?;
+    let opcode = opcode.ok_or(ReadError::ReservedOpcode)?;
     let fin = first & FIN != 0;
     if second & MASKED == 0 {
         return Err(ReadError::Unmasked);

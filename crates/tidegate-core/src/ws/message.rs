@@ -1,6 +1,8 @@
 //! What is kept of messages and frames that are not whole yet.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::RefCell};
+
+use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{
     Event, ReadError,
@@ -33,7 +35,12 @@ impl Partial {
 
     /// Takes in `payload`, the next piece of `frame` (whose `left` is what comes after it). Gives
     /// the event that it makes whole.
-    pub(super) fn take(&mut self, frame: Frame, payload: &[u8]) -> Result<Option<Event<'static>>, ReadError> {
+    pub(super) fn take(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<Event<'static>>, ReadError> {
         if frame.opcode.is_control() {
             self.control.extend_from_slice(payload);
             if frame.left > 0 {
@@ -45,6 +52,9 @@ impl Partial {
         }
         let message = self.message.get_or_insert_with(|| Message {
             body: match frame.opcode {
+                opcode if frame.is_deflated => {
+                    Body::Deflated { bytes: Vec::new(), is_text: opcode == Opcode::Text }
+                }
                 Opcode::Text => Body::Text(Utf8::default()),
                 _ => Body::Binary(Vec::new()),
             },
@@ -65,7 +75,7 @@ impl Partial {
         if !frame.fin {
             return Ok(None);
         }
-        self.message.take().map(|message| message.body.finish()).transpose()
+        self.message.take().map(|message| message.body.finish(bytes_max)).transpose()
     }
 }
 
@@ -78,26 +88,26 @@ pub(super) struct Message {
 }
 
 /// One buffer per message, however many fragments it comes in: a fragment costs its bytes and
-/// nothing else. A compressed message (RFC 7692) will be a third kind: bytes that are inflated
-/// with a limit at the end.
+/// nothing else. A compressed one (RFC 7692) is inflated, with a limit, when it is whole.
 #[derive(Debug)]
 pub(super) enum Body {
     Text(Utf8),
     Binary(Vec<u8>),
+    Deflated { bytes: Vec<u8>, is_text: bool },
 }
 
 impl Body {
     pub(super) fn len(&self) -> usize {
         match self {
             Body::Text(utf8) => utf8.len(),
-            Body::Binary(bytes) => bytes.len(),
+            Body::Binary(bytes) | Body::Deflated { bytes, .. } => bytes.len(),
         }
     }
 
     fn capacity(&self) -> usize {
         match self {
             Body::Text(utf8) => utf8.text.capacity(),
-            Body::Binary(bytes) => bytes.capacity(),
+            Body::Binary(bytes) | Body::Deflated { bytes, .. } => bytes.capacity(),
         }
     }
 
@@ -110,22 +120,68 @@ impl Body {
             let target = needed.max(capacity.saturating_mul(2).min(end));
             match self {
                 Body::Text(utf8) => utf8.text.reserve_exact(target - utf8.text.len()),
-                Body::Binary(bytes) => bytes.reserve_exact(target - bytes.len()),
+                Body::Binary(bytes) | Body::Deflated { bytes, .. } => {
+                    bytes.reserve_exact(target - bytes.len());
+                }
             }
         }
         match self {
             Body::Text(utf8) => utf8.push(payload).map_err(|_| ReadError::TextNotUtf8),
-            Body::Binary(bytes) => {
+            Body::Binary(bytes) | Body::Deflated { bytes, .. } => {
                 bytes.extend_from_slice(payload);
                 Ok(())
             }
         }
     }
 
-    fn finish(self) -> Result<Event<'static>, ReadError> {
+    fn finish(self, bytes_max: usize) -> Result<Event<'static>, ReadError> {
         Ok(match self {
             Body::Text(utf8) => Event::Text(Cow::Owned(utf8.finish().map_err(|_| ReadError::TextNotUtf8)?)),
             Body::Binary(bytes) => Event::Binary(Cow::Owned(bytes)),
+            Body::Deflated { bytes, is_text } => return inflated(&bytes, is_text, bytes_max),
         })
     }
+}
+
+/// A compressed message of at most `bytes_max`, as what it is.
+pub(super) fn inflated(bytes: &[u8], is_text: bool, bytes_max: usize) -> Result<Event<'static>, ReadError> {
+    let plain = inflate(bytes, bytes_max)?;
+    if !is_text {
+        return Ok(Event::Binary(Cow::Owned(plain)));
+    }
+    String::from_utf8(plain).map(|text| Event::Text(Cow::Owned(text))).map_err(|_| ReadError::TextNotUtf8)
+}
+
+/// Inflates one message (RFC 7692, section 7.2.2), which refers to nothing before it.
+fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, ReadError> {
+    thread_local! {
+        static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    }
+    INFLATER.with_borrow_mut(|inflater| {
+        inflater.reset(false);
+        let mut plain = Vec::with_capacity(bytes_max.min(bytes.len().saturating_mul(4)) + 1);
+        for mut input in [bytes, &[0, 0, 0xFF, 0xFF]] {
+            while !input.is_empty() {
+                let (taken, made) = (inflater.total_in(), plain.len());
+                let status = inflater
+                    .decompress_vec(input, &mut plain, FlushDecompress::None)
+                    .map_err(|_| ReadError::NotDeflate)?;
+                let taken = usize::try_from(inflater.total_in() - taken).unwrap_or(input.len());
+                input = &input[taken..];
+                if plain.len() > bytes_max {
+                    return Err(ReadError::MessageTooLarge);
+                }
+                match status {
+                    // RFC 7692 7.2.3.4: a final block ends a stream, and another may follow.
+                    Status::StreamEnd => inflater.reset(false),
+                    _ if plain.len() == plain.capacity() => {
+                        plain.reserve(plain.len().clamp(64, bytes_max + 1));
+                    }
+                    _ if taken == 0 && plain.len() == made => return Err(ReadError::NotDeflate),
+                    _ => {}
+                }
+            }
+        }
+        Ok(plain)
+    })
 }

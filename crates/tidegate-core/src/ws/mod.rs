@@ -6,10 +6,11 @@
 //! shared ([`FrameBuilder`], [`text_frame`]). Reading sockets, answering pings and time limits are
 //! the caller's: `tidegate-server`'s `transport`.
 //!
-//! No extension is spoken. The places where permessage-deflate (RFC 7692) will join are marked in
-//! `head.rs` (the RSV1 bit), `message.rs` (a third body) and [`FrameBuilder`].
+//! One extension is spoken, permessage-deflate (RFC 7692): [`extension`] agrees on it, [`Reader`]
+//! inflates what clients send, [`crate::deflate`] compresses what they get.
 
 mod close;
+pub mod extension;
 mod frame;
 pub mod handshake;
 mod head;
@@ -18,6 +19,9 @@ mod reader;
 mod utf8;
 
 pub use close::{Close, REASON_BYTES_MAX, is_sendable};
-pub use frame::{FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, header_bytes, ping, pong, text_frame};
+pub use frame::{
+    FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, deflated_frame, header_bytes, header_length, ping,
+    pong, text_frame,
+};
 pub use head::CONTROL_BYTES_MAX;
 pub use reader::{Event, Limits, ReadError, Reader};

@@ -9,7 +9,7 @@ use std::{borrow::Cow, mem};
 use super::{
     Close,
     head::{Frame, Head, Opcode, unmask},
-    message::Partial,
+    message::{Partial, inflated},
 };
 
 /// What one message may be. The time for which one may stay open is for the caller to limit
@@ -20,11 +20,14 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Frames in one message, empty ones included. Default 64.
     pub message_fragments_max: usize,
+    /// Whether permessage-deflate was agreed upon (RFC 7692). What a compressed message inflates to is
+    /// held to `message_bytes_max` as well.
+    pub deflate: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes_max: 64 * 1024, message_fragments_max: 64 }
+        Self { message_bytes_max: 64 * 1024, message_fragments_max: 64, deflate: false }
     }
 }
 
@@ -100,6 +103,9 @@ pub enum ReadError {
     /// RFC 6455 8.1.
     #[error("a text message is not UTF-8")]
     TextNotUtf8,
+    /// RFC 7692, section 7.2.2.
+    #[error("a compressed message is not deflate data")]
+    NotDeflate,
     /// Over [`Limits::message_bytes_max`].
     #[error("a message is larger than this server takes")]
     MessageTooLarge,
@@ -123,7 +129,7 @@ impl ReadError {
             | ReadError::InterleavedMessage
             | ReadError::CloseTooShort
             | ReadError::CloseCode => 1002,
-            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 => 1007,
+            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 | ReadError::NotDeflate => 1007,
             ReadError::MessageTooLarge | ReadError::TooManyFragments => 1009,
         }
     }
@@ -208,7 +214,7 @@ impl Reader {
             let is_fresh = begun.is_none();
             let mut frame = match begun {
                 Some(frame) => frame,
-                None => match self.head.read(input)? {
+                None => match self.head.read(input, self.limits.deflate)? {
                     Some(frame) => self.admit(frame)?,
                     None => return Ok(None),
                 },
@@ -224,10 +230,14 @@ impl Reader {
                 frame.opcode.is_control() || (frame.fin && frame.opcode != Opcode::Continuation);
             if is_fresh && stands_alone && frame.left == 0 {
                 // The usual case: all of it is in the input, nothing is copied or allocated.
+                if frame.is_deflated {
+                    let is_text = frame.opcode == Opcode::Text;
+                    return inflated(payload, is_text, self.limits.message_bytes_max).map(Some);
+                }
                 return of_whole_frame(frame.opcode, payload).map(Some);
             }
             let partial = self.partial.get_or_insert_default();
-            let event = partial.take(frame, payload)?;
+            let event = partial.take(frame, payload, self.limits.message_bytes_max)?;
             if partial.is_empty() {
                 self.partial = None;
             }

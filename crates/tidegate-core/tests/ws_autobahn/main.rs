@@ -86,7 +86,7 @@ struct Echo {
 
 impl Default for Echo {
     fn default() -> Self {
-        let limits = Limits { message_bytes_max: 16 << 20, message_fragments_max: 1 << 17 };
+        let limits = Limits { message_bytes_max: 16 << 20, message_fragments_max: 1 << 17, deflate: false };
         Self { reader: Reader::new(limits), written: Vec::new(), is_closed: false }
     }
 }

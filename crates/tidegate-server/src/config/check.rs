@@ -235,6 +235,7 @@ fn times(found: &mut Checks<'_>) {
     }
     let longest = [
         ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
+        ("batch.window", config.batch.window, Duration::from_secs(10)),
         ("auth.jwks_cooldown", config.auth.jwks_cooldown, Duration::from_secs(3600)),
         ("auth.jwks_timeout", config.auth.jwks_timeout, Duration::from_secs(60)),
         ("drain.window", config.drain.window, Duration::from_secs(3600)),

@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
+use tidegate_core::slow::Policy;
+
 use super::value::{Fault, Raw, Setting, Value, mismatch, quoted};
 
 macro_rules! choice {
@@ -113,31 +115,63 @@ choice! {
     }
 }
 
-/// What is done with a reader that does not keep up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlowPolicy {
-    /// It gets everything in order, at its own pace.
-    CatchUp,
+choice! {
+    /// When events that wait are sent.
+    BatchMode {
+        /// As often as keeps sending under its share of a worker's time.
+        Paced = "paced",
+        /// The whole window after the first one.
+        Fixed = "fixed",
+        /// At once.
+        Immediate = "immediate",
+    }
 }
 
-impl Setting for SlowPolicy {
+/// A part of the whole, above 0 and at most 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(f64);
+
+impl Share {
+    /// The number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Setting for Share {
     fn kind() -> String {
-        "\"catch_up\"".to_owned()
+        "a number from 0.05 to 1, such as 0.5".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        let number = match &raw.value {
+            Value::Integer(1) => 1.0,
+            // Floats come as they were written.
+            Value::Other(text) => text.parse::<f64>().map_err(|_| mismatch::<Self>(raw))?,
+            _ => return Err(mismatch::<Self>(raw)),
+        };
+        if (0.05..=1.0).contains(&number) { Ok(Self(number)) } else { Err(mismatch::<Self>(raw)) }
+    }
+
+    fn show(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+impl Setting for Policy {
+    fn kind() -> String {
+        one_of(&Policy::ALL.map(Policy::name))
     }
 
     fn read(raw: &Raw) -> Result<Self, Fault> {
         match &raw.value {
-            Value::Text(word) if word == "catch_up" => Ok(Self::CatchUp),
-            Value::Text(word) if word == "skip" || word == "latest" => Err(Fault::new(format!(
-                "{} is a policy that this version does not have yet; it must be \"catch_up\"",
-                quoted(word)
-            ))),
+            Value::Text(word) => Policy::from_name(word).ok_or_else(|| mismatch::<Self>(raw)),
             _ => Err(mismatch::<Self>(raw)),
         }
     }
 
     fn show(&self) -> String {
-        quoted("catch_up")
+        quoted(self.name())
     }
 }
 

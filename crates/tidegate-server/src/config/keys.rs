@@ -3,11 +3,13 @@
 //! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
 //! and nowhere else (relations between keys stand in [`super::check`]).
 
+use tidegate_core::{OrgId, ServiceName, slow::Policy};
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     choice::{
-        ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin, SlowPolicy,
+        BatchMode, ClaimName, CookieName, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin, Share,
         UserPolicy, Workers,
     },
     define::{KeyInfo, Reader, SectionInfo, sections},
@@ -130,6 +132,38 @@ sections! {
         org_max_bytes: ByteSize = "32MiB",
     }
 
+    /// How events are joined on their way to readers.
+    batch: Batch {
+        /// `paced` sends at once to few readers, and to many as often as keeps sending under
+        /// `batch.fanout_share`; `fixed` waits `batch.window` for the least CPU; `immediate` sends at
+        /// once always.
+        mode: BatchMode = "paced",
+        /// The longest that an event waits for others.
+        window: Duration = "50ms",
+        /// Events in one batch.
+        max_events: usize = 100,
+        /// Bytes of events in one batch; a larger single event goes alone.
+        max_bytes: ByteSize = "64KiB",
+        /// The share of a worker's time that sending to readers may take, where that can be had by
+        /// letting events wait up to `batch.window`. More is sooner, less is cheaper.
+        fanout_share: Share = 0.5,
+    }
+
+    /// What is compressed on its way to readers.
+    compression: Compression {
+        /// Whether WebSockets that offer permessage-deflate get it. A client can do without by
+        /// `?deflate=0`.
+        enabled: bool = true,
+        /// Services whose events are never compressed: what an attacker can write and a secret that
+        /// are compressed together can be told by their length.
+        exclude_services: Vec<ServiceName> = [],
+        /// Orgs whose streams are never compressed.
+        exclude_orgs: Vec<OrgId> = [],
+        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each. Filters past
+        /// it are compressed without context.
+        max_contexts: usize = 64,
+    }
+
     /// How a quiet connection is known to be alive.
     ping: Ping {
         /// How often a quiet connection gets a ping.
@@ -140,9 +174,15 @@ sections! {
 
     /// What happens to readers that do not keep up.
     slow: Slow {
-        /// `catch_up` gives them everything in order, at their own pace. `skip` and `latest` come
-        /// with a later version.
-        policy: SlowPolicy = "catch_up",
+        /// `catch_up` gives them everything in order, at their own pace; `skip` goes on at the head, and
+        /// declares the gap; `latest` gives the last event of each service and key, and tells how many
+        /// are left out. A connection may ask for another by `?slow=`.
+        policy: Policy = "catch_up",
+        /// Events that a reader, once level, may be behind before it is warned.
+        max_behind: usize = 500,
+        /// Warnings, one each five seconds while it does not gain, before it is closed
+        /// (`slow_consumer`).
+        max_warnings: usize = 10,
     }
 
     /// How the node stops.

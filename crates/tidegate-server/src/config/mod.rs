@@ -32,16 +32,23 @@ use std::{
 };
 
 pub use choice::{
-    ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
-    SlowPolicy, UserPolicy, Workers, is_origin,
+    BatchMode, ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
+    Share, UserPolicy, Workers, is_origin,
 };
 pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};
-pub use keys::{Auth, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail};
+pub use keys::{
+    Auth, Batch, Compression, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail,
+};
 pub use print::{effective, reference};
 pub use reread::{Reread, is_reread, reread};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
+
+use tidegate_core::{
+    BatchLimits, OrgId,
+    pace::{self, Pacing},
+};
 
 use file::FileText;
 use sources::Given;
@@ -141,6 +148,30 @@ pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
 
 fn keys_file_of(dir: &Path, file: Option<&Path>) -> PathBuf {
     file.map_or_else(|| dir.join("keys.toml"), Path::to_owned)
+}
+
+impl Batch {
+    /// The pace of rounds.
+    pub fn pacing(&self) -> Pacing {
+        let mode = match self.mode {
+            BatchMode::Paced => pace::Mode::Paced,
+            BatchMode::Fixed => pace::Mode::Fixed,
+            BatchMode::Immediate => pace::Mode::Immediate,
+        };
+        Pacing { mode, window: self.window, share: self.fanout_share.get() }
+    }
+
+    /// When a batch is full.
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { events: self.max_events, bytes: self.max_bytes.bytes() }
+    }
+}
+
+impl Compression {
+    /// Whether streams of `org` may be compressed.
+    pub fn is_on_for(&self, org: &OrgId) -> bool {
+        self.enabled && !self.exclude_orgs.contains(org)
+    }
 }
 
 impl Config {

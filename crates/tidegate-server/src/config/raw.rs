@@ -22,7 +22,7 @@ pub enum Value {
     Integer(i64),
     /// True or false.
     Boolean(bool),
-    /// A float, a date, a number past 64 bits: as written. No key takes one.
+    /// A float, a date, a number past 64 bits: as written.
     Other(String),
     /// A list.
     List(Vec<Raw>),

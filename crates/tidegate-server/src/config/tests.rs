@@ -241,13 +241,13 @@ fn values_of_the_wrong_kind_are_refused_with_what_is_taken() {
         "--set auth.org_claim: auth.org_claim: \"\" must be the name of a claim, 1 to 128 printable ASCII characters",
     );
     set_says(&["dedup.window=4000d"], "--set dedup.window: dedup.window: \"4000d\" is more than ten years");
-    for word in ["skip", "latest"] {
-        set_says(
-            &[&format!("slow.policy={word}")],
-            &format!(
-                "--set slow.policy: slow.policy: \"{word}\" is a policy that this version does not have yet; it must be \"catch_up\""
-            ),
-        );
+    set_says(
+        &["slow.policy=fast"],
+        "--set slow.policy: slow.policy: \"fast\" must be \"catch_up\", \"skip\" or \"latest\"",
+    );
+    for share in ["0", "0.01", "1.5", "half", "true"] {
+        let said = given("", &[], &[&format!("batch.fanout_share={share}")]).said();
+        assert!(said.contains("must be a number from 0.05 to 1, such as 0.5"), "{share}: {said}");
     }
 }
 

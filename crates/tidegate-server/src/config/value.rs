@@ -1,6 +1,7 @@
 //! The types of values: how each is read from TOML, what it takes in words, how it is shown.
 
 use std::{fmt, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+use tidegate_core::{OrgId, ServiceName};
 
 pub use super::raw::{Raw, Value};
 
@@ -79,6 +80,44 @@ impl Setting for usize {
         self.to_string()
     }
 }
+
+impl Setting for bool {
+    fn kind() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, Fault> {
+        match raw.value {
+            Value::Boolean(truth) => Ok(truth),
+            _ => Err(mismatch::<Self>(raw)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+macro_rules! names {
+    ($($Name:ident: $what:literal),*) => { $(
+        impl Setting for $Name {
+            fn kind() -> String {
+                concat!("the name of ", $what).to_owned()
+            }
+
+            fn read(raw: &Raw) -> Result<Self, Fault> {
+                let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
+                $Name::parse(text).map_err(|error| Fault::new(error.to_string()))
+            }
+
+            fn show(&self) -> String {
+                quoted(self.as_str())
+            }
+        }
+    )* };
+}
+
+names! { OrgId: "an org", ServiceName: "a service" }
 
 impl Setting for String {
     fn kind() -> String {

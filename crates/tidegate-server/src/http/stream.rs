@@ -5,9 +5,13 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
-use tidegate_core::{Code, Cursor, Framing, OrgId, Refusal, frame, ws::handshake::Protocols};
+use tidegate_core::{
+    Code, Cursor, Framing, OrgId, Refusal, frame, gzip, session::Coding, slow::Policy,
+    ws::handshake::Protocols,
+};
 
 use super::{
     Answer, Incoming,
@@ -78,7 +82,11 @@ fn upgrade(
         Ok(token) => (token, wanted),
         Err(refusal) => (None, wanted.and(Err(refusal))),
     };
-    let (response, switching) = upgrade.accept(protocol);
+    let may_compress = |wanted: &StreamRequest| may_compress(&node, &wanted.org, &query);
+    let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
+    let coding = deflate.map_or(Coding::Plain, Coding::Deflate);
+    let wanted = wanted.map(|wanted| StreamRequest { coding, ..wanted });
+    let (response, switching) = upgrade.accept(protocol, deflate);
     tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
 }
@@ -138,17 +146,31 @@ async fn open_events(
     token: Token,
 ) -> Result<Response<Answer>, Refusal> {
     accepts_event_stream(request.headers())?;
-    let wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
+    if may_compress(node, &wanted.org, &query) && accepts_gzip(request.headers()) {
+        wanted.coding = Coding::Gzip;
+    }
+    let coding = wanted.coding;
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
     let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
-    let retry = format!("retry: {}\n\n", 1000 + random() % 5000);
-    let _ = frames.send(&mut vec![retry.into()]);
+    let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
+    if coding == Coding::Gzip {
+        gzip::store_from(0, &mut retry);
+        retry.insert(0, gzip::HEAD);
+    }
+    let _ = frames.send(&mut retry);
     let reader = Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     tokio::task::spawn_local(sse::run(reader, frames));
-    Ok(sse_response(Either::Right(body)))
+    let mut response = sse_response(Either::Right(body));
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if coding == Coding::Gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
 }
 
 fn sse_response(body: Answer) -> Response<Answer> {
@@ -159,6 +181,24 @@ fn sse_response(body: Answer) -> Response<Answer> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// Whether this stream may be compressed, as far as the node and the address say.
+fn may_compress(node: &Node, org: &OrgId, query: &Query) -> bool {
+    node.config().compression.is_on_for(org) && query.one("deflate") != Ok(Some("0"))
+}
+
+/// Whether gzip is among the codings that the client takes (RFC 9110, section 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let accepts = |part: &str| {
+        let (coding, weight) = part.split_once(';').unwrap_or((part, ""));
+        let is_off = |weight: &str| {
+            weight.trim().strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty())
+        };
+        coding.trim().eq_ignore_ascii_case("gzip") && !is_off(weight)
+    };
+    values.flat_map(|value| value.split(',')).any(accepts)
 }
 
 fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -196,9 +236,17 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         Some("") | None => None,
         Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
     };
-    if query.one("slow")?.is_some_and(|policy| policy != "catch_up") {
-        let message = "of the policies for slow readers (slow=) this gateway speaks catch_up alone";
-        return Err(Refusal::new(Code::Unsupported, message));
+    let slow = match query.one("slow")? {
+        None => node.config().slow.policy,
+        Some(policy) => Policy::from_name(policy).ok_or_else(|| {
+            Refusal::new(
+                Code::Unsupported,
+                "the policies for slow readers (slow=) are catch_up, skip and latest",
+            )
+        })?,
+    };
+    if query.one("deflate")?.is_some_and(|flag| !matches!(flag, "0" | "1")) {
+        return Err(Refusal::new(Code::BadRequest, "deflate must be 0, for no compression, or 1"));
     }
     let replaces = match query.one("replaces")? {
         Some("") | None => None,
@@ -214,5 +262,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         cursor: last_event_id.or(cursor),
         tail: query.number("tail", 0..=config.limits.tail_events, Some("limits.tail_events"))?,
         replaces,
+        slow,
+        coding: Coding::Plain,
     })
 }

@@ -9,7 +9,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tidegate_core::{
     Code,
-    ws::handshake::{self, Refusal},
+    ws::{
+        extension::Deflate,
+        handshake::{self, Refusal},
+    },
 };
 use tokio::net::TcpStream;
 
@@ -19,6 +22,7 @@ use super::guarded::Guarded;
 #[derive(Debug)]
 pub struct Upgrade {
     accept_key: String,
+    deflate: Option<Deflate>,
     on_upgrade: OnUpgrade,
 }
 
@@ -79,13 +83,22 @@ impl Upgrade {
         })?;
         let on_upgrade = request.extensions().get::<OnUpgrade>().cloned();
         let on_upgrade = on_upgrade.ok_or(UpgradeError::NotUpgradable)?;
-        let upgrade = Self { accept_key: checked.accept_key, on_upgrade };
+        let upgrade = Self { accept_key: checked.accept_key, deflate: checked.deflate, on_upgrade };
         Ok((upgrade, checked.protocols))
     }
 
+    /// The compression that can be agreed upon.
+    pub fn deflate(&self) -> Option<Deflate> {
+        self.deflate
+    }
+
     /// The 101 response (RFC 6455 4.2.2), and what becomes of the socket once it is sent.
-    /// `protocol` is one of those offered, or `None`.
-    pub fn accept(self, protocol: Option<&'static str>) -> (Response<()>, Switching) {
+    /// `protocol` is one of those offered, and `deflate` what was offered, or they are `None`.
+    pub fn accept(
+        self,
+        protocol: Option<&'static str>,
+        deflate: Option<Deflate>,
+    ) -> (Response<()>, Switching) {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -97,6 +110,10 @@ impl Upgrade {
         }
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        if let Some(deflate) = deflate {
+            let answer = HeaderValue::from_static(deflate.answer());
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
         }
         (response, Switching(self.on_upgrade))
     }
@@ -171,7 +188,7 @@ mod tests {
                 let response = match Upgrade::of(&request) {
                     Ok((upgrade, protocols)) => {
                         let protocol = protocols.offers("tidegate.v1").then_some("tidegate.v1");
-                        let (response, switching) = upgrade.accept(protocol);
+                        let (response, switching) = upgrade.accept(protocol, None);
                         let switched_in = switched_in.clone();
                         tokio::spawn(async move { switched_in.send(switching.socket().await) });
                         response

@@ -13,7 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_core::{Batch, OrgId, Seq, View, ViewKey};
+use tidegate_core::{
+    Batch, OrgId, Seq, UnixMillis, View, ViewKey,
+    batch::Compressor,
+    pace::{Rounds, SLICE},
+    session::Coding,
+};
 
 use super::reader::{Offer, Reader};
 use crate::{hub::Org, node::Node};
@@ -28,16 +33,35 @@ pub struct Local {
     /// Every reader of this worker, level or not, for the clock.
     readers: RefCell<Vec<Rc<Reader>>>,
     is_halt_told: Cell<bool>,
+    /// When which org is served.
+    rounds: RefCell<Rounds<OrgId>>,
+    /// Orgs with news whose round has not begun.
+    orgs: RefCell<HashMap<OrgId, Arc<Org>>>,
+    /// Rounds that have begun.
+    under_way: RefCell<HashMap<OrgId, Round>>,
+    started: Instant,
 }
 
 /// The readers at the head of one org that see the same.
 pub struct Group {
     key: ViewKey,
+    /// Whether they take frames compressed.
+    compresses: bool,
     /// The border up to which this group has been walked; no reader in it stands before.
     position: Cell<Seq>,
     /// The earliest border that the next frame may follow on, see [`Batch::view`].
     chain: Cell<Seq>,
     readers: RefCell<Vec<Rc<Reader>>>,
+    /// What the round under way brings...
+    round: RefCell<Vec<(Arc<Batch>, View)>>,
+    /// ...and the first of `readers` that has not had it.
+    next: Cell<usize>,
+}
+
+/// A round under way: the groups that have not had it, the last one first.
+struct Round {
+    groups: Vec<Rc<Group>>,
+    now: UnixMillis,
 }
 
 /// Where a level reader stands, so that it can leave at once.
@@ -49,7 +73,12 @@ pub struct Membership {
 impl Local {
     /// A worker without readers.
     pub fn new(id: usize, node: Arc<Node>) -> Self {
+        let pacing = node.config().batch.pacing();
         Self {
+            rounds: RefCell::new(Rounds::new(pacing)),
+            orgs: RefCell::default(),
+            under_way: RefCell::default(),
+            started: Instant::now(),
             id,
             node,
             groups: RefCell::default(),
@@ -68,17 +97,22 @@ impl Local {
     /// Takes a level reader into the live loop. It has made sure that the tail holds nothing behind
     /// its place, with its org called for this worker already.
     pub fn join(&self, reader: &Rc<Reader>) {
-        let (key, at) = reader.with_session(|session| (session.view_key(), session.scanned()));
+        let (key, compresses, at) = reader.with_session(|session| {
+            (session.view_key(), session.audience().coding != Coding::Plain, session.scanned())
+        });
         let mut groups = self.groups.borrow_mut();
         let groups = groups.entry(reader.org().id.clone()).or_default();
-        let group = match groups.iter().find(|group| group.key == key) {
+        let group = match groups.iter().find(|group| group.key == key && group.compresses == compresses) {
             Some(group) => group.clone(),
             None => {
                 let group = Rc::new(Group {
                     key,
+                    compresses,
                     position: Cell::new(at),
                     chain: Cell::new(at),
                     readers: RefCell::default(),
+                    round: RefCell::default(),
+                    next: Cell::default(),
                 });
                 groups.push(group.clone());
                 group
@@ -101,9 +135,18 @@ impl Local {
     pub fn leave(&self, reader: &Reader) {
         let Some(Membership { group, index }) = reader.take_membership() else { return };
         let mut readers = group.readers.borrow_mut();
-        readers.swap_remove(index.get());
-        if let Some(moved) = readers.get(index.get()) {
-            moved.set_index(index.get());
+        let mut hole = index.get();
+        if hole < group.next.get() {
+            // It has had the round under way. The last of those who have takes its place, so that the
+            // last of all, who has not, is not passed over.
+            group.next.set(group.next.get() - 1);
+            readers.swap(hole, group.next.get());
+            readers[hole].set_index(hole);
+            hole = group.next.get();
+        }
+        readers.swap_remove(hole);
+        if let Some(moved) = readers.get(hole) {
+            moved.set_index(hole);
         }
         if !readers.is_empty() {
             return;
@@ -118,23 +161,85 @@ impl Local {
         }
     }
 
-    /// One round of an org: everything sealed since the last goes to its readers at the head.
-    pub fn walk(&self, org: &Arc<Org>) {
-        // A walk may end readers and so change the lists; it goes over its own copy of each.
-        let groups = self.groups.borrow().get(&org.id).cloned().unwrap_or_default();
-        let Some(from) = groups.iter().map(|group| group.position.get()).min() else { return };
-        let (batches, head) = {
-            let tail = org.tail();
-            (tail.since(from), tail.head())
-        };
-        let mut delivered = 0;
-        for group in groups {
-            delivered += self.walk_group(org, &group, &batches, head);
+    /// `org` has events that its readers here have not got.
+    pub fn news(&self, org: &Arc<Org>) {
+        // Its readers may have gone meanwhile.
+        if self.groups.borrow().contains_key(&org.id) {
+            self.orgs.borrow_mut().entry(org.id.clone()).or_insert_with(|| org.clone());
+            self.rounds.borrow_mut().handle_news(self.since_start(), org.id.clone());
         }
-        self.node.metrics.delivered.inc_by(delivered as u64);
     }
 
-    fn walk_group(&self, org: &Org, group: &Group, batches: &[Arc<Batch>], head: Seq) -> usize {
+    /// The time since it began.
+    pub fn since_start(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When a round is due, as far as is known now.
+    pub fn next_round(&self) -> Option<Instant> {
+        self.rounds.borrow().poll_timeout().map(|due| self.started + due)
+    }
+
+    /// Serves the org whose turn it is for a slice of time; whether there was one.
+    pub fn serve_slice(&self) -> bool {
+        let Some(org) = self.rounds.borrow_mut().poll_round(self.since_start()) else { return false };
+        let cpu = thread_cpu();
+        let is_done = self.walk(&org);
+        let cost = thread_cpu().saturating_sub(cpu);
+        self.rounds.borrow_mut().handle_slice(self.since_start(), org, cost, is_done);
+        true
+    }
+
+    /// Counts what was done for readers beside the rounds.
+    pub fn spent(&self, cpu_before: Duration) {
+        let cost = thread_cpu().saturating_sub(cpu_before);
+        self.rounds.borrow_mut().handle_cost(self.since_start(), cost);
+    }
+
+    /// Goes on with the round of `org`, or begins it: everything committed since the last goes to its
+    /// readers at the head. Whether it is done.
+    fn walk(&self, org: &OrgId) -> bool {
+        let Some(mut round) = self.under_way.borrow_mut().remove(org).or_else(|| self.begin(org)) else {
+            return true;
+        };
+        let until = Instant::now() + SLICE;
+        let mut delivered = 0;
+        let is_done = loop {
+            let Some(group) = round.groups.last() else { break true };
+            let (events, is_done) = self.walk_group(&round, group, until);
+            delivered += events;
+            if !is_done {
+                break false;
+            }
+            round.groups.pop();
+        };
+        self.node.metrics.delivered.inc_by(delivered as u64);
+        if !is_done {
+            self.under_way.borrow_mut().insert(org.clone(), round);
+        }
+        is_done
+    }
+
+    fn begin(&self, org: &OrgId) -> Option<Round> {
+        let org = self.orgs.borrow_mut().remove(org)?;
+        // A walk may end readers and so change the lists; it goes over its own copy of each.
+        let groups = self.groups.borrow().get(&org.id).cloned()?;
+        let from = groups.iter().map(|group| group.position.get()).min()?;
+        let now = self.node.now();
+        let (batches, head) = {
+            let mut tail = org.tail();
+            tail.seal(now);
+            (tail.since(from), tail.head())
+        };
+        for group in &groups {
+            self.prepare(&org, group, &batches, head);
+        }
+        Some(Round { groups, now })
+    }
+
+    /// What a round brings to one group: its views, each made once.
+    fn prepare(&self, org: &Org, group: &Group, batches: &[Arc<Batch>], head: Seq) {
+        group.next.set(0);
         let position = group.position.get();
         let batches = &batches[batches.partition_point(|batch| batch.seq <= position)..];
         let Some(last) = batches.last() else {
@@ -142,10 +247,10 @@ impl Local {
                 // What was sealed has fallen out of the tail already: it stands in the log alone.
                 self.park_all(group);
             }
-            return 0;
+            return;
         };
         let (mut chain, mut border) = (group.chain.get(), position);
-        let round: Vec<(&Batch, View)> = batches
+        let views = batches
             .iter()
             .map(|batch| {
                 if batch.prev != border {
@@ -153,24 +258,39 @@ impl Local {
                     chain = batch.prev;
                 }
                 border = batch.seq;
-                let view = batch.view(&org.id, &group.key, chain);
+                let view = self.view(org, batch, &group.key, group.compresses, chain);
                 if !matches!(view, View::Empty { targeted: false }) {
                     chain = batch.seq;
                 }
-                (&**batch, view)
+                (batch.clone(), view)
             })
             .collect();
         group.chain.set(chain);
         group.position.set(last.seq);
-        let now = self.node.now();
+        group.round.replace(views);
+    }
+
+    /// What `key` sees of a batch, compressed too where that is wanted.
+    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, compresses: bool, start: Seq) -> View {
+        if !compresses {
+            return batch.view(&org.id, key, start);
+        }
+        let config = self.node.config();
+        let mut generations = org.generations();
+        let excluded = &config.compression.exclude_services;
+        batch.compressed_view(&org.id, key, start, Compressor { generations: &mut generations, excluded })
+    }
+
+    /// Hands the round to the readers of a group that have not had it, until its time is up. How many
+    /// events went out, and whether all have had it.
+    fn walk_group(&self, round: &Round, group: &Group, until: Instant) -> (usize, bool) {
+        let views = group.round.borrow();
         let mut delivered = 0;
         let mut frames: Vec<Bytes> = Vec::new();
-        // Indices, for a reader that leaves is replaced by the last one.
-        let mut index = 0;
-        loop {
-            let Some(reader) = group.readers.borrow().get(index).cloned() else { break };
+        while !views.is_empty() {
+            let Some(reader) = group.readers.borrow().get(group.next.get()).cloned() else { break };
             // A broken invariant ends the one stream, not the worker and everybody on it.
-            let offered = guard(|| reader.offer(&round, now, &mut frames)).unwrap_or_else(|| {
+            let offered = guard(|| reader.offer(&views, round.now, &mut frames)).unwrap_or_else(|| {
                 frames = Vec::new();
                 reader.fail();
                 Offer::Parked(0)
@@ -178,7 +298,7 @@ impl Local {
             match offered {
                 Offer::Taken(events) => {
                     delivered += events;
-                    index += 1;
+                    group.next.set(group.next.get() + 1);
                 }
                 Offer::Parked(events) => {
                     delivered += events;
@@ -187,8 +307,14 @@ impl Local {
                     reader.call();
                 }
             }
+            if Instant::now() >= until {
+                return (delivered, false);
+            }
         }
-        delivered
+        drop(views);
+        group.next.set(0);
+        group.round.take();
+        (delivered, true)
     }
 
     fn park_all(&self, group: &Group) {
@@ -233,6 +359,12 @@ impl Membership {
     pub fn set_index(&self, index: usize) {
         self.index.set(index);
     }
+}
+
+/// The CPU time that this thread has used.
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Runs something for one reader; `None` where it panicked, which the panic hook has logged.

@@ -105,20 +105,17 @@ impl Worker {
     }
 }
 
-/// The worker's thread: sockets come, batches come, time passes. Ends when no more sockets can come.
+/// The worker's thread: sockets come, orgs have news, rounds are due, time passes. Ends when no more
+/// sockets can come.
 async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let due = local.next_round();
         tokio::select! {
-            orgs = calls.next(local.id) => {
-                for org in orgs {
-                    local.walk(&org);
-                }
-                // Others on this thread get their turn between two rounds.
-                tokio::task::yield_now().await;
-            }
+            // Rounds may be due all the time: the others come first, for they are never long.
+            biased;
             _ = tick.tick() => {
                 local.tick_all(Instant::now());
                 turns.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +124,25 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Ser
                 Some(accepted) => serve(local.clone(), accepted),
                 None => return,
             },
+            () = calls.ring() => {
+                // What the others of this turn bring goes along (R15).
+                tokio::task::yield_now().await;
+                calls.take(local.id).iter().for_each(|org| local.news(org));
+            }
+            () = at(due) => {
+                local.serve_slice();
+                // Others on this thread get their turn between two slices.
+                tokio::task::yield_now().await;
+            }
         }
+    }
+}
+
+/// Waits for a time; for ever where there is none.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) if due <= Instant::now() => {}
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

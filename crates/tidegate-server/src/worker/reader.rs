@@ -16,7 +16,8 @@ use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
     Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, ServiceName, Session, View, frame, opening,
-    session::{Audience, Greeting},
+    session::{Audience, Coding, Greeting},
+    slow::{Ladder, Policy, SlowLimits, Step},
 };
 
 use super::{
@@ -33,10 +34,14 @@ use crate::{
     engine::{Page, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
-    node::{Node, millis},
+    node::{Node, millis, random},
     refusals::{refused, unreadable},
     transport::socket::LeftoverFull,
 };
+
+/// A window of `slow=latest` (R17): what is conflated at a time.
+const LATEST_EVENTS: usize = 1000;
+const LATEST_BYTES: usize = 256 << 10;
 
 /// Frames that a reader takes in one go: what one vectored write carries.
 const FRAMES_MAX: usize = 16;
@@ -116,6 +121,10 @@ pub struct Reader {
     connection: Arc<Connection>,
     clock: Cell<Clock>,
     services: Option<BTreeSet<ServiceName>>,
+    ladder: Cell<Ladder>,
+    policy: Policy,
+    /// Whether its policy has yet to act.
+    is_to_act: Cell<bool>,
     slot: admission::Slot,
 }
 
@@ -138,7 +147,13 @@ impl Reader {
         let org = node.hub.org(org_id, head);
         org.arrive(local.id);
         let framing = sink.framing();
-        let audience = Audience { org: org_id.clone(), user: grant.user().clone(), filter, framing };
+        let audience = Audience {
+            org: org_id.clone(),
+            user: grant.user().clone(),
+            filter,
+            framing,
+            coding: request.coding,
+        };
         let mut frames = Vec::new();
         let name = node.admission.id_of(&connection).to_string();
         let session =
@@ -153,6 +168,9 @@ impl Reader {
             connection,
             clock: Cell::new(clock),
             services: request.services,
+            ladder: Cell::default(),
+            policy: request.slow,
+            is_to_act: Cell::default(),
             slot,
             local,
         });
@@ -165,7 +183,7 @@ impl Reader {
         );
         reader.local.add(&reader);
         if node.engine.halted().is_some() {
-            frames.push(halted(framing));
+            reader.with_session(|session| session.put(halted(framing), &mut frames));
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
@@ -243,7 +261,7 @@ impl Reader {
     }
 
     /// Takes a round of batches, as far as it can. Called for live readers.
-    pub fn offer(&self, round: &[(&Batch, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
+    pub fn offer(&self, round: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
         let seen = round.partition_point(|(batch, _)| batch.seq <= session.scanned());
@@ -282,14 +300,28 @@ impl Reader {
             // From here to the write nothing waits, but for a page, so the sink stays ready.
             let gaps = self.session.borrow_mut().take_gaps(node.now(), &mut frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
-            if frames.is_empty() {
+            if frames.is_empty() && self.is_to_act.get() {
+                if let Err(error) = self.act(&mut frames).await {
+                    self.end(unreadable(error));
+                    return Ok(());
+                }
+            } else if frames.is_empty() {
                 let at = self.session.borrow().scanned();
-                let next = self.org.tail().next(at);
+                let next = {
+                    let mut tail = self.org.tail();
+                    if tail.has_open() && at >= tail.head() {
+                        // Whoever joins takes what no round has taken yet along, for its round may
+                        // have been called before this reader came.
+                        tail.seal(node.now());
+                    }
+                    tail.next(at)
+                };
                 match next {
                     Next::Level => {
                         // What a replay ends with may be hidden: say that it has ended.
                         self.session.borrow_mut().bridge_to_scanned(node.now(), &mut frames);
                         if frames.is_empty() {
+                            self.with_ladder(Ladder::handle_level);
                             self.local.join(&self);
                             return Ok(());
                         }
@@ -322,7 +354,8 @@ impl Reader {
 
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
-        let view = batch.view(&self.org.id, &session.view_key(), batch.prev);
+        let compresses = session.audience().coding != Coding::Plain;
+        let view = self.local.view(&self.org, batch, &session.view_key(), compresses, batch.prev);
         let events = session.take(batch, &view, self.local.node.now(), frames);
         self.local.node.metrics.delivered.inc_by(events as u64);
     }
@@ -338,11 +371,101 @@ impl Reader {
         let metrics = &self.local.node.metrics;
         let mut session = self.session.borrow_mut();
         let now = self.local.node.now();
-        let (events, gap) = session.take_page(page.after, page.to, &page.events, now, frames);
-        if let Some(reason) = gap {
+        let latest = self.is_to_act.get() && self.policy == Policy::Latest;
+        let taken = session.take_page(page.after, page.to, &page.events, latest, now, frames);
+        if let Some(reason) = taken.gap {
             metrics.gap(reason);
         }
-        metrics.delivered.inc_by(events as u64);
+        metrics.delivered.inc_by(taken.events as u64);
+        metrics.omitted.inc_by(taken.omitted as u64);
+    }
+
+    fn with_ladder<T>(&self, act: impl FnOnce(&mut Ladder) -> T) -> T {
+        let mut ladder = self.ladder.get();
+        let result = act(&mut ladder);
+        self.ladder.set(ladder);
+        result
+    }
+
+    /// How many events it is behind: those that it may see in the tail, and all that lies before.
+    fn lag(&self) -> u64 {
+        let session = self.session.borrow();
+        let (audience, at) = (session.audience(), session.scanned());
+        let (batches, start, head) = {
+            let tail = self.org.tail();
+            (tail.since(at), tail.start(), tail.head())
+        };
+        let seen =
+            batches.iter().map(|batch| batch.visible(at, &audience.user, &audience.filter).len() as u64);
+        start.min(head).saturating_sub(at) + seen.sum::<u64>()
+    }
+
+    /// Whether it can be no further behind than `max`, which costs nothing to know.
+    fn is_within(&self, max: u64) -> bool {
+        self.org.tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
+    }
+
+    /// Does for a slow reader what its policy says.
+    async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
+        let node = &self.local.node;
+        if self.policy == Policy::Skip {
+            self.is_to_act.set(false);
+            let lag = self.lag();
+            let head = self.org.tail().head();
+            let skipped = self.session.borrow_mut().skip(head, lag, node.now(), frames);
+            if let Some(reason) = skipped {
+                node.metrics.gap(reason);
+            }
+            return Ok(());
+        }
+        let (at, head) = (self.with_session(Session::scanned), self.org.tail().head());
+        if self.policy == Policy::CatchUp || at >= head {
+            self.is_to_act.set(false);
+            return Ok(());
+        }
+        let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
+        let page = node.engine.read(&self.org.id, at, limit).await?;
+        // Meanwhile an answer to the client may have come to stand half written.
+        if self.sink.ready().await.is_ok() {
+            self.take_page(&page, frames);
+        }
+        Ok(())
+    }
+
+    /// Looks whether it is slow (R16).
+    fn look_at_lag(&self, config: &Config) {
+        let (slow, now) = (&config.slow, self.local.since_start());
+        if self.is_live()
+            || !self.with_ladder(|ladder| ladder.is_due(now))
+            || self.is_within(slow.max_behind as u64)
+        {
+            return;
+        }
+        let limits = SlowLimits {
+            max_behind: slow.max_behind as u64,
+            max_warnings: u32::try_from(slow.max_warnings).unwrap_or(u32::MAX),
+        };
+        let lag = self.lag();
+        match self.with_ladder(|ladder| ladder.handle_lag(now, lag, limits)) {
+            None => {}
+            Some(Step::Warn(count)) => {
+                self.local.node.metrics.slow_warnings.inc();
+                self.is_to_act.set(self.policy != Policy::CatchUp);
+                let policy = self.policy.name();
+                tracing::info!(connection = %self.id(), org = %self.org.id, lag, count, policy, "warn a slow reader");
+                let message = format!(
+                    "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
+                    slow.max_warnings
+                );
+                self.say(&frame::status(self.sink.framing(), Code::SlowConsumer.name(), &message));
+            }
+            Some(Step::Close) => {
+                let message =
+                    format!("the reader is {lag} events behind after {} warnings", slow.max_warnings);
+                let refusal = Refusal::new(Code::SlowConsumer, message).limited_by("slow.max_warnings");
+                self.end(refusal.retry_in(5_000 + random() % 5_000));
+            }
+        }
     }
 
     /// Renews its grant in place (R6).
@@ -376,6 +499,13 @@ impl Reader {
         self.push(frames);
         self.call();
         Ok(())
+    }
+
+    /// Says something that is not of the session.
+    fn say(&self, frame: &Bytes) {
+        let mut frames = Vec::new();
+        self.with_session(|session| session.put(frame.clone(), &mut frames));
+        self.push(frames);
     }
 
     /// Puts frames of the protocol on the sink, behind whatever is half written there.
@@ -431,11 +561,11 @@ impl Reader {
             answers_pings: self.sink.is_websocket(),
         };
         match self.with_clock(|clock| clock.tick(config, &state)) {
-            None => {}
+            None => self.look_at_lag(config),
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
                 self.slot.release();
-                self.push(vec![frame::goaway(self.sink.framing(), Code::Draining, millis(patience))]);
+                self.say(&frame::goaway(self.sink.framing(), Code::Draining, millis(patience)));
             }
             Some(Due::Ping) => {
                 let mut frames = Vec::new();
@@ -447,11 +577,11 @@ impl Reader {
 
     /// Tells the client that no new events will come.
     pub fn tell_halted(&self) {
-        self.push(vec![halted(self.sink.framing())]);
+        self.say(&halted(self.sink.framing()));
     }
 
     /// The last frame, for the reason it ends with; counts and logs it.
-    pub fn last_frame(&self, refusal: &Refusal) -> Bytes {
+    pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
         self.local.node.metrics.close(refusal.code);
         self.local.node.metrics.refused(refusal);
         tracing::info!(
@@ -462,7 +592,14 @@ impl Reader {
             code = refusal.code.name(),
             "end a stream: {refusal}"
         );
-        frame::error(self.sink.framing(), refusal)
+        let mut frames = Vec::new();
+        self.with_session(|session| session.put(frame::error(self.sink.framing(), refusal), &mut frames));
+        frames
+    }
+
+    /// Whether its transport ends cleanly: a gzip body is cut.
+    pub fn ends_cleanly(&self) -> bool {
+        self.with_session(|session| session.audience().coding != Coding::Gzip)
     }
 
     fn close(self: &Rc<Self>) {

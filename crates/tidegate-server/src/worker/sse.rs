@@ -5,7 +5,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -26,7 +25,8 @@ pub struct Slot {
     frames: RefCell<VecDeque<Bytes>>,
     body: RefCell<Option<Waker>>,
     emptied: Notify,
-    is_ended: Cell<bool>,
+    /// Whether there is an end, and a clean one.
+    end: Cell<Option<bool>>,
     is_gone: Cell<bool>,
     taken: Cell<Option<Instant>>,
 }
@@ -72,12 +72,17 @@ impl Slot {
         if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
     }
 
-    /// Ends the body behind what is in it.
-    pub fn end(&self) {
-        self.is_ended.set(true);
+    /// Ends the body behind what is in it, or cuts the connection there.
+    pub fn end(&self, cleanly: bool) {
+        self.end.set(Some(cleanly));
         self.wake_body();
     }
 }
+
+/// A body that is not to end, but has: its connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream has ended")]
+pub struct Cut;
 
 /// The body of a stream's response.
 #[derive(Debug)]
@@ -100,11 +105,16 @@ impl SseBody {
         if let Some(frame) = slot.frames.borrow().front() {
             return Poll::Ready(Some(frame.len()));
         }
-        if slot.is_ended.get() {
+        if slot.end.get().is_some() {
             return Poll::Ready(None);
         }
         slot.body.replace(Some(context.waker().clone()));
         Poll::Pending
+    }
+
+    /// Whether its connection is to be cut at its end.
+    pub fn is_cut(&self) -> bool {
+        self.slot.end.get() == Some(false)
     }
 
     /// Takes up to `length` bytes from its front, never of two frames at once.
@@ -129,14 +139,17 @@ impl SseBody {
 
 impl Body for SseBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Cut;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
-        this.poll_waiting(context).map(|waiting| waiting.map(|length| Ok(Frame::data(this.take(length)))))
+        this.poll_waiting(context).map(|waiting| match waiting {
+            Some(length) => Some(Ok(Frame::data(this.take(length)))),
+            None => this.is_cut().then_some(Err(Cut)),
+        })
     }
 }
 
@@ -152,8 +165,8 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(&reader, Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
-            let _ = slot.send(&mut vec![reader.last_frame(refusal)]);
-            slot.end();
+            let _ = slot.send(&mut reader.last_frame(refusal));
+            slot.end(reader.ends_cleanly());
             break;
         }
         if slot.is_gone.get() {

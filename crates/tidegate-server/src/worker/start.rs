@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_core::{
-    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId, opening::From,
+    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId, opening::From, session::Coding,
+    slow::Policy,
 };
 
 use crate::{
@@ -28,6 +29,10 @@ pub struct StreamRequest {
     pub tail: Option<usize>,
     /// `replaces=`.
     pub replaces: Option<ConnectionId>,
+    /// `slow=`, or the policy of the configuration.
+    pub slow: Policy,
+    /// The compression that was agreed upon.
+    pub coding: Coding,
 }
 
 /// A stream that may begin: what its grant and its places in the counters allow.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tidegate_core::{
     Code, Framing, Refusal,
     frame::{self, ClientFrame},
+    session::Coding,
     ws,
 };
 use tokio::net::TcpStream;
@@ -160,12 +161,14 @@ async fn begin(
             return None;
         }
     };
-    let mut peer = ws::Reader::new(local.node.ws_limits());
+    let deflates = request.as_ref().is_ok_and(|request| request.coding != Coding::Plain);
+    let mut peer = ws::Reader::new(ws::Limits { deflate: deflates, ..local.node.ws_limits() });
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);
         local.node.metrics.refused(&refusal);
         tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
-        finish(&Socket::new(stream), peer, frame::error(Framing::WebSocket, &refusal), Some(&refusal)).await;
+        let last = vec![frame::error(Framing::WebSocket, &refusal)];
+        finish(&Socket::new(stream), peer, last, Some(&refusal)).await;
         None
     };
     let (request, mut slot) = match (request, slot) {
@@ -350,7 +353,7 @@ async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut
     drop(attendance);
     match heard.left {
         Some(Left::Gone) => {}
-        Some(Left::Closing) => Box::pin(finish(socket, peer, Bytes::new(), None)).await,
+        Some(Left::Closing) => Box::pin(finish(socket, peer, Vec::new(), None)).await,
         Some(Left::Broken(refusal)) => {
             Box::pin(finish(socket, peer, reader.last_frame(&refusal), Some(&refusal))).await;
         }
@@ -391,7 +394,7 @@ fn hear(reader: &Reader, event: ws::Event<'_>, heard: &mut Heard) -> ControlFlow
 
 /// Ends a connection cleanly: what is half written, `last`, a close frame; then waits for the
 /// client's, so that the last bytes are not lost to a reset. Gives up after a while.
-async fn finish(socket: &Socket, mut peer: ws::Reader, last: Bytes, refusal: Option<&Refusal>) {
+async fn finish(socket: &Socket, mut peer: ws::Reader, last: Vec<Bytes>, refusal: Option<&Refusal>) {
     let close = match refusal {
         Some(refusal) => {
             let code = refusal.code.close().unwrap_or(1011);
@@ -401,7 +404,8 @@ async fn finish(socket: &Socket, mut peer: ws::Reader, last: Bytes, refusal: Opt
     };
     let _ = tokio::time::timeout(CLOSE_PATIENCE, async {
         socket.ready().await?;
-        let mut frames: Vec<Bytes> = [last, close].into_iter().filter(|frame| !frame.is_empty()).collect();
+        let mut frames = last;
+        frames.push(close);
         if !socket.send(&mut frames)? {
             socket.ready().await?;
         }

@@ -73,7 +73,7 @@ fn refusals_of_websockets_come_as_frames_so_that_browsers_see_them() {
         (&gateway.token, "?cursor=x", "bad_frame", 4553),
         (&gateway.token, "?tail=-1", "bad_frame", 4553),
         (&gateway.token, "?services=a%20b", "bad_frame", 4553),
-        (&gateway.token, "?slow=latest", "unsupported", 4556),
+        (&gateway.token, "?slow=fastest", "unsupported", 4556),
     ] {
         let (error, close) = gateway.ws_as(token, query).refusal();
         let is_named = error["code"] == name || (name == "bad_frame" && error["code"] == "bad_request");

@@ -129,7 +129,7 @@ fn requests(gateway: &Gateway) -> Vec<(&'static str, Request, u16, &'static str)
         ("a stream's cursor", get("stream?cursor=x"), 400, "bad_request"),
         ("a stream's tail", get("stream?tail=1.5"), 400, "bad_request"),
         ("a tail over the most", get("stream?tail=1001"), 400, "bad_request"),
-        ("a policy that is not spoken", get("stream?slow=skip"), 400, "unsupported"),
+        ("a policy that is not spoken", get("stream?slow=fastest"), 400, "unsupported"),
         ("a Last-Event-ID", get("stream").with("last-event-id", "7"), 400, "bad_request"),
         ("a Last-Event-ID that is not ASCII", get("stream").with("last-event-id", "ä"), 400, "bad_request"),
         ("no Accept for a stream", get("stream").with("accept", "application/json"), 400, "bad_request"),
@@ -237,7 +237,7 @@ fn lengths_that_two_parties_would_read_differently_make_no_second_request() {
 #[test]
 fn malformed_streams_are_refused_the_same_way_by_both_transports() {
     let gateway = Gateway::start();
-    for query in ["?cursor=x", "?tail=x", "?services=a,,b", "?cursor=a-1&cursor=a-2", "?slow=skip"] {
+    for query in ["?cursor=x", "?tail=x", "?services=a,,b", "?cursor=a-1&cursor=a-2", "?slow=fastest"] {
         let over_http = gateway.getting(&format!("stream{query}")).send();
         let (error, close) = gateway.ws(query).refusal();
         assert_eq!(error["code"], over_http.refusal().as_str(), "{query}");

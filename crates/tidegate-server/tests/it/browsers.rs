@@ -119,6 +119,10 @@ fn assert_refused(answer: &Answer, what: &str) {
     assert_eq!(answer.header("vary"), Some("Origin"), "{what}");
 }
 
+fn varies_by_origin(answer: &Answer) -> bool {
+    answer.headers.iter().any(|(name, value)| name == "vary" && value == "Origin")
+}
+
 #[test]
 fn every_origin_has_one_verdict_on_every_road() {
     let gateway = gateway_with(&["limits.connections_per_user=500"]);
@@ -169,7 +173,7 @@ fn every_origin_has_one_verdict_on_every_road() {
             assert!((200..=204).contains(&answer.status), "{origin}: {answer:?}");
             assert_eq!(answer.header("access-control-allow-origin"), allowed, "{origin}");
             assert_eq!(answer.header("access-control-allow-credentials"), None, "no cookies: {origin}");
-            assert_eq!(answer.header("vary"), Some("Origin"), "{origin}");
+            assert!(varies_by_origin(answer), "{origin}");
         }
     }
     assert_eq!(published, 5);
@@ -394,7 +398,7 @@ fn credentials_of_a_page_are_allowed_only_where_a_cookie_may_be_taken_and_its_or
         for answer in [asked.send(), preflight, stream] {
             assert_eq!(answer.header("access-control-allow-credentials"), allowed, "{origin}: {answer:?}");
             assert_ne!(answer.header("access-control-allow-origin"), Some("*"));
-            assert_eq!(answer.header("vary"), Some("Origin"));
+            assert!(varies_by_origin(&answer));
         }
     }
 }

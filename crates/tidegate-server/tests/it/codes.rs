@@ -88,7 +88,7 @@ fn refused_at_once(seen: &mut Seen) {
         (gateway.token_with(&json!({"org": "other"})).as_str(), "", Code::Forbidden),
         (gateway.token_with(&json!({"exp": now_s() - 10})).as_str(), "", Code::TokenExpired),
         (gateway.token.as_str(), "?cursor=x", Code::BadRequest),
-        (gateway.token.as_str(), "?slow=latest", Code::Unsupported),
+        (gateway.token.as_str(), "?slow=fastest", Code::Unsupported),
     ] {
         seen.ended(code, gateway.ws_as(token, query));
         let sse =

@@ -35,6 +35,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         bytes: 1 << 30,
         org_bytes: 32 << 20,
         batch: BatchLimits::default(),
+        contexts: 1,
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
     let around = Surroundings { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };

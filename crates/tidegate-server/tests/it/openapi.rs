@@ -212,7 +212,7 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
     book.hold("openStream", &sse(gateway.getting("stream?replaces=nowhere-07")).send());
     // A gap on a page: the cursor is of no life of this log.
     book.hold("readEvents", &gateway.getting("events?after=nowhere-7").send());
-    book.hold("openStream", &sse(gateway.getting("stream?slow=skip")).send());
+    book.hold("openStream", &sse(gateway.getting("stream?slow=fastest")).send());
     let upgrade = handshake(gateway.public, &gateway.path("stream"));
     book.hold("openStream", &head(&upgrade.clone().with("sec-websocket-protocol", "tidegate.v1")));
     book.hold("openStream", &head(&upgrade.clone()));

@@ -31,7 +31,11 @@ fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
 
 /// A stream whose kernel takes little for it.
 pub fn narrow_ws(gateway: &Gateway) -> Ws {
-    let request = handshake(gateway.public, &gateway.path("stream"))
+    narrow_ws_with(gateway, "")
+}
+
+fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
+    let request = handshake(gateway.public, &format!("{}{query}", gateway.path("stream")))
         .with("authorization", &format!("Bearer {}", gateway.token));
     let mut stream = Ws::switch(narrow(&request, gateway.public));
     stream.next("hello");
@@ -269,4 +273,121 @@ fn a_panic_ends_the_one_stream_and_its_places_come_back() {
     eventually("all places given back", || node.node.admission.is_idle().then_some(()));
     let text = node.node.metrics.open_metrics();
     assert!(text.contains("tidegate_connections{transport=\"websocket\"} 0"), "{text}");
+}
+
+/// Publishes `count` events of ten keys, of 10 kB each.
+fn fill_keyed(gateway: &Gateway, count: usize) {
+    let wide = "x".repeat(10_000);
+    for index in 0..count {
+        let body = format!(
+            r#"{{"service":"s","event":"e","key":"k{}","data":{{"index":{index},"wide":"{wide}"}}}}"#,
+            index % 10
+        );
+        assert_eq!(gateway.publish(&body).status, 200);
+    }
+}
+
+/// Reads until the event with this seq has come: the frames, but for hello and pings.
+fn frames_until(stream: &mut Ws, seq: u64) -> Vec<Value> {
+    let mut frames = Vec::new();
+    loop {
+        let Message::Text(text) = stream.message() else { panic!("the stream ended") };
+        let frame: Value = serde_json::from_str(&text).expect("JSON");
+        let is_last = frame["seq"].as_u64() >= Some(seq);
+        if !matches!(frame["type"].as_str(), Some("ping" | "hello")) {
+            frames.push(frame);
+        }
+        if is_last {
+            return frames;
+        }
+    }
+}
+
+fn warned(gateway: &Gateway, count: f64) {
+    let warnings = || gateway.metric("tidegate_slow_warnings_total");
+    eventually("the warnings", || (warnings() >= count).then_some(()));
+}
+
+#[test]
+fn r16_a_level_reader_that_falls_behind_is_warned_and_skips_where_it_asked_to() {
+    let gateway = gateway(&["slow.max_behind=50"]);
+    let mut slow = narrow_ws_with(&gateway, "?slow=skip");
+    // Level once: from here on lag counts.
+    gateway.say("s", "0");
+    slow.next("event");
+    fill_keyed(&gateway, 600);
+    warned(&gateway, 1.0);
+    let frames = frames_until(&mut slow, 601);
+    let status = frames.iter().find(|frame| frame["type"] == "status").expect("it is told");
+    assert_eq!(status["code"], "slow_consumer");
+    let gap = frames.iter().find(|frame| frame["type"] == "gap").expect("what it skips is declared");
+    assert_eq!(
+        (gap["reason"].as_str(), gap["seq"].as_u64() > gap["prev"].as_u64()),
+        (Some("slow_consumer"), true)
+    );
+    // All that came, and the gap, make one chain without a hole.
+    let mut at = 1;
+    for frame in frames.iter().filter(|frame| frame["type"] != "status") {
+        assert!(frame["prev"].as_u64() <= Some(at), "{at}: {}", frame["prev"]);
+        at = frame["seq"].as_u64().expect("a seq");
+    }
+    assert_eq!(at, 601);
+    assert_eq!(gateway.metric("tidegate_gaps_total{reason=\"slow_consumer\"}"), 1.0);
+    gateway.say("s", "1");
+    slow.next("event");
+}
+
+#[test]
+fn r17_latest_gives_the_last_of_each_key_and_tells_how_many_are_left_out() {
+    let gateway = gateway(&["slow.max_behind=50", "slow.policy=latest"]);
+    let mut slow = narrow_ws(&gateway);
+    gateway.say("s", "0");
+    slow.next("event");
+    fill_keyed(&gateway, 600);
+    warned(&gateway, 1.0);
+    let frames = frames_until(&mut slow, 601);
+    assert!(frames.iter().all(|frame| frame["type"] != "gap"), "never a gap");
+    let mut seen = std::collections::BTreeMap::new();
+    let (mut events, mut omitted) = (0, 0);
+    for frame in &frames {
+        if let Some(count) = frame["omitted"].as_u64() {
+            assert_eq!(frame["reason"], "conflated");
+            omitted += count;
+        }
+        let inner = frame["events"].as_array().map_or(std::slice::from_ref(frame), Vec::as_slice);
+        for event in inner.iter().filter(|event| event["data"].is_object()) {
+            events += 1;
+            seen.insert(event["key"].as_str().expect("a key").to_owned(), event["data"]["index"].as_u64());
+        }
+    }
+    assert!(omitted > 0, "{events} events");
+    assert_eq!(events + omitted, 600);
+    assert!(seen.values().copied().eq((590..600).map(Some)), "{seen:?}");
+    assert_eq!(gateway.metric("tidegate_events_omitted_total"), omitted as f64);
+}
+
+#[test]
+fn r16_who_does_not_gain_after_the_last_warning_is_closed_and_a_replay_is_no_lag() {
+    let gateway = gateway(&["slow.max_behind=50", "slow.max_warnings=1"]);
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let mut slow = narrow_ws(&gateway);
+    gateway.say("s", "0");
+    slow.next("event");
+    fill_keyed(&gateway, 600);
+    let closes = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
+    // One that comes now has all of it to take, and never is behind.
+    let mut late = narrow_ws_with(&gateway, &format!("?cursor={start}"));
+    eventually("the close", || (closes() >= 1.0).then_some(()));
+    assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"slow.max_warnings\"}"), 1.0);
+    assert_eq!(gateway.metric("tidegate_slow_warnings_total"), 1.0);
+    let mut client = Follower::at(&start);
+    assert_eq!(late.events(&mut client, 601).len(), 601);
+    assert!(client.gaps.is_empty());
+}
+
+#[test]
+fn a_policy_that_is_none_is_refused() {
+    let gateway = gateway(&[]);
+    let (error, close) = gateway.ws("?slow=fast").refusal();
+    assert_eq!((error["code"].as_str(), close), (Some("unsupported"), 4556), "{error}");
 }

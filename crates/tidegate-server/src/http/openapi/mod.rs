@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tidegate_core::{Code, CursorError};
+use tidegate_core::{Code, CursorError, slow::Policy};
 
 use operation::{Answered, Body, Content, Header, Operation, Parameter, Refused, Scheme, Tag};
 use schema::at;
@@ -378,7 +378,11 @@ fn parameters(limits: &Limits) -> Value {
         "Tail": parameter("query", "tail", &tail, whole(0, limits.tail_events), 10.min(limits.tail_events).into()),
         "Slow": parameter(
             "query", "slow", "What happens to a reader that does not keep up.",
-            json!({ "type": "string", "enum": ["catch_up"] }), Value::Null,
+            json!({ "type": "string", "enum": Policy::ALL.map(Policy::name) }), Value::Null,
+        ),
+        "Deflate": parameter(
+            "query", "deflate", "`0` for a stream that is not compressed, whatever the client offers.",
+            json!({ "type": "string", "enum": ["0", "1"] }), Value::Null,
         ),
         "Replaces": parameter(
             "query", "replaces",

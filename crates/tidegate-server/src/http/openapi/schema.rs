@@ -427,7 +427,10 @@ fn frames() -> Value {
             "batch",
             "Several events, in order. `seq` may be higher than that of the last.",
             &[("org", at("Org")), ("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp")), ("events", entries)],
-            &[],
+            &[
+                ("omitted", json!({ "type": "integer", "minimum": 1, "description": "Events left out for a slow reader, since later ones here make them old." })),
+                ("reason", json!({ "const": "conflated" })),
+            ],
         ),
         "GapFrame": frame(
             "gap",

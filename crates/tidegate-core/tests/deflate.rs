@@ -1,0 +1,232 @@
+//! Shared compression (R18, R19): whoever joins when, whatever it misses or gets beside it, every
+//! client's own inflater gives the same text.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::{Decompress, FlushDecompress, Status};
+use proptest::prelude::*;
+use tidegate_core::{
+    Epoch, Filter, Framing, ServiceName, ViewKey,
+    deflate::{Contexts, Deflated, Generations, Membership},
+    ws,
+};
+
+fn key(service: &str) -> ViewKey {
+    let service = ServiceName::parse(service).expect("a name");
+    ViewKey {
+        epoch: Epoch::from_random(7),
+        filter: Filter::only([service].into()),
+        framing: Framing::WebSocket,
+    }
+}
+
+fn generations(max: usize) -> (Generations, Arc<Contexts>) {
+    let contexts = Arc::new(Contexts::new(max));
+    (Generations::new(contexts.clone()), contexts)
+}
+
+/// A client that has agreed to permessage-deflate with context takeover by the server.
+struct Client {
+    membership: Membership,
+    inflater: Decompress,
+    inflated: u64,
+}
+
+impl Client {
+    fn new() -> Self {
+        Self { membership: Membership::default(), inflater: Decompress::new(false), inflated: 0 }
+    }
+
+    /// What the client reads in a finished frame (RFC 7692, section 7.2.2).
+    fn read(&mut self, frame: &Bytes) -> Result<String, String> {
+        let mut payload = frame[ws::header_length(frame)..].to_vec();
+        if frame[0] & 0x40 == 0 {
+            return String::from_utf8(payload).map_err(|error| error.to_string());
+        }
+        self.inflated += 1;
+        payload.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
+        let mut text = Vec::with_capacity(1 << 20);
+        let (before, mut taken) = (self.inflater.total_in(), 0);
+        while taken < payload.len() {
+            let status = self
+                .inflater
+                .decompress_vec(&payload[taken..], &mut text, FlushDecompress::Sync)
+                .map_err(|error| error.to_string())?;
+            assert_ne!(status, Status::StreamEnd, "no message ends the stream");
+            taken = usize::try_from(self.inflater.total_in() - before).expect("small");
+        }
+        String::from_utf8(text).map_err(|error| error.to_string())
+    }
+
+    fn take(&mut self, deflated: &Deflated) -> Result<String, String> {
+        let frame = self.membership.take(deflated);
+        self.read(&frame)
+    }
+}
+
+fn event(number: u64) -> String {
+    let amount = number.wrapping_mul(2_654_435_761) % 100_000;
+    format!(
+        r#"{{"type":"event","org":"acme","prev":{},"seq":{},"timestamp":"2026-11-24T09:30:{:02}.000Z","service":"finance","event":"invoice.paid","id":"0192f4a1-{number:012x}","data":{{"invoice":"INV-{amount}","amount_cents":{amount},"currency":"EUR","customer":"c-{}"}}}}"#,
+        number - 1,
+        number,
+        number % 60,
+        amount % 977
+    )
+}
+
+#[test]
+fn r19_a_joiner_becomes_a_member_after_a_window_of_the_generations_own_text() {
+    let (mut generations, _) = generations(8);
+    let key = key("finance");
+    let (mut first, mut late) = (Client::new(), Client::new());
+    let mut last_of_both = None;
+    for number in 1..=400 {
+        let text = event(number);
+        let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+        assert_eq!(first.take(&deflated).as_ref(), Ok(&text));
+        assert!(first.membership.is_member(), "from the first frame of a generation on");
+        if number > 3 {
+            let was_member = late.membership.is_member();
+            assert_eq!(late.take(&deflated).as_ref(), Ok(&text), "{number}");
+            if late.membership.is_member() && !was_member {
+                last_of_both = Some(number);
+            }
+        }
+    }
+    // One waits alone beside one member: it pays for a new generation long before it has a window.
+    assert!(last_of_both.is_some_and(|number| number < 60), "{last_of_both:?}");
+}
+
+#[test]
+fn small_events_one_by_one_shrink_to_less_than_a_third() {
+    let (mut generations, _) = generations(8);
+    let mut member = Client::new();
+    let (mut plain, mut wire) = (0, 0);
+    for number in 1..=1000 {
+        let frame = ws::text_frame(&event(number));
+        let deflated = generations.deflate(&key("finance"), number, &frame);
+        plain += frame.len();
+        wire += member.membership.take(&deflated).len();
+    }
+    assert!(wire * 10 < plain * 3, "{wire} of {plain} bytes");
+}
+
+#[test]
+fn r19_filters_past_the_bound_go_without_context_and_sweeps_give_places_back() {
+    let (mut generations, contexts) = generations(1);
+    let (one, other) = (key("finance"), key("staff"));
+    let (mut a, mut b) = (Client::new(), Client::new());
+    for number in 1..=3 {
+        let frame = ws::text_frame(&event(number));
+        assert_eq!(a.take(&generations.deflate(&one, number, &frame)), Ok(event(number)));
+        assert_eq!(b.take(&generations.deflate(&other, number, &frame)), Ok(event(number)));
+    }
+    assert!(a.membership.is_member() && !b.membership.is_member());
+    assert_eq!((a.inflated, b.inflated, contexts.used()), (3, 3, 1));
+    generations.sweep();
+    assert_eq!(contexts.used(), 1, "used since the last sweep");
+    generations.sweep();
+    assert_eq!(contexts.used(), 0);
+    // What comes now is a generation of its own, and nobody mistakes it for the one before.
+    let frame = ws::text_frame(&event(4));
+    assert_eq!(b.take(&generations.deflate(&other, 4, &frame)), Ok(event(4)));
+    assert_eq!(a.take(&generations.deflate(&one, 4, &frame)), Ok(event(4)));
+    assert!(b.membership.is_member() && !a.membership.is_member());
+    let frame = ws::text_frame(&event(5));
+    assert_eq!(b.take(&generations.deflate(&other, 5, &frame)), Ok(event(5)));
+}
+
+/// What happens to one of the clients, or to all.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A batch is sealed that everybody sees.
+    Batch(u16),
+    /// ...and this client is behind by so many.
+    Lag(usize, u8),
+    /// It gets a private frame, uncompressed.
+    Private(usize),
+    /// It gets something compressed for it alone.
+    Alone(usize),
+    /// It skips to the head.
+    Skip(usize),
+    /// It comes back with a fresh inflater.
+    Join(usize),
+    /// The compressors of idle filters go.
+    Sweep,
+    /// Another worker asks for a frame that was made already, and not kept.
+    Again,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let client = 0..4_usize;
+    let step = prop_oneof![
+        12 => (1..6000_u16).prop_map(Step::Batch),
+        2 => (client.clone(), 0..20_u8).prop_map(|(client, lag)| Step::Lag(client, lag)),
+        2 => client.clone().prop_map(Step::Private),
+        1 => client.clone().prop_map(Step::Alone),
+        1 => client.clone().prop_map(Step::Skip),
+        2 => client.prop_map(Step::Join),
+        1 => Just(Step::Sweep),
+        1 => Just(Step::Again),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn r19_every_client_reads_the_same_whatever_happens(steps in steps()) {
+        let (mut generations, _) = generations(1);
+        let key = key("finance");
+        let mut batches: Vec<(String, Deflated)> = Vec::new();
+        let mut clients: Vec<(Client, usize, usize)> = (0..4).map(|_| (Client::new(), 0, 0)).collect();
+        for step in steps {
+            match step {
+                Step::Batch(size) => {
+                    let number = batches.len() as u64 + 1;
+                    let mut text = event(number);
+                    while text.len() < usize::from(size) {
+                        text.push_str(&event(number * 1000 + text.len() as u64));
+                    }
+                    let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+                    batches.push((text, deflated));
+                }
+                Step::Again => {
+                    if let Some((text, last)) = batches.last_mut() {
+                        *last = generations.deflate(&key, 0, &ws::text_frame(text));
+                    }
+                }
+                Step::Lag(client, lag) => clients[client].2 = usize::from(lag),
+                Step::Private(client) => {
+                    let read = clients[client].0.read(&ws::text_frame("private"));
+                    prop_assert_eq!(read, Ok("private".to_owned()));
+                }
+                Step::Alone(client) => {
+                    let (mut other, _) = generations_for_alone();
+                    let text = event(77).repeat(3);
+                    let frame = Membership::default().take(&other.deflate(&key, 0, &ws::text_frame(&text)));
+                    clients[client].0.membership.leave();
+                    prop_assert_eq!(clients[client].0.read(&frame), Ok(text));
+                }
+                Step::Skip(client) => clients[client].1 = batches.len(),
+                Step::Join(client) => clients[client] = (Client::new(), batches.len().saturating_sub(9), 0),
+                Step::Sweep => generations.sweep(),
+            }
+            for (client, at, lag) in &mut clients {
+                while *at + *lag < batches.len() {
+                    let (text, deflated) = &batches[*at];
+                    let read = client.take(deflated);
+                    prop_assert_eq!(read.as_ref(), Ok(text), "batch {}", *at);
+                    *at += 1;
+                }
+            }
+        }
+    }
+}
+
+fn generations_for_alone() -> (Generations, Arc<Contexts>) {
+    generations(0)
+}
