@@ -1,0 +1,91 @@
+//! Fan-out: every event to every reader, at one rate after the other; or the most that is carried.
+
+use clap::Args;
+
+use crate::{
+    options::{Common, Load, Setting},
+    peers::Peer,
+    result::{Row, Table},
+    schedule::Arrivals,
+    session::{Plan, Session},
+};
+
+/// What is run.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub common: Common,
+    /// How many readers
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub connections: usize,
+    /// Events per second and publishers, several with commas between them: 50x1,1000x4,maxx16. max: each
+    /// publishes again once it was answered
+    #[arg(long, value_name = "RATExPUBLISHERS", value_delimiter = ',', default_value = "50x1,1000x4")]
+    pub load: Vec<Load>,
+    /// Whether publishers take turns or all publish at the same moment
+    #[arg(long, value_enum, default_value = "even")]
+    pub arrivals: Arrivals,
+    /// Raise each load's rate until p99 is above this or the server saturates, and show the most carried
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub search_p99: Option<f64>,
+}
+
+/// Runs it.
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for load in &options.load {
+        for peer in &setting.common.peer {
+            rows.push(match options.search_p99 {
+                None => once(setting, options, peer, *load, load.to_string())?,
+                Some(bound_ms) => search(setting, options, peer, *load, bound_ms)?,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn once(setting: &Setting, options: &Options, peer: &Peer, load: Load, label: String) -> anyhow::Result<Row> {
+    let plan = Plan::of(setting, options.connections, load.publishers, label);
+    let mut session = Session::open(setting, peer, plan)?;
+    let work = session.work(load, options.arrivals);
+    session.measure(&work)
+}
+
+/// Doubles the rate while it is carried, then halves the distance to the first that is not.
+fn search(
+    setting: &Setting,
+    options: &Options,
+    peer: &Peer,
+    load: Load,
+    bound_ms: f64,
+) -> anyhow::Result<Row> {
+    let (mut carried, mut too_much): (Option<Row>, Option<f64>) = (None, None);
+    let mut rate = load.rate.unwrap_or(250.0);
+    for _ in 0..12 {
+        let load = Load { rate: Some(rate), ..load };
+        let mut row = once(setting, options, peer, load, format!("most x {}", load.publishers))?;
+        let p99_ms = row.latency.map_or(f64::INFINITY, |latency| latency.p99_ms);
+        if !row.is_saturated() && row.missing == 0 && p99_ms <= bound_ms {
+            row.notes.push(format!("the most carried with p99 up to {bound_ms} ms, to 10 %"));
+            carried = Some(row);
+        } else {
+            if carried.is_none() && rate < 10.0 {
+                return Ok(row);
+            }
+            too_much = Some(rate);
+        }
+        let carried_rate = carried.as_ref().and_then(|row| row.rate);
+        rate = match (carried_rate, too_much) {
+            (Some(low), Some(high)) if high / low < 1.1 => break,
+            (Some(low), Some(high)) => (low + high) / 2.0,
+            (Some(low), None) => low * 2.0,
+            (None, _) => rate / 2.0,
+        };
+    }
+    carried.ok_or_else(|| anyhow::anyhow!("{peer} carries no rate with p99 up to {bound_ms} ms"))
+}
+
+/// Its table.
+pub fn table(rows: &[Row]) -> Table {
+    super::table(rows)
+}
