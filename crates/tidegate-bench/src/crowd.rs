@@ -271,7 +271,11 @@ impl Loop {
                 match inbox.try_recv() {
                     Ok(order) => self.obey(order, &mut standing),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return Ok(()),
+                    Err(TryRecvError::Disconnected) => {
+                        // Resets: thousands of closed connections would hold their ports for a minute.
+                        self.readers.iter_mut().for_each(Reader::cut);
+                        return Ok(());
+                    }
                 }
             }
             self.open(&mut standing)?;
@@ -369,7 +373,7 @@ impl Loop {
         let mut outcome = if ready.writable { reader.write() } else { Ok(()) };
         if outcome.is_ok() && ready.readable {
             let clock = self.clock;
-            outcome = reader.read(&self.line, &mut self.room, || clock.now_us());
+            outcome = reader.read(&self.line, &mut self.room, ready.ended, || clock.now_us());
         }
         let after = (reader.is_ready, reader.is_live, reader.is_probed);
         let change = |gauge: &mut u64, before: bool, after: bool| match (before, after) {

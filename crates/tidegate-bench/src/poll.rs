@@ -25,6 +25,8 @@ pub struct Ready {
     pub token: u64,
     /// Something can be read, or the other side has ended.
     pub readable: bool,
+    /// The other side has ended: read to the end, for no other edge will tell.
+    pub ended: bool,
     pub writable: bool,
 }
 
@@ -67,6 +69,7 @@ impl Poll {
             Ready {
                 token: data.u64(),
                 readable: flags.intersects(EventFlags::IN | ends),
+                ended: flags.intersects(ends),
                 writable: flags.intersects(EventFlags::OUT | ends),
             }
         }));

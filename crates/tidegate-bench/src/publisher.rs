@@ -278,23 +278,25 @@ impl Publishers {
         if !ready.readable {
             return Ok(());
         }
-        let mut scratch = [0; 16 * 1024];
-        loop {
+        let (mut scratch, mut is_gone) = ([0; 16 * 1024], false);
+        while !is_gone {
             let publisher = &mut self.publishers[index];
             match publisher.socket.read(&mut scratch) {
-                Ok(0) => return self.lost(index, done),
+                Ok(0) => is_gone = true,
                 Ok(read) => {
                     publisher.input.extend_from_slice(&scratch[..read]);
-                    if read < scratch.len() {
+                    if read < scratch.len() && !ready.ended {
                         break;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return self.lost(index, done),
+                Err(_) => is_gone = true,
             }
         }
         let publisher = &mut self.publishers[index];
-        let Some(answer) = http::answer(&publisher.input)? else { return Ok(()) };
+        let Some(answer) = http::answer(&publisher.input)? else {
+            return if is_gone { self.lost(index, done) } else { Ok(()) };
+        };
         publisher.input.drain(..answer.bytes);
         if let Some(asked) = publisher.in_flight.take() {
             done.ended_us = self.clock.now_us();
@@ -308,7 +310,8 @@ impl Publishers {
                 self.refuse(index, asked, &refused, done);
             }
         }
-        if answer.is_last {
+        if answer.is_last || is_gone {
+            self.publishers[index].input.clear();
             self.publishers[index].socket = self.connection(index as u64)?;
         }
         Ok(())

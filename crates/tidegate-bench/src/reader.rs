@@ -201,9 +201,15 @@ impl Reader {
         Err(End::Broken(format!("it cannot be connected or written to: {error}")))
     }
 
-    /// Reads all that is there and counts it. `now_us`: when it became readable, asked for as late as
-    /// can be.
-    pub fn read(&mut self, line: &Line, room: &mut Room, now_us: impl Fn() -> u64) -> Result<(), End> {
+    /// Reads all that is there and counts it; `to_the_end` where the server has closed. `now_us` is asked
+    /// once bytes are here.
+    pub fn read(
+        &mut self,
+        line: &Line,
+        room: &mut Room,
+        to_the_end: bool,
+        now_us: impl Fn() -> u64,
+    ) -> Result<(), End> {
         if self.seat.stalls && self.is_ready {
             return Ok(());
         }
@@ -233,7 +239,7 @@ impl Reader {
                 return Err(end);
             }
             // A read that leaves room has emptied the socket; what comes later is another edge.
-            if whole || (self.seat.stalls && self.is_ready) {
+            if (whole && !to_the_end) || (self.seat.stalls && self.is_ready) {
                 return Ok(());
             }
         }

@@ -83,10 +83,12 @@ impl Plan {
 }
 
 /// A server with its load.
+///
+/// The load goes before the server, in the order of the fields.
 pub struct Session {
-    pub running: Running,
     pub crowd: Crowd,
     publishers: Option<Publishers>,
+    pub running: Running,
     clock: Clock,
     plan: Plan,
     peer: Peer,

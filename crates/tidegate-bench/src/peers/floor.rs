@@ -151,7 +151,7 @@ impl Floor {
                         connection.input.extend_from_slice(&self.scratch[..read]);
                         lives = connection.requests(&mut events);
                     }
-                    if read < self.scratch.len() {
+                    if read < self.scratch.len() && !ready.ended {
                         break;
                     }
                 }

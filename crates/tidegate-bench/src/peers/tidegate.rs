@@ -84,6 +84,8 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     let mut command = Command::new(gateway);
     command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(dir.path().join("data"));
+    // It is over when the run is: nobody is left to be told.
+    command.args(["--set", "drain.window=\"0s\""]);
     for setting in needs(start.connections).iter().chain(&start.settings) {
         command.args(["--set", setting]);
     }
