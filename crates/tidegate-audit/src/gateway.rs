@@ -103,11 +103,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// Its process, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -13,9 +13,10 @@ use crate::{
 /// What every scenario is told.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// What to measure, several with commas between them: tidegate, bun (uWebSockets), socketio, nchan,
-    /// centrifugo (scripts/bench-peers installs these four), floor and floor-batched (bare loops of send
-    /// calls), or http://ADDRESS of a gateway that runs
+    /// What to measure, several with commas between them: tidegate (with settings of its own:
+    /// tidegate+batch.mode=fixed), bun (uWebSockets), socketio, nchan, centrifugo (scripts/bench-peers
+    /// installs these four), floor and floor-batched (bare loops of send calls), or http://ADDRESS of a
+    /// gateway that runs
     #[arg(long, value_name = "PEER", value_delimiter = ',', default_value = "tidegate")]
     pub peer: Vec<Peer>,
     /// Over which transport readers connect

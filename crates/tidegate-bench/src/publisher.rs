@@ -7,7 +7,7 @@ use std::{
     net::TcpStream,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,14 @@ pub struct Work {
     pub service: String,
     /// Events in one request.
     pub batch: u32,
+    /// Ends the window early once it is set.
+    pub until: Option<Arc<AtomicBool>>,
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        self.until.as_ref().is_some_and(|until| until.load(Ordering::Relaxed))
+    }
 }
 
 /// What was published in one phase, and over all of them.
@@ -168,11 +176,14 @@ impl Publishers {
     pub fn run(&mut self, work: &Work) -> anyhow::Result<Published> {
         let mut done = Published { began_us: self.clock.now_us(), ..Published::default() };
         let window_us = work.schedule.window.as_micros() as u64;
-        let (over_us, began_us) = (done.began_us + window_us, done.began_us);
+        let (mut over_us, began_us) = (done.began_us + window_us, done.began_us);
         self.publishers.iter_mut().for_each(|publisher| publisher.requests = 0);
         let mut ready: Vec<Ready> = Vec::new();
         loop {
             let now = self.clock.now_us();
+            if work.is_over() {
+                over_us = over_us.min(now);
+            }
             let mut next_due = u64::MAX;
             let mut awaited = false;
             for index in 0..self.publishers.len() {
@@ -194,7 +205,7 @@ impl Publishers {
                 self.send(index, due_us, work, &mut done)?;
                 awaited = true;
             }
-            if !awaited && next_due >= over_us {
+            if !awaited && (next_due >= over_us || now >= over_us) {
                 break;
             }
             if now > over_us + PATIENCE.as_micros() as u64 {
@@ -211,7 +222,8 @@ impl Publishers {
         for (index, publisher) in self.publishers.iter().enumerate() {
             let asked = (publisher.requests..)
                 .take_while(|number| {
-                    work.schedule.rate.is_some() && work.schedule.due_us(index as u16, *number).is_some()
+                    let due = work.schedule.due_us(index as u16, *number);
+                    work.schedule.rate.is_some() && due.is_some_and(|due| began_us + due < over_us)
                 })
                 .count();
             done.unsent += asked as u64 * u64::from(work.batch);
@@ -397,6 +409,7 @@ mod tests {
             payload: Payload::Order { bytes: 150 },
             service: "orders".to_owned(),
             batch: 1,
+            until: None,
         }
     }
 

@@ -29,6 +29,9 @@ use crate::{
 /// How long nothing may happen before readers are no longer waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a publisher's first refusals may be its key's youth.
+const KEY_MAX: Duration = Duration::from_secs(3);
+
 /// How often the readers are looked at while they are waited for.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -64,6 +67,8 @@ pub struct Plan {
     pub compress: bool,
     /// More settings of Tidegate.
     pub settings: Vec<String>,
+    /// Connections of others that the server must hold too.
+    pub room: usize,
     pub label: String,
 }
 
@@ -77,6 +82,7 @@ impl Plan {
             service: "orders".to_owned(),
             compress: setting.common.compress,
             settings: Vec::new(),
+            room: 0,
             label: label.into(),
         }
     }
@@ -102,7 +108,7 @@ pub struct Session {
 impl Session {
     /// Starts the server and its publishers, and no reader yet.
     pub fn start(setting: &Setting, peer: &Peer, plan: Plan) -> anyhow::Result<Self> {
-        let connections = plan.seats.len();
+        let connections = plan.seats.len() + plan.room;
         limits::raise_files(connections)?;
         limits::check_ports(connections)?;
         if let Peer::Address(_) = peer {
@@ -128,6 +134,12 @@ impl Session {
             },
         )
         .with_context(|| format!("start {peer}"))?;
+        Self::on(setting, peer, running, plan)
+    }
+
+    /// Publishers, and no reader yet, on a server that runs.
+    pub fn on(setting: &Setting, peer: &Peer, running: Running, plan: Plan) -> anyhow::Result<Self> {
+        let common = &setting.common;
         let clock = Clock::start();
         let line = Line {
             target: running.target.clone(),
@@ -189,7 +201,15 @@ impl Session {
                 bail!("{probed} of {all} readers get what is published to {} ({words})", self.peer);
             }
             let publishers = self.publishers.as_ref().context("have publishers")?;
-            publishers.probe(self.probes, &self.plan.service)?;
+            match publishers.probe(self.probes, &self.plan.service) {
+                Ok(()) => {}
+                // A key that was just made is known to the server a moment later.
+                Err(_) if self.probes == 0 && began.elapsed() < KEY_MAX => {
+                    thread::sleep(LOOK);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             self.probes += 1;
             let next = Instant::now() + Duration::from_millis(200);
             while Instant::now() < next && self.crowd.standing()?.probed < all {
@@ -215,6 +235,28 @@ impl Session {
         position: impl Fn(&Standing) -> u64,
         enough: impl Fn(&Standing) -> bool,
     ) -> anyhow::Result<Duration> {
+        self.wait_for(what, target, PATIENCE, position, enough)
+    }
+
+    /// The same where readers may be told to come back later.
+    pub fn wait_patiently(
+        &self,
+        what: &str,
+        target: u64,
+        position: impl Fn(&Standing) -> u64,
+        enough: impl Fn(&Standing) -> bool,
+    ) -> anyhow::Result<Duration> {
+        self.wait_for(what, target, PATIENCE * 6, position, enough)
+    }
+
+    fn wait_for(
+        &self,
+        what: &str,
+        target: u64,
+        patience: Duration,
+        position: impl Fn(&Standing) -> u64,
+        enough: impl Fn(&Standing) -> bool,
+    ) -> anyhow::Result<Duration> {
         let bar = progress(target, &format!("{}: {what}", self.peer));
         let began = Instant::now();
         let (mut last, mut changed) = (Standing::default(), Instant::now());
@@ -229,7 +271,7 @@ impl Session {
                 (last, changed) = (standing, Instant::now());
                 bar.set_position(position(&standing));
             }
-            if changed.elapsed() > PATIENCE {
+            if changed.elapsed() > patience {
                 bar.finish_and_clear();
                 return Ok(began.elapsed());
             }
@@ -304,10 +346,20 @@ impl Session {
             let done = self.publish(&warm, "warm-up", |_, _| {})?;
             self.settle(done.answered)?;
         }
+        self.forget()
+    }
+
+    /// Forgets what was counted.
+    pub fn forget(&self) -> anyhow::Result<()> {
         self.crowd.reset();
         // Until the readers have obeyed: an answered count comes behind the reset.
         self.crowd.count(&[], &BTreeSet::new())?;
         Ok(())
+    }
+
+    /// From here on it is about something else.
+    pub fn relabel(&mut self, label: &str) {
+        label.clone_into(&mut self.plan.label);
     }
 
     /// Waits until every listener has what was answered since the last reset.
@@ -435,6 +487,7 @@ impl Session {
             payload: self.setting.payload(),
             service: self.plan.service.clone(),
             batch: 1,
+            until: None,
         }
     }
 

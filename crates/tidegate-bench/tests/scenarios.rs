@@ -106,12 +106,18 @@ fn idle() {
 
 #[test]
 fn storm() {
-    let rows = clean(&["storm", "--connections", "20", "--behind", "150", "--warmup", "0.3"]);
+    let numbers = ["--connections", "20", "--behind", "150", "--bystanders", "5"];
+    let rows = clean(&with_short(&[&["storm"][..], &numbers].concat()));
     let storm = &rows[0];
     assert_eq!(number(storm, "/storm/behind"), 150.0);
     assert_eq!(number(storm, "/counts/delivered"), 150.0 * 20.0, "{storm}");
     assert!(number(storm, "/storm/back_ms") > 0.0);
     assert!(!storm["notes"].to_string().contains("not live"), "{storm}");
+    let labels: Vec<_> = rows.iter().map(|row| row["label"].as_str().unwrap_or_default()).collect();
+    assert_eq!(labels, ["150 behind", "another org, no storm", "another org, during the storm"]);
+    for row in &rows[1..] {
+        assert_eq!(number(row, "/counts/delivered"), number(row, "/published") * 5.0, "{row}");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     Ok(Running {
         target: Target::parse(&format!("http://127.0.0.1:{}", announced.port))?,
         admin: None,
+        orgs: None,
         version: format!("Bun {} (uWebSockets)", announced.version),
         setup: "peers/bun.ts".to_owned(),
         server,

@@ -45,6 +45,7 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     Ok(Running {
         target: Target::parse(&format!("http://127.0.0.1:{port}"))?,
         admin: None,
+        orgs: None,
         version: format!("Centrifugo {}", VERSION),
         setup: "memory engine, history and recovery on, JSON".to_owned(),
         server,

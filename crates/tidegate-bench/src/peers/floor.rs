@@ -40,6 +40,7 @@ pub fn start(start: &Start, window_ms: u64) -> anyhow::Result<Running> {
     Ok(Running {
         target: Target::parse(&format!("http://127.0.0.1:{}", announced.port))?,
         admin: None,
+        orgs: None,
         version: format!("tidegate-bench {}", env!("CARGO_PKG_VERSION")),
         setup: match window_ms {
             0 => "a bare loop of send calls, each event at once".to_owned(),

@@ -19,8 +19,8 @@ use process::Server;
 /// A server to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// Tidegate, started here.
-    Tidegate,
+    /// Tidegate, started here with these settings.
+    Tidegate(Vec<String>),
     /// Bun's WebSocket server, which is uWebSockets.
     Bun,
     SocketIo,
@@ -37,7 +37,7 @@ pub enum Peer {
 impl Peer {
     /// Those with a name.
     pub const NAMED: [(&'static str, Peer); 7] = [
-        ("tidegate", Peer::Tidegate),
+        ("tidegate", Peer::Tidegate(Vec::new())),
         ("bun", Peer::Bun),
         ("socketio", Peer::SocketIo),
         ("nchan", Peer::Nchan),
@@ -48,7 +48,7 @@ impl Peer {
 
     /// Whether it is Tidegate, which alone has cursors, services and an answer that names places.
     pub fn is_tidegate(&self) -> bool {
-        matches!(self, Self::Tidegate | Self::Address(_))
+        matches!(self, Self::Tidegate(_) | Self::Address(_))
     }
 }
 
@@ -56,6 +56,9 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => f.write_str(address),
+            Self::Tidegate(settings) if !settings.is_empty() => {
+                write!(f, "tidegate+{}", settings.join("+"))
+            }
             named => {
                 let name = Self::NAMED.iter().find(|(_, peer)| peer == named).map(|(name, _)| *name);
                 f.write_str(name.unwrap_or_default())
@@ -70,6 +73,13 @@ impl FromStr for Peer {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((_, peer)) = Self::NAMED.iter().find(|(name, _)| *name == text) {
             return Ok(peer.clone());
+        }
+        if let Some(settings) = text.strip_prefix("tidegate+") {
+            let settings: Vec<_> = settings.split('+').map(str::to_owned).collect();
+            if let Some(wrong) = settings.iter().find(|setting| !setting.contains('=')) {
+                return Err(format!("{wrong:?} is not a setting such as batch.mode=fixed"));
+            }
+            return Ok(Self::Tidegate(settings));
         }
         if text.starts_with("http://") {
             return Ok(Self::Address(text.to_owned()));
@@ -167,12 +177,14 @@ pub struct Running {
     pub server: Server,
     /// Where operators look, on Tidegate.
     pub admin: Option<Target>,
+    /// What makes further orgs, on a Tidegate that was started here.
+    pub orgs: Option<tidegate::Orgs>,
 }
 
 /// Starts a peer, or finds the one that runs.
 pub fn start(peer: &Peer, start: &Start) -> anyhow::Result<Running> {
     match peer {
-        Peer::Tidegate => tidegate::start(start),
+        Peer::Tidegate(settings) => tidegate::start(start, settings),
         Peer::Bun => bun::start(start),
         Peer::SocketIo => socketio::start(start),
         Peer::Nchan => nchan::start(start),
@@ -216,6 +228,10 @@ mod tests {
         for (name, peer) in Peer::NAMED {
             assert_eq!((name.parse(), peer.to_string()), (Ok(peer.clone()), name.to_owned()));
         }
+        let fixed = Peer::Tidegate(vec!["batch.mode=fixed".to_owned(), "log.engine=memory".to_owned()]);
+        let text = "tidegate+batch.mode=fixed+log.engine=memory";
+        assert_eq!((text.parse(), fixed.to_string().as_str()), (Ok(fixed), text));
+        assert!("tidegate+fixed".parse::<Peer>().is_err());
         assert_eq!("http://127.0.0.1:1".parse(), Ok(Peer::Address("http://127.0.0.1:1".to_owned())));
         assert!("uws".parse::<Peer>().expect_err("no such peer").contains("floor-batched"));
     }

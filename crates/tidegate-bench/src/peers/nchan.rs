@@ -59,6 +59,7 @@ http {{
     Ok(Running {
         target: Target::parse(&format!("http://127.0.0.1:{port}"))?,
         admin: None,
+        orgs: None,
         version: format!("nchan 1.3.6 ({})", version.trim().trim_start_matches("nginx version: ")),
         setup: "one worker, messages in memory".to_owned(),
         server,

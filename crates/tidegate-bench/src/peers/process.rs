@@ -135,6 +135,11 @@ impl Server {
         format!("{status}{last}")
     }
 
+    /// Its process, where it is known.
+    pub fn pid(&self) -> Option<u32> {
+        self.root
+    }
+
     /// What it has cost so far; none where its process is not known.
     pub fn costs(&self) -> Option<Costs> {
         costs(self.root?)

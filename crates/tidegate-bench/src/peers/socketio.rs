@@ -38,6 +38,7 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     Ok(Running {
         target: Target::parse(&format!("http://127.0.0.1:{}", announced.port))?,
         admin: None,
+        orgs: None,
         version: format!("Socket.IO {}", announced.version),
         setup: "peers/socketio.mjs, WebSocket only".to_owned(),
         server,

@@ -1,7 +1,7 @@
 //! Tidegate: started as `tidegate dev` without its feed (a log of its own, one org, token and key), or a
 //! gateway that runs already.
 
-use std::{process::Command, sync::Arc};
+use std::{path::PathBuf, process::Command, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -69,8 +69,55 @@ pub fn needs(connections: usize) -> Vec<String> {
     .into()
 }
 
-/// Starts one.
-pub fn start(start: &Start) -> anyhow::Result<Running> {
+/// Makes further orgs of a gateway, by its own commands.
+#[derive(Debug, Clone)]
+pub struct Orgs {
+    gateway: PathBuf,
+    data: PathBuf,
+    pid: Option<u32>,
+}
+
+impl Orgs {
+    /// A second org on the gateway that `first` is one of: a token and a key for it. The key is known to the
+    /// gateway a moment later.
+    pub fn second(&self, first: &Running, marks: &Marks) -> anyhow::Result<Running> {
+        const ORG: &str = "beside";
+        let run = |arguments: &[&str]| -> anyhow::Result<String> {
+            let mut command = Command::new(&self.gateway);
+            let output = command.args(arguments).args(["--org", ORG, "--data-dir"]).arg(&self.data).output();
+            let output = output.with_context(|| format!("run tidegate {}", arguments.join(" ")))?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "tidegate {} failed: {}", arguments.join(" "), said.trim());
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        #[derive(Deserialize)]
+        struct Made {
+            key: String,
+        }
+        let token = run(&["token", "create", "--user", "bench", "--services", "*"])?;
+        let made = run(&["key", "create", "--json"])?;
+        let Made { key } = serde_json::from_str(&made)
+            .with_context(|| format!("read what tidegate key create said: {made}"))?;
+        Ok(Running {
+            target: first.target.clone(),
+            admin: None,
+            orgs: None,
+            version: first.version.clone(),
+            setup: first.setup.clone(),
+            server: Server::attached(self.pid),
+            dialect: Arc::new(Tidegate {
+                org: ORG.to_owned(),
+                token,
+                publish_key: key,
+                compress: false,
+                marks: marks.clone(),
+            }),
+        })
+    }
+}
+
+/// Starts one, with `settings` beside those that all have.
+pub fn start(start: &Start, settings: &[String]) -> anyhow::Result<Running> {
     let gateway = &start.gateway;
     ensure!(
         gateway.exists(),
@@ -83,22 +130,25 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     let dir = tempfile::tempdir().context("make a directory for the log")?;
     let mut command = Command::new(gateway);
     command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]);
-    command.arg(dir.path().join("data"));
+    let data = dir.path().join("data");
+    command.arg(&data);
     // It is over when the run is: nobody is left to be told.
     command.args(["--set", "drain.window=\"0s\""]);
-    for setting in needs(start.connections).iter().chain(&start.settings) {
+    let chosen: Vec<_> = start.settings.iter().chain(settings).cloned().collect();
+    for setting in needs(start.connections).iter().chain(&chosen) {
         command.args(["--set", setting]);
     }
     let (server, line) = Server::announcing(&mut command, start.cores.as_ref(), dir)?;
     let announced: Announced =
         serde_json::from_str(&line).with_context(|| format!("read the gateway's line: {line}"))?;
-    let setup = match start.settings.as_slice() {
-        [] => "its defaults".to_owned(),
-        settings => settings.join(", "),
+    let setup = match chosen.as_slice() {
+        [] => "its defaults, limits raised for the run".to_owned(),
+        chosen => format!("{}, limits raised for the run", chosen.join(", ")),
     };
     Ok(Running {
         target: Target::parse(&announced.url)?,
         admin: Some(Target::parse(&announced.admin_url)?),
+        orgs: Some(Orgs { gateway: gateway.clone(), data, pid: server.pid() }),
         version: version.lines().next().unwrap_or("tidegate").to_owned(),
         setup,
         server,
@@ -123,6 +173,7 @@ pub fn attach(address: &str, start: &Start) -> anyhow::Result<Running> {
     Ok(Running {
         target: Target::parse(address)?,
         admin: None,
+        orgs: None,
         version: "tidegate".to_owned(),
         setup: format!("as it runs at {address}"),
         server: Server::attached(attached.pid),

@@ -210,7 +210,7 @@ fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, 
 
 /// The two figures that were wished for first.
 fn wishes(page: &mut String, runs: &[Run]) {
-    let ours = |row: &&Row| row.peer == "tidegate";
+    let ours = |row: &&Row| row.peer.starts_with("tidegate");
     let rows = |scenario: &'static str| {
         runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows).filter(ours)
     };
@@ -249,7 +249,12 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
             .iter()
             .filter_map(|row| {
                 let group = row.label.clone();
-                Some(Bar { group, name: row.peer.clone(), value: of(row)?, ours: row.peer == "tidegate" })
+                Some(Bar {
+                    group,
+                    name: row.peer.clone(),
+                    value: of(row)?,
+                    ours: row.peer.starts_with("tidegate"),
+                })
             })
             .collect();
         (!bars.is_empty()).then(|| {

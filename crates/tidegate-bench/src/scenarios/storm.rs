@@ -1,15 +1,25 @@
 //! Storm: every connection is cut, events are published meanwhile, and all come back at once: each must
-//! get what it missed, once.
+//! get what it missed, once. Another org on the same gateway goes on meanwhile, and its latency is measured
+//! with and without the storm.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
 
 use crate::{
+    event::Marks,
     options::{Common, Load, Setting},
     peers::Peer,
-    result::{Row, Storm, Table, grouped, maybe, short},
+    reader::Seat,
+    result::{Row, Storm, Table, grouped, maybe},
     schedule::{Arrivals, Schedule},
     session::{Plan, Session},
 };
@@ -25,6 +35,9 @@ pub struct Options {
     /// How many events each is behind when it comes back
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub behind: u32,
+    /// How many readers another org has on the same gateway, 50 events a second going to them; 0: none
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub bystanders: usize,
 }
 
 /// Events in one request while all are away.
@@ -32,15 +45,49 @@ const BATCH: u32 = 50;
 
 /// Runs it.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    setting.common.peer.iter().map(|peer| one(setting, options, peer)).collect()
+    let mut rows = Vec::new();
+    for peer in &setting.common.peer {
+        rows.extend(one(setting, options, peer)?);
+    }
+    Ok(rows)
 }
 
-fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row> {
+/// The other org's session; none where it cannot be made or is not wanted.
+fn beside(
+    setting: &Setting,
+    options: &Options,
+    peer: &Peer,
+    first: &Session,
+) -> anyhow::Result<Option<Session>> {
+    let Some(orgs) = first.running.orgs.as_ref().filter(|_| options.bystanders > 0) else { return Ok(None) };
+    let plan = Plan { compress: false, ..Plan::of(setting, options.bystanders, 1, "another org, no storm") };
+    let running = orgs.second(&first.running, &Marks::of_run(rand::random()))?;
+    let mut session = Session::on(setting, peer, running, plan)?;
+    session.seat(vec![Seat::default(); options.bystanders])?;
+    session.probe()?;
+    Ok(Some(session))
+}
+
+fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<Row>> {
     ensure!(peer.is_tidegate(), "{peer} has no cursor to come back with; storm is for tidegate");
     let label = format!("{} behind", grouped(u64::from(options.behind)));
-    let plan = Plan { comes_back: true, ..Plan::of(setting, options.connections, 1, label) };
+    let plan = Plan {
+        comes_back: true,
+        room: options.bystanders,
+        ..Plan::of(setting, options.connections, 1, label)
+    };
     let mut session = Session::open(setting, peer, plan)?;
     let all = options.connections as u64;
+
+    let mut bystanders = beside(setting, options, peer, &session)?;
+    let load = Load { rate: Some(50.0), publishers: 1 };
+    let control = match &mut bystanders {
+        None => None,
+        Some(beside) => {
+            let work = beside.work(load, Arrivals::Even);
+            Some(beside.measure(&work)?)
+        }
+    };
 
     // Everybody sees some events first, so that everybody has a place.
     let mut work = session.work(Load { rate: Some(100.0), publishers: 1 }, Arrivals::Even);
@@ -60,15 +107,34 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row>
     let done = session.publish(&work, "published while all are away", |_, _| {})?;
     let expected = done.answered * all;
 
+    // The others go on from here until all are back.
+    let is_back = Arc::new(AtomicBool::new(false));
+    let beside = match bystanders {
+        None => None,
+        Some(mut beside) => {
+            let mut work = beside.work(load, Arrivals::Even);
+            work.schedule.window = Duration::from_secs(600);
+            work.until = Some(is_back.clone());
+            beside.relabel("another org, during the storm");
+            beside.forget()?;
+            Some(thread::spawn(move || beside.measured(&work, |_, _| {})))
+        }
+    };
+
     let meter = session.meter();
     let began_us = session.clock().now_us();
     session.crowd.come_back();
-    let took =
-        session.wait("back", expected, |s| s.delivered, |s| s.live == all && s.delivered >= expected)?;
+    let took = session.wait_patiently(
+        "back",
+        expected,
+        |s| s.delivered,
+        |s| s.live == all && s.delivered >= expected,
+    )?;
+    let spent = meter.spent(&session);
+    is_back.store(true, Ordering::Relaxed);
     let mut row = session.row(&meter, &work, &done)?;
     let counted = session.counted()?;
     let standing = session.crowd.standing()?;
-    let spent = meter.spent(&session);
     if standing.live < all {
         row.notes.push(format!("{} readers are not live again", grouped(all - standing.live)));
     }
@@ -83,7 +149,20 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row>
     // Latencies are of events that were published while nobody was there.
     row.latency = None;
     row.expected = expected;
-    Ok(row)
+    let mut rows = vec![row];
+    rows.extend(control);
+    if let Some(beside) = beside {
+        match beside.join() {
+            Ok(row) => rows.push(row?),
+            Err(_) => bail!("the other org's thread panicked"),
+        }
+    }
+    // Theirs is the same process, whose costs are told with the storm.
+    for row in &mut rows[1..] {
+        (row.cpu_us_per_delivery, row.cpu_share, row.resident_kib) = (None, None, None);
+        row.notes.clear();
+    }
+    Ok(rows)
 }
 
 /// Its table.
@@ -100,21 +179,24 @@ pub fn table(rows: &[Row]) -> Table {
         "CPU s",
         "CPU us/delivery",
         "resident MiB",
+        "live p50 ms",
+        "p99",
     ]);
     for row in rows {
-        let storm = row.storm.unwrap_or_default();
         table.rows.push(vec![
             row.peer.clone(),
             row.label.clone(),
             grouped(row.connections),
-            short(storm.back_ms),
+            maybe(row.storm.map(|storm| storm.back_ms)),
             grouped(row.counts.delivered),
             grouped(row.missing),
             grouped(row.counts.duplicates),
             grouped(row.counts.gaps + row.counts.holes),
-            maybe(storm.cpu_seconds),
+            maybe(row.storm.and_then(|storm| storm.cpu_seconds)),
             row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
             maybe(row.resident_kib.map(|kib| kib as f64 / 1024.0)),
+            maybe(row.latency.map(|latency| latency.p50_ms)),
+            maybe(row.latency.map(|latency| latency.p99_ms)),
         ]);
     }
     table
