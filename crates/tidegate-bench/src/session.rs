@@ -111,8 +111,12 @@ impl Session {
         let connections = plan.seats.len() + plan.room;
         limits::raise_files(connections)?;
         limits::check_ports(connections)?;
-        if let Peer::Address(_) = peer {
-            eprintln!("{}", limits::for_a_running_gateway(connections));
+        match peer {
+            Peer::Address(_) => eprintln!("{}", limits::for_a_running_gateway(connections)),
+            Peer::Tidegate(_) => {
+                eprintln!("tidegate dev with {}", peers::tidegate::needs(connections).join(" "))
+            }
+            _ => {}
         }
         if setting.common.transport == peers::Transport::Sse && !(peer.is_tidegate() || *peer == Peer::Nchan)
         {

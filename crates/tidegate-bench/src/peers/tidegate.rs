@@ -6,6 +6,7 @@ use std::{path::PathBuf, process::Command, sync::Arc};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tidegate_core::Cursor;
 
 use super::{Asked, Dialect, Request, Running, Start, Transport, event_stream, process::Server, upgrade};
@@ -243,7 +244,8 @@ struct Frame<'a> {
     seq: Option<u64>,
     head: Option<u64>,
     cursor: Option<&'a str>,
-    events: Option<Vec<Placed>>,
+    #[serde(borrow)]
+    events: Option<Vec<&'a RawValue>>,
     code: Option<&'a str>,
     message: Option<String>,
     limit: Option<&'a str>,
@@ -285,14 +287,16 @@ fn read(marks: &Marks, message: &[u8]) -> Digest {
         }
         ("batch", Some(_)) => {
             digest.place = place;
-            digest.seqs = frame.events.unwrap_or_default().into_iter().map(|event| event.seq).collect();
-            digest.scan(marks, message);
-            if digest.seqs.len() != digest.marks.len() {
-                // Events that are not of this run, probes among them, stand between ours.
-                if !digest.marks.is_empty() {
-                    digest.word = Word::Broken("a batch mixes this run's events with others".to_owned());
+            // One by one: events that are not this run's, and probes, may stand between ours.
+            for event in frame.events.unwrap_or_default() {
+                let before = digest.marks.len();
+                digest.scan(marks, event.get().as_bytes());
+                if digest.marks.len() > before {
+                    match serde_json::from_str::<Placed>(event.get()) {
+                        Ok(Placed { seq }) => digest.seqs.push(seq),
+                        Err(_) => digest.word = Word::Broken("an event in a batch has no seq".to_owned()),
+                    }
                 }
-                digest.seqs.clear();
             }
         }
         ("ping", Some(_)) => {
@@ -370,6 +374,16 @@ mod tests {
             events[0], events[1]
         ));
         assert_eq!((batch.place, batch.seqs.as_slice(), batch.runs.len()), (Some((6, 9)), &[7, 8][..], 1));
+        let mixed = read(&format!(
+            r#"{{"type":"batch","prev":6,"seq":9,"events":[{{{}}},{{"seq":8,"data":{{"mark":"none"}}}},{{{}}}]}}"#,
+            event(&marks, 1, 7),
+            event(&marks, 2, 9)
+        ));
+        assert_eq!(
+            (mixed.seqs.as_slice(), mixed.marks.len()),
+            (&[7, 9][..], 2),
+            "what is not ours is passed over"
+        );
         let ping = read(r#"{"type":"ping","prev":9,"seq":12,"timestamp":"t"}"#);
         assert_eq!((ping.place, ping.word), (Some((9, 12)), Word::Answer(r#"{"type":"pong"}"#.into())));
         let gap = read(r#"{"type":"gap","prev":3,"seq":6,"epoch":"a","filter":"t","reason":"retention"}"#);
