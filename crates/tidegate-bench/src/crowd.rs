@@ -66,6 +66,8 @@ pub struct Counted {
     pub compressed: u64,
     /// Connections that ended and come back.
     pub retries: u64,
+    /// Stalled readers that the server has closed.
+    pub stalled_closed: u64,
     /// Connections that ended though nobody asked for it, and why.
     pub ended: u64,
     pub findings: Vec<String>,
@@ -223,6 +225,7 @@ impl Crowd {
             all.last_us = all.last_us.max(counted.last_us);
             all.compressed += counted.compressed;
             all.retries += counted.retries;
+            all.stalled_closed += counted.stalled_closed;
             all.ended += counted.ended;
             all.findings.extend(counted.findings);
         }
@@ -339,6 +342,11 @@ impl Loop {
                     last_us: self.room.last_us,
                     compressed: self.readers.iter().filter(|reader| reader.is_compressed).count() as u64,
                     retries: self.retries,
+                    stalled_closed: self
+                        .readers
+                        .iter()
+                        .filter(|reader| reader.seat.stalls && !reader.is_connected())
+                        .count() as u64,
                     ended: self.ended,
                     findings: self.findings.clone(),
                 };
@@ -419,8 +427,11 @@ impl Loop {
         if !was_ready {
             bail!("a reader was not let in: {words}");
         }
+        if stalls {
+            return Ok(());
+        }
         self.ended += 1;
-        if self.findings.len() < FINDINGS_MAX && !stalls {
+        if self.findings.len() < FINDINGS_MAX {
             self.findings.push(format!("a reader's connection ended: {words}"));
         }
         Ok(())

@@ -211,6 +211,10 @@ impl Reader {
         now_us: impl Fn() -> u64,
     ) -> Result<(), End> {
         if self.seat.stalls && self.is_ready {
+            if to_the_end {
+                self.gone();
+                return Err(End::Broken("the server has closed it".to_owned()));
+            }
             return Ok(());
         }
         loop {

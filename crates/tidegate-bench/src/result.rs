@@ -137,15 +137,17 @@ impl Row {
 pub struct Table {
     pub head: Vec<String>,
     pub rows: Vec<Vec<String>>,
+    /// How many columns, from the left, are words.
+    pub words: usize,
 }
 
 impl Table {
     /// One with these columns.
     pub fn new(head: &[&str]) -> Self {
-        Self { head: head.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new() }
+        Self { head: head.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new(), words: 2 }
     }
 
-    /// The table for a terminal: aligned, the first two columns to the left.
+    /// The table for a terminal: words to the left, numbers to the right.
     pub fn text(&self) -> String {
         let all = std::iter::once(&self.head).chain(&self.rows);
         let mut widths = vec![0; self.head.len()];
@@ -156,10 +158,11 @@ impl Table {
         }
         let mut out = String::new();
         for row in all {
-            let cells = row.iter().zip(&widths).enumerate().map(|(index, (cell, width))| match index {
-                0 | 1 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
+            let cells =
+                row.iter().zip(&widths).enumerate().map(|(index, (cell, width))| match index < self.words {
+                    true => format!("{cell:<width$}"),
+                    false => format!("{cell:>width$}"),
+                });
             out.push_str("  ");
             out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             out.push('\n');
@@ -171,7 +174,7 @@ impl Table {
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule: Vec<_> =
-            (0..self.head.len()).map(|i| if i < 2 { "---" } else { "--:" }.to_owned()).collect();
+            (0..self.head.len()).map(|i| if i < self.words { "---" } else { "--:" }.to_owned()).collect();
         let mut out = line(&self.head) + &line(&rule);
         for row in &self.rows {
             out.push_str(&line(row));

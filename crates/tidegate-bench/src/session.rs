@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, OnceLock,
+        Arc, Once, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -111,13 +111,15 @@ impl Session {
         let connections = plan.seats.len() + plan.room;
         limits::raise_files(connections)?;
         limits::check_ports(connections)?;
-        match peer {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| match peer {
             Peer::Address(_) => eprintln!("{}", limits::for_a_running_gateway(connections)),
             Peer::Tidegate(_) => {
-                eprintln!("tidegate dev with {}", peers::tidegate::needs(connections).join(" "))
+                let needs = peers::tidegate::needs(connections).join("\n  ");
+                eprintln!("Tidegate is started with limits raised for the run:\n  {needs}");
             }
             _ => {}
-        }
+        });
         if setting.common.transport == peers::Transport::Sse && !(peer.is_tidegate() || *peer == Peer::Nchan)
         {
             bail!("{peer} has no SSE; --transport sse is for tidegate and nchan");
@@ -397,6 +399,9 @@ impl Session {
         let spent = meter.spent(self);
         let counted = self.counted()?;
         let counts = counted.counts;
+        // Shares are of the time in which something happened: not of the wait for what never came.
+        let busy_us = counted.last_us.max(done.ended_us).saturating_sub(done.began_us);
+        let busy_seconds = (busy_us.max(1) as f64 / 1e6).min(spent.seconds);
         let per_delivery = |number: f64| number / counts.delivered.max(1) as f64;
         // To the last answer; an open loop that kept pace is measured by its window, which it fills.
         let answered_seconds = (done.ended_us.saturating_sub(done.began_us)).max(1) as f64 / 1e6;
@@ -422,8 +427,8 @@ impl Session {
             latency: counted.latencies.summary(),
             publish_latency: done.latencies.summary(),
             cpu_us_per_delivery: spent.server.map(|costs| per_delivery(costs.cpu_seconds * 1e6)),
-            cpu_share: spent.server.map(|costs| costs.cpu_seconds / spent.seconds),
-            load_cpu_share: spent.own_share,
+            cpu_share: spent.server.map(|costs| costs.cpu_seconds / busy_seconds),
+            load_cpu_share: spent.own_share * spent.seconds / busy_seconds,
             wire_bytes_per_delivery: per_delivery(counted.wire_bytes as f64),
             event_bytes: done.event_bytes as f64 / done.answered.max(1) as f64,
             events_per_frame: counts.delivered as f64 / counts.frames.max(1) as f64,
@@ -471,6 +476,13 @@ impl Session {
         }
         if row.cpu_us_per_delivery.is_none() && matches!(self.peer, Peer::Address(_)) {
             notes.push("give --pid for the server's processor time and memory".to_owned());
+        }
+        let stalled = self.plan.seats.iter().filter(|seat| seat.stalls).count();
+        if counted.stalled_closed > 0 {
+            notes.push(format!(
+                "{} of {stalled} stalled readers were closed by the server",
+                counted.stalled_closed
+            ));
         }
         notes.extend(counted.findings.iter().cloned());
         if !self.running.server.is_running() {

@@ -133,6 +133,12 @@ mod tests {
     use crate::event::Mark;
 
     #[test]
+    fn the_version_is_the_one_that_is_installed() {
+        let script = include_str!("../../../../scripts/bench-peers");
+        assert!(script.contains(&format!("centrifugo=v{VERSION}\n")));
+    }
+
+    #[test]
     fn replies_and_pushes() {
         let marks = Marks::of_run(1);
         let dialect = Centrifugo { compress: false, marks: marks.clone() };

@@ -158,6 +158,7 @@ fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
         .map(|row| (row.peer.clone(), row.version.clone(), row.setup.clone()))
         .collect();
     let mut table = Table::new(&["server", "version", "setup"]);
+    table.words = 3;
     table.rows = servers.into_iter().map(|(peer, version, setup)| vec![peer, version, setup]).collect();
     let _ = write!(page, "\n{}", table.markdown());
     wishes(&mut page, runs);
@@ -215,6 +216,7 @@ fn wishes(page: &mut String, runs: &[Run]) {
         runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows).filter(ours)
     };
     let mut table = Table::new(&["figure", "measured with", "value", "reached"]);
+    table.words = 4;
     let verdict = |reached: bool| if reached { "yes" } else { "**no**" }.to_owned();
     for row in rows("fanout") {
         if let Some(latency) = row.latency {

@@ -6,8 +6,6 @@ use std::fmt::Write as _;
 use crate::result::short;
 
 const WIDTH: f64 = 720.0;
-/// Where bars begin.
-const LEFT: f64 = 150.0;
 /// Where the longest bar ends, before its number.
 const RIGHT: f64 = 630.0;
 const FONT: &str = "13px system-ui, -apple-system, 'Segoe UI', sans-serif";
@@ -74,12 +72,15 @@ impl Bars {
         // A logarithmic bar begins below the least, at a power of ten.
         let log = self.log && most / least > 5.0;
         let floor = 10f64.powf((least / 1.5).log10().floor());
+        // Where bars begin: behind the longest name, as wide as such letters are at the most.
+        let letters = self.bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
+        let left = (letters as f64 * 7.5 + 24.0).clamp(120.0, 360.0);
         let length = |value: f64| {
             let share = match log {
                 true if value > 0.0 => (value / floor).log10() / (most / floor).log10(),
                 _ => value / most,
             };
-            share.clamp(0.0, 1.0) * (RIGHT - LEFT)
+            share.clamp(0.0, 1.0) * (RIGHT - left)
         };
         let (mut body, mut y, mut group) = (String::new(), 40.0, None);
         for bar in &self.bars {
@@ -98,10 +99,10 @@ impl Bars {
             let (end, text_y) = (length(bar.value).max(1.0), y + 13.0);
             let _ = writeln!(
                 body,
-                "<text x=\"{:.0}\" y=\"{text_y:.0}\" text-anchor=\"end\">{}</text><rect class=\"{class}\" x=\"{LEFT:.0}\" y=\"{y:.0}\" width=\"{end:.1}\" height=\"16\" rx=\"2\"/><text x=\"{:.1}\" y=\"{text_y:.0}\">{} {}</text>",
-                LEFT - 8.0,
+                "<text x=\"{:.0}\" y=\"{text_y:.0}\" text-anchor=\"end\">{}</text><rect class=\"{class}\" x=\"{left:.0}\" y=\"{y:.0}\" width=\"{end:.1}\" height=\"16\" rx=\"2\"/><text x=\"{:.1}\" y=\"{text_y:.0}\">{} {}</text>",
+                left - 8.0,
                 escaped(&bar.name),
-                LEFT + end + 6.0,
+                left + end + 6.0,
                 short(bar.value),
                 self.unit
             );
