@@ -33,12 +33,12 @@ mod websocket;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 
 use options::{Common, Setting};
 use result::{Row, Run, Table};
-use scenarios::{bandwidth, fanout, filters, idle, ingest, stalled, storm};
+use scenarios::{Outcome, bandwidth, fanout, filters, idle, ingest, stalled, storm};
 
 /// Measures a Tidegate gateway, and other servers in the same way
 ///
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
 fn measure(
     scenario: &str,
     common: Common,
-    run: impl FnOnce(&Setting) -> anyhow::Result<Vec<Row>>,
+    run: impl FnOnce(&Setting) -> anyhow::Result<Outcome>,
     table: fn(&[Row]) -> Table,
 ) -> anyhow::Result<bool> {
     let json = common.json.clone();
@@ -135,7 +135,10 @@ fn measure(
     if machine.profile == "debug" {
         println!("this is a debug build: its figures are worth nothing (cargo build --release)");
     }
-    let rows = run(&setting)?;
+    let Outcome { rows, failures } = run(&setting)?;
+    if rows.is_empty() {
+        bail!("nothing was measured");
+    }
     print!("\n{}", table(&rows).text());
     for row in &rows {
         for note in &row.notes {
@@ -146,11 +149,15 @@ fn measure(
     for row in &faults {
         println!("  {} ({}): {}", row.peer, row.label, row.faults().join(", "));
     }
-    let is_clean = faults.is_empty();
-    println!(
-        "\n{scenario}: {}",
-        if is_clean { "every event arrived once" } else { "not every event arrived once" }
-    );
+    for failure in &failures {
+        println!("  not measured: {failure}");
+    }
+    let is_clean = faults.is_empty() && failures.is_empty();
+    let verdict = match faults.is_empty() {
+        true => "every event arrived once",
+        false => "not every event arrived once",
+    };
+    println!("\n{scenario}: {verdict}");
     if let Some(path) = json {
         let run = Run {
             format: result::FORMAT,

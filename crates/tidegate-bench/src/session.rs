@@ -108,6 +108,7 @@ pub struct Session {
 impl Session {
     /// Starts the server and its publishers, and no reader yet.
     pub fn start(setting: &Setting, peer: &Peer, plan: Plan) -> anyhow::Result<Self> {
+        go_on()?;
         let connections = plan.seats.len() + plan.room;
         limits::raise_files(connections)?;
         limits::check_ports(connections)?;
@@ -122,7 +123,7 @@ impl Session {
         });
         if setting.common.transport == peers::Transport::Sse && !(peer.is_tidegate() || *peer == Peer::Nchan)
         {
-            bail!("{peer} has no SSE; --transport sse is for tidegate and nchan");
+            bail!("it has no SSE; --transport sse is for tidegate and nchan");
         }
         let common = &setting.common;
         let settings = common.settings.iter().chain(&plan.settings).cloned().collect();
@@ -139,7 +140,7 @@ impl Session {
                 attached: common.attached.clone(),
             },
         )
-        .with_context(|| format!("start {peer}"))?;
+        .context("start the server")?;
         Self::on(setting, peer, running, plan)
     }
 

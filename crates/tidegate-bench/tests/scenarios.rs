@@ -235,6 +235,17 @@ fn a_server_that_is_not_there_is_said_to_be_away() {
 }
 
 #[test]
+fn a_server_that_cannot_be_measured_costs_its_own_rows() {
+    let load = ["--connections", "2", "--load", "20x1", "--seconds", "0.3", "--warmup", "0"];
+    let peers = ["fanout", "--peer", "bun,floor", "--peers", "/nonexistent"];
+    let (output, rows) = bench(&[&peers[..], &load].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!((rows.len(), &rows[0]["peer"]), (1, &"floor".into()));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("not measured: bun") && said.contains("scripts/bench-peers"), "{said}");
+}
+
+#[test]
 fn a_report_is_made_of_what_was_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let json = dir.path().join("run.json");

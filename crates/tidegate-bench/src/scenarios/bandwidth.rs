@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::percent;
+use super::{Outcome, percent};
 use crate::{
     event::Payload,
     options::{Common, Load, Setting},
@@ -35,20 +35,20 @@ pub struct Options {
 const SMALL_BYTES: usize = 280;
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut payloads = vec![Payload::Order { bytes: SMALL_BYTES }];
     if let Some(path) = &options.webhooks {
         payloads.push(Payload::webhooks(path)?);
     }
-    let mut rows = Vec::new();
+    let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
         for payload in &payloads {
             for compress in [false, true] {
-                rows.push(one(setting, options, peer, payload, compress)?);
+                outcome.add(peer, one(setting, options, peer, payload, compress).map(Some));
             }
         }
     }
-    Ok(rows)
+    Ok(outcome)
 }
 
 fn one(

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::Outcome;
 use crate::{
     options::{Common, Load, Setting},
     peers::Peer,
@@ -34,21 +35,25 @@ pub struct Options {
 }
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
     for load in &options.load {
         let mut measured = vec![Vec::new(); setting.common.peer.len()];
         for _ in 0..options.repeat {
             for (peer, rows) in setting.common.peer.iter().zip(&mut measured) {
-                rows.push(match options.search_p99 {
-                    None => once(setting, options, peer, *load, load.to_string())?,
-                    Some(bound_ms) => search(setting, options, peer, *load, bound_ms)?,
-                });
+                let row = match options.search_p99 {
+                    None => once(setting, options, peer, *load, load.to_string()),
+                    Some(bound_ms) => search(setting, options, peer, *load, bound_ms),
+                };
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(error) => outcome.add(peer, Err::<Option<Row>, _>(error)),
+                }
             }
         }
-        rows.extend(measured.into_iter().filter_map(median));
+        outcome.rows.extend(measured.into_iter().filter_map(median));
     }
-    Ok(rows)
+    Ok(outcome)
 }
 
 /// The run with the median processor time a delivery, with the range of all; whatever one of the others

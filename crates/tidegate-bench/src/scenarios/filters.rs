@@ -4,8 +4,10 @@
 use anyhow::ensure;
 use clap::Args;
 
+use super::Outcome;
 use crate::{
     options::{Common, Load, Setting},
+    peers::Peer,
     reader::Seat,
     result::{Row, Table},
     schedule::Arrivals,
@@ -29,26 +31,29 @@ pub struct Options {
 }
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
-        ensure!(peer.is_tidegate(), "{peer} has no services to filter by; filters is for tidegate");
         for filters in &options.filters {
-            let label = format!("{filters} filter{}", if *filters == 1 { "" } else { "s" });
-            let mut plan = Plan::of(setting, options.connections, options.load.publishers, label);
-            // All see `orders`, where the events are; each filter has a service of its own beside it.
-            for (index, seat) in plan.seats.iter_mut().enumerate() {
-                *seat = Seat {
-                    services: Some(format!("orders,own-{}", index % filters.max(&1)).into()),
-                    ..Seat::default()
-                };
-            }
-            let mut session = Session::open(setting, peer, plan)?;
-            let work = session.work(options.load, Arrivals::Even);
-            rows.push(session.measure(&work)?);
+            outcome.add(peer, one(setting, options, peer, *filters).map(Some));
         }
     }
-    Ok(rows)
+    Ok(outcome)
+}
+
+fn one(setting: &Setting, options: &Options, peer: &Peer, filters: usize) -> anyhow::Result<Row> {
+    ensure!(peer.is_tidegate(), "it has no services to filter by; filters is for tidegate");
+    ensure!(filters > 0, "--filters counts from 1");
+    let label = format!("{filters} filter{}", if filters == 1 { "" } else { "s" });
+    let mut plan = Plan::of(setting, options.connections, options.load.publishers, label);
+    // All see `orders`, where the events are; each filter has a service of its own beside it.
+    for (index, seat) in plan.seats.iter_mut().enumerate() {
+        let services = format!("orders,own-{}", index % filters);
+        *seat = Seat { services: Some(services.into()), ..Seat::default() };
+    }
+    let mut session = Session::open(setting, peer, plan)?;
+    let work = session.work(options.load, Arrivals::Even);
+    session.measure(&work)
 }
 
 /// Its table.

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::percent;
+use super::{Outcome, percent};
 use crate::{
     options::{Common, Setting},
     peers::{Peer, process::Kernel},
@@ -33,8 +33,12 @@ pub struct Options {
 const FIRST: usize = 16;
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    setting.common.peer.iter().map(|peer| one(setting, options, peer)).collect()
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for peer in &setting.common.peer {
+        outcome.add(peer, one(setting, options, peer).map(Some));
+    }
+    Ok(outcome)
 }
 
 fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row> {

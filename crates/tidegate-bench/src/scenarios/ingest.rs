@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Outcome;
 use crate::{
     http,
     options::{Common, Load, Setting},
@@ -28,17 +29,17 @@ pub struct Options {
 }
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
         if peer.is_tidegate() {
             let label = format!("batches of {}, 1 publisher", options.batch);
-            rows.push(one(setting, peer, 1, options.batch, label)?);
+            outcome.add(peer, one(setting, peer, 1, options.batch, label).map(Some));
         }
         let label = format!("single events, {} publishers", options.publishers);
-        rows.push(one(setting, peer, options.publishers, 1, label)?);
+        outcome.add(peer, one(setting, peer, options.publishers, 1, label).map(Some));
     }
-    Ok(rows)
+    Ok(outcome)
 }
 
 fn one(setting: &Setting, peer: &Peer, publishers: u16, batch: u32, label: String) -> anyhow::Result<Row> {

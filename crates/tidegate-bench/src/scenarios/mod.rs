@@ -8,7 +8,32 @@ pub mod ingest;
 pub mod stalled;
 pub mod storm;
 
-use crate::result::{Row, Table, grouped, maybe, short};
+use crate::{
+    peers::Peer,
+    result::{Row, Table, grouped, maybe, short},
+};
+
+/// What came of a scenario. A server that cannot be measured costs its own rows and no others.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub rows: Vec<Row>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+}
+
+impl Outcome {
+    /// Adds a server's rows, or why there are none.
+    pub fn add<R: IntoIterator<Item = Row>>(&mut self, peer: &Peer, measured: anyhow::Result<R>) {
+        match measured {
+            Ok(rows) => self.rows.extend(rows),
+            Err(error) => {
+                let words = format!("{peer}: {error:#}");
+                eprintln!("tidegate-bench: {words}");
+                self.failures.push(words);
+            }
+        }
+    }
+}
 
 /// The columns that most scenarios show.
 pub fn table(rows: &[Row]) -> Table {

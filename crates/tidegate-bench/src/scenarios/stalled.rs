@@ -3,6 +3,7 @@
 
 use clap::Args;
 
+use super::Outcome;
 use crate::{
     options::{Common, Load, Setting},
     peers::Peer,
@@ -29,14 +30,14 @@ pub struct Options {
 }
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
         for stalled in [0, options.stalled] {
-            rows.push(one(setting, options, peer, stalled)?);
+            outcome.add(peer, one(setting, options, peer, stalled).map(Some));
         }
     }
-    Ok(rows)
+    Ok(outcome)
 }
 
 fn one(setting: &Setting, options: &Options, peer: &Peer, stalled: usize) -> anyhow::Result<Row> {

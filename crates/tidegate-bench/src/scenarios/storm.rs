@@ -14,6 +14,7 @@ use std::{
 use anyhow::{bail, ensure};
 use clap::Args;
 
+use super::Outcome;
 use crate::{
     event::Marks,
     options::{Common, Load, Setting},
@@ -44,12 +45,12 @@ pub struct Options {
 const BATCH: u32 = 50;
 
 /// Runs it.
-pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
-        rows.extend(one(setting, options, peer)?);
+        outcome.add(peer, one(setting, options, peer));
     }
-    Ok(rows)
+    Ok(outcome)
 }
 
 /// The other org's session; none where it cannot be made or is not wanted.
@@ -69,7 +70,7 @@ fn beside(
 }
 
 fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<Row>> {
-    ensure!(peer.is_tidegate(), "{peer} has no cursor to come back with; storm is for tidegate");
+    ensure!(peer.is_tidegate(), "it has no cursor to come back with; storm is for tidegate");
     let label = format!("{} behind", grouped(u64::from(options.behind)));
     let plan = Plan {
         comes_back: true,
