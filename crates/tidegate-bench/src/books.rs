@@ -1,7 +1,7 @@
 //! One reader's books: which event of each publisher it is to get next, and where it stands in the log.
 //! What does not fit is missing, doubled, out of order, or a hole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,9 @@ impl Counts {
 pub struct Books {
     /// By publisher: the number that comes next.
     next: Vec<u32>,
-    /// Numbers below `next` that have not come.
-    missing: BTreeSet<(u16, u32)>,
+    /// Stretches of numbers below `next` that have not come: from a publisher's first to behind the last. A
+    /// server that drops thousands in a row costs one entry.
+    missing: BTreeMap<(u16, u32), u32>,
     /// Where the reader stands, on servers with places.
     cursor: Option<u64>,
 }
@@ -128,7 +129,7 @@ impl Books {
     fn take_one(&mut self, mark: &Mark, counts: &mut Counts) -> bool {
         let next = self.next(mark.publisher);
         if mark.number < next {
-            if self.missing.remove(&(mark.publisher, mark.number)) {
+            if self.find(mark.publisher, mark.number) {
                 counts.reordered += 1;
                 counts.delivered += 1;
                 return true;
@@ -136,15 +137,38 @@ impl Books {
             counts.duplicates += 1;
             return false;
         }
-        self.missing.extend((next..mark.number).map(|number| (mark.publisher, number)));
+        if mark.number > next {
+            self.missing.insert((mark.publisher, next), mark.number);
+        }
         self.next[usize::from(mark.publisher)] = mark.number + 1;
         counts.delivered += 1;
         true
     }
 
+    /// Whether a number was missing; it is not any more.
+    fn find(&mut self, publisher: u16, number: u32) -> bool {
+        let stretch = self.missing.range((publisher, 0)..=(publisher, number)).next_back();
+        let Some((&(_, first), &end)) = stretch.filter(|(_, end)| number < **end) else { return false };
+        self.missing.remove(&(publisher, first));
+        if first < number {
+            self.missing.insert((publisher, first), number);
+        }
+        if number + 1 < end {
+            self.missing.insert((publisher, number + 1), end);
+        }
+        true
+    }
+
     /// Which of the `sent` events (by publisher: how many) have not come, but for the `excused`.
     pub fn missing(&self, sent: &[u32], excused: &BTreeSet<(u16, u32)>) -> u64 {
-        let holes = self.missing.iter().filter(|event| !excused.contains(event)).count() as u64;
+        let holes: u64 = self
+            .missing
+            .iter()
+            .map(|((publisher, first), end)| {
+                let excused = excused.range((*publisher, *first)..(*publisher, *end)).count() as u64;
+                u64::from(end - first) - excused
+            })
+            .sum();
         let tails: u64 = sent
             .iter()
             .enumerate()
@@ -237,6 +261,15 @@ mod tests {
         let frames = [frame(None, &[(0, 1, 0)]), frame(None, &[(0, 0, 0)]), frame(None, &[(0, 2, 0)])];
         let (counts, missing) = books(None, &frames, &[3]);
         assert_eq!((counts.delivered, counts.reordered, counts.duplicates, missing), (3, 1, 0, 0));
+    }
+
+    #[test]
+    fn of_a_lost_stretch_each_may_come_late_once() {
+        let mut frames = vec![frame(None, &[(1, 0, 0)]), frame(None, &[(0, 9, 0)])];
+        let late = [4, 0, 8, 4, 3];
+        frames.extend(late.map(|number| frame(None, &[(0, number, 0)])));
+        let (counts, missing) = books(None, &frames, &[10, 1]);
+        assert_eq!((counts.reordered, counts.duplicates, missing), (4, 1, 5));
     }
 
     #[test]
