@@ -332,7 +332,13 @@ impl Session {
         bar.finish_and_clear();
         let Ok((publishers, done)) = thread.join() else { bail!("the publishers' thread panicked") };
         self.publishers = Some(publishers);
-        let done = done?;
+        let done = match done {
+            Err(error) if !self.running.server.is_running() => {
+                let words = self.running.server.last_words();
+                return Err(error.context(format!("the server has ended by itself: {words}")));
+            }
+            done => done?,
+        };
         self.sent.clone_from(&done.sent);
         self.excused.clone_from(&done.excused);
         Ok(done)
