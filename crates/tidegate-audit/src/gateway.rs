@@ -47,6 +47,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Starts the first life on a free port, in `dir` or a directory of its own.
     pub async fn start(program: &Path, dir: Option<PathBuf>, settings: &[&str]) -> anyhow::Result<Self> {
         let kept = match dir {
@@ -103,11 +108,6 @@ impl Gateway {
         }
         (self.child, self.announced) = (child, announced);
         Ok(())
-    }
-
-    /// Its process, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
     }
 
     /// Its directory.

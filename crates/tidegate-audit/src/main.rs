@@ -7,7 +7,7 @@
 //!
 //! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
 //! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the audits `kill`, `seam`, `sync`, `payloads`, `access`, `abort`, and the smoke run.
+//! the audits `kill`, `seam`, `sync`, `payloads`, `access` and `abort`.
 
 mod abort;
 mod access;
@@ -26,7 +26,6 @@ mod raw;
 mod reader;
 mod report;
 mod seam;
-mod smoke;
 mod sync;
 mod transport;
 
@@ -61,8 +60,6 @@ enum Audit {
     Kill(kill::Options),
     /// Resumes many connections while events are published: no hole, nothing twice or out of order
     Seam(seam::Options),
-    /// Loads the gateway with readers at the head, and says what a delivery costs
-    Smoke(smoke::Options),
     /// Watches and fails the gateway's syncs (with strace): what is acknowledged is on disk
     Sync(sync::Options),
     /// Sends real payloads through everything and compares them token for token
@@ -82,7 +79,6 @@ fn main() -> ExitCode {
                 match cli.audit {
                     Audit::Kill(options) => kill::run(options).await,
                     Audit::Seam(options) => seam::run(options).await,
-                    Audit::Smoke(options) => smoke::run(options).await,
                     Audit::Sync(options) => sync::run(options).await,
                     Audit::Payloads(options) => payloads::run(options).await,
                     Audit::Access(options) => access::run(options).await,

@@ -1,0 +1,71 @@
+//! What a run needs of the machine and of the server, checked or said before it begins.
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::peers::tidegate;
+
+/// Descriptors beside those of readers: publishers, files, pipes.
+const FILES_BESIDE: u64 = 200;
+
+/// Sees to the descriptors that `connections` need, on this side and (by inheritance) on the server's.
+pub fn raise_files(connections: usize) -> anyhow::Result<()> {
+    let needed = connections as u64 + FILES_BESIDE;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < needed) {
+        bail!(
+            "{connections} connections need {needed} file descriptors, and this system allows {} (ulimit -Hn): raise the hard limit, or take fewer --connections",
+            limit.maximum.unwrap_or(0)
+        );
+    }
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("raise the limit of file descriptors (ulimit -n)")
+}
+
+/// Sees that this machine has a port for each connection to one address.
+pub fn check_ports(connections: usize) -> anyhow::Result<()> {
+    let path = "/proc/sys/net/ipv4/ip_local_port_range";
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let ports: Vec<usize> = text.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+    if let [first, last] = ports[..]
+        && last.saturating_sub(first) < connections
+    {
+        bail!(
+            "{connections} connections need as many local ports, and {path} allows {}: widen it, or take fewer --connections",
+            last.saturating_sub(first)
+        );
+    }
+    Ok(())
+}
+
+/// What a gateway that runs already must allow, in words.
+pub fn for_a_running_gateway(connections: usize) -> String {
+    let mut words = String::from("This run needs of the gateway (tidegate serve --set, or its file):\n");
+    for setting in tidegate::needs(connections) {
+        words.push_str("  ");
+        words.push_str(&setting);
+        words.push('\n');
+    }
+    words.push_str(&format!("  and {} file descriptors (ulimit -n)", connections as u64 + FILES_BESIDE));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_said_with_the_number() {
+        let error = raise_files(usize::MAX / 4).err().map(|error| error.to_string());
+        // Where the hard limit is none, all can be had.
+        if getrlimit(Resource::Nofile).maximum.is_some() {
+            assert!(error.as_deref().unwrap_or_default().contains("ulimit -Hn"), "{error:?}");
+        }
+        raise_files(10).expect("ten are there");
+        assert!(check_ports(100_000).is_err(), "there are 65,536 ports");
+        assert!(for_a_running_gateway(500).contains("limits.connections_per_user=600"));
+    }
+}

@@ -1,0 +1,156 @@
+//! What every scenario is told.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::{
+    affinity::{Choice, Cores},
+    event::Payload,
+    peers::{Peer, Transport, tidegate::Attached},
+};
+
+/// What every scenario is told.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// What to measure, several with commas between them: tidegate (with settings of its own:
+    /// tidegate+batch.mode=fixed), bun (uWebSockets), socketio, nchan, centrifugo (scripts/bench-peers
+    /// installs these four), floor and floor-batched (bare loops of send calls), or http://ADDRESS of a
+    /// gateway that runs
+    #[arg(long, value_name = "PEER", value_delimiter = ',', default_value = "tidegate")]
+    pub peer: Vec<Peer>,
+    /// Over which transport readers connect
+    #[arg(long, value_enum, default_value = "ws")]
+    pub transport: Transport,
+    /// Offer compression (permessage-deflate, or gzip on SSE) and inflate what comes
+    #[arg(long)]
+    pub compress: bool,
+    /// The size of an event as JSON
+    #[arg(long, value_name = "BYTES", default_value_t = 150)]
+    pub bytes: usize,
+    /// For how long it is measured
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// For how long the same load runs before, unmeasured
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub warmup: Duration,
+    /// Tidegate's program [default: tidegate beside this one]
+    #[arg(long, value_name = "PATH")]
+    pub gateway: Option<PathBuf>,
+    /// A setting of Tidegate, as its own --set takes it; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Where scripts/bench-peers has put the other servers [default: bench-peers in the target directory]
+    #[arg(long, value_name = "DIR")]
+    pub peers: Option<PathBuf>,
+    /// The server's processor cores, such as 0 or 0-3; none: wherever
+    #[arg(long, value_name = "CORES", default_value = "auto")]
+    pub server_cores: Choice,
+    /// The load side's
+    #[arg(long, value_name = "CORES", default_value = "auto")]
+    pub load_cores: Choice,
+    /// Threads that read [default: one for each core of the load side but one, at least one]
+    #[arg(long, value_name = "COUNT")]
+    pub reader_threads: Option<usize>,
+    /// Connections that are being opened at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    pub opening: usize,
+    /// Write all figures to this file too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub attached: Attached,
+}
+
+/// The same, made out.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub common: Common,
+    pub gateway: PathBuf,
+    pub peers: PathBuf,
+    pub server_cores: Option<Cores>,
+    pub load_cores: Option<Cores>,
+    pub reader_threads: usize,
+}
+
+impl Common {
+    /// Makes it out on this machine.
+    pub fn resolve(self) -> anyhow::Result<Setting> {
+        let here = std::env::current_exe()?;
+        let beside = here.parent().map(PathBuf::from).unwrap_or_default();
+        let target = beside.parent().map(PathBuf::from).unwrap_or_default();
+        let (server_cores, load_cores) = (self.server_cores.resolve(0)?, self.load_cores.resolve(1)?);
+        let cores = load_cores.as_ref().map_or(1, Cores::count);
+        Ok(Setting {
+            gateway: self.gateway.clone().unwrap_or_else(|| beside.join("tidegate")),
+            peers: self.peers.clone().unwrap_or_else(|| target.join("bench-peers")),
+            reader_threads: self.reader_threads.unwrap_or((cores - 1).max(1)),
+            server_cores,
+            load_cores,
+            common: self,
+        })
+    }
+}
+
+impl Setting {
+    /// The events that `--bytes` asks for.
+    pub fn payload(&self) -> Payload {
+        Payload::Order { bytes: self.common.bytes }
+    }
+}
+
+/// A time in seconds, fractions too.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is not a time to wait"))
+}
+
+/// Events per second and publishers, such as `1000x4`, or `maxx16`: as many as go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    pub rate: Option<f64>,
+    pub publishers: u16,
+}
+
+impl std::str::FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "{text:?} is not a load such as 1000x4 (1,000 events a second from 4 publishers) or maxx16"
+            )
+        };
+        let (rate, publishers) = text.rsplit_once('x').ok_or_else(wrong)?;
+        let rate = match rate {
+            "max" => None,
+            rate => Some(rate.parse::<f64>().ok().filter(|rate| *rate > 0.0).ok_or_else(wrong)?),
+        };
+        let publishers =
+            publishers.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(wrong)?;
+        Ok(Self { rate, publishers })
+    }
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.rate {
+            Some(rate) => write!(f, "{}/s x {}", crate::result::grouped(rate as u64), self.publishers),
+            None => write!(f, "most x {}", self.publishers),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads() {
+        assert_eq!("1000x4".parse(), Ok(Load { rate: Some(1000.0), publishers: 4 }));
+        assert_eq!("maxx16".parse(), Ok(Load { rate: None, publishers: 16 }));
+        for wrong in ["1000", "x4", "0x1", "10x0", "10x5000", "-1x1"] {
+            assert!(wrong.parse::<Load>().is_err(), "{wrong}");
+        }
+    }
+}

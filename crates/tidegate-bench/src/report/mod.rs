@@ -1,0 +1,386 @@
+//! A page of results: docs/BENCHMARKS.md with its tables, plots and commands, made from what --json kept.
+//! Every figure on it comes from those files; words that judge are written by people elsewhere.
+
+mod plot;
+
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+
+use crate::{
+    machine::Machine,
+    result::{self, Row, Run, Table, grouped, short},
+    scenarios::{bandwidth, fanout, filters, idle, ingest, percent, stalled, storm},
+};
+use plot::{Bar, Bars, Line, Lines};
+
+/// What is made of which results.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Results that --json kept
+    #[arg(required = true, value_name = "FILE")]
+    runs: Vec<PathBuf>,
+    /// The directory that gets BENCHMARKS.md, and bench/ with its plots
+    #[arg(long, value_name = "DIR", default_value = "docs")]
+    out: PathBuf,
+}
+
+/// A scenario on the page.
+struct Section {
+    scenario: &'static str,
+    title: &'static str,
+    /// What is measured, and what is to be looked at.
+    words: &'static str,
+    table: fn(&[Row]) -> Table,
+}
+
+const SECTIONS: [Section; 7] = [
+    Section {
+        scenario: "fanout",
+        title: "Fan-out",
+        words: "Every event goes to every reader. The load is events a second x publishers, each event published by itself; `most` means that each publisher publishes again once it was answered, or, where a bound on p99 is named, the highest rate under it. (sat.) marks a server that did not take the rate: its latencies are those of a growing queue.",
+        table: fanout::table,
+    },
+    Section {
+        scenario: "idle",
+        title: "Idle connections",
+        words: "Connections that only stand. Resident memory is the server's growth divided by the connections; the kernel's own is counted over both ends of each connection, since both are on this machine.",
+        table: idle::table,
+    },
+    Section {
+        scenario: "storm",
+        title: "Reconnect storm",
+        words: "All connections are cut by resets, events are published while nobody is there, and all come back at once from their cursors. The time runs from the first attempt until the last reader is live and has every event.",
+        table: storm::table,
+    },
+    Section {
+        scenario: "stalled",
+        title: "Stalled readers",
+        words: "Some readers stop reading while events go on to the others. `control` is the same load without them.",
+        table: stalled::table,
+    },
+    Section {
+        scenario: "bandwidth",
+        title: "Bandwidth",
+        words: "Bytes read from the sockets, frame headers and envelopes included, against the bytes of the events as they were published. Events go one at a time, the hardest case for compression.",
+        table: bandwidth::table,
+    },
+    Section {
+        scenario: "filters",
+        title: "Filters",
+        words: "Every reader gets every event; what differs is how many different `services=` filters they came through.",
+        table: filters::table,
+    },
+    Section {
+        scenario: "ingest",
+        title: "Ingest",
+        words: "As many events as are taken; one reader checks that each arrives once. Tidegate answers a publish after its log is synced to disk (unless its setup says otherwise); servers that keep nothing have nothing to sync.",
+        table: ingest::table,
+    },
+];
+
+const HOW_TO_READ: &str = "\
+Made by `tidegate-bench report` from measured runs; every figure stands in their files. The commands stand with their tables, and servers in one table were measured in one run, in the same way.
+
+## How to read this
+
+- **Latency** runs from the moment that an event was *meant* to be published to the moment a reader has read it, over all deliveries. The schedule waits for nobody: what a stalled server holds up is late by its own clock (no coordinated omission).
+- **Delivered, missing, twice**: every event carries its publisher and number, and each connection's are checked one by one. On Tidegate `prev` and `seq` are checked too.
+- **CPU us/delivery** is the server's processor time, user and system, of all its threads and processes (`/proc/<pid>/stat`), divided by deliveries. Publishing is in it.
+- **bytes/delivery** is what was read from the sockets. **events/frame**: how many events a message held on average.
+- **Resident** is the server's `VmRSS`. Machines differ by a factor of two, ratios hardly.
+- **floor** is a bare loop of `send` calls over the same sockets, one event each, without a protocol, rules or storage; **floor-batched** the same over batches of 50 ms. No server that keeps a process's sockets can be much below the one of its kind.
+- Server and load had processor cores of their own where it says so. A note tells where the load side itself was the limit.
+
+## How to run it again
+
+```sh
+cargo build --release --workspace
+scripts/bench-peers            # the other servers, from public registries, into target/bench-peers
+target/release/tidegate-bench fanout --peer tidegate,bun,floor,floor-batched --json fanout.json
+target/release/tidegate-bench report fanout.json --out docs
+```
+
+`tidegate-bench --help` lists the scenarios; `--peer http://ADDRESS` measures a gateway that runs.
+";
+
+/// Writes the page and its plots.
+pub fn write(options: &Options) -> anyhow::Result<()> {
+    let mut runs = Vec::new();
+    for path in &options.runs {
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let run: Run = serde_json::from_str(&text)
+            .with_context(|| format!("read {} as a result of tidegate-bench --json", path.display()))?;
+        ensure!(
+            run.format == result::FORMAT,
+            "{} has format {}, and this version reads {}: measure again",
+            path.display(),
+            run.format,
+            result::FORMAT
+        );
+        runs.push(run);
+    }
+    let (page, plots) = page(&runs);
+    let at = options.out.join("bench");
+    fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
+    for (name, svg) in plots {
+        let path = at.join(name);
+        fs::write(&path, svg).with_context(|| format!("write {}", path.display()))?;
+    }
+    let path = options.out.join("BENCHMARKS.md");
+    fs::write(&path, page).with_context(|| format!("write {}", path.display()))?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// A machine in one line.
+pub fn in_words(machine: &Machine) -> String {
+    let Machine { processor, cores, memory_mib, kernel, system, .. } = machine;
+    format!("{cores} cores ({processor}), {} GiB, {system}, {kernel}", (memory_mib + 512) / 1024)
+}
+
+/// The page, and the plots beside it by their names.
+fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
+    let (mut page, mut plots) = (format!("# Benchmarks\n\n{HOW_TO_READ}"), Vec::new());
+    let machines: BTreeSet<String> = runs.iter().map(|run| in_words(&run.machine)).collect();
+    let _ = write!(page, "\n## Measured on\n\n");
+    for machine in machines {
+        let _ = writeln!(page, "- {machine}");
+    }
+    if runs.iter().any(|run| run.machine.profile == "debug") {
+        let _ =
+            writeln!(page, "- **Some runs were made by a debug build: their figures are worth nothing.**");
+    }
+    let servers: BTreeSet<(String, String, String)> = runs
+        .iter()
+        .flat_map(|run| &run.rows)
+        .map(|row| (row.peer.clone(), row.version.clone(), row.setup.clone()))
+        .collect();
+    let mut table = Table::new(&["server", "version", "setup"]);
+    table.words = 3;
+    table.rows = servers.into_iter().map(|(peer, version, setup)| vec![peer, version, setup]).collect();
+    let _ = write!(page, "\n{}", table.markdown());
+    wishes(&mut page, runs);
+    for section in &SECTIONS {
+        let of: Vec<_> = runs.iter().filter(|run| run.scenario == section.scenario).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let _ = write!(page, "\n## {}\n\n{}\n", section.title, section.words);
+        for (index, run) in of.iter().enumerate() {
+            one(&mut page, &mut plots, section, index, run);
+        }
+    }
+    (page, plots)
+}
+
+/// One run of a scenario: its command, plots, table and notes.
+fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, index: usize, run: &Run) {
+    let _ = write!(page, "\n```sh\n{}\n```\n\n", run.command);
+    let cores = match (&run.server_cores, &run.load_cores) {
+        (Some(server), Some(load)) => format!("Server on core {server}, load on core {load}. "),
+        _ => String::new(),
+    };
+    let first = run.rows.first();
+    let what = first.map(|row| {
+        let transport = row.transport.map_or("", |transport| transport.name());
+        format!("{} readers over {transport}, events of {}. ", grouped(row.connections), row.payload)
+    });
+    let what = what.filter(|_| first.is_some_and(|row| !row.payload.is_empty())).unwrap_or_default();
+    let _ = writeln!(page, "{what}{cores}{}.\n", run.started);
+    for (name, title, svg) in plots_of(run) {
+        let file = match index {
+            0 => format!("{}-{name}.svg", section.scenario),
+            index => format!("{}-{}-{name}.svg", section.scenario, index + 1),
+        };
+        let _ = writeln!(page, "![{title}](bench/{file})\n");
+        plots.push((file, svg));
+    }
+    page.push_str(&(section.table)(&run.rows).markdown());
+    let mut notes = Vec::new();
+    for row in &run.rows {
+        for note in row.notes.iter().chain(&row.faults()) {
+            notes.push(format!("- {}, {}: {note}", row.peer, row.label));
+        }
+    }
+    if !notes.is_empty() {
+        let _ = write!(page, "\n{}\n", notes.join("\n"));
+    }
+}
+
+/// The two figures that were wished for first.
+fn wishes(page: &mut String, runs: &[Run]) {
+    let ours = |row: &&Row| row.peer.starts_with("tidegate");
+    let rows = |scenario: &'static str| {
+        runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows).filter(ours)
+    };
+    let mut table = Table::new(&["figure", "measured with", "value", "reached"]);
+    table.words = 4;
+    let verdict = |reached: bool| if reached { "yes" } else { "**no**" }.to_owned();
+    for row in rows("fanout") {
+        if let Some(latency) = row.latency {
+            table.rows.push(vec![
+                "mean latency (<= 30 ms)".to_owned(),
+                format!("{} readers, {}", grouped(row.connections), row.label),
+                format!("{} ms", short(latency.mean_ms)),
+                verdict(latency.mean_ms <= 30.0),
+            ]);
+        }
+    }
+    for row in rows("bandwidth").filter(|row| row.compressed > 0) {
+        if let Some(share) = row.bandwidth_share() {
+            table.rows.push(vec![
+                "bandwidth (<= 30 % of raw)".to_owned(),
+                format!("{} readers, {}", grouped(row.connections), row.label),
+                percent(Some(share)),
+                verdict(share <= 0.3),
+            ]);
+        }
+    }
+    if !table.rows.is_empty() {
+        let _ = write!(page, "\n## In short\n\n{}", table.markdown());
+    }
+}
+
+/// The plots of a run: file name, title, SVG.
+fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
+    let bars = |title: &str, of: &dyn Fn(&Row) -> Option<f64>, unit: &'static str, log: bool| {
+        let bars: Vec<_> = run
+            .rows
+            .iter()
+            .filter_map(|row| {
+                let group = row.label.clone();
+                Some(Bar {
+                    group,
+                    name: row.peer.clone(),
+                    value: of(row)?,
+                    ours: row.peer.starts_with("tidegate"),
+                })
+            })
+            .collect();
+        (!bars.is_empty()).then(|| {
+            let title = title.to_owned();
+            (title.clone(), Bars { title, unit, log, bars }.svg())
+        })
+    };
+    let mut plots = Vec::new();
+    let mut add = |name: &'static str, plot: Option<(String, String)>| {
+        plots.extend(plot.map(|(title, svg)| (name, title, svg)));
+    };
+    match run.scenario.as_str() {
+        "fanout" | "filters" => {
+            add(
+                "cpu",
+                bars("Server processor time for one delivery", &|row| row.cpu_us_per_delivery, "us", true),
+            );
+            add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", true));
+            if run.rows.iter().any(|row| row.rate.is_none()) {
+                add(
+                    "rate",
+                    bars("Events a second to every reader", &|row| Some(row.published_per_s), "/s", false),
+                );
+            }
+        }
+        "idle" => add(
+            "memory",
+            bars("Resident memory of an idle connection", &|row| row.idle?.kib_per_connection, "KiB", false),
+        ),
+        "storm" => add(
+            "time",
+            bars("Until all are live again", &|row| Some(row.storm?.back_ms / 1000.0), "s", false),
+        ),
+        "stalled" => {
+            let lines = run.rows.iter().map(|row| Line {
+                name: format!("{}, {}", row.peer, row.label),
+                points: row.memory.iter().map(|(at, kib)| (*at, *kib as f64 / 1024.0)).collect(),
+            });
+            let title = "The server's resident memory".to_owned();
+            let lines = Lines { title: title.clone(), unit: "MiB", lines: lines.collect() };
+            add("memory", lines.svg().map(|svg| (title, svg)));
+        }
+        "bandwidth" => add(
+            "share",
+            bars(
+                "Bytes on the wire, of the events' own bytes",
+                &|row| Some(row.bandwidth_share()? * 100.0),
+                "%",
+                false,
+            ),
+        ),
+        "ingest" => {
+            add("rate", bars("Events taken a second", &|row| Some(row.published_per_s), "/s", false));
+        }
+        _ => {}
+    }
+    plots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{books::Counts, latency::Summary};
+
+    fn run(scenario: &str) -> Run {
+        let row = |peer: &str, missing| Row {
+            peer: peer.to_owned(),
+            label: "50/s x 1".to_owned(),
+            connections: 1000,
+            missing,
+            payload: "150 B".to_owned(),
+            counts: Counts { delivered: 500_000, ..Counts::default() },
+            latency: Some(Summary { mean_ms: 2.5, p50_ms: 2.0, p99_ms: 9.0, p999_ms: 12.0, max_ms: 15.0 }),
+            cpu_us_per_delivery: Some(3.75),
+            compressed: 1,
+            event_bytes: 280.0,
+            wire_bytes_per_delivery: 78.4,
+            memory: vec![(0.0, 1024), (0.5, 2048)],
+            notes: vec!["a word".to_owned()],
+            ..Row::default()
+        };
+        Run {
+            format: result::FORMAT,
+            tool: "tidegate-bench 0".to_owned(),
+            scenario: scenario.to_owned(),
+            command: format!("tidegate-bench {scenario} --peer tidegate,bun"),
+            started: "2026-01-01T00:00:00Z".to_owned(),
+            machine: Machine {
+                processor: "a processor".to_owned(),
+                cores: 2,
+                memory_mib: 24 * 1024,
+                kernel: "Linux 6.1".to_owned(),
+                system: "Debian".to_owned(),
+                profile: "release".to_owned(),
+            },
+            server_cores: Some("0".to_owned()),
+            load_cores: Some("1".to_owned()),
+            rows: vec![row("tidegate", 0), row("bun", 3)],
+        }
+    }
+
+    #[test]
+    fn a_page_has_every_run_with_its_command_table_and_plots() {
+        let runs: Vec<_> = SECTIONS.iter().map(|section| run(section.scenario)).collect();
+        let text = serde_json::to_string(&runs).expect("JSON");
+        let runs: Vec<Run> = serde_json::from_str(&text).expect("what was written is read");
+        let (page, plots) = page(&runs);
+        for run in &runs {
+            assert!(page.contains(&run.command), "{}", run.command);
+        }
+        for words in [
+            "| tidegate | 50/s x 1 |",
+            "bun, 50/s x 1: 3 missing",
+            "mean latency (<= 30 ms) | 1,000 readers, 50/s x 1 | 2.5 ms | yes",
+            "bandwidth (<= 30 % of raw) | 1,000 readers, 50/s x 1 | 28 % | yes",
+            "2 cores (a processor), 24 GiB, Debian, Linux 6.1",
+            "Server on core 0, load on core 1",
+        ] {
+            assert!(page.contains(words), "{words}\n{page}");
+        }
+        for (name, svg) in &plots {
+            assert!(page.contains(&format!("(bench/{name})")), "{name}");
+            assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");
+        }
+        assert!(plots.iter().any(|(name, _)| name == "fanout-cpu.svg"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Fan-out: every event to every reader, at one rate after the other; or the most that is carried.
+
+use clap::Args;
+
+use super::Outcome;
+use crate::{
+    options::{Common, Load, Setting},
+    peers::Peer,
+    result::{Row, Table},
+    schedule::Arrivals,
+    session::{Plan, Session},
+};
+
+/// What is run.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub common: Common,
+    /// How many readers
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub connections: usize,
+    /// Events per second and publishers, several with commas between them: 50x1,1000x4,maxx16. max: each
+    /// publishes again once it was answered
+    #[arg(long, value_name = "RATExPUBLISHERS", value_delimiter = ',', default_value = "50x1,1000x4")]
+    pub load: Vec<Load>,
+    /// Whether publishers take turns or all publish at the same moment
+    #[arg(long, value_enum, default_value = "even")]
+    pub arrivals: Arrivals,
+    /// Measure each so often, servers taking turns, and show the run with the median processor time
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub repeat: u32,
+    /// Raise each load's rate until p99 is above this or the server saturates, and show the most carried
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub search_p99: Option<f64>,
+}
+
+/// Runs it.
+pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for load in &options.load {
+        let mut measured = vec![Vec::new(); setting.common.peer.len()];
+        for _ in 0..options.repeat {
+            for (peer, rows) in setting.common.peer.iter().zip(&mut measured) {
+                let row = match options.search_p99 {
+                    None => once(setting, options, peer, *load, load.to_string()),
+                    Some(bound_ms) => search(setting, options, peer, *load, bound_ms),
+                };
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(error) => outcome.add(peer, Err::<Option<Row>, _>(error)),
+                }
+            }
+        }
+        outcome.rows.extend(measured.into_iter().filter_map(median));
+    }
+    Ok(outcome)
+}
+
+/// The run with the median processor time a delivery, with the range of all; whatever one of the others
+/// found wrong is kept.
+fn median(mut rows: Vec<Row>) -> Option<Row> {
+    let us = |row: &Row| row.cpu_us_per_delivery.unwrap_or(0.0);
+    rows.sort_by(|one, other| us(one).total_cmp(&us(other)));
+    let (least, most) = (rows.first().map(us)?, rows.last().map(us)?);
+    let count = rows.len();
+    let mut row = rows.swap_remove(count / 2);
+    if count > 1 {
+        row.notes.push(format!("{count} runs, {least:.2} to {most:.2} us a delivery"));
+    }
+    for other in rows {
+        row.missing += other.missing;
+        row.counts.duplicates += other.counts.duplicates;
+        row.counts.reordered += other.counts.reordered;
+        row.counts.holes += other.counts.holes;
+        row.counts.gaps += other.counts.gaps;
+    }
+    Some(row)
+}
+
+fn once(setting: &Setting, options: &Options, peer: &Peer, load: Load, label: String) -> anyhow::Result<Row> {
+    let plan = Plan::of(setting, options.connections, load.publishers, label);
+    let mut session = Session::open(setting, peer, plan)?;
+    let work = session.work(load, options.arrivals);
+    session.measure(&work)
+}
+
+/// Doubles the rate while it is carried, then halves the distance to the first that is not.
+fn search(
+    setting: &Setting,
+    options: &Options,
+    peer: &Peer,
+    load: Load,
+    bound_ms: f64,
+) -> anyhow::Result<Row> {
+    let (mut carried, mut too_much): (Option<Row>, Option<f64>) = (None, None);
+    let mut rate = load.rate.unwrap_or(250.0);
+    for _ in 0..12 {
+        let load = Load { rate: Some(rate), ..load };
+        let mut row = once(setting, options, peer, load, format!("most x {}", load.publishers))?;
+        let p99_ms = row.latency.map_or(f64::INFINITY, |latency| latency.p99_ms);
+        if !row.is_saturated() && row.missing == 0 && p99_ms <= bound_ms {
+            row.notes.push(format!("the most carried with p99 up to {bound_ms} ms, to 10 %"));
+            carried = Some(row);
+        } else {
+            if carried.is_none() && rate < 10.0 {
+                return Ok(row);
+            }
+            too_much = Some(rate);
+        }
+        let carried_rate = carried.as_ref().and_then(|row| row.rate);
+        rate = match (carried_rate, too_much) {
+            (Some(low), Some(high)) if high / low < 1.1 => break,
+            (Some(low), Some(high)) => (low + high) / 2.0,
+            (Some(low), None) => low * 2.0,
+            (None, _) => rate / 2.0,
+        };
+    }
+    carried.ok_or_else(|| anyhow::anyhow!("{peer} carries no rate with p99 up to {bound_ms} ms"))
+}
+
+/// Its table.
+pub fn table(rows: &[Row]) -> Table {
+    super::table(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_shown_and_no_fault_is_lost() {
+        let row = |us, missing| Row { cpu_us_per_delivery: Some(us), missing, ..Row::default() };
+        let row = median(vec![row(9.0, 1), row(1.0, 0), row(2.0, 0)]).expect("a row");
+        assert_eq!((row.cpu_us_per_delivery, row.missing), (Some(2.0), 1));
+        assert_eq!(row.notes, ["3 runs, 1.00 to 9.00 us a delivery"]);
+        assert_eq!(median(vec![]), None);
+    }
+}
