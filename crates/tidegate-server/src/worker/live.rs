@@ -190,12 +190,6 @@ impl Local {
         true
     }
 
-    /// Counts what was done for readers beside the rounds.
-    pub fn spent(&self, cpu_before: Duration) {
-        let cost = thread_cpu().saturating_sub(cpu_before);
-        self.rounds.borrow_mut().handle_cost(self.since_start(), cost);
-    }
-
     /// Goes on with the round of `org`, or begins it: everything committed since the last goes to its
     /// readers at the head. Whether it is done.
     fn walk(&self, org: &OrgId) -> bool {

@@ -1,0 +1,110 @@
+//! A reader that falls behind (R16, R17): how far it is, when it is warned, and what its policy does.
+//!
+//! [`tidegate_core::slow`] decides; this looks at the tail and acts, for [`super::Reader`] alone.
+
+use bytes::Bytes;
+use tidegate_core::{
+    Code, Refusal, Session, frame,
+    slow::{Ladder, Policy, SlowLimits, Step},
+};
+
+use super::Reader;
+use crate::{
+    config::Config,
+    engine::{PageLimit, ReadError},
+    node::random,
+};
+
+/// A window of `slow=latest` (R17): what is conflated at a time.
+const LATEST_EVENTS: usize = 1000;
+const LATEST_BYTES: usize = 256 << 10;
+
+impl Reader {
+    pub(super) fn with_ladder<T>(&self, act: impl FnOnce(&mut Ladder) -> T) -> T {
+        let mut ladder = self.ladder.get();
+        let result = act(&mut ladder);
+        self.ladder.set(ladder);
+        result
+    }
+
+    /// How many events it is behind: those that it may see in the tail, and all that lies before.
+    fn lag(&self) -> u64 {
+        let session = self.session.borrow();
+        let (audience, at) = (session.audience(), session.scanned());
+        let (batches, start, head) = {
+            let tail = self.org.tail();
+            (tail.since(at), tail.start(), tail.head())
+        };
+        let seen =
+            batches.iter().map(|batch| batch.visible(at, &audience.user, &audience.filter).len() as u64);
+        start.min(head).saturating_sub(at) + seen.sum::<u64>()
+    }
+
+    /// Whether it can be no further behind than `max`, which costs nothing to know.
+    fn is_within(&self, max: u64) -> bool {
+        self.org.tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
+    }
+
+    /// Does for a slow reader what its policy says.
+    pub(super) async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
+        let node = &self.local.node;
+        if self.policy == Policy::Skip {
+            self.is_to_act.set(false);
+            let lag = self.lag();
+            let head = self.org.tail().head();
+            let skipped = self.session.borrow_mut().skip(head, lag, node.now(), frames);
+            if let Some(reason) = skipped {
+                node.metrics.gap(reason);
+            }
+            return Ok(());
+        }
+        let (at, head) = (self.with_session(Session::scanned), self.org.tail().head());
+        if self.policy == Policy::CatchUp || at >= head {
+            self.is_to_act.set(false);
+            return Ok(());
+        }
+        let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
+        let page = node.engine.read(&self.org.id, at, limit).await?;
+        // Meanwhile an answer to the client may have come to stand half written.
+        if self.sink.ready().await.is_ok() {
+            self.take_page(&page, frames);
+        }
+        Ok(())
+    }
+
+    /// Looks whether it is slow (R16).
+    pub(super) fn look_at_lag(&self, config: &Config) {
+        let (slow, now) = (&config.slow, self.local.since_start());
+        if self.is_live()
+            || !self.with_ladder(|ladder| ladder.is_due(now))
+            || self.is_within(slow.max_behind as u64)
+        {
+            return;
+        }
+        let limits = SlowLimits {
+            max_behind: slow.max_behind as u64,
+            max_warnings: u32::try_from(slow.max_warnings).unwrap_or(u32::MAX),
+        };
+        let lag = self.lag();
+        match self.with_ladder(|ladder| ladder.handle_lag(now, lag, limits)) {
+            None => {}
+            Some(Step::Warn(count)) => {
+                self.local.node.metrics.slow_warnings.inc();
+                self.is_to_act.set(self.policy != Policy::CatchUp);
+                let policy = self.policy.name();
+                tracing::info!(connection = %self.id(), org = %self.org.id, lag, count, policy, "warn a slow reader");
+                let message = format!(
+                    "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
+                    slow.max_warnings
+                );
+                self.say(&frame::status(self.sink.framing(), Code::SlowConsumer.name(), &message));
+            }
+            Some(Step::Close) => {
+                let message =
+                    format!("the reader is {lag} events behind after {} warnings", slow.max_warnings);
+                let refusal = Refusal::new(Code::SlowConsumer, message).limited_by("slow.max_warnings");
+                self.end(refusal.retry_in(5_000 + random() % 5_000));
+            }
+        }
+    }
+}
