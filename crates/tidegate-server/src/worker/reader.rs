@@ -305,15 +305,7 @@ impl Reader {
                 }
             } else if frames.is_empty() {
                 let at = self.session.borrow().scanned();
-                let next = {
-                    let mut tail = self.org.tail();
-                    if tail.has_open() && at >= tail.head() {
-                        // Whoever joins takes what no round has taken yet along, for its round may
-                        // have been called before this reader came.
-                        tail.seal(node.now());
-                    }
-                    tail.next(at)
-                };
+                let next = self.org.tail().next(at);
                 match next {
                     Next::Level => {
                         // What a replay ends with may be hidden: say that it has ended.
@@ -321,6 +313,12 @@ impl Reader {
                         if frames.is_empty() {
                             self.with_ladder(Ladder::handle_level);
                             self.local.join(&self);
+                            if self.org.tail().has_open() {
+                                // The round that takes it may have been called before this reader came.
+                                // It is not sealed here: a thousand that come back one after the other
+                                // would cut the log into a thousand batches.
+                                self.local.news(&self.org);
+                            }
                             return Ok(());
                         }
                     }
