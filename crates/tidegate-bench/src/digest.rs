@@ -90,35 +90,50 @@ pub trait Read {
 
 /// The digests of the last messages, by their bytes.
 pub struct Digests {
-    slots: Vec<Option<(Box<[u8]>, Digest)>>,
+    sets: Vec<Set>,
+}
+
+/// Messages that are looked for at the same place. Several: two that are in flight at once and pushed
+/// each other out would be read anew for every reader.
+#[derive(Default)]
+struct Set {
+    known: Vec<(Box<[u8]>, Digest)>,
+    /// Whose turn it is to go.
+    oldest: usize,
 }
 
 /// Room for what a few rounds of fan-out have in flight.
-const SLOTS: usize = 256;
+const SETS: usize = 64;
+const WAYS: usize = 8;
 
 impl Default for Digests {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| None).collect() }
+        Self { sets: (0..SETS).map(|_| Set::default()).collect() }
     }
 }
 
 impl Digests {
     /// The digest of `message`, known or read now.
     pub fn of(&mut self, message: &[u8], reader: &(impl Read + ?Sized)) -> &Digest {
-        let slot = &mut self.slots[slot_of(message)];
-        if slot.as_ref().is_none_or(|(known, _)| **known != *message) {
-            *slot = Some((message.into(), reader.read(message)));
-        }
-        match slot {
-            Some((_, digest)) => digest,
-            None => unreachable!("it was filled above"),
-        }
+        let Set { known, oldest } = &mut self.sets[set_of(message)];
+        let index = known.iter().position(|(bytes, _)| **bytes == *message).unwrap_or_else(|| {
+            let fresh = (message.into(), reader.read(message));
+            if known.len() < WAYS {
+                known.push(fresh);
+                return known.len() - 1;
+            }
+            let index = *oldest;
+            *oldest = (index + 1) % WAYS;
+            known[index] = fresh;
+            index
+        });
+        &known[index].1
     }
 }
 
 /// Where a message is looked for: what differs between messages stands in their first bytes (places,
 /// marks) or their last.
-fn slot_of(message: &[u8]) -> usize {
+fn set_of(message: &[u8]) -> usize {
     let mut hash = message.len() as u64;
     let head = &message[..message.len().min(160)];
     let tail = &message[message.len().saturating_sub(32)..];
@@ -127,7 +142,7 @@ fn slot_of(message: &[u8]) -> usize {
         word[..chunk.len()].copy_from_slice(chunk);
         hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517C_C1B7_2722_0A95);
     }
-    (hash >> 40) as usize % SLOTS
+    (hash >> 40) as usize % SETS
 }
 
 #[cfg(test)]
@@ -173,9 +188,38 @@ mod tests {
         assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'x'))));
         assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'x'))));
         assert_eq!(counts.0.get(), 1);
-        // A byte that the slot does not depend on.
+        // A byte that the place does not depend on.
         message[300] = b'y';
         assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'y'))));
         assert_eq!(counts.0.get(), 2);
+    }
+
+    #[test]
+    fn messages_in_flight_at_once_do_not_push_each_other_out() {
+        struct Counts(Cell<u32>);
+        impl Read for Counts {
+            fn read(&self, _: &[u8]) -> Digest {
+                self.0.set(self.0.get() + 1);
+                Digest::default()
+            }
+        }
+        let (counts, mut digests) = (Counts(Cell::new(0)), Digests::default());
+        // They differ where the place does not depend on it: all in one set.
+        let messages: Vec<_> = (0..WAYS as u8 + 1)
+            .map(|number| {
+                let mut message = vec![b'x'; 1000];
+                message[300] = number;
+                message
+            })
+            .collect();
+        for _ in 0..3 {
+            messages[..WAYS].iter().for_each(|message| _ = digests.of(message, &counts));
+        }
+        assert_eq!(counts.0.get(), WAYS as u32);
+        // One more makes room for itself.
+        digests.of(&messages[WAYS], &counts);
+        digests.of(&messages[0], &counts);
+        assert_eq!(counts.0.get(), WAYS as u32 + 2);
+        assert_eq!(digests.sets.iter().map(|set| set.known.len()).sum::<usize>(), WAYS);
     }
 }
