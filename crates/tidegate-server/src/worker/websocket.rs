@@ -68,6 +68,7 @@ impl Socket {
     /// never begun inside another (R7): while something is left over, all is kept behind it.
     pub fn send(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
         let mut leftover = self.leftover.borrow_mut();
+        let nothing_waited = leftover.is_empty();
         let mut rest = frames.as_slice();
         while leftover.is_empty() && !rest.is_empty() {
             let taken = socket::try_send(&self.stream, rest).map_err(|_| Gone)?;
@@ -76,15 +77,16 @@ impl Socket {
             }
             let done = leftover.keep_rest(rest, taken);
             rest = &rest[done..];
-            self.progress.set(Instant::now());
         }
         // Shared bytes: keeping the handles of one round costs nothing of its own.
-        if leftover.is_empty() && !rest.is_empty() {
-            self.progress.set(Instant::now());
-        }
         leftover.keep(rest);
         frames.clear();
-        Ok(leftover.is_empty())
+        let is_empty = leftover.is_empty();
+        if nothing_waited && !is_empty {
+            // What waits, waits from here on. Where nothing does, no clock is asked.
+            self.progress.set(Instant::now());
+        }
+        Ok(is_empty)
     }
 
     /// Puts frames behind what is left over.
