@@ -110,6 +110,20 @@ pub enum View {
     },
 }
 
+impl View {
+    /// About how many bytes a reader gets.
+    pub fn wire_bytes(&self) -> usize {
+        match self {
+            View::Empty { .. } => 0,
+            View::Frame { bytes, compressed, .. } => match compressed.as_deref() {
+                None => bytes.len(),
+                Some(Compressed::Block(block)) => block.len(),
+                Some(Compressed::Deflated(forms)) => forms.alone().len(),
+            },
+        }
+    }
+}
+
 /// A frame compressed, as its framing has it.
 #[derive(Debug)]
 pub enum Compressed {

@@ -53,6 +53,31 @@ const REVIEW: Duration = Duration::from_millis(100);
 /// By how much waits are stretched at most. The window bounds them anyway.
 const STRETCH_MAX: f64 = 1000.0;
 
+/// What was written in a slice of a round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Sends, about one a reader.
+    pub sends: u64,
+    /// The bytes of all of them together.
+    pub bytes: u64,
+}
+
+/// A send costs about as much as copying this many bytes to the kernel.
+const SEND_BYTES: u64 = 32 << 10;
+
+impl Written {
+    /// The part of `cost` that waiting saves: what each send costs whatever it carries. The bytes have to
+    /// go either way, and if they counted, a busy org would wait the whole window for nothing: its
+    /// rounds would grow past the caches, cost more by the byte, and wait the longer for it.
+    pub fn saved_by_waiting(self, cost: Duration) -> Duration {
+        let sends = self.sends.saturating_mul(SEND_BYTES);
+        match sends.saturating_add(self.bytes) {
+            0 => cost,
+            all => cost.mul_f64(sends as f64 / all as f64),
+        }
+    }
+}
+
 /// The rounds of one worker.
 #[derive(Debug)]
 pub struct Rounds<K> {
@@ -242,6 +267,16 @@ mod tests {
         rounds.handle_news(us(5000), "a");
         assert_eq!(serve(&mut rounds, us(8000), us(10)), Some("a"));
         assert_eq!(rounds.poll_timeout(), None);
+    }
+
+    #[test]
+    fn r15_only_what_waiting_saves_counts() {
+        let saved = |sends, bytes| Written { sends, bytes }.saved_by_waiting(us(1000));
+        assert_eq!(saved(200, 0), us(1000));
+        assert_eq!(saved(200, 200 * SEND_BYTES), us(500));
+        assert_eq!(saved(1, 9 * SEND_BYTES), us(100));
+        // Assembly and compression without a send yet.
+        assert_eq!(saved(0, 0), us(1000));
     }
 
     #[test]

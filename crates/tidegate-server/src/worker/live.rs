@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tidegate_core::{
     Batch, OrgId, Seq, UnixMillis, View, ViewKey,
     batch::Compressor,
-    pace::{Rounds, SLICE},
+    pace::{Rounds, SLICE, Written},
     session::Coding,
 };
 
@@ -187,23 +187,24 @@ impl Local {
     pub fn serve_slice(&self) -> bool {
         let Some(org) = self.rounds.borrow_mut().poll_round(self.since_start()) else { return false };
         let cpu = thread_cpu();
-        let is_done = self.walk(&org);
-        let cost = thread_cpu().saturating_sub(cpu);
+        let (written, is_done) = self.walk(&org);
+        let cost = written.saved_by_waiting(thread_cpu().saturating_sub(cpu));
         self.rounds.borrow_mut().handle_slice(self.since_start(), org, cost, is_done);
         true
     }
 
     /// Goes on with the round of `org`, or begins it: everything committed since the last goes to its
-    /// readers at the head. Whether it is done.
-    fn walk(&self, org: &OrgId) -> bool {
+    /// readers at the head. What was written, and whether it is done.
+    fn walk(&self, org: &OrgId) -> (Written, bool) {
+        let mut written = Written::default();
         let Some(mut round) = self.under_way.borrow_mut().remove(org).or_else(|| self.begin(org)) else {
-            return true;
+            return (written, true);
         };
         let until = Instant::now() + SLICE;
         let mut delivered = 0;
         let is_done = loop {
             let Some(group) = round.groups.last() else { break true };
-            let (events, is_done) = self.walk_group(&round, group, until);
+            let (events, is_done) = self.walk_group(&round, group, until, &mut written);
             delivered += events;
             if !is_done {
                 break false;
@@ -214,7 +215,7 @@ impl Local {
         if !is_done {
             self.under_way.borrow_mut().insert(org.clone(), round);
         }
-        is_done
+        (written, is_done)
     }
 
     fn begin(&self, org: &OrgId) -> Option<Round> {
@@ -280,8 +281,15 @@ impl Local {
 
     /// Hands the round to the readers of a group that have not had it, until its time is up. How many
     /// events went out, and whether all have had it.
-    fn walk_group(&self, round: &Round, group: &Group, until: Instant) -> (usize, bool) {
+    fn walk_group(
+        &self,
+        round: &Round,
+        group: &Group,
+        until: Instant,
+        written: &mut Written,
+    ) -> (usize, bool) {
         let views = group.round.borrow();
+        let bytes = views.iter().map(|(_, view)| view.wire_bytes() as u64).sum::<u64>();
         let mut delivered = 0;
         let mut frames: Vec<Bytes> = Vec::new();
         for turn in 1.. {
@@ -289,6 +297,10 @@ impl Local {
                 break;
             }
             let Some(reader) = group.readers.borrow().get(group.next.get()).cloned() else { break };
+            if bytes > 0 {
+                written.sends += 1;
+                written.bytes += bytes;
+            }
             // A broken invariant ends the one stream, not the worker and everybody on it.
             let offered = guard(|| reader.offer(&views, round.now, &mut frames)).unwrap_or_else(|| {
                 frames = Vec::new();
