@@ -40,13 +40,15 @@ pub struct Tail {
     head: Seq,
     /// Behind the head, not sealed yet: never more than makes a batch full.
     open: Vec<Arc<Event>>,
+    open_bytes: usize,
     budget: Arc<Budget>,
 }
 
 impl Tail {
     /// An empty tail of a log that ends at `head`; its batches are charged to `whole`.
     pub fn new(head: Seq, whole: Arc<Budget>) -> Self {
-        Self { batches: VecDeque::new(), head, open: Vec::new(), budget: Arc::new(Budget::part_of(whole)) }
+        let budget = Arc::new(Budget::part_of(whole));
+        Self { batches: VecDeque::new(), head, open: Vec::new(), open_bytes: 0, budget }
     }
 
     /// The border where it begins.
@@ -84,31 +86,28 @@ impl Tail {
         }
         if prev > self.end() {
             self.batches.clear();
-            self.open.clear();
+            (self.open, self.open_bytes) = (Vec::new(), 0);
             self.head = prev;
         }
-        self.open.extend_from_slice(events);
-        let open = std::mem::take(&mut self.open);
-        let mut runs = runs(&open, limits).peekable();
-        while let Some(run) = runs.next() {
-            if runs.peek().is_some() || run.len() == limits.events {
-                self.keep(run.to_vec(), now);
-            } else {
-                self.open = run.to_vec();
+        for event in events {
+            let bytes = event.fragment.len();
+            if self.open_bytes.saturating_add(bytes) > limits.bytes {
+                self.seal(now);
+            }
+            self.open.push(event.clone());
+            self.open_bytes += bytes;
+            if self.open.len() >= limits.events {
+                self.seal(now);
             }
         }
     }
 
     /// Seals what is open, so that it can be served.
     pub fn seal(&mut self, now: UnixMillis) {
-        if !self.open.is_empty() {
-            let open = std::mem::take(&mut self.open);
-            self.keep(open, now);
-        }
-    }
-
-    fn keep(&mut self, events: Vec<Arc<Event>>, now: UnixMillis) {
-        let seq = events.last().map_or(self.head, |event| event.seq);
+        let Some(last) = self.open.last() else { return };
+        let seq = last.seq;
+        let events = std::mem::take(&mut self.open);
+        self.open_bytes = 0;
         self.batches.push_back(Arc::new(Batch::new(self.head, seq, now, events, &self.budget)));
         self.head = seq;
     }
@@ -163,19 +162,4 @@ impl Tail {
     pub fn memory(&self) -> usize {
         self.budget.used()
     }
-}
-
-/// Cuts `events` into runs within `limits`, each of one event at least.
-pub fn runs(events: &[Arc<Event>], limits: BatchLimits) -> impl Iterator<Item = &[Arc<Event>]> {
-    let mut rest = events;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(limits.events).take_while(|event| {
-            bytes += event.fragment.len();
-            bytes <= limits.bytes
-        });
-        let (run, later) = rest.split_at(fits.count().max(1).min(rest.len()));
-        rest = later;
-        (!run.is_empty()).then_some(run)
-    })
 }

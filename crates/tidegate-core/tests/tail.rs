@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_core::{
     Batch, BatchLimits, Budget, Epoch, Event, Filter, Framing, Next, OrgId, Seq, ServiceName, Tail, UserId,
-    View, ViewKey, tail::runs,
+    View, ViewKey,
 };
 
 fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
@@ -38,8 +38,22 @@ fn borders(tail: &Tail) -> Vec<(Seq, Seq)> {
 }
 
 #[test]
-fn runs_are_cut_at_either_limit_and_hold_one_event_at_least() {
-    let lengths = |events: &[Arc<Event>], limits| runs(events, limits).map(<[_]>::len).collect::<Vec<_>>();
+fn batches_are_full_at_either_limit_and_hold_one_event_at_least() {
+    // At once and one by one, which must not differ.
+    let lengths = |events: &[Arc<Event>], limits| {
+        let [whole, single] = [events.len().max(1), 1].map(|piece| {
+            let mut tail = Tail::new(0, Arc::default());
+            for piece in events.chunks(piece) {
+                tail.push(piece[0].seq - 1, piece, 10, limits);
+            }
+            tail.seal(10);
+            let mut lengths: Vec<_> = tail.newest_first().map(|batch| batch.events.len()).collect();
+            lengths.reverse();
+            lengths
+        });
+        assert_eq!(whole, single);
+        whole
+    };
     let small = events(1..=7);
     assert_eq!(lengths(&small, BatchLimits { events: 3, bytes: 1 << 20 }), [3, 3, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 7, bytes: 1 << 20 }), [7]);
