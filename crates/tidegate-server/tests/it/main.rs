@@ -36,6 +36,7 @@ mod openapi;
 mod proxies;
 mod publish;
 mod reread;
+mod rounds;
 mod seam;
 mod slow;
 mod stream_resume;
