@@ -144,8 +144,9 @@ sections! {
         max_events: usize = 100,
         /// Bytes of events in one batch; a larger single event goes alone.
         max_bytes: ByteSize = "64KiB",
-        /// The share of a worker's time that sending to readers may take, where that can be had by
-        /// letting events wait up to `batch.window`. More is sooner, less is cheaper.
+        /// The share of a worker's time that sends to readers may take, where that can be had by
+        /// letting events wait up to `batch.window`. More is sooner, less is cheaper. Counted is what
+        /// waiting saves: what each send costs whatever it carries, not the bytes, which have to go.
         fanout_share: Share = 0.5,
     }
 
