@@ -89,6 +89,7 @@ Made by `tidegate-bench report` from measured runs; every figure stands in their
 - **Delivered, missing, twice**: every event carries its publisher and number, and each connection's are checked one by one. On Tidegate `prev` and `seq` are checked too.
 - **CPU us/delivery** is the server's processor time, user and system, of all its threads and processes (`/proc/<pid>/stat`), divided by deliveries. Publishing is in it.
 - **bytes/delivery** is what was read from the sockets. **events/frame**: how many events a message held on average.
+- **answer** is how long a publisher waited for the answer to one publish. Tidegate's log is synced to disk before it; the others store nothing.
 - **Resident** is the server's `VmRSS`. Machines differ by a factor of two, ratios hardly.
 - **floor** is a bare loop of `send` calls over the same sockets, one event each, without a protocol, rules or storage; **floor-batched** the same over batches of 50 ms. No server that keeps a process's sockets can be much below the one of its kind.
 - Server and load had processor cores of their own where it says so. A note tells where the load side itself was the limit.

@@ -53,8 +53,11 @@ pub fn table(rows: &[Row]) -> Table {
         "of a core",
         "bytes/delivery",
         "events/frame",
+        "answer p50 ms",
+        "answer p99",
     ]);
     for row in rows {
+        let answer = |of: fn(&crate::latency::Summary) -> f64| maybe(row.publish_latency.as_ref().map(of));
         let ms = |of: fn(&crate::latency::Summary) -> f64| maybe(row.latency.as_ref().map(of));
         table.rows.push(vec![
             row.peer.clone(),
@@ -72,6 +75,8 @@ pub fn table(rows: &[Row]) -> Table {
             percent(row.cpu_share),
             short(row.wire_bytes_per_delivery),
             short(row.events_per_frame),
+            answer(|l| l.p50_ms),
+            answer(|l| l.p99_ms),
         ]);
     }
     table

@@ -1,11 +1,13 @@
 //! Stalled readers: some stop reading while events go on. The server's memory must stay flat, and the
 //! others must not notice; a control run without the stalled ones stands beside it.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::Outcome;
 use crate::{
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, seconds},
     peers::Peer,
     reader::Seat,
     result::{Row, Table, grouped, maybe, short},
@@ -27,15 +29,19 @@ pub struct Options {
     /// Events per second and publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "500x4")]
     pub load: Load,
+    /// How long the run without stalled readers is measured; as long as the other if not given
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub control_seconds: Option<Duration>,
 }
 
 /// Runs it.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
+    let mut control = setting.clone();
+    control.common.seconds = options.control_seconds.unwrap_or(setting.common.seconds);
     for peer in &setting.common.peer {
-        for stalled in [0, options.stalled] {
-            outcome.add(peer, one(setting, options, peer, stalled).map(Some));
-        }
+        outcome.add(peer, one(&control, options, peer, 0).map(Some));
+        outcome.add(peer, one(setting, options, peer, options.stalled).map(Some));
     }
     Ok(outcome)
 }
