@@ -4,11 +4,15 @@ use std::{
     fmt,
     net::IpAddr,
     str::FromStr,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
 
+use futures_util::task::AtomicWaker;
 use tidegate_core::{Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
-use tokio::sync::Notify;
 
 use crate::metrics::Transport;
 
@@ -83,8 +87,7 @@ pub struct Connection {
     /// When it was let in.
     pub connected_at: UnixMillis,
     grant: Mutex<(Filter, UnixMillis)>,
-    /// Rings for the reader's own task: parked, or to end.
-    bell: Notify,
+    bell: Bell,
     ended: OnceLock<Box<Refusal>>,
 }
 
@@ -98,7 +101,7 @@ impl Connection {
             transport: arrival.transport,
             connected_at: arrival.now,
             grant: Mutex::new((arrival.filter.clone(), arrival.expires_at)),
-            bell: Notify::new(),
+            bell: Bell::default(),
             ended: OnceLock::new(),
         }
     }
@@ -136,17 +139,46 @@ impl Connection {
 
     /// Rings for its task.
     pub fn call(&self) {
-        self.bell.notify_one();
+        self.bell.ring();
     }
 
-    /// Waits for the bell.
-    pub async fn called(&self) {
-        self.bell.notified().await;
+    /// Whether it was rung for since this was last asked; wakes the task that asks, and that one alone,
+    /// where it was not.
+    pub fn poll_called(&self, context: &Context<'_>) -> Poll<()> {
+        self.bell.poll(context)
+    }
+}
+
+/// Rings for the reader's own task: parked, or to end. As many rings as come before the task looks are
+/// one.
+#[derive(Debug, Default)]
+struct Bell {
+    is_rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Bell {
+    fn ring(&self) {
+        // Whoever rang before has woken the task, or is about to.
+        if !self.is_rung.swap(true, Ordering::AcqRel) {
+            self.task.wake();
+        }
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        if self.is_rung.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        self.task.register(context.waker());
+        // Rung meanwhile, perhaps before anybody could be woken.
+        if self.is_rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     #[test]
@@ -164,6 +196,41 @@ mod tests {
             assert_eq!(bad.parse::<ConnectionId>(), Err(ConnectionIdError), "{bad}");
             assert!(!pattern.is_match(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bell_rung_before_anybody_listens_is_heard_once() {
+        let bell = Bell::default();
+        let context = Context::from_waker(Waker::noop());
+        assert_eq!(bell.poll(&context), Poll::Pending);
+        for _ in 0..2 {
+            bell.ring();
+            bell.ring();
+            assert_eq!(bell.poll(&context), Poll::Ready(()));
+            assert_eq!(bell.poll(&context), Poll::Pending);
+        }
+    }
+
+    #[test]
+    fn no_ring_is_lost_between_two_threads() {
+        let (bell, rung) = (Bell::default(), std::sync::atomic::AtomicUsize::new(0));
+        const RINGS: usize = 100_000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for ring in 1..=RINGS {
+                    rung.store(ring, Ordering::Relaxed);
+                    bell.ring();
+                }
+            });
+            // Whoever has heard a ring sees what came before it, and the last ring is heard: else this
+            // waits for ever.
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                while rung.load(Ordering::Relaxed) < RINGS {
+                    std::future::poll_fn(|context| bell.poll(context)).await;
+                }
+            });
+        });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_core::{Code, Refusal};
+use tidegate_core::{Code, Refusal, UnixMillis};
 
 use crate::{config::Config, node::random};
 
@@ -35,6 +35,17 @@ enum Leave {
     At(Instant),
     /// ...and closed at this one.
     By(Instant),
+}
+
+/// One look at the clock, for all readers of a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// Now.
+    pub now: Instant,
+    /// Now, by the wall clock.
+    pub wall: UnixMillis,
+    /// Since when the node is going away.
+    pub draining: Option<Instant>,
 }
 
 /// What the clock cannot know.

@@ -20,7 +20,10 @@ use tidegate_core::{
     session::Coding,
 };
 
-use super::reader::{Offer, Reader};
+use super::{
+    clock::Tick,
+    reader::{Offer, Reader},
+};
 use crate::{hub::Org, node::Node};
 
 /// How many readers are served between two looks at the clock: some tens of microseconds.
@@ -353,13 +356,13 @@ impl Local {
     pub fn tick_all(&self, now: Instant) {
         let config = self.node.config();
         let readers = self.readers.borrow().clone();
-        let draining = *self.node.draining.borrow();
+        let tick = Tick { now, wall: self.node.now(), draining: *self.node.draining.borrow() };
         if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
             self.is_halt_told.set(true);
             readers.iter().for_each(|reader| reader.tell_halted());
         }
         for reader in readers {
-            if guard(|| reader.tick(&config, now, draining)).is_none() {
+            if guard(|| reader.tick(&config, tick)).is_none() {
                 reader.fail();
             }
         }

@@ -9,6 +9,7 @@ mod lag;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
+    future::poll_fn,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -23,7 +24,7 @@ use tidegate_core::{
 };
 
 use super::{
-    clock::{self, Clock, Due},
+    clock::{self, Clock, Due, Tick},
     live::{Local, Membership},
     sse::Slot,
     start::{Entered, StreamRequest},
@@ -234,7 +235,7 @@ impl Reader {
 
     /// Waits for the bell.
     pub async fn called(&self) {
-        self.connection.called().await;
+        poll_fn(|context| self.connection.poll_called(context)).await;
     }
 
     /// Asks its task to end the stream. The first reason counts.
@@ -454,16 +455,16 @@ impl Reader {
     }
 
     /// Looks at the clock: pings, timeouts, expiry, leaving.
-    pub fn tick(&self, config: &Config, now: Instant, draining: Option<Instant>) {
+    pub fn tick(&self, config: &Config, tick: Tick) {
         if self.ending().is_some() {
             return;
         }
-        let node = &self.local.node;
+        let Tick { now, wall, draining } = tick;
         let state = clock::Facts {
             now,
             draining,
             progress: self.sink.progress(now),
-            is_granted: node.now() < self.connection.expires_at(),
+            is_granted: wall < self.connection.expires_at(),
             // A parked reader is being written to; the write timeout looks after it.
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
@@ -477,7 +478,7 @@ impl Reader {
             }
             Some(Due::Ping) => {
                 let mut frames = Vec::new();
-                self.session.borrow_mut().ping(node.now(), &mut frames);
+                self.session.borrow_mut().ping(wall, &mut frames);
                 self.push(frames);
             }
         }

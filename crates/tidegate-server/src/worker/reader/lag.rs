@@ -74,11 +74,11 @@ impl Reader {
 
     /// Looks whether it is slow (R16).
     pub(super) fn look_at_lag(&self, config: &Config) {
+        if self.is_live() {
+            return;
+        }
         let (slow, now) = (&config.slow, self.local.since_start());
-        if self.is_live()
-            || !self.with_ladder(|ladder| ladder.is_due(now))
-            || self.is_within(slow.max_behind as u64)
-        {
+        if !self.with_ladder(|ladder| ladder.is_due(now)) || self.is_within(slow.max_behind as u64) {
             return;
         }
         let limits = SlowLimits {
