@@ -1,21 +1,31 @@
 //! Which services a session sees.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{FilterTag, ServiceName};
 
 /// A set of services, or all. "All" is a filter of its own: it also takes services that nobody has
-/// named yet (R8).
+/// named yet (R8). A copy shares what it is a copy of.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Filter {
-    services: Option<Arc<BTreeSet<ServiceName>>>,
+pub struct Filter(Arc<Seen>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Seen {
+    services: Option<BTreeSet<ServiceName>>,
     tag: FilterTag,
 }
+
+static ALL: LazyLock<Filter> =
+    LazyLock::new(|| Filter(Arc::new(Seen { services: None, tag: FilterTag::of("*") })));
 
 impl Filter {
     /// Every service.
     pub fn all() -> Self {
-        Self { services: None, tag: FilterTag::of("*") }
+        ALL.clone()
     }
 
     /// These services and no other.
@@ -26,12 +36,12 @@ impl Filter {
             canonical.push_str(service.as_str());
             canonical.push(',');
         }
-        Self { tag: FilterTag::of(&canonical), services: Some(Arc::new(services)) }
+        Self(Arc::new(Seen { tag: FilterTag::of(&canonical), services: Some(services) }))
     }
 
     /// Whether events of `service` pass.
     pub fn admits(&self, service: &ServiceName) -> bool {
-        match &self.services {
+        match self.services() {
             None => true,
             Some(services) => services.contains(service),
         }
@@ -39,17 +49,17 @@ impl Filter {
 
     /// The short hash that cursors carry.
     pub fn tag(&self) -> &FilterTag {
-        &self.tag
+        &self.0.tag
     }
 
     /// The services, in order; `None` for all.
     pub fn services(&self) -> Option<&BTreeSet<ServiceName>> {
-        self.services.as_deref()
+        self.0.services.as_ref()
     }
 
     /// The services as frames show them: `["*"]` for all.
     pub fn names(&self) -> Vec<&str> {
-        match &self.services {
+        match self.services() {
             None => vec!["*"],
             Some(services) => services.iter().map(ServiceName::as_str).collect(),
         }
@@ -57,7 +67,7 @@ impl Filter {
 
     /// Whether everything that `other` admits passes here too.
     pub fn covers(&self, other: &Filter) -> bool {
-        match (&self.services, &other.services) {
+        match (self.services(), other.services()) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(mine), Some(theirs)) => theirs.is_subset(mine),

@@ -169,6 +169,17 @@ impl Session {
         }
     }
 
+    /// Takes over the copies that `key`, equal to its own, is made of: names that all who see the same have
+    /// in common need not stand in memory for each of them.
+    pub fn share(&mut self, key: &ViewKey) {
+        debug_assert!(*key == self.view_key(), "another view than its own");
+        self.epoch = key.epoch.clone();
+        if self.tag == *key.filter.tag() {
+            self.tag = key.filter.tag().clone();
+        }
+        self.audience.filter = key.filter.clone();
+    }
+
     /// Declares the gaps that are due at its place; returns their reasons for the counters.
     pub fn take_gaps(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) -> Vec<GapReason> {
         let mut reasons = Vec::new();

@@ -399,3 +399,11 @@ fn r17_latest_is_an_ordinary_batch_that_tells_what_it_omits_and_never_a_gap() {
     check("open a head | seal a#k b#k a@v#k | latest", "hello l0-0~a | batch 0>3[1]");
     check("open a head | seal a a | latest", "hello l0-0~a | batch 0>2[1,2]");
 }
+
+#[test]
+fn sessions_that_see_the_same_share_its_names() {
+    // They are most of what an idle connection would have of its own.
+    assert!(size_of::<Session>() <= 160, "{}", size_of::<Session>());
+    assert!(size_of::<tidegate_core::ws::Reader>() <= 48, "{}", size_of::<tidegate_core::ws::Reader>());
+    assert_eq!(size_of::<Filter>(), size_of::<usize>());
+}

@@ -92,11 +92,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(number: u64, address: IpAddr, arrival: &Arrival<'_>) -> Self {
+    /// `org` and `user` are those of `arrival`, in the copies that all of their connections share.
+    pub(super) fn new(
+        number: u64,
+        address: IpAddr,
+        (org, user): (OrgId, UserId),
+        arrival: &Arrival<'_>,
+    ) -> Self {
         Self {
             number,
-            org: arrival.org.clone(),
-            user: arrival.user.clone(),
+            org,
+            user,
             address,
             transport: arrival.transport,
             connected_at: arrival.now,
@@ -118,6 +124,13 @@ impl Connection {
     /// When its grant ends, as of now.
     pub fn expires_at(&self) -> UnixMillis {
         self.lock().1
+    }
+
+    /// Takes over a copy of what it sees that others have, too.
+    pub fn share(&self, filter: &Filter) {
+        let mut grant = self.lock();
+        debug_assert!(grant.0 == *filter, "another filter than its own");
+        grant.0 = filter.clone();
     }
 
     /// Notes what it sees from now on, and for how long.
@@ -236,6 +249,6 @@ mod tests {
     #[test]
     fn what_a_connection_costs_here_is_small() {
         // An idle connection may take 2 KiB in all.
-        assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 144, "{}", size_of::<Connection>());
     }
 }

@@ -265,6 +265,11 @@ fn raise<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> bo
     true
 }
 
+/// The copy of a name that stands in the map already, so that there is one for all who bear it.
+fn kept<K: Hash + Eq + Clone, V>(map: &HashMap<K, V>, name: &K) -> K {
+    map.get_key_value(name).map_or(name, |(kept, _)| kept).clone()
+}
+
 fn lower<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -332,8 +337,9 @@ impl Slot {
         let admission = self.admission.clone();
         let mut counts = admission.lock();
         let counts = &mut *counts;
+        let org = kept(&counts.orgs, arrival.org);
         // An org without connections refuses none, for no bound is zero: this leaves no empty one behind.
-        let members = counts.orgs.entry(arrival.org.clone()).or_default();
+        let members = counts.orgs.entry(org.clone()).or_default();
         let leaving = members.make_way(arrival, &admission.start, &counts.limits)?;
         for connection in leaving {
             members.release(&connection);
@@ -342,9 +348,11 @@ impl Slot {
         }
         let number = counts.next_number;
         counts.next_number += 1;
-        let connection = Arc::new(Connection::new(number, self.address, arrival));
+        let user = kept(&members.users, arrival.user);
+        let held = members.users.entry(user.clone()).or_insert_with(|| Vec::with_capacity(1));
+        held.push(number);
+        let connection = Arc::new(Connection::new(number, self.address, (org, user), arrival));
         members.connections.insert(number, connection.clone());
-        members.users.entry(arrival.user.clone()).or_default().push(number);
         members.held += 1;
         self.connection = Some(connection.clone());
         Ok(connection)

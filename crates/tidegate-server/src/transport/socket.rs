@@ -130,12 +130,18 @@ fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::
 /// then control frames. A frame is never begun inside another (R7).
 #[derive(Debug)]
 pub struct Leftover {
+    /// On the heap while there is any.
+    waiting: Option<Box<Waiting>>,
+    answer_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
     rest: Bytes,
     pushed: VecDeque<Bytes>,
     pushed_bytes: usize,
     /// Of those, what came by [`Leftover::push`] since the last time nothing was left over.
     answer_bytes: usize,
-    answer_bytes_max: usize,
 }
 
 /// The leftover has no room for another frame.
@@ -147,40 +153,41 @@ impl Leftover {
     /// Nothing left over. Answers pushed may hold `answer_bytes_max` in all; what was begun is
     /// always kept, and is not counted, so that a close frame finds room behind it.
     pub const fn new(answer_bytes_max: usize) -> Self {
-        Self {
-            rest: Bytes::new(),
-            pushed: VecDeque::new(),
-            pushed_bytes: 0,
-            answer_bytes: 0,
-            answer_bytes_max,
-        }
+        Self { waiting: None, answer_bytes_max }
     }
 
     /// Whether nothing is left over, so that other frames may go.
     pub fn is_empty(&self) -> bool {
-        self.rest.is_empty() && self.pushed.is_empty()
+        self.waiting.is_none()
     }
 
     /// How many bytes wait.
     pub fn bytes(&self) -> usize {
-        self.rest.len() + self.pushed_bytes
+        self.waiting.as_ref().map_or(0, |waiting| waiting.rest.len() + waiting.pushed_bytes)
     }
 
     /// Puts an answer to the client behind what waits already.
     pub fn push(&mut self, frame: Bytes) -> Result<(), LeftoverFull> {
-        if self.answer_bytes.saturating_add(frame.len()) > self.answer_bytes_max {
+        let answer_bytes = self.waiting.as_ref().map_or(0, |waiting| waiting.answer_bytes) + frame.len();
+        if answer_bytes > self.answer_bytes_max {
             return Err(LeftoverFull);
         }
-        self.answer_bytes += frame.len();
         self.keep(&[frame]);
+        if let Some(waiting) = &mut self.waiting {
+            waiting.answer_bytes = answer_bytes;
+        }
         Ok(())
     }
 
     /// Keeps the frames of a round that the socket took in part: handles of bytes that are shared
     /// with other readers.
     pub fn keep(&mut self, frames: &[Bytes]) {
-        self.pushed_bytes += frames.iter().map(Bytes::len).sum::<usize>();
-        self.pushed.extend(frames.iter().cloned());
+        let bytes = frames.iter().map(Bytes::len).sum::<usize>();
+        if bytes > 0 {
+            let waiting = self.waiting.get_or_insert_default();
+            waiting.pushed_bytes += bytes;
+            waiting.pushed.extend(frames.iter().cloned());
+        }
     }
 
     /// After [`try_send`] has taken `taken` bytes of `frames`: keeps the rest of the frame that
@@ -193,7 +200,7 @@ impl Leftover {
                 return index;
             }
             if taken < frame.len() {
-                self.rest = frame.slice(taken..);
+                self.waiting.get_or_insert_default().rest = frame.slice(taken..);
                 return index + 1;
             }
             taken -= frame.len();
@@ -203,9 +210,8 @@ impl Leftover {
 
     /// Writes until nothing is left over or the socket would block; whether nothing is left.
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        while !self.is_empty() {
-            let rest = Some(&self.rest).filter(|rest| !rest.is_empty());
-            let taken = send(stream, rest.into_iter().chain(&self.pushed))?;
+        while let Some(Waiting { rest, pushed, .. }) = self.waiting.as_deref() {
+            let taken = send(stream, [rest].into_iter().chain(pushed))?;
             if taken == 0 {
                 return Ok(false);
             }
@@ -215,24 +221,24 @@ impl Leftover {
     }
 
     fn advance(&mut self, mut taken: usize) {
-        if taken < self.rest.len() {
-            self.rest.advance(taken);
+        let Some(waiting) = &mut self.waiting else { return };
+        if taken < waiting.rest.len() {
+            waiting.rest.advance(taken);
             return;
         }
         // Let go of, not only emptied: the frame may be the last thing to hold its batch.
-        taken -= mem::take(&mut self.rest).len();
-        self.pushed_bytes = self.pushed_bytes.saturating_sub(taken);
-        while let Some(front) = self.pushed.front_mut() {
+        taken -= mem::take(&mut waiting.rest).len();
+        waiting.pushed_bytes = waiting.pushed_bytes.saturating_sub(taken);
+        while let Some(front) = waiting.pushed.front_mut() {
             if taken < front.len() {
                 front.advance(taken);
                 return;
             }
             taken -= front.len();
-            self.pushed.pop_front();
+            waiting.pushed.pop_front();
         }
-        // Idle connections hold no buffer.
-        self.pushed = VecDeque::new();
-        self.answer_bytes = 0;
+        // Idle connections hold nothing.
+        self.waiting = None;
     }
 }
 

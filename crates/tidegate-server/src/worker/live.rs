@@ -130,6 +130,7 @@ impl Local {
             group.position.set(at);
             group.chain.set(at);
         }
+        reader.share(&group.key);
         let mut readers = group.readers.borrow_mut();
         let index = Cell::new(readers.len());
         readers.push(reader.clone());

@@ -8,17 +8,17 @@ mod lag;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
     future::poll_fn,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, ServiceName, Session, View, frame, opening,
+    Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, Session, View, ViewKey, frame, opening,
     session::{Audience, Coding, Greeting},
     slow::{Ladder, Policy},
 };
@@ -119,7 +119,8 @@ pub struct Reader {
     /// What other threads have of it; they end it through this.
     connection: Arc<Connection>,
     clock: Cell<Clock>,
-    services: Option<BTreeSet<ServiceName>>,
+    /// Whether it has asked for services by name; those are then its filter, also under another grant.
+    names_services: bool,
     ladder: Cell<Ladder>,
     policy: Policy,
     /// Whether its policy has yet to act.
@@ -147,8 +148,8 @@ impl Reader {
         org.arrive(local.id);
         let framing = sink.framing();
         let audience = Audience {
-            org: org_id.clone(),
-            user: grant.user().clone(),
+            org: org.id.clone(),
+            user: connection.user.clone(),
             filter,
             framing,
             coding: request.coding,
@@ -166,7 +167,7 @@ impl Reader {
             membership: RefCell::default(),
             connection,
             clock: Cell::new(clock),
-            services: request.services,
+            names_services: request.services.is_some(),
             ladder: Cell::default(),
             policy: request.slow,
             is_to_act: Cell::default(),
@@ -207,6 +208,12 @@ impl Reader {
         look(&self.session.borrow())
     }
 
+    /// Takes over the names of the group that it joins.
+    pub fn share(&self, key: &ViewKey) {
+        self.session.borrow_mut().share(key);
+        self.connection.share(&key.filter);
+    }
+
     /// Says that it is live.
     pub fn set_membership(&self, membership: Membership) {
         self.membership.replace(Some(membership));
@@ -233,9 +240,14 @@ impl Reader {
         self.connection.call();
     }
 
+    /// Whether the bell has rung ([`Connection::poll_called`]).
+    pub fn poll_called(&self, context: &Context<'_>) -> Poll<()> {
+        self.connection.poll_called(context)
+    }
+
     /// Waits for the bell.
     pub async fn called(&self) {
-        poll_fn(|context| self.connection.poll_called(context)).await;
+        poll_fn(|context| self.poll_called(context)).await;
     }
 
     /// Asks its task to end the stream. The first reason counts.
@@ -394,7 +406,10 @@ impl Reader {
             answered => answered?,
         };
         // From here on nothing waits, so it comes between two frames.
-        let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        let named = self
+            .names_services
+            .then(|| self.with_session(|session| session.audience().filter.services().cloned()));
+        let filter = grant.filter_for(named.flatten()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.
         self.local.leave(self);
         let mut frames = Vec::new();
@@ -547,10 +562,15 @@ pub struct Attendance {
 
 impl Attendance {
     /// Counts the reader in.
-    pub fn begin(reader: &Rc<Reader>, transport: Transport) -> Self {
+    pub fn begin(reader: Rc<Reader>, transport: Transport) -> Self {
         let gauge = reader.local.node.metrics.connections(transport);
         gauge.inc();
-        Self { reader: reader.clone(), gauge }
+        Self { reader, gauge }
+    }
+
+    /// Who attends.
+    pub fn reader(&self) -> &Rc<Reader> {
+        &self.reader
     }
 }
 

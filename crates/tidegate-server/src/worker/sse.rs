@@ -162,7 +162,7 @@ impl Drop for SseBody {
 
 /// The task of a reader over SSE: two inputs, the bell and the body. Ends with the stream.
 pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
-    let _attendance = Attendance::begin(&reader, Transport::Sse);
+    let _attendance = Attendance::begin(reader.clone(), Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {
             let _ = slot.send(&mut reader.last_frame(refusal));

@@ -3,10 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    mem,
     net::IpAddr,
     ops::ControlFlow,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -28,6 +30,7 @@ use super::{
 use crate::{
     admission,
     metrics::Transport,
+    node::OpenSocket,
     transport::{
         socket::{self, Leftover, ReadFault, Taken},
         upgrade::{Switched, Switching},
@@ -128,12 +131,49 @@ pub fn run(
     request: Result<StreamRequest, Refusal>,
     slot: Result<admission::Slot, Refusal>,
 ) -> impl Future<Output = ()> {
-    // On the heap while it lasts: what an idle connection keeps of its beginning is nothing.
-    let beginning = Box::pin(begin(local, from.address.ip(), switching, token, request, slot));
-    async move {
-        let _held = from;
-        if let Some(Begun { reader, socket, peer, early }) = beginning.await {
-            converse(reader, &socket, peer, early).await;
+    let Peer { address, place } = from;
+    let beginning = begin(local, address.ip(), switching, token, request, slot);
+    Life { stage: Stage::Begins(Box::pin(beginning)), _place: place }
+}
+
+/// What a connection's task runs. Put together by hand: an `async fn` has room for the largest of all
+/// that it ever waits for, and ten thousand connections that only stand would pay for it.
+struct Life {
+    stage: Stage,
+    /// In the count of sockets.
+    _place: Rc<OpenSocket>,
+}
+
+/// The beginning and the end are on the heap while they last.
+enum Stage {
+    Begins(Pin<Box<dyn Future<Output = Option<Begun>>>>),
+    Converses(Conversation),
+    Ends(Pin<Box<dyn Future<Output = ()>>>),
+    Over,
+}
+
+impl Future for Life {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let stage = &mut self.get_mut().stage;
+        loop {
+            *stage = match stage {
+                Stage::Begins(beginning) => match ready!(beginning.as_mut().poll(context)) {
+                    Some(begun) => Conversation::begin(begun),
+                    None => Stage::Over,
+                },
+                Stage::Converses(conversation) => {
+                    let left = ready!(conversation.poll(context));
+                    let Stage::Converses(conversation) = mem::replace(stage, Stage::Over) else { continue };
+                    conversation.end(left)
+                }
+                Stage::Ends(end) => {
+                    ready!(end.as_mut().poll(context));
+                    Stage::Over
+                }
+                Stage::Over => return Poll::Ready(()),
+            }
         }
     }
 }
@@ -266,117 +306,164 @@ type Way = Pin<Box<dyn Future<Output = Result<(), Gone>>>>;
 /// A token on its way to be the stream's.
 type Renewal = Pin<Box<dyn Future<Output = Result<(), Refusal>>>>;
 
-/// Waits for what is under way; for ever where nothing is.
-async fn waited<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T>>>>) -> T {
-    match under_way {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What the client said that its task has to act on.
+/// Tokens that the client renews its grant with, in order.
 #[derive(Default)]
-struct Heard {
-    left: Option<Left>,
-    /// Tokens to renew the grant with, in order.
-    renewals: VecDeque<String>,
+struct Renewals {
+    under_way: Option<Renewal>,
+    waiting: VecDeque<String>,
 }
 
-/// How the client's half ended.
-enum Left {
-    /// With a close frame, to be answered in kind.
-    Closing,
-    /// Without a word.
-    Gone,
-    /// By breaking the protocol; the close code of RFC 6455.
-    Broken(Refusal),
-}
-
-/// The connection's loop: three inputs, the peer, the reader's bell, and (while it is parked) its
-/// own way to the head.
-async fn converse(reader: Rc<Reader>, socket: &Socket, mut peer: ws::Reader, mut early: Vec<u8>) {
-    let attendance = Attendance::begin(&reader, Transport::WebSocket);
-    let mut heard = Heard::default();
-    // On the heap while there is one: a level reader pays nothing for them.
-    let mut way: Option<Way> = None;
-    let mut renewal: Option<Renewal> = None;
-    if !early.is_empty() {
-        let read = socket::feed(&mut peer, &mut early, |event| hear(&reader, event, &mut heard));
-        if let Err(error) = read {
-            heard.left = Some(Left::Broken(broken(error)));
-        }
-    }
-    drop(early);
-    while heard.left.is_none() && reader.ending().is_none() {
-        if way.is_none() && reader.is_parked() {
-            way = Some(Box::pin(reader.clone().catch_up()));
-        }
-        if renewal.is_none()
-            && let Some(token) = heard.renewals.pop_front()
-        {
+impl Renewals {
+    /// What became of the next one; `None` once there is none.
+    fn poll(&mut self, reader: &Rc<Reader>, context: &mut Context<'_>) -> Poll<Option<Result<(), Refusal>>> {
+        if self.under_way.is_none() {
+            let Some(token) = self.waiting.pop_front() else { return Poll::Ready(None) };
             let reader = reader.clone();
-            renewal = Some(Box::pin(async move { reader.renew(&token).await }));
+            self.under_way = Some(Box::pin(async move { reader.renew(&token).await }));
         }
-        tokio::select! {
-            readable = socket.stream.readable() => {
-                if readable.is_err() {
-                    heard.left = Some(Left::Gone);
-                    break;
-                }
-                match socket::try_read(&socket.stream, &mut peer, |event| hear(&reader, event, &mut heard)) {
-                    Ok(Taken::Ended) => heard.left = Some(Left::Gone),
-                    Ok(Taken::Bytes(_)) => {
-                        reader.heard(false, 0);
-                        reader.heard_partly(!peer.is_idle());
-                        // A socket that always has more must not keep the thread to itself.
-                        tokio::task::yield_now().await;
-                    }
-                    Ok(Taken::Blocked | Taken::Stopped) => {}
-                    Err(ReadFault::Broken(error)) => heard.left = Some(Left::Broken(broken(error))),
-                    Err(ReadFault::Io(_)) => heard.left = Some(Left::Gone),
-                }
-            }
-            caught_up = waited(&mut way) => {
-                way = None;
-                if caught_up.is_err() {
-                    heard.left = Some(Left::Gone);
-                }
-            }
-            renewed = waited(&mut renewal) => {
-                renewal = None;
-                if let Err(refusal) = renewed {
-                    reader.end(refusal);
-                }
-            }
-            () = reader.called() => {}
+        let Some(renewal) = &mut self.under_way else { return Poll::Ready(None) };
+        let renewed = ready!(renewal.as_mut().poll(context));
+        self.under_way = None;
+        Poll::Ready(Some(renewed))
+    }
+}
+
+/// How a conversation ended.
+enum Left {
+    /// The client closed, to be answered in kind.
+    Closing,
+    /// The client went without a word.
+    Gone,
+    /// The client broke the protocol; the close code of RFC 6455.
+    Broken(Refusal),
+    /// The stream is to end ([`Reader::ending`]).
+    Told,
+}
+
+/// A connection that stands: three inputs, the peer, the reader's bell, and (while it is parked) its
+/// own way to the head. What it does not need while it is idle is on the heap while there is any.
+struct Conversation {
+    attendance: Attendance,
+    socket: Rc<Socket>,
+    peer: ws::Reader,
+    way: Option<Way>,
+    renewals: Option<Box<Renewals>>,
+}
+
+impl Conversation {
+    /// Counts the reader in, and takes what the client has sent already.
+    fn begin(begun: Begun) -> Stage {
+        let Begun { reader, socket, mut peer, mut early } = begun;
+        let attendance = Attendance::begin(reader, Transport::WebSocket);
+        let (mut renewals, mut left) = (None, None);
+        let heard = socket::feed(&mut peer, &mut early, |event| {
+            hear(attendance.reader(), event, &mut renewals, &mut left)
+        });
+        if let Err(error) = heard {
+            left = Some(Left::Broken(broken(error)));
+        }
+        let conversation = Self { attendance, socket, peer, way: None, renewals };
+        match left {
+            Some(left) => conversation.end(left),
+            None => Stage::Converses(conversation),
         }
     }
-    drop((way, renewal));
-    drop(attendance);
-    match heard.left {
-        Some(Left::Gone) => {}
-        Some(Left::Closing) => Box::pin(finish(socket, peer, Vec::new(), None)).await,
-        Some(Left::Broken(refusal)) => {
-            Box::pin(finish(socket, peer, reader.last_frame(&refusal), Some(&refusal))).await;
+
+    /// Goes on until everything waits; ready when it is over.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Left> {
+        let Self { attendance, socket, peer, way, renewals } = self;
+        let reader = attendance.reader();
+        loop {
+            if reader.ending().is_some() {
+                return Poll::Ready(Left::Told);
+            }
+            if reader.poll_called(context).is_ready() {
+                continue;
+            }
+            if let Some(some) = renewals
+                && let Poll::Ready(renewed) = some.poll(reader, context)
+            {
+                match renewed {
+                    Some(Ok(())) => {}
+                    Some(Err(refusal)) => reader.end(refusal),
+                    None => *renewals = None,
+                }
+                continue;
+            }
+            if way.is_none() && reader.is_parked() {
+                *way = Some(Box::pin(reader.clone().catch_up()));
+            }
+            if let Some(under_way) = way
+                && let Poll::Ready(caught_up) = under_way.as_mut().poll(context)
+            {
+                *way = None;
+                match caught_up {
+                    Ok(()) => continue,
+                    Err(Gone) => return Poll::Ready(Left::Gone),
+                }
+            }
+            if ready!(socket.stream.poll_read_ready(context)).is_err() {
+                return Poll::Ready(Left::Gone);
+            }
+            let mut left = None;
+            let read =
+                socket::try_read(&socket.stream, peer, |event| hear(reader, event, renewals, &mut left));
+            match read {
+                Ok(Taken::Bytes(_)) => {
+                    reader.heard(false, 0);
+                    reader.heard_partly(!peer.is_idle());
+                    // A socket that always has more must not keep the thread to itself: this comes again
+                    // when the others have had their turn.
+                    let _ = pin!(tokio::task::yield_now()).poll(context);
+                    return Poll::Pending;
+                }
+                Ok(Taken::Blocked | Taken::Stopped) => {}
+                Ok(Taken::Ended) | Err(ReadFault::Io(_)) => left = Some(Left::Gone),
+                Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
+            }
+            if let Some(left) = left {
+                return Poll::Ready(left);
+            }
         }
-        None => {
-            let Some(refusal) = reader.ending() else { return };
-            Box::pin(finish(socket, peer, reader.last_frame(refusal), Some(refusal))).await;
-        }
+    }
+
+    /// Takes the reader off the lists, then says the last word, where there is anybody to hear it.
+    fn end(self, left: Left) -> Stage {
+        let Self { attendance, socket, peer, way, renewals } = self;
+        let reader = attendance.reader().clone();
+        drop((way, renewals));
+        drop(attendance);
+        let refusal = match left {
+            Left::Gone => return Stage::Over,
+            Left::Closing => None,
+            Left::Broken(refusal) => Some(refusal),
+            Left::Told => reader.ending().cloned(),
+        };
+        Stage::Ends(Box::pin(async move {
+            let last = refusal.as_ref().map_or_else(Vec::new, |refusal| reader.last_frame(refusal));
+            finish(&socket, peer, last, refusal.as_ref()).await;
+        }))
     }
 }
 
 /// Takes one message of the client's.
-fn hear(reader: &Reader, event: ws::Event<'_>, heard: &mut Heard) -> ControlFlow<()> {
+fn hear(
+    reader: &Reader,
+    event: ws::Event<'_>,
+    renewals: &mut Option<Box<Renewals>>,
+    left: &mut Option<Left>,
+) -> ControlFlow<()> {
     reader.heard(false, 1);
     match event {
         ws::Event::Text(text) => match frame::read_client_frame(&text) {
-            Ok(ClientFrame::Auth { token }) if heard.renewals.len() < RENEWALS_MAX => {
-                heard.renewals.push_back(token);
-            }
-            Ok(ClientFrame::Auth { .. }) => {
-                let message = "the client renews its token faster than tokens can be verified";
-                reader.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
+            Ok(ClientFrame::Auth { token }) => {
+                let waiting = &mut renewals.get_or_insert_default().waiting;
+                if waiting.len() < RENEWALS_MAX {
+                    waiting.push_back(token);
+                } else {
+                    let message = "the client renews its token faster than tokens can be verified";
+                    reader.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
+                }
             }
             Ok(ClientFrame::Pong) => reader.heard(true, 0),
             Ok(ClientFrame::Health) => {}
@@ -385,9 +472,9 @@ fn hear(reader: &Reader, event: ws::Event<'_>, heard: &mut Heard) -> ControlFlow
         ws::Event::Binary(_) => reader.end(binary()),
         ws::Event::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
         ws::Event::Pong(_) => {}
-        ws::Event::Close(_) => heard.left = Some(Left::Closing),
+        ws::Event::Close(_) => *left = Some(Left::Closing),
     }
-    if heard.left.is_some() || reader.ending().is_some() {
+    if left.is_some() || reader.ending().is_some() {
         ControlFlow::Break(())
     } else {
         ControlFlow::Continue(())
@@ -437,6 +524,20 @@ mod tests {
     use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
     use super::*;
+
+    #[test]
+    fn what_an_idle_connection_costs_here_is_small() {
+        // It may take 2 KiB in all, its task's head and what tokio knows of its socket among them
+        // (docs/measurements.md). What is seldom needed is on the heap, while it is.
+        let costs = [
+            ("the task's future", size_of::<Life>(), 112),
+            ("the reader", size_of::<Reader>(), 432),
+            ("the socket", size_of::<Socket>(), 80),
+        ];
+        for (what, bytes, most) in costs {
+            assert!(bytes <= most, "{what} takes {bytes} bytes, more than {most}");
+        }
+    }
 
     #[tokio::test]
     async fn r7_a_page_goes_behind_the_answer_that_was_half_written_while_it_was_read() {
