@@ -61,6 +61,8 @@ fn go_on() -> anyhow::Result<()> {
 pub struct Plan {
     pub seats: Vec<Seat>,
     pub publishers: u16,
+    /// How many users readers belong to, in turn.
+    pub users: usize,
     pub comes_back: bool,
     /// The service that events belong to.
     pub service: String,
@@ -78,6 +80,7 @@ impl Plan {
         Self {
             seats: vec![Seat::default(); connections],
             publishers,
+            users: 1,
             comes_back: false,
             service: "orders".to_owned(),
             compress: setting.common.compress,
@@ -134,6 +137,7 @@ impl Session {
                 peers: setting.peers.clone(),
                 settings,
                 connections,
+                users: plan.users,
                 compress: plan.compress,
                 cores: setting.server_cores.clone(),
                 marks: Marks::of_run(rand::random()),

@@ -159,6 +159,8 @@ pub struct Start {
     pub settings: Vec<String>,
     /// How many connections it must hold.
     pub connections: usize,
+    /// How many users these belong to, on Tidegate.
+    pub users: usize,
     pub compress: bool,
     pub cores: Option<Cores>,
     pub marks: Marks,

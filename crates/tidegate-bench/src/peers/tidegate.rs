@@ -1,7 +1,14 @@
 //! Tidegate: started as `tidegate dev` without its feed (a log of its own, one org, token and key), or a
 //! gateway that runs already.
 
-use std::{path::PathBuf, process::Command, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -83,14 +90,7 @@ impl Orgs {
     /// gateway a moment later.
     pub fn second(&self, first: &Running, marks: &Marks) -> anyhow::Result<Running> {
         const ORG: &str = "beside";
-        let run = |arguments: &[&str]| -> anyhow::Result<String> {
-            let mut command = Command::new(&self.gateway);
-            let output = command.args(arguments).args(["--org", ORG, "--data-dir"]).arg(&self.data).output();
-            let output = output.with_context(|| format!("run tidegate {}", arguments.join(" ")))?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "tidegate {} failed: {}", arguments.join(" "), said.trim());
-            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
+        let run = |arguments: &[&str]| tell(&self.gateway, &self.data, ORG, arguments);
         #[derive(Deserialize)]
         struct Made {
             key: String,
@@ -108,12 +108,38 @@ impl Orgs {
             server: Server::attached(self.pid),
             dialect: Arc::new(Tidegate {
                 org: ORG.to_owned(),
-                token,
+                tokens: Tokens::one(token),
                 publish_key: key,
                 compress: false,
                 marks: marks.clone(),
             }),
         })
+    }
+}
+
+/// What a gateway's own command `arguments` prints, of `org`.
+fn tell(gateway: &Path, data: &Path, org: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(gateway);
+    let output = command.args(arguments).args(["--org", org, "--data-dir"]).arg(data).output();
+    let output = output.with_context(|| format!("run tidegate {}", arguments.join(" ")))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tidegate {} failed: {}", arguments.join(" "), said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What readers come with, in turn.
+struct Tokens {
+    each: Vec<String>,
+    given: AtomicUsize,
+}
+
+impl Tokens {
+    fn one(token: String) -> Self {
+        Self { each: vec![token], given: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &str {
+        &self.each[self.given.fetch_add(1, Ordering::Relaxed) % self.each.len()]
     }
 }
 
@@ -146,6 +172,12 @@ pub fn start(start: &Start, settings: &[String]) -> anyhow::Result<Running> {
         [] => "its defaults, limits raised for the run".to_owned(),
         chosen => format!("{}, limits raised for the run", chosen.join(", ")),
     };
+    let mut tokens = Tokens::one(announced.token);
+    for user in 1..start.users {
+        let user = format!("bench-{user}");
+        let create = ["token", "create", "--user", &user, "--services", "*"];
+        tokens.each.push(tell(gateway, &data, &announced.org, &create)?);
+    }
     Ok(Running {
         target: Target::parse(&announced.url)?,
         admin: Some(Target::parse(&announced.admin_url)?),
@@ -155,7 +187,7 @@ pub fn start(start: &Start, settings: &[String]) -> anyhow::Result<Running> {
         server,
         dialect: Arc::new(Tidegate {
             org: announced.org,
-            token: announced.token,
+            tokens,
             publish_key: announced.publish_key,
             compress: start.compress,
             marks: start.marks.clone(),
@@ -180,7 +212,7 @@ pub fn attach(address: &str, start: &Start) -> anyhow::Result<Running> {
         server: Server::attached(attached.pid),
         dialect: Arc::new(Tidegate {
             org: attached.org.clone(),
-            token: token.clone(),
+            tokens: Tokens::one(token.clone()),
             publish_key: publish_key.clone(),
             compress: start.compress,
             marks: start.marks.clone(),
@@ -190,7 +222,7 @@ pub fn attach(address: &str, start: &Start) -> anyhow::Result<Running> {
 
 struct Tidegate {
     org: String,
-    token: String,
+    tokens: Tokens,
     publish_key: String,
     compress: bool,
     marks: Marks,
@@ -212,7 +244,7 @@ impl Dialect for Tidegate {
             Transport::Ws => upgrade(self.compress),
             Transport::Sse => event_stream(self.compress),
         };
-        headers.push(("authorization", format!("Bearer {}", self.token)));
+        headers.push(("authorization", format!("Bearer {}", self.tokens.next())));
         Request { path: format!("/v1/orgs/{}/stream?{}", self.org, query.join("&")), headers }
     }
 

@@ -24,6 +24,9 @@ pub struct Options {
     /// How many connections
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     pub connections: usize,
+    /// How many users of Tidegate they belong to, in turn; a token is made for each by its own command
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub users: usize,
     /// How long they stand before memory is read
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = crate::options::seconds)]
     pub hold: Duration,
@@ -42,8 +45,12 @@ pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
 }
 
 fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row> {
-    let label = format!("{} held", grouped(options.connections as u64));
-    let mut session = Session::start(setting, peer, Plan::of(setting, options.connections, 1, label))?;
+    let label = match options.users {
+        ..=1 => format!("{} held", grouped(options.connections as u64)),
+        users => format!("{} held, {} users", grouped(options.connections as u64), grouped(users as u64)),
+    };
+    let plan = Plan { users: options.users, ..Plan::of(setting, options.connections, 1, label) };
+    let mut session = Session::start(setting, peer, plan)?;
     session.seat(vec![Seat::default(); FIRST.min(options.connections)])?;
     let (before, kernel_before) = (session.running.server.costs(), Kernel::now());
     let meter = session.meter();
