@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Follows a Tidegate stream (WebSocket or SSE), written from PROTOCOL.md alone. stdout: one JSON line an event or gap.
-client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [auth=header|subprotocol|frame|query]"""
+client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] [auth=header|subprotocol|frame|query]"""
 
-import base64, hashlib, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error
+import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error
 
 DELAYS = [1, 2, 5, 10, 30, 60, 120, 240, 300]
 AGAIN = {
@@ -178,9 +178,27 @@ def sse(url, path, token, auth):
     return c, frames()
 
 
+def opened(f, most=16 << 20):  # the batch frame inside of one that came for batch=gzip
+    with gzip.GzipFile(fileobj=io.BytesIO(base64.b64decode(f["data"], validate=True))) as member:
+        text = member.read(most + 1)
+    if len(text) > most:
+        raise End("a batch of more than %d bytes" % most)
+    return json.loads(text)
+
+
 class Follower:
     def __init__(
-        self, transport, url, org, get_token, cursor=None, services=None, tail=None, auth="header", out=print
+        self,
+        transport,
+        url,
+        org,
+        get_token,
+        cursor=None,
+        services=None,
+        tail=None,
+        batch=None,
+        auth="header",
+        out=print,
     ):
         self.open, self.url, self.org, self.get_token, self.auth, self.out, self.q = (
             {"ws": ws, "sse": sse}[transport],
@@ -189,7 +207,7 @@ class Follower:
             get_token,
             auth,
             out,
-            {"services": services, "tail": tail},
+            {"services": services, "tail": tail, "batch": batch},
         )
         self.epoch = self.tag = self.seq = None
         self.gap_at = None
@@ -247,6 +265,8 @@ class Follower:
                 c.say({"type": "pong"})
             if f["seq"] <= self.seq:
                 return
+            if f.get("compressed"):
+                f = opened(f)
             for e in ([f] if t == "event" else f.get("events", [])):
                 if e["seq"] > self.seq:
                     self.deliver({k: v for k, v in e.items() if k not in ("prev", "type", "org")}, f["org"])

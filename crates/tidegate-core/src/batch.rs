@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::{
     Epoch, Event, Filter, OrgId, Seq, ServiceName, UnixMillis, UserId,
     deflate::{Deflated, Generations},
-    frame::{self, Framing, Side},
+    envelope::Enveloping,
+    frame::{Framing, Run, Side},
     gzip,
 };
 
@@ -65,7 +66,7 @@ pub struct Batch {
     /// Its events, in seq order.
     pub events: Vec<Arc<Event>>,
     has_targeted: bool,
-    views: Mutex<Vec<(ViewKey, View)>>,
+    views: Mutex<Vec<Kept>>,
     charged: AtomicUsize,
     budget: Arc<Budget>,
 }
@@ -88,6 +89,23 @@ pub struct ViewKey {
     pub framing: Framing,
 }
 
+/// A view in the forms that somebody has asked for.
+#[derive(Debug)]
+struct Kept {
+    key: ViewKey,
+    plain: View,
+    compressed: Option<Arc<Compressed>>,
+    /// Nothing inside where the frame goes plain.
+    enveloped: Option<Option<Arc<Compressed>>>,
+}
+
+/// A form that somebody asks for.
+enum Wanted<'a> {
+    Plain,
+    Compressed(Compressor<'a>),
+    Enveloped(&'a Enveloping),
+}
+
 /// What a filter sees of a batch, targeted events left out.
 #[derive(Debug, Clone)]
 pub enum View {
@@ -105,7 +123,7 @@ pub enum View {
         bytes: Bytes,
         /// How many events it carries.
         count: usize,
-        /// Its compressed form, where somebody asked for it and it may be had.
+        /// The form that was asked for, where that is not the plain one and may be had.
         compressed: Option<Arc<Compressed>>,
     },
 }
@@ -117,7 +135,7 @@ impl View {
             View::Empty { .. } => 0,
             View::Frame { bytes, compressed, .. } => match compressed.as_deref() {
                 None => bytes.len(),
-                Some(Compressed::Block(block)) => block.len(),
+                Some(Compressed::Block(frame) | Compressed::Enveloped(frame)) => frame.len(),
                 Some(Compressed::Deflated(forms)) => forms.alone().len(),
             },
         }
@@ -131,13 +149,15 @@ pub enum Compressed {
     Deflated(Deflated),
     /// A block of a gzip body.
     Block(Bytes),
+    /// A finished frame with the plain one inside.
+    Enveloped(Bytes),
 }
 
 impl Compressed {
     fn memory(&self) -> usize {
         match self {
             Compressed::Deflated(deflated) => deflated.memory(),
-            Compressed::Block(block) => size_of::<Self>() + block.len(),
+            Compressed::Block(frame) | Compressed::Enveloped(frame) => size_of::<Self>() + frame.len(),
         }
     }
 }
@@ -210,56 +230,95 @@ impl Batch {
     /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
     /// (and held nothing targeted in its services). Whoever asks first fixes it.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
-        self.view_with(org, key, start, None)
+        self.view_with(org, key, start, Wanted::Plain)
     }
 
     /// The same with its compressed form. Batches come in order. One with events of excluded services
     /// has none: they share no context with what an attacker may have written.
     pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
-        self.view_with(org, key, start, Some(by))
+        self.view_with(org, key, start, Wanted::Compressed(by))
     }
 
-    fn view_with(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Option<Compressor<'_>>) -> View {
+    /// The same as `?batch=gzip` has it, where it is to be compressed.
+    pub fn enveloped_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: &Enveloping) -> View {
+        self.view_with(org, key, start, Wanted::Enveloped(by))
+    }
+
+    fn view_with(&self, org: &OrgId, key: &ViewKey, start: Seq, wanted: Wanted<'_>) -> View {
         debug_assert!(start <= self.prev);
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, view)) = views.iter_mut().find(|(kept, _)| kept == key) {
-            self.compress(key, view, by);
-            return view.clone();
+        if let Some(kept) = views.iter_mut().find(|kept| kept.key == *key) {
+            return self.formed(org, kept, wanted);
         }
-        let admitted =
-            self.events.iter().map(|event| &**event).filter(|event| key.filter.admits(&event.service));
-        let (targeted, shared): (Vec<&Event>, Vec<&Event>) = admitted.partition(|event| event.is_targeted());
-        let view = if shared.is_empty() {
-            View::Empty { targeted: !targeted.is_empty() }
+        let shared = self.shared(key);
+        let plain = if shared.is_empty() {
+            View::Empty { targeted: self.admitted(key).next().is_some() }
         } else {
-            let side = Side { epoch: &key.epoch, tag: key.filter.tag() };
-            let bytes = frame::events(key.framing, side, org, start, self.seq, &shared);
+            let bytes = self.run(org, key, start, &shared).framed(key.framing);
             View::Frame { start, bytes, count: shared.len(), compressed: None }
         };
-        let mut view = view;
-        self.compress(key, &mut view, by);
+        let mut kept = Kept { key: key.clone(), plain, compressed: None, enveloped: None };
+        let view = self.formed(org, &mut kept, wanted);
         if views.len() < VIEWS_MAX {
-            let bytes = if let View::Frame { bytes, .. } = &view { bytes.len() } else { 0 };
-            self.charge(size_of::<(ViewKey, View)>() + bytes);
-            views.push((key.clone(), view.clone()));
+            let bytes = if let View::Frame { bytes, .. } = &kept.plain { bytes.len() } else { 0 };
+            self.charge(size_of::<Kept>() + bytes);
+            views.push(kept);
         }
         view
     }
 
-    fn compress(&self, key: &ViewKey, view: &mut View, by: Option<Compressor<'_>>) {
-        let (Some(by), View::Frame { bytes, compressed: compressed @ None, .. }) = (by, view) else {
-            return;
+    fn admitted(&self, key: &ViewKey) -> impl Iterator<Item = &Event> {
+        self.events.iter().map(|event| &**event).filter(|event| key.filter.admits(&event.service))
+    }
+
+    /// The events that everybody with this filter sees.
+    fn shared(&self, key: &ViewKey) -> Vec<&Event> {
+        self.admitted(key).filter(|event| !event.is_targeted()).collect()
+    }
+
+    fn run<'a>(&'a self, org: &'a OrgId, key: &'a ViewKey, prev: Seq, events: &'a [&'a Event]) -> Run<'a> {
+        let side = Side { epoch: &key.epoch, tag: key.filter.tag() };
+        Run { side, org, prev, seq: self.seq, events, omitted: 0 }
+    }
+
+    /// A kept view in the form that is wanted, which is made where it is not there yet.
+    fn formed(&self, org: &OrgId, kept: &mut Kept, wanted: Wanted<'_>) -> View {
+        let mut view = kept.plain.clone();
+        let View::Frame { start, bytes, compressed, .. } = &mut view else { return view };
+        *compressed = match wanted {
+            Wanted::Plain => None,
+            Wanted::Compressed(by) => {
+                if kept.compressed.is_none() && !self.holds_any(by.excluded, &kept.key) {
+                    let form = match kept.key.framing {
+                        Framing::WebSocket => {
+                            Compressed::Deflated(by.generations.deflate(&kept.key, self.seq, bytes))
+                        }
+                        Framing::Sse => Compressed::Block(gzip::block(bytes)),
+                    };
+                    self.charge(form.memory());
+                    kept.compressed = Some(Arc::new(form));
+                }
+                kept.compressed.clone()
+            }
+            Wanted::Enveloped(by) => {
+                let make = || {
+                    if self.holds_any(&by.excluded, &kept.key) {
+                        return None;
+                    }
+                    let shared = self.shared(&kept.key);
+                    let run = self.run(org, &kept.key, *start, &shared);
+                    let form = Compressed::Enveloped(by.enveloped(kept.key.framing, &run, bytes)?);
+                    self.charge(form.memory());
+                    Some(Arc::new(form))
+                };
+                kept.enveloped.get_or_insert_with(make).clone()
+            }
         };
-        let is_excluded =
-            |event: &Arc<Event>| key.filter.admits(&event.service) && by.excluded.contains(&event.service);
-        if self.events.iter().any(is_excluded) {
-            return;
-        }
-        let form = match key.framing {
-            Framing::WebSocket => Compressed::Deflated(by.generations.deflate(key, self.seq, bytes)),
-            Framing::Sse => Compressed::Block(gzip::block(bytes)),
-        };
-        self.charge(form.memory());
-        *compressed = Some(Arc::new(form));
+        view
+    }
+
+    /// Whether the filter admits an event of one of these services.
+    fn holds_any(&self, services: &[ServiceName], key: &ViewKey) -> bool {
+        self.admitted(key).any(|event| services.contains(&event.service))
     }
 }

@@ -4,7 +4,9 @@
 //! Pure: frames in, what to do out. `tidegate tail` drives it over SSE; the model test drives it
 //! against [`crate::Session`].
 
-use crate::{Cursor, Epoch, FilterTag, Seq};
+use std::borrow::Cow;
+
+use crate::{Cursor, Epoch, FilterTag, Seq, envelope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -22,10 +24,35 @@ struct Frame<'a> {
     ping_interval_ms: Option<u64>,
     #[serde(borrow)]
     events: Option<Vec<&'a RawValue>>,
+    /// Of an event, whatever its publisher said; of a compressed batch, the frame inside.
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    compressed: Option<bool>,
+    encoding: Option<String>,
     reason: Option<String>,
     code: Option<String>,
     message: Option<String>,
     retry_in_ms: Option<u64>,
+}
+
+impl<'a> Frame<'a> {
+    /// The events of a batch with a seq above this.
+    fn events_above(&self, above: Seq) -> Option<Vec<&'a RawValue>> {
+        let events = self.events.as_ref()?;
+        let mut fresh = Vec::with_capacity(events.len());
+        for event in events {
+            if serde_json::from_str::<HasSeq>(event.get()).ok()?.seq > above {
+                fresh.push(*event);
+            }
+        }
+        Some(fresh)
+    }
+
+    /// The frame inside of one that was compressed for `?batch=gzip`.
+    fn opened(&self) -> Option<String> {
+        let data: &str = serde_json::from_str(self.data?.get()).ok()?;
+        envelope::open(data).filter(|_| self.encoding.as_deref() == Some("gzip"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -46,7 +73,7 @@ pub enum Taken<'a> {
     /// The gateway asks for a sign of life: answer with `pong` (WebSocket).
     Ping,
     /// Events that were not seen before, in order.
-    Events(Vec<&'a RawValue>),
+    Events(Vec<Cow<'a, RawValue>>),
     /// What is between is not to be had.
     Gap {
         /// Everything up to here was seen.
@@ -133,18 +160,19 @@ impl StreamReader {
                 Taken::Nothing => Taken::Ping,
                 hole => hole,
             },
-            "event" => self.advance(&frame, |_| Some(vec![serde_json::from_str(text).ok()?])),
+            "event" => self.advance(&frame, |_| {
+                let event: &RawValue = serde_json::from_str(text).ok()?;
+                Some(vec![Cow::Borrowed(event)])
+            }),
+            "batch" if frame.compressed == Some(true) => self.advance(&frame, |above| {
+                let inside = frame.opened()?;
+                let batch: Frame<'_> = serde_json::from_str(&inside).ok()?;
+                let is_same = batch.kind == "batch" && (batch.prev, batch.seq) == (frame.prev, frame.seq);
+                let fresh = batch.events_above(above).filter(|_| is_same)?;
+                Some(fresh.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
+            }),
             "batch" => self.advance(&frame, |above| {
-                let events = frame.events.as_ref()?;
-                let seen =
-                    |event: &&RawValue| serde_json::from_str::<HasSeq>(event.get()).map(|e| e.seq <= above);
-                let mut fresh = Vec::with_capacity(events.len());
-                for event in events {
-                    if !seen(event).ok()? {
-                        fresh.push(*event);
-                    }
-                }
-                Some(fresh)
+                Some(frame.events_above(above)?.into_iter().map(Cow::Borrowed).collect())
             }),
             // A later protocol may add frames that an older reader need not know.
             _ => Taken::Nothing,
@@ -202,7 +230,7 @@ impl StreamReader {
     fn advance<'a>(
         &mut self,
         frame: &Frame<'_>,
-        above: impl FnOnce(Seq) -> Option<Vec<&'a RawValue>>,
+        above: impl FnOnce(Seq) -> Option<Vec<Cow<'a, RawValue>>>,
     ) -> Taken<'a> {
         let (Some(prev), Some(seq), Some(cursor)) = (frame.prev, frame.seq, &mut self.cursor) else {
             return Taken::Broken("a frame has no prev or no seq");
@@ -214,7 +242,7 @@ impl StreamReader {
             return Taken::Nothing;
         }
         let Some(events) = above(cursor.seq) else {
-            return Taken::Broken("an event has no seq");
+            return Taken::Broken("an event has no seq, or a batch cannot be read");
         };
         cursor.seq = seq;
         if events.is_empty() { Taken::Nothing } else { Taken::Events(events) }
@@ -259,7 +287,10 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
+    use crate::gzip;
 
     /// Runs frames and says what each came to, and where the cursor stands.
     fn run(cursor: Option<&str>, frames: &[&str]) -> Vec<String> {
@@ -313,6 +344,30 @@ mod tests {
             "nothing @a-12-t",
         ];
         assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn r2_a_compressed_batch_is_what_is_in_it() {
+        let put = |outer: &str, inner: &str| {
+            let data = STANDARD.encode(gzip::member(inner.as_bytes()));
+            format!(r#"{{"type":"batch","compressed":true,"data":"{data}",{outer},"count":2}}"#)
+        };
+        let good = r#"{"type":"batch","prev":5,"seq":9,"events":[{"seq":8},{"seq":9}]}"#;
+        let gzip = |seqs: &str| format!(r#""encoding":"gzip",{seqs}"#);
+        let cannot = "broken: an event has no seq, or a batch cannot be read @a-5-t";
+        for (frame, expected) in [
+            (put(&gzip(r#""prev":5,"seq":9"#), good), "2 events @a-9-t"),
+            (put(&gzip(r#""prev":6,"seq":9"#), good), "hole @a-5-t"),
+            (put(&gzip(r#""prev":4,"seq":5"#), "not looked at"), "nothing @a-5-t"),
+            (put(&gzip(r#""prev":4,"seq":9"#), good), cannot),
+            (put(&gzip(r#""prev":5,"seq":10"#), good), cannot),
+            (put(r#""encoding":"zstd","prev":5,"seq":9"#, good), cannot),
+            (put(&gzip(r#""prev":5,"seq":9"#), r#"{"type":"event","prev":5,"seq":9}"#), cannot),
+            (put(&gzip(r#""prev":5,"seq":9"#), &good.replace(r#""seq":8"#, "")), cannot),
+            (put(&gzip(r#""prev":5,"seq":9"#), "[]"), cannot),
+        ] {
+            assert_eq!(run(None, &[HELLO, &frame])[1], expected, "{frame}");
+        }
     }
 
     #[test]

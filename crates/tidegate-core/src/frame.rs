@@ -78,6 +78,19 @@ pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut Byt
     }
 }
 
+/// How long the JSON object in a finished frame of ours is.
+pub(crate) fn json_bytes(framing: Framing, frame: &[u8]) -> usize {
+    let around = match framing {
+        Framing::WebSocket => ws::header_length(frame),
+        Framing::Sse => {
+            let id =
+                if frame.starts_with(b"id: ") { frame.iter().position(|byte| *byte == b'\n') } else { None };
+            id.map_or(0, |end| end + 1) + b"data: \n\n".len()
+        }
+    };
+    frame.len().saturating_sub(around)
+}
+
 /// The first frame of a stream.
 #[derive(Debug, Clone)]
 pub struct Hello<'a> {
@@ -176,47 +189,72 @@ pub fn events(
     seq: Seq,
     events: &[&Event],
 ) -> Bytes {
-    conflated(framing, side, org, prev, seq, events, 0)
+    Run { side, org, prev, seq, events, omitted: 0 }.framed(framing)
 }
 
-/// The same with `omitted` events left out, because later ones in it make them old (R17).
-pub fn conflated(
-    framing: Framing,
-    side: Side<'_>,
-    org: &OrgId,
-    prev: Seq,
-    seq: Seq,
-    events: &[&Event],
-    omitted: usize,
-) -> Bytes {
-    let id = matches!(framing, Framing::Sse).then(|| side.cursor(seq));
-    framed(framing, id.as_ref(), |out| match events {
-        [only] if only.seq == seq && omitted == 0 => {
-            out.reserve(only.fragment.len() + 96);
-            let _ = write!(out, "{{\"type\":\"event\",\"org\":\"{org}\",\"prev\":{prev},");
-            out.put_slice(&only.fragment);
-            out.put_u8(b'}');
-        }
-        _ => {
-            out.reserve(events.iter().map(|event| event.fragment.len() + 3).sum::<usize>() + 128);
-            let _ = write!(
-                out,
-                "{{\"type\":\"batch\",\"org\":\"{org}\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\""
-            );
-            event::write_rfc3339(out, events.last().map_or(0, |event| event.timestamp));
-            out.put_u8(b'"');
-            if omitted > 0 {
-                let _ = write!(out, ",\"omitted\":{omitted},\"reason\":\"conflated\"");
-            }
-            out.put_slice(b",\"events\":[");
-            for (index, event) in events.iter().enumerate() {
-                out.put_slice(if index == 0 { b"{" } else { b",{" });
-                out.put_slice(&event.fragment);
+/// What one frame tells of the log: exactly what the reader may see in (`prev`, `seq`].
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Where it stands.
+    pub side: Side<'a>,
+    /// The org.
+    pub org: &'a OrgId,
+    /// What it follows on.
+    pub prev: Seq,
+    /// What it accounts for.
+    pub seq: Seq,
+    /// Its events, at least one.
+    pub events: &'a [&'a Event],
+    /// How many are left out, because later ones in it make them old (R17).
+    pub omitted: usize,
+}
+
+impl Run<'_> {
+    /// `event`, or `batch` where there are several or it accounts for more than the one event.
+    pub fn framed(&self, framing: Framing) -> Bytes {
+        framed(framing, self.id(framing).as_ref(), |out| match self.events {
+            [only] if only.seq == self.seq && self.omitted == 0 => {
+                out.reserve(only.fragment.len() + 96);
+                let Self { org, prev, .. } = self;
+                let _ = write!(out, "{{\"type\":\"event\",\"org\":\"{org}\",\"prev\":{prev},");
+                out.put_slice(&only.fragment);
                 out.put_u8(b'}');
             }
-            out.put_slice(b"]}");
+            _ => self.write_batch(out),
+        })
+    }
+
+    /// `id:` of its frame.
+    pub(crate) fn id(&self, framing: Framing) -> Option<Cursor> {
+        matches!(framing, Framing::Sse).then(|| self.side.cursor(self.seq))
+    }
+
+    /// When the last of its events was accepted.
+    pub(crate) fn timestamp(&self) -> UnixMillis {
+        self.events.last().map_or(0, |event| event.timestamp)
+    }
+
+    /// The JSON of `batch`.
+    pub(crate) fn write_batch(&self, out: &mut BytesMut) {
+        let Self { org, prev, seq, events, omitted, .. } = self;
+        out.reserve(events.iter().map(|event| event.fragment.len() + 3).sum::<usize>() + 128);
+        let _ = write!(
+            out,
+            "{{\"type\":\"batch\",\"org\":\"{org}\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\""
+        );
+        event::write_rfc3339(out, self.timestamp());
+        out.put_u8(b'"');
+        if *omitted > 0 {
+            let _ = write!(out, ",\"omitted\":{omitted},\"reason\":\"conflated\"");
         }
-    })
+        out.put_slice(b",\"events\":[");
+        for (index, event) in events.iter().enumerate() {
+            out.put_slice(if index == 0 { b"{" } else { b",{" });
+            out.put_slice(&event.fragment);
+            out.put_u8(b'}');
+        }
+        out.put_slice(b"]}");
+    }
 }
 
 /// `gap`: nothing of (`prev`, `to.seq`] will come. The reader goes on from `to`, all three parts.

@@ -7,6 +7,7 @@
 //! for every reader; the connection is cut instead, behind the last frame.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use flate2::Crc;
 
 use crate::deflate::compress_alone;
 
@@ -22,6 +23,19 @@ pub fn block(frame: &[u8]) -> Bytes {
     // What a WebSocket message leaves out: it ends the block here, on a byte.
     block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
     block.into()
+}
+
+/// `text` as a whole gzip member, for whoever takes it out of a frame.
+pub fn member(text: &[u8]) -> Vec<u8> {
+    let mut crc = Crc::new();
+    crc.update(text);
+    let mut member = HEAD.to_vec();
+    member.extend_from_slice(&compress_alone(text));
+    // The end of the flush, and a final block of nothing in fixed codes (RFC 1951, section 3.2.6).
+    member.extend_from_slice(&[0, 0, 0xFF, 0xFF, 3, 0]);
+    member.extend_from_slice(&crc.sum().to_le_bytes());
+    member.extend_from_slice(&crc.amount().to_le_bytes());
+    member
 }
 
 /// Appends a frame as it is, in stored blocks.
@@ -68,6 +82,11 @@ mod tests {
             } else {
                 body.push(block(frame));
             }
+        }
+        for frame in &frames {
+            let (member, mut text) = (member(frame), Vec::new());
+            GzDecoder::new(&member[..]).read_to_end(&mut text).expect("a whole member");
+            assert!(text == *frame, "{} bytes of {}", text.len(), frame.len());
         }
         let mut text = Vec::new();
         let error = GzDecoder::new(&body.concat()[..]).read_to_end(&mut text).expect_err("never ended");

@@ -19,6 +19,7 @@ pub mod publish;
 pub mod batch;
 pub mod client;
 pub mod deflate;
+pub mod envelope;
 pub mod frame;
 pub mod gzip;
 pub mod opening;

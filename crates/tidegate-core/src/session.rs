@@ -15,7 +15,8 @@ use crate::{
     Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
     batch::Compressed,
     deflate::Membership,
-    frame::{self, Framing, GapReason, Hello, Refusal, Side, Terms},
+    envelope::Enveloping,
+    frame::{self, Framing, GapReason, Hello, Refusal, Run, Side, Terms},
     gzip,
     opening::{Due, Opening},
     slow::keep_latest,
@@ -42,7 +43,7 @@ pub struct Audience {
 }
 
 /// How frames are compressed on their way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Coding {
     /// Not at all.
     #[default]
@@ -52,6 +53,30 @@ pub enum Coding {
     /// `Content-Encoding: gzip`, over SSE. Everything that goes out is a block of it, and stands behind
     /// [`gzip::HEAD`].
     Gzip,
+    /// Inside of their JSON (`?batch=gzip`), over either transport.
+    Enveloped(Arc<Enveloping>),
+}
+
+/// The form of a shared frame that a coding takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// As it is.
+    Plain,
+    /// As its framing compresses.
+    Compressed,
+    /// In an envelope.
+    Enveloped,
+}
+
+impl Coding {
+    /// The form of shared frames that it takes.
+    pub fn form(&self) -> Form {
+        match self {
+            Coding::Plain => Form::Plain,
+            Coding::Deflate(_) | Coding::Gzip => Form::Compressed,
+            Coding::Enveloped(_) => Form::Enveloped,
+        }
+    }
 }
 
 /// What `hello` says beyond the session's own place.
@@ -116,7 +141,7 @@ impl Session {
     pub fn put(&self, frame: Bytes, out: &mut Vec<Bytes>) {
         match self.audience.coding {
             Coding::Gzip => gzip::store(&frame, out),
-            Coding::Plain | Coding::Deflate(_) => out.push(frame),
+            Coding::Plain | Coding::Deflate(_) | Coding::Enveloped(_) => out.push(frame),
         }
     }
 
@@ -226,7 +251,7 @@ impl Session {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
                 self.bridge(*start, now, out);
-                match (self.audience.coding, compressed.as_deref()) {
+                match (&self.audience.coding, compressed.as_deref()) {
                     (Coding::Deflate(Deflate { alone: false, .. }), Some(Compressed::Deflated(forms))) => {
                         out.push(self.membership.take(forms));
                     }
@@ -234,6 +259,7 @@ impl Session {
                         out.push(forms.alone().clone())
                     }
                     (Coding::Gzip, Some(Compressed::Block(block))) => out.push(block.clone()),
+                    (Coding::Enveloped(_), Some(Compressed::Enveloped(frame))) => out.push(frame.clone()),
                     _ => self.put(bytes.clone(), out),
                 }
                 self.sent = batch.seq;
@@ -245,10 +271,15 @@ impl Session {
     /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
     fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
-            let Audience { org, framing, .. } = &self.audience;
+            let Audience { org, framing, coding, .. } = &self.audience;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
-            let frame = frame::conflated(*framing, side, org, self.sent, to, visible, omitted);
-            self.put(frame, out);
+            let run = Run { side, org, prev: self.sent, seq: to, events: visible, omitted };
+            let plain = run.framed(*framing);
+            let enveloped = match coding {
+                Coding::Enveloped(by) => by.enveloped(*framing, &run, &plain),
+                _ => None,
+            };
+            self.put(enveloped.unwrap_or(plain), out);
             self.sent = to;
         }
         self.scanned = to;

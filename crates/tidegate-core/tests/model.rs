@@ -19,6 +19,7 @@ use tidegate_core::{
     Ancestor, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, GapReason, LogState, Next, OrgId,
     ServiceName, Session, Tail, UserId, View,
     client::{StreamReader, Taken},
+    envelope,
     frame::Terms,
     opening::{self, From},
     session::{Audience, Coding, Greeting},
@@ -102,6 +103,8 @@ struct World {
     by_seq: BTreeMap<u64, usize>,
     clients: Vec<Client>,
     now: u64,
+    /// Of all sessions: in half of the worlds their frames come in envelopes.
+    coding: Coding,
     coverage: HashMap<&'static str, u64>,
 }
 
@@ -134,6 +137,7 @@ impl World {
             by_seq: BTreeMap::new(),
             clients,
             now: 1_000,
+            coding: if seed.is_multiple_of(2) { Coding::Plain } else { Coding::Enveloped(Arc::default()) },
             coverage: HashMap::new(),
             random,
         }
@@ -238,7 +242,7 @@ impl World {
             user: client.user.clone(),
             filter: client.wants.clone(),
             framing: Framing::Sse,
-            coding: Coding::Plain,
+            coding: self.coding.clone(),
         };
         let terms = Terms { dedup_window_ms: 300_000, ping_interval_ms: 25_000, sync: None };
         let greeting = Greeting {
@@ -288,7 +292,11 @@ impl World {
                         _ => break,
                     }
                 }
-                let view = batch.view(&session.audience().org, &key, start);
+                let org = &session.audience().org;
+                let view = match &self.coding {
+                    Coding::Enveloped(by) => batch.enveloped_view(org, &key, start, by),
+                    _ => batch.view(org, &key, start),
+                };
                 let what = if session.scanned() == batch.prev { "whole batch" } else { "cut batch" };
                 *self.coverage.entry(what).or_default() += 1;
                 session.take(&batch, &view, self.now, &mut out);
@@ -332,7 +340,14 @@ impl World {
 
     /// R1, on what the server says: exactly the visible events of (prev, seq].
     fn check_r1(&mut self, index: usize, data: &str) {
-        let frame: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        let mut frame: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        if frame["compressed"] == true {
+            *self.coverage.entry("envelope").or_default() += 1;
+            let inside = envelope::open(frame["data"].as_str().expect("text")).expect("an envelope");
+            let inside: serde_json::Value = serde_json::from_str(&inside).expect("JSON");
+            assert_eq!((&inside["prev"], &inside["seq"]), (&frame["prev"], &frame["seq"]));
+            frame = inside;
+        }
         let kind = frame["type"].as_str().expect("a type");
         let client = &mut self.clients[index];
         let connection = client.connection.as_mut().expect("a connection");
@@ -548,6 +563,7 @@ fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
         "whole batch",
         "cut batch",
         "page",
+        "envelope",
         "dropped frame",
         "hole found",
     ] {

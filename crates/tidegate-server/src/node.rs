@@ -11,7 +11,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tidegate_core::{
-    Code, Epoch, LogState, OrgId, Refusal, UnixMillis, frame::Terms, publish::PublishLimits, ws,
+    Code, Epoch, LogState, OrgId, Refusal, UnixMillis, envelope::Enveloping, frame::Terms,
+    publish::PublishLimits, ws,
 };
 use tokio::sync::watch;
 
@@ -48,6 +49,8 @@ pub struct Node {
     pub publishers: Arc<Publishers>,
     /// What every hello says.
     pub terms: Terms,
+    /// What `?batch=gzip` compresses; and, with it, what is never compressed.
+    pub enveloping: Arc<Enveloping>,
     /// Whether the page is served at `/`.
     pub has_page: bool,
     /// What `/openapi.json` answers.
@@ -94,6 +97,10 @@ impl Node {
             ping_interval_ms: millis(config.ping.interval),
             sync: engine.durability().weaker(),
         };
+        let enveloping = Enveloping {
+            threshold: config.compression.threshold.bytes(),
+            excluded: config.compression.exclude_services.clone(),
+        };
         Self {
             // Connections are named after the start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
@@ -112,6 +119,7 @@ impl Node {
             tokens: ArcSwap::from_pointee(tokens),
             publishers,
             terms,
+            enveloping: Arc::new(enveloping),
             has_page,
             refused_origins: Seldom::every(REFUSED_ORIGINS_EVERY),
         }

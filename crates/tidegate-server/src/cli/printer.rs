@@ -1,6 +1,9 @@
 //! Shows events and gaps on standard output, for people or as JSON lines. For `tail`.
 
-use std::io::{self, Write as _};
+use std::{
+    borrow::Cow,
+    io::{self, Write as _},
+};
 
 use serde_json::value::RawValue;
 use tidegate_core::Seq;
@@ -19,7 +22,7 @@ pub(super) struct Printer {
 
 impl Printer {
     /// Prints events; whether they were the last that were asked for.
-    pub(super) fn events(&mut self, events: &[&RawValue]) -> Result<bool, Failure> {
+    pub(super) fn events(&mut self, events: &[Cow<'_, RawValue>]) -> Result<bool, Failure> {
         let mut out = io::BufWriter::new(io::stdout().lock());
         for event in events {
             let line = if self.json { json_line(event, &self.org) } else { human_line(event) };

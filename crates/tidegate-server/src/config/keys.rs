@@ -152,9 +152,12 @@ sections! {
 
     /// What is compressed on its way to readers.
     compression: Compression {
-        /// Whether WebSockets that offer permessage-deflate get it. A client can do without by
-        /// `?deflate=0`.
+        /// Whether WebSockets that offer permessage-deflate get it, and event streams whose clients
+        /// accept gzip that; and `?batch=gzip` what it asks for. A client can do without by `?deflate=0`.
         enabled: bool = true,
+        /// The length of a frame's JSON above which `?batch=gzip` compresses it. Other codings have no
+        /// such bound: most of what is short is in their context already.
+        threshold: ByteSize = "1KiB",
         /// Services whose events are never compressed: what an attacker can write and a secret that
         /// are compressed together can be told by their length.
         exclude_services: Vec<ServiceName> = [],

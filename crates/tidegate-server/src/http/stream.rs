@@ -82,10 +82,12 @@ fn upgrade(
         Ok(token) => (token, wanted),
         Err(refusal) => (None, wanted.and(Err(refusal))),
     };
-    let may_compress = |wanted: &StreamRequest| may_compress(&node, &wanted.org, &query);
+    let may_compress = |wanted: &StreamRequest| may_compress(&node, wanted, &query);
     let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
-    let coding = deflate.map_or(Coding::Plain, Coding::Deflate);
-    let wanted = wanted.map(|wanted| StreamRequest { coding, ..wanted });
+    let wanted = wanted.map(|wanted| match deflate {
+        Some(deflate) => StreamRequest { coding: Coding::Deflate(deflate), ..wanted },
+        None => wanted,
+    });
     let (response, switching) = upgrade.accept(protocol, deflate);
     tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
@@ -147,17 +149,17 @@ async fn open_events(
 ) -> Result<Response<Answer>, Refusal> {
     accepts_event_stream(request.headers())?;
     let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
-    if may_compress(node, &wanted.org, &query) && accepts_gzip(request.headers()) {
+    if may_compress(node, &wanted, &query) && accepts_gzip(request.headers()) {
         wanted.coding = Coding::Gzip;
     }
-    let coding = wanted.coding;
+    let is_gzip = wanted.coding == Coding::Gzip;
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
     let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
-    if coding == Coding::Gzip {
+    if is_gzip {
         gzip::store_from(0, &mut retry);
         retry.insert(0, gzip::HEAD);
     }
@@ -167,7 +169,7 @@ async fn open_events(
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    if coding == Coding::Gzip {
+    if is_gzip {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Ok(response)
@@ -183,9 +185,12 @@ fn sse_response(body: Answer) -> Response<Answer> {
     response
 }
 
-/// Whether this stream may be compressed, as far as the node and the address say.
-fn may_compress(node: &Node, org: &OrgId, query: &Query) -> bool {
-    node.config().compression.is_on_for(org) && query.one("deflate") != Ok(Some("0"))
+/// Whether the transport may compress this stream, as far as the node and the address say. What comes
+/// compressed in its frames is not compressed again.
+fn may_compress(node: &Node, wanted: &StreamRequest, query: &Query) -> bool {
+    node.config().compression.is_on_for(&wanted.org)
+        && query.one("deflate") != Ok(Some("0"))
+        && wanted.coding == Coding::Plain
 }
 
 /// Whether gzip is among the codings that the client takes (RFC 9110, section 12.5.3).
@@ -248,6 +253,17 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     if query.one("deflate")?.is_some_and(|flag| !matches!(flag, "0" | "1")) {
         return Err(Refusal::new(Code::BadRequest, "deflate must be 0, for no compression, or 1"));
     }
+    let coding = match query.one("batch")? {
+        None => Coding::Plain,
+        Some("gzip") if node.config().compression.is_on_for(&org) => {
+            Coding::Enveloped(node.enveloping.clone())
+        }
+        Some("gzip") => Coding::Plain,
+        Some(_) => {
+            let message = "batch must be gzip, for batches that are compressed inside of their JSON";
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+    };
     let replaces = match query.one("replaces")? {
         Some("") | None => None,
         Some(text) => Some(
@@ -263,6 +279,6 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         tail: query.number("tail", 0..=config.limits.tail_events, Some("limits.tail_events"))?,
         replaces,
         slow,
-        coding: Coding::Plain,
+        coding,
     })
 }

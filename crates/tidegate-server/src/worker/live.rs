@@ -17,7 +17,7 @@ use tidegate_core::{
     Batch, OrgId, Seq, UnixMillis, View, ViewKey,
     batch::Compressor,
     pace::{Rounds, SLICE, Written},
-    session::Coding,
+    session::Form,
 };
 
 use super::{
@@ -51,8 +51,8 @@ pub struct Local {
 /// The readers at the head of one org that see the same.
 pub struct Group {
     key: ViewKey,
-    /// Whether they take frames compressed.
-    compresses: bool,
+    /// The form in which they take frames.
+    form: Form,
     /// The border up to which this group has been walked; no reader in it stands before.
     position: Cell<Seq>,
     /// The earliest border that the next frame may follow on, see [`Batch::view`].
@@ -103,17 +103,17 @@ impl Local {
     /// Takes a level reader into the live loop. It has made sure that the tail holds nothing behind
     /// its place, with its org called for this worker already.
     pub fn join(&self, reader: &Rc<Reader>) {
-        let (key, compresses, at) = reader.with_session(|session| {
-            (session.view_key(), session.audience().coding != Coding::Plain, session.scanned())
+        let (key, form, at) = reader.with_session(|session| {
+            (session.view_key(), session.audience().coding.form(), session.scanned())
         });
         let mut groups = self.groups.borrow_mut();
         let groups = groups.entry(reader.org().id.clone()).or_default();
-        let group = match groups.iter().find(|group| group.key == key && group.compresses == compresses) {
+        let group = match groups.iter().find(|group| group.key == key && group.form == form) {
             Some(group) => group.clone(),
             None => {
                 let group = Rc::new(Group {
                     key,
-                    compresses,
+                    form,
                     position: Cell::new(at),
                     chain: Cell::new(at),
                     readers: RefCell::default(),
@@ -260,7 +260,7 @@ impl Local {
                     chain = batch.prev;
                 }
                 border = batch.seq;
-                let view = self.view(org, batch, &group.key, group.compresses, chain);
+                let view = self.view(org, batch, &group.key, group.form, chain);
                 if !matches!(view, View::Empty { targeted: false }) {
                     chain = batch.seq;
                 }
@@ -272,15 +272,18 @@ impl Local {
         group.round.replace(views);
     }
 
-    /// What `key` sees of a batch, compressed too where that is wanted.
-    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, compresses: bool, start: Seq) -> View {
-        if !compresses {
-            return batch.view(&org.id, key, start);
+    /// What `key` sees of a batch, in the form that is wanted.
+    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, form: Form, start: Seq) -> View {
+        match form {
+            Form::Plain => batch.view(&org.id, key, start),
+            Form::Compressed => {
+                let mut generations = org.generations();
+                let excluded = &self.node.enveloping.excluded;
+                let by = Compressor { generations: &mut generations, excluded };
+                batch.compressed_view(&org.id, key, start, by)
+            }
+            Form::Enveloped => batch.enveloped_view(&org.id, key, start, &self.node.enveloping),
         }
-        let config = self.node.config();
-        let mut generations = org.generations();
-        let excluded = &config.compression.exclude_services;
-        batch.compressed_view(&org.id, key, start, Compressor { generations: &mut generations, excluded })
     }
 
     /// Hands the round to the readers of a group that have not had it, until its time is up. How many

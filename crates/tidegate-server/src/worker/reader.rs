@@ -363,8 +363,8 @@ impl Reader {
 
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
-        let compresses = session.audience().coding != Coding::Plain;
-        let view = self.local.view(&self.org, batch, &session.view_key(), compresses, batch.prev);
+        let form = session.audience().coding.form();
+        let view = self.local.view(&self.org, batch, &session.view_key(), form, batch.prev);
         let events = session.take(batch, &view, self.local.node.now(), frames);
         self.local.node.metrics.delivered.inc_by(events as u64);
     }

@@ -203,7 +203,7 @@ async fn begin(
             return None;
         }
     };
-    let deflates = request.as_ref().is_ok_and(|request| request.coding != Coding::Plain);
+    let deflates = request.as_ref().is_ok_and(|request| matches!(request.coding, Coding::Deflate(_)));
     let mut peer = ws::Reader::new(ws::Limits { deflate: deflates, ..local.node.ws_limits() });
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
         local.node.metrics.close(refusal.code);

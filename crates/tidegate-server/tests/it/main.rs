@@ -21,6 +21,7 @@ mod bounds;
 mod browsers;
 mod cloudevents;
 mod codes;
+mod compression;
 mod connections;
 mod drain;
 mod evict;

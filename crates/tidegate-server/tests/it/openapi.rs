@@ -397,7 +397,9 @@ fn every_answer_of_the_document_occurs_and_looks_as_it_says() {
 
 #[test]
 fn each_frame_looks_as_the_document_says() {
-    let mut gateway = Gateway::with(&["drain.window=100ms", "ping.interval=1s", "ping.timeout=500ms"]);
+    let settings =
+        ["drain.window=100ms", "ping.interval=1s", "ping.timeout=500ms", "compression.threshold=1B"];
+    let mut gateway = Gateway::with(&settings);
     let document = document(&gateway);
     let schemas = Schemas(&document);
     let mut kinds = BTreeSet::new();
@@ -408,9 +410,13 @@ fn each_frame_looks_as_the_document_says() {
             panic!("{frame} is not as described: {reason}");
         }
         kinds.insert(frame["type"].as_str().expect("a type").to_owned());
+        if frame["compressed"] == true {
+            kinds.insert("batch, compressed".to_owned());
+        }
     };
     gateway.say("s", "1");
-    let mut streams = gateway.both("?cursor=nowhere-7&services=s,t");
+    let mut streams = Vec::from(gateway.both("?cursor=nowhere-7&services=s,t"));
+    streams.extend(gateway.both("?batch=gzip&tail=1"));
     gateway.publish(
         r#"[{"service":"s","event":"e","key":"k","time":"2026-11-24T10:00:00Z","users":["dev","u"],"data":1},
             {"service":"t","event":"e","data":{"type":"x"}}]"#,
@@ -442,6 +448,7 @@ fn each_frame_looks_as_the_document_says() {
     hold(&halted.try_frame().expect("hello"));
     node.halt();
     hold(&halted.try_frame().expect("a status"));
+    assert!(kinds.remove("batch, compressed"), "{kinds:?}");
     let all = ["batch", "error", "event", "gap", "goaway", "hello", "ping", "status"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     let named: BTreeSet<&str> = document["components"]["schemas"]["ServerFrame"]["discriminator"]["mapping"]

@@ -384,6 +384,12 @@ fn parameters(limits: &Limits) -> Value {
             "query", "deflate", "`0` for a stream that is not compressed, whatever the client offers.",
             json!({ "type": "string", "enum": ["0", "1"] }), Value::Null,
         ),
+        "Batch": parameter(
+            "query", "batch",
+            "`gzip` for long batches compressed inside of their JSON (`CompressedBatch`), in place of a compression \
+             of the whole stream.",
+            json!({ "type": "string", "enum": ["gzip"] }), Value::Null,
+        ),
         "Replaces": parameter(
             "query", "replaces",
             "The `connection_id` of a connection of this user that this one takes the place of; empty counts as \

@@ -423,7 +423,8 @@ fn frames() -> Value {
             }))],
         ),
         "EventFrame": event,
-        "BatchFrame": frame(
+        "BatchFrame": { "oneOf": [at("Batch"), at("CompressedBatch")] },
+        "Batch": frame(
             "batch",
             "Several events, in order. `seq` may be higher than that of the last.",
             &[("org", at("Org")), ("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp")), ("events", entries)],
@@ -431,6 +432,20 @@ fn frames() -> Value {
                 ("omitted", json!({ "type": "integer", "minimum": 1, "description": "Events left out for a slow reader, since later ones here make them old." })),
                 ("reason", json!({ "const": "conflated" })),
             ],
+        ),
+        "CompressedBatch": frame(
+            "batch",
+            "A batch, also of one event, for streams that ask for it by `batch=gzip`: `data` is the `Batch`, gzipped (RFC 1952), in base64.",
+            &[
+                ("compressed", json!({ "const": true })),
+                ("encoding", json!({ "const": "gzip" })),
+                ("data", json!({ "type": "string", "pattern": "^[A-Za-z0-9+/]+={0,2}$" })),
+                ("prev", at("Seq")),
+                ("seq", at("Seq")),
+                ("timestamp", at("Timestamp")),
+                ("count", json!({ "type": "integer", "minimum": 1, "description": "Events in it." })),
+            ],
+            &[],
         ),
         "GapFrame": frame(
             "gap",

@@ -5,6 +5,8 @@ use std::{
     net::TcpStream,
 };
 
+use flate2::read::GzDecoder;
+
 use crate::secrets;
 
 use super::{
@@ -50,7 +52,11 @@ impl Sse {
 
     /// The stream in this body.
     pub fn of(head: Answer, body: impl Read + Send + 'static) -> Self {
-        Self { head, body: Box::new(BufReader::new(body)), last_event_id: String::new() }
+        let body: Box<dyn BufRead + Send> = match head.header("content-encoding") {
+            Some("gzip") => Box::new(BufReader::new(GzDecoder::new(body))),
+            _ => Box::new(BufReader::new(body)),
+        };
+        Self { head, body, last_event_id: String::new() }
     }
 
     /// The next event of the stream; `None` at its end.

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
 };
 
+use flate2::{Decompress, FlushDecompress};
 use serde_json::Value;
 
 use crate::secrets;
@@ -35,6 +36,41 @@ pub struct Ws {
     /// The server's half of the handshake.
     pub handshake: Answer,
     stream: BufReader<TcpStream>,
+    /// Where permessage-deflate was agreed upon.
+    inflater: Option<Inflater>,
+    /// Whether the last text message came compressed.
+    pub was_compressed: bool,
+}
+
+/// The server's half of permessage-deflate (RFC 7692).
+struct Inflater {
+    stream: Decompress,
+    keeps_context: bool,
+}
+
+impl Inflater {
+    fn of(handshake: &Answer) -> Option<Self> {
+        let extension = handshake.header("sec-websocket-extensions")?;
+        assert!(extension.starts_with("permessage-deflate"), "{extension}");
+        let keeps_context = !extension.contains("server_no_context_takeover");
+        Some(Self { stream: Decompress::new(false), keeps_context })
+    }
+
+    fn inflate(&mut self, mut payload: Vec<u8>) -> Vec<u8> {
+        if !self.keeps_context {
+            self.stream.reset(false);
+        }
+        payload.extend([0, 0, 0xff, 0xff]);
+        let mut text = Vec::with_capacity(1 << 20);
+        let (before, mut taken) = (self.stream.total_in(), 0);
+        while taken < payload.len() {
+            text.reserve(1 << 16);
+            let rest = &payload[taken..];
+            self.stream.decompress_vec(rest, &mut text, FlushDecompress::Sync).expect("deflate");
+            taken = usize::try_from(self.stream.total_in() - before).expect("a length");
+        }
+        text
+    }
 }
 
 /// A masked frame with `payload`; `first` is its first byte.
@@ -79,7 +115,8 @@ impl Ws {
         let handshake = Answer::read_head(&mut stream).expect("an answer");
         assert_eq!(handshake.status, 101, "{handshake:?}");
         assert_eq!(handshake.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-        Self { handshake, stream }
+        let inflater = Inflater::of(&handshake);
+        Self { handshake, stream, inflater, was_compressed: false }
     }
 
     /// The next frame of the server's, which are never fragmented nor masked.
@@ -88,7 +125,9 @@ impl Ws {
         if self.stream.read_exact(&mut head).is_err() {
             return Message::End;
         }
-        assert_eq!(head[0] & 0xf0, 0x80, "fragmented, or with a reserved bit");
+        let is_compressed = head[0] & 0x40 != 0 && self.inflater.is_some();
+        let flags = if is_compressed { 0xc0 } else { 0x80 };
+        assert_eq!(head[0] & 0xf0, flags, "fragmented, or with a reserved bit");
         assert_eq!(head[1] & 0x80, 0, "masked");
         let length = match head[1] {
             126 => u64::from(u16::from_be_bytes(self.take())),
@@ -99,6 +138,10 @@ impl Ws {
         self.stream.read_exact(&mut payload).expect("a whole frame");
         match head[0] & 0x0f {
             1 => {
+                self.was_compressed = is_compressed;
+                if let (true, Some(inflater)) = (is_compressed, &mut self.inflater) {
+                    payload = inflater.inflate(payload);
+                }
                 let text = String::from_utf8(payload).expect("UTF-8");
                 secrets::heard_frame(&text);
                 Message::Text(text)
