@@ -92,9 +92,16 @@ impl Choice {
     }
 }
 
+/// The cores that this process may use, in words.
+fn allowed() -> String {
+    let Ok(set) = sched_getaffinity(None) else { return "none that it can tell".to_owned() };
+    Cores((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()).to_string()
+}
+
 /// Pins the calling thread, and those that it starts from here on.
 pub fn pin(cores: &Cores) -> anyhow::Result<()> {
-    sched_setaffinity(None, &cores.set()).with_context(|| format!("run on core {cores}"))
+    sched_setaffinity(None, &cores.set())
+        .with_context(|| format!("run on core {cores} (this process may use {})", allowed()))
 }
 
 /// Runs `spawn` on `cores`: a process started by it stays there. This thread goes back to its own.

@@ -25,6 +25,8 @@ pub struct Counts {
     pub holes: u64,
     /// Messages with events.
     pub frames: u64,
+    /// The sum of the squares of how many events each of them held.
+    pub frame_squares: u64,
     /// Frames whose events had all come before by their place, which the protocol allows.
     pub repeated_frames: u64,
 }
@@ -38,7 +40,19 @@ impl Counts {
         self.gaps += other.gaps;
         self.holes += other.holes;
         self.frames += other.frames;
+        self.frame_squares += other.frame_squares;
         self.repeated_frames += other.repeated_frames;
+    }
+
+    /// How many events a message held on average.
+    pub fn events_per_frame(&self) -> f64 {
+        self.delivered as f64 / self.frames.max(1) as f64
+    }
+
+    /// The standard deviation of it, from message to message.
+    pub fn frame_deviation(&self) -> f64 {
+        let mean_square = self.frame_squares as f64 / self.frames.max(1) as f64;
+        (mean_square - self.events_per_frame().powi(2)).max(0.0).sqrt()
     }
 }
 
@@ -77,6 +91,7 @@ impl Books {
     pub fn take(&mut self, digest: &Digest, counts: &mut Counts, mut fresh: impl FnMut(&Mark)) {
         if !digest.marks.is_empty() {
             counts.frames += 1;
+            counts.frame_squares += (digest.marks.len() as u64).pow(2);
         }
         let mut above = None;
         if let (Some((prev, seq)), Some(cursor)) = (digest.place, self.cursor) {
@@ -227,7 +242,11 @@ mod tests {
     fn all_in_order_is_all() {
         let frames = [frame(None, &[(0, 0, 0), (1, 0, 0)]), frame(None, &[(0, 1, 0), (0, 2, 0), (1, 1, 0)])];
         let (counts, missing) = books(None, &frames, &[3, 2]);
-        assert_eq!((counts, missing), (Counts { delivered: 5, frames: 2, ..Counts::default() }, 0));
+        assert_eq!(
+            (counts, missing),
+            (Counts { delivered: 5, frames: 2, frame_squares: 13, ..Counts::default() }, 0)
+        );
+        assert_eq!((counts.events_per_frame(), counts.frame_deviation()), (2.5, 0.5));
     }
 
     #[test]
@@ -284,7 +303,14 @@ mod tests {
             frame(Some((9, 10)), &[(0, 4, 10)]),
         ];
         let (counts, missing) = books(Some(5), &frames, &[5]);
-        let expected = Counts { delivered: 4, holes: 1, frames: 4, repeated_frames: 1, ..Counts::default() };
+        let expected = Counts {
+            delivered: 4,
+            holes: 1,
+            frames: 4,
+            frame_squares: 13,
+            repeated_frames: 1,
+            ..Counts::default()
+        };
         assert_eq!((counts, missing), (expected, 1));
     }
 

@@ -36,6 +36,7 @@ struct Gauges {
     probed: AtomicU64,
     connected: AtomicU64,
     delivered: AtomicU64,
+    frames: AtomicU64,
     wire_bytes: AtomicU64,
     /// Connections that ended though nobody asked for it.
     ended: AtomicU64,
@@ -81,6 +82,7 @@ pub struct Standing {
     pub live: u64,
     pub probed: u64,
     pub delivered: u64,
+    pub frames: u64,
     pub wire_bytes: u64,
     pub ended: u64,
 }
@@ -196,6 +198,7 @@ impl Crowd {
             standing.live += get(&gauges.live);
             standing.probed += get(&gauges.probed);
             standing.delivered += get(&gauges.delivered);
+            standing.frames += get(&gauges.frames);
             standing.wire_bytes += get(&gauges.wire_bytes);
             standing.ended += get(&gauges.ended);
             if gauges.has_failed.load(Ordering::Relaxed) {
@@ -298,6 +301,7 @@ impl Loop {
         set(&self.gauges.live, standing.live);
         set(&self.gauges.probed, standing.probed);
         set(&self.gauges.delivered, self.room.counts.delivered);
+        set(&self.gauges.frames, self.room.counts.frames);
         set(&self.gauges.wire_bytes, self.room.wire_bytes);
         set(&self.gauges.ended, self.ended);
     }

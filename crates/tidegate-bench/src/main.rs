@@ -31,14 +31,18 @@ mod session;
 mod sse;
 mod websocket;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use options::{Common, Setting};
 use result::{Row, Run, Table};
-use scenarios::{Outcome, bandwidth, fanout, filters, idle, ingest, stalled, storm};
+use scenarios::{Outcome, bandwidth, fanout, filters, idle, ingest, orgs, stalled, storm};
 
 /// Measures a Tidegate gateway, and other servers in the same way
 ///
@@ -76,6 +80,8 @@ enum Command {
     Filters(filters::Options),
     /// Publishing alone: batches, and single events from many publishers
     Ingest(ingest::Options),
+    /// Many busy orgs on one worker beside small ones: whether any starves, swings, or makes others wait
+    Orgs(orgs::Options),
     /// Make a page with tables and plots of results that --json kept
     Report(report::Options),
     /// The bare loop that peers are compared with; started by the tool itself
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
         }
         Command::Filters(o) => measure("filters", o.common.clone(), |s| filters::run(s, &o), filters::table),
         Command::Ingest(o) => measure("ingest", o.common.clone(), |s| ingest::run(s, &o), ingest::table),
+        Command::Orgs(o) => measure("orgs", o.common.clone(), |s| orgs::run(s, &o), orgs::table),
         Command::Report(options) => report::write(&options).map(|()| true),
         Command::Floor { window_ms } => peers::floor::serve(window_ms).map(|()| true),
     };
@@ -119,6 +126,10 @@ fn measure(
     table: fn(&[Row]) -> Table,
 ) -> anyhow::Result<bool> {
     let json = common.json.clone();
+    // Not after ten minutes of measuring.
+    if let Some(parent) = json.as_deref().and_then(Path::parent).filter(|parent| *parent != Path::new("")) {
+        ensure!(parent.is_dir(), "--json: {} is no directory; make it first", parent.display());
+    }
     let setting = common.resolve()?;
     session::watch_interrupts()?;
     if let Some(cores) = &setting.load_cores {
@@ -145,34 +156,42 @@ fn measure(
             println!("  {} ({}): {note}", row.peer, row.label);
         }
     }
-    let faults = rows.iter().filter(|row| !row.faults().is_empty()).collect::<Vec<_>>();
+    let faults: Vec<_> = rows.iter().filter(|row| !row.faults().is_empty()).collect();
     for row in &faults {
         println!("  {} ({}): {}", row.peer, row.label, row.faults().join(", "));
     }
     for failure in &failures {
         println!("  not measured: {failure}");
     }
-    let is_clean = faults.is_empty() && failures.is_empty();
-    let verdict = match faults.is_empty() {
+    let silent: Vec<_> = rows.iter().filter(|row| row.published > 0 && row.counts.delivered == 0).collect();
+    for row in &silent {
+        println!("  {} ({}): not one event arrived", row.peer, row.label);
+    }
+    let is_sound = faults.is_empty() && silent.is_empty();
+    let verdict = match is_sound {
         true => "every event arrived once",
         false => "not every event arrived once",
     };
+    let run = Run {
+        format: result::FORMAT,
+        tool: format!("tidegate-bench {}", env!("CARGO_PKG_VERSION")),
+        scenario: scenario.to_owned(),
+        command: typed(),
+        started,
+        machine,
+        server_cores: setting.server_cores.as_ref().map(ToString::to_string),
+        load_cores: setting.load_cores.as_ref().map(ToString::to_string),
+        rows,
+    };
+    let judged = report::judged(&run);
+    if !judged.is_empty() {
+        print!("\n{judged}");
+    }
     println!("\n{scenario}: {verdict}");
     if let Some(path) = json {
-        let run = Run {
-            format: result::FORMAT,
-            tool: format!("tidegate-bench {}", env!("CARGO_PKG_VERSION")),
-            scenario: scenario.to_owned(),
-            command: typed(),
-            started,
-            machine,
-            server_cores: setting.server_cores.as_ref().map(ToString::to_string),
-            load_cores: setting.load_cores.as_ref().map(ToString::to_string),
-            rows,
-        };
         keep(&path, &run)?;
     }
-    Ok(is_clean)
+    Ok(is_sound && failures.is_empty())
 }
 
 fn keep(path: &PathBuf, run: &Run) -> anyhow::Result<()> {

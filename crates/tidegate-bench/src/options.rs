@@ -29,10 +29,10 @@ pub struct Common {
     #[arg(long, value_name = "BYTES", default_value_t = 150)]
     pub bytes: usize,
     /// For how long it is measured
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds, allow_negative_numbers = true)]
     pub seconds: Duration,
     /// For how long the same load runs before, unmeasured
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds, allow_negative_numbers = true)]
     pub warmup: Duration,
     /// Tidegate's program [default: tidegate beside this one]
     #[arg(long, value_name = "PATH")]
@@ -50,10 +50,10 @@ pub struct Common {
     #[arg(long, value_name = "CORES", default_value = "auto")]
     pub load_cores: Choice,
     /// Threads that read [default: one for each core of the load side but one, at least one]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = positive::<usize>)]
     pub reader_threads: Option<usize>,
     /// Connections that are being opened at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = positive::<usize>)]
     pub opening: usize,
     /// Write all figures to this file too
     #[arg(long, value_name = "FILE")]
@@ -96,6 +96,20 @@ impl Setting {
     /// The events that `--bytes` asks for.
     pub fn payload(&self) -> Payload {
         Payload::Order { bytes: self.common.bytes }
+    }
+}
+
+/// A whole number that is not zero.
+pub fn positive<T: std::str::FromStr + PartialOrd + Default>(text: &str) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| *number > T::default());
+    number.ok_or_else(|| format!("{text:?} is not a whole number from 1, or too large"))
+}
+
+/// A time in seconds that is not zero.
+pub fn some_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("nothing can be measured in no time".to_owned()),
+        time => Ok(time),
     }
 }
 
@@ -144,6 +158,17 @@ impl std::fmt::Display for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_that_measure_nothing_are_refused() {
+        assert_eq!((positive("7"), some_seconds("0.5")), (Ok(7_u16), Ok(Duration::from_millis(500))));
+        for wrong in ["0", "-1", "many", "70000"] {
+            assert!(positive::<u16>(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "-1", "soon", "1e30"] {
+            assert!(some_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn loads() {

@@ -21,7 +21,7 @@ pub struct Run {
 }
 
 /// The format that this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One measurement of one server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -68,12 +68,19 @@ pub struct Row {
     /// The size of an event as JSON, as it was published.
     pub event_bytes: f64,
     pub events_per_frame: f64,
+    /// Its standard deviation, from message to message.
+    pub frame_deviation: f64,
+    /// Seconds into the run, and how many events a message held on average since the entry before.
+    pub frame_events: Vec<(f64, f64)>,
     pub resident_kib: Option<u64>,
+    /// What it grew by since before the readers, for each of them: buffers and tails included.
+    pub kib_per_connection: Option<f64>,
     pub idle: Option<Idle>,
     pub storm: Option<Storm>,
+    pub orgs: Option<Orgs>,
     /// Seconds into the run, and the server's resident memory in KiB.
     pub memory: Vec<(f64, u64)>,
-    pub syncs: Option<u64>,
+    pub syncs: Option<Syncs>,
     /// What the reader of these figures must know.
     pub notes: Vec<String>,
 }
@@ -102,7 +109,38 @@ pub struct Storm {
     pub retries: u64,
 }
 
+/// How often Tidegate synced its log meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Syncs {
+    pub count: u64,
+    /// Writing and syncing one group of events.
+    pub mean_ms: f64,
+}
+
+/// How alike several orgs of one gateway fared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Orgs {
+    pub count: u64,
+    /// The median of the org that fared best, and worst.
+    pub p50_best_ms: f64,
+    pub p50_worst_ms: f64,
+    /// How the number of events in a message wandered in the org where it did most: the standard deviation
+    /// of `frame_events` as a share of their mean.
+    pub drift: Option<f64>,
+}
+
+/// How a note begins that says so.
+pub const SATURATED: &str = "saturated";
+
 impl Row {
+    /// How the number of events in a message wandered over the run, as a share of it.
+    pub fn drift(&self) -> Option<f64> {
+        let count = self.frame_events.len() as f64;
+        let mean = self.frame_events.iter().map(|(_, events)| events).sum::<f64>() / count;
+        let square = self.frame_events.iter().map(|(_, events)| (events - mean).powi(2)).sum::<f64>() / count;
+        (count >= 2.0).then(|| square.sqrt() / mean)
+    }
+
     /// What share of the published bytes the wire carried.
     pub fn bandwidth_share(&self) -> Option<f64> {
         (self.event_bytes > 0.0 && self.counts.delivered > 0)
@@ -113,6 +151,13 @@ impl Row {
     pub fn is_saturated(&self) -> bool {
         // One in fifty: less is the end of the window, and no queue.
         self.unsent * 50 > self.published + self.unsent
+    }
+
+    /// The same in words.
+    pub fn saturation(&self) -> Option<String> {
+        let unsent = grouped(self.unsent);
+        self.is_saturated()
+            .then(|| format!("{SATURATED}: {unsent} events fell due and were not taken in time"))
     }
 
     /// What the server did wrong, in words; empty if nothing.

@@ -19,7 +19,7 @@ use crate::{
     event::Marks,
     limits,
     options::{Load, Setting},
-    peers::{self, Peer, Running, Start, process::Costs},
+    peers::{self, Peer, Running, Start, process::Costs, tidegate},
     publisher::{Published, Publishers, Work},
     reader::{Line, Seat},
     result::{Row, grouped},
@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Above this share of its cores the load side may be what was measured.
 const LOAD_SHARE_MAX: f64 = 0.9;
+
+/// Below so many connections, what the server holds in all says nothing of one.
+const FEW: usize = 100;
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -106,6 +109,9 @@ pub struct Session {
     sent: Vec<u32>,
     excused: BTreeSet<(u16, u32)>,
     probes: u32,
+    is_beside: bool,
+    /// The server's, before it had readers.
+    resident_kib_before: Option<u64>,
 }
 
 impl Session {
@@ -163,6 +169,7 @@ impl Session {
             comes_back: plan.comes_back,
         };
         let crowd = Crowd::start(&line, manners, clock)?;
+        let resident_kib_before = running.server.costs().map(|costs| costs.resident_kib);
         let publishers = Publishers::connect(plan.publishers, &running.target, &running.dialect, clock)?;
         Ok(Self {
             running,
@@ -175,7 +182,14 @@ impl Session {
             sent: Vec::new(),
             excused: BTreeSet::new(),
             probes: 0,
+            is_beside: false,
+            resident_kib_before,
         })
+    }
+
+    /// Another of the same run tells of progress and of the load side, which they share.
+    pub fn stand_beside(&mut self) {
+        self.is_beside = true;
     }
 
     /// The same, with all readers seated and ready.
@@ -268,7 +282,7 @@ impl Session {
         position: impl Fn(&Standing) -> u64,
         enough: impl Fn(&Standing) -> bool,
     ) -> anyhow::Result<Duration> {
-        let bar = progress(target, &format!("{}: {what}", self.peer));
+        let bar = self.progress(target, what);
         let began = Instant::now();
         let (mut last, mut changed) = (Standing::default(), Instant::now());
         loop {
@@ -305,7 +319,7 @@ impl Session {
         let mut publishers = self.publishers.take().context("have publishers")?;
         let progress_of = publishers.progress.clone();
         progress_of.store(0, Ordering::Relaxed);
-        let bar = progress(work.schedule.window.as_millis() as u64, &format!("{}: {label}", self.peer));
+        let bar = self.progress(work.schedule.window.as_millis() as u64, label);
         let began = Instant::now();
         let (mut last_look, mut last) = (Instant::now(), (0, 0));
         let phase = work.clone();
@@ -390,9 +404,17 @@ impl Session {
     pub fn measured(&mut self, work: &Work, look: impl FnMut(&Self, Duration)) -> anyhow::Result<Row> {
         let meter = self.meter();
         let label = self.plan.label.clone();
+        let before = self.syncs();
         let done = self.publish(work, &label, look)?;
         self.settle(done.answered)?;
-        self.row(&meter, work, &done)
+        let mut row = self.row(&meter, work, &done)?;
+        row.syncs = before.zip(self.syncs()).and_then(|(before, after)| after.since(before));
+        Ok(row)
+    }
+
+    /// How often the server has synced its log, where it has one and says so.
+    fn syncs(&self) -> Option<tidegate::Syncs> {
+        self.running.admin.as_ref().and_then(tidegate::syncs)
     }
 
     /// What server and load have cost until now.
@@ -418,6 +440,8 @@ impl Session {
         let answered_seconds = (done.ended_us.saturating_sub(done.began_us)).max(1) as f64 / 1e6;
         let window = work.schedule.window.as_secs_f64();
         let fills = work.schedule.each_max == u32::MAX;
+        let resident_kib = self.running.server.costs().map(|costs| costs.resident_kib);
+        let held = self.crowd.len();
         let published_seconds = if fills { answered_seconds.max(window) } else { answered_seconds };
         let mut row = Row {
             connections: self.listeners(),
@@ -442,8 +466,13 @@ impl Session {
             load_cpu_share: spent.own_share * spent.seconds / busy_seconds,
             wire_bytes_per_delivery: per_delivery(counted.wire_bytes as f64),
             event_bytes: done.event_bytes as f64 / done.answered.max(1) as f64,
-            events_per_frame: counts.delivered as f64 / counts.frames.max(1) as f64,
-            resident_kib: self.running.server.costs().map(|costs| costs.resident_kib),
+            events_per_frame: counts.events_per_frame(),
+            frame_deviation: counts.frame_deviation(),
+            resident_kib,
+            kib_per_connection: resident_kib
+                .zip(self.resident_kib_before)
+                .filter(|_| held >= FEW)
+                .map(|(now, before)| (now as f64 - before as f64) / held as f64),
             ..self.blank()
         };
         self.remark(&mut row, done.refusal.as_deref(), &counted);
@@ -464,14 +493,9 @@ impl Session {
 
     /// Says what the reader of the figures must know.
     pub fn remark(&mut self, row: &mut Row, refusal: Option<&str>, counted: &Counted) {
-        let is_saturated = row.is_saturated();
+        let saturation = row.saturation();
         let notes = &mut row.notes;
-        if is_saturated {
-            notes.push(format!(
-                "saturated: {} events fell due and were not taken in time",
-                grouped(row.unsent)
-            ));
-        }
+        notes.extend(saturation);
         if row.refused > 0 {
             let why = refusal.unwrap_or("no reason was given");
             notes.push(format!("{} events were refused, the first with {why}", grouped(row.refused)));
@@ -479,7 +503,7 @@ impl Session {
         if self.plan.compress && row.compressed == 0 {
             notes.push("the server did not agree to compress".to_owned());
         }
-        if row.load_cpu_share > LOAD_SHARE_MAX {
+        if row.load_cpu_share > LOAD_SHARE_MAX && !self.is_beside {
             notes.push(format!(
                 "the load side used {:.0} % of its cores: latencies may be its own, and the server may carry more",
                 row.load_cpu_share * 100.0
@@ -516,6 +540,19 @@ impl Session {
             batch: 1,
             until: None,
         }
+    }
+
+    /// A bar over so many steps, where somebody can see it.
+    fn progress(&self, steps: u64, of: &str) -> ProgressBar {
+        if self.is_beside {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(steps);
+        let template = format!("{{elapsed:>4}} {{bar:30}} {{pos}}/{{len}} {}: {of}  {{msg}}", self.peer);
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        bar
     }
 
     /// The run's clock.
@@ -568,14 +605,4 @@ impl Meter {
 fn own_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// A bar over so many steps, where somebody can see it.
-fn progress(steps: u64, of: &str) -> ProgressBar {
-    let bar = ProgressBar::new(steps);
-    let template = format!("{{elapsed:>4}} {{bar:30}} {{pos}}/{{len}} {of}  {{msg}}");
-    if let Ok(style) = ProgressStyle::with_template(&template) {
-        bar.set_style(style);
-    }
-    bar
 }

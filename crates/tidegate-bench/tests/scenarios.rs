@@ -169,8 +169,31 @@ fn ingest_counts_events_and_syncs() {
     assert_eq!(rows.len(), 2);
     for row in &rows {
         assert_eq!(number(row, "/counts/delivered"), number(row, "/published"), "{row}");
-        assert!(number(row, "/syncs") > 0.0 && number(row, "/publish_latency/p50_ms") > 0.0, "{row}");
+        assert!(
+            number(row, "/syncs/count") > 0.0
+                && number(row, "/syncs/mean_ms") > 0.0
+                && number(row, "/publish_latency/p50_ms") > 0.0,
+            "{row}"
+        );
     }
+}
+
+#[test]
+fn orgs() {
+    let big = ["--orgs", "3", "--connections", "4", "--load", "60x2"];
+    let small = ["--small", "2", "--small-connections", "2", "--small-load", "20x1"];
+    let rows = clean(&with_short(&[&["orgs"][..], &big, &small].concat()));
+    let labels: Vec<_> = rows.iter().map(|row| row["label"].as_str().unwrap_or_default()).collect();
+    let together = ["small orgs, alone", "small orgs, beside 3 big", "big orgs, all"];
+    assert_eq!(labels, [&together[..], &["big 1", "big 2", "big 3"]].concat());
+    for (row, readers) in rows.iter().zip([2.0, 2.0, 4.0, 4.0, 4.0, 4.0]) {
+        assert_eq!(number(row, "/counts/delivered"), number(row, "/published") * readers, "{row}");
+    }
+    let of_all = |name: &str| rows[3..].iter().map(|row| number(row, name)).sum::<f64>();
+    assert_eq!(number(&rows[2], "/counts/delivered"), of_all("/counts/delivered"));
+    assert!(number(&rows[2], "/orgs/p50_worst_ms") >= number(&rows[2], "/orgs/p50_best_ms"));
+    assert!(number(&rows[2], "/cpu_us_per_delivery") > 0.0);
+    assert!(!rows[3]["frame_events"].as_array().expect("looks").is_empty());
 }
 
 /// What the tool makes of a server with this fault: its exit code, its row, what it said.
@@ -230,8 +253,47 @@ fn a_server_that_is_not_there_is_said_to_be_away() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("no server can be reached at 127.0.0.1:1"), "{said}");
+    assert_eq!(said.matches("can be reached").count(), 1, "once, not for each load: {said}");
     let (output, _) = bench(&["fanout", "--peer", "http://127.0.0.1:1"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("--token"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_with_what_to_do() {
+    for (arguments, words) in [
+        (&["fanout", "--connections", "0"][..], "whole number from 1"),
+        (&["fanout", "--connections", "many"], "whole number from 1"),
+        (&["fanout", "--seconds", "-1"], "not a time"),
+        (&["fanout", "--seconds", "0"], "in no time"),
+        (&["fanout", "--load", "1000"], "1000x4"),
+        (&["fanout", "--peer", "uws"], "floor-batched"),
+        (&["fanout", "--peer", "https://a"], "http://"),
+        (&["fanout", "--server-cores", "x"], "0 or 2-3,6"),
+        (&["orgs", "--small", "0"], "whole number from 1"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate-bench")).args(arguments).output();
+        let output = output.expect("the tool runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    for (arguments, words) in [
+        (&["fanout", "--peer", "floor", "--json", "/nonexistent/a.json"][..], "make it first"),
+        (&["fanout", "--peer", "floor", "--server-cores", "1000"], "may use"),
+        (&["fanout", "--peer", "floor", "--connections", "4000000"], "take fewer --connections"),
+        (&["orgs", "--peer", "bun"], "orgs is for tidegate"),
+        (&["orgs", "--peer", "http://127.0.0.1:1"], "has one org"),
+        (&["storm", "--peer", "floor"], "storm is for tidegate"),
+        (&["fanout", "--peer", "floor", "--transport", "sse"], "tidegate and nchan"),
+        (&["bandwidth", "--webhooks", "/nonexistent"], "npm ci"),
+        (&["fanout", "--gateway", "/nonexistent"], "cargo build --release"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate-bench")).args(arguments).output();
+        let output = output.expect("the tool runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

@@ -84,6 +84,9 @@ impl FromStr for Peer {
         if text.starts_with("http://") {
             return Ok(Self::Address(text.to_owned()));
         }
+        if text.starts_with("https://") {
+            return Err("TLS is not spoken here: give http:// and the gateway's own port".to_owned());
+        }
         let names: Vec<_> = Self::NAMED.iter().map(|(name, _)| *name).collect();
         Err(format!("no peer is called {text:?}; there are {}, or an address http://...", names.join(", ")))
     }

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -20,7 +21,8 @@ use super::{Asked, Dialect, Request, Running, Start, Transport, event_stream, pr
 use crate::{
     digest::{Digest, Read, Refused, Word},
     event::Marks,
-    http::Target,
+    http::{self, Target},
+    result,
 };
 
 /// What a gateway that runs already must be told.
@@ -77,6 +79,38 @@ pub fn needs(connections: usize) -> Vec<String> {
     .into()
 }
 
+/// How often a gateway has synced its log, and how long that took in all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Syncs {
+    count: u64,
+    seconds: f64,
+}
+
+impl Syncs {
+    /// What came since; none where nothing was synced.
+    pub fn since(self, before: Self) -> Option<result::Syncs> {
+        let count = self.count.saturating_sub(before.count);
+        let mean_ms = (self.seconds - before.seconds) * 1000.0 / count.max(1) as f64;
+        (count > 0).then_some(result::Syncs { count, mean_ms })
+    }
+
+    fn read(metrics: &str) -> Option<Self> {
+        let value =
+            |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Some(Self {
+            count: value("tidegate_log_sync_duration_seconds_count")? as u64,
+            seconds: value("tidegate_log_sync_duration_seconds_sum")?,
+        })
+    }
+}
+
+/// Asks for them where operators look; none where that cannot be had.
+pub fn syncs(admin: &Target) -> Option<Syncs> {
+    let request = http::request("GET", "/metrics", admin, &[("connection", "close")], b"");
+    let answer = http::ask(admin, &request, Duration::from_secs(5)).ok()?;
+    Syncs::read(std::str::from_utf8(&answer.body).ok()?)
+}
+
 /// Makes further orgs of a gateway, by its own commands.
 #[derive(Debug, Clone)]
 pub struct Orgs {
@@ -89,8 +123,12 @@ impl Orgs {
     /// A second org on the gateway that `first` is one of: a token and a key for it. The key is known to the
     /// gateway a moment later.
     pub fn second(&self, first: &Running, marks: &Marks) -> anyhow::Result<Running> {
-        const ORG: &str = "beside";
-        let run = |arguments: &[&str]| tell(&self.gateway, &self.data, ORG, arguments);
+        self.make("beside", first, marks)
+    }
+
+    /// The same for an org of this name.
+    pub fn make(&self, org: &str, first: &Running, marks: &Marks) -> anyhow::Result<Running> {
+        let run = |arguments: &[&str]| tell(&self.gateway, &self.data, org, arguments);
         #[derive(Deserialize)]
         struct Made {
             key: String,
@@ -107,7 +145,7 @@ impl Orgs {
             setup: first.setup.clone(),
             server: Server::attached(self.pid),
             dialect: Arc::new(Tidegate {
-                org: ORG.to_owned(),
+                org: org.to_owned(),
                 tokens: Tokens::one(token),
                 publish_key: key,
                 compress: false,
@@ -432,6 +470,19 @@ mod tests {
         for broken in [r#"{"type":"event","seq":1}"#, "[1]", r#"{"type":"hello"}"#] {
             assert!(matches!(read(broken).word, Word::Broken(_)), "{broken}");
         }
+    }
+
+    #[test]
+    fn syncs_among_metrics() {
+        let metrics = |count, sum| {
+            let name = "tidegate_log_sync_duration_seconds";
+            format!("# TYPE x histogram\nx_count 7\n{name}_sum {sum}\n{name}_count {count}\n")
+        };
+        let before = Syncs::read(&metrics(1, 0.5)).expect("syncs");
+        let after = Syncs::read(&metrics(41, 0.58)).expect("syncs");
+        let since = after.since(before).expect("some");
+        assert!(since.count == 40 && (since.mean_ms - 2.0).abs() < 1e-6, "{since:?}");
+        assert_eq!((after.since(after), Syncs::read("x_count 7\n")), (None, None));
     }
 
     #[test]

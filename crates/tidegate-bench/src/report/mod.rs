@@ -2,6 +2,7 @@
 //! Every figure on it comes from those files; words that judge are written by people elsewhere.
 
 mod plot;
+mod wishes;
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
 
@@ -10,8 +11,8 @@ use clap::Args;
 
 use crate::{
     machine::Machine,
-    result::{self, Row, Run, Table, grouped, short},
-    scenarios::{bandwidth, fanout, filters, idle, ingest, percent, stalled, storm},
+    result::{self, Row, Run, Table, grouped},
+    scenarios::{bandwidth, fanout, filters, idle, ingest, orgs, stalled, storm},
 };
 use plot::{Bar, Bars, Line, Lines};
 
@@ -35,7 +36,7 @@ struct Section {
     table: fn(&[Row]) -> Table,
 }
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     Section {
         scenario: "fanout",
         title: "Fan-out",
@@ -73,12 +74,22 @@ const SECTIONS: [Section; 7] = [
         table: filters::table,
     },
     Section {
+        scenario: "orgs",
+        title: "Many orgs on one worker",
+        words: "Busy orgs share one worker, each with readers and publishers of its own, and small orgs stand beside them; the small ones are measured alone first. Pacing lets an org's next frame wait, so that all have their share: none may starve, and the number of events in a frame may not swing. Its deviation is told from frame to frame and over time (of averages over half a second, as a share). What a process costs stands once, with all big orgs.",
+        table: orgs::table,
+    },
+    Section {
         scenario: "ingest",
         title: "Ingest",
         words: "As many events as are taken; one reader checks that each arrives once. Tidegate answers a publish after its log is synced to disk (unless its setup says otherwise); servers that keep nothing have nothing to sync.",
         table: ingest::table,
     },
 ];
+
+const IN_SHORT: &str = "\
+Each bar with the figure of Tidegate's defaults (disk engine, synced; paced batches) unless the row names another setting, taken from the runs below. Ratios are of servers in one run. CPU is the server's, for one delivery.
+";
 
 const HOW_TO_READ: &str = "\
 Made by `tidegate-bench report` from measured runs; every figure stands in their files. The commands stand with their tables, and servers in one table were measured in one run, in the same way.
@@ -90,7 +101,7 @@ Made by `tidegate-bench report` from measured runs; every figure stands in their
 - **CPU us/delivery** is the server's processor time, user and system, of all its threads and processes (`/proc/<pid>/stat`), divided by deliveries. Publishing is in it.
 - **bytes/delivery** is what was read from the sockets. **events/frame**: how many events a message held on average.
 - **answer** is how long a publisher waited for the answer to one publish. Tidegate's log is synced to disk before it; the others store nothing.
-- **Resident** is the server's `VmRSS`. Machines differ by a factor of two, ratios hardly.
+- **Resident** is the server's `VmRSS`; **KiB/connection** is what it grew by since before the readers came, for each of them, with all that the load made it hold. Machines differ by a factor of two, ratios hardly.
 - **floor** is a bare loop of `send` calls over the same sockets, one event each, without a protocol, rules or storage; **floor-batched** the same over batches of 50 ms. No server that keeps a process's sockets can be much below the one of its kind.
 - Server and load had processor cores of their own where it says so. A note tells where the load side itself was the limit.
 
@@ -162,7 +173,7 @@ fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
     table.words = 3;
     table.rows = servers.into_iter().map(|(peer, version, setup)| vec![peer, version, setup]).collect();
     let _ = write!(page, "\n{}", table.markdown());
-    wishes(&mut page, runs);
+    in_short(&mut page, runs);
     for section in &SECTIONS {
         let of: Vec<_> = runs.iter().filter(|run| run.scenario == section.scenario).collect();
         if of.is_empty() {
@@ -210,38 +221,16 @@ fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, 
     }
 }
 
-/// The two figures that were wished for first.
-fn wishes(page: &mut String, runs: &[Run]) {
-    let ours = |row: &&Row| row.peer.starts_with("tidegate");
-    let rows = |scenario: &'static str| {
-        runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows).filter(ours)
-    };
-    let mut table = Table::new(&["figure", "measured with", "value", "reached"]);
-    table.words = 4;
-    let verdict = |reached: bool| if reached { "yes" } else { "**no**" }.to_owned();
-    for row in rows("fanout") {
-        if let Some(latency) = row.latency {
-            table.rows.push(vec![
-                "mean latency (<= 30 ms)".to_owned(),
-                format!("{} readers, {}", grouped(row.connections), row.label),
-                format!("{} ms", short(latency.mean_ms)),
-                verdict(latency.mean_ms <= 30.0),
-            ]);
-        }
-    }
-    for row in rows("bandwidth").filter(|row| row.compressed > 0) {
-        if let Some(share) = row.bandwidth_share() {
-            table.rows.push(vec![
-                "bandwidth (<= 30 % of raw)".to_owned(),
-                format!("{} readers, {}", grouped(row.connections), row.label),
-                percent(Some(share)),
-                verdict(share <= 0.3),
-            ]);
-        }
-    }
-    if !table.rows.is_empty() {
-        let _ = write!(page, "\n## In short\n\n{}", table.markdown());
-    }
+/// What was wished, and what is.
+fn in_short(page: &mut String, runs: &[Run]) {
+    let Some(table) = wishes::table(runs, true) else { return };
+    let _ = write!(page, "\n## What was wished, and what is\n\n{IN_SHORT}\n{}", table.markdown());
+}
+
+/// The wishes that a run tells of, for the terminal; empty if of none.
+pub fn judged(run: &Run) -> String {
+    let table = wishes::table(std::slice::from_ref(run), false);
+    table.map_or_else(String::new, |table| table.text().replace("**", ""))
 }
 
 /// The plots of a run: file name, title, SVG.
@@ -309,6 +298,18 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
                 false,
             ),
         ),
+        "orgs" => {
+            let lines = run.rows.iter().filter(|row| !row.frame_events.is_empty());
+            let is_alone = run.rows.iter().all(|row| row.peer == run.rows[0].peer);
+            let lines = lines.map(|row| Line {
+                name: if is_alone { row.label.clone() } else { format!("{}, {}", row.peer, row.label) },
+                points: row.frame_events.clone(),
+            });
+            let title = "Events in a frame".to_owned();
+            let lines = Lines { title: title.clone(), unit: "", lines: lines.collect() };
+            add("frames", lines.svg().map(|svg| (title, svg)));
+            add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", false));
+        }
         "ingest" => {
             add("rate", bars("Events taken a second", &|row| Some(row.published_per_s), "/s", false));
         }
@@ -329,6 +330,8 @@ mod tests {
             connections: 1000,
             missing,
             payload: "150 B".to_owned(),
+            rate: Some(50.0),
+            transport: Some(crate::peers::Transport::Ws),
             counts: Counts { delivered: 500_000, ..Counts::default() },
             latency: Some(Summary { mean_ms: 2.5, p50_ms: 2.0, p99_ms: 9.0, p999_ms: 12.0, max_ms: 15.0 }),
             cpu_us_per_delivery: Some(3.75),
@@ -371,8 +374,9 @@ mod tests {
         for words in [
             "| tidegate | 50/s x 1 |",
             "bun, 50/s x 1: 3 missing",
-            "mean latency (<= 30 ms) | 1,000 readers, 50/s x 1 | 2.5 ms | yes",
-            "bandwidth (<= 30 % of raw) | 1,000 readers, 50/s x 1 | 28 % | yes",
+            "mean latency (<= 30 ms), at the slowest rate | 1,000 readers, 50/s x 1, tidegate | 2.5 ms | yes",
+            "small events one at a time | 1,000 readers, 50/s x 1, tidegate | 28 % | yes",
+            "200 filters in one org (<= 2x the CPU of one) | not measured | – | – |",
             "2 cores (a processor), 24 GiB, Debian, Linux 6.1",
             "Server on core 0, load on core 1",
         ] {

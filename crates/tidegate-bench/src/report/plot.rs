@@ -20,6 +20,9 @@ const STYLE: &str = "
   .other { fill: #8c959f; }
   .c0 { stroke: #0969da; fill: #0969da; } .c1 { stroke: #bf8700; fill: #bf8700; }
   .c2 { stroke: #1a7f37; fill: #1a7f37; } .c3 { stroke: #8250df; fill: #8250df; }
+  .c4 { stroke: #cf222e; fill: #cf222e; } .c5 { stroke: #1b7c83; fill: #1b7c83; }
+  .c6 { stroke: #bf3989; fill: #bf3989; } .c7 { stroke: #57606a; fill: #57606a; }
+  .c8 { stroke: #bc4c00; fill: #bc4c00; } .c9 { stroke: #54aeff; fill: #54aeff; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .faint { fill: #9198a1; }
@@ -28,6 +31,9 @@ const STYLE: &str = "
     .other { fill: #7d8590; }
     .c0 { stroke: #4493f8; fill: #4493f8; } .c1 { stroke: #d29922; fill: #d29922; }
     .c2 { stroke: #3fb950; fill: #3fb950; } .c3 { stroke: #ab7df8; fill: #ab7df8; }
+    .c4 { stroke: #f85149; fill: #f85149; } .c5 { stroke: #39c5cf; fill: #39c5cf; }
+    .c6 { stroke: #f778ba; fill: #f778ba; } .c7 { stroke: #9198a1; fill: #9198a1; }
+    .c8 { stroke: #db6d28; fill: #db6d28; } .c9 { stroke: #a5d6ff; fill: #a5d6ff; }
   }
 ";
 
@@ -155,22 +161,33 @@ impl Lines {
             bottom + 18.0,
             short(last)
         );
-        let mut y = bottom + 40.0;
+        // Names below, in columns where they are many.
+        let columns = if self.lines.len() > 4 { 4 } else { 1 };
+        let width = if columns > 1 { 1.5 } else { 2.0 };
+        let (mut y, mut column) = (bottom + 40.0, 0);
         for (index, line) in self.lines.iter().enumerate().filter(|(_, line)| !line.points.is_empty()) {
-            let class = format!("c{}", index % 4);
+            let class = format!("c{}", index % 10);
+            let x = left + f64::from(column) * (right - left) / f64::from(columns);
             let points: Vec<_> =
                 line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
             let _ = writeln!(
                 body,
-                "<polyline class=\"{class}\" style=\"fill:none;stroke-width:2\" points=\"{}\"/><rect class=\"{class}\" x=\"{left}\" y=\"{:.0}\" width=\"12\" height=\"12\" rx=\"2\"/><text x=\"{:.0}\" y=\"{y:.0}\">{}</text>",
+                "<polyline class=\"{class}\" style=\"fill:none;stroke-width:{width}\" points=\"{}\"/><rect class=\"{class}\" x=\"{x:.0}\" y=\"{:.0}\" width=\"12\" height=\"12\" rx=\"2\"/><text x=\"{:.0}\" y=\"{y:.0}\">{}</text>",
                 points.join(" "),
                 y - 11.0,
-                left + 18.0,
+                x + 18.0,
                 escaped(&line.name)
             );
+            column = (column + 1) % columns;
+            if column == 0 {
+                y += 20.0;
+            }
+        }
+        if column > 0 {
             y += 20.0;
         }
-        Some(svg(y, &format!("{}, {}", self.title, self.unit), &body))
+        let unit = if self.unit.is_empty() { String::new() } else { format!(", {}", self.unit) };
+        Some(svg(y, &format!("{}{unit}", self.title), &body))
     }
 }
 

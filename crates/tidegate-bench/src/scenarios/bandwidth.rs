@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Outcome, percent};
 use crate::{
     event::Payload,
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, positive},
     peers::Peer,
     result::{Row, Table, grouped, maybe, short},
     schedule::Arrivals,
@@ -21,7 +21,7 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many readers
-    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = positive::<usize>)]
     pub connections: usize,
     /// Events per second and publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "50x1")]
@@ -74,6 +74,7 @@ pub fn table(rows: &[Row]) -> Table {
         "delivered",
         "missing",
         "twice",
+        "gaps",
         "bytes/event, JSON",
         "bytes/delivery, wire",
         "bandwidth (<= 30 % of raw)",
@@ -89,6 +90,7 @@ pub fn table(rows: &[Row]) -> Table {
             grouped(row.counts.delivered),
             grouped(row.missing),
             grouped(row.counts.duplicates),
+            grouped(row.counts.gaps + row.counts.holes),
             short(row.event_bytes),
             short(row.wire_bytes_per_delivery),
             percent(row.bandwidth_share()),

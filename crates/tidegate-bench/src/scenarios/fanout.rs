@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::Outcome;
 use crate::{
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, positive},
     peers::Peer,
-    result::{Row, Table},
+    result::{Row, Table, short},
     schedule::Arrivals,
     session::{Plan, Session},
 };
@@ -17,7 +17,7 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many readers
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// Events per second and publishers, several with commas between them: 50x1,1000x4,maxx16. max: each
     /// publishes again once it was answered
@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "even")]
     pub arrivals: Arrivals,
     /// Measure each so often, servers taking turns, and show the run with the median processor time
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = positive::<u32>)]
     pub repeat: u32,
     /// Raise each load's rate until p99 is above this or the server saturates, and show the most carried
     #[arg(long, value_name = "MILLISECONDS")]
@@ -99,7 +99,16 @@ fn search(
         let mut row = once(setting, options, peer, load, format!("most x {}", load.publishers))?;
         let p99_ms = row.latency.map_or(f64::INFINITY, |latency| latency.p99_ms);
         if !row.is_saturated() && row.missing == 0 && p99_ms <= bound_ms {
-            row.notes.push(format!("the most carried with p99 up to {bound_ms} ms, to 10 %"));
+            let mut note = format!("the most carried with p99 up to {bound_ms} ms, to 10 %");
+            if let Some(syncs) = row.syncs {
+                let events = row.published as f64 / syncs.count as f64;
+                note += &format!(
+                    "; a sync of the log took {} ms, for {} events",
+                    short(syncs.mean_ms),
+                    short(events)
+                );
+            }
+            row.notes.push(note);
             carried = Some(row);
         } else {
             if carried.is_none() && rate < 10.0 {

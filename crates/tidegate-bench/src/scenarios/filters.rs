@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::{
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, positive},
     peers::Peer,
     reader::Seat,
     result::{Row, Table},
@@ -20,10 +20,10 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many readers
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// How many different filters they have, several runs with commas between them
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,200")]
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,200", value_parser = positive::<usize>)]
     pub filters: Vec<usize>,
     /// Events per second and publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "200x4")]
@@ -43,7 +43,6 @@ pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
 
 fn one(setting: &Setting, options: &Options, peer: &Peer, filters: usize) -> anyhow::Result<Row> {
     ensure!(peer.is_tidegate(), "it has no services to filter by; filters is for tidegate");
-    ensure!(filters > 0, "--filters counts from 1");
     let label = format!("{filters} filter{}", if filters == 1 { "" } else { "s" });
     let mut plan = Plan::of(setting, options.connections, options.load.publishers, label);
     // All see `orders`, where the events are; each filter has a service of its own beside it.

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{Outcome, percent};
 use crate::{
-    options::{Common, Setting},
+    options::{Common, Setting, positive},
     peers::{Peer, process::Kernel},
     reader::Seat,
     result::{Idle, Row, Table, grouped, maybe, short},
@@ -22,7 +22,7 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many connections
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// How many users of Tidegate they belong to, in turn; a token is made for each by its own command
     #[arg(long, value_name = "COUNT", default_value_t = 1)]

@@ -1,14 +1,11 @@
 //! Ingest: as many events as are taken, in batches of 100 from one publisher and one by one from many. One
 //! reader checks that all of them are there.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use super::Outcome;
 use crate::{
-    http,
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, positive},
     peers::Peer,
     result::{Row, Table, grouped, maybe, short},
     schedule::Arrivals,
@@ -21,10 +18,10 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many publish single events
-    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = positive::<u16>)]
     pub publishers: u16,
     /// How many events are in a batch, where one publishes batches
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = positive::<u32>)]
     pub batch: u32,
 }
 
@@ -47,22 +44,7 @@ fn one(setting: &Setting, peer: &Peer, publishers: u16, batch: u32, label: Strin
     let mut work = session.work(Load { rate: None, publishers }, Arrivals::Even);
     work.batch = batch;
     session.warm_up(&work)?;
-    let before = syncs(&session);
-    let mut row = session.measured(&work, |_, _| {})?;
-    row.syncs = before.zip(syncs(&session)).map(|(before, after)| after - before);
-    Ok(row)
-}
-
-/// How often Tidegate has synced its log; none on others.
-fn syncs(session: &Session) -> Option<u64> {
-    let admin = session.running.admin.as_ref()?;
-    let request = http::request("GET", "/metrics", admin, &[("connection", "close")], b"");
-    let answer = http::ask(admin, &request, Duration::from_secs(5)).ok()?;
-    count_of(std::str::from_utf8(&answer.body).ok()?, "tidegate_log_sync_duration_seconds_count")
-}
-
-fn count_of(metrics: &str, name: &str) -> Option<u64> {
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    session.measured(&work, |_, _| {})
 }
 
 /// Its table.
@@ -74,12 +56,14 @@ pub fn table(rows: &[Row]) -> Table {
         "published",
         "missing",
         "twice",
+        "gaps",
         "answer p50 ms",
         "p99",
         "max",
         "CPU us/event",
         "of a core",
         "events/sync",
+        "ms/sync",
     ]);
     for row in rows {
         table.rows.push(vec![
@@ -89,25 +73,15 @@ pub fn table(rows: &[Row]) -> Table {
             grouped(row.published),
             grouped(row.missing),
             grouped(row.counts.duplicates),
+            grouped(row.counts.gaps + row.counts.holes),
             maybe(row.publish_latency.map(|latency| latency.p50_ms)),
             maybe(row.publish_latency.map(|latency| latency.p99_ms)),
             maybe(row.publish_latency.map(|latency| latency.max_ms)),
             row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
             super::percent(row.cpu_share),
-            maybe(row.syncs.filter(|syncs| *syncs > 0).map(|syncs| row.published as f64 / syncs as f64)),
+            maybe(row.syncs.map(|syncs| row.published as f64 / syncs.count as f64)),
+            maybe(row.syncs.map(|syncs| syncs.mean_ms)),
         ]);
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_count_among_metrics() {
-        let metrics = "# TYPE x histogram\nx_count 7\ntidegate_log_sync_duration_seconds_count 41\n";
-        assert_eq!(count_of(metrics, "tidegate_log_sync_duration_seconds_count"), Some(41));
-        assert_eq!(count_of(metrics, "y_count"), None);
-    }
 }

@@ -5,6 +5,7 @@ pub mod fanout;
 pub mod filters;
 pub mod idle;
 pub mod ingest;
+pub mod orgs;
 pub mod stalled;
 pub mod storm;
 
@@ -28,8 +29,11 @@ impl Outcome {
             Ok(rows) => self.rows.extend(rows),
             Err(error) => {
                 let words = format!("{peer}: {error:#}");
-                eprintln!("tidegate-bench: {words}");
-                self.failures.push(words);
+                // What fails at every load is said once.
+                if !self.failures.contains(&words) {
+                    eprintln!("tidegate-bench: {words}");
+                    self.failures.push(words);
+                }
             }
         }
     }
@@ -44,6 +48,7 @@ pub fn table(rows: &[Row]) -> Table {
         "delivered",
         "missing",
         "twice",
+        "gaps",
         "mean ms",
         "p50",
         "p99",
@@ -51,6 +56,7 @@ pub fn table(rows: &[Row]) -> Table {
         "max",
         "CPU us/delivery",
         "of a core",
+        "KiB/connection",
         "bytes/delivery",
         "events/frame",
         "answer p50 ms",
@@ -66,6 +72,7 @@ pub fn table(rows: &[Row]) -> Table {
             grouped(row.counts.delivered),
             grouped(row.missing),
             grouped(row.counts.duplicates),
+            grouped(row.counts.gaps + row.counts.holes),
             ms(|l| l.mean_ms),
             ms(|l| l.p50_ms),
             ms(|l| l.p99_ms),
@@ -73,6 +80,7 @@ pub fn table(rows: &[Row]) -> Table {
             ms(|l| l.max_ms),
             row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
             percent(row.cpu_share),
+            maybe(row.kib_per_connection),
             short(row.wire_bytes_per_delivery),
             short(row.events_per_frame),
             answer(|l| l.p50_ms),

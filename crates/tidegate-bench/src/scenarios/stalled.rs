@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::{
-    options::{Common, Load, Setting, seconds},
+    options::{Common, Load, Setting, positive, seconds},
     peers::Peer,
     reader::Seat,
     result::{Row, Table, grouped, maybe, short},
@@ -21,10 +21,10 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many readers read
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// How many stop reading
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub stalled: usize,
     /// Events per second and publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "500x4")]
@@ -88,6 +88,7 @@ pub fn table(rows: &[Row]) -> Table {
         "delivered",
         "missing",
         "twice",
+        "gaps",
         "p50 ms",
         "p99",
         "max",
@@ -104,6 +105,7 @@ pub fn table(rows: &[Row]) -> Table {
             grouped(row.counts.delivered),
             grouped(row.missing),
             grouped(row.counts.duplicates),
+            grouped(row.counts.gaps + row.counts.holes),
             maybe(row.latency.map(|latency| latency.p50_ms)),
             maybe(row.latency.map(|latency| latency.p99_ms)),
             maybe(row.latency.map(|latency| latency.max_ms)),

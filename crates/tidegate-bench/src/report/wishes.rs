@@ -1,0 +1,281 @@
+//! What was wished of Tidegate, and what the runs say of it: a bar, a figure, and whether it is reached. For
+//! the page, and for what the tool says behind a run. Figures come from results alone; bars stand here.
+
+use crate::{
+    peers::Transport,
+    result::{Row, Run, Table, grouped, short},
+    scenarios::{percent, stalled},
+};
+
+/// One wish, and what came of it.
+#[derive(Debug)]
+struct Wish {
+    /// The figure and its bar.
+    name: &'static str,
+    /// What it was measured with, the figure in words, and whether it is within the bar; none where no run
+    /// tells of it.
+    found: Option<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    with: String,
+    value: String,
+    is_reached: bool,
+}
+
+/// Those that the runs tell of; all of them where `with_open`.
+pub fn table(runs: &[Run], with_open: bool) -> Option<Table> {
+    let mut table = Table::new(&["figure (bar)", "measured with", "value", "reached"]);
+    table.words = 4;
+    for Wish { name, found } in wishes(runs) {
+        table.rows.push(match found {
+            Some(Found { with, value, is_reached }) => {
+                let verdict = if is_reached { "yes" } else { "**no**" };
+                vec![name.to_owned(), with, value, verdict.to_owned()]
+            }
+            None if with_open => {
+                vec![name.to_owned(), "not measured".to_owned(), "–".to_owned(), "–".to_owned()]
+            }
+            None => continue,
+        });
+    }
+    (!table.rows.is_empty()).then_some(table)
+}
+
+const DEFAULT: &str = "tidegate";
+const FIXED: &str = "tidegate+batch.mode=fixed";
+const EAGER: &str = "tidegate+batch.fanout_share=0.9";
+const IN_MEMORY: &str = "tidegate+log.engine=memory";
+
+/// All wishes, in the order of a reader's interest.
+fn wishes(runs: &[Run]) -> Vec<Wish> {
+    let mut wishes = Vec::new();
+    let mut wish = |name, found| wishes.push(Wish { name, found });
+    let fanout = |peer: &'static str, rate: f64| {
+        move |row: &Row| {
+            row.peer == peer
+                && row.rate == Some(rate)
+                && !is_search(row)
+                && row.connections > 1
+                && row.transport == Some(Transport::Ws)
+        }
+    };
+
+    // The first wish's own two.
+    let slowest = rows(runs, "fanout")
+        .filter(|row| fanout(DEFAULT, row.rate.unwrap_or(0.0))(row))
+        .filter_map(|row| Some((row, row.latency?.mean_ms)))
+        .max_by(|(_, one), (_, other)| one.total_cmp(other));
+    let found = slowest.map(|(row, ms)| found(row, format!("{} ms", short(ms)), ms <= 30.0));
+    wish("mean latency (<= 30 ms), at the slowest rate", found);
+    let small = |row: &Row| row.peer == DEFAULT && row.compressed > 0 && !row.payload.contains("webhooks");
+    let webhooks = |row: &Row| row.peer == DEFAULT && row.compressed > 0 && row.payload.contains("webhooks");
+    let share = |is: &dyn Fn(&Row) -> bool, bar: f64| {
+        let row = rows(runs, "bandwidth").find(|row| is(row))?;
+        let share = row.bandwidth_share()?;
+        Some(self::found(row, percent(Some(share)), share <= bar))
+    };
+    wish("bandwidth (<= 30 % of raw), small events one at a time", share(&small, 0.30));
+    wish("bandwidth (<= 8 % of raw), webhooks", share(&webhooks, 0.08));
+    for (name, is) in [
+        ("CPU of compressing small events (<= 1.3x plain)", &small as &dyn Fn(&Row) -> bool),
+        ("CPU of compressing webhooks (<= 1.3x plain)", &webhooks),
+    ] {
+        let pair = pair(runs, "bandwidth", is, |row, ours| {
+            row.peer == ours.peer && row.compressed == 0 && row.payload == ours.payload
+        });
+        wish(name, pair.and_then(|(ours, plain)| cpu_ratio(ours, plain, "plain", 1.3)));
+    }
+
+    // Fan-out.
+    let thousand = |peer: &'static str| fanout(peer, 1000.0);
+    let batched = pair(runs, "fanout", thousand(FIXED), |row, _| thousand("floor-batched")(row));
+    wish(
+        "fan-out at 1,000/s, fixed 50 ms (<= 1.5x the CPU of the batched floor)",
+        batched.and_then(|(ours, floor)| cpu_ratio(ours, floor, "the floor", 1.5)),
+    );
+    let bun = |peer| pair(runs, "fanout", thousand(peer), |row, _| thousand("bun")(row));
+    wish(
+        "fan-out at 1,000/s, paced (<= 0.5x the CPU of uWebSockets)",
+        bun(DEFAULT).and_then(|(ours, bun)| cpu_ratio(ours, bun, "uWebSockets", 0.5)),
+    );
+    let row = rows(runs, "fanout").find(|row| thousand(DEFAULT)(row));
+    wish("the same, median (<= 8 ms)", row.and_then(|row| median(row, 8.0)));
+    let eager = bun(EAGER).and_then(|(ours, bun)| {
+        let (one, other) = (ours.latency?, bun.latency?);
+        let (us, bun_us) = (ours.cpu_us_per_delivery?, bun.cpu_us_per_delivery?);
+        let value = format!(
+            "{} ms against {} ms, {us:.2} us against {bun_us:.2} us",
+            short(one.p50_ms),
+            short(other.p50_ms)
+        );
+        Some(self::found(ours, value, one.p50_ms <= other.p50_ms && us < bun_us))
+    });
+    wish("the same, share 0.9 (uWebSockets' median or less, for less CPU)", eager);
+    let most = rows(runs, "fanout").find(|row| row.peer == DEFAULT && is_search(row));
+    let most = most.and_then(|row| {
+        let mut value = format!("{}/s, p99 {} ms", short(row.published_per_s), short(row.latency?.p99_ms));
+        if let Some(syncs) = row.syncs {
+            value.push_str(&format!(", a sync {} ms", short(syncs.mean_ms)));
+        }
+        Some(self::found(row, value, row.published_per_s >= 12_000.0))
+    });
+    wish("most carried, synced to disk, p99 <= 50 ms (>= 12,000 events/s)", most);
+    let most = pair(
+        runs,
+        "fanout",
+        |row| row.peer == DEFAULT && is_search(row),
+        |row, _| row.peer == "bun" && is_search(row),
+    );
+    let most = most.map(|(ours, bun)| {
+        let ratio = ours.published_per_s / bun.published_per_s.max(1.0);
+        let value = format!("{ratio:.2}x, {}/s against {}/s", rate(ours), rate(bun));
+        self::found(ours, value, ratio >= 3.0)
+    });
+    wish("the same against uWebSockets, which stores nothing (>= 3x)", most);
+    let bare = pair(runs, "fanout", fanout(DEFAULT, 50.0), |row, _| fanout("floor", 50.0)(row));
+    wish(
+        "fan-out at 50/s, where nothing waits (<= 1.15x the CPU of the bare loop)",
+        bare.and_then(|(ours, floor)| cpu_ratio(ours, floor, "the floor", 1.15)),
+    );
+    let alone = rows(runs, "fanout").find(|row| row.peer == IN_MEMORY && row.connections == 1);
+    let alone = alone.and_then(|row| {
+        let latency = row.latency?;
+        let value = format!("{} ms, p99 {} ms", short(latency.p50_ms), short(latency.p99_ms));
+        Some(self::found(row, value, latency.p50_ms < 0.3 && latency.p99_ms < 2.0))
+    });
+    wish("latency added to the log's own, one reader (p50 < 0.3 ms, p99 < 2 ms)", alone);
+
+    // What stands, falls, and stalls.
+    let held = rows(runs, "idle").filter(|row| row.peer == DEFAULT).max_by_key(|row| row.connections);
+    let held = held.and_then(|row| {
+        let kib = row.idle?.kib_per_connection?;
+        Some(self::found(row, format!("{kib:.2} KiB"), kib <= 2.0))
+    });
+    wish("resident memory of an idle connection (<= 2 KiB)", held);
+    let back = rows(runs, "storm").find(|row| row.peer == DEFAULT && row.storm.is_some());
+    let back = back.and_then(|row| {
+        let storm = row.storm?;
+        let all_live = !row.notes.iter().any(|note| note.contains("not live again"));
+        let mut value = format!("{} s", short(storm.back_ms / 1000.0));
+        if let Some(seconds) = storm.cpu_seconds {
+            value.push_str(&format!(", {} s of CPU", short(seconds)));
+        }
+        value.push_str(&format!("; {} missing, {} twice", row.missing, row.counts.duplicates));
+        Some(self::found(row, value, all_live && row.faults().is_empty()))
+    });
+    wish("all cut and back (every one live again, none missing, none twice)", back);
+    let quiet = pair(
+        runs,
+        "storm",
+        |row| row.peer == DEFAULT && row.label.contains("during the storm"),
+        |row, _| row.peer == DEFAULT && row.label.contains("no storm"),
+    );
+    wish("another org's p99 meanwhile (<= 2x)", quiet.and_then(|(ours, other)| p99_ratio(ours, other, 2.0)));
+    let is_stalled = |row: &Row| row.peer == DEFAULT && row.label != "control";
+    let flat = rows(runs, "stalled").find(|row| is_stalled(row)).and_then(|row| {
+        let (grown, resident) = (stalled::growth_kib(row)?, row.resident_kib? as f64);
+        let value = format!("{} MiB of {} MiB", short(grown / 1024.0), short(resident / 1024.0));
+        Some(self::found(row, value, grown <= resident * 0.02))
+    });
+    wish("resident memory beside stalled readers, second half (grows <= 2 %)", flat);
+    let control = pair(runs, "stalled", is_stalled, |row, ours| row.peer == ours.peer && !is_stalled(row));
+    wish(
+        "the others' p99 beside stalled readers (<= 1.2x)",
+        control.and_then(|(ours, other)| p99_ratio(ours, other, 1.2)),
+    );
+
+    // Filters, orgs, publishing.
+    let filters = pair(
+        runs,
+        "filters",
+        |row| row.peer == DEFAULT && row.label != "1 filter",
+        |row, ours| row.peer == ours.peer && row.label == "1 filter",
+    );
+    wish(
+        "200 filters in one org (<= 2x the CPU of one)",
+        filters.and_then(|(ours, one)| cpu_ratio(ours, one, "one filter", 2.0)),
+    );
+    let big = rows(runs, "orgs").find(|row| row.peer == DEFAULT && row.label.starts_with("big orgs"));
+    let alike = big.and_then(|row| {
+        let ratio = row.orgs?.p50_worst_ms / row.orgs?.p50_best_ms.max(0.001);
+        let value = format!("{ratio:.2}x; {} missing", row.missing);
+        Some(self::found(row, value, ratio <= 1.5 && row.missing == 0 && !row.is_saturated()))
+    });
+    wish("busy orgs on one worker, none starved (worst median <= 1.5x the best)", alike);
+    let drift = big.and_then(|row| {
+        let drift = row.orgs?.drift?;
+        Some(self::found(row, format!("± {}", percent(Some(drift))), drift <= 0.25))
+    });
+    wish("the same, no swinging (events in a frame, over time, ± <= 25 %)", drift);
+    let beside = rows(runs, "orgs").find(|row| row.peer == DEFAULT && row.label.contains("beside"));
+    wish("small orgs beside them, median (<= 2.2 ms)", beside.and_then(|row| median(row, 2.2)));
+    for (name, is_batch, bar) in [
+        ("durable publishing in batches of 100 (>= 100,000 events/s)", true, 100_000.0),
+        ("durable publishing one by one, 64 publishers (>= 30,000 events/s)", false, 30_000.0),
+    ] {
+        let row = rows(runs, "ingest").find(|row| row.peer == DEFAULT && (row.batch > 1) == is_batch);
+        let found = row.map(|row| {
+            let mut value = format!("{}/s", rate(row));
+            if let Some(syncs) = row.syncs.filter(|syncs| syncs.count > 0) {
+                let events = row.published as f64 / syncs.count as f64;
+                value.push_str(&format!(", {} events a sync", short(events)));
+            }
+            self::found(row, value, row.published_per_s >= bar)
+        });
+        wish(name, found);
+    }
+    wishes
+}
+
+/// The most that is carried under a bound, and no fixed rate.
+fn is_search(row: &Row) -> bool {
+    row.label.starts_with("most") && row.rate.is_some()
+}
+
+fn rows<'a>(runs: &'a [Run], scenario: &'static str) -> impl Iterator<Item = &'a Row> {
+    runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows)
+}
+
+/// The first of `ours` that has one of `theirs` beside it in the same run.
+fn pair<'a>(
+    runs: &'a [Run],
+    scenario: &'static str,
+    ours: impl Fn(&Row) -> bool,
+    theirs: impl Fn(&Row, &Row) -> bool,
+) -> Option<(&'a Row, &'a Row)> {
+    runs.iter().filter(|run| run.scenario == scenario).find_map(|run| {
+        let ours = run.rows.iter().find(|row| ours(row))?;
+        Some((ours, run.rows.iter().find(|row| theirs(row, ours))?))
+    })
+}
+
+fn found(row: &Row, value: String, is_reached: bool) -> Found {
+    let readers = if row.connections == 1 { "reader" } else { "readers" };
+    let with = format!("{} {readers}, {}, {}", grouped(row.connections), row.label, row.peer);
+    Found { with, value, is_reached }
+}
+
+fn cpu_ratio(ours: &Row, theirs: &Row, of: &str, bar: f64) -> Option<Found> {
+    let (us, their_us) = (ours.cpu_us_per_delivery?, theirs.cpu_us_per_delivery?);
+    let ratio = us / their_us;
+    let value = format!("{ratio:.2}x, {us:.2} us against {their_us:.2} us of {of}");
+    ratio.is_finite().then(|| found(ours, value, ratio <= bar))
+}
+
+fn p99_ratio(ours: &Row, theirs: &Row, bar: f64) -> Option<Found> {
+    let (ms, their_ms) = (ours.latency?.p99_ms, theirs.latency?.p99_ms);
+    let ratio = ms / their_ms.max(0.001);
+    Some(found(ours, format!("{ratio:.2}x, {} ms against {} ms", short(ms), short(their_ms)), ratio <= bar))
+}
+
+fn median(row: &Row, bar_ms: f64) -> Option<Found> {
+    let latency = row.latency?;
+    let value = format!("{} ms, p99 {} ms", short(latency.p50_ms), short(latency.p99_ms));
+    Some(found(row, value, latency.p50_ms <= bar_ms))
+}
+
+fn rate(row: &Row) -> String {
+    short(row.published_per_s)
+}
