@@ -108,7 +108,8 @@ Made by `tidegate-bench report` from measured runs; every figure stands in their
 ## How to run it again
 
 ```sh
-cargo build --release --workspace
+scripts/bench                  # all of this page, some 50 minutes; --quick shows in minutes that it works here
+cargo build --release --workspace                               # or one scenario by itself
 scripts/bench-peers            # the other servers, from public registries, into target/bench-peers
 target/release/tidegate-bench fanout --peer tidegate,bun,floor,floor-batched --json fanout.json
 target/release/tidegate-bench report fanout.json --out docs
@@ -235,20 +236,20 @@ pub fn judged(run: &Run) -> String {
 
 /// The plots of a run: file name, title, SVG.
 fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
+    // Where one server alone was measured, its loads are what differs.
+    let is_alone = run.rows.iter().all(|row| row.peer == run.rows[0].peer);
     let bars = |title: &str, of: &dyn Fn(&Row) -> Option<f64>, unit: &'static str, log: bool| {
-        let bars: Vec<_> = run
-            .rows
-            .iter()
-            .filter_map(|row| {
-                let group = row.label.clone();
-                Some(Bar {
-                    group,
-                    name: row.peer.clone(),
-                    value: of(row)?,
-                    ours: row.peer.starts_with("tidegate"),
-                })
+        let bars = run.rows.iter().filter_map(|row| {
+            let (group, name) = if is_alone { ("", &row.label) } else { (row.label.as_str(), &row.peer) };
+            Some(Bar {
+                group: group.to_owned(),
+                name: name.clone(),
+                value: of(row)?,
+                mark: if row.is_saturated() { "(sat.)" } else { "" },
+                ours: row.peer.starts_with("tidegate"),
             })
-            .collect();
+        });
+        let bars: Vec<_> = bars.collect();
         (!bars.is_empty()).then(|| {
             let title = title.to_owned();
             (title.clone(), Bars { title, unit, log, bars }.svg())
@@ -300,7 +301,6 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
         ),
         "orgs" => {
             let lines = run.rows.iter().filter(|row| !row.frame_events.is_empty());
-            let is_alone = run.rows.iter().all(|row| row.peer == run.rows[0].peer);
             let lines = lines.map(|row| Line {
                 name: if is_alone { row.label.clone() } else { format!("{}, {}", row.peer, row.label) },
                 points: row.frame_events.clone(),

@@ -52,10 +52,12 @@ fn escaped(text: &str) -> String {
 /// One bar.
 #[derive(Debug)]
 pub struct Bar {
-    /// What it is grouped under.
+    /// What it is grouped under, wherever it stands among the others; nothing needs no heading.
     pub group: String,
     pub name: String,
     pub value: f64,
+    /// Said behind the value.
+    pub mark: &'static str,
     pub ours: bool,
 }
 
@@ -89,8 +91,8 @@ impl Bars {
             share.clamp(0.0, 1.0) * (RIGHT - left)
         };
         let (mut body, mut y, mut group) = (String::new(), 40.0, None);
-        for bar in &self.bars {
-            if group != Some(&bar.group) {
+        for bar in self.by_group() {
+            if group != Some(&bar.group) && !bar.group.is_empty() {
                 y += 10.0;
                 let _ = writeln!(
                     body,
@@ -105,18 +107,40 @@ impl Bars {
             let (end, text_y) = (length(bar.value).max(1.0), y + 13.0);
             let _ = writeln!(
                 body,
-                "<text x=\"{:.0}\" y=\"{text_y:.0}\" text-anchor=\"end\">{}</text><rect class=\"{class}\" x=\"{left:.0}\" y=\"{y:.0}\" width=\"{end:.1}\" height=\"16\" rx=\"2\"/><text x=\"{:.1}\" y=\"{text_y:.0}\">{} {}</text>",
+                "<text x=\"{:.0}\" y=\"{text_y:.0}\" text-anchor=\"end\">{}</text><rect class=\"{class}\" x=\"{left:.0}\" y=\"{y:.0}\" width=\"{end:.1}\" height=\"16\" rx=\"2\"/><text x=\"{:.1}\" y=\"{text_y:.0}\">{} {} {}</text>",
                 left - 8.0,
                 escaped(&bar.name),
                 left + end + 6.0,
                 short(bar.value),
-                self.unit
+                self.unit,
+                bar.mark
             );
             y += 22.0;
         }
         let scale = if log { ", logarithmic" } else { "" };
         svg(y + 12.0, &format!("{}, {}{scale}", self.title, self.unit), &body)
     }
+
+    /// The bars, those of a group together: groups in the order of their first bars.
+    fn by_group(&self) -> Vec<&Bar> {
+        let mut groups: Vec<&str> = Vec::new();
+        for bar in &self.bars {
+            if !groups.contains(&bar.group.as_str()) {
+                groups.push(&bar.group);
+            }
+        }
+        groups.iter().flat_map(|group| self.bars.iter().filter(move |bar| bar.group == *group)).collect()
+    }
+}
+
+/// A round distance (1, 2 or 5 of a power of ten) with which at most five steps reach `most`.
+fn round_step(most: f64) -> f64 {
+    let power = 10f64.powf((most / 5.0).log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|times| times * power)
+        .into_iter()
+        .find(|step| step * 5.0 >= most)
+        .unwrap_or(most)
 }
 
 /// One line.
@@ -139,12 +163,14 @@ impl Lines {
     pub fn svg(&self) -> Option<String> {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let last = points().map(|(x, _)| *x).reduce(f64::max)?.max(0.001);
-        let most = points().map(|(_, y)| *y).reduce(f64::max)?.max(0.001) * 1.1;
+        let step = round_step(points().map(|(_, y)| *y).reduce(f64::max)?.max(0.001));
+        let steps = (points().map(|(_, y)| *y).fold(0.0, f64::max) / step).ceil().max(1.0) as u32;
+        let most = step * f64::from(steps);
         let (left, right, top, bottom) = (70.0, WIDTH - 20.0, 44.0, 260.0);
         let (mut body, x_of) = (String::new(), |x: f64| left + x / last * (right - left));
         let y_of = |y: f64| bottom - y / most * (bottom - top);
-        for step in 0..=4 {
-            let value = most * f64::from(step) / 4.0;
+        for line in 0..=steps {
+            let value = step * f64::from(line);
             let y = y_of(value);
             let _ = writeln!(
                 body,
@@ -202,8 +228,13 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_their_values() {
-        let bar =
-            |name: &str, value| Bar { group: "g <1>".into(), name: name.into(), value, ours: name == "a" };
+        let bar = |name: &str, value| Bar {
+            group: "g <1>".into(),
+            name: name.into(),
+            value,
+            mark: "",
+            ours: name == "a",
+        };
         let bars =
             |log| Bars { title: "t".into(), unit: "us", log, bars: vec![bar("a", 1.0), bar("b", 4.0)] };
         let plain = bars(false).svg();
@@ -216,6 +247,31 @@ mod tests {
             Bars { title: "t".into(), unit: "us", log: true, bars: vec![bar("a", 0.1), bar("b", 100.0)] };
         let found = widths(&wide.svg());
         assert!(found[0] > 30.0, "the least can be seen: {found:?}");
+    }
+
+    #[test]
+    fn a_group_stands_together() {
+        let bar = |group: &str, name: &str| Bar {
+            group: group.into(),
+            name: name.into(),
+            value: 1.0,
+            mark: "",
+            ours: true,
+        };
+        let bars = vec![bar("g", "a"), bar("h", "a"), bar("g", "b"), bar("h", "b")];
+        let bars = Bars { title: "t".into(), unit: "us", log: false, bars };
+        let order: Vec<_> =
+            bars.by_group().iter().map(|bar| (bar.group.as_str(), bar.name.as_str())).collect();
+        assert_eq!(order, [("g", "a"), ("g", "b"), ("h", "a"), ("h", "b")]);
+        assert_eq!(bars.svg().matches("class=\"faint\"").count(), 2, "a heading each");
+    }
+
+    #[test]
+    fn axes_have_round_numbers() {
+        for (most, step) in [(0.9, 0.2), (4.0, 1.0), (5.9, 2.0), (22.3, 5.0), (399.0, 100.0)] {
+            let found = round_step(most);
+            assert!((found - step).abs() < 1e-9, "{found} for {most}");
+        }
     }
 
     #[test]
