@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// How many users of Tidegate they belong to, in turn; a token is made for each by its own command
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = positive::<usize>)]
     pub users: usize,
     /// How long they stand before memory is read
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = crate::options::seconds)]
