@@ -1,5 +1,5 @@
-// Those who follow a stream, over SIGKILL: `tidegate tail` and the example client on both transports
-// print what `tidegate publish` sends, each event once and in order.
+// Those who follow a stream, over SIGKILL: `tidegate tail` and the example client on both transports,
+// with compressed batches and without, print what `tidegate publish` sends, each event once and in order.
 //
 //   node tests/npm/tail.mjs target/debug/tidegate
 import assert from 'node:assert/strict';
@@ -27,6 +27,8 @@ const followers = {
   'tidegate tail': [program, ['tail', '--json', '--tail', '5', '--data-dir', gateway.dir]],
   'client.py ws': ['python3', ['examples/client.py', 'ws', url, org, token, 'tail=5', 'auth=subprotocol']],
   'client.py sse': ['python3', ['examples/client.py', 'sse', url, org, token, 'tail=5']],
+  'client.py ws, gzip': ['python3', ['examples/client.py', 'ws', url, org, token, 'tail=5', 'batch=gzip']],
+  'client.py sse, gzip': ['python3', ['examples/client.py', 'sse', url, org, token, 'tail=5', 'batch=gzip']],
 };
 const running = Object.entries(followers).map(([name, [command, args]]) => {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });

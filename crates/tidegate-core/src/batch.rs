@@ -288,7 +288,8 @@ impl Batch {
         *compressed = match wanted {
             Wanted::Plain => None,
             Wanted::Compressed(by) => {
-                if kept.compressed.is_none() && !self.holds_any(by.excluded, &kept.key) {
+                let is_excluded = |event: &Event| by.excluded.contains(&event.service);
+                if kept.compressed.is_none() && !self.admitted(&kept.key).any(is_excluded) {
                     let form = match kept.key.framing {
                         Framing::WebSocket => {
                             Compressed::Deflated(by.generations.deflate(&kept.key, self.seq, bytes))
@@ -302,9 +303,6 @@ impl Batch {
             }
             Wanted::Enveloped(by) => {
                 let make = || {
-                    if self.holds_any(&by.excluded, &kept.key) {
-                        return None;
-                    }
                     let shared = self.shared(&kept.key);
                     let run = self.run(org, &kept.key, *start, &shared);
                     let form = Compressed::Enveloped(by.enveloped(kept.key.framing, &run, bytes)?);
@@ -315,10 +313,5 @@ impl Batch {
             }
         };
         view
-    }
-
-    /// Whether the filter admits an event of one of these services.
-    fn holds_any(&self, services: &[ServiceName], key: &ViewKey) -> bool {
-        self.admitted(key).any(|event| services.contains(&event.service))
     }
 }

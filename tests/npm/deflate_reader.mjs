@@ -1,0 +1,8 @@
+// One reader of deflate.mjs on the WebSocket that its runtime brings: Bun's. Prints the extensions that
+// were agreed upon, and then each message as a line.
+// Usage: bun deflate_reader.mjs <url> <subprotocol>...
+const [url, ...protocols] = process.argv.slice(2);
+const socket = new WebSocket(url, protocols);
+socket.onopen = () => console.log(socket.extensions);
+socket.onmessage = ({ data }) => console.log(data);
+socket.onclose = ({ code, reason }) => { console.error(`closed: ${code} ${reason}`); process.exit(1); };
