@@ -279,3 +279,120 @@ fn median(row: &Row, bar_ms: f64) -> Option<Found> {
 fn rate(row: &Row) -> String {
     short(row.published_per_s)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{books::Counts, latency::Summary, machine::Machine, result};
+
+    fn run(scenario: &str, rows: Vec<Row>) -> Run {
+        Run {
+            format: result::FORMAT,
+            tool: String::new(),
+            scenario: scenario.to_owned(),
+            command: String::new(),
+            started: String::new(),
+            machine: Machine::this(),
+            server_cores: None,
+            load_cores: None,
+            rows,
+        }
+    }
+
+    fn row(peer: &str, label: &str, rate: Option<f64>, us: f64) -> Row {
+        Row {
+            peer: peer.to_owned(),
+            label: label.to_owned(),
+            rate,
+            connections: 1000,
+            transport: Some(Transport::Ws),
+            cpu_us_per_delivery: Some(us),
+            published_per_s: rate.unwrap_or(0.0),
+            latency: Some(Summary { mean_ms: 31.0, p50_ms: 7.0, p99_ms: 20.0, p999_ms: 30.0, max_ms: 40.0 }),
+            ..Row::default()
+        }
+    }
+
+    /// The value and the verdict of the first figure whose name begins so.
+    fn told(runs: &[Run], name: &str) -> Option<(String, String)> {
+        let table = table(runs, false)?;
+        let row = table.rows.into_iter().find(|row| row[0].starts_with(name))?;
+        Some((row[2].clone(), row[3].clone()))
+    }
+
+    #[test]
+    fn servers_are_compared_within_a_run_alone() {
+        let ours = || row(FIXED, "1,000/s x 4", Some(1000.0), 0.18);
+        let floor = || row("floor-batched", "1,000/s x 4", Some(1000.0), 0.10);
+        let name = "fan-out at 1,000/s, fixed";
+        let apart = [run("fanout", vec![ours()]), run("fanout", vec![floor()])];
+        assert_eq!(told(&apart, name), None);
+        let together = [run("fanout", vec![floor(), ours()])];
+        let expected = ("1.80x, 0.18 us against 0.10 us of the floor".to_owned(), "**no**".to_owned());
+        assert_eq!(told(&together, name), Some(expected));
+        let slower = row("floor-batched", "50/s x 1", Some(50.0), 0.10);
+        assert_eq!(told(&[run("fanout", vec![slower, ours()])], name), None, "at the same rate");
+    }
+
+    #[test]
+    fn a_figure_is_held_against_its_bar() {
+        let most = row(DEFAULT, "most x 64", Some(12_500.0), 0.1);
+        let runs = [run("fanout", vec![row(DEFAULT, "1,000/s x 4", Some(1000.0), 0.5), most])];
+        for (name, value, verdict) in [
+            ("mean latency", "31.0 ms", "**no**"),
+            ("the same, median", "7.0 ms, p99 20.0 ms", "yes"),
+            ("most carried", "12,500/s, p99 20.0 ms", "yes"),
+        ] {
+            assert_eq!(told(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
+        }
+        assert_eq!(told(&runs, "bandwidth"), None, "what was not measured is not told of");
+    }
+
+    #[test]
+    fn a_loss_is_never_reached() {
+        let back = |missing, note: &str| {
+            let mut row = row(DEFAULT, "1,000 behind", None, 1.0);
+            row.storm = Some(result::Storm { behind: 1000, back_ms: 2500.0, ..result::Storm::default() });
+            (row.missing, row.notes) = (missing, vec![note.to_owned()]);
+            told(&[run("storm", vec![row])], "all cut and back").map(|(_, verdict)| verdict)
+        };
+        assert_eq!(back(0, "").as_deref(), Some("yes"));
+        assert_eq!(back(1, "").as_deref(), Some("**no**"));
+        assert_eq!(back(0, "3 readers are not live again").as_deref(), Some("**no**"));
+        let big = |missing| {
+            let mut row = row(DEFAULT, "big orgs, all", Some(2000.0), 1.0);
+            row.orgs =
+                Some(result::Orgs { count: 10, p50_best_ms: 2.0, p50_worst_ms: 2.5, drift: Some(0.1) });
+            row.missing = missing;
+            told(&[run("orgs", vec![row])], "busy orgs").map(|(_, verdict)| verdict)
+        };
+        assert_eq!((big(0).as_deref(), big(1).as_deref()), (Some("yes"), Some("**no**")));
+    }
+
+    #[test]
+    fn compressing_is_compared_with_sending_the_same_plain() {
+        let of = |payload: &str, compressed, us, bytes| Row {
+            payload: payload.to_owned(),
+            compressed,
+            event_bytes: 1000.0,
+            wire_bytes_per_delivery: bytes,
+            counts: Counts { delivered: 1, ..Counts::default() },
+            ..row(DEFAULT, payload, Some(50.0), us)
+        };
+        let rows = vec![
+            of("280 B", 0, 4.0, 1100.0),
+            of("280 B", 1000, 5.0, 290.0),
+            of("329 webhooks", 0, 10.0, 1010.0),
+            of("329 webhooks", 1000, 20.0, 70.0),
+        ];
+        let runs = [run("bandwidth", rows)];
+        for (name, value, verdict) in [
+            ("bandwidth (<= 30 %", "29 %", "yes"),
+            ("bandwidth (<= 8 %", "7 %", "yes"),
+            ("CPU of compressing small", "1.25x, 5.00 us against 4.00 us of plain", "yes"),
+            ("CPU of compressing webhooks", "2.00x, 20.00 us against 10.00 us of plain", "**no**"),
+        ] {
+            assert_eq!(told(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
+        }
+    }
+}
