@@ -190,7 +190,7 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{future::poll_fn, sync::atomic::AtomicUsize, task::Waker};
 
     use super::*;
 
@@ -226,21 +226,27 @@ mod tests {
 
     #[test]
     fn no_ring_is_lost_between_two_threads() {
-        let (bell, rung) = (Bell::default(), std::sync::atomic::AtomicUsize::new(0));
-        const RINGS: usize = 100_000;
+        const ROUNDS: usize = 20_000;
+        let (bell, heard) = (Bell::default(), AtomicUsize::new(0));
+        // So that the ring of a round meets every step of the look that waits for it.
+        let linger = |round: usize| (0..round % 61).for_each(|_| std::hint::spin_loop());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for ring in 1..=RINGS {
-                    rung.store(ring, Ordering::Relaxed);
+                for round in 0..ROUNDS {
+                    while heard.load(Ordering::Acquire) < round {
+                        std::thread::yield_now();
+                    }
+                    linger(round);
                     bell.ring();
                 }
             });
-            // Whoever has heard a ring sees what came before it, and the last ring is heard: else this
-            // waits for ever.
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             runtime.block_on(async {
-                while rung.load(Ordering::Relaxed) < RINGS {
-                    std::future::poll_fn(|context| bell.poll(context)).await;
+                for round in 0..ROUNDS {
+                    linger(round / 61);
+                    // For ever, where a ring is lost.
+                    poll_fn(|context| bell.poll(context)).await;
+                    heard.store(round + 1, Ordering::Release);
                 }
             });
         });
