@@ -312,7 +312,7 @@ fn a_report_is_made_of_what_was_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let json = dir.path().join("run.json");
     let run = Command::new(env!("CARGO_BIN_EXE_tidegate-bench"))
-        .args(["fanout", "--peer", "floor", "--connections", "2", "--load", "20x1"])
+        .args(["fanout", "--peer", "floor", "--connections", "2", "--load", "20x1,40x1"])
         .args([
             "--seconds",
             "0.5",

@@ -52,7 +52,7 @@ const SECTIONS: [Section; 8] = [
     Section {
         scenario: "storm",
         title: "Reconnect storm",
-        words: "All connections are cut by resets, events are published while nobody is there, and all come back at once from their cursors. The time runs from the first attempt until the last reader is live and has every event.",
+        words: "All connections are cut by resets, events are published while nobody is there, and all come back at once from their cursors. The time runs from the first attempt until the last reader is live and has every event. Another org on the same gateway goes on meanwhile: its latency before and during the storm stands below.",
         table: storm::table,
     },
     Section {
@@ -198,7 +198,12 @@ fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, 
     let first = run.rows.first();
     let what = first.map(|row| {
         let transport = row.transport.map_or("", |transport| transport.name());
-        format!("{} readers over {transport}, events of {}. ", grouped(row.connections), row.payload)
+        // Where rows differ, their table has the column.
+        let readers = match run.rows.iter().all(|other| other.connections == row.connections) {
+            true => format!("{} readers", grouped(row.connections)),
+            false => "Readers".to_owned(),
+        };
+        format!("{readers} over {transport}, events of {}. ", row.payload)
     });
     let what = what.filter(|_| first.is_some_and(|row| !row.payload.is_empty())).unwrap_or_default();
     let _ = writeln!(page, "{what}{cores}{}.\n", run.started);
@@ -250,7 +255,8 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
             })
         });
         let bars: Vec<_> = bars.collect();
-        (!bars.is_empty()).then(|| {
+        // One bar by itself compares nothing.
+        (bars.len() > 1).then(|| {
             let title = title.to_owned();
             (title.clone(), Bars { title, unit, log, bars }.svg())
         })
@@ -277,10 +283,13 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
             "memory",
             bars("Resident memory of an idle connection", &|row| row.idle?.kib_per_connection, "KiB", false),
         ),
-        "storm" => add(
-            "time",
-            bars("Until all are live again", &|row| Some(row.storm?.back_ms / 1000.0), "s", false),
-        ),
+        "storm" => {
+            add(
+                "time",
+                bars("Until all are live again", &|row| Some(row.storm?.back_ms / 1000.0), "s", false),
+            );
+            add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", false));
+        }
         "stalled" => {
             let lines = run.rows.iter().map(|row| Line {
                 name: format!("{}, {}", row.peer, row.label),
