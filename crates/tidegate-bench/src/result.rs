@@ -78,6 +78,8 @@ pub struct Row {
     pub idle: Option<Idle>,
     pub storm: Option<Storm>,
     pub orgs: Option<Orgs>,
+    /// The p99 of another org during the storm, by that without it.
+    pub p99_ratio: Option<f64>,
     /// Seconds into the run, and the server's resident memory in KiB.
     pub memory: Vec<(f64, u64)>,
     pub syncs: Option<Syncs>,

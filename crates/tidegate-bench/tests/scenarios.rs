@@ -118,6 +118,7 @@ fn storm() {
     assert!(number(storm, "/storm/back_ms") > 0.0);
     assert!(!storm["notes"].to_string().contains("not live"), "{storm}");
     let labels: Vec<_> = rows.iter().map(|row| row["label"].as_str().unwrap_or_default()).collect();
+    assert!(rows[2]["latency"].is_null() || number(&rows[2], "/p99_ratio") > 0.0, "{}", rows[2]);
     assert_eq!(labels, ["150 behind", "another org, no storm", "another org, during the storm"]);
     for row in &rows[1..] {
         assert_eq!(number(row, "/counts/delivered"), number(row, "/published") * 5.0, "{row}");

@@ -54,7 +54,7 @@ impl Budget {
     }
 }
 
-/// All events of an org's log in (`prev`, `seq`].
+/// All events of an org's log in (`prev`, `seq`]: of its tail, or a page of what lies before.
 #[derive(Debug)]
 pub struct Batch {
     /// The border before it.
@@ -165,8 +165,8 @@ impl Compressed {
 /// What compresses an org's batches.
 #[derive(Debug)]
 pub struct Compressor<'a> {
-    /// The org's generations.
-    pub generations: &'a mut Generations,
+    /// The org's generations; without them every frame refers to nothing before it.
+    pub generations: Option<&'a mut Generations>,
     /// Services whose events are never compressed.
     pub excluded: &'a [ServiceName],
 }
@@ -291,9 +291,10 @@ impl Batch {
                 let is_excluded = |event: &Event| by.excluded.contains(&event.service);
                 if kept.compressed.is_none() && !self.admitted(&kept.key).any(is_excluded) {
                     let form = match kept.key.framing {
-                        Framing::WebSocket => {
-                            Compressed::Deflated(by.generations.deflate(&kept.key, self.seq, bytes))
-                        }
+                        Framing::WebSocket => Compressed::Deflated(match by.generations {
+                            Some(generations) => generations.deflate(&kept.key, self.seq, bytes),
+                            None => Deflated::without_context(bytes),
+                        }),
                         Framing::Sse => Compressed::Block(gzip::block(bytes)),
                     };
                     self.charge(form.memory());

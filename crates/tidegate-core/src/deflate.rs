@@ -185,7 +185,7 @@ impl Generations {
                 usage: generation.usage.clone(),
             })
         });
-        Deflated { plain: plain.clone(), shared, alone: OnceLock::new() }
+        Deflated { shared, ..Deflated::without_context(plain) }
     }
 
     fn generation(&mut self, key: &ViewKey) -> Option<&mut Generation> {
@@ -240,6 +240,11 @@ fn payload_of(frame: &Bytes) -> &[u8] {
 }
 
 impl Deflated {
+    /// The forms of `plain`, a WebSocket frame, that goes through no generation.
+    pub fn without_context(plain: &Bytes) -> Self {
+        Self { plain: plain.clone(), shared: None, alone: OnceLock::new() }
+    }
+
     /// The frame compressed by itself, or plain where that is not shorter.
     pub fn alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {

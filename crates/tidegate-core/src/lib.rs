@@ -24,6 +24,7 @@ pub mod frame;
 pub mod gzip;
 pub mod opening;
 pub mod pace;
+pub mod replay;
 pub mod session;
 pub mod slow;
 pub mod tail;

@@ -209,11 +209,16 @@ impl<K: Clone + Ord> Rounds<K> {
         }
     }
 
-    /// What the worker did for readers beside the rounds (those that catch up) takes from the same
-    /// share.
-    pub fn handle_cost(&mut self, now: Duration, cost: Duration) {
+    /// What the worker did for readers of `org` beside its rounds, those that catch up, takes from the same
+    /// share: the round to come counts it as its own. As of rounds, it is the part that waiting saves
+    /// ([`Written::saved_by_waiting`]).
+    pub fn handle_cost(&mut self, now: Duration, org: &K, cost: Duration) {
         self.busy += cost;
         self.review(now);
+        // One without news owes nobody a wait.
+        if let Some(pace) = self.orgs.get_mut(org) {
+            pace.cost += cost;
+        }
     }
 
     /// Stretches all waits until the rounds of all orgs together keep the share: the wait of each is
@@ -426,7 +431,29 @@ mod tests {
             let served = rounds.poll_round(us(org)).expect("due");
             rounds.handle_slice(us(org), served, us(1), true);
         }
-        rounds.handle_cost(Duration::from_secs(1), us(1));
+        rounds.handle_cost(Duration::from_secs(1), &0, us(1));
         assert!(rounds.orgs.is_empty());
+    }
+
+    #[test]
+    fn r15_what_its_readers_that_catch_up_cost_makes_an_org_wait_and_no_other() {
+        let mut rounds = rounds(Mode::Paced);
+        for org in ["a", "b"] {
+            rounds.handle_news(us(0), org);
+            assert_eq!(serve(&mut rounds, us(0), us(1000)), Some(org));
+        }
+        rounds.handle_cost(us(1500), &"a", us(3000));
+        for (now, org) in [(2000, "a"), (2000, "b")] {
+            rounds.handle_news(us(now), org);
+            assert_eq!(serve(&mut rounds, us(now), us(1000)), Some(org));
+        }
+        ["a", "b"].into_iter().for_each(|org| rounds.handle_news(us(3500), org));
+        assert_eq!(serve(&mut rounds, us(4000), us(1000)), Some("b"), "as long as its round took");
+        assert_eq!(rounds.poll_timeout(), Some(us(7000)), "its round and what came before it");
+        // A whole storm makes it wait no longer than the window.
+        rounds.handle_cost(us(5000), &"a", Duration::from_secs(5));
+        assert_eq!(serve(&mut rounds, us(7000), us(1000)), Some("a"));
+        rounds.handle_news(us(8000), "a");
+        assert_eq!(rounds.poll_timeout(), Some(us(58_000)));
     }
 }

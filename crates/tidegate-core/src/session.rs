@@ -238,12 +238,35 @@ impl Session {
     /// Takes a batch of the tail that begins at or before its place and ends behind it. `view` is
     /// the batch's view for [`Session::view_key`]. Returns how many events went out.
     pub fn take(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
-        debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
         debug_assert!(self.stop().is_none(), "a gap is due before live events");
-        let Audience { user, filter, .. } = &self.audience;
+        self.take_shared(batch, view, now, out)
+    }
+
+    /// Takes a page of the log that others take too, likewise: it passes no place where a gap is due. A
+    /// stretch before it that retention has removed was declared before ([`Session::take_removed`]).
+    pub fn take_shared_page(
+        &mut self,
+        page: &Batch,
+        view: &View,
+        now: UnixMillis,
+        out: &mut Vec<Bytes>,
+    ) -> usize {
+        debug_assert!(self.stop().is_none_or(|stop| page.seq <= stop), "a page passes a border");
+        let events = self.take_shared(page, view, now, out);
+        self.break_silence(now, out);
+        events
+    }
+
+    /// Whether it takes of `batch` what it shares with others, and nothing made for it alone.
+    pub fn shares(&self, batch: &Batch) -> bool {
+        self.scanned == batch.prev && !batch.has_targeted_at(&self.audience.user, &self.audience.filter)
+    }
+
+    fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
+        debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
         // A border inside the batch: cut there, so that no client sees an event twice (R5).
-        let is_cut = self.scanned != batch.prev;
-        if is_cut || batch.has_targeted_at(user, filter) {
+        if !self.shares(batch) {
+            let Audience { user, filter, .. } = &self.audience;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
         self.scanned = batch.seq;
@@ -286,6 +309,29 @@ impl Session {
         visible.len()
     }
 
+    /// Goes on behind `after`, where the log begins: what lies before it, if anything does, retention has
+    /// removed. Declared, and returned for the counters.
+    pub fn take_removed(&mut self, after: Seq, now: UnixMillis, out: &mut Vec<Bytes>) -> Option<GapReason> {
+        if after <= self.scanned {
+            return None;
+        }
+        // Borders inside the removed stretch are crossed by the same gap.
+        let mut epoch = self.epoch.clone();
+        while self.dues.front().is_some_and(|due| due.at <= after) {
+            epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
+        }
+        self.bridge(self.scanned, now, out);
+        let (at, tag) = (self.scanned, self.audience.filter.tag().clone());
+        self.cross(Due { at, seq: after, epoch, tag, reason: GapReason::Retention }, out);
+        Some(GapReason::Retention)
+    }
+
+    fn break_silence(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
+        if self.scanned - self.sent >= SILENT_SCAN_MAX {
+            self.bridge(self.scanned, now, out);
+        }
+    }
+
     /// Takes a page of the log: all its events in (`after`, `to`]. An `after` above its place is a
     /// stretch that retention has removed: declared, and returned for the counters. With `latest`, events
     /// that a later one in the page makes old are left out, and their number is told (R17).
@@ -298,18 +344,7 @@ impl Session {
         now: UnixMillis,
         out: &mut Vec<Bytes>,
     ) -> Taken {
-        let mut gap = None;
-        if after > self.scanned {
-            // Borders inside the removed stretch are crossed by the same gap.
-            let mut epoch = self.epoch.clone();
-            while self.dues.front().is_some_and(|due| due.at <= after) {
-                epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
-            }
-            self.bridge(self.scanned, now, out);
-            let (at, tag) = (self.scanned, self.audience.filter.tag().clone());
-            self.cross(Due { at, seq: after, epoch, tag, reason: GapReason::Retention }, out);
-            gap = Some(GapReason::Retention);
-        }
+        let gap = self.take_removed(after, now, out);
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
         let Audience { user, filter, .. } = &self.audience;
         let mut visible: Vec<&Event> = events
@@ -319,9 +354,7 @@ impl Session {
             .collect();
         let omitted = if latest { keep_latest(&mut visible) } else { 0 };
         let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
-        if self.scanned - self.sent >= SILENT_SCAN_MAX {
-            self.bridge(self.scanned, now, out);
-        }
+        self.break_silence(now, out);
         Taken { events, omitted, gap }
     }
 

@@ -75,6 +75,11 @@ impl Ladder {
         *self = Self { was_level: true, ..Self::default() };
     }
 
+    /// Whether the reader has been level since its hello.
+    pub fn has_been_level(&self) -> bool {
+        self.was_level
+    }
+
     /// Whether its lag matters at `now`: it has been level, and its last warning was long enough ago.
     pub fn is_due(&self, now: Duration) -> bool {
         self.was_level && self.warned.is_none_or(|(at, _)| now.saturating_sub(at) >= WARNING_INTERVAL)

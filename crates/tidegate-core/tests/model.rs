@@ -16,8 +16,8 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_core::{
-    Ancestor, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, GapReason, LogState, Next, OrgId,
-    ServiceName, Session, Tail, UserId, View,
+    Ancestor, Batch, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, GapReason, LogState, Next,
+    OrgId, ServiceName, Session, Tail, UserId, View,
     client::{StreamReader, Taken},
     envelope,
     frame::Terms,
@@ -316,8 +316,20 @@ impl World {
                     assert!(*seq > self.log.floor);
                     events.push(self.all[*number].event.clone());
                 }
-                let taken = session.take_page(after, to, &events, false, self.now, &mut out);
-                if taken.gap.is_some() {
+                let gap = if self.random.one_in(2) {
+                    session.take_page(after, to, &events, false, self.now, &mut out).gap
+                } else {
+                    let gap = session.take_removed(after, self.now, &mut out);
+                    if session.scanned() < to {
+                        let page = Batch::new(after, to, self.now, events, &Arc::default());
+                        let view = page.view(&session.audience().org, &session.view_key(), after);
+                        let what = if session.shares(&page) { "shared page" } else { "private page" };
+                        *self.coverage.entry(what).or_default() += 1;
+                        session.take_shared_page(&page, &view, self.now, &mut out);
+                    }
+                    gap
+                };
+                if gap.is_some() {
                     *self.coverage.entry("gap while reading").or_default() += 1;
                 }
                 *self.coverage.entry("page").or_default() += 1;
@@ -563,6 +575,8 @@ fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
         "whole batch",
         "cut batch",
         "page",
+        "shared page",
+        "private page",
         "envelope",
         "dropped frame",
         "hole found",

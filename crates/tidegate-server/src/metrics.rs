@@ -83,6 +83,29 @@ impl JwksOutcome {
     }
 }
 
+/// What was done with a page of the log for readers that catch up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReplayPage {
+    /// Read from the log.
+    Read,
+    /// Given to a reader as others get it.
+    Shared,
+    /// Made for one reader: it began in the middle, or held events targeted at it.
+    Private,
+}
+
+impl ReplayPage {
+    const ALL: [Self; 3] = [Self::Read, Self::Shared, Self::Private];
+
+    const fn name(self) -> &'static str {
+        match self {
+            ReplayPage::Read => "read",
+            ReplayPage::Shared => "shared",
+            ReplayPage::Private => "private",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -137,6 +160,10 @@ pub struct Metrics {
     pub omitted: Counter,
     /// Readers that left the live loop because their socket took no more.
     pub parked: Counter,
+    /// Readers that wait for their replay.
+    pub replays_waiting: Gauge,
+    replay_pages: Family<OfLabel, Counter>,
+    replay_pages_kept: Arc<Budget>,
     /// Orgs that have a tail in memory.
     pub orgs: Gauge,
     jwks_fetches: Family<OutcomeLabel, Counter>,
@@ -169,6 +196,9 @@ impl Metrics {
             slow_warnings: Counter::default(),
             omitted: Counter::default(),
             parked: Counter::default(),
+            replays_waiting: Gauge::default(),
+            replay_pages: Family::default(),
+            replay_pages_kept: Arc::default(),
             orgs: Gauge::default(),
             jwks_fetches: Family::default(),
             jwks_keys: Gauge::default(),
@@ -213,6 +243,16 @@ impl Metrics {
             "Readers that left the live loop to catch up",
             metrics.parked.clone(),
         );
+        registry.register(
+            "replays_waiting",
+            "Readers that have come back and wait for the gateway to replay what they missed",
+            metrics.replays_waiting.clone(),
+        );
+        registry.register(
+            "replay_pages",
+            "Pages of the log for readers that catch up: read, and given to readers as shared or private",
+            metrics.replay_pages.clone(),
+        );
         registry.register("slow_warnings", "Warnings to slow readers", metrics.slow_warnings.clone());
         registry.register(
             "events_omitted",
@@ -229,7 +269,16 @@ impl Metrics {
         );
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", build);
-        whole.register_collector(Box::new(Tails(tails)));
+        whole.register_collector(Box::new(Held {
+            name: "tidegate_tail",
+            help: "Memory of all tails, the encoded views of their batches included",
+            budget: tails,
+        }));
+        whole.register_collector(Box::new(Held {
+            name: "tidegate_replay_page",
+            help: "Memory of pages of the log kept for readers that catch up",
+            budget: metrics.replay_pages_kept.clone(),
+        }));
         whole.register_collector(Box::new(Process));
         // Series stand from the start, so that a rate over them has a beginning. Those of refusals come
         // with the first: their bounds are named where they are checked.
@@ -238,6 +287,9 @@ impl Metrics {
         }
         for transport in [Transport::WebSocket, Transport::Sse] {
             drop(metrics.connections.get_or_create(&TransportLabel { transport: transport.name() }));
+        }
+        for of in ReplayPage::ALL {
+            drop(metrics.replay_pages.get_or_create(&OfLabel { of: of.name() }));
         }
         for outcome in JwksOutcome::ALL {
             drop(metrics.jwks_fetches.get_or_create(&OutcomeLabel { outcome: outcome.name() }));
@@ -291,6 +343,16 @@ impl Metrics {
         if let Some(limit) = refusal.limit {
             self.refusal(limit);
         }
+    }
+
+    /// Counts a page of the log.
+    pub fn replay_page(&self, of: ReplayPage) {
+        self.replay_pages.get_or_create(&OfLabel { of: of.name() }).inc();
+    }
+
+    /// What pages that are kept are charged to.
+    pub fn replay_pages_kept(&self) -> &Arc<Budget> {
+        &self.replay_pages_kept
     }
 
     /// Counts a request for a key set.
@@ -359,20 +421,19 @@ impl SyncObserver for Metrics {
     }
 }
 
-/// `tidegate_tail_bytes`, read where it is kept.
+/// `tidegate_tail_bytes` and others, read where they are kept.
 #[derive(Debug)]
-struct Tails(Arc<Budget>);
+struct Held {
+    name: &'static str,
+    help: &'static str,
+    budget: Arc<Budget>,
+}
 
-impl Collector for Tails {
+impl Collector for Held {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let gauge = ConstGauge::new(i64::try_from(self.0.used()).unwrap_or(i64::MAX));
-        let help = "Memory of all tails, the encoded views of their batches included";
-        gauge.encode(encoder.encode_descriptor(
-            "tidegate_tail",
-            help,
-            Some(&Unit::Bytes),
-            gauge.metric_type(),
-        )?)
+        let gauge = ConstGauge::new(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
+        let kind = gauge.metric_type();
+        gauge.encode(encoder.encode_descriptor(self.name, self.help, Some(&Unit::Bytes), kind)?)
     }
 }
 

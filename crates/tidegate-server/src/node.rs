@@ -17,7 +17,7 @@ use tidegate_core::{
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, PublishShares},
+    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, PublishShares, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
@@ -63,6 +63,8 @@ pub struct Node {
     pub failed_auths: FailedAuths,
     /// Each org's share of the publish requests being answered.
     pub publish_shares: PublishShares,
+    /// Readers that wait for their replay.
+    pub replays: Replays,
     /// Publish requests being answered.
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
@@ -106,6 +108,7 @@ impl Node {
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: PublishShares::default(),
+            replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
             draining: watch::channel(None).0,

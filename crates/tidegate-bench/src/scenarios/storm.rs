@@ -1,6 +1,6 @@
 //! Storm: every connection is cut, events are published meanwhile, and all come back at once: each must
-//! get what it missed, once. Another org on the same gateway goes on meanwhile, and its latency is measured
-//! with and without the storm.
+//! get what it missed, once. Another org on the same gateway goes on meanwhile: its latency is measured
+//! without the storm and during it, and its p99 is to stay within twice the quiet one.
 
 use std::{
     sync::{
@@ -158,6 +158,12 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<
             Err(_) => bail!("the other org's thread panicked"),
         }
     }
+    if let [_, quiet, stormy] = rows.as_mut_slice()
+        && let (Some(before), Some(during)) = (&quiet.latency, &stormy.latency)
+        && before.p99_ms > 0.0
+    {
+        stormy.p99_ratio = Some(during.p99_ms / before.p99_ms);
+    }
     // Theirs is the same process, whose costs are told with the storm.
     for row in &mut rows[1..] {
         (row.cpu_us_per_delivery, row.cpu_share, row.resident_kib) = (None, None, None);
@@ -182,6 +188,7 @@ pub fn table(rows: &[Row]) -> Table {
         "resident MiB",
         "live p50 ms",
         "p99",
+        "of its quiet p99",
     ]);
     for row in rows {
         table.rows.push(vec![
@@ -198,6 +205,7 @@ pub fn table(rows: &[Row]) -> Table {
             maybe(row.resident_kib.map(|kib| kib as f64 / 1024.0)),
             maybe(row.latency.map(|latency| latency.p50_ms)),
             maybe(row.latency.map(|latency| latency.p99_ms)),
+            row.p99_ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}x")),
         ]);
     }
     table

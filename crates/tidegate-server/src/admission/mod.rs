@@ -12,6 +12,7 @@
 
 mod connection;
 mod rates;
+mod replays;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +29,13 @@ use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use rates::{FailedAuths, PublishRates, PublishShares};
+pub use replays::{ReplayPlace, Replays};
 
-use crate::config::{Limits, UserPolicy};
-use rates::Bucket;
+use crate::{
+    config::{Limits, UserPolicy},
+    node::random,
+};
+use rates::{Bucket, Line};
 
 /// The bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,8 @@ struct Counts {
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
     handshakes: Bucket,
+    /// When those who came too fast come back.
+    line: Line,
 }
 
 /// The connections of one org.
@@ -132,13 +139,15 @@ fn counted_as(address: IpAddr) -> IpAddr {
 impl Admission {
     /// No connections yet. Those to come are named after `start`.
     pub fn new(limits: ConnectionLimits, start: Epoch) -> Arc<Self> {
+        let now = Instant::now();
         let counts = Counts {
             limits,
             streams: 0,
             addresses: HashMap::new(),
             orgs: HashMap::new(),
             next_number: 0,
-            handshakes: Bucket::full(limits.handshakes_per_second, Instant::now()),
+            handshakes: Bucket::full(limits.handshakes_per_second, now),
+            line: Line::new(now),
         };
         Arc::new(Self { start, counts: Mutex::new(counts) })
     }
@@ -166,7 +175,9 @@ impl Admission {
             return Err(over("limits.connections_per_address", Code::TooManyConnections, message));
         }
         // The rate last, for it is everybody's: who is refused for another bound takes nothing of it.
-        if let Err(retry) = counts.handshakes.take(limits.handshakes_per_second, Instant::now()) {
+        let now = Instant::now();
+        if counts.handshakes.take(limits.handshakes_per_second, now).is_err() {
+            let retry = counts.line.next(limits.handshakes_per_second, now, random());
             lower(&mut counts.addresses, &counted);
             let message = "the gateway takes no more new connections this second";
             return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));

@@ -50,6 +50,43 @@ impl Bucket {
     }
 }
 
+/// When those who are refused for a rate are to come back: as many at a time as the rate lets in, one
+/// behind the other, so that a storm that comes as one does not come back as one.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// How many have been told a time that is not over yet.
+    told: f64,
+    looked: Instant,
+}
+
+/// The latest that anybody is told.
+const LINE_MAX_MS: f64 = 60_000.0;
+
+/// Beside its place in the line each gets a little of its own, for clocks and networks differ.
+const JITTER_MS: u64 = 250;
+
+impl Line {
+    /// Nobody stands in it.
+    pub fn new(now: Instant) -> Self {
+        Self { told: 0.0, looked: now }
+    }
+
+    /// In how many milliseconds the next one is to come.
+    pub fn next(&mut self, per_second: usize, now: Instant, random: u64) -> u64 {
+        let rate = per_second as f64;
+        let since = now.saturating_duration_since(self.looked).as_secs_f64();
+        self.told = (self.told - since * rate).max(0.0) + 1.0;
+        self.looked = now;
+        let place_ms = (self.told / rate * 1000.0).ceil();
+        if place_ms > LINE_MAX_MS {
+            // Whoever comes now comes back among the others.
+            self.told -= 1.0;
+            return random % LINE_MAX_MS as u64 + 1;
+        }
+        place_ms as u64 + random % JITTER_MS
+    }
+}
+
 /// How often each API key may publish. Keys are known ones, so there are as many entries as keys that
 /// have published lately.
 #[derive(Debug)]
@@ -258,6 +295,24 @@ mod tests {
         failed.0.lock().expect("a lock").sweep(later);
         assert_eq!(kept(), 0);
         failed.check(v4(many), 2).expect("there is room again");
+    }
+
+    #[test]
+    fn those_who_are_refused_come_back_as_the_rate_lets_them_in() {
+        let start = Instant::now();
+        let mut line = Line::new(start);
+        let told: Vec<u64> = (0..8000).map(|number| line.next(2000, start, number * 7919)).collect();
+        let in_second = |second: u64| told.iter().filter(|millis| *millis / 1000 == second).count();
+        for second in 0..4 {
+            assert!((1600..=2400).contains(&in_second(second)), "{second}: {}", in_second(second));
+        }
+        // Those who were told have come; the line is as if it were new.
+        let later = start + std::time::Duration::from_secs(4);
+        assert!(line.next(2000, later, 0) <= 1);
+        // Nobody is sent away for longer than a minute, and not all for as long.
+        let many: Vec<u64> = (0..10_000).map(|number| line.next(10, later, number * 7919)).collect();
+        assert!(many.iter().all(|millis| (1..=60_250).contains(millis)));
+        assert!(many[9000..].iter().filter(|millis| **millis < 30_000).count() > 300);
     }
 
     #[test]

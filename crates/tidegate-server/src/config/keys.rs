@@ -130,6 +130,10 @@ sections! {
         max_bytes: ByteSize = "256MiB",
         /// The memory of one org's tail.
         org_max_bytes: ByteSize = "32MiB",
+        /// The memory of pages of the log before the tails, encoded for readers that come back: of each
+        /// worker. Many that ask for the same are served from one page; over it, those used least recently
+        /// go first.
+        page_bytes: ByteSize = "16MiB",
     }
 
     /// How events are joined on their way to readers.
@@ -226,7 +230,11 @@ sections! {
         /// is none per address: an office behind one address comes back as a whole after a restart, and
         /// behind a proxy that is not in `listen.trusted_proxies` all clients are one. Where one address
         /// must not keep others away, limit its rate in front of the gateway, where that is known.
-        handshakes_per_second: usize = 500,
+        handshakes_per_second: usize = 2000,
+        /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
+        /// they missed. One whose own socket is full waits for its client, and does not count. Over it,
+        /// streams that begin behind the head are refused, and told to come back at different times.
+        replays_waiting: usize = 10_000,
         /// How often per second one client address may bring a token that is not valid with a request for
         /// history or a cursor; a second's worth may come at once, IPv6 counts by /64. Over it, such
         /// requests are refused before their tokens are looked at, good ones too. Expired ones do not

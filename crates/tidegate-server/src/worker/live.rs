@@ -17,17 +17,22 @@ use tidegate_core::{
     Batch, OrgId, Seq, UnixMillis, View, ViewKey,
     batch::Compressor,
     pace::{Rounds, SLICE, Written},
+    replay::Work,
     session::Form,
 };
 
 use super::{
     clock::Tick,
     reader::{Offer, Reader},
+    replays::Replays,
 };
 use crate::{hub::Org, node::Node};
 
 /// How many readers are served between two looks at the clock: some tens of microseconds.
 const READERS_BETWEEN_LOOKS: u32 = 8;
+
+/// How long the clock looks at readers before it is the rounds' turn again.
+const TICK_SLICE: Duration = Duration::from_micros(500);
 
 /// What one worker owns.
 pub struct Local {
@@ -38,9 +43,13 @@ pub struct Local {
     groups: RefCell<HashMap<OrgId, Vec<Rc<Group>>>>,
     /// Every reader of this worker, level or not, for the clock.
     readers: RefCell<Vec<Rc<Reader>>>,
+    /// How many of them, from the first, the clock has not come to in its present round.
+    unlooked: Cell<usize>,
     is_halt_told: Cell<bool>,
     /// When which org is served.
-    rounds: RefCell<Rounds<OrgId>>,
+    pub(super) rounds: RefCell<Rounds<OrgId>>,
+    /// Readers that catch up.
+    pub(super) replays: Replays,
     /// Orgs with news whose round has not begun.
     orgs: RefCell<HashMap<OrgId, Arc<Org>>>,
     /// Rounds that have begun.
@@ -79,9 +88,11 @@ pub struct Membership {
 impl Local {
     /// A worker without readers.
     pub fn new(id: usize, node: Arc<Node>) -> Self {
-        let pacing = node.config().batch.pacing();
+        let config = node.config();
+        let pages = node.metrics.replay_pages_kept().clone();
         Self {
-            rounds: RefCell::new(Rounds::new(pacing)),
+            rounds: RefCell::new(Rounds::new(config.batch.pacing())),
+            replays: Replays::new(config.tail.page_bytes.bytes(), pages),
             orgs: RefCell::default(),
             under_way: RefCell::default(),
             started: Instant::now(),
@@ -89,6 +100,7 @@ impl Local {
             node,
             groups: RefCell::default(),
             readers: RefCell::default(),
+            unlooked: Cell::new(0),
             is_halt_told: Cell::new(false),
         }
     }
@@ -182,19 +194,31 @@ impl Local {
         self.started.elapsed()
     }
 
-    /// When a round is due, as far as is known now.
-    pub fn next_round(&self) -> Option<Instant> {
-        self.rounds.borrow().poll_timeout().map(|due| self.started + due)
+    /// When there is something to do, as far as is known now.
+    pub fn next_work(&self) -> Option<Instant> {
+        let is_now = self.is_ticking() || !self.replays.is_empty();
+        let due = if is_now { Some(Duration::ZERO) } else { self.rounds.borrow().poll_timeout() };
+        due.map(|due| self.started + due)
     }
 
-    /// Serves the org whose turn it is for a slice of time; whether there was one.
-    pub fn serve_slice(&self) -> bool {
-        let Some(org) = self.rounds.borrow_mut().poll_round(self.since_start()) else { return false };
+    /// Does for a slice of time what is due: a round, or else readers that catch up. The clock goes behind.
+    pub fn serve_slice(&self) {
+        let work = self.replays.poll_work(self.since_start(), &mut self.rounds.borrow_mut());
+        match work {
+            Some(Work::Round(org)) => self.serve_round(org),
+            Some(Work::Replay(org)) => self.serve_replays(org),
+            None => {}
+        }
+        if self.is_ticking() {
+            self.tick_slice();
+        }
+    }
+
+    fn serve_round(&self, org: OrgId) {
         let cpu = thread_cpu();
         let (written, is_done) = self.walk(&org);
         let cost = written.saved_by_waiting(thread_cpu().saturating_sub(cpu));
         self.rounds.borrow_mut().handle_slice(self.since_start(), org, cost, is_done);
-        true
     }
 
     /// Goes on with the round of `org`, or begins it: everything committed since the last goes to its
@@ -279,11 +303,21 @@ impl Local {
             Form::Compressed => {
                 let mut generations = org.generations();
                 let excluded = &self.node.enveloping.excluded;
-                let by = Compressor { generations: &mut generations, excluded };
+                let by = Compressor { generations: Some(&mut generations), excluded };
                 batch.compressed_view(&org.id, key, start, by)
             }
             Form::Enveloped => batch.enveloped_view(&org.id, key, start, &self.node.enveloping),
         }
+    }
+
+    /// What `key` sees of a page of the log, likewise. It goes through no generation, which is for what
+    /// comes live.
+    pub fn page_view(&self, org: &Org, page: &Batch, key: &ViewKey, form: Form) -> View {
+        if form != Form::Compressed {
+            return self.view(org, page, key, form, page.prev);
+        }
+        let by = Compressor { generations: None, excluded: &self.node.enveloping.excluded };
+        page.compressed_view(&org.id, key, page.prev, by)
     }
 
     /// Hands the round to the readers of a group that have not had it, until its time is up. How many
@@ -347,29 +381,62 @@ impl Local {
 
     /// Registers a reader with the clock.
     pub fn add(&self, reader: &Rc<Reader>) {
-        self.readers.borrow_mut().push(reader.clone());
+        let mut readers = self.readers.borrow_mut();
+        reader.set_place(readers.len());
+        readers.push(reader.clone());
     }
 
-    /// Forgets a reader.
+    /// Forgets a reader. Costs the same however many there are: ten thousand may go at once.
     pub fn remove(&self, reader: &Rc<Reader>) {
         self.leave(reader);
-        self.readers.borrow_mut().retain(|other| !Rc::ptr_eq(other, reader));
+        let mut readers = self.readers.borrow_mut();
+        let place = reader.place();
+        if !readers.get(place).is_some_and(|other| Rc::ptr_eq(other, reader)) {
+            return;
+        }
+        // The last takes its place. The clock goes from the last to the first, so it passes over nobody.
+        readers.swap_remove(place);
+        if let Some(moved) = readers.get(place) {
+            moved.set_place(place);
+        }
     }
 
-    /// Looks at the clock of every reader.
-    pub fn tick_all(&self, now: Instant) {
-        let config = self.node.config();
-        let readers = self.readers.borrow().clone();
-        let tick = Tick { now, wall: self.node.now(), draining: *self.node.draining.borrow() };
+    /// Begins to look at the clock of every reader.
+    pub fn begin_tick(&self) {
+        self.unlooked.set(self.readers.borrow().len());
+        self.replays.forget_idle();
         if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
             self.is_halt_told.set(true);
+            let readers = self.readers.borrow().clone();
             readers.iter().for_each(|reader| reader.tell_halted());
         }
-        for reader in readers {
+    }
+
+    /// Whether the clock has not come to every reader yet.
+    pub fn is_ticking(&self) -> bool {
+        self.unlooked.get() > 0
+    }
+
+    /// Looks at the clock of readers for a slice of time, so that ten thousand do not hold up a round.
+    pub fn tick_slice(&self) {
+        let config = self.node.config();
+        let now = Instant::now();
+        let tick = Tick { now, wall: self.node.now(), draining: *self.node.draining.borrow() };
+        for turn in 1.. {
+            let reader = {
+                let readers = self.readers.borrow();
+                let Some(place) = self.unlooked.get().min(readers.len()).checked_sub(1) else { break };
+                self.unlooked.set(place);
+                readers[place].clone()
+            };
             if guard(|| reader.tick(&config, tick)).is_none() {
                 reader.fail();
             }
+            if turn % READERS_BETWEEN_LOOKS == 0 && now.elapsed() >= TICK_SLICE {
+                return;
+            }
         }
+        self.unlooked.set(0);
     }
 }
 
@@ -387,7 +454,7 @@ pub fn thread_cpu() -> Duration {
 }
 
 /// Runs something for one reader; `None` where it panicked, which the panic hook has logged.
-fn guard<T>(act: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn guard<T>(act: impl FnOnce() -> T) -> Option<T> {
     // What the reader holds may be half changed: it is ended, and nothing of it is used again but to
     // close its socket.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).ok()

@@ -2,14 +2,18 @@
 //! the first byte to the last (R7).
 //!
 //! A sealed batch wakes a worker once; the worker walks its readers that stand at the head and hands
-//! each the shared bytes without waiting. Who cannot take them leaves the walk for its own task.
+//! each the shared bytes without waiting. Who cannot take them leaves the walk for its own task, and
+//! catches up in turns between the walks.
 //!
 //! Reading order: this file (the thread), `live` (the walk), `start` and `reader` (one stream, and
-//! `clock`, what time brings to it), then the two transports, `websocket` and `sse`.
+//! `clock`, what time brings to it), `replays` and `pages` (those that catch up), then the two transports,
+//! `websocket` and `sse`.
 
 mod clock;
 mod live;
+mod pages;
 mod reader;
+mod replays;
 pub mod sse;
 pub mod start;
 pub mod websocket;
@@ -105,25 +109,27 @@ impl Worker {
     }
 }
 
-/// The worker's thread: sockets come, orgs have news, rounds are due, time passes. Ends when no more
+/// The worker's thread: sockets come, orgs have news, rounds and turns are due, time passes. Ends when no more
 /// sockets can come.
 async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
     let calls = local.node.hub.calls(local.id);
     let mut tick = tokio::time::interval(local.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let due = local.next_round();
+        let due = local.next_work();
         tokio::select! {
             // Rounds may be due all the time: the others come first, for they are never long.
             biased;
-            _ = tick.tick() => {
-                local.tick_all(Instant::now());
+            _ = tick.tick(), if !local.is_ticking() => {
+                local.begin_tick();
                 turns.fetch_add(1, Ordering::Relaxed);
             }
             socket = sockets.recv() => match socket {
                 Some(accepted) => serve(local.clone(), accepted),
-                None => return,
+                None => break,
             },
+            // Somebody waits for a turn.
+            () = local.replays.called() => {}
             () = calls.ring() => {
                 // What the others of this turn bring goes along (R15).
                 tokio::task::yield_now().await;
@@ -136,6 +142,7 @@ async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Ser
             }
         }
     }
+    local.replays.clear();
 }
 
 /// Waits for a time; for ever where there is none.

@@ -1,10 +1,11 @@
 //! One reader: a session, the socket it writes to, and where it stands.
 //!
 //! A reader is *live* while it is in its worker's walk, and *parked* otherwise: then its own task
-//! serves it from the tail or the log until it is level, and puts it back. Both write through the
-//! same sink and never at the same time, for both run on the worker's thread (R7).
+//! has its worker serve it in turns, from the tail or the log, until it is level and put back. Both write
+//! through the same sink and never at the same time, for both run on the worker's thread (R7).
 
 mod lag;
+mod replay;
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, BatchLimits, Code, Framing, Next, Refusal, Seq, Session, View, ViewKey, frame, opening,
+    Batch, Code, Framing, Refusal, Seq, Session, View, ViewKey, frame,
     session::{Audience, Coding, Greeting},
     slow::{Ladder, Policy},
 };
@@ -31,14 +32,13 @@ use super::{
     websocket::Socket,
 };
 use crate::{
-    admission::{self, Connection, ConnectionId},
+    admission::{self, Connection, ConnectionId, ReplayPlace},
     auth::StreamGrant,
     config::Config,
-    engine::{Page, PageLimit, ReadError},
     hub::Org,
     metrics::Transport,
     node::{Node, millis},
-    refusals::{refused, unreadable},
+    refusals::refused,
     transport::socket::LeftoverFull,
 };
 
@@ -116,6 +116,8 @@ pub struct Reader {
     session: RefCell<Session>,
     sink: Sink,
     membership: RefCell<Option<Membership>>,
+    /// Where it stands among its worker's readers.
+    place: Cell<u32>,
     /// What other threads have of it; they end it through this.
     connection: Arc<Connection>,
     clock: Cell<Clock>,
@@ -125,6 +127,8 @@ pub struct Reader {
     policy: Policy,
     /// Whether its policy has yet to act.
     is_to_act: Cell<bool>,
+    /// Its place among those that wait for their replay.
+    waits: Cell<Option<ReplayPlace>>,
     slot: admission::Slot,
 }
 
@@ -139,9 +143,8 @@ impl Reader {
         sink: Sink,
     ) -> Rc<Self> {
         let node = local.node.clone();
-        let Entered { filter, connection, log, from } = entered;
+        let Entered { filter, connection, log, opening, replay } = entered;
         let org_id = grant.org();
-        let opening = opening::open(&log, &filter, from);
         // The head of now: the search for a start may have taken its time.
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
         let org = node.hub.org(org_id, head);
@@ -165,12 +168,14 @@ impl Reader {
             session: RefCell::new(session),
             sink,
             membership: RefCell::default(),
+            place: Cell::default(),
             connection,
             clock: Cell::new(clock),
             names_services: request.services.is_some(),
             ladder: Cell::default(),
             policy: request.slow,
             is_to_act: Cell::default(),
+            waits: Cell::new(replay),
             slot,
             local,
         });
@@ -203,6 +208,21 @@ impl Reader {
         self.local.node.admission.id_of(&self.connection)
     }
 
+    /// Its worker.
+    pub fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    /// Whether it has been live.
+    pub fn has_been_level(&self) -> bool {
+        self.with_ladder(|ladder| ladder.has_been_level())
+    }
+
+    /// It waits for its worker no more: it is level, or it waits for its own client.
+    pub fn end_wait(&self) {
+        self.waits.take();
+    }
+
     /// Looks at its session.
     pub fn with_session<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
         look(&self.session.borrow())
@@ -224,6 +244,17 @@ impl Reader {
         if let Some(membership) = &*self.membership.borrow() {
             membership.set_index(index);
         }
+    }
+
+    /// Its place among its worker's readers.
+    pub fn place(&self) -> usize {
+        self.place.get() as usize
+    }
+
+    /// It stands there now.
+    pub fn set_place(&self, place: usize) {
+        // More readers than that have no descriptors.
+        self.place.set(u32::try_from(place).unwrap_or(u32::MAX));
     }
 
     /// Says that it is parked; gives where it was.
@@ -295,98 +326,6 @@ impl Reader {
             }
         }
         Offer::Taken(events)
-    }
-
-    /// Serves it until it is level and live again, or its socket is gone. Called by its task while
-    /// it is parked.
-    pub async fn catch_up(self: Rc<Self>) -> Result<(), Gone> {
-        let node = self.local.node.clone();
-        let mut frames = Vec::new();
-        loop {
-            self.sink.ready().await?;
-            if self.ending().is_some() {
-                return Ok(());
-            }
-            frames.clear();
-            // From here to the write nothing waits, but for a page, so the sink stays ready.
-            let gaps = self.session.borrow_mut().take_gaps(node.now(), &mut frames);
-            gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
-            if frames.is_empty() && self.is_to_act.get() {
-                if let Err(error) = self.act(&mut frames).await {
-                    self.end(unreadable(error));
-                    return Ok(());
-                }
-            } else if frames.is_empty() {
-                let at = self.session.borrow().scanned();
-                let next = self.org.tail().next(at);
-                match next {
-                    Next::Level => {
-                        // What a replay ends with may be hidden: say that it has ended.
-                        self.session.borrow_mut().bridge_to_scanned(node.now(), &mut frames);
-                        if frames.is_empty() {
-                            self.with_ladder(Ladder::handle_level);
-                            self.local.join(&self);
-                            if self.org.tail().has_open() {
-                                // The round that takes it may have been called before this reader came.
-                                // It is not sealed here: a thousand that come back one after the other
-                                // would cut the log into a thousand batches.
-                                self.local.news(&self.org);
-                            }
-                            return Ok(());
-                        }
-                    }
-                    Next::Batch(batch) => self.take_batch(&batch, &mut frames),
-                    Next::Behind(start) => {
-                        let page = match self.read_page(start).await {
-                            Ok(page) => page,
-                            Err(error) => {
-                                self.end(unreadable(error));
-                                return Ok(());
-                            }
-                        };
-                        // Meanwhile an answer to the client may have come to stand half written.
-                        self.sink.ready().await?;
-                        self.take_page(&page, &mut frames);
-                        if self.with_session(|session| session.scanned() == at) {
-                            // The log ends before its own tail begins: no page would ever come.
-                            self.fail();
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-            self.sink.send(&mut frames)?;
-            // A fast reader with a long way to go lets the others have their turn.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
-        let mut session = self.session.borrow_mut();
-        let form = session.audience().coding.form();
-        let view = self.local.view(&self.org, batch, &session.view_key(), form, batch.prev);
-        let events = session.take(batch, &view, self.local.node.now(), frames);
-        self.local.node.metrics.delivered.inc_by(events as u64);
-    }
-
-    async fn read_page(&self, start: Seq) -> Result<Page, ReadError> {
-        let (after, stop) = self.with_session(|session| (session.scanned(), session.stop()));
-        let BatchLimits { events, bytes } = BatchLimits::default();
-        let to = stop.map_or(start, |stop| stop.min(start));
-        self.local.node.engine.read(&self.org.id, after, PageLimit { events, bytes, to }).await
-    }
-
-    fn take_page(&self, page: &Page, frames: &mut Vec<Bytes>) {
-        let metrics = &self.local.node.metrics;
-        let mut session = self.session.borrow_mut();
-        let now = self.local.node.now();
-        let latest = self.is_to_act.get() && self.policy == Policy::Latest;
-        let taken = session.take_page(page.after, page.to, &page.events, latest, now, frames);
-        if let Some(reason) = taken.gap {
-            metrics.gap(reason);
-        }
-        metrics.delivered.inc_by(taken.events as u64);
-        metrics.omitted.inc_by(taken.omitted as u64);
     }
 
     /// Renews its grant in place (R6).

@@ -3,16 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_core::{
-    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId, opening::From, session::Coding,
+    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId,
+    opening::{self, From, Opening},
+    session::Coding,
     slow::Policy,
 };
 
 use crate::{
-    admission::{Arrival, Connection, ConnectionId, Slot},
+    admission::{Arrival, Connection, ConnectionId, ReplayPlace, Slot},
     auth::StreamGrant,
     engine::{PageLimit, ReadError},
     metrics::Transport,
-    node::Node,
+    node::{Node, random},
     refusals::{refused, unreadable},
 };
 
@@ -43,8 +45,10 @@ pub struct Entered {
     pub connection: Arc<Connection>,
     /// The log as it was when the place was found.
     pub log: LogState,
-    /// The place to start at.
-    pub from: From,
+    /// The place to start at, and the gaps due from there on.
+    pub opening: Opening,
+    /// Its place among those that wait for their replay, where it has missed something.
+    pub replay: Option<ReplayPlace>,
 }
 
 impl StreamRequest {
@@ -63,6 +67,11 @@ impl StreamRequest {
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
         let log = node.open_log(grant.org()).await?;
         let from = self.place(node, grant, &filter, &log).await.map_err(unreadable)?;
+        let opening = opening::open(&log, &filter, from);
+        let replay = match opening.cursor.seq < log.head {
+            true => Some(node.replays.enter(node.config().limits.replays_waiting, random())?),
+            false => None,
+        };
         let connection = slot.enter(&Arrival {
             org: grant.org(),
             user: grant.user(),
@@ -72,7 +81,7 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        Ok(Entered { filter, connection, log, from })
+        Ok(Entered { filter, connection, log, opening, replay })
     }
 
     /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).

@@ -122,6 +122,31 @@ fn handshakes_per_second(limit: &str) -> Hit {
     Counted(gateway)
 }
 
+/// Who comes back while as many wait as may is refused; who begins at the head is not.
+fn replays_waiting(limit: &str) -> Hit {
+    let node = HeldNode::with(&[("limits.replays_waiting", "1")]);
+    let start = node.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    node.let_answer();
+    assert_eq!(node.publishing().body(EVENT).send().status, 200);
+    node.let_read(false);
+    let (behind, waiting) = (format!("?cursor={start}"), || node.metric("tidegate_replays_waiting"));
+    let mut first = node.ws(&behind);
+    first.next("hello");
+    assert_eq!(waiting(), 1.0);
+    ended(node.ws(&behind), limit, 1013, "overloaded");
+    refused(&node.getting(&format!("stream{behind}")).send(), limit, 503, "overloaded");
+    node.ws("").next("hello");
+    node.let_read(true);
+    first.next("event");
+    // Level, or waiting for its own client: its place is free.
+    eventually("its place", || (waiting() == 0.0).then_some(()));
+    let mut second = node.ws(&behind);
+    second.next("hello");
+    second.next("event");
+    assert_eq!(node.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}")), 2.0);
+    Seen
+}
+
 /// Refused before the credentials are looked at; what needs none, and streams, are not.
 fn failed_auths_per_second(limit: &str) -> Hit {
     let gateway = Gateway::with(&["limits.failed_auths_per_second=1"]);
@@ -416,6 +441,7 @@ fn every_bound_is_hit_by_its_scenario() {
         connections_per_user_policy,
         connections_per_address,
         handshakes_per_second,
+        replays_waiting,
         failed_auths_per_second,
         orgs,
         publishes_per_second,

@@ -36,6 +36,7 @@ const SECRET: &str = "a secret of thirty-two bytes....";
 struct HeldBack {
     engine: LocalEngine<MemoryStore>,
     may_answer: watch::Receiver<bool>,
+    may_read: watch::Receiver<bool>,
     breaks: Arc<AtomicBool>,
     loses: Arc<AtomicBool>,
     halts: Arc<AtomicBool>,
@@ -72,7 +73,11 @@ impl Engine for HeldBack {
         if self.loses.load(Ordering::SeqCst) {
             return Box::pin(async { Err(ReadError::Store("lost on purpose".into())) });
         }
-        self.engine.read(org, after, limit)
+        let (read, mut may_read) = (self.engine.read(org, after, limit), self.may_read.clone());
+        Box::pin(async move {
+            let _ = may_read.wait_for(|may| *may).await;
+            read.await
+        })
     }
 
     fn sweep(&self) {
@@ -122,6 +127,7 @@ pub struct HeldNode {
     key: String,
     token: String,
     answers: watch::Sender<bool>,
+    reads: watch::Sender<bool>,
     breaks: Arc<AtomicBool>,
     loses: Arc<AtomicBool>,
     halts: Arc<AtomicBool>,
@@ -155,6 +161,7 @@ impl HeldNode {
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
+        let (reads, may_read) = watch::channel(true);
         let [breaks, loses, halts] = <[Arc<AtomicBool>; 3]>::default();
         let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
@@ -162,6 +169,7 @@ impl HeldNode {
             engine: Arc::new(HeldBack {
                 engine,
                 may_answer,
+                may_read,
                 breaks: breaks.clone(),
                 loses: loses.clone(),
                 halts: halts.clone(),
@@ -191,12 +199,24 @@ impl HeldNode {
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, breaks, loses, halts, node, feed, _dir: dir }
+        Self { address, key, token, answers, reads, breaks, loses, halts, node, feed, _dir: dir }
     }
 
     /// Lets publishers have their answers.
     pub fn let_answer(&self) {
         self.answers.send_replace(true);
+    }
+
+    /// Lets no page of the log be read, from now on, or all those that wait.
+    pub fn let_read(&self, may: bool) {
+        self.reads.send_replace(may);
+    }
+
+    /// The value of a metric; zero where it has no such line.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.node.metrics.open_metrics();
+        let value = text.lines().find_map(|of| of.strip_prefix(line)?.trim().parse().ok());
+        value.unwrap_or_default()
     }
 
     /// Makes every read of the log panic.

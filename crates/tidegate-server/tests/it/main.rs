@@ -36,6 +36,7 @@ mod memory;
 mod openapi;
 mod proxies;
 mod publish;
+mod replays;
 mod reread;
 mod rounds;
 mod seam;

@@ -259,12 +259,14 @@ fn a_panic_ends_the_one_stream_and_its_places_come_back() {
     let mut live = node.ws("");
     let hello = live.next("hello");
     let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
-    // The tail begins at the head, so a reader from before it reads the log, in its own task.
+    // The tail begins at the head, so a reader from before it needs a page of the log.
     node.break_reads();
     let epoch = hello["epoch"].as_str().expect("an epoch");
     let mut broken = node.ws(&format!("?cursor={epoch}-0"));
     broken.next("hello");
-    assert!(broken.try_frame().is_none(), "the stream goes on");
+    let (error, close) = broken.refusal();
+    assert_eq!((error["code"].as_str(), close), (Some("internal"), 1011), "{error}");
+    drop(broken);
 
     node.let_feed();
     publish("two");

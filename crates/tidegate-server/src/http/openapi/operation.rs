@@ -374,8 +374,8 @@ the protocol names.",
         refused(Code::Internal, LOG_BROKEN),
         refused(
             Code::Overloaded,
-            "the gateway has as many connections or orgs as it may, or the org's log cannot be opened now, or the \
-             keys of the token's issuer cannot be had now",
+            "the gateway has as many connections or orgs as it may, or as many readers wait for what they missed \
+             as may, or the org's log cannot be opened now, or the keys of the token's issuer cannot be had now",
         ),
         refused(Code::Draining, "the gateway is going away"),
     ],

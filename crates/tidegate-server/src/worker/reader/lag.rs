@@ -11,7 +11,7 @@ use tidegate_core::{
 use super::Reader;
 use crate::{
     config::Config,
-    engine::{PageLimit, ReadError},
+    engine::{Page, PageLimit, ReadError},
     node::random,
 };
 
@@ -67,9 +67,22 @@ impl Reader {
         let page = node.engine.read(&self.org.id, at, limit).await?;
         // Meanwhile an answer to the client may have come to stand half written.
         if self.sink.ready().await.is_ok() {
-            self.take_page(&page, frames);
+            self.take_window(&page, frames);
         }
         Ok(())
+    }
+
+    /// Takes a page in which later events make others old (R17).
+    fn take_window(&self, page: &Page, frames: &mut Vec<Bytes>) {
+        let metrics = &self.local.node.metrics;
+        let mut session = self.session.borrow_mut();
+        let now = self.local.node.now();
+        let taken = session.take_page(page.after, page.to, &page.events, true, now, frames);
+        if let Some(reason) = taken.gap {
+            metrics.gap(reason);
+        }
+        metrics.delivered.inc_by(taken.events as u64);
+        metrics.omitted.inc_by(taken.omitted as u64);
     }
 
     /// Looks whether it is slow (R16).
