@@ -12,6 +12,7 @@ use tidegate_core::ws::{Event, Limits, ReadError, Reader};
 const LIMITS: Limits = Limits {
     message_bytes_max: 2048,
     message_fragments_max: 8,
+    deflate: false,
 };
 
 fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<ReadError>) {

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -25,18 +25,31 @@ const VIEWS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
+    views_unkept: AtomicU64,
     whole: Option<Arc<Budget>>,
 }
 
 impl Budget {
     /// An account of its own that is also charged to `whole`.
     pub fn part_of(whole: Arc<Budget>) -> Self {
-        Self { used: AtomicUsize::new(0), whole: Some(whole) }
+        Self { whole: Some(whole), ..Self::default() }
     }
 
     /// The bytes held now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many views were made and not kept, because their batch had as many as it may.
+    pub fn views_unkept(&self) -> u64 {
+        self.views_unkept.load(Ordering::Relaxed)
+    }
+
+    fn pass_over_view(&self) {
+        self.views_unkept.fetch_add(1, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.pass_over_view();
+        }
     }
 
     fn charge(&self, bytes: usize) {
@@ -135,7 +148,8 @@ impl View {
             View::Empty { .. } => 0,
             View::Frame { bytes, compressed, .. } => match compressed.as_deref() {
                 None => bytes.len(),
-                Some(Compressed::Block(frame) | Compressed::Enveloped(frame)) => frame.len(),
+                Some(Compressed::Block(block)) => block.bytes().len(),
+                Some(Compressed::Enveloped(frame)) => frame.len(),
                 Some(Compressed::Deflated(forms)) => forms.alone().len(),
             },
         }
@@ -148,7 +162,7 @@ pub enum Compressed {
     /// A WebSocket message (RFC 7692).
     Deflated(Deflated),
     /// A block of a gzip body.
-    Block(Bytes),
+    Block(gzip::Block),
     /// A finished frame with the plain one inside.
     Enveloped(Bytes),
 }
@@ -157,7 +171,8 @@ impl Compressed {
     fn memory(&self) -> usize {
         match self {
             Compressed::Deflated(deflated) => deflated.memory(),
-            Compressed::Block(frame) | Compressed::Enveloped(frame) => size_of::<Self>() + frame.len(),
+            Compressed::Block(block) => size_of::<Self>() + block.bytes().len(),
+            Compressed::Enveloped(frame) => size_of::<Self>() + frame.len(),
         }
     }
 }
@@ -263,6 +278,8 @@ impl Batch {
             let bytes = if let View::Frame { bytes, .. } = &kept.plain { bytes.len() } else { 0 };
             self.charge(size_of::<Kept>() + bytes);
             views.push(kept);
+        } else {
+            self.budget.pass_over_view();
         }
         view
     }
@@ -295,7 +312,7 @@ impl Batch {
                             Some(generations) => generations.deflate(&kept.key, self.seq, bytes),
                             None => Deflated::without_context(bytes),
                         }),
-                        Framing::Sse => Compressed::Block(gzip::block(bytes)),
+                        Framing::Sse => Compressed::Block(gzip::Block::new(bytes)),
                     };
                     self.charge(form.memory());
                     kept.compressed = Some(Arc::new(form));

@@ -77,13 +77,14 @@ pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Contexts {
     used: AtomicUsize,
+    missed: AtomicU64,
     max: usize,
 }
 
 impl Contexts {
     /// Room for `max` of them.
     pub fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
+        Self { used: AtomicUsize::new(0), missed: AtomicU64::new(0), max }
     }
 
     /// How many there are.
@@ -91,11 +92,20 @@ impl Contexts {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// How many batches of a filter went without context, because all of them were taken.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
     fn take(self: &Arc<Self>) -> Option<Context> {
         let raised = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < self.max).then_some(used + 1));
-        raised.ok().map(|_| Context { stream: Stream::new(), place: self.clone() })
+        if raised.is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Context { stream: Stream::new(), place: self.clone() })
     }
 }
 

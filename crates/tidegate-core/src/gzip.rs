@@ -1,10 +1,9 @@
-//! `Content-Encoding: gzip` for server-sent events (RFC 1952), shared: an endless body of blocks that
-//! refer to nothing before them, so that one block of a batch goes to everybody who sees the same
-//! (R18).
+//! `Content-Encoding: gzip` for server-sent events (RFC 1952), shared: a body of blocks that refer to
+//! nothing before them, so that one block of a batch goes to everybody who sees the same (R18).
 //!
 //! What is for one reader alone goes as it is, in a stored block: nobody pays a compressor for it, and
-//! nothing later refers to it. A body is never ended: the checksum at its end would have to be kept up
-//! for every reader; the connection is cut instead, behind the last frame.
+//! nothing later refers to it. All that a body has of its own is the checksum that stands at its end, and
+//! that is not computed over the bytes again for each reader: those of a block are done once, with it.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
@@ -12,17 +11,52 @@ use flate2::Crc;
 use crate::deflate::compress_alone;
 
 /// The head of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
-pub const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
+const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
+
+/// The last block, empty and stored (RFC 1951, section 3.2.4).
+const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
 /// The longest stored block (RFC 1951, section 3.2.4).
 const STORED_MAX: usize = 0xFFFF;
 
-/// A frame as a compressed block.
-pub fn block(frame: &[u8]) -> Bytes {
-    let mut block = compress_alone(frame);
-    // What a WebSocket message leaves out: it ends the block here, on a byte.
-    block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
-    block.into()
+/// A frame as a compressed block, for any number of bodies.
+#[derive(Debug, Clone)]
+pub struct Block {
+    bytes: Bytes,
+    plain: Plain,
+}
+
+/// What a checksum wants to know of a stretch of text.
+#[derive(Debug, Clone, Copy)]
+struct Plain {
+    crc: u32,
+    bytes: u32,
+    /// What the checksum of all that lies before is multiplied with: x to the power of its bits.
+    shift: u32,
+}
+
+impl Plain {
+    fn of(text: &[u8]) -> Self {
+        let mut crc = Crc::new();
+        crc.update(text);
+        // The length of a body counts modulo 2^32 (RFC 1952, section 2.3.1).
+        Self { crc: crc.sum(), bytes: text.len() as u32, shift: power_of_bytes(text.len()) }
+    }
+}
+
+impl Block {
+    /// Compresses a frame.
+    pub fn new(frame: &[u8]) -> Self {
+        let mut block = compress_alone(frame);
+        // What a WebSocket message leaves out: it ends the block here, on a byte.
+        block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
+        Self { bytes: block.into(), plain: Plain::of(frame) }
+    }
+
+    /// Its bytes on the wire.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
 }
 
 /// `text` as a whole gzip member, for whoever takes it out of a frame.
@@ -38,25 +72,86 @@ pub fn member(text: &[u8]) -> Vec<u8> {
     member
 }
 
-/// Appends a frame as it is, in stored blocks.
-pub fn store(frame: &Bytes, out: &mut Vec<Bytes>) {
-    let mut rest = frame.clone();
-    while !rest.is_empty() {
-        let piece = rest.split_to(rest.len().min(STORED_MAX));
-        let length = piece.len() as u16;
-        let mut head = BytesMut::with_capacity(5);
-        head.put_u8(0);
-        head.put_u16_le(length);
-        head.put_u16_le(!length);
-        out.push(head.freeze());
-        out.push(piece);
+/// A body under way: what has to stand at its end (RFC 1952, section 2.3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Body {
+    crc: u32,
+    bytes: u32,
+}
+
+impl Body {
+    /// Begins a body.
+    pub fn begin(out: &mut Vec<Bytes>) -> Self {
+        out.push(HEAD);
+        Self::default()
+    }
+
+    /// Appends a block that others have, too.
+    pub fn share(&mut self, block: &Block, out: &mut Vec<Bytes>) {
+        self.account(block.plain);
+        out.push(block.bytes.clone());
+    }
+
+    /// Appends a frame as it is, in stored blocks.
+    pub fn store(&mut self, frame: &Bytes, out: &mut Vec<Bytes>) {
+        self.account(Plain::of(frame));
+        let mut rest = frame.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(STORED_MAX));
+            let length = piece.len() as u16;
+            let mut head = BytesMut::with_capacity(5);
+            head.put_u8(0);
+            head.put_u16_le(length);
+            head.put_u16_le(!length);
+            out.push(head.freeze());
+            out.push(piece);
+        }
+    }
+
+    /// Ends it: the final block, the checksum, the length.
+    pub fn end(self, out: &mut Vec<Bytes>) {
+        let mut end = BytesMut::with_capacity(FINAL_BLOCK.len() + 8);
+        end.put_slice(&FINAL_BLOCK);
+        end.put_u32_le(self.crc);
+        end.put_u32_le(self.bytes);
+        out.push(end.freeze());
+    }
+
+    fn account(&mut self, plain: Plain) {
+        self.crc = multiply(self.crc, plain.shift) ^ plain.crc;
+        self.bytes = self.bytes.wrapping_add(plain.bytes);
     }
 }
 
-/// Puts every frame of `frames` from `first` on into stored blocks.
-pub fn store_from(first: usize, frames: &mut Vec<Bytes>) {
-    let plain = frames.split_off(first);
-    plain.iter().for_each(|frame| store(frame, frames));
+/// The polynomial of the checksum (RFC 1952, section 8), the bit of the highest power last.
+const POLYNOMIAL: u32 = 0xEDB8_8320;
+
+/// The product of two polynomials over GF(2), modulo [`POLYNOMIAL`]. The highest bit stands for x^0.
+const fn multiply(mut a: u32, b: u32) -> u32 {
+    let mut product = 0;
+    let mut at = 1 << 31;
+    while at != 0 {
+        if b & at != 0 {
+            product ^= a;
+        }
+        a = (a >> 1) ^ (POLYNOMIAL & (a & 1).wrapping_neg());
+        at >>= 1;
+    }
+    product
+}
+
+/// x to the power of the bits in so many bytes: what the checksum of a text is multiplied with when as many
+/// bytes come behind it.
+fn power_of_bytes(mut bytes: usize) -> u32 {
+    let (mut power, mut square) = (1 << 31, 1 << (31 - 8));
+    while bytes != 0 {
+        if bytes & 1 != 0 {
+            power = multiply(power, square);
+        }
+        square = multiply(square, square);
+        bytes >>= 1;
+    }
+    power
 }
 
 #[cfg(test)]
@@ -68,29 +163,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_of_blocks_and_stored_frames_reads_as_one() {
+    fn r18_a_body_of_blocks_and_stored_frames_reads_as_one_and_ends_cleanly() {
         let frames: Vec<Bytes> = (1..200_u32)
             .map(|number| {
                 Bytes::from(format!("id: e-{number}\ndata: {}\n\n", "abc ".repeat(number as usize)))
             })
-            .chain([Bytes::from(vec![b'x'; 200_000]), Bytes::new()])
+            .chain([Bytes::from(vec![b'x'; 200_000]), Bytes::new(), Bytes::from_static(b"x")])
             .collect();
-        let mut body = vec![HEAD];
+        let mut out = Vec::new();
+        let mut body = Body::begin(&mut out);
         for (index, frame) in frames.iter().enumerate() {
             if index % 3 == 0 {
-                store(frame, &mut body);
+                body.store(frame, &mut out);
             } else {
-                body.push(block(frame));
+                body.share(&Block::new(frame), &mut out);
             }
         }
+        let cut = out.concat();
+        body.end(&mut out);
+        let mut text = Vec::new();
+        GzDecoder::new(&out.concat()[..]).read_to_end(&mut text).expect("a valid end");
+        assert!(text == frames.concat(), "{} bytes of {}", text.len(), frames.concat().len());
         for frame in &frames {
             let (member, mut text) = (member(frame), Vec::new());
             GzDecoder::new(&member[..]).read_to_end(&mut text).expect("a whole member");
             assert!(text == *frame, "{} bytes of {}", text.len(), frame.len());
         }
+        // Without its end it reads as far as it goes, and shows that it was cut.
         let mut text = Vec::new();
-        let error = GzDecoder::new(&body.concat()[..]).read_to_end(&mut text).expect_err("never ended");
+        let error = GzDecoder::new(&cut[..]).read_to_end(&mut text).expect_err("no end");
         assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
-        assert!(text == frames.concat(), "{} bytes of {}", text.len(), frames.concat().len());
+        assert!(text == frames.concat());
+    }
+
+    #[test]
+    fn r18_any_block_may_stand_anywhere_in_a_body() {
+        let blocks: Vec<(String, Block)> = (0..9)
+            .map(|number| {
+                let text = format!("data: {}\n\n", format!("abc{number}").repeat(500));
+                (text.clone(), Block::new(text.as_bytes()))
+            })
+            .collect();
+        for first in 0..blocks.len() {
+            let mut out = Vec::new();
+            let mut body = Body::begin(&mut out);
+            let order: Vec<usize> = (0..20).map(|step| (first + step * step) % blocks.len()).collect();
+            order.iter().for_each(|&index| body.share(&blocks[index].1, &mut out));
+            body.end(&mut out);
+            let mut text = String::new();
+            GzDecoder::new(&out.concat()[..]).read_to_string(&mut text).expect("a valid body");
+            assert_eq!(text, order.iter().map(|&index| blocks[index].0.as_str()).collect::<String>());
+        }
     }
 }

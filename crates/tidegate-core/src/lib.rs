@@ -28,6 +28,7 @@ pub mod replay;
 pub mod session;
 pub mod slow;
 pub mod tail;
+mod witness;
 pub mod ws;
 
 pub use batch::{Batch, Budget, View, ViewKey};

@@ -20,6 +20,7 @@ use crate::{
     gzip,
     opening::{Due, Opening},
     slow::keep_latest,
+    witness::Witness,
     ws::extension::Deflate,
 };
 
@@ -50,9 +51,8 @@ pub enum Coding {
     Plain,
     /// permessage-deflate, over WebSocket.
     Deflate(Deflate),
-    /// `Content-Encoding: gzip`, over SSE. Everything that goes out is a block of it, and stands behind
-    /// [`gzip::HEAD`].
-    Gzip,
+    /// `Content-Encoding: gzip`, over SSE: the body, begun. Everything that goes out is a block of it.
+    Gzip(gzip::Body),
     /// Inside of their JSON (`?batch=gzip`), over either transport.
     Enveloped(Arc<Enveloping>),
 }
@@ -73,7 +73,7 @@ impl Coding {
     pub fn form(&self) -> Form {
         match self {
             Coding::Plain => Form::Plain,
-            Coding::Deflate(_) | Coding::Gzip => Form::Compressed,
+            Coding::Deflate(_) | Coding::Gzip(_) => Form::Compressed,
             Coding::Enveloped(_) => Form::Enveloped,
         }
     }
@@ -117,31 +117,50 @@ pub struct Session {
     dues: VecDeque<Due>,
     /// What its inflater holds, where frames may be compressed.
     membership: Membership,
+    witness: Witness,
 }
 
 impl Session {
     /// Starts a stream as planned; its first frame is `hello`.
     pub fn open(audience: Audience, opening: Opening, greeting: &Greeting<'_>, out: &mut Vec<Bytes>) -> Self {
         let Opening { cursor, dues, resumed } = opening;
-        let session = Self {
+        let mut session = Self {
             tag: cursor.tag.clone().unwrap_or_else(|| audience.filter.tag().clone()),
             epoch: cursor.epoch,
             sent: cursor.seq,
             scanned: cursor.seq,
             dues,
             membership: Membership::default(),
+            witness: Witness::default(),
             audience,
         };
-        session.put(session.hello(greeting, resumed), out);
+        let hello = session.hello(greeting, resumed);
+        session.put(hello, out);
         session
     }
 
     /// Puts a frame on `out` as it is, in what the coding wants around it. For frames that are not the
     /// session's own, too.
-    pub fn put(&self, frame: Bytes, out: &mut Vec<Bytes>) {
-        match self.audience.coding {
-            Coding::Gzip => gzip::store(&frame, out),
-            Coding::Plain | Coding::Deflate(_) | Coding::Enveloped(_) => out.push(frame),
+    pub fn put(&mut self, frame: Bytes, out: &mut Vec<Bytes>) {
+        match &mut self.audience.coding {
+            Coding::Gzip(body) => {
+                let first = out.len();
+                body.store(&frame, out);
+                self.witness.see_blocks(&out[first..], &frame);
+            }
+            Coding::Plain | Coding::Enveloped(_) => out.push(frame),
+            // Not compressed, so it is in no window, and moves none (R19).
+            Coding::Deflate(_) => {
+                self.witness.see_message(&frame, &frame, false);
+                out.push(frame);
+            }
+        }
+    }
+
+    /// Ends what the coding has around the frames, behind the last one.
+    pub fn end(&mut self, out: &mut Vec<Bytes>) {
+        if let Coding::Gzip(body) = self.audience.coding {
+            body.end(out);
         }
     }
 
@@ -224,13 +243,15 @@ impl Session {
         self.sent = due.seq;
         self.scanned = due.seq;
         let to = self.side().cursor(due.seq);
-        self.put(frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter), out);
+        let gap = frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter);
+        self.put(gap, out);
     }
 
     /// Tells the client that it may move to `to`, where it is behind (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
-            self.put(frame::ping(self.audience.framing, self.side(), self.sent, to, now), out);
+            let ping = frame::ping(self.audience.framing, self.side(), self.sent, to, now);
+            self.put(ping, out);
             self.sent = to;
         }
     }
@@ -274,14 +295,16 @@ impl Session {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
                 self.bridge(*start, now, out);
-                match (&self.audience.coding, compressed.as_deref()) {
-                    (Coding::Deflate(Deflate { alone: false, .. }), Some(Compressed::Deflated(forms))) => {
-                        out.push(self.membership.take(forms));
+                match (&mut self.audience.coding, compressed.as_deref()) {
+                    (Coding::Deflate(Deflate { alone, .. }), Some(Compressed::Deflated(forms))) => {
+                        let frame = if *alone { forms.alone().clone() } else { self.membership.take(forms) };
+                        self.witness.see_message(&frame, bytes, *alone);
+                        out.push(frame);
                     }
-                    (Coding::Deflate(_), Some(Compressed::Deflated(forms))) => {
-                        out.push(forms.alone().clone())
+                    (Coding::Gzip(body), Some(Compressed::Block(block))) => {
+                        body.share(block, out);
+                        self.witness.see_blocks(std::slice::from_ref(block.bytes()), bytes);
                     }
-                    (Coding::Gzip, Some(Compressed::Block(block))) => out.push(block.clone()),
                     (Coding::Enveloped(_), Some(Compressed::Enveloped(frame))) => out.push(frame.clone()),
                     _ => self.put(bytes.clone(), out),
                 }
@@ -389,7 +412,8 @@ impl Session {
 
     /// `ping` over what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        self.put(frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now), out);
+        let ping = frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now);
+        self.put(ping, out);
         self.sent = self.scanned;
     }
 
@@ -419,7 +443,8 @@ impl Session {
         self.audience.filter = filter;
         // It sees by another filter from here on (R6, R19).
         self.membership.leave();
-        self.put(self.hello(greeting, true), out);
+        let hello = self.hello(greeting, true);
+        self.put(hello, out);
         Ok(())
     }
 }

@@ -230,3 +230,45 @@ proptest! {
 fn generations_for_alone() -> (Generations, Arc<Contexts>) {
     generations(0)
 }
+
+#[test]
+fn r19_what_goes_plain_to_a_joiner_is_a_hole_in_what_it_holds() {
+    // Twelve frames of 3,000 bytes fill a window; one among them that cannot be compressed comes plain, and
+    // is not in the joiner's. Members beside it keep the next generation away.
+    let frames_until_member = |plain_at: Option<u64>| {
+        let (mut generations, _) = generations(8);
+        let key = key("finance");
+        let mut members: Vec<Client> = (0..50).map(|_| Client::new()).collect();
+        let mut late = Client::new();
+        let noise: String = (0..40_u8).map(|at| char::from(b'0' + at)).collect();
+        for number in 1..=60 {
+            let text = if plain_at == Some(number) { noise.clone() } else { event(number).repeat(11) };
+            let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+            for member in &mut members {
+                assert_eq!(member.take(&deflated).as_ref(), Ok(&text));
+            }
+            if number > 1 {
+                assert_eq!(late.take(&deflated).as_ref(), Ok(&text), "{number}");
+                if late.membership.is_member() {
+                    return number;
+                }
+            }
+        }
+        u64::MAX
+    };
+    let without = frames_until_member(None);
+    assert_eq!(frames_until_member(Some(5)), without + 4, "what came before it counts no more");
+}
+
+#[test]
+fn r19_a_compressor_that_is_given_up_and_one_that_was_refused_are_counted() {
+    let (mut generations, contexts) = generations(1);
+    let frame = ws::text_frame(&event(1));
+    generations.deflate(&key("finance"), 1, &frame);
+    assert_eq!((contexts.used(), contexts.missed()), (1, 0));
+    generations.deflate(&key("staff"), 1, &frame);
+    generations.deflate(&key("staff"), 2, &frame);
+    assert_eq!((contexts.used(), contexts.missed()), (1, 2));
+    drop(generations);
+    assert_eq!((contexts.used(), contexts.missed()), (0, 2));
+}

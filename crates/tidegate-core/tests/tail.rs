@@ -187,6 +187,7 @@ fn views_past_the_bound_are_made_but_not_kept() {
         charged.push(budget.used());
     }
     assert_eq!(charged[255], charged[299], "a node's filters cannot grow one batch without end");
+    assert_eq!(budget.views_unkept(), 44, "and those that were not kept are counted");
     drop(batch);
     assert_eq!(budget.used(), 0);
 }

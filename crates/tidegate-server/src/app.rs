@@ -111,7 +111,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let workers = config.node.workers.count(std::thread::available_parallelism().map_or(1, usize::from));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::new(workers, Node::hub_limits(&config), clock.clone()));
-    let metrics = Arc::new(Metrics::new(hub.budget().clone()));
+    let metrics = Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone()));
     let engine = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files; it has the thread to itself.

@@ -140,6 +140,11 @@ impl Hub {
         &self.budget
     }
 
+    /// The compressors of all orgs.
+    pub fn contexts(&self) -> &Arc<Contexts> {
+        &self.contexts
+    }
+
     /// The calls for `worker`.
     pub fn calls(&self, worker: usize) -> Arc<Calls> {
         self.calls[worker].clone()

@@ -17,7 +17,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tidegate_core::{Budget, Code, GapReason, Refusal};
+use tidegate_core::{Budget, Code, GapReason, Refusal, deflate::Contexts};
 
 use crate::{admission::Places, engine::SyncObserver};
 
@@ -177,8 +177,13 @@ const SECONDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 impl Metrics {
-    /// The metrics of a node whose tails are charged to `tails`.
-    pub fn new(tails: Arc<Budget>) -> Self {
+    /// The metrics of a command that has no readers.
+    pub fn of_nothing() -> Self {
+        Self::new(Arc::default(), Arc::new(Contexts::new(0)))
+    }
+
+    /// The metrics of a node whose tails are charged to `tails`, and whose compressors are of `contexts`.
+    pub fn new(tails: Arc<Budget>, contexts: Arc<Contexts>) -> Self {
         let mut whole = Registry::default();
         let registry = whole.sub_registry_with_prefix("tidegate");
         let metrics = Self {
@@ -269,16 +274,8 @@ impl Metrics {
         );
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", build);
-        whole.register_collector(Box::new(Held {
-            name: "tidegate_tail",
-            help: "Memory of all tails, the encoded views of their batches included",
-            budget: tails,
-        }));
-        whole.register_collector(Box::new(Held {
-            name: "tidegate_replay_page",
-            help: "Memory of pages of the log kept for readers that catch up",
-            budget: metrics.replay_pages_kept.clone(),
-        }));
+        let pages = metrics.replay_pages_kept.clone();
+        whole.register_collector(Box::new(Shared { tails, pages, contexts }));
         whole.register_collector(Box::new(Process));
         // Series stand from the start, so that a rate over them has a beginning. Those of refusals come
         // with the first: their bounds are named where they are checked.
@@ -421,19 +418,52 @@ impl SyncObserver for Metrics {
     }
 }
 
-/// `tidegate_tail_bytes` and others, read where they are kept.
+/// What readers share, read where it is kept.
 #[derive(Debug)]
-struct Held {
-    name: &'static str,
-    help: &'static str,
-    budget: Arc<Budget>,
+struct Shared {
+    tails: Arc<Budget>,
+    pages: Arc<Budget>,
+    contexts: Arc<Contexts>,
 }
 
-impl Collector for Held {
+impl Collector for Shared {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let gauge = ConstGauge::new(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
-        let kind = gauge.metric_type();
-        gauge.encode(encoder.encode_descriptor(self.name, self.help, Some(&Unit::Bytes), kind)?)
+        let gauges = [
+            (
+                "tidegate_tail",
+                "Memory of all tails, the encoded views of their batches included",
+                Some(&Unit::Bytes),
+                self.tails.used(),
+            ),
+            (
+                "tidegate_replay_page",
+                "Memory of pages of the log kept for readers that catch up",
+                Some(&Unit::Bytes),
+                self.pages.used(),
+            ),
+            ("tidegate_compressors", "Shared compressors in use", None, self.contexts.used()),
+        ];
+        for (name, help, unit, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
+        }
+        let counters = [
+            (
+                "tidegate_views_unkept",
+                "Encodings of a batch for a filter that were not kept, because it had as many as it may",
+                self.tails.views_unkept(),
+            ),
+            (
+                "tidegate_compressors_missed",
+                "Batches of a filter compressed without context, because all compressors were taken",
+                self.contexts.missed(),
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 
@@ -507,7 +537,7 @@ mod tests {
 
     #[test]
     fn the_contract_of_names_is_kept_in_both_formats() {
-        let metrics = Metrics::new(Arc::default());
+        let metrics = Metrics::of_nothing();
         metrics.close(Code::Draining);
         metrics.refusal("limits.connections");
         metrics.publish(Duration::from_millis(3));
@@ -523,6 +553,9 @@ mod tests {
             "tidegate_refusals_total{limit=\"limits.connections\"} 1",
             "tidegate_log_sync_duration_seconds_count 0",
             "tidegate_tail_bytes 0",
+            "tidegate_views_unkept_total 0",
+            "tidegate_compressors 0",
+            "tidegate_compressors_missed_total 0",
             "tidegate_jwks_fetches_total{outcome=\"ok\"} 0",
             "tidegate_jwks_keys 0",
             "tidegate_config_rereads_total{outcome=\"refused\"} 0",

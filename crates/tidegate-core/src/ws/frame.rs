@@ -139,6 +139,11 @@ pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
     frame.finish_with(FIN | RSV1 | opcode.bits())
 }
 
+/// Whether the payload of a finished frame is compressed.
+pub fn is_deflated(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & RSV1 != 0)
+}
+
 /// How long the header of a finished frame of ours is, read from the frame.
 pub fn header_length(frame: &[u8]) -> usize {
     match frame.get(1) {

@@ -20,8 +20,8 @@ mod utf8;
 
 pub use close::{Close, REASON_BYTES_MAX, is_sendable};
 pub use frame::{
-    FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, deflated_frame, header_bytes, header_length, ping,
-    pong, text_frame,
+    FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, deflated_frame, header_bytes, header_length,
+    is_deflated, ping, pong, text_frame,
 };
 pub use head::CONTROL_BYTES_MAX;
 pub use reader::{Event, Limits, ReadError, Reader};

@@ -108,7 +108,7 @@ impl Inspect {
             .build()
             .map_err(|error| Failure::Failed(format!("start the runtime: {error}")))?;
         let inspection = runtime.block_on(async {
-            verifier.keep_fresh(&Arc::new(Metrics::new(Arc::default())));
+            verifier.keep_fresh(&Arc::new(Metrics::of_nothing()));
             verifier.inspect(token.trim(), now).await
         });
         let show = |part: &Option<serde_json::Value>| match part {

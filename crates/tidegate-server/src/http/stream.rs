@@ -150,20 +150,23 @@ async fn open_events(
     accepts_event_stream(request.headers())?;
     let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
     if may_compress(node, &wanted, &query) && accepts_gzip(request.headers()) {
-        wanted.coding = Coding::Gzip;
+        wanted.coding = Coding::Gzip(gzip::Body::default());
     }
-    let is_gzip = wanted.coding == Coding::Gzip;
+    let is_gzip = matches!(wanted.coding, Coding::Gzip(_));
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
     let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new();
     // Drawn for each connection, so that clients that lost a node do not come back as one.
-    let mut retry = vec![Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000))];
-    if is_gzip {
-        gzip::store_from(0, &mut retry);
-        retry.insert(0, gzip::HEAD);
+    let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
+    let mut first = Vec::new();
+    if let Coding::Gzip(body) = &mut wanted.coding {
+        *body = gzip::Body::begin(&mut first);
+        body.store(&retry, &mut first);
+    } else {
+        first.push(retry);
     }
-    let _ = frames.send(&mut retry);
+    let _ = frames.send(&mut first);
     let reader = Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     tokio::task::spawn_local(sse::run(reader, frames));
     let mut response = sse_response(Either::Right(body));

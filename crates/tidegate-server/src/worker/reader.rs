@@ -188,7 +188,7 @@ impl Reader {
         );
         reader.local.add(&reader);
         if node.engine.halted().is_some() {
-            reader.with_session(|session| session.put(halted(framing), &mut frames));
+            reader.session.borrow_mut().put(halted(framing), &mut frames);
         }
         // The socket is fresh: whatever it does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
@@ -367,7 +367,7 @@ impl Reader {
     /// Says something that is not of the session.
     fn say(&self, frame: &Bytes) {
         let mut frames = Vec::new();
-        self.with_session(|session| session.put(frame.clone(), &mut frames));
+        self.session.borrow_mut().put(frame.clone(), &mut frames);
         self.push(frames);
     }
 
@@ -456,13 +456,16 @@ impl Reader {
             "end a stream: {refusal}"
         );
         let mut frames = Vec::new();
-        self.with_session(|session| session.put(frame::error(self.sink.framing(), refusal), &mut frames));
+        let mut session = self.session.borrow_mut();
+        session.put(frame::error(self.sink.framing(), refusal), &mut frames);
+        session.end(&mut frames);
         frames
     }
 
-    /// Whether its transport ends cleanly: a gzip body is cut.
+    /// Whether its transport ends cleanly. A gzip body whose session broke is cut: nobody knows its checksum.
     pub fn ends_cleanly(&self) -> bool {
-        self.with_session(|session| session.audience().coding != Coding::Gzip)
+        let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
+        !is_broken || self.with_session(|session| session.audience().coding == Coding::Plain)
     }
 
     fn close(self: &Rc<Self>) {

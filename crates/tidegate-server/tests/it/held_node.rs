@@ -174,7 +174,7 @@ impl HeldNode {
                 loses: loses.clone(),
                 halts: halts.clone(),
             }),
-            metrics: Arc::new(Metrics::new(hub.budget().clone())),
+            metrics: Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
             publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
             has_page: false,

@@ -167,7 +167,7 @@ async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, patience: Du
         let length = match waiting.await {
             Err(()) => return Given::Gone,
             Ok(Some(length)) => length.min(PIECE),
-            // Also behind a gzip body, which has no end of its own: a reset would take the last frame along.
+            // Also behind a body that is to be cut: a reset would take the last frame along.
             Ok(None) => {
                 return if stream.send_data(Bytes::new(), true).is_ok() { Given::All } else { Given::Gone };
             }
