@@ -308,6 +308,60 @@ mod tests {
     }
 
     #[test]
+    fn r15_the_wait_counts_from_the_end_of_the_round_and_all_its_slices() {
+        let mut rounds = rounds(Mode::Paced);
+        rounds.handle_news(us(0), "a");
+        // Three slices of a millisecond, with another's time in between.
+        for (now, is_done) in [(1000, false), (5000, false), (9000, true)] {
+            assert_eq!(rounds.poll_round(us(now - 1000)), Some("a"));
+            rounds.handle_slice(us(now), "a", us(1000), is_done);
+        }
+        rounds.handle_news(us(9100), "a");
+        assert_eq!((rounds.poll_round(us(9100)), rounds.poll_timeout()), (None, Some(us(12_000))));
+    }
+
+    #[test]
+    fn r15_a_long_round_gives_way_after_each_slice() {
+        let mut rounds = rounds(Mode::Paced);
+        rounds.handle_news(us(0), "big");
+        assert_eq!(rounds.poll_round(us(0)), Some("big"));
+        rounds.handle_news(us(500), "small");
+        rounds.handle_slice(us(1000), "big", SLICE, false);
+        assert_eq!(serve(&mut rounds, us(1000), us(20)), Some("small"));
+        assert_eq!(rounds.poll_round(us(1020)), Some("big"));
+    }
+
+    #[test]
+    fn r15_a_burst_on_a_quiet_org_goes_as_one_round() {
+        let mut rounds = rounds(Mode::Paced);
+        (0..100).for_each(|at| rounds.handle_news(us(at), "a"));
+        assert_eq!(serve(&mut rounds, us(100), us(4000)), Some("a"));
+        assert_eq!((rounds.poll_round(us(4100)), rounds.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn r15_what_catching_up_costs_takes_from_the_same_share() {
+        let wait_beside = |catching_up| {
+            let mut rounds = rounds(Mode::Paced);
+            let mut now = Duration::ZERO;
+            for _ in 0..200 {
+                rounds.handle_news(now, "a");
+                now = rounds.poll_timeout().unwrap_or_default().max(now);
+                assert_eq!(serve(&mut rounds, now, us(1000)), Some("a"));
+                now += us(1000);
+                rounds.handle_cost(now, catching_up);
+                now += catching_up;
+            }
+            let ended = now - catching_up;
+            rounds.handle_news(now, "a");
+            rounds.poll_timeout().unwrap_or_default().max(now) - ended
+        };
+        assert!(wait_beside(us(0)) < us(1600), "{:?}", wait_beside(us(0)));
+        let wait = wait_beside(us(5000));
+        assert!(wait > us(5500), "rounds wait the longer: {wait:?}");
+    }
+
+    #[test]
     fn news_that_comes_while_a_round_is_under_way_gets_a_round_of_its_own() {
         let mut rounds = rounds(Mode::Paced);
         rounds.handle_news(us(0), "a");

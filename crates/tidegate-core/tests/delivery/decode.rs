@@ -25,7 +25,7 @@ pub enum Decoder {
         is_alone: bool,
     },
     Sse {
-        gzip: Option<GzDecoder<Vec<u8>>>,
+        gzip: Option<Box<GzDecoder<Vec<u8>>>>,
         text: Vec<u8>,
     },
 }
@@ -36,7 +36,7 @@ impl Decoder {
     }
 
     pub fn sse(is_gzip: bool) -> Self {
-        Self::Sse { gzip: is_gzip.then(|| GzDecoder::new(Vec::new())), text: Vec::new() }
+        Self::Sse { gzip: is_gzip.then(|| Box::new(GzDecoder::new(Vec::new()))), text: Vec::new() }
     }
 
     /// Takes a piece of the stream; gives the frames that are whole with it.

@@ -177,10 +177,8 @@ impl World {
 
     /// A stream begins: at the head, or where the one before stood.
     pub fn join(&mut self, index: usize, kind: Kind, name: &str, services: &str) {
-        let before = self.readers[index].take().map(|reader| {
-            self.leave(index);
-            reader
-        });
+        let before = self.readers[index].take();
+        self.leave(index);
         let from = match before {
             Some(Reader { client, .. }) => From::Cursor(Cursor {
                 epoch: self.log.epoch.clone(),
