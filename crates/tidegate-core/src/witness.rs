@@ -123,6 +123,9 @@ mod tests {
         assert!(!is_caught(|witness| witness.see_blocks(&right, &twice)));
         assert!(is_caught(|witness| witness.see_blocks(&right[..1], &twice)));
         assert!(is_caught(|witness| witness.see_blocks(&right, &frame)));
-        assert!(is_caught(|witness| witness.see_blocks(&[frame.clone()], &frame)), "no block at all");
+        assert!(
+            is_caught(|witness| witness.see_blocks(std::slice::from_ref(&frame), &frame)),
+            "no block at all"
+        );
     }
 }
