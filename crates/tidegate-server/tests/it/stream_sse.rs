@@ -1,8 +1,12 @@
 //! Streams over server-sent events: what a plain EventSource needs.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+
+use flate2::bufread::GzDecoder;
+
 use crate::{
     client::{
-        http::{Answer, Request},
+        http::{Answer, Chunked, Request},
         sse::Sse,
         stream::{Follower, Frames as _},
     },
@@ -128,4 +132,35 @@ fn an_ending_stream_says_why_and_ends_its_body() {
     let error = stream.next("error");
     assert_eq!(error["code"], "token_expired");
     assert_eq!(stream.try_frame(), None, "the body has ended");
+}
+
+#[test]
+fn r18_a_gzip_body_ends_whole_behind_its_last_frame() {
+    let gateway = Gateway::start();
+    let stream = gateway.getting("stream?services=s,t").with("accept", "text/event-stream");
+    let mut connection = stream.with("accept-encoding", "gzip").begin();
+    assert_eq!(Answer::read_head(&mut connection).expect("an answer").status, 200);
+    let mut text = BufReader::new(GzDecoder::new(BufReader::new(Chunked::new(connection))));
+    let mut until = |word: &str| {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert!(text.read_line(&mut line).expect("a stream that goes on") > 0);
+        }
+    };
+    until("hello");
+    for number in 1..=20 {
+        gateway.say("s", &format!("\"{}\"", "an event like the others ".repeat(number)));
+    }
+    until("\"seq\":20,");
+    let closed = Request::new(gateway.admin, "DELETE", &gateway.path("connections?all=true")).send();
+    assert_eq!(closed.status, 200, "{closed:?}");
+    until("\"revoked\"");
+    // The decoder holds checksum and length against what it has read, and the body ends there.
+    let mut rest = String::new();
+    text.read_to_string(&mut rest).expect("a valid end");
+    assert_eq!(rest, "\n");
+    let mut behind = Vec::new();
+    text.into_inner().into_inner().read_to_end(&mut behind).expect("a body that has ended");
+    assert!(behind.is_empty(), "{behind:?}");
 }
