@@ -349,7 +349,7 @@ mod tests {
                 now = rounds.poll_timeout().unwrap_or_default().max(now);
                 assert_eq!(serve(&mut rounds, now, us(1000)), Some("a"));
                 now += us(1000);
-                rounds.handle_cost(now, catching_up);
+                rounds.handle_cost(now, &"b", catching_up);
                 now += catching_up;
             }
             let ended = now - catching_up;
@@ -358,7 +358,7 @@ mod tests {
         };
         assert!(wait_beside(us(0)) < us(1600), "{:?}", wait_beside(us(0)));
         let wait = wait_beside(us(5000));
-        assert!(wait > us(5500), "rounds wait the longer: {wait:?}");
+        assert!(wait > us(5500), "another org's rounds wait the longer: {wait:?}");
     }
 
     #[test]
