@@ -249,7 +249,7 @@ impl World {
         if !compresses {
             return batch.view(&org, key, start);
         }
-        let by = Compressor { generations: &mut self.generations, excluded: &self.excluded };
+        let by = Compressor { generations: Some(&mut self.generations), excluded: &self.excluded };
         batch.compressed_view(&org, key, start, by)
     }
 
