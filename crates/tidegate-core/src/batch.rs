@@ -112,6 +112,15 @@ struct Kept {
     enveloped: Option<Option<Arc<Compressed>>>,
 }
 
+impl Kept {
+    /// The bytes of its forms.
+    fn memory(&self) -> usize {
+        let plain = if let View::Frame { bytes, .. } = &self.plain { bytes.len() } else { 0 };
+        let forms = [self.compressed.as_ref(), self.enveloped.as_ref().and_then(Option::as_ref)];
+        size_of::<Self>() + plain + forms.into_iter().flatten().map(|form| form.memory()).sum::<usize>()
+    }
+}
+
 /// A form that somebody asks for.
 enum Wanted<'a> {
     Plain,
@@ -263,7 +272,10 @@ impl Batch {
         debug_assert!(start <= self.prev);
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = views.iter_mut().find(|kept| kept.key == *key) {
-            return self.formed(org, kept, wanted);
+            let before = kept.memory();
+            let view = self.formed(org, kept, wanted);
+            self.charge(kept.memory() - before);
+            return view;
         }
         let shared = self.shared(key);
         let plain = if shared.is_empty() {
@@ -275,8 +287,7 @@ impl Batch {
         let mut kept = Kept { key: key.clone(), plain, compressed: None, enveloped: None };
         let view = self.formed(org, &mut kept, wanted);
         if views.len() < VIEWS_MAX {
-            let bytes = if let View::Frame { bytes, .. } = &kept.plain { bytes.len() } else { 0 };
-            self.charge(size_of::<Kept>() + bytes);
+            self.charge(kept.memory());
             views.push(kept);
         } else {
             self.budget.pass_over_view();
@@ -314,7 +325,6 @@ impl Batch {
                         }),
                         Framing::Sse => Compressed::Block(gzip::Block::new(bytes)),
                     };
-                    self.charge(form.memory());
                     kept.compressed = Some(Arc::new(form));
                 }
                 kept.compressed.clone()
@@ -324,7 +334,6 @@ impl Batch {
                     let shared = self.shared(&kept.key);
                     let run = self.run(org, &kept.key, *start, &shared);
                     let form = Compressed::Enveloped(by.enveloped(kept.key.framing, &run, bytes)?);
-                    self.charge(form.memory());
                     Some(Arc::new(form))
                 };
                 kept.enveloped.get_or_insert_with(make).clone()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_core::{
     Batch, BatchLimits, Budget, Epoch, Event, Filter, Framing, Next, OrgId, Seq, ServiceName, Tail, UserId,
-    View, ViewKey,
+    View, ViewKey, batch::Compressor,
 };
 
 fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
@@ -180,9 +180,10 @@ fn views_past_the_bound_are_made_but_not_kept() {
                 .map(|n| n.expect("a name"))
                 .into(),
         );
+        let by = Compressor { generations: None, excluded: &[] };
         assert!(matches!(
-            batch.view(&org(), &key(&filter, Framing::WebSocket), 0),
-            View::Frame { count: 1, .. }
+            batch.compressed_view(&org(), &key(&filter, Framing::WebSocket), 0, by),
+            View::Frame { count: 1, compressed: Some(_), .. }
         ));
         charged.push(budget.used());
     }

@@ -17,7 +17,7 @@ use tidegate_core::{
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, PublishShares, Replays},
+    admission::{Admission, ConnectionLimits, FailedAuths, OrgShares, PublishRates, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::Config,
     engine::{AppendError, Clock, Engine},
@@ -62,7 +62,7 @@ pub struct Node {
     /// Holds addresses to their rate of bad credentials.
     pub failed_auths: FailedAuths,
     /// Each org's share of the publish requests being answered.
-    pub publish_shares: PublishShares,
+    pub publish_shares: OrgShares,
     /// Readers that wait for their replay.
     pub replays: Replays,
     /// Publish requests being answered.
@@ -107,7 +107,7 @@ impl Node {
             // Connections are named after the start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
-            publish_shares: PublishShares::default(),
+            publish_shares: OrgShares::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),

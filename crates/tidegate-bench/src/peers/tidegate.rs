@@ -72,7 +72,7 @@ pub fn needs(connections: usize) -> Vec<String> {
         ("limits.connections_per_user", room),
         ("limits.connections_per_address", room + 200),
         ("limits.handshakes_per_second", 1_000_000),
-        ("limits.replays_waiting", room),
+        ("limits.replays_waiting", 2 * room),
         ("limits.publishes_per_second", 1_000_000),
         ("dedup.max_entries", 20_000_000),
     ]

@@ -13,6 +13,7 @@
 mod connection;
 mod rates;
 mod replays;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,9 @@ use std::{
 use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
-pub use rates::{FailedAuths, PublishRates, PublishShares};
+pub use rates::{FailedAuths, PublishRates};
 pub use replays::{ReplayPlace, Replays};
+pub use shares::OrgShares;
 
 use crate::{
     config::{Limits, UserPolicy},

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use tidegate_core::{Code, OrgId, Refusal};
+use tidegate_core::{Code, Refusal};
 
 use super::counted_as;
 
@@ -132,44 +132,6 @@ impl PublishRates {
             let message = format!("this API key publishes more than {per_second} requests a second");
             Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
         })
-    }
-}
-
-/// The publishes of each org that are being answered: one org gets at most half of the places.
-#[derive(Debug, Default)]
-pub struct PublishShares(Mutex<HashMap<OrgId, usize>>);
-
-/// A place in an org's share; given back when dropped.
-#[derive(Debug)]
-pub struct Share<'s> {
-    shares: &'s PublishShares,
-    org: OrgId,
-}
-
-impl PublishShares {
-    /// Takes a place in the share of `org`, of `places` in all.
-    pub fn take(&self, org: &OrgId, places: usize) -> Result<Share<'_>, Refusal> {
-        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares.entry(org.clone()).or_default();
-        if *share >= places.div_ceil(2) {
-            let message = "the gateway is answering as many publishes of this org as it may";
-            let refusal = Refusal::new(Code::Overloaded, message).limited_by("limits.publishes_in_flight");
-            return Err(refusal.retry_in(1000));
-        }
-        *share += 1;
-        Ok(Share { shares: self, org: org.clone() })
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        let mut shares = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut share) = shares.entry(self.org.clone()) {
-            *share.get_mut() -= 1;
-            if *share.get() == 0 {
-                share.remove();
-            }
-        }
     }
 }
 

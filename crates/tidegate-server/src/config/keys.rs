@@ -232,8 +232,9 @@ sections! {
         /// must not keep others away, limit its rate in front of the gateway, where that is known.
         handshakes_per_second: usize = 2000,
         /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
-        /// they missed. One whose own socket is full waits for its client, and does not count. Over it,
-        /// streams that begin behind the head are refused, and told to come back at different times.
+        /// they missed; one org gets at most half. One whose own socket is full waits for its client, and
+        /// does not count. Over it, streams that begin behind the head are refused, and told to come back
+        /// at different times.
         replays_waiting: usize = 10_000,
         /// How often per second one client address may bring a token that is not valid with a request for
         /// history or a cursor; a second's worth may come at once, IPv6 counts by /64. Over it, such

@@ -44,7 +44,11 @@ pub async fn answer(
         return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
     };
     // A body may take its time: what one org sends slowly must not keep out all others.
-    let _share = node.publish_shares.take(&org, node.config().limits.publishes_in_flight)?;
+    let Some(_share) = node.publish_shares.take(&org, node.config().limits.publishes_in_flight) else {
+        let message = "the gateway is answering as many publishes of this org as it may";
+        let refusal = Refusal::new(Code::Overloaded, message);
+        return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
+    };
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
     let form = form(&parts.headers, &query)?;

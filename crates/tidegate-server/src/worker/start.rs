@@ -69,7 +69,7 @@ impl StreamRequest {
         let from = self.place(node, grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         let replay = match opening.cursor.seq < log.head {
-            true => Some(node.replays.enter(node.config().limits.replays_waiting, random())?),
+            true => Some(node.replays.enter(grant.org(), node.config().limits.replays_waiting, random())?),
             false => None,
         };
         let connection = slot.enter(&Arrival {
