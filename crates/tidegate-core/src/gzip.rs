@@ -168,7 +168,9 @@ mod tests {
             .map(|number| {
                 Bytes::from(format!("id: e-{number}\ndata: {}\n\n", "abc ".repeat(number as usize)))
             })
-            .chain([Bytes::from(vec![b'x'; 200_000]), Bytes::new(), Bytes::from_static(b"x")])
+            // Longer than a stored block can be, once in each form.
+            .chain([Bytes::from(vec![b'x'; 200_000]), Bytes::new(), Bytes::from(vec![b'y'; 200_000])])
+            .chain([Bytes::from_static(b"x")])
             .collect();
         let mut out = Vec::new();
         let mut body = Body::begin(&mut out);

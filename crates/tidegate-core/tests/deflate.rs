@@ -272,3 +272,18 @@ fn r19_a_compressor_that_is_given_up_and_one_that_was_refused_are_counted() {
     drop(generations);
     assert_eq!((contexts.used(), contexts.missed()), (0, 2));
 }
+
+#[test]
+fn r19_a_frame_that_is_asked_for_again_goes_past_the_context() {
+    let (mut generations, _) = generations(8);
+    let key = key("finance");
+    let (mut member, mut other) = (Client::new(), Client::new());
+    for number in 1..=9 {
+        let frame = ws::text_frame(&event(number));
+        assert_eq!(member.take(&generations.deflate(&key, number, &frame)), Ok(event(number)));
+        assert!(member.membership.is_member(), "{number}");
+        // One that was not kept, made anew for somebody who is behind.
+        assert_eq!(other.take(&generations.deflate(&key, number, &frame)), Ok(event(number)));
+        assert!(!other.membership.is_member(), "{number}");
+    }
+}
