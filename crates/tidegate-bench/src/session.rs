@@ -372,6 +372,8 @@ impl Session {
     pub fn warm_up(&mut self, work: &Work) -> anyhow::Result<()> {
         let window = self.setting.common.warmup;
         if !window.is_zero() {
+            // What was counted before would settle it early, and the last of it count as measured.
+            self.forget()?;
             let mut warm = work.clone();
             warm.schedule.window = window;
             let done = self.publish(&warm, "warm-up", |_, _| {})?;
