@@ -44,6 +44,13 @@ impl Default for Pacing {
 /// How long one org is served before it is another's turn.
 pub const SLICE: Duration = Duration::from_millis(1);
 
+/// A round that takes no longer than this, by the org's last one, goes before those that do: its org would
+/// wait for a slice of every big one, and they for next to nothing.
+const SHORT: Duration = Duration::from_micros(250);
+
+/// So many short rounds in a row may go before a long one that is due.
+const SHORT_IN_A_ROW_MAX: u32 = 16;
+
 /// A round that is due this soon starts now, and the debt is kept: timers are no finer.
 const GRAIN: Duration = Duration::from_micros(500);
 
@@ -85,8 +92,12 @@ pub struct Rounds<K> {
     orgs: BTreeMap<K, Pace>,
     /// Orgs with news whose time has not come, by when it will.
     waiting: BTreeSet<(Duration, K)>,
-    /// Orgs whose round is under way or due, in turn.
+    /// Orgs whose round is under way or due, in turn...
     ready: VecDeque<K>,
+    /// ...and those whose round is due and will be short, which go first...
+    short: VecDeque<K>,
+    /// ...so often in a row until now.
+    short_in_a_row: u32,
     /// The factor by which all waits are stretched, so that many orgs together keep the share.
     stretch: f64,
     /// What rounds and catching up have cost since the last review...
@@ -100,8 +111,10 @@ pub struct Rounds<K> {
 struct Pace {
     /// When the next round may start.
     free_at: Duration,
-    /// What the round under way has cost so far.
+    /// What the round under way has cost so far...
     cost: Duration,
+    /// ...and the one before, where it is known.
+    last_cost: Duration,
     state: State,
 }
 
@@ -123,6 +136,8 @@ impl<K: Clone + Ord> Rounds<K> {
             orgs: BTreeMap::new(),
             waiting: BTreeSet::new(),
             ready: VecDeque::new(),
+            short: VecDeque::new(),
+            short_in_a_row: 0,
             stretch: 1.0,
             busy: Duration::ZERO,
             at_window: Duration::ZERO,
@@ -132,7 +147,12 @@ impl<K: Clone + Ord> Rounds<K> {
 
     /// `org` has events that its readers on this worker have not got.
     pub fn handle_news(&mut self, now: Duration, org: K) {
-        let fresh = Pace { free_at: Duration::ZERO, cost: Duration::ZERO, state: State::Quiet };
+        let fresh = Pace {
+            free_at: Duration::ZERO,
+            cost: Duration::ZERO,
+            last_cost: Duration::ZERO,
+            state: State::Quiet,
+        };
         let pace = self.orgs.entry(org.clone()).or_insert(fresh);
         match &mut pace.state {
             State::Quiet => {
@@ -141,8 +161,7 @@ impl<K: Clone + Ord> Rounds<K> {
                     Mode::Paced | Mode::Immediate => pace.free_at,
                 };
                 if due <= now + GRAIN {
-                    pace.state = State::Serving { has_begun: false, has_news: false };
-                    self.ready.push_back(org);
+                    self.make_ready(org);
                 } else {
                     pace.state = State::Waiting;
                     self.waiting.insert((due, org));
@@ -156,10 +175,28 @@ impl<K: Clone + Ord> Rounds<K> {
 
     /// When [`Rounds::poll_round`] will next have something, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.short.is_empty() {
             return Some(Duration::ZERO);
         }
         self.waiting.first().map(|(due, _)| *due)
+    }
+
+    fn make_ready(&mut self, org: K) {
+        let Some(pace) = self.orgs.get_mut(&org) else { return };
+        pace.state = State::Serving { has_begun: false, has_news: false };
+        let queue = if pace.last_cost <= SHORT { &mut self.short } else { &mut self.ready };
+        queue.push_back(org);
+    }
+
+    fn take_next(&mut self) -> Option<K> {
+        if (self.short_in_a_row < SHORT_IN_A_ROW_MAX || self.ready.is_empty())
+            && let Some(org) = self.short.pop_front()
+        {
+            self.short_in_a_row += 1;
+            return Some(org);
+        }
+        self.short_in_a_row = 0;
+        self.ready.pop_front()
     }
 
     /// Whose turn it is. The worker serves it for about a [`SLICE`], then says so by
@@ -167,12 +204,9 @@ impl<K: Clone + Ord> Rounds<K> {
     pub fn poll_round(&mut self, now: Duration) -> Option<K> {
         while self.waiting.first().is_some_and(|(due, _)| *due <= now + GRAIN) {
             let Some((_, org)) = self.waiting.pop_first() else { break };
-            if let Some(pace) = self.orgs.get_mut(&org) {
-                pace.state = State::Serving { has_begun: false, has_news: false };
-                self.ready.push_back(org);
-            }
+            self.make_ready(org);
         }
-        let org = self.ready.pop_front()?;
+        let org = self.take_next()?;
         if let Some(Pace { state: State::Serving { has_begun, .. }, .. }) = self.orgs.get_mut(&org) {
             *has_begun = true;
         }
@@ -202,7 +236,7 @@ impl<K: Clone + Ord> Rounds<K> {
         }
         // A round that started early has left a debt.
         pace.free_at = (now + wait).max((pace.free_at + wait).min(now + self.pacing.window));
-        pace.cost = Duration::ZERO;
+        pace.last_cost = std::mem::take(&mut pace.cost);
         pace.state = State::Quiet;
         if had_news {
             self.handle_news(now, org);
@@ -329,6 +363,29 @@ mod tests {
         rounds.handle_slice(us(1000), "big", SLICE, false);
         assert_eq!(serve(&mut rounds, us(1000), us(20)), Some("small"));
         assert_eq!(rounds.poll_round(us(1020)), Some("big"));
+    }
+
+    #[test]
+    fn r15_a_small_org_waits_for_no_queue_of_big_ones_and_a_crowd_of_small_ones_holds_up_none() {
+        let mut rounds: Rounds<u32> = Rounds::new(Pacing { mode: Mode::Immediate, ..Pacing::default() });
+        let (big, small) = (0..10, 100..200);
+        let serve = |rounds: &mut Rounds<u32>, cost| {
+            let org = rounds.poll_round(us(0)).expect("due");
+            rounds.handle_slice(us(0), org, cost, true);
+            org
+        };
+        // Nobody is known as big before its first round.
+        big.clone().for_each(|org| rounds.handle_news(us(0), org));
+        big.clone().for_each(|org| assert_eq!(serve(&mut rounds, SLICE), org));
+        big.clone().for_each(|org| rounds.handle_news(us(0), org));
+        rounds.handle_news(us(0), 100);
+        assert_eq!(serve(&mut rounds, us(20)), 100);
+        small.clone().for_each(|org| rounds.handle_news(us(0), org));
+        let turns: Vec<u32> = (0..110).map(|_| serve(&mut rounds, us(20))).collect();
+        let of_big: Vec<usize> = (0..).zip(&turns).filter(|(_, org)| **org < 10).map(|(at, _)| at).collect();
+        assert_eq!(of_big.len(), 10, "all are served");
+        assert!(of_big[0] <= 16 && of_big.windows(2).all(|two| two[1] - two[0] <= 17), "{of_big:?}");
+        assert_eq!(turns.iter().filter(|org| **org >= 100).count(), 100);
     }
 
     #[test]
