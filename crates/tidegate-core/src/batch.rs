@@ -250,6 +250,14 @@ impl Batch {
             .collect()
     }
 
+    /// How many of them there are. Costs nothing where everybody sees all of it.
+    pub fn count_visible(&self, after: Seq, user: &UserId, filter: &Filter) -> usize {
+        if after <= self.prev && !self.has_targeted && filter.services().is_none() {
+            return self.events.len();
+        }
+        self.visible(after, user, filter).len()
+    }
+
     /// The shared view for `key`. `start` is the earliest border that the frame may follow on: the
     /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
     /// (and held nothing targeted in its services). Whoever asks first fixes it.

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{Batch, Budget, Event, Seq, UnixMillis};
+use crate::{Batch, Budget, Event, Filter, Seq, UnixMillis, UserId};
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +131,15 @@ impl Tail {
     pub fn since(&self, at: Seq) -> Vec<Arc<Batch>> {
         let index = self.batches.partition_point(|batch| batch.seq <= at);
         self.batches.range(index..).cloned().collect()
+    }
+
+    /// How far a reader at `at` is behind what is sealed (R16): the events that it may see, and all places
+    /// before the tail. Asked for a thousand readers at a time, so it holds on to nothing and counts whole
+    /// batches where it can.
+    pub fn lag(&self, at: Seq, user: &UserId, filter: &Filter) -> u64 {
+        let index = self.batches.partition_point(|batch| batch.seq <= at);
+        let seen = self.batches.range(index..).map(|batch| batch.count_visible(at, user, filter) as u64);
+        self.start().saturating_sub(at) + seen.sum::<u64>()
     }
 
     /// The batches from the newest to the oldest.

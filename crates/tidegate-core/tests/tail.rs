@@ -148,6 +148,25 @@ fn old_batches_go_by_age_and_the_head_stays() {
 }
 
 #[test]
+fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
+    let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
+    let mut tail = Tail::new(0, Arc::default());
+    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let all: Vec<_> = (1..=10).map(|seq| event(seq, if seq % 5 == 0 { "b" } else { "a" }, 0)).collect();
+    put(&mut tail, 0, &all, 0, limits);
+    let targeted = Arc::new(Event { users: Some(users), ..(*event(11, "a", 0)).clone() });
+    put(&mut tail, 10, &[targeted, event(12, "a", 0)], 0, limits);
+    let [ann, bob] = ["ann", "bob"].map(|name| UserId::parse(name).expect("a user"));
+    let b = Filter::only([ServiceName::parse("b").expect("a name")].into());
+    let lags =
+        |at| [tail.lag(at, &ann, &Filter::all()), tail.lag(at, &bob, &Filter::all()), tail.lag(at, &ann, &b)];
+    assert_eq!((lags(0), lags(3), lags(11), lags(12)), ([12, 11, 2], [9, 8, 2], [1, 1, 0], [0, 0, 0]));
+    (0..2).for_each(|_| tail.drop_oldest());
+    let lag = tail.lag(1, &ann, &b);
+    assert_eq!(lag, 3 + 2, "what the log alone holds is not looked through");
+}
+
+#[test]
 fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     let budget = Arc::new(Budget::default());
     let mut tail = Tail::new(0, budget.clone());

@@ -31,13 +31,7 @@ impl Reader {
     fn lag(&self) -> u64 {
         let session = self.session.borrow();
         let (audience, at) = (session.audience(), session.scanned());
-        let (batches, start, head) = {
-            let tail = self.org.tail();
-            (tail.since(at), tail.start(), tail.head())
-        };
-        let seen =
-            batches.iter().map(|batch| batch.visible(at, &audience.user, &audience.filter).len() as u64);
-        start.min(head).saturating_sub(at) + seen.sum::<u64>()
+        self.org.tail().lag(at, &audience.user, &audience.filter)
     }
 
     /// Whether it can be no further behind than `max`, which costs nothing to know.
