@@ -18,6 +18,7 @@ mod http;
 mod latency;
 mod limits;
 mod machine;
+mod meter;
 mod options;
 mod peers;
 mod poll;

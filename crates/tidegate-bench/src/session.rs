@@ -18,8 +18,9 @@ use crate::{
     crowd::{Counted, Crowd, Manners, Standing},
     event::Marks,
     limits,
+    meter::{Meter, Spent},
     options::{Load, Setting},
-    peers::{self, Peer, Running, Start, process::Costs, tidegate},
+    peers::{self, Peer, Running, Start, tidegate},
     publisher::{Published, Publishers, Work},
     reader::{Line, Seat},
     result::{Row, grouped},
@@ -421,7 +422,12 @@ impl Session {
 
     /// What server and load have cost until now.
     pub fn meter(&self) -> Meter {
-        Meter { at: Instant::now(), server: self.running.server.costs(), own_seconds: own_cpu_seconds() }
+        Meter::read(&self.running.server)
+    }
+
+    /// What they cost since.
+    pub fn spent(&self, meter: &Meter) -> Spent {
+        meter.spent(&self.running.server, self.load_cores())
     }
 
     /// What was counted since the last reset, against all that was published.
@@ -431,7 +437,7 @@ impl Session {
 
     /// The figures since `meter`.
     pub fn row(&mut self, meter: &Meter, work: &Work, done: &Published) -> anyhow::Result<Row> {
-        let spent = meter.spent(self);
+        let spent = self.spent(meter);
         let counted = self.counted()?;
         let counts = counted.counts;
         // Shares are of the time in which something happened: not of the wait for what never came.
@@ -569,42 +575,4 @@ impl Session {
             crate::affinity::Cores::count,
         )
     }
-}
-
-/// The costs at one moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Meter {
-    at: Instant,
-    server: Option<Costs>,
-    own_seconds: f64,
-}
-
-/// What was spent since.
-#[derive(Debug, Clone, Copy)]
-pub struct Spent {
-    pub seconds: f64,
-    /// Processor time since, and what is resident now.
-    pub server: Option<Costs>,
-    /// This process's processor time, of all cores that it has.
-    pub own_share: f64,
-}
-
-impl Meter {
-    /// What was spent since.
-    pub fn spent(&self, session: &Session) -> Spent {
-        let seconds = self.at.elapsed().as_secs_f64().max(1e-6);
-        let now = session.running.server.costs();
-        let server = self.server.zip(now).map(|(before, now)| Costs {
-            cpu_seconds: now.cpu_seconds - before.cpu_seconds,
-            resident_kib: now.resident_kib,
-        });
-        let own = own_cpu_seconds() - self.own_seconds;
-        Spent { seconds, server, own_share: own / seconds / session.load_cores() as f64 }
-    }
-}
-
-/// This process's own processor time, without its children's.
-fn own_cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

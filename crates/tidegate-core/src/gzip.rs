@@ -61,15 +61,11 @@ impl Block {
 
 /// `text` as a whole gzip member, for whoever takes it out of a frame.
 pub fn member(text: &[u8]) -> Vec<u8> {
-    let mut crc = Crc::new();
-    crc.update(text);
-    let mut member = HEAD.to_vec();
-    member.extend_from_slice(&compress_alone(text));
-    // The end of the flush, and a final block of nothing in fixed codes (RFC 1951, section 3.2.6).
-    member.extend_from_slice(&[0, 0, 0xFF, 0xFF, 3, 0]);
-    member.extend_from_slice(&crc.sum().to_le_bytes());
-    member.extend_from_slice(&crc.amount().to_le_bytes());
-    member
+    let mut member = Vec::new();
+    let mut body = Body::begin(&mut member);
+    body.share(&Block::new(text), &mut member);
+    body.end(&mut member);
+    member.concat()
 }
 
 /// A body under way: what has to stand at its end (RFC 1952, section 2.3.1).

@@ -58,7 +58,7 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Row>
     let began = Instant::now();
     session.seat(vec![Seat::default(); more])?;
     let took = began.elapsed().as_secs_f64();
-    let spent = meter.spent(&session);
+    let spent = session.spent(&meter);
     // Not for readers to come: they are all here. What the server frees late is not counted against it.
     thread::sleep(options.hold);
     let (after, kernel_after) = (session.running.server.costs(), Kernel::now());

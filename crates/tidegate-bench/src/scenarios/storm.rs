@@ -131,7 +131,7 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<
         |s| s.delivered,
         |s| s.live == all && s.delivered >= expected,
     )?;
-    let spent = meter.spent(&session);
+    let spent = session.spent(&meter);
     is_back.store(true, Ordering::Relaxed);
     let mut row = session.row(&meter, &work, &done)?;
     let counted = session.counted()?;
