@@ -17,7 +17,7 @@ use clap::Args;
 use super::Outcome;
 use crate::{
     event::Marks,
-    options::{Common, Load, Setting},
+    options::{Common, Load, Setting, positive},
     peers::Peer,
     reader::Seat,
     result::{Row, Storm, Table, grouped, maybe},
@@ -31,10 +31,10 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// How many readers
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = positive::<usize>)]
     pub connections: usize,
     /// How many events each is behind when it comes back
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<u32>)]
     pub behind: u32,
     /// How many readers another org has on the same gateway, 50 events a second going to them; 0: none
     #[arg(long, value_name = "COUNT", default_value_t = 100)]

@@ -40,7 +40,7 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     }
     let turns = Arc::new(Turns::default());
     // An upgraded socket takes its place in the count along.
-    let peer = Peer { address: peer, place: Rc::new(place) };
+    let peer = Peer { address: peer, place: Rc::new(place), bodies: Rc::default() };
     let (patience, idle) = {
         let limits = &local.node.config().limits;
         // Longer than a reader's own timeout, which is the one that has a code and a count.
@@ -76,7 +76,7 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
             .max_buf_size(limits.header_bytes.bytes())
             .max_headers(limits.headers);
     }
-    let address = peer.address;
+    let (address, bodies) = (peer.address, peer.bodies.clone());
     let service = hyper::service::service_fn({
         let (local, turns) = (local.clone(), turns.clone());
         move |request: Request<hyper::body::Incoming>| {
@@ -95,7 +95,7 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
     let mut is_leaving = false;
     let ended = loop {
         tokio::select! {
-            ended = &mut connection => break ended,
+            ended = bodies.counted(&local, connection.as_mut()) => break ended,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 is_leaving = true;
                 // What is being answered is finished, and who rests is let go; streams end by their

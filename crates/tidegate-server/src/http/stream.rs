@@ -25,7 +25,11 @@ use crate::{
     metrics::Transport,
     node::{Node, random},
     transport::upgrade::{self, Upgrade},
-    worker::{Local, Peer, Reader, Sink, StreamRequest, sse, websocket},
+    worker::{
+        Local, Peer, Reader, Sink, StreamRequest,
+        sse::{self, Bodies},
+        websocket,
+    },
 };
 
 /// The subprotocol of version 1.
@@ -122,7 +126,7 @@ async fn events(
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
     let road = token.road;
-    match open_events(&local, &node, slot, org, &request, query, token).await {
+    match open_events(&local, &node, (slot, peer.bodies), org, &request, query, token).await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -141,7 +145,7 @@ async fn events(
 async fn open_events(
     local: &Rc<Local>,
     node: &Node,
-    slot: Result<Slot, Refusal>,
+    (slot, bodies): (Result<Slot, Refusal>, Rc<Bodies>),
     org: &str,
     request: &Request<Incoming>,
     query: Query,
@@ -156,7 +160,7 @@ async fn open_events(
     let mut slot = slot?;
     let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
     let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
-    let (body, frames) = sse::SseBody::new();
+    let (body, frames) = sse::SseBody::new(wanted.org.clone(), bodies);
     // Drawn for each connection, so that clients that lost a node do not come back as one.
     let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
     let mut first = Vec::new();

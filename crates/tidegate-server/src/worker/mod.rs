@@ -38,6 +38,7 @@ pub use live::Local;
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 
+use self::sse::Bodies;
 use crate::node::{Node, OpenSocket};
 
 /// How many accepted sockets may wait for a worker to take them.
@@ -62,6 +63,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Kept as long as the socket is.
     pub place: Rc<OpenSocket>,
+    /// What its connection takes out of bodies of streams.
+    pub bodies: Rc<Bodies>,
 }
 
 /// What a worker does with a socket: serves it on its thread, in tasks of its own.

@@ -5,23 +5,33 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use tidegate_core::{
+    OrgId,
+    pace::{Rounds, Written},
+};
 use tokio::sync::Notify;
 
-use super::reader::{Attendance, Gone, Reader};
+use super::{
+    live::Local,
+    reader::{Attendance, Gone, Reader},
+};
 use crate::metrics::Transport;
 
 /// The place between a reader and the body of its response: frames go in when it is empty, HTTP
 /// takes them out when the peer has room.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slot {
+    sent: Rc<Bodies>,
+    org: OrgId,
     frames: RefCell<VecDeque<Bytes>>,
     body: RefCell<Option<Waker>>,
     emptied: Notify,
@@ -32,6 +42,19 @@ pub struct Slot {
 }
 
 impl Slot {
+    fn new(org: OrgId, sent: Rc<Bodies>) -> Self {
+        Self {
+            sent,
+            org,
+            frames: RefCell::default(),
+            body: RefCell::default(),
+            emptied: Notify::new(),
+            end: Cell::default(),
+            is_gone: Cell::default(),
+            taken: Cell::default(),
+        }
+    }
+
     /// Whether all that was put in has been taken.
     pub fn is_ready(&self) -> bool {
         self.frames.borrow().is_empty()
@@ -91,14 +114,13 @@ pub struct SseBody {
 }
 
 impl SseBody {
-    /// A body and the slot that fills it.
-    pub fn new() -> (Self, Rc<Slot>) {
-        let slot = Rc::new(Slot::default());
+    /// A body of a stream of `org`, and the slot that fills it. What is taken out is noted in `sent`, which
+    /// is that of its connection.
+    pub fn new(org: OrgId, sent: Rc<Bodies>) -> (Self, Rc<Slot>) {
+        let slot = Rc::new(Slot::new(org, sent));
         (Self { slot: slot.clone() }, slot)
     }
-}
 
-impl SseBody {
     /// How many bytes wait at its front; `None` at the end.
     pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
         let slot = &self.slot;
@@ -128,6 +150,7 @@ impl SseBody {
             }
         };
         slot.taken.set(Some(Instant::now()));
+        slot.sent.handle_taken(&slot.org, taken.len());
         if slot.is_ready() {
             // Idle readers own no buffer.
             slot.frames.take();
@@ -160,6 +183,44 @@ impl Drop for SseBody {
     }
 }
 
+/// What the HTTP connection of one peer took out of bodies, until the cost of sending it is told.
+///
+/// A round gives an SSE reader no more than a place for its frames; the call that sends them is made when
+/// the runtime comes to the task of its connection. That is most of what the round costs, so it counts for
+/// the pace (R15) as if the walk had made it.
+#[derive(Debug, Default)]
+pub struct Bodies(RefCell<Option<(OrgId, Written)>>);
+
+impl Bodies {
+    fn handle_taken(&self, org: &OrgId, length: usize) {
+        let mut taken = self.0.borrow_mut();
+        // Streams of one org, but for a client that mixes them over HTTP/2.
+        let (_, written) = taken.get_or_insert_with(|| (org.clone(), Written::default()));
+        // One call sends all that was taken.
+        written.sends = 1;
+        written.bytes += length as u64;
+    }
+
+    /// What `connection` gives, which sends what was taken. That took how long it was polled.
+    pub async fn counted<F: Future>(&self, local: &Local, connection: F) -> F::Output {
+        let mut connection = pin!(connection);
+        poll_fn(|context| {
+            // Not the processor time, which is a system call to ask for: two a send would show.
+            let began = Instant::now();
+            let polled = connection.as_mut().poll(context);
+            self.tell(began.elapsed(), local.since_start(), &local.rounds);
+            polled
+        })
+        .await
+    }
+
+    fn tell(&self, took: Duration, now: Duration, rounds: &RefCell<Rounds<OrgId>>) {
+        if let Some((org, written)) = self.0.take() {
+            rounds.borrow_mut().handle_cost(now, &org, written.saved_by_waiting(took));
+        }
+    }
+}
+
 /// The task of a reader over SSE: two inputs, the bell and the body. Ends with the stream.
 pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(reader.clone(), Transport::Sse);
@@ -183,5 +244,39 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
             () = reader.called() => {}
             () = slot.emptied.notified() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::pace::Pacing;
+
+    use super::*;
+
+    #[test]
+    fn r15_what_http_sends_after_the_walk_makes_its_org_wait() {
+        let org = OrgId::parse("acme").expect("a name");
+        let ms = Duration::from_millis;
+        let waits = |taken: Option<usize>| {
+            let (bodies, rounds) = (Bodies::default(), RefCell::new(Rounds::new(Pacing::default())));
+            let round = |now| {
+                rounds.borrow_mut().handle_news(now, org.clone());
+                assert_eq!(rounds.borrow_mut().poll_round(now), Some(org.clone()));
+                if let Some(length) = taken {
+                    bodies.handle_taken(&org, length);
+                }
+                bodies.tell(ms(10), now, &rounds);
+                // It is told once.
+                bodies.tell(ms(10), now, &rounds);
+                rounds.borrow_mut().handle_slice(now, org.clone(), ms(1), true);
+                rounds.borrow_mut().handle_news(now, org.clone());
+                let due = rounds.borrow().poll_timeout().expect("news");
+                due - now
+            };
+            round(ms(5))
+        };
+        assert_eq!(waits(None), ms(1), "a poll that takes nothing costs no org anything");
+        assert_eq!(waits(Some(0)), ms(11));
+        assert!(waits(Some(1 << 20)) < ms(2), "bytes have to go either way");
     }
 }

@@ -131,7 +131,7 @@ pub fn run(
     request: Result<StreamRequest, Refusal>,
     slot: Result<admission::Slot, Refusal>,
 ) -> impl Future<Output = ()> {
-    let Peer { address, place } = from;
+    let Peer { address, place, .. } = from;
     let beginning = begin(local, address.ip(), switching, token, request, slot);
     Life { stage: Stage::Begins(Box::pin(beginning)), _place: place }
 }

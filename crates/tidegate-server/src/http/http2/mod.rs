@@ -126,7 +126,7 @@ async fn run(
         }
         let due = pulse.due(&node, &exchanges, is_leaving);
         tokio::select! {
-            asked = connection.accept() => match asked {
+            asked = peer.bodies.counted(&local, connection.accept()) => match asked {
                 None => return Ok(()),
                 Some(asked) => {
                     let (request, respond) = asked?;
