@@ -50,7 +50,8 @@ impl Http2 {
             let mut send = self.send.clone().ready().await?;
             let (response, mut stream) = send.send_request(head, body.is_empty())?;
             if !body.is_empty() {
-                stream.send_data(body, true)?;
+                // Who is refused for the head alone may have been answered, and the stream reset, already.
+                let _ = stream.send_data(body, true);
             }
             let (head, stream) = response.await?.into_parts();
             let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
