@@ -7,11 +7,15 @@
 //! Pure: the seed and the times come from the caller, the same ones give the same events. It
 //! publishes nothing itself. Not the engine's `Feed`, which carries real events to a node.
 
+mod company;
+
 use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use tidegate_core::event::{UnixMillis, write_rfc3339};
+
+use self::company::{CARRIERS, CUSTOMERS, DEPOTS, GOODS, PEOPLE, SUBJECTS};
 
 /// Orders under way at once; past it, no new one is placed until one has ended.
 const ORDERS_MAX: usize = 40;
@@ -21,55 +25,6 @@ const TICKETS_MAX: usize = 16;
 const ASKS_MAX: usize = 8;
 
 const DAY: UnixMillis = 86_400_000;
-
-const CUSTOMERS: [(&str, &str, &str); 12] = [
-    ("C-1041", "Amara Okafor", "NL"),
-    ("C-1042", "Lindqvist & Daughters", "SE"),
-    ("C-1057", "Teo Marchetti", "IT"),
-    ("C-1063", "Harbour Hotel", "PT"),
-    ("C-1070", "Yuki Tanabe", "JP"),
-    ("C-1088", "Brennan Boatyard", "IE"),
-    ("C-1093", "Sofía Herrera", "ES"),
-    ("C-1102", "Nordlys Kajakk", "NO"),
-    ("C-1115", "Priya Raman", "IN"),
-    ("C-1121", "Atelier Moreau", "FR"),
-    ("C-1139", "Oskar Wiśniewski", "PL"),
-    ("C-1150", "Kelp & Co.", "GB"),
-];
-const PEOPLE: [(&str, &str, &str); 9] = [
-    ("E-07", "Mirjam de Vries", "warehouse"),
-    ("E-11", "Jonas Albrecht", "support"),
-    ("E-12", "Chiara Rossi", "support"),
-    ("E-15", "Tunde Adeyemi", "warehouse"),
-    ("E-18", "Hanne Solberg", "finance"),
-    ("E-21", "Samir Haddad", "support"),
-    ("E-24", "Elif Kaya", "warehouse"),
-    ("E-29", "Padraig Nolan", "purchasing"),
-    ("E-33", "Ines Carvalho", "finance"),
-];
-/// Article number, name, price in cents, and what a full shelf holds.
-const GOODS: [(&str, &str, u64, u64); 10] = [
-    ("SKU-2001", "Oilskin jacket", 18_900, 40),
-    ("SKU-2004", "Deck boots", 7_450, 60),
-    ("SKU-2010", "Brass lantern", 5_900, 35),
-    ("SKU-2016", "Rope, 12 mm, 50 m", 6_280, 50),
-    ("SKU-2023", "Tide clock", 12_900, 25),
-    ("SKU-2031", "Wool watch cap", 2_950, 90),
-    ("SKU-2038", "Chart table lamp", 8_400, 30),
-    ("SKU-2042", "Enamel mug", 1_450, 120),
-    ("SKU-2055", "Sextant, brass", 34_900, 12),
-    ("SKU-2061", "Kayak dry bag, 30 l", 4_300, 70),
-];
-const DEPOTS: [&str; 6] = ["Rotterdam", "Hamburg", "Leixões", "Antwerp", "Aarhus", "Le Havre"];
-const CARRIERS: [&str; 3] = ["Gull Post", "Meridian Freight", "Dockside Express"];
-const SUBJECTS: [&str; 6] = [
-    "Parcel has not moved for two days",
-    "Wrong size, can I exchange it?",
-    "Invoice shows the old address",
-    "Lantern glass arrived cracked",
-    "How do I wind the tide clock?",
-    "Please cancel one line of my order",
-];
 
 /// One event, ready to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -573,112 +528,4 @@ fn at(millis: UnixMillis) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use tidegate_core::{EventName, Key, ServiceName};
-
-    use super::*;
-
-    const NOON: UnixMillis = 1_795_521_600_000;
-
-    fn day(seed: u64, events: usize) -> Vec<FeedEvent> {
-        let mut feed = Feed::new(seed);
-        (0..events as u64).map(|i| feed.next(NOON + i * 300)).collect()
-    }
-
-    /// The events of each key of `service`, in order.
-    fn stories(events: &[FeedEvent], service: &str) -> BTreeMap<String, Vec<&'static str>> {
-        let mut stories = BTreeMap::<_, Vec<_>>::new();
-        for told in events.iter().filter(|told| told.service == service) {
-            stories.entry(told.key.clone()).or_default().push(told.event);
-        }
-        stories
-    }
-
-    #[test]
-    fn every_event_can_be_published_and_all_kinds_come_up() {
-        let mut kinds = BTreeSet::new();
-        for told in day(1, 5_000) {
-            ServiceName::parse(told.service).expect("a service");
-            EventName::parse(told.event).expect("an event name");
-            Key::parse(&told.key).expect("a key");
-            let data: Value = serde_json::from_str(&told.data).expect("JSON");
-            assert!(data.as_object().is_some_and(|object| object.len() >= 2), "{told:?}");
-            kinds.insert((told.service, told.event));
-        }
-        let services: BTreeSet<_> = kinds.iter().map(|(service, _)| *service).collect();
-        assert_eq!(
-            Vec::from_iter(services),
-            ["finance", "inventory", "orders", "shipping", "staff", "support"]
-        );
-        assert_eq!(kinds.len(), 27, "{kinds:?}");
-    }
-
-    #[test]
-    fn one_seed_tells_one_story() {
-        assert_eq!(day(7, 2_000), day(7, 2_000));
-        assert_ne!(day(7, 100), day(8, 100));
-        let (mut plain, mut paced) = (Feed::new(7), Feed::new(7));
-        for _ in 0..500 {
-            paced.next_delay();
-            assert_eq!(plain.next(NOON), paced.next(NOON), "pacing changes nothing");
-        }
-    }
-
-    #[test]
-    fn an_order_goes_its_way_in_order() {
-        const WAY: [&str; 5] =
-            ["order.placed", "order.paid", "order.packed", "order.shipped", "order.delivered"];
-        let mut delivered = 0;
-        for seed in 0..5 {
-            for (key, story) in stories(&day(seed, 3_000), "orders") {
-                let cancelled = story == ["order.placed", "order.cancelled"];
-                assert!(cancelled || WAY.starts_with(&story), "{key}: {story:?}");
-                delivered += usize::from(story.len() == WAY.len());
-            }
-        }
-        assert!(delivered > 500, "{delivered}");
-    }
-
-    #[test]
-    fn tickets_and_parcels_and_invoices_too() {
-        let rank = |name: &str| match name {
-            "ticket.opened" | "shipment.created" | "invoice.issued" | "expense.filed" => 0,
-            "ticket.assigned" | "parcel.scanned" | "payment.failed" => 1,
-            "ticket.answered" | "payment.received" => 2,
-            "ticket.closed" | "parcel.delivered" | "refund.issued" | "expense.approved" => 3,
-            _ => 4,
-        };
-        let events = day(3, 5_000);
-        for service in ["support", "shipping", "finance"] {
-            for (key, story) in stories(&events, service) {
-                assert_eq!(rank(story[0]), 0, "{key}: {story:?}");
-                assert!(story.is_sorted_by_key(|name| rank(name)), "{key}: {story:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_company_stays_bounded() {
-        let mut feed = Feed::new(11);
-        for i in 0..20_000 {
-            feed.next(NOON + i);
-            assert!(
-                feed.orders.len() <= ORDERS_MAX
-                    && feed.tickets.len() <= TICKETS_MAX
-                    && feed.asks.len() <= ASKS_MAX
-            );
-        }
-    }
-
-    #[test]
-    fn about_three_a_second_in_bursts() {
-        let mut feed = Feed::new(5);
-        let delays: Vec<_> = (0..20_000).map(|_| feed.next_delay()).collect();
-        let rate = delays.len() as f64 / delays.iter().sum::<Duration>().as_secs_f64();
-        assert!((2.5..3.5).contains(&rate), "{rate}");
-        let rushed = delays.iter().filter(|delay| delay.as_millis() <= 60).count();
-        assert!((delays.len() / 4..delays.len() * 3 / 4).contains(&rushed), "{rushed}");
-    }
-}
+mod tests;
