@@ -444,7 +444,7 @@ impl Loop {
 
 /// Whether a refusal is worth another try (PROTOCOL.md, "Codes").
 fn may_come_back(refused: &Refused) -> bool {
-    use tidegate_core::Code;
+    use tidegate_protocol::Code;
     match Code::from_name(&refused.code) {
         Some(code) => code.is_retryable(),
         None => refused.code.starts_with("HTTP 5"),

@@ -4,7 +4,7 @@
 //! bytes costs a fraction of reading them, and keeps the load cheap enough to share a machine with the
 //! server. Nothing is trusted for it: a reader whose bytes differ has its own digest.
 
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use crate::event::{Mark, Marks, PROBE};
 

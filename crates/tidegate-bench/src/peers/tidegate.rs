@@ -15,7 +15,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use super::{Asked, Dialect, Request, Running, Start, Transport, event_stream, process::Server, upgrade};
 use crate::{
