@@ -262,7 +262,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
                 continue;
             }
         };
-        let Some(place) = node.take_socket() else {
+        let Some(slot) = node.take_socket() else {
             node.metrics.refusal("limits.connections");
             tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
             continue;
@@ -281,7 +281,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         }
         turn = (turn + 1) % workers.len();
         // A worker with a full hall gets no more; the next one may have room, else the socket closes.
-        let accepted = Accepted { stream, peer, place };
+        let accepted = Accepted { stream, peer, slot };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
         {

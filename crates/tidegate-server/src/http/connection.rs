@@ -26,7 +26,7 @@ pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
 
 /// One connection, until it ends or turns into a WebSocket.
 async fn connection(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, peer, place } = accepted;
+    let Accepted { stream, peer, slot } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -39,8 +39,8 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         tracing::debug!(%error, "set TCP_NODELAY");
     }
     let turns = Arc::new(Turns::default());
-    // An upgraded socket takes its place in the count along.
-    let peer = Peer { address: peer, place: Rc::new(place), bodies: Rc::default() };
+    // An upgraded socket takes its slot in the count along.
+    let peer = Peer { address: peer, slot: Rc::new(slot), bodies: Rc::default() };
     let (patience, idle) = {
         let limits = &worker.node.config().limits;
         // Longer than a reader's own timeout, which is the one that has a code and a count.

@@ -29,7 +29,7 @@ use crate::{
     worker::{
         Peer, Reader, Sink, StreamRequest, Worker,
         sse::{self, Bodies},
-        websocket,
+        websocket::{self, Asked, Upgraded},
     },
 };
 
@@ -79,22 +79,32 @@ fn upgrade(
     };
     let protocol = protocols.offers(PROTOCOL).then_some(PROTOCOL);
     let token = subprotocol(&protocols).and_then(|offered| Ok(header?.or(offered)));
-    // Whoever is not let in for the number of connections must not cost a place; all else is looked
-    // at with the place taken, so that it is counted.
+    // A connection over the bound on connections must not take a slot. Everything else is checked with the
+    // slot taken, so that it is counted.
     let slot = node.admission.knock(peer.address.ip());
-    let wanted = origin.and(wanted);
-    let (token, wanted) = match token {
-        Ok(token) => (token, wanted),
-        Err(refusal) => (None, wanted.and(Err(refusal))),
+    let wanted = origin.and(wanted).and_then(|wanted| Ok((wanted, token?)));
+    let deflate = match &wanted {
+        Ok((wanted, _)) if may_compress(&node, wanted, &query) => upgrade.deflate(),
+        _ => None,
     };
-    let may_compress = |wanted: &StreamRequest| may_compress(&node, wanted, &query);
-    let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
-    let wanted = wanted.map(|wanted| match deflate {
-        Some(deflate) => StreamRequest { coding: Coding::Deflate(deflate), ..wanted },
-        None => wanted,
-    });
     let (response, switching) = upgrade.accept(protocol, deflate);
-    tokio::task::spawn_local(websocket::run(worker, peer, switching, token, wanted, slot));
+    let upgraded = Upgraded { switching, deflates: deflate.is_some() };
+    match (wanted, slot) {
+        (Ok((mut request, token)), Ok(slot)) => {
+            if let Some(deflate) = deflate {
+                request.coding = Coding::Deflate(deflate);
+            }
+            let asked = Asked { request, token, slot };
+            tokio::task::spawn_local(websocket::run(worker, peer, upgraded, asked));
+        }
+        // A refused connection is counted while it closes.
+        (Err(refusal), slot) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, slot.ok()));
+        }
+        (Ok(_), Err(refusal)) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, None));
+        }
+    }
     Ok(response.map(|()| full("")))
 }
 
@@ -120,14 +130,18 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = worker.node.clone();
     let query = Query::of(&request);
-    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
+    // As over WebSocket: every try is counted as a handshake, and holds a slot while it is checked.
     let slot = node.admission.knock(peer.address.ip());
     let token = match credentials::of_stream(&node, &request, &query) {
         Ok(token) => token,
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
     let road = token.road;
-    match open_events(&worker, &node, (slot, peer.bodies), org, &request, query, token).await {
+    let opened = async {
+        let wanted = wanted_events(&node, org, &query, request.headers())?;
+        open_events(&worker, wanted, &token, slot?, peer.bodies).await
+    };
+    match opened.await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -143,26 +157,33 @@ async fn events(
     }
 }
 
-async fn open_events(
-    worker: &Rc<Worker>,
+/// What a request for an SSE stream asks for.
+fn wanted_events(
     node: &Node,
-    (slot, bodies): (Result<Slot, Refusal>, Rc<Bodies>),
     org: &str,
-    request: &Request<Incoming>,
-    query: Query,
-    token: Token,
-) -> Result<Response<Answer>, Refusal> {
-    accepts_event_stream(request.headers())?;
-    let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
-    if may_compress(node, &wanted, &query) && accepts_gzip(request.headers()) {
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<StreamRequest, Refusal> {
+    accepts_event_stream(headers)?;
+    let mut wanted = wanted(node, org_of(org)?, query, headers)?;
+    if may_compress(node, &wanted, query) && accepts_gzip(headers) {
         wanted.coding = Coding::Gzip(gzip::Body::default());
     }
+    Ok(wanted)
+}
+
+async fn open_events(
+    worker: &Rc<Worker>,
+    mut wanted: StreamRequest,
+    token: &Token,
+    mut slot: Slot,
+    bodies: Rc<Bodies>,
+) -> Result<Response<Answer>, Refusal> {
     let is_gzip = matches!(wanted.coding, Coding::Gzip(_));
-    let mut slot = slot?;
-    let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
-    let (body, frames) = sse::SseBody::new(wanted.org.clone(), bodies);
-    // Drawn for each connection, so that clients that lost a node do not come back as one.
+    let grant: StreamGrant = worker.node.authorize(&token.text, &wanted.org).await?;
+    let entered = wanted.enter(worker, &grant, Transport::Sse, &mut slot).await?;
+    let (body, frames) = sse::SseBody::new(entered.org.clone(), bodies);
+    // Drawn for each connection, so that clients that lost a node do not come back at the same time.
     let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
     let mut first = Vec::new();
     if let Coding::Gzip(body) = &mut wanted.coding {
