@@ -1,6 +1,6 @@
 //! Tests of the project's own texts: what the code, the tests and the documents say of each other.
 //!
-//! They read files, start nothing and take no time. A failure names the file, the line, and what to do.
+//! They read files and start nothing. A failure names the file, the line, and what to do.
 
 mod project;
 mod rules;

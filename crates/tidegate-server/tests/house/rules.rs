@@ -188,6 +188,10 @@ fn faults(rules: &Text, project: &[Text]) -> Vec<String> {
     let tests: Vec<Test> =
         project.iter().filter(|text| text.path.ends_with(".rs")).flat_map(tests_of).collect();
     let mut faults = numbering(rules, &sections);
+    if !faults.is_empty() {
+        // All that cites a missing number would be found too, and hide the one fault.
+        return faults;
+    }
     citations(&sections, project, &tests, &mut faults);
     for section in &sections {
         kept(rules, section, project, &tests, &mut faults);
@@ -232,7 +236,8 @@ fn citations(sections: &[Section], project: &[Text], tests: &[Test], faults: &mu
     for test in tests {
         borne(&test.name).into_iter().for_each(|rule| check(&test.path, test.line, rule));
     }
-    for text in project.iter().filter(|text| text.path.ends_with(".md")) {
+    // What the rules name is looked for file by file, in `kept`.
+    for text in project.iter().filter(|text| text.path.ends_with(".md") && text.path != RULES) {
         for (at, line) in text.content.lines().enumerate() {
             for name in named(line).iter().filter(|name| !tests.iter().any(|test| name.matches(test))) {
                 faults.push(format!(
