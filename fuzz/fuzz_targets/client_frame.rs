@@ -4,10 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_core::{
-    Code, Framing,
-    frame::{self, ClientFrame, read_client_frame},
-};
+use tidegate_core::{Framing, frame::self};
+use tidegate_protocol::{Code, frame::{ClientFrame, read_client_frame}};
 
 fuzz_target!(|text: &str| {
     match read_client_frame(text) {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_core::{Cursor, SEQ_MAX};
+use tidegate_protocol::{Cursor, SEQ_MAX};
 
 fuzz_target!(|text: &str| {
     if let Ok(cursor) = text.parse::<Cursor>() {

@@ -10,14 +10,8 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use tidegate_core::{
-    EventId, NewEvent, OrgId,
-    publish::{
-        BodyForm, PublishError, PublishLimits,
-        cloudevents::{self, Headers, Mode},
-        read_body,
-    },
-};
+use tidegate_core::{NewEvent, publish::{BodyForm, PublishError, PublishLimits, cloudevents::{self, Headers, Mode}, read_body}};
+use tidegate_protocol::{EventId, OrgId};
 
 fn read_events(mode: &Mode<'_>, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");

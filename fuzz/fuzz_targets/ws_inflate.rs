@@ -7,7 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_core::ws::{Event, Limits, ReadError, Reader};
+use tidegate_protocol::ws::{Event, Limits, ReadError, Reader};
 
 const LIMITS: Limits = Limits {
     message_bytes_max: 2048,

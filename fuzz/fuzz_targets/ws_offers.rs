@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_core::ws::extension::Deflate;
+use tidegate_protocol::ws::extension::Deflate;
 
 const NAME: &str = "Sec-WebSocket-Extensions";
 

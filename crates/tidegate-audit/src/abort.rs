@@ -190,7 +190,8 @@ async fn held(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTree
     let mut held = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').with_context(|| format!("read the sample {line}"))?;
-        if ["tidegate_places{", "tidegate_connections{"].iter().any(|start| name.starts_with(start)) {
+        if ["tidegate_connection_slots{", "tidegate_connections{"].iter().any(|start| name.starts_with(start))
+        {
             held.insert(name.to_owned(), value.parse::<f64>().with_context(|| format!("read {line}"))?);
         }
     }

@@ -1,9 +1,9 @@
 //! The verifier of one reader: it takes frames and reports faults, so that a run without faults proves that
 //! the reader missed nothing. Written from the rules of PROTOCOL.md (R1 to R5, R14).
 //!
-//! This is an independent implementation of continuity, on purpose. The gateway, its client and the load tool
-//! share one in `tidegate-core`; if the auditor used it too, an error in it would stay hidden.
-//! `examples/client.py` is independent for the same reason. Do not replace this module with the shared code.
+//! This is an independent implementation of continuity, on purpose. `tidegate tail` and the load tool share the
+//! one in `tidegate-protocol`; if the auditor used it too, an error in it would stay hidden. `examples/client.py`
+//! is independent for the same reason. Do not replace this module with the shared code.
 //!
 //! It is stricter than a client has to be. A client that finds a hole resumes, and is complete again. Here
 //! the connection has lost no bytes, so a hole is the gateway's fault and is reported.

@@ -450,7 +450,7 @@ impl EventLoop {
 
 /// Whether a refused request may be tried again (PROTOCOL.md, "Codes").
 fn may_come_back(refused: &Refused) -> bool {
-    use tidegate_core::Code;
+    use tidegate_protocol::Code;
     match Code::from_name(&refused.code) {
         Some(code) => code.is_retryable(),
         None => refused.code.starts_with("HTTP 5"),

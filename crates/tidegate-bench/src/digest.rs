@@ -4,7 +4,7 @@
 //! bytes costs a fraction of parsing them, which keeps the load cheap enough to share a machine with the
 //! server. No check is lost: a message whose bytes differ gets its own digest.
 
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use crate::event::{Mark, Marks, PROBE};
 

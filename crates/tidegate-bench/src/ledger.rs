@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::client::Step;
+use tidegate_protocol::client::Step;
 
 use crate::{
     digest::{Digest, MessageKind},

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use crate::{
     digest::{Digests, MessageKind, Refused},

@@ -1,5 +1,5 @@
 //! The client's side of WebSocket (RFC 6455): the agreed extensions, the frames of a server, and
-//! decompression (permessage-deflate, RFC 7692). `tidegate-core` implements only the server's side.
+//! decompression (permessage-deflate, RFC 7692). `tidegate-protocol` implements only the server's side.
 
 use flate2::{Decompress, FlushDecompress};
 

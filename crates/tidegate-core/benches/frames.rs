@@ -6,10 +6,11 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tidegate_core::{
-    Batch, Budget, Epoch, Event, EventId, Filter, NewEvent, OrgId, View, ViewKey,
+    Batch, Budget, Event, NewEvent, View, ViewKey,
     frame::{self, Framing, Side},
     publish::{BodyForm, PublishLimits, read_body},
 };
+use tidegate_protocol::{Epoch, EventId, Filter, OrgId};
 
 const EVENTS: usize = 100;
 

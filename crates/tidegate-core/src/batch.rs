@@ -7,12 +7,13 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use tidegate_protocol::{Filter, OrgId, Seq, ServiceName, UnixMillis, UserId};
 
 use crate::{
-    Epoch, Event, Filter, OrgId, Seq, ServiceName, UnixMillis, UserId,
+    Event,
     deflate::{Deflated, Generations},
     envelope::Enveloping,
-    frame::{Framing, Run, Side},
+    frame::{Framing, Run, Side, ViewKey},
     gzip,
 };
 
@@ -88,18 +89,6 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.budget.give_back(*self.charged.get_mut());
     }
-}
-
-/// What makes two views the same bytes (R8). A view holds no targeted events, so no user stands in
-/// the key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ViewKey {
-    /// The life of the log that the frame's cursor belongs to.
-    pub epoch: Epoch,
-    /// The canonical filter.
-    pub filter: Filter,
-    /// The envelope.
-    pub framing: Framing,
 }
 
 /// A view in the forms that somebody has asked for.

@@ -6,7 +6,7 @@
 //! compressor has in its own. All others get the batch as a block that refers to nothing before it.
 //! The rules are R18 and R19; a member that gets anything else compressed is one no longer.
 //!
-//! Not here: the offer and its answer ([`crate::ws::extension`]), and what clients send compressed.
+//! Not here: the offer and its answer ([`tidegate_protocol::ws::extension`]), and what clients send compressed.
 
 use std::{
     cell::RefCell,
@@ -18,8 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress};
+use tidegate_protocol::{Seq, ws};
 
-use crate::{Seq, ViewKey, ws};
+use crate::ViewKey;
 
 /// The window of deflate: what a back-reference can reach (RFC 1951, section 2).
 const WINDOW_BYTES: u64 = 32 << 10;

@@ -5,20 +5,17 @@
 //! it. What may be told of it by its length is the same as with any compression, so what is kept out of
 //! the others is kept out of this: events that only some users see, and services by configuration.
 
-use std::{fmt::Write as _, io::Read as _};
+use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use flate2::read::GzDecoder;
+use tidegate_protocol::{ServiceName, time::write_rfc3339};
 
 use crate::{
-    Framing, ServiceName, event,
+    Event, Framing,
     frame::{self, Run},
     gzip,
 };
-
-/// The most that a reader takes out of one: more than any batch or page of a gateway's defaults by far.
-pub const OPENED_BYTES_MAX: usize = 16 << 20;
 
 /// What goes into envelopes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,8 +33,7 @@ impl Enveloping {
         if frame::json_bytes(framing, plain) <= self.threshold {
             return None;
         }
-        let is_kept_out =
-            |event: &&event::Event| event.is_targeted() || self.excluded.contains(&event.service);
+        let is_kept_out = |event: &&Event| event.is_targeted() || self.excluded.contains(&event.service);
         if run.events.iter().any(is_kept_out) {
             return None;
         }
@@ -49,37 +45,8 @@ impl Enveloping {
             out.put_slice(br#"{"type":"batch","compressed":true,"encoding":"gzip","data":""#);
             out.put_slice(data.as_bytes());
             let _ = write!(out, r#"","prev":{},"seq":{},"timestamp":""#, run.prev, run.seq);
-            event::write_rfc3339(out, run.timestamp());
+            write_rfc3339(out, run.timestamp());
             let _ = write!(out, r#"","count":{}}}"#, run.events.len());
         }))
-    }
-}
-
-/// What is in an envelope: `data` of a `batch` frame with `compressed`. `None` where that is not gzip in
-/// base64, not text, or more than [`OPENED_BYTES_MAX`].
-pub fn open(data: &str) -> Option<String> {
-    let member = STANDARD.decode(data).ok()?;
-    let mut text = String::new();
-    let most = OPENED_BYTES_MAX as u64;
-    GzDecoder::new(&member[..]).take(most + 1).read_to_string(&mut text).ok()?;
-    (text.len() <= OPENED_BYTES_MAX).then_some(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_opened_is_bounded_and_whole() {
-        let wrap = |text: &[u8]| STANDARD.encode(gzip::member(text));
-        let most = vec![b' '; OPENED_BYTES_MAX];
-        assert_eq!(open(&wrap(b"{}")).as_deref(), Some("{}"));
-        assert_eq!(open(&wrap(&most)).map(|text| text.len()), Some(OPENED_BYTES_MAX));
-        assert_eq!(open(&wrap(&[&most[..], b" "].concat())), None);
-        assert_eq!(open(&wrap(b"\xFF")), None, "not text");
-        assert_eq!(open("{}"), None, "not base64");
-        assert_eq!(open(&STANDARD.encode("{}")), None, "not gzip");
-        let member = gzip::member(b"{}");
-        assert_eq!(open(&STANDARD.encode(&member[..member.len() - 1])), None, "cut");
     }
 }

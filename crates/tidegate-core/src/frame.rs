@@ -1,16 +1,17 @@
 //! Server frames: JSON objects with a `type`, the same on both transports (PROTOCOL.md, "Frames").
 //!
 //! Written here straight into their framing: one `Bytes` that a socket can take as it is. Read by
-//! clients through [`crate::client`].
+//! clients through [`tidegate_protocol::client`].
 
 use std::fmt::Write as _;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tidegate_protocol::{
+    Code, Cursor, Epoch, Filter, FilterTag, GapReason, OrgId, Refusal, Seq, UnixMillis,
+    frame::PROTOCOL_VERSION, time::write_rfc3339, ws,
+};
 
-use crate::{Code, Cursor, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, event, json, ws};
-
-/// The version of the protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+use crate::{Event, json};
 
 /// The transport's envelope around a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,38 +23,16 @@ pub enum Framing {
     Sse,
 }
 
-/// Why a stretch of the stream is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GapReason {
-    /// Retention removed it.
-    Retention,
-    /// The reader was too slow and asked to skip.
-    SlowConsumer,
-    /// The log lost it, or never had it: the cursor is of another life of the log.
-    Epoch,
-    /// The cursor was made for other services.
-    Filter,
-}
-
-impl GapReason {
-    /// Every reason.
-    pub const ALL: [GapReason; 4] =
-        [GapReason::Retention, GapReason::SlowConsumer, GapReason::Epoch, GapReason::Filter];
-
-    /// The name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            GapReason::Retention => "retention",
-            GapReason::SlowConsumer => "slow_consumer",
-            GapReason::Epoch => "epoch",
-            GapReason::Filter => "filter",
-        }
-    }
-
-    /// The reason with this wire name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.name() == name)
-    }
+/// What makes two views the same bytes (R8). A view holds no targeted events, so no user stands in
+/// the key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ViewKey {
+    /// The incarnation of the log that the frame's cursor belongs to.
+    pub epoch: Epoch,
+    /// The canonical filter.
+    pub filter: Filter,
+    /// The envelope.
+    pub framing: Framing,
 }
 
 /// Puts a JSON object that `write` makes into its envelope.
@@ -144,7 +123,7 @@ pub fn hello(framing: Framing, hello: &Hello<'_>) -> Bytes {
             hello.terms.ping_interval_ms,
             hello.token_expires_in_ms,
         );
-        event::write_rfc3339(out, hello.server_time);
+        write_rfc3339(out, hello.server_time);
         out.put_u8(b'"');
         if let Some(sync) = hello.terms.sync {
             let _ = write!(out, ",\"sync\":\"{sync}\"");
@@ -242,7 +221,7 @@ impl Run<'_> {
             out,
             "{{\"type\":\"batch\",\"org\":\"{org}\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\""
         );
-        event::write_rfc3339(out, self.timestamp());
+        write_rfc3339(out, self.timestamp());
         out.put_u8(b'"');
         if *omitted > 0 {
             let _ = write!(out, ",\"omitted\":{omitted},\"reason\":\"conflated\"");
@@ -280,7 +259,7 @@ pub fn gap(framing: Framing, prev: Seq, to: &Cursor, reason: GapReason, filter: 
 pub fn ping(framing: Framing, side: Side<'_>, prev: Seq, seq: Seq, now: UnixMillis) -> Bytes {
     framed(framing, Some(&side.cursor(seq)), |out| {
         let _ = write!(out, "{{\"type\":\"ping\",\"prev\":{prev},\"seq\":{seq},\"timestamp\":\"");
-        event::write_rfc3339(out, now);
+        write_rfc3339(out, now);
         out.put_slice(b"\"}");
     })
 }
@@ -327,79 +306,4 @@ fn error_frame(framing: Framing, refusal: &Refusal) -> Bytes {
         }
         out.put_u8(b'}');
     })
-}
-
-/// A no, in the words of every transport.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// Which no.
-    pub code: Code,
-    /// One clear sentence: what was wrong, what to do.
-    pub message: String,
-    /// The configuration key of the bound that was reached.
-    pub limit: Option<&'static str>,
-    /// When to come back.
-    pub retry_in_ms: Option<u64>,
-}
-
-impl Refusal {
-    /// A no that names no limit and no time.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), limit: None, retry_in_ms: None }
-    }
-
-    /// Names the bound that was reached.
-    pub fn limited_by(mut self, limit: &'static str) -> Self {
-        self.limit = Some(limit);
-        self
-    }
-
-    /// Says when to come back.
-    pub fn retry_in(mut self, millis: u64) -> Self {
-        self.retry_in_ms = Some(millis);
-        self
-    }
-}
-
-/// A frame that a client sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientFrame {
-    /// Credentials: the first frame, or renewal in place.
-    Auth {
-        /// The token.
-        token: String,
-    },
-    /// The answer to `ping`.
-    Pong,
-    /// The client's own metrics. Taken and not looked into.
-    Health,
-}
-
-/// Reads a client's text message.
-pub fn read_client_frame(text: &str) -> Result<ClientFrame, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Head<'a> {
-        #[serde(rename = "type", borrow)]
-        kind: std::borrow::Cow<'a, str>,
-        token: Option<serde_json::Value>,
-    }
-    let bad = |message: String| Refusal::new(Code::BadFrame, message);
-    // Where, not what: what the client sent may be its token, and this sentence is logged.
-    let head: Head<'_> = serde_json::from_str(text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        bad(format!("a frame must be a JSON object with a string `type` (line {line}, column {column})"))
-    })?;
-    match &*head.kind {
-        "auth" => match head.token {
-            Some(serde_json::Value::String(token)) => Ok(ClientFrame::Auth { token }),
-            _ => Err(bad("an auth frame must have a string `token`".into())),
-        },
-        "pong" => Ok(ClientFrame::Pong),
-        "health" => Ok(ClientFrame::Health),
-        other => Err(bad(format!(
-            "frames of type {:?} are not known; a client sends auth, pong and health",
-            other.chars().take(32).collect::<String>()
-        ))),
-    }
 }

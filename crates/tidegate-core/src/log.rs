@@ -1,6 +1,6 @@
 //! What a log says of itself: its epochs, its head and its floor (R9 to R11).
 
-use crate::{Epoch, Seq};
+use tidegate_protocol::{Epoch, Seq};
 
 /// An earlier life of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]

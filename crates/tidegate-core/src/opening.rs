@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::{Cursor, Epoch, Filter, FilterTag, LogState, Seq, frame::GapReason};
+use tidegate_protocol::{Cursor, Epoch, Filter, FilterTag, GapReason, Seq};
+
+use crate::LogState;
 
 /// What a reader asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +141,8 @@ impl Plan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ancestor, ServiceName};
+    use crate::Ancestor;
+    use tidegate_protocol::ServiceName;
 
     fn epoch(text: &str) -> Epoch {
         Epoch::parse(text).expect("an epoch")

@@ -10,18 +10,21 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use tidegate_protocol::{
+    Code, Epoch, Filter, FilterTag, GapReason, OrgId, Refusal, Seq, UnixMillis, UserId,
+    ws::extension::Deflate,
+};
 
 use crate::{
-    Batch, Code, Epoch, Event, Filter, FilterTag, OrgId, Seq, UnixMillis, UserId, View, ViewKey,
+    Batch, Event, View, ViewKey,
     batch::Compressed,
     deflate::Membership,
     envelope::Enveloping,
-    frame::{self, Framing, GapReason, Hello, Refusal, Run, Side, Terms},
+    frame::{self, Framing, Hello, Run, Side, Terms},
     gzip,
     opening::{Due, Opening},
     slow::keep_latest,
-    witness::Witness,
-    ws::extension::Deflate,
+    verifier::Verifier,
 };
 
 /// A reader that sees nothing of this many events is told its place, so that it need not begin again
@@ -30,7 +33,7 @@ const SILENT_SCAN_MAX: Seq = 1000;
 
 /// Who reads what, and how.
 #[derive(Debug, Clone)]
-pub struct Audience {
+pub struct Subscriber {
     /// The org.
     pub org: OrgId,
     /// The user, for targeted events.
@@ -108,7 +111,7 @@ pub struct Taken {
 /// The protocol state of one stream.
 #[derive(Debug)]
 pub struct Session {
-    audience: Audience,
+    subscriber: Subscriber,
     /// The life and tag that the client's cursor is in: on the presented side until a gap crosses.
     epoch: Epoch,
     tag: FilterTag,
@@ -117,22 +120,27 @@ pub struct Session {
     dues: VecDeque<Due>,
     /// What its inflater holds, where frames may be compressed.
     membership: Membership,
-    witness: Witness,
+    verifier: Verifier,
 }
 
 impl Session {
     /// Starts a stream as planned; its first frame is `hello`.
-    pub fn open(audience: Audience, opening: Opening, greeting: &Greeting<'_>, out: &mut Vec<Bytes>) -> Self {
+    pub fn open(
+        subscriber: Subscriber,
+        opening: Opening,
+        greeting: &Greeting<'_>,
+        out: &mut Vec<Bytes>,
+    ) -> Self {
         let Opening { cursor, dues, resumed } = opening;
         let mut session = Self {
-            tag: cursor.tag.clone().unwrap_or_else(|| audience.filter.tag().clone()),
+            tag: cursor.tag.clone().unwrap_or_else(|| subscriber.filter.tag().clone()),
             epoch: cursor.epoch,
             sent: cursor.seq,
             scanned: cursor.seq,
             dues,
             membership: Membership::default(),
-            witness: Witness::default(),
-            audience,
+            verifier: Verifier::default(),
+            subscriber,
         };
         let hello = session.hello(greeting, resumed);
         session.put(hello, out);
@@ -142,16 +150,16 @@ impl Session {
     /// Puts a frame on `out` as it is, in what the coding wants around it. For frames that are not the
     /// session's own, too.
     pub fn put(&mut self, frame: Bytes, out: &mut Vec<Bytes>) {
-        match &mut self.audience.coding {
+        match &mut self.subscriber.coding {
             Coding::Gzip(body) => {
                 let first = out.len();
                 body.store(&frame, out);
-                self.witness.see_blocks(&out[first..], &frame);
+                self.verifier.see_blocks(&out[first..], &frame);
             }
             Coding::Plain | Coding::Enveloped(_) => out.push(frame),
             // Not compressed, so it is in no window, and moves none (R19).
             Coding::Deflate(_) => {
-                self.witness.see_message(&frame, &frame, false);
+                self.verifier.see_message(&frame, &frame, false);
                 out.push(frame);
             }
         }
@@ -159,7 +167,7 @@ impl Session {
 
     /// Ends what the coding has around the frames, behind the last one.
     pub fn end(&mut self, out: &mut Vec<Bytes>) {
-        if let Coding::Gzip(body) = self.audience.coding {
+        if let Coding::Gzip(body) = self.subscriber.coding {
             body.end(out);
         }
     }
@@ -172,8 +180,8 @@ impl Session {
         let cursor = self.side().cursor(self.sent);
         let hello = Hello {
             connection_id: greeting.connection_id,
-            org: &self.audience.org,
-            filter: &self.audience.filter,
+            org: &self.subscriber.org,
+            filter: &self.subscriber.filter,
             cursor: &cursor,
             head: greeting.head,
             resumed,
@@ -181,12 +189,12 @@ impl Session {
             token_expires_in_ms: greeting.token_expires_in_ms,
             server_time: greeting.now,
         };
-        frame::hello(self.audience.framing, &hello)
+        frame::hello(self.subscriber.framing, &hello)
     }
 
     /// Who reads.
-    pub fn audience(&self) -> &Audience {
-        &self.audience
+    pub fn subscriber(&self) -> &Subscriber {
+        &self.subscriber
     }
 
     /// How far the log has been looked through for this reader.
@@ -208,8 +216,8 @@ impl Session {
     pub fn view_key(&self) -> ViewKey {
         ViewKey {
             epoch: self.epoch.clone(),
-            filter: self.audience.filter.clone(),
-            framing: self.audience.framing,
+            filter: self.subscriber.filter.clone(),
+            framing: self.subscriber.framing,
         }
     }
 
@@ -221,7 +229,7 @@ impl Session {
         if self.tag == *key.filter.tag() {
             self.tag = key.filter.tag().clone();
         }
-        self.audience.filter = key.filter.clone();
+        self.subscriber.filter = key.filter.clone();
     }
 
     /// Declares the gaps that are due at its place; returns their reasons for the counters.
@@ -243,14 +251,14 @@ impl Session {
         self.sent = due.seq;
         self.scanned = due.seq;
         let to = self.side().cursor(due.seq);
-        let gap = frame::gap(self.audience.framing, prev, &to, due.reason, &self.audience.filter);
+        let gap = frame::gap(self.subscriber.framing, prev, &to, due.reason, &self.subscriber.filter);
         self.put(gap, out);
     }
 
     /// Tells the client that it may move to `to`, where it is behind (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
-            let ping = frame::ping(self.audience.framing, self.side(), self.sent, to, now);
+            let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
             self.put(ping, out);
             self.sent = to;
         }
@@ -280,14 +288,14 @@ impl Session {
 
     /// Whether it takes of `batch` what it shares with others, and nothing made for it alone.
     pub fn shares(&self, batch: &Batch) -> bool {
-        self.scanned == batch.prev && !batch.has_targeted_at(&self.audience.user, &self.audience.filter)
+        self.scanned == batch.prev && !batch.has_targeted_at(&self.subscriber.user, &self.subscriber.filter)
     }
 
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
         // A border inside the batch: cut there, so that no client sees an event twice (R5).
         if !self.shares(batch) {
-            let Audience { user, filter, .. } = &self.audience;
+            let Subscriber { user, filter, .. } = &self.subscriber;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
         self.scanned = batch.seq;
@@ -295,15 +303,15 @@ impl Session {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
                 self.bridge(*start, now, out);
-                match (&mut self.audience.coding, compressed.as_deref()) {
+                match (&mut self.subscriber.coding, compressed.as_deref()) {
                     (Coding::Deflate(Deflate { alone, .. }), Some(Compressed::Deflated(forms))) => {
                         let frame = if *alone { forms.alone().clone() } else { self.membership.take(forms) };
-                        self.witness.see_message(&frame, bytes, *alone);
+                        self.verifier.see_message(&frame, bytes, *alone);
                         out.push(frame);
                     }
                     (Coding::Gzip(body), Some(Compressed::Block(block))) => {
                         body.share(block, out);
-                        self.witness.see_blocks(std::slice::from_ref(block.bytes()), bytes);
+                        self.verifier.see_blocks(std::slice::from_ref(block.bytes()), bytes);
                     }
                     (Coding::Enveloped(_), Some(Compressed::Enveloped(frame))) => out.push(frame.clone()),
                     _ => self.put(bytes.clone(), out),
@@ -317,7 +325,7 @@ impl Session {
     /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
     fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
-            let Audience { org, framing, coding, .. } = &self.audience;
+            let Subscriber { org, framing, coding, .. } = &self.subscriber;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
             let run = Run { side, org, prev: self.sent, seq: to, events: visible, omitted };
             let plain = run.framed(*framing);
@@ -344,7 +352,7 @@ impl Session {
             epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
         }
         self.bridge(self.scanned, now, out);
-        let (at, tag) = (self.scanned, self.audience.filter.tag().clone());
+        let (at, tag) = (self.scanned, self.subscriber.filter.tag().clone());
         self.cross(Due { at, seq: after, epoch, tag, reason: GapReason::Retention }, out);
         Some(GapReason::Retention)
     }
@@ -369,7 +377,7 @@ impl Session {
     ) -> Taken {
         let gap = self.take_removed(after, now, out);
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
-        let Audience { user, filter, .. } = &self.audience;
+        let Subscriber { user, filter, .. } = &self.subscriber;
         let mut visible: Vec<&Event> = events
             .iter()
             .map(|event| &**event)
@@ -412,7 +420,7 @@ impl Session {
 
     /// `ping` over what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        let ping = frame::ping(self.audience.framing, self.side(), self.sent, self.scanned, now);
+        let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, self.scanned, now);
         self.put(ping, out);
         self.sent = self.scanned;
     }
@@ -427,7 +435,7 @@ impl Session {
         greeting: &Greeting<'_>,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Refusal> {
-        if (org, user) != (&self.audience.org, &self.audience.user) {
+        if (org, user) != (&self.subscriber.org, &self.subscriber.user) {
             let message = "a renewed token must be for the org and user of this connection";
             return Err(Refusal::new(Code::Forbidden, message));
         }
@@ -440,7 +448,7 @@ impl Session {
         if !self.dues.iter().any(|due| due.reason == GapReason::Filter) {
             self.tag = filter.tag().clone();
         }
-        self.audience.filter = filter;
+        self.subscriber.filter = filter;
         // It sees by another filter from here on (R6, R19).
         self.membership.leave();
         let hello = self.hello(greeting, true);

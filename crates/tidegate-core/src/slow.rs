@@ -39,7 +39,7 @@ impl Policy {
     }
 }
 
-/// The bounds of the ladder.
+/// The bounds of the escalation.
 #[derive(Debug, Clone, Copy)]
 pub struct SlowLimits {
     /// Events behind without a warning.
@@ -51,9 +51,9 @@ pub struct SlowLimits {
 /// The shortest time between two warnings.
 pub const WARNING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How far one reader has come up the ladder.
+/// How far one reader has come up the escalation.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Ladder {
+pub struct Escalation {
     was_level: bool,
     warnings: u32,
     /// When it was warned last, and how far behind it was.
@@ -69,7 +69,7 @@ pub enum Step {
     Close,
 }
 
-impl Ladder {
+impl Escalation {
     /// The reader is level.
     pub fn handle_level(&mut self) {
         *self = Self { was_level: true, ..Self::default() };
@@ -121,7 +121,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ServiceName;
+    use tidegate_protocol::ServiceName;
 
     const LIMITS: SlowLimits = SlowLimits { max_behind: 500, max_warnings: 10 };
 
@@ -131,28 +131,28 @@ mod tests {
 
     #[test]
     fn r16_a_replay_is_no_lag_and_a_level_reader_that_falls_behind_is_warned_and_closed() {
-        let mut ladder = Ladder::default();
-        assert_eq!(ladder.handle_lag(s(0), 1_000_000, LIMITS), None, "it has never been level");
-        ladder.handle_level();
-        assert_eq!(ladder.handle_lag(s(1), 500, LIMITS), None);
+        let mut escalation = Escalation::default();
+        assert_eq!(escalation.handle_lag(s(0), 1_000_000, LIMITS), None, "it has never been level");
+        escalation.handle_level();
+        assert_eq!(escalation.handle_lag(s(1), 500, LIMITS), None);
         for warning in 1..=10 {
             let now = s(1 + u64::from(warning) * 5);
-            assert_eq!(ladder.handle_lag(now, 501, LIMITS), Some(Step::Warn(warning)));
-            assert_eq!(ladder.handle_lag(now + s(4), 9999, LIMITS), None, "not so soon");
+            assert_eq!(escalation.handle_lag(now, 501, LIMITS), Some(Step::Warn(warning)));
+            assert_eq!(escalation.handle_lag(now + s(4), 9999, LIMITS), None, "not so soon");
         }
-        assert_eq!(ladder.handle_lag(s(60), 501, LIMITS), Some(Step::Close));
+        assert_eq!(escalation.handle_lag(s(60), 501, LIMITS), Some(Step::Close));
     }
 
     #[test]
     fn r16_whoever_gains_is_not_warned_and_being_level_forgets_all() {
-        let mut ladder = Ladder::default();
-        ladder.handle_level();
-        assert_eq!(ladder.handle_lag(s(5), 2000, LIMITS), Some(Step::Warn(1)));
-        assert_eq!(ladder.handle_lag(s(10), 1999, LIMITS), None, "it gains");
-        assert_eq!(ladder.handle_lag(s(15), 1999, LIMITS), Some(Step::Warn(2)), "it does not");
-        assert_eq!(ladder.handle_lag(s(20), 400, LIMITS), None);
-        ladder.handle_level();
-        assert_eq!(ladder.handle_lag(s(21), 501, LIMITS), Some(Step::Warn(1)));
+        let mut escalation = Escalation::default();
+        escalation.handle_level();
+        assert_eq!(escalation.handle_lag(s(5), 2000, LIMITS), Some(Step::Warn(1)));
+        assert_eq!(escalation.handle_lag(s(10), 1999, LIMITS), None, "it gains");
+        assert_eq!(escalation.handle_lag(s(15), 1999, LIMITS), Some(Step::Warn(2)), "it does not");
+        assert_eq!(escalation.handle_lag(s(20), 400, LIMITS), None);
+        escalation.handle_level();
+        assert_eq!(escalation.handle_lag(s(21), 501, LIMITS), Some(Step::Warn(1)));
     }
 
     #[test]

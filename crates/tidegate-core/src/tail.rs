@@ -5,7 +5,9 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{Batch, Budget, Event, Filter, Seq, UnixMillis, UserId};
+use tidegate_protocol::{Filter, Seq, UnixMillis, UserId};
+
+use crate::{Batch, Budget, Event};
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use proptest::prelude::*;
 use tidegate_core::{
-    Epoch, Filter, Framing, ServiceName, ViewKey,
+    Framing, ViewKey,
     deflate::{Contexts, Deflated, Generations, Membership},
-    ws,
 };
+use tidegate_protocol::{Epoch, Filter, ServiceName, ws};
 
 fn key(service: &str) -> ViewKey {
     let service = ServiceName::parse(service).expect("a name");

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
 use tidegate_core::{
-    Batch, Budget, Epoch, Event, Filter, Framing, LogState, OrgId, ServiceName, Session, UserId,
-    envelope::{self, Enveloping},
+    Batch, Budget, Event, Framing, LogState, Session,
+    envelope::Enveloping,
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Coding, Greeting},
-    ws,
+    session::{Coding, Greeting, Subscriber},
 };
+use tidegate_protocol::{Epoch, Filter, OrgId, ServiceName, UserId, gzip_batch, ws};
 
 const THRESHOLD: usize = 300;
 
@@ -51,11 +51,11 @@ fn session(framing: Framing, coding: Coding, after: u64) -> Session {
         floor: 0,
     };
     let user = UserId::parse("u").expect("a user");
-    let audience = Audience { org: org(), user, filter: Filter::all(), framing, coding };
-    let opening = opening::open(&log, &audience.filter, From::Seq(after));
+    let subscriber = Subscriber { org: org(), user, filter: Filter::all(), framing, coding };
+    let opening = opening::open(&log, &subscriber.filter, From::Seq(after));
     let greeting =
         Greeting { connection_id: "c", head: after, token_expires_in_ms: 1, now: 1, terms: &terms };
-    Session::open(audience, opening, &greeting, &mut Vec::new())
+    Session::open(subscriber, opening, &greeting, &mut Vec::new())
 }
 
 fn enveloping() -> Arc<Enveloping> {
@@ -98,7 +98,7 @@ fn hold(framing: Framing, plain: &[Bytes], got: &[Bytes]) -> usize {
             continue;
         }
         envelopes += 1;
-        let inside = envelope::open(outer["data"].as_str().expect("text")).expect("an envelope");
+        let inside = gzip_batch::open(outer["data"].as_str().expect("text")).expect("an envelope");
         let frame: Value = serde_json::from_str(&plain_text).expect("JSON");
         if frame["type"] == "batch" {
             assert_eq!(inside, plain_text);

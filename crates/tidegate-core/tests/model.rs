@@ -16,13 +16,15 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_core::{
-    Ancestor, Batch, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, GapReason, LogState, Next,
-    OrgId, ServiceName, Session, Tail, UserId, View,
-    client::{StreamReader, Taken},
-    envelope,
+    Ancestor, Batch, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail, View,
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Coding, Greeting},
+    session::{Coding, Greeting, Subscriber},
+};
+use tidegate_protocol::{
+    Cursor, Epoch, Filter, GapReason, OrgId, ServiceName, UserId,
+    client::{StreamReader, Taken},
+    gzip_batch,
 };
 
 const SERVICES: [&str; 3] = ["a", "b", "c"];
@@ -237,7 +239,7 @@ impl World {
             None => From::Head,
         };
         let opening = opening::open(&self.log, &client.wants, from);
-        let audience = Audience {
+        let subscriber = Subscriber {
             org: OrgId::parse("acme").expect("a name"),
             user: client.user.clone(),
             filter: client.wants.clone(),
@@ -253,7 +255,7 @@ impl World {
             terms: &terms,
         };
         let mut out = Vec::new();
-        let session = Session::open(audience, opening, &greeting, &mut out);
+        let session = Session::open(subscriber, opening, &greeting, &mut out);
         let last_raw = session.sent();
         let filter = client.wants.clone();
         client.reader.connected();
@@ -287,12 +289,12 @@ impl World {
                 let key = session.view_key();
                 let mut start = batch.prev;
                 for earlier in self.tail.newest_first().filter(|earlier| earlier.seq <= batch.prev) {
-                    match earlier.view(&session.audience().org, &key, earlier.prev) {
+                    match earlier.view(&session.subscriber().org, &key, earlier.prev) {
                         View::Empty { targeted: false } => start = earlier.prev,
                         _ => break,
                     }
                 }
-                let org = &session.audience().org;
+                let org = &session.subscriber().org;
                 let view = match &self.coding {
                     Coding::Enveloped(by) => batch.enveloped_view(org, &key, start, by),
                     _ => batch.view(org, &key, start),
@@ -322,7 +324,7 @@ impl World {
                     let gap = session.take_removed(after, self.now, &mut out);
                     if session.scanned() < to {
                         let page = Batch::new(after, to, self.now, events, &Arc::default());
-                        let view = page.view(&session.audience().org, &session.view_key(), after);
+                        let view = page.view(&session.subscriber().org, &session.view_key(), after);
                         let what = if session.shares(&page) { "shared page" } else { "private page" };
                         *self.coverage.entry(what).or_default() += 1;
                         session.take_shared_page(&page, &view, self.now, &mut out);
@@ -355,7 +357,7 @@ impl World {
         let mut frame: serde_json::Value = serde_json::from_str(data).expect("JSON");
         if frame["compressed"] == true {
             *self.coverage.entry("envelope").or_default() += 1;
-            let inside = envelope::open(frame["data"].as_str().expect("text")).expect("an envelope");
+            let inside = gzip_batch::open(frame["data"].as_str().expect("text")).expect("an envelope");
             let inside: serde_json::Value = serde_json::from_str(&inside).expect("JSON");
             assert_eq!((&inside["prev"], &inside["seq"]), (&frame["prev"], &frame["seq"]));
             frame = inside;
@@ -543,7 +545,7 @@ impl World {
 }
 
 #[test]
-fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
+fn p1_p2_p5_r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
     let seeds =
         std::env::var("TIDEGATE_MODEL_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 use tidegate_core::{
-    Ancestor, BatchLimits, Budget, Cursor, Epoch, Event, Filter, Framing, LogState, Next, OrgId, Seq,
-    ServiceName, Session, Tail, UserId,
+    Ancestor, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail,
     frame::Terms,
     opening::{self, From},
-    session::{Audience, Coding, Greeting},
+    session::{Coding, Greeting, Subscriber},
 };
+use tidegate_protocol::{Cursor, Epoch, Filter, OrgId, Seq, ServiceName, UserId};
 
 const TERMS: Terms = Terms { dedup_window_ms: 1, ping_interval_ms: 1, sync: None };
 
@@ -94,7 +94,7 @@ impl Script {
         let from = if from == "head" { From::Head } else { From::Cursor(cursor(from)) };
         let filter = filter(services);
         let opening = opening::open(&self.log, &filter, from);
-        let audience = Audience {
+        let subscriber = Subscriber {
             org: OrgId::parse("acme").expect("a name"),
             user: UserId::parse("u").expect("a user"),
             filter,
@@ -102,7 +102,7 @@ impl Script {
             coding: Coding::Plain,
         };
         let mut out = Vec::new();
-        self.session = Some(Session::open(audience, opening, &self.greeting(), &mut out));
+        self.session = Some(Session::open(subscriber, opening, &self.greeting(), &mut out));
         self.say(out);
     }
 
@@ -116,7 +116,7 @@ impl Script {
                 match self.tail.next(session.scanned()) {
                     Next::Level => break,
                     Next::Batch(batch) => {
-                        let view = batch.view(&session.audience().org, &session.view_key(), batch.prev);
+                        let view = batch.view(&session.subscriber().org, &session.view_key(), batch.prev);
                         session.take(&batch, &view, 1, &mut out);
                     }
                     Next::Behind(start) => {
@@ -160,7 +160,7 @@ impl Script {
             [policy @ ("skip" | "latest")] => {
                 let session = self.session.as_mut().expect("open first");
                 let (at, mut out) = (session.scanned(), Vec::new());
-                let Audience { user, filter, .. } = session.audience();
+                let Subscriber { user, filter, .. } = session.subscriber();
                 let behind: Vec<_> = self.kept.iter().filter(|event| event.seq > at).cloned().collect();
                 if *policy == "latest" {
                     session.take_page(at, self.log.head, &behind, true, 1, &mut out);
@@ -174,7 +174,7 @@ impl Script {
             ["renew", services] => {
                 let (greeting, mut out) = (self.greeting(), Vec::new());
                 let session = self.session.as_mut().expect("open first");
-                let Audience { org, user, .. } = session.audience().clone();
+                let Subscriber { org, user, .. } = session.subscriber().clone();
                 session.renew(&org, &user, filter(services), &greeting, &mut out).expect("same user");
                 self.say(out);
             }
@@ -317,14 +317,14 @@ fn r6_a_renewal_for_somebody_else_is_refused() {
     run.step(&["open", "a", "head"]);
     let greeting = run.greeting();
     let session = run.session.as_mut().expect("open");
-    let (org, user) = (session.audience().org.clone(), session.audience().user.clone());
+    let (org, user) = (session.subscriber().org.clone(), session.subscriber().user.clone());
     let other = |text| UserId::parse(text).expect("a user");
     let mut out = Vec::new();
     assert!(session.renew(&org, &other("v"), Filter::all(), &greeting, &mut out).is_err());
     let org = OrgId::parse("other").expect("a name");
     assert!(session.renew(&org, &user, Filter::all(), &greeting, &mut out).is_err());
     assert!(out.is_empty());
-    assert_eq!(session.audience().filter, filter("a"), "nothing has changed");
+    assert_eq!(session.subscriber().filter, filter("a"), "nothing has changed");
 }
 
 #[test]
@@ -403,9 +403,13 @@ fn r17_latest_is_an_ordinary_batch_that_tells_what_it_omits_and_never_a_gap() {
 #[test]
 fn sessions_that_see_the_same_share_its_names() {
     // They are most of what an idle connection would have of its own.
-    // Its witness is there in debug builds alone.
-    let witness = if cfg!(debug_assertions) { size_of::<usize>() } else { 0 };
-    assert!(size_of::<Session>() <= 176 + witness, "{}", size_of::<Session>());
-    assert!(size_of::<tidegate_core::ws::Reader>() <= 48, "{}", size_of::<tidegate_core::ws::Reader>());
+    // Its verifier is there in debug builds alone.
+    let verifier = if cfg!(debug_assertions) { size_of::<usize>() } else { 0 };
+    assert!(size_of::<Session>() <= 176 + verifier, "{}", size_of::<Session>());
+    assert!(
+        size_of::<tidegate_protocol::ws::Reader>() <= 48,
+        "{}",
+        size_of::<tidegate_protocol::ws::Reader>()
+    );
     assert_eq!(size_of::<Filter>(), size_of::<usize>());
 }

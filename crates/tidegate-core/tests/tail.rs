@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, BatchLimits, Budget, Epoch, Event, Filter, Framing, Next, OrgId, Seq, ServiceName, Tail, UserId,
-    View, ViewKey, batch::Compressor,
+    Batch, BatchLimits, Budget, Event, Framing, Next, Tail, View, ViewKey, batch::Compressor,
 };
+use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, UserId};
 
 fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
     Arc::new(Event {

@@ -11,10 +11,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tidegate_core::{
-    deflate::compress_alone,
-    ws::{self, Event, Limits, Reader},
-};
+use tidegate_core::deflate::compress_alone;
+use tidegate_protocol::ws::{self, Event, Limits, Reader};
 use tidegate_server::transport::{
     guarded::{Guarded, Patience},
     socket::{self, Leftover, ReadFault, Taken},

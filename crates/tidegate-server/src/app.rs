@@ -10,10 +10,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tidegate_core::{
-    EventId, OrgId,
-    publish::{BodyForm, read_body},
+use tidegate_core::publish::{BodyForm, read_body};
+use tidegate_engine::{
+    Clock, DiskOptions, Engine, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
 };
+use tidegate_protocol::{EventId, OrgId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -21,16 +22,14 @@ use crate::{
     auth::{Publishers, TokenVerifier},
     config::{self, Config, Loaded, LogEngine, LogSync, Reread, Sources},
     dev::DevSession,
-    engine::{
-        Clock, DiskOptions, Engine, LocalEngine, LocalOptions, MemoryOptions, Surroundings, SystemClock,
-    },
     feed::{Feed, FeedEvent},
     http,
     hub::Hub,
     metrics::Metrics,
-    node::{Node, Parts, random},
+    node::{Node, Parts},
+    random::random,
     systemd,
-    worker::{Accepted, Worker},
+    worker::{Accepted, WorkerThread},
 };
 
 /// Everything that was read and checked before a port is bound.
@@ -125,7 +124,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
     node.tokens().keep_fresh(&node.metrics);
     let workers = (0..workers)
-        .map(|id| Worker::start(id, node.clone(), http::serve))
+        .map(|id| WorkerThread::start(id, node.clone(), http::serve))
         .collect::<std::io::Result<Vec<_>>>()
         .context("start the workers")?;
     let workers = Arc::new(workers);
@@ -185,7 +184,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     drop(accept.await);
     drop(watchdog.await);
     if let Ok(workers) = Arc::try_unwrap(workers) {
-        workers.into_iter().for_each(Worker::stop);
+        workers.into_iter().for_each(WorkerThread::stop);
     }
     Ok(ended)
 }
@@ -215,7 +214,7 @@ fn engine(
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    let around = Surroundings { feed: hub, clock, observer: metrics };
+    let around = Hooks { feed: hub, clock, observer: metrics };
     let local = LocalOptions {
         dedup_window: config.dedup.window,
         dedup_max_entries: config.dedup.max_entries,
@@ -251,7 +250,7 @@ fn engine(
 }
 
 /// Accepts connections and hands them to the workers in turn.
-async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<Worker>>) {
+async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<WorkerThread>>) {
     let mut turn = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -361,7 +360,7 @@ async fn sweep(node: Arc<Node>) {
 
 /// Tells the service manager that the node lives, as long as every worker turns. A disk that hangs is
 /// no reason to start again: `/readyz` and the publishers' answers say that.
-async fn watchdog(workers: Arc<Vec<Worker>>) {
+async fn watchdog(workers: Arc<Vec<WorkerThread>>) {
     let Some(interval) = systemd::watchdog_interval() else { return };
     let mut look = tokio::time::interval(interval);
     let mut before = vec![0; workers.len()];
@@ -369,7 +368,7 @@ async fn watchdog(workers: Arc<Vec<Worker>>) {
     look.tick().await;
     loop {
         look.tick().await;
-        let turns: Vec<u64> = workers.iter().map(Worker::turns).collect();
+        let turns: Vec<u64> = workers.iter().map(WorkerThread::turns).collect();
         if have_all_turned(&before, &turns) {
             before = turns;
             systemd::alive();
@@ -415,7 +414,7 @@ async fn run_feed(node: Arc<Node>, org: OrgId) {
         };
         match read_body(&org, BodyForm::Json, body.as_bytes(), &node.publish_limits(), &mut ids) {
             Ok(events) => match node.engine.append(&org, events).await {
-                Ok(appended) => drop(node.metrics.published.inc_by(appended.places.len() as u64)),
+                Ok(appended) => drop(node.metrics.published.inc_by(appended.stored.len() as u64)),
                 Err(error) => tracing::warn!(%error, "publish a made-up event"),
             },
             Err(error) => tracing::error!(%error, "make up an event"),

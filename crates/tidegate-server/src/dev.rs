@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::{Filter, OrgId, UnixMillis, UserId};
+use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
 use crate::{
     auth::{KeysFile, KeysFileError, MintError, Publishers, TokenClaims, TokenVerifier, mint, replace_file},

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
-use tidegate_core::event::{UnixMillis, write_rfc3339};
+use tidegate_protocol::{UnixMillis, time::write_rfc3339};
 
 use self::company::{CARRIERS, CUSTOMERS, DEPOTS, GOODS, PEOPLE, SUBJECTS};
 

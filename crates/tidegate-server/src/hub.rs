@@ -13,12 +13,12 @@ use std::{
 };
 
 use tidegate_core::{
-    BatchLimits, Budget, Event, OrgId, Seq, Tail, UnixMillis,
+    BatchLimits, Budget, Event, Tail,
     deflate::{Contexts, Generations},
 };
+use tidegate_engine::{Clock, Feed};
+use tidegate_protocol::{OrgId, Seq, time::millis};
 use tokio::sync::Notify;
-
-use crate::engine::{Clock, Feed};
 
 /// One org: its tail, and which workers have readers of it.
 #[derive(Debug)]
@@ -220,10 +220,6 @@ impl Hub {
             }
         }
     }
-}
-
-fn millis(duration: Duration) -> UnixMillis {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Feed for Hub {

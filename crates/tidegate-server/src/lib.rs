@@ -6,11 +6,11 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+mod log_limiter;
 mod logs;
 pub mod node;
 
 pub mod auth;
-pub mod engine;
 pub mod http;
 
 pub mod hub;
@@ -20,6 +20,7 @@ pub mod worker;
 pub mod admin;
 pub mod admission;
 pub mod metrics;
+mod random;
 mod refusals;
 pub mod systemd;
 

@@ -17,27 +17,25 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tidegate_core::{Budget, Code, GapReason, Refusal, deflate::Contexts};
+use tidegate_core::{Budget, deflate::Contexts};
+use tidegate_engine::SyncObserver;
+use tidegate_protocol::{Code, GapReason, Refusal};
 
-use crate::{admission::Places, engine::SyncObserver};
+use crate::transport::Transport;
 
-/// How readers are connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// A WebSocket.
-    WebSocket,
-    /// Server-sent events.
-    Sse,
-}
-
-impl Transport {
-    /// The word of the `transport` label and of logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Transport::WebSocket => "websocket",
-            Transport::Sse => "sse",
-        }
-    }
+/// What is held now, for operators and audits.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SlotsHeld {
+    /// Streams, from their knock to the end of their socket.
+    pub streams: usize,
+    /// Addresses that have some.
+    pub addresses: usize,
+    /// SlotsHeld of orgs.
+    pub orgs: usize,
+    /// SlotsHeld of users.
+    pub users: usize,
+    /// Connections in the registry.
+    pub registered: usize,
 }
 
 /// What came of a request for an issuer's key set.
@@ -127,6 +125,11 @@ struct CodeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopeLabel {
+    scope: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfLabel {
     of: &'static str,
 }
@@ -141,7 +144,7 @@ struct LimitLabel {
 pub struct Metrics {
     registry: Registry,
     connections: Family<TransportLabel, Gauge>,
-    places: Family<OfLabel, Gauge>,
+    connection_slots: Family<ScopeLabel, Gauge>,
     /// Events stored, duplicates not counted.
     pub published: Counter,
     /// Publishes that were recognised as sent before.
@@ -188,7 +191,7 @@ impl Metrics {
         let registry = whole.sub_registry_with_prefix("tidegate");
         let metrics = Self {
             connections: Family::default(),
-            places: Family::default(),
+            connection_slots: Family::default(),
             published: Counter::default(),
             duplicates: Counter::default(),
             delivered: Counter::default(),
@@ -212,9 +215,9 @@ impl Metrics {
         };
         registry.register("connections", "Readers connected now", metrics.connections.clone());
         registry.register(
-            "places",
-            "Places held now in the counters that bound connections",
-            metrics.places.clone(),
+            "connection_slots",
+            "Slots taken now in the counters that bound connections",
+            metrics.connection_slots.clone(),
         );
         registry.register("events_published", "Events stored", metrics.published.clone());
         registry.register(
@@ -306,8 +309,8 @@ impl Metrics {
     }
 
     /// Takes over what is held now: accepted sockets, and the counters of admission.
-    pub fn places(&self, sockets: usize, held: &Places) {
-        for (of, count) in [
+    pub fn connection_slots(&self, sockets: usize, held: &SlotsHeld) {
+        for (scope, count) in [
             ("sockets", sockets),
             ("streams", held.streams),
             ("addresses", held.addresses),
@@ -315,7 +318,9 @@ impl Metrics {
             ("users", held.users),
             ("registered", held.registered),
         ] {
-            self.places.get_or_create(&OfLabel { of }).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.connection_slots
+                .get_or_create(&ScopeLabel { scope })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

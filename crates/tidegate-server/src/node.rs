@@ -10,21 +10,21 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tidegate_core::{
-    Code, Epoch, LogState, OrgId, Refusal, UnixMillis, envelope::Enveloping, frame::Terms,
-    publish::PublishLimits, ws,
-};
+use bytes::Bytes;
+use http::HeaderValue;
+use tidegate_core::{LogState, envelope::Enveloping, frame::Terms, publish::PublishLimits};
+use tidegate_engine::{AppendError, Clock, Engine};
+use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, ws};
 use tokio::sync::watch;
 
 use crate::{
     admission::{Admission, ConnectionLimits, FailedAuths, OrgShares, PublishRates, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
-    config::Config,
-    engine::{AppendError, Clock, Engine},
-    http::openapi,
+    config::{Config, PerConfig},
     hub::{Hub, HubLimits},
-    logs::Seldom,
+    log_limiter::LogLimiter,
     metrics::Metrics,
+    random::random,
     refusals::{no_log, refused},
 };
 
@@ -53,10 +53,10 @@ pub struct Node {
     pub enveloping: Arc<Enveloping>,
     /// Whether the page is served at `/`.
     pub has_page: bool,
-    /// What `/openapi.json` answers.
-    pub description: openapi::Kept,
+    /// What `/openapi.json` answers: the document and its `ETag`. The `http` module makes them.
+    pub description: PerConfig<(Bytes, HeaderValue)>,
     /// How often the log speaks of pages that are refused for their origin.
-    pub refused_origins: Seldom,
+    pub refused_origins: LogLimiter,
     /// Holds publishers to their rate.
     pub publish_rates: PublishRates,
     /// Holds addresses to their rate of bad credentials.
@@ -112,7 +112,7 @@ impl Node {
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
             draining: watch::channel(None).0,
-            description: openapi::Kept::default(),
+            description: PerConfig::default(),
             sockets: Arc::default(),
             config: ArcSwap::from_pointee(config),
             clock,
@@ -124,7 +124,7 @@ impl Node {
             terms,
             enveloping: Arc::new(enveloping),
             has_page,
-            refused_origins: Seldom::every(REFUSED_ORIGINS_EVERY),
+            refused_origins: LogLimiter::every(REFUSED_ORIGINS_EVERY),
         }
     }
 
@@ -258,18 +258,4 @@ impl Drop for OpenSocket {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-/// A duration as frames and logs count it.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// 64 random bits of the system, for jitter and names. Where the system has none, its clock: nothing
-/// secret is made of them.
-pub fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        since.as_nanos() as u64
-    })
 }

@@ -1,11 +1,9 @@
 //! The errors of the node's parts, in the words of the wire.
 
-use tidegate_core::{Code, Refusal};
+use tidegate_engine::{AppendError, ReadError};
+use tidegate_protocol::{Code, Refusal};
 
-use crate::{
-    auth,
-    engine::{AppendError, ReadError},
-};
+use crate::auth;
 
 /// The auth module's no, in the words of every transport.
 pub fn refused(refusal: auth::Refusal) -> Refusal {

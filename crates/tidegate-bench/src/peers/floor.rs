@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tidegate_core::ws::{FrameBuilder, handshake};
+use tidegate_protocol::ws::{FrameBuilder, handshake};
 
 use super::{
     Running, Start,

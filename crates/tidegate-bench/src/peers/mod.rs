@@ -11,7 +11,7 @@ pub mod tidegate;
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use serde::Serialize;
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use crate::{affinity::Cores, digest::ReadMessage, event::Marks, http::Target};
 use process::Server;

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use tidegate_core::ws::{FrameBuilder, handshake};
+use tidegate_protocol::ws::{FrameBuilder, handshake};
 
 /// What is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tidegate_protocol::{
+    EventId, EventName, Key, OrgId, ServiceName, Source, Subject, UserId, time::write_datetime,
+};
 use time::OffsetDateTime;
 
 use super::{PublishLimits, fields::Faults};
-use crate::{
-    ContentHash, DedupKey, EventId, EventName, Key, NewEvent, OrgId, ServiceName, Source, Subject, UserId,
-    event::write_datetime, json,
-};
+use crate::{ContentHash, DedupKey, NewEvent, json};
 
 /// All that a publisher said of an event, parsed.
 pub(super) struct Checked<'a> {

@@ -3,10 +3,10 @@
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use serde::Deserialize;
+use tidegate_protocol::UserId;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::{Fault, PublishLimits};
-use crate::UserId;
 
 /// How many faulty fields one answer names.
 const FAULTS_MAX: usize = 100;

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use serde_json::value::RawValue;
+use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};
 
 use super::{
     PublishError, PublishLimits,
@@ -11,7 +12,7 @@ use super::{
     fields::{Faults, Text},
     too_many,
 };
-use crate::{EventId, EventName, Key, NameError, NewEvent, OrgId, ServiceName, UserId};
+use crate::NewEvent;
 
 /// The members of an event.
 #[derive(Default)]

@@ -15,8 +15,9 @@ mod tests;
 
 pub use encode::dedup_key;
 
-use crate::{EventId, NewEvent, OrgId};
+use crate::NewEvent;
 use fields::Faults;
+use tidegate_protocol::{EventId, OrgId};
 
 /// Bounds of one publish request.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! What bodies become, and what is said of those that cannot be taken.
 
 use super::*;
-use crate::{ServiceName, UserId};
+use tidegate_protocol::{ServiceName, UserId};
 
 fn read(form: BodyForm, body: &str) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");

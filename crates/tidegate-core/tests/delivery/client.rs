@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidegate_core::{Event, Filter, Seq, UserId};
+use tidegate_core::Event;
+use tidegate_protocol::{Filter, Seq, UserId};
 
 use super::decode::{Decoder, Read};
 

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, BatchLimits, Budget, Code, Cursor, Epoch, Event, Filter, Framing, LogState, Next, OrgId, Refusal,
-    Seq, ServiceName, Session, Tail, UserId, View, ViewKey,
+    Batch, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail, View, ViewKey,
     batch::{Compressed, Compressor},
     deflate::{Contexts, Generations},
     frame::{self, Terms},
     opening::{self, From},
-    session::{Audience, Coding, Greeting},
+    session::{Coding, Greeting, Subscriber},
+};
+use tidegate_protocol::{
+    Code, Cursor, Epoch, Filter, OrgId, Refusal, Seq, ServiceName, UserId,
     ws::{self, extension::Deflate},
 };
 
@@ -118,7 +120,7 @@ fn user(name: &str) -> UserId {
 }
 
 fn sees(session: &Session, event: &Event) -> bool {
-    session.audience().filter.admits(&event.service) && event.is_for(&session.audience().user)
+    session.subscriber().filter.admits(&event.service) && event.is_for(&session.subscriber().user)
 }
 
 impl World {
@@ -190,15 +192,15 @@ impl World {
         let filter = filter(services);
         let opening = opening::open(&self.log, &filter, from);
         let mut out = Vec::new();
-        let audience = Audience {
+        let subscriber = Subscriber {
             org: OrgId::parse("acme").expect("a name"),
             user: user(name),
             filter: filter.clone(),
             framing: kind.framing(),
             coding: kind.coding(&mut out),
         };
-        let client = Client::new(kind.decoder(), audience.user.clone(), filter);
-        let session = Session::open(audience, opening, &self.greeting(), &mut out);
+        let client = Client::new(kind.decoder(), subscriber.user.clone(), filter);
+        let session = Session::open(subscriber, opening, &self.greeting(), &mut out);
         let mut reader = Reader {
             session,
             client,
@@ -228,7 +230,7 @@ impl World {
     fn enter(&mut self, index: usize) {
         let Some(reader) = &mut self.readers[index] else { return };
         let (key, at) = (reader.session.view_key(), reader.session.scanned());
-        let compresses = reader.session.audience().coding != Coding::Plain;
+        let compresses = reader.session.subscriber().coding != Coding::Plain;
         reader.is_live = true;
         let groups = &mut self.workers[reader.worker];
         let group = match groups.iter().position(|group| group.key == key && group.compresses == compresses) {
@@ -332,7 +334,7 @@ impl World {
                         }
                     }
                     Next::Batch(batch) => {
-                        let compresses = reader.session.audience().coding != Coding::Plain;
+                        let compresses = reader.session.subscriber().coding != Coding::Plain;
                         let key = reader.session.view_key();
                         let view = self.view(&batch, &key, compresses, batch.prev);
                         let what = if batch.prev == at { "batch of the tail" } else { "cut batch" };
@@ -407,7 +409,7 @@ impl World {
     /// A frame for this reader alone.
     pub fn private(&mut self, index: usize) {
         let Some(reader) = &mut self.readers[index] else { return };
-        let status = frame::status(reader.session.audience().framing, "overloaded", "for you alone");
+        let status = frame::status(reader.session.subscriber().framing, "overloaded", "for you alone");
         let mut out = Vec::new();
         reader.session.put(status, &mut out);
         out.iter().for_each(|bytes| reader.client.send(bytes));
@@ -417,7 +419,7 @@ impl World {
         self.leave(index);
         let greeting = self.greeting();
         let Some(reader) = &mut self.readers[index] else { return };
-        let Audience { org, user, .. } = reader.session.audience().clone();
+        let Subscriber { org, user, .. } = reader.session.subscriber().clone();
         let mut out = Vec::new();
         reader.client.ask(filter(services));
         reader.session.renew(&org, &user, filter(services), &greeting, &mut out).expect("the same user");
@@ -457,7 +459,7 @@ impl World {
             self.ping(index);
             let Some(mut reader) = self.readers[index].take() else { continue };
             let mut out = Vec::new();
-            reader.session.put(frame::error(reader.session.audience().framing, &refusal), &mut out);
+            reader.session.put(frame::error(reader.session.subscriber().framing, &refusal), &mut out);
             reader.session.end(&mut out);
             out.iter().for_each(|bytes| reader.client.send(bytes));
             reader.client.arrive(&self.kept, cuts, true);

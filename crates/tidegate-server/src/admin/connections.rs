@@ -7,13 +7,14 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
-use tidegate_core::{Code, OrgId, Refusal, UnixMillis, UserId, event::write_rfc3339};
+use tidegate_protocol::{Code, OrgId, Refusal, UnixMillis, UserId, time::write_rfc3339};
 
 use super::text;
 use crate::{
     admission::{Connection, ConnectionId, Whose},
     http::query::Query,
-    node::{Node, random},
+    node::Node,
+    random::random,
 };
 
 /// Connections in one answer.

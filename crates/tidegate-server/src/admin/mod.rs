@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tidegate_core::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
 use crate::{http::refuse_whole, node::Node};
@@ -123,7 +123,7 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
 
 fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
-    node.metrics.places(node.sockets(), &node.admission.places());
+    node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Who says nothing, like curl, gets OpenMetrics; who asks for text, gets the older format.
     if accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*" {

@@ -12,9 +12,9 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tidegate_core::{Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
+use tidegate_protocol::{Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
 
-use crate::metrics::Transport;
+use crate::transport::Transport;
 
 /// The name of a connection: the start of the node that it belongs to, and its number in it, which is
 /// its place in the order of arrival.

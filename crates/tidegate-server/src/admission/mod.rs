@@ -26,7 +26,7 @@ use std::{
     time::Instant,
 };
 
-use tidegate_core::{Code, Epoch, OrgId, Refusal, UserId};
+use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use rates::{FailedAuths, PublishRates};
@@ -35,7 +35,8 @@ pub use shares::OrgShares;
 
 use crate::{
     config::{Limits, UserPolicy},
-    node::random,
+    metrics::SlotsHeld,
+    random::random,
 };
 use rates::{Bucket, Line};
 
@@ -97,21 +98,6 @@ struct Members {
     users: HashMap<UserId, Vec<u64>>,
     /// All that are not closed yet.
     connections: BTreeMap<u64, Arc<Connection>>,
-}
-
-/// What is held now, for operators and audits.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Places {
-    /// Streams, from their knock to the end of their socket.
-    pub streams: usize,
-    /// Addresses that have some.
-    pub addresses: usize,
-    /// Places of orgs.
-    pub orgs: usize,
-    /// Places of users.
-    pub users: usize,
-    /// Connections in the registry.
-    pub registered: usize,
 }
 
 /// Which connections of an org are meant.
@@ -246,10 +232,10 @@ impl Admission {
     }
 
     /// What is held now.
-    pub fn places(&self) -> Places {
+    pub fn slots_held(&self) -> SlotsHeld {
         let counts = self.lock();
         let members = || counts.orgs.values();
-        Places {
+        SlotsHeld {
             streams: counts.streams,
             addresses: counts.addresses.len(),
             orgs: members().map(|org| org.held).sum(),

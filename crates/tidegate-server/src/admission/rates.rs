@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use tidegate_core::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal};
 
 use super::counted_as;
 

@@ -5,7 +5,7 @@
 //! many clients are slow.
 
 use prometheus_client::metrics::gauge::Gauge;
-use tidegate_core::{Code, OrgId, Refusal};
+use tidegate_protocol::{Code, OrgId, Refusal};
 
 use super::shares::{OrgShare, OrgShares};
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tidegate_core::OrgId;
+use tidegate_protocol::OrgId;
 
 /// How many places each org holds.
 #[derive(Debug, Clone, Default)]

@@ -1,9 +1,9 @@
 use std::net::Ipv4Addr;
 
-use tidegate_core::{Filter, UnixMillis};
+use tidegate_protocol::{Filter, UnixMillis};
 
 use super::*;
-use crate::metrics::Transport;
+use crate::transport::Transport;
 
 const WIDE: ConnectionLimits = ConnectionLimits {
     total: 1 << 20,
@@ -60,7 +60,7 @@ fn enter(admission: &Arc<Admission>, user: &str) -> Result<In, Refusal> {
 }
 
 fn held(admission: &Admission) -> (usize, usize) {
-    let places = admission.places();
+    let places = admission.slots_held();
     (places.orgs, places.users)
 }
 
@@ -84,7 +84,7 @@ fn each_bound_refuses_by_its_name_and_gives_places_back() {
         assert!(refusal.retry_in_ms.is_some_and(|millis| millis > 0), "{refusal:?}");
         drop(slots);
         assert!(admission.is_idle(), "{name}");
-        assert_eq!(admission.places(), Places::default(), "{name}");
+        assert_eq!(admission.slots_held(), SlotsHeld::default(), "{name}");
         if name != "limits.handshakes_per_second" {
             assert!(enter(&admission, "u").is_ok(), "{name}");
         }
@@ -114,7 +114,7 @@ fn who_comes_too_fast_holds_no_place() {
     drop(admission.knock(HERE).expect("within the rate"));
     let refusal = (0..1000).find_map(|_| admission.knock(HERE).err()).expect("over the rate");
     assert_eq!(refusal.limit, Some("limits.handshakes_per_second"));
-    assert!(admission.is_idle(), "{:?}", admission.places());
+    assert!(admission.is_idle(), "{:?}", admission.slots_held());
 }
 
 #[test]
@@ -146,7 +146,10 @@ fn r20_the_oldest_makes_way_for_the_newest_and_nobody_elses_does() {
     for stays in [&other, &elsewhere, &second, &third] {
         assert!(stays.connection.ending().is_none());
     }
-    assert_eq!(admission.places(), Places { streams: 5, addresses: 1, orgs: 4, users: 4, registered: 5 });
+    assert_eq!(
+        admission.slots_held(),
+        SlotsHeld { streams: 5, addresses: 1, orgs: 4, users: 4, registered: 5 }
+    );
     // Closed late, it gives nothing back for a second time.
     drop(first);
     assert_eq!(held(&admission), (4, 4));
@@ -279,7 +282,7 @@ fn counts_agree_with_what_is_held_whatever_the_order() {
             _ => drop(ins.swap_remove(draw(ins.len()))),
         }
         evicted += ins.iter().filter(|of| is_evicted(&of.connection)).count();
-        let places = admission.places();
+        let places = admission.slots_held();
         assert_eq!((places.streams, places.registered), (ins.len(), ins.len()));
         assert_eq!(places.orgs, places.users);
         assert!(places.orgs <= 12 && places.orgs <= ins.len());
@@ -289,7 +292,7 @@ fn counts_agree_with_what_is_held_whatever_the_order() {
     assert!(evicted > 100 && refused > 100, "{evicted} {refused}");
     drop(ins);
     assert!(admission.is_idle());
-    assert_eq!(admission.places(), Places::default());
+    assert_eq!(admission.slots_held(), SlotsHeld::default());
 }
 
 #[test]

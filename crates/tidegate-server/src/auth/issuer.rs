@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidegate_core::OrgId;
+use tidegate_protocol::OrgId;
 
 use super::{
     Refusal,

@@ -6,11 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    PublicKey,
     claims::Object,
     key_set::{KeySet, Naming, VerifyingKey},
 };
-use crate::config::JwtAlgorithm;
+use crate::config::{JwtAlgorithm, PublicKey};
 
 /// More keys than any issuer needs, few enough to read in no time.
 const KEYS_MAX: usize = 32;

@@ -3,8 +3,8 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{PublicKey, Refusal};
-use crate::config::{JwtAlgorithm, JwtKey, KeyMaterial};
+use super::Refusal;
+use crate::config::{JwtAlgorithm, JwtKey, KeyMaterial, PublicKey};
 
 enum Verifier {
     Hmac(Box<hmac::Key>),

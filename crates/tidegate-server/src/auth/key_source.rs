@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_core::Code;
+use tidegate_protocol::Code;
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -22,7 +22,7 @@ use super::{Refusal, fetch::Fetch, jwks::Read, key_set::KeySet};
 use crate::{
     config::{Auth, JwksUrl, JwtAlgorithm},
     metrics::{JwksOutcome, Metrics},
-    node::random,
+    random::random,
 };
 
 /// Names of keys that tokens asked for and no set had; what is over is forgotten and asked for again.

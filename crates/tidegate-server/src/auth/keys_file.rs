@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{Filter, OrgId, UnixMillis, event::write_rfc3339};
+use tidegate_protocol::{Filter, OrgId, UnixMillis, time::write_rfc3339};
 
 use super::parse_services;
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use tidegate_core::ServiceName;
+use tidegate_protocol::ServiceName;
 
 use super::*;
 

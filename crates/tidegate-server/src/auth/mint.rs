@@ -4,7 +4,7 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
-use tidegate_core::{Filter, OrgId, UnixMillis, UserId};
+use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
 use crate::config::{Auth, JwtKey};
 

@@ -16,7 +16,6 @@ mod keys_file;
 #[cfg(test)]
 mod keys_tests;
 mod mint;
-mod public_key;
 mod publishers;
 mod token;
 #[cfg(test)]
@@ -24,13 +23,11 @@ mod token_tests;
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use tidegate_core::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
+use tidegate_protocol::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
 
 pub(crate) use keys_file::replace as replace_file;
 pub use keys_file::{KeyEntry, KeysFile, KeysFileError, NewKey};
 pub use mint::{MintError, TokenClaims, mint};
-pub(crate) use public_key::LONGEST_PEM;
-pub use public_key::PublicKey;
 pub use publishers::Publishers;
 pub use token::{Inspection, TokenVerifier};
 

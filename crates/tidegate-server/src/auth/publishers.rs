@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
-use tidegate_core::{Filter, OrgId, UnixMillis};
+use tidegate_protocol::{Filter, OrgId, UnixMillis};
 
 use super::{
     PublishGrant, Refusal,

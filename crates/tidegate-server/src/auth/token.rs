@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
-use tidegate_core::{Code, Filter, OrgId, UnixMillis, UserId};
+use tidegate_protocol::{Code, Filter, OrgId, UnixMillis, UserId};
 
 use super::{
     Refusal, StreamGrant,
@@ -180,7 +180,7 @@ impl TokenVerifier {
             Some(_) => Err(Refusal::unauthorized(format!("the token's claim `{name}` must be text"))),
             None => Err(Refusal::unauthorized(format!("the token has no claim `{name}`"))),
         };
-        let named = |name: &str, error: tidegate_core::NameError| {
+        let named = |name: &str, error: tidegate_protocol::NameError| {
             Refusal::unauthorized(format!("the token's claim `{name}` is not valid: {error}"))
         };
         let user = UserId::parse(text(&self.user_claim)?).map_err(|error| named(&self.user_claim, error))?;

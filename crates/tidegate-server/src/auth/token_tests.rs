@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use serde_json::{Value, json};
-use tidegate_core::ServiceName;
+use tidegate_protocol::ServiceName;
 
 use super::*;
 use crate::config::Config;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use tidegate_core::UnixMillis;
+use tidegate_protocol::UnixMillis;
 
 use super::Failure;
 use crate::{

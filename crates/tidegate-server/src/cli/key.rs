@@ -1,7 +1,7 @@
 //! `tidegate key`: publishers' API keys, in `keys.toml`, beside a running server or without one.
 
 use clap::{Args, Subcommand};
-use tidegate_core::OrgId;
+use tidegate_protocol::OrgId;
 
 use super::{
     Failure,

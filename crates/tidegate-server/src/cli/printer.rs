@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use tidegate_core::Seq;
+use tidegate_protocol::Seq;
 
 use super::{Failure, print, remote::printable};
 

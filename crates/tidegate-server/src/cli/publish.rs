@@ -14,8 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tidegate_core::client::Backoff;
-use tidegate_core::{EventId, EventName, Key, ServiceName, UserId};
+use tidegate_protocol::{EventId, EventName, Key, ServiceName, UserId, client::Backoff};
 use tokio::sync::mpsc;
 
 use super::{

@@ -5,12 +5,12 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use clap::Args;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
-use tidegate_core::{OrgId, client::Backoff};
+use tidegate_protocol::{OrgId, client::Backoff, time::millis};
 
 use super::Failure;
 use crate::{
     dev::{DEFAULT_DIR, Saved},
-    node::{millis, random},
+    random::random,
 };
 
 /// Which gateway.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use reqwest::{StatusCode, header};
-use tidegate_core::{
+use tidegate_protocol::{
     Code, Cursor,
     client::{Backoff, STABLE_MS, StreamReader, Taken},
 };

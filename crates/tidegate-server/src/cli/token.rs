@@ -3,7 +3,7 @@
 use std::{io::Read as _, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
-use tidegate_core::{OrgId, UserId};
+use tidegate_protocol::{OrgId, UserId};
 
 use super::{
     Failure,

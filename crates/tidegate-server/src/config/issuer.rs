@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use tidegate_core::OrgId;
+use tidegate_protocol::OrgId;
 
 use super::{
     choice::JwtAlgorithm,

@@ -8,7 +8,7 @@ use super::{
     fields::{Fields, read_file},
     value::{Fault, Raw, Setting, quoted},
 };
-use crate::auth::{LONGEST_PEM, PublicKey};
+use crate::config::{LONGEST_PEM, PublicKey};
 
 /// RFC 7518 3.2: a key for HS256 is at least as long as its hash.
 const SHORTEST_SECRET: usize = 32;

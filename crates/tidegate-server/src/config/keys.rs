@@ -3,9 +3,10 @@
 //! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
 //! and nowhere else (relations between keys stand in [`super::check`]).
 
-use tidegate_core::{OrgId, ServiceName, slow::Policy};
-
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tidegate_core::slow::Policy;
+use tidegate_protocol::{OrgId, ServiceName};
 
 use super::{
     choice::{

@@ -15,7 +15,9 @@ mod file;
 mod issuer;
 mod jwt_key;
 pub mod keys;
+mod per_config;
 mod print;
+mod public_key;
 mod raw;
 mod reread;
 mod sources;
@@ -31,6 +33,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tidegate_core::{
+    BatchLimits,
+    pace::{self, Pacing},
+};
+use tidegate_protocol::OrgId;
+
 pub use choice::{
     BatchMode, ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
     Share, UserPolicy, Workers, is_origin,
@@ -40,15 +48,13 @@ pub use jwt_key::{JwtKey, KeyMaterial, Secret};
 pub use keys::{
     Auth, Batch, Compression, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail,
 };
+pub use per_config::PerConfig;
 pub use print::{effective, reference};
+pub(crate) use public_key::LONGEST_PEM;
+pub use public_key::PublicKey;
 pub use reread::{Reread, is_reread, reread};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
-
-use tidegate_core::{
-    BatchLimits, OrgId,
-    pace::{self, Pacing},
-};
 
 use file::FileText;
 use sources::Given;

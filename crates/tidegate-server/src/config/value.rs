@@ -1,7 +1,8 @@
 //! The types of values: how each is read from TOML, what it takes in words, how it is shown.
 
 use std::{fmt, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
-use tidegate_core::{OrgId, ServiceName};
+
+use tidegate_protocol::{OrgId, ServiceName};
 
 pub use super::raw::{Raw, Value};
 

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_core::{EventName, Key, ServiceName};
+use tidegate_protocol::{EventName, Key, ServiceName};
 
 use super::*;
 

@@ -3,12 +3,13 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tidegate_core::{
-    Code, Cursor, NewEvent, Refusal,
+    NewEvent,
     publish::{
         Fault, PublishError,
         cloudevents::{Headers, Mode, is_meant_as_users},
     },
 };
+use tidegate_protocol::{Code, Cursor, Refusal};
 
 use super::{Answer, full};
 

@@ -13,19 +13,19 @@ use super::{answer, http2};
 use crate::{
     config::Limits,
     transport::guarded::{Guarded, Patience, Slow, Turns},
-    worker::{Accepted, Local, Peer},
+    worker::{Accepted, Peer, Worker},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
 pub const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves an accepted socket on the thread of its worker.
-pub fn serve(local: Rc<Local>, accepted: Accepted) {
-    tokio::task::spawn_local(connection(local, accepted));
+pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    tokio::task::spawn_local(connection(worker, accepted));
 }
 
 /// One connection, until it ends or turns into a WebSocket.
-async fn connection(local: Rc<Local>, accepted: Accepted) {
+async fn connection(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { stream, peer, place } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
@@ -42,17 +42,17 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     // An upgraded socket takes its place in the count along.
     let peer = Peer { address: peer, place: Rc::new(place), bodies: Rc::default() };
     let (patience, idle) = {
-        let limits = &local.node.config().limits;
+        let limits = &worker.node.config().limits;
         // Longer than a reader's own timeout, which is the one that has a code and a count.
         let write = limits.write_timeout + STALL_GRACE;
         (Patience { head: limits.first_frame_timeout, write }, limits.idle_timeout)
     };
-    let node = local.node.clone();
+    let node = worker.node.clone();
     let mut socket = Guarded::new(stream, turns.clone(), patience);
     // Boxed, each is as large as it needs to be, for as long as it lasts.
     match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
-        Ok(Ok(true)) => Box::pin(http2::serve(local, peer, socket, turns)).await,
-        Ok(Ok(false)) => Box::pin(http1(local, peer, socket, turns)).await,
+        Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, turns)).await,
+        Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, turns)).await,
         Ok(Err(error)) => {
             if Slow::behind(&error).is_some() {
                 node.metrics.refusal("limits.first_frame_timeout");
@@ -66,10 +66,10 @@ async fn connection(local: Rc<Local>, accepted: Accepted) {
     }
 }
 
-async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
+async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
     let mut builder = http1::Builder::new();
     {
-        let limits = &local.node.config().limits;
+        let limits = &worker.node.config().limits;
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle_timeout)
@@ -78,10 +78,10 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
     }
     let (address, bodies) = (peer.address, peer.bodies.clone());
     let service = hyper::service::service_fn({
-        let (local, turns) = (local.clone(), turns.clone());
+        let (worker, turns) = (worker.clone(), turns.clone());
         move |request: Request<hyper::body::Incoming>| {
             turns.asked();
-            let answered = answer(local.clone(), peer.clone(), request.map(Either::Left));
+            let answered = answer(worker.clone(), peer.clone(), request.map(Either::Left));
             let turns = turns.clone();
             async move {
                 let answered = answered.await;
@@ -91,11 +91,11 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
         }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service).with_upgrades());
-    let mut draining = local.node.draining.subscribe();
+    let mut draining = worker.node.draining.subscribe();
     let mut is_leaving = false;
     let ended = loop {
         tokio::select! {
-            ended = bodies.counted(&local, connection.as_mut()) => break ended,
+            ended = bodies.counted(&worker, connection.as_mut()) => break ended,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 is_leaving = true;
                 // What is being answered is finished, and who rests is let go; streams end by their
@@ -107,8 +107,8 @@ async fn http1(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>)
         }
     };
     if let Err(error) = ended {
-        if let Some(limit) = bound_of(&error, &turns, &local.node.config().limits) {
-            local.node.metrics.refusal(limit);
+        if let Some(limit) = bound_of(&error, &turns, &worker.node.config().limits) {
+            worker.node.metrics.refusal(limit);
         }
         // The peer's doing, mostly; what we answered was logged where it was answered.
         tracing::debug!(%error, peer = %address, "end an HTTP connection");

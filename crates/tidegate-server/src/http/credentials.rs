@@ -4,7 +4,7 @@
 //! first frame).
 
 use http::{HeaderMap, HeaderValue, Request, header};
-use tidegate_core::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal};
 
 use super::{header_once, origins, query::Query};
 use crate::node::Node;

@@ -5,15 +5,13 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
-use tidegate_core::{
-    Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, Seq,
-    opening::{self, From},
-};
+use tidegate_core::opening::{self, From};
+use tidegate_engine::PageLimit;
+use tidegate_protocol::{Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, Seq};
 
 use super::{Answer, credentials, json, query::Query};
 use crate::{
     auth::StreamGrant,
-    engine::PageLimit,
     node::Node,
     refusals::{refused, unreadable},
 };
@@ -69,8 +67,9 @@ pub async fn events<B>(
     let after = match query.one("after")? {
         None => None,
         Some(text) => {
-            let bad =
-                |error: tidegate_core::CursorError| Refusal::new(Code::BadRequest, format!("after: {error}"));
+            let bad = |error: tidegate_protocol::CursorError| {
+                Refusal::new(Code::BadRequest, format!("after: {error}"))
+            };
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };

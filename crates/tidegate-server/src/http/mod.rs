@@ -22,7 +22,7 @@ use std::{convert::Infallible, rc::Rc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body_util::{Either, Full};
-use tidegate_core::{Code, OrgId, Refusal};
+use tidegate_protocol::{Code, OrgId, Refusal};
 
 pub use connection::serve;
 pub use problem::{refuse, refuse_whole};
@@ -32,7 +32,7 @@ use table::{Endpoint, Found, Route};
 use crate::{
     page,
     transport::upgrade,
-    worker::{Local, Peer, sse::SseBody},
+    worker::{Peer, Worker, sse::SseBody},
 };
 
 /// The body of a request, over either version of HTTP.
@@ -48,18 +48,18 @@ pub fn full(bytes: impl Into<Bytes>) -> Answer {
 
 /// Answers one request.
 pub async fn answer(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let peer = {
-        let trusted = &local.node.config().listen.trusted_proxies;
+        let trusted = &worker.node.config().listen.trusted_proxies;
         Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
     };
-    let origin = origins::of(&local.node, &request);
+    let origin = origins::of(&worker.node, &request);
     // Behind a request to switch come frames, which are no requests.
-    let mut is_over = local.node.is_draining() || upgrade::is_asked(&request);
-    let node = local.node.clone();
+    let mut is_over = worker.node.is_draining() || upgrade::is_asked(&request);
+    let node = worker.node.clone();
     let path = request.uri().path().to_owned();
     let found = table::find(request.method(), &path);
     let is_guarded = table::is_guarded(&path);
@@ -78,7 +78,7 @@ pub async fn answer(
             Err(origins::refuse(&node, &request))
         }
         Ok(()) => match found {
-            Found::Route(route, org) => dispatch(route, org, local, peer, request).await,
+            Found::Route(route, org) => dispatch(route, org, worker, peer, request).await,
             Found::ByOther(path) => Ok(by_other(request.method(), path)),
             Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
                 asset(&request)
@@ -117,16 +117,16 @@ pub async fn answer(
 async fn dispatch(
     route: &Route,
     org: &str,
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&local.node, org_of(org)?, request).await,
-        Endpoint::History => history::events(&local.node, peer.address.ip(), org_of(org)?, &request).await,
-        Endpoint::Cursor => history::cursor(&local.node, peer.address.ip(), org_of(org)?, &request).await,
-        Endpoint::Stream => stream::answer(local, peer, org, request).await,
-        Endpoint::Description => Ok(openapi::answer(&local.node.description, local.node.config(), &request)),
+        Endpoint::Publish => publish::answer(&worker.node, org_of(org)?, request).await,
+        Endpoint::History => history::events(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::Stream => stream::answer(worker, peer, org, request).await,
+        Endpoint::Description => Ok(openapi::answer(&worker.node, &request)),
         Endpoint::Preflight => Ok(origins::preflight(&table::allowed(route.path))),
     }
 }

@@ -2,7 +2,7 @@
 //! (CORS, WHATWG Fetch section 3.2). WebSockets need only the first, all else needs both.
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use tidegate_core::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal};
 
 use super::{Answer, full};
 use crate::{config, node::Node};

@@ -2,10 +2,11 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
-use tidegate_core::{Code, Refusal, publish::Fault};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
+use tidegate_core::publish::Fault;
+use tidegate_protocol::{Code, Refusal};
 
 use super::Answer;
 

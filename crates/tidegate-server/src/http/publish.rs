@@ -6,21 +6,18 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidegate_core::{
-    Code, Cursor, EventId, NewEvent, OrgId, Refusal, ServiceName,
+    NewEvent,
     publish::{
         BodyForm, Fault, PublishError,
         cloudevents::{Mode, read as read_cloudevents},
         read_body,
     },
 };
+use tidegate_engine::{AppendError, Appended};
+use tidegate_protocol::{Code, Cursor, EventId, OrgId, Refusal, ServiceName};
 
 use super::{Answer, Incoming, cloudevents, credentials::bearer, header_once, json, problem, query::Query};
-use crate::{
-    auth::PublishGrant,
-    engine::{AppendError, Appended},
-    node::Node,
-    refusals::refused,
-};
+use crate::{auth::PublishGrant, node::Node, refusals::refused};
 
 /// When a publisher is asked to come back where no better time is known.
 const RETRY_MS: u64 = 1000;
@@ -205,16 +202,16 @@ fn parse_id(text: &str) -> EventId {
 
 /// Counts what was appended; its highest place.
 fn count(node: &Node, appended: &Appended) -> Cursor {
-    let duplicates = appended.places.iter().filter(|place| place.duplicate).count() as u64;
-    node.metrics.published.inc_by(appended.places.len() as u64 - duplicates);
+    let duplicates = appended.stored.iter().filter(|place| place.duplicate).count() as u64;
+    node.metrics.published.inc_by(appended.stored.len() as u64 - duplicates);
     node.metrics.duplicates.inc_by(duplicates);
-    let last = appended.places.iter().map(|place| place.seq).max().unwrap_or(0);
+    let last = appended.stored.iter().map(|place| place.seq).max().unwrap_or(0);
     Cursor::untagged(appended.epoch.clone(), last)
 }
 
 fn places(cursor: &Cursor, ids: &[(String, String)], appended: &Appended) -> String {
     let mut body = format!("{{\"cursor\":\"{cursor}\",\"events\":[");
-    for (index, (place, (service, id))) in appended.places.iter().zip(ids).enumerate() {
+    for (index, (place, (service, id))) in appended.stored.iter().zip(ids).enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Ids may hold quotes and backslashes; services cannot.
         let id = serde_json::Value::from(id.as_str());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use http::Request;
-use tidegate_core::{Code, Refusal, ServiceName};
+use tidegate_protocol::{Code, Refusal, ServiceName};
 
 /// The parameters of a query (`application/x-www-form-urlencoded`).
 #[derive(Debug, Default)]

@@ -8,10 +8,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
-use tidegate_core::{
-    Code, Cursor, Framing, OrgId, Refusal, frame, gzip, session::Coding, slow::Policy,
-    ws::handshake::Protocols,
-};
+use tidegate_core::{Framing, frame, gzip, session::Coding, slow::Policy};
+use tidegate_protocol::{Code, Cursor, OrgId, Refusal, ws::handshake::Protocols};
 
 use super::{
     Answer, Incoming,
@@ -22,11 +20,14 @@ use super::{
 use crate::{
     admission::{ConnectionId, Slot},
     auth::StreamGrant,
-    metrics::Transport,
-    node::{Node, random},
-    transport::upgrade::{self, Upgrade},
+    node::Node,
+    random::random,
+    transport::{
+        Transport,
+        upgrade::{self, Upgrade},
+    },
     worker::{
-        Local, Peer, Reader, Sink, StreamRequest,
+        Peer, Reader, Sink, StreamRequest, Worker,
         sse::{self, Bodies},
         websocket,
     },
@@ -42,25 +43,25 @@ const COOKIE_RENEWAL_MS: u64 = 30_000;
 
 /// Opens a stream.
 pub async fn answer(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     if upgrade::is_asked(&request) {
-        upgrade(local, peer, org, request)
+        upgrade(worker, peer, org, request)
     } else {
-        events(local, peer, org, request).await
+        events(worker, peer, org, request).await
     }
 }
 
 fn upgrade(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
-    let node = local.node.clone();
+    let node = worker.node.clone();
     let query = Query::of(&request);
     let origin = origins::check(&node, &request);
     let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
@@ -93,7 +94,7 @@ fn upgrade(
         None => wanted,
     });
     let (response, switching) = upgrade.accept(protocol, deflate);
-    tokio::task::spawn_local(websocket::run(local, peer, switching, token, wanted, slot));
+    tokio::task::spawn_local(websocket::run(worker, peer, switching, token, wanted, slot));
     Ok(response.map(|()| full("")))
 }
 
@@ -112,12 +113,12 @@ fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
 }
 
 async fn events(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: Peer,
     org: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
-    let node = local.node.clone();
+    let node = worker.node.clone();
     let query = Query::of(&request);
     // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
     let slot = node.admission.knock(peer.address.ip());
@@ -126,7 +127,7 @@ async fn events(
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
     let road = token.road;
-    match open_events(&local, &node, (slot, peer.bodies), org, &request, query, token).await {
+    match open_events(&worker, &node, (slot, peer.bodies), org, &request, query, token).await {
         Err(refusal) if road.comes_back_by_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -143,7 +144,7 @@ async fn events(
 }
 
 async fn open_events(
-    local: &Rc<Local>,
+    worker: &Rc<Worker>,
     node: &Node,
     (slot, bodies): (Result<Slot, Refusal>, Rc<Bodies>),
     org: &str,
@@ -171,7 +172,7 @@ async fn open_events(
         first.push(retry);
     }
     let _ = frames.send(&mut first);
-    let reader = Reader::open(local.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
+    let reader = Reader::open(worker.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     tokio::task::spawn_local(sse::run(reader, frames));
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();
@@ -233,7 +234,7 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// What the address asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
 fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
-    let bad = |name: &str, error: tidegate_core::CursorError| {
+    let bad = |name: &str, error: tidegate_protocol::CursorError| {
         Refusal::new(Code::BadRequest, format!("{name}: {error}"))
     };
     let last_event_id = match header_once(headers, "last-event-id")?.map(HeaderValue::to_str) {

@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
     net::{self, SendAncillaryBuffer, SendFlags},
 };
-use tidegate_core::ws::{Event, ReadError, Reader};
+use tidegate_protocol::ws::{Event, ReadError, Reader};
 use tokio::{io::Interest, net::TcpStream};
 
 /// What one read takes from a socket at most.
@@ -244,7 +244,7 @@ impl Leftover {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::ws::{self, Limits};
+    use tidegate_protocol::ws::{self, Limits};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,

@@ -1,15 +1,16 @@
 //! From an HTTP/1.1 request to a bare TCP socket that speaks WebSocket.
 //!
-//! The rules are [`tidegate_core::ws::handshake`]'s; here they meet hyper. The HTTP listener calls
+//! The rules are [`tidegate_protocol::ws::handshake`]'s; here they meet hyper. The HTTP listener calls
 //! it for requests that ask for WebSocket, answers what it gives, and hands the socket to a
 //! connection loop.
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tidegate_core::{
+use tidegate_protocol::{
     Code,
     ws::{
+        self,
         extension::Deflate,
         handshake::{self, Refusal},
     },
@@ -119,7 +120,7 @@ impl Upgrade {
     }
 }
 
-fn lines<B>(request: &Request<B>) -> Vec<handshake::Line<'_>> {
+fn lines<B>(request: &Request<B>) -> Vec<ws::HeaderLine<'_>> {
     request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 

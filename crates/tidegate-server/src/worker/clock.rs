@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_core::{Code, Refusal, UnixMillis};
+use tidegate_protocol::{Code, Refusal, UnixMillis};
 
-use crate::{config::Config, node::random};
+use crate::{config::Config, random::random};
 
 /// How long a client has to leave after `goaway`.
 const GOAWAY: Duration = Duration::from_secs(1);

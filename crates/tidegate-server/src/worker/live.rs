@@ -14,12 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, OrgId, Seq, UnixMillis, View, ViewKey,
+    Batch, View, ViewKey,
     batch::Compressor,
     pace::{Rounds, SLICE, Written},
     replay::Work,
     session::Form,
 };
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
     clock::Tick,
@@ -35,7 +36,7 @@ const READERS_BETWEEN_LOOKS: u32 = 8;
 const TICK_SLICE: Duration = Duration::from_micros(500);
 
 /// What one worker owns.
-pub struct Local {
+pub struct Worker {
     /// Its number.
     pub id: usize,
     /// The node.
@@ -85,7 +86,7 @@ pub struct Membership {
     index: Cell<usize>,
 }
 
-impl Local {
+impl Worker {
     /// A worker without readers.
     pub fn new(id: usize, node: Arc<Node>) -> Self {
         let config = node.config();
@@ -116,7 +117,7 @@ impl Local {
     /// its place, with its org called for this worker already.
     pub fn join(&self, reader: &Rc<Reader>) {
         let (key, form, at) = reader.with_session(|session| {
-            (session.view_key(), session.audience().coding.form(), session.scanned())
+            (session.view_key(), session.subscriber().coding.form(), session.scanned())
         });
         let mut groups = self.groups.borrow_mut();
         let groups = groups.entry(reader.org().id.clone()).or_default();

@@ -34,7 +34,7 @@ use tokio::{
     task::LocalSet,
 };
 
-pub use live::Local;
+pub use live::Worker;
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 
@@ -68,17 +68,17 @@ pub struct Peer {
 }
 
 /// What a worker does with a socket: serves it on its thread, in tasks of its own.
-pub type Serve = fn(Rc<Local>, Accepted);
+pub type Serve = fn(Rc<Worker>, Accepted);
 
 /// A running worker.
 #[derive(Debug)]
-pub struct Worker {
+pub struct WorkerThread {
     sockets: mpsc::Sender<Accepted>,
     turns: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
-impl Worker {
+impl WorkerThread {
     /// Starts the thread of worker `id`, which gives each socket to `serve`.
     pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -87,7 +87,7 @@ impl Worker {
         let turned = turns.clone();
         let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Local::new(id, node)), handed, serve, &turned));
+            local.block_on(&runtime, run(Rc::new(Worker::new(id, node)), handed, serve, &turned));
         })?;
         Ok(Self { sockets, turns, thread })
     }
@@ -114,38 +114,38 @@ impl Worker {
 
 /// The worker's thread: sockets come, orgs have news, rounds and turns are due, time passes. Ends when no more
 /// sockets can come.
-async fn run(local: Rc<Local>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
-    let calls = local.node.hub.calls(local.id);
-    let mut tick = tokio::time::interval(local.tick());
+async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
+    let calls = worker.node.hub.calls(worker.id);
+    let mut tick = tokio::time::interval(worker.tick());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let due = local.next_work();
+        let due = worker.next_work();
         tokio::select! {
             // Rounds may be due all the time: the others come first, for they are never long.
             biased;
-            _ = tick.tick(), if !local.is_ticking() => {
-                local.begin_tick();
+            _ = tick.tick(), if !worker.is_ticking() => {
+                worker.begin_tick();
                 turns.fetch_add(1, Ordering::Relaxed);
             }
             socket = sockets.recv() => match socket {
-                Some(accepted) => serve(local.clone(), accepted),
+                Some(accepted) => serve(worker.clone(), accepted),
                 None => break,
             },
             // Somebody waits for a turn.
-            () = local.replays.called() => {}
+            () = worker.replays.called() => {}
             () = calls.ring() => {
                 // What the others of this turn bring goes along (R15).
                 tokio::task::yield_now().await;
-                calls.take(local.id).iter().for_each(|org| local.news(org));
+                calls.take(worker.id).iter().for_each(|org| worker.news(org));
             }
             () = at(due) => {
-                local.serve_slice();
+                worker.serve_slice();
                 // Others on this thread get their turn between two slices.
                 tokio::task::yield_now().await;
             }
         }
     }
-    local.replays.clear();
+    worker.replays.clear();
 }
 
 /// Waits for a time; for ever where there is none.

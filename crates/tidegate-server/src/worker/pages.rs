@@ -14,7 +14,8 @@ use std::{
     sync::Arc,
 };
 
-use tidegate_core::{Batch, Budget, Epoch, OrgId, Seq};
+use tidegate_core::{Batch, Budget};
+use tidegate_protocol::{Epoch, OrgId, Seq};
 
 /// Pages end at multiples of this, or where something else ends them: so readers that come back with
 /// different cursors go on with the same pages from the second on.
@@ -138,7 +139,8 @@ impl<W> Pages<W> {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
-    use tidegate_core::{Event, Filter, Framing, ServiceName, UserId, View, ViewKey, batch::Compressor};
+    use tidegate_core::{Event, Framing, View, ViewKey, batch::Compressor};
+    use tidegate_protocol::{Filter, ServiceName, UserId};
 
     use super::*;
 

@@ -19,14 +19,15 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_core::{
-    Batch, Code, Framing, Refusal, Seq, Session, View, ViewKey, frame,
-    session::{Audience, Coding, Greeting},
-    slow::{Ladder, Policy},
+    Batch, Framing, Session, View, ViewKey, frame,
+    session::{Coding, Greeting, Subscriber},
+    slow::{Escalation, Policy},
 };
+use tidegate_protocol::{Code, Refusal, Seq, time::millis};
 
 use super::{
     clock::{self, Clock, Due, Tick},
-    live::{Local, Membership},
+    live::{Membership, Worker},
     sse::Slot,
     start::{Entered, StreamRequest},
     websocket::Socket,
@@ -36,10 +37,9 @@ use crate::{
     auth::StreamGrant,
     config::Config,
     hub::Org,
-    metrics::Transport,
-    node::{Node, millis},
+    node::Node,
     refusals::refused,
-    transport::socket::LeftoverFull,
+    transport::{Transport, socket::LeftoverFull},
 };
 
 /// Frames that a reader takes in one go: what one vectored write carries.
@@ -111,7 +111,7 @@ pub enum Offer {
 
 /// One stream.
 pub struct Reader {
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     org: Arc<Org>,
     session: RefCell<Session>,
     sink: Sink,
@@ -123,7 +123,7 @@ pub struct Reader {
     clock: Cell<Clock>,
     /// Whether it has asked for services by name; those are then its filter, also under another grant.
     names_services: bool,
-    ladder: Cell<Ladder>,
+    escalation: Cell<Escalation>,
     policy: Policy,
     /// Whether its policy has yet to act.
     is_to_act: Cell<bool>,
@@ -136,21 +136,21 @@ impl Reader {
     /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` has its
     /// places from.
     pub fn open(
-        local: Rc<Local>,
+        worker: Rc<Worker>,
         grant: StreamGrant,
         request: StreamRequest,
         (slot, entered): (admission::Slot, Entered),
         sink: Sink,
     ) -> Rc<Self> {
-        let node = local.node.clone();
+        let node = worker.node.clone();
         let Entered { filter, connection, log, opening, replay } = entered;
         let org_id = grant.org();
         // The head of now: the search for a start may have taken its time.
         let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
         let org = node.hub.org(org_id, head);
-        org.arrive(local.id);
+        org.arrive(worker.id);
         let framing = sink.framing();
-        let audience = Audience {
+        let subscriber = Subscriber {
             org: org.id.clone(),
             user: connection.user.clone(),
             filter,
@@ -160,7 +160,7 @@ impl Reader {
         let mut frames = Vec::new();
         let name = node.admission.id_of(&connection).to_string();
         let session =
-            Session::open(audience, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
+            Session::open(subscriber, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
         let clock = Clock::new(now, node.config().ping.interval);
         let reader = Rc::new(Self {
@@ -172,12 +172,12 @@ impl Reader {
             connection,
             clock: Cell::new(clock),
             names_services: request.services.is_some(),
-            ladder: Cell::default(),
+            escalation: Cell::default(),
             policy: request.slow,
             is_to_act: Cell::default(),
             waits: Cell::new(replay),
             slot,
-            local,
+            worker,
         });
         tracing::debug!(
             connection = name,
@@ -186,7 +186,7 @@ impl Reader {
             transport = reader.transport(),
             "open a stream"
         );
-        reader.local.add(&reader);
+        reader.worker.add(&reader);
         if node.engine.halted().is_some() {
             reader.session.borrow_mut().put(halted(framing), &mut frames);
         }
@@ -205,17 +205,17 @@ impl Reader {
     }
 
     fn id(&self) -> ConnectionId {
-        self.local.node.admission.id_of(&self.connection)
+        self.worker.node.admission.id_of(&self.connection)
     }
 
     /// Its worker.
-    pub fn local(&self) -> &Rc<Local> {
-        &self.local
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 
     /// Whether it has been live.
     pub fn has_been_level(&self) -> bool {
-        self.with_ladder(|ladder| ladder.has_been_level())
+        self.with_escalation(|escalation| escalation.has_been_level())
     }
 
     /// It waits for its worker no more: it is level, or it waits for its own client.
@@ -284,7 +284,7 @@ impl Reader {
     /// Asks its task to end the stream. The first reason counts.
     pub fn end(&self, refusal: Refusal) {
         self.connection.end(refusal);
-        self.local.leave(self);
+        self.worker.leave(self);
     }
 
     /// Ends it after a panic in what was done for it.
@@ -330,7 +330,7 @@ impl Reader {
 
     /// Renews its grant in place (R6).
     pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
-        let node = &self.local.node;
+        let node = &self.worker.node;
         let grant = match node.authorize(token, &self.org.id).await {
             Err(refusal) if refusal.code == Code::Overloaded => {
                 // Nobody can say now whether the token is good. The grant of the one before still is,
@@ -347,10 +347,10 @@ impl Reader {
         // From here on nothing waits, so it comes between two frames.
         let named = self
             .names_services
-            .then(|| self.with_session(|session| session.audience().filter.services().cloned()));
+            .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
         let filter = grant.filter_for(named.flatten()).map_err(refused)?;
         // Its views change; it goes back to the live loop as another kind of reader.
-        self.local.leave(self);
+        self.worker.leave(self);
         let mut frames = Vec::new();
         let head = self.org.tail().head();
         let name = self.id().to_string();
@@ -381,7 +381,7 @@ impl Reader {
             Ok(Ok(true)) => {}
             // Its task finds out what became of the socket, or finishes the frame.
             Ok(Ok(false) | Err(Gone)) => {
-                self.local.leave(self);
+                self.worker.leave(self);
                 self.call();
             }
             Err(LeftoverFull) => {
@@ -445,8 +445,8 @@ impl Reader {
 
     /// The last frame, for the reason it ends with; counts and logs it.
     pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
-        self.local.node.metrics.close(refusal.code);
-        self.local.node.metrics.refused(refusal);
+        self.worker.node.metrics.close(refusal.code);
+        self.worker.node.metrics.refused(refusal);
         tracing::info!(
             connection = %self.id(),
             org = %self.org.id,
@@ -465,18 +465,18 @@ impl Reader {
     /// Whether its transport ends cleanly. A gzip body whose session broke is cut: nobody knows its checksum.
     pub fn ends_cleanly(&self) -> bool {
         let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
-        !is_broken || self.with_session(|session| session.audience().coding == Coding::Plain)
+        !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
     }
 
     fn close(self: &Rc<Self>) {
-        self.local.remove(self);
+        self.worker.remove(self);
         tracing::debug!(connection = %self.id(), org = %self.org.id, "close a stream");
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.org.leave(self.local.id);
+        self.org.leave(self.worker.id);
     }
 }
 
@@ -485,7 +485,7 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     Greeting {
         connection_id: name,
         head,
-        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_core::SEQ_MAX),
+        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_protocol::SEQ_MAX),
         now,
         terms: &node.terms,
     }
@@ -505,7 +505,7 @@ pub struct Attendance {
 impl Attendance {
     /// Counts the reader in.
     pub fn begin(reader: Rc<Reader>, transport: Transport) -> Self {
-        let gauge = reader.local.node.metrics.connections(transport);
+        let gauge = reader.worker.node.metrics.connections(transport);
         gauge.inc();
         Self { reader, gauge }
     }

@@ -1,6 +1,6 @@
 //! Readers that catch up: served by their worker in turns, between the live rounds and after them.
 //!
-//! A reader's task waits until its socket has room, then for a turn ([`Local::turn_for`]). In its turn the
+//! A reader's task waits until its socket has room, then for a turn ([`Worker::turn_for`]). In its turn the
 //! worker gives it what it takes in one go ([`Reader::replay`]). Where it needs a page of the log that is
 //! not kept, it waits for that, with everybody who needs the same, and then for another turn.
 //!
@@ -15,18 +15,20 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, Budget, OrgId,
+    Batch, Budget,
     pace::{Rounds, Written},
     replay::{SLICE, Turns, Work},
 };
+use tidegate_engine::PageLimit;
+use tidegate_protocol::OrgId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     Reader,
-    live::{Local, guard, thread_cpu},
+    live::{Worker, guard, thread_cpu},
     pages::{PageKey, Pages},
 };
-use crate::{engine::PageLimit, metrics::ReplayPage, refusals::unreadable};
+use crate::{metrics::ReplayPage, refusals::unreadable};
 
 /// How much one page holds; a larger single event makes a page of its own.
 const PAGE_EVENTS: usize = 128;
@@ -147,7 +149,7 @@ impl Replays {
     }
 }
 
-impl Local {
+impl Worker {
     /// Puts a parked reader among those who wait for a turn. Whoever drops what comes back waits no more.
     pub fn turn_for(&self, reader: &Rc<Reader>) -> oneshot::Receiver<Served> {
         let (done, served) = oneshot::channel();
@@ -189,7 +191,7 @@ impl Local {
             Step::More => self.replays.wait(org, waiting, false),
             Step::Page(key) => {
                 if self.replays.pages.borrow_mut().ask(&key, waiting) {
-                    tokio::task::spawn_local(read(reader.local().clone(), key));
+                    tokio::task::spawn_local(read(reader.worker().clone(), key));
                 }
             }
             Step::Done(served) => {
@@ -202,18 +204,18 @@ impl Local {
 }
 
 /// Reads a page for all who have asked for it, and gives them a turn.
-async fn read(local: Rc<Local>, key: PageKey) {
-    let reading = Reading { local, key };
-    let Reading { local, key } = &reading;
-    let replays = &local.replays;
+async fn read(worker: Rc<Worker>, key: PageKey) {
+    let reading = Reading { worker, key };
+    let Reading { worker, key } = &reading;
+    let replays = &worker.replays;
     // Never closed.
     let Ok(room) = replays.room.clone().acquire_owned().await else { return };
     let limit = PageLimit { events: PAGE_EVENTS, bytes: PAGE_BYTES, to: key.to };
-    match local.node.engine.read(&key.org, key.from, limit).await {
+    match worker.node.engine.read(&key.org, key.from, limit).await {
         Ok(page) => {
-            local.node.metrics.replay_page(ReplayPage::Read);
+            worker.node.metrics.replay_page(ReplayPage::Read);
             let mut pages = replays.pages.borrow_mut();
-            let batch = Batch::new(page.after, page.to, local.node.now(), page.events, pages.budget());
+            let batch = Batch::new(page.after, page.to, worker.node.now(), page.events, pages.budget());
             let page = Rc::new(batch);
             let waiters = pages.handle_read(key.clone(), page.clone());
             drop(pages);
@@ -236,13 +238,13 @@ async fn read(local: Rc<Local>, key: PageKey) {
 /// A page that is being read. Nobody waits for one for ever: where the read came to nothing, those who
 /// asked for it end.
 struct Reading {
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     key: PageKey,
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        let waiters = self.local.replays.pages.borrow_mut().handle_failed(&self.key);
+        let waiters = self.worker.replays.pages.borrow_mut().handle_failed(&self.key);
         waiters.iter().filter_map(|waiting| waiting.reader.upgrade()).for_each(|reader| reader.fail());
     }
 }

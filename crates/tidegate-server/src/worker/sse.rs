@@ -14,17 +14,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use tidegate_core::{
-    OrgId,
-    pace::{Rounds, Written},
-};
+use tidegate_core::pace::{Rounds, Written};
+use tidegate_protocol::OrgId;
 use tokio::sync::Notify;
 
 use super::{
-    live::Local,
+    live::Worker,
     reader::{Attendance, Gone, Reader},
 };
-use crate::metrics::Transport;
+use crate::transport::Transport;
 
 /// The place between a reader and the body of its response: frames go in when it is empty, HTTP
 /// takes them out when the peer has room.
@@ -202,13 +200,13 @@ impl Bodies {
     }
 
     /// What `connection` gives, which sends what was taken. That took how long it was polled.
-    pub async fn counted<F: Future>(&self, local: &Local, connection: F) -> F::Output {
+    pub async fn counted<F: Future>(&self, worker: &Worker, connection: F) -> F::Output {
         let mut connection = pin!(connection);
         poll_fn(|context| {
             // Not the processor time, which is a system call to ask for: two a send would show.
             let began = Instant::now();
             let polled = connection.as_mut().poll(context);
-            self.tell(began.elapsed(), local.since_start(), &local.rounds);
+            self.tell(began.elapsed(), worker.since_start(), &worker.rounds);
             polled
         })
         .await

@@ -3,19 +3,21 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_core::{
-    Code, Cursor, Filter, LogState, OrgId, Refusal, Seq, ServiceName, UserId,
+    LogState,
     opening::{self, From, Opening},
     session::Coding,
     slow::Policy,
 };
+use tidegate_engine::{PageLimit, ReadError};
+use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName, UserId};
 
 use crate::{
     admission::{Arrival, Connection, ConnectionId, ReplayPlace, Slot},
     auth::StreamGrant,
-    engine::{PageLimit, ReadError},
-    metrics::Transport,
-    node::{Node, random},
+    node::Node,
+    random::random,
     refusals::{refused, unreadable},
+    transport::Transport,
 };
 
 /// What a client asks of a stream, beside its credentials.

@@ -13,25 +13,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_core::{
-    Code, Framing, Refusal,
-    frame::{self, ClientFrame},
-    session::Coding,
+use tidegate_core::{Framing, frame, session::Coding};
+use tidegate_protocol::{
+    Code, Refusal,
+    frame::{ClientFrame, read_client_frame},
     ws,
 };
 use tokio::net::TcpStream;
 
 use super::{
     Peer,
-    live::Local,
+    live::Worker,
     reader::{Attendance, Gone, Reader, Sink},
     start::StreamRequest,
 };
 use crate::{
     admission,
-    metrics::Transport,
     node::OpenSocket,
     transport::{
+        Transport,
         socket::{self, Leftover, ReadFault, Taken},
         upgrade::{Switched, Switching},
     },
@@ -124,7 +124,7 @@ impl Socket {
 /// One WebSocket connection from its upgrade to its end. `token` is what the request itself brought;
 /// without it the first frame must be `auth`. The peer's place in the count of sockets is held to the end.
 pub fn run(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     from: Peer,
     switching: Switching,
     token: Option<String>,
@@ -132,7 +132,7 @@ pub fn run(
     slot: Result<admission::Slot, Refusal>,
 ) -> impl Future<Output = ()> {
     let Peer { address, place, .. } = from;
-    let beginning = begin(local, address.ip(), switching, token, request, slot);
+    let beginning = begin(worker, address.ip(), switching, token, request, slot);
     Life { stage: Stage::Begins(Box::pin(beginning)), _place: place }
 }
 
@@ -189,7 +189,7 @@ struct Begun {
 
 /// From the upgrade to the `hello`, or to a refusal.
 async fn begin(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     address: IpAddr,
     switching: Switching,
     token: Option<String>,
@@ -204,10 +204,10 @@ async fn begin(
         }
     };
     let deflates = request.as_ref().is_ok_and(|request| matches!(request.coding, Coding::Deflate(_)));
-    let mut peer = ws::Reader::new(ws::Limits { deflate: deflates, ..local.node.ws_limits() });
+    let mut peer = ws::Reader::new(ws::Limits { deflate: deflates, ..worker.node.ws_limits() });
     let refuse = async |stream: TcpStream, peer, refusal: Refusal| {
-        local.node.metrics.close(refusal.code);
-        local.node.metrics.refused(&refusal);
+        worker.node.metrics.close(refusal.code);
+        worker.node.metrics.refused(&refusal);
         tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
         let last = vec![frame::error(Framing::WebSocket, &refusal)];
         finish(&Socket::new(stream), peer, last, Some(&refusal)).await;
@@ -218,11 +218,11 @@ async fn begin(
         (Err(refusal), _) | (_, Err(refusal)) => return refuse(stream, peer, refusal).await,
     };
     let grant = match token {
-        Some(token) => local.node.authorize(&token, &request.org).await,
+        Some(token) => worker.node.authorize(&token, &request.org).await,
         None => {
-            let patience = local.node.config().limits.first_frame_timeout;
+            let patience = worker.node.config().limits.first_frame_timeout;
             match tokio::time::timeout(patience, first_frame(&stream, &mut peer, &mut early)).await {
-                Ok(Ok(token)) => local.node.authorize(&token, &request.org).await,
+                Ok(Ok(token)) => worker.node.authorize(&token, &request.org).await,
                 Ok(Err(Some(refusal))) => Err(refusal),
                 Ok(Err(None)) => return None,
                 Err(_) => Err(Refusal::new(
@@ -237,12 +237,12 @@ async fn begin(
         Ok(grant) => grant,
         Err(refusal) => return refuse(stream, peer, refusal).await,
     };
-    let entered = match request.enter(&local.node, &grant, Transport::WebSocket, &mut slot).await {
+    let entered = match request.enter(&worker.node, &grant, Transport::WebSocket, &mut slot).await {
         Ok(entered) => entered,
         Err(refusal) => return refuse(stream, peer, refusal).await,
     };
     let socket = Rc::new(Socket::new(stream));
-    let reader = Reader::open(local, grant, request, (slot, entered), Sink::WebSocket(socket.clone()));
+    let reader = Reader::open(worker, grant, request, (slot, entered), Sink::WebSocket(socket.clone()));
     Some(Begun { reader, socket, peer, early })
 }
 
@@ -257,7 +257,7 @@ async fn first_frame(
         let mut input = early.as_mut_slice();
         while let Some(event) = peer.read(&mut input).map_err(|error| Some(broken(error)))? {
             let first = match event {
-                ws::Event::Text(text) => match frame::read_client_frame(&text) {
+                ws::Event::Text(text) => match read_client_frame(&text) {
                     Ok(ClientFrame::Auth { token }) => Ok(token),
                     Ok(_) => {
                         let message = "the first frame must be auth with a token";
@@ -455,7 +455,7 @@ fn hear(
 ) -> ControlFlow<()> {
     reader.heard(false, 1);
     match event {
-        ws::Event::Text(text) => match frame::read_client_frame(&text) {
+        ws::Event::Text(text) => match read_client_frame(&text) {
             Ok(ClientFrame::Auth { token }) => {
                 let waiting = &mut renewals.get_or_insert_default().waiting;
                 if waiting.len() < RENEWALS_MAX {

@@ -342,7 +342,7 @@ fn tail_search_events(_: &str) -> Hit {
         (0..2).for_each(|_| assert_eq!(gateway.publish(&batch).status, 200));
         let hello = gateway.ws("?tail=1&services=rare").next("hello");
         let cursor = hello["cursor"].as_str().expect("a cursor");
-        cursor.parse::<tidegate_core::Cursor>().expect("a cursor").seq
+        cursor.parse::<tidegate_protocol::Cursor>().expect("a cursor").seq
     };
     assert_eq!(start(&[]), 0, "found");
     assert!(start(&["limits.tail_events=1", "limits.tail_search_events=1"]) > 0, "not found");
@@ -432,7 +432,7 @@ macro_rules! scenarios {
 }
 
 #[test]
-fn every_bound_is_hit_by_its_scenario() {
+fn p6_every_bound_is_hit_by_its_scenario() {
     let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
         connections,
         streams_per_connection,

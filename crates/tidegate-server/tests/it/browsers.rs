@@ -7,8 +7,7 @@ use crate::{
         http::{Answer, Request},
         sse::Sse,
         stream::Frames as _,
-        ws::Ws,
-        ws::handshake,
+        ws::{Ws, handshake},
     },
     gateway::{Gateway, eventually, now_s},
 };

@@ -47,7 +47,7 @@ fn seq(answer: &Answer) -> u64 {
     assert_eq!((answer.status, answer.body.as_str()), (202, ""), "{answer:?}");
     assert_eq!((answer.header("content-length"), answer.header("content-type")), (Some("0"), None));
     let cursor = answer.header("tidegate-cursor").expect("a cursor");
-    let cursor: tidegate_core::Cursor = cursor.parse().expect("a cursor");
+    let cursor: tidegate_protocol::Cursor = cursor.parse().expect("a cursor");
     assert_eq!(cursor.tag, None);
     cursor.seq
 }

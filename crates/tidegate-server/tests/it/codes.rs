@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tidegate_core::Code;
+use tidegate_protocol::Code;
 
 use crate::{
     client::{

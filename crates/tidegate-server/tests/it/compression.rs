@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use flate2::{Compression, write::DeflateEncoder};
 use serde_json::{Value, json};
-use tidegate_core::envelope;
+use tidegate_protocol::gzip_batch;
 
 use crate::{
     client::{
@@ -280,7 +280,7 @@ fn a_bomb_of_a_client_is_refused_unopened() {
     good.send_raw(&masked(0x89, b"still there"));
     assert_eq!(good.message(), Message::Pong(b"still there".to_vec()));
     eventually("the places given back", || {
-        (gateway.metric("tidegate_places{of=\"registered\"}") == 1.0).then_some(())
+        (gateway.metric("tidegate_connection_slots{scope=\"registered\"}") == 1.0).then_some(())
     });
 }
 
@@ -300,7 +300,7 @@ fn frame_of(pair: &mut (Box<dyn Frames>, Box<dyn Frames>)) -> (String, String, O
     let outer: Value = serde_json::from_str(&other).expect("JSON");
     let inside = (outer["compressed"] == true).then(|| {
         assert_eq!((&outer["type"], &outer["encoding"]), (&json!("batch"), &json!("gzip")), "{outer}");
-        let text = envelope::open(outer["data"].as_str().expect("text")).expect("gzip in base64");
+        let text = gzip_batch::open(outer["data"].as_str().expect("text")).expect("gzip in base64");
         let inner: Value = serde_json::from_str(&text).expect("JSON");
         for name in ["prev", "seq", "timestamp"] {
             assert_eq!(outer[name], inner[name], "{name}");

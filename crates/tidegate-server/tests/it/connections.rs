@@ -147,7 +147,7 @@ fn one_whose_socket_takes_nothing_is_closed_too() {
     crate::slow::fill(&gateway);
     assert_eq!(closed(&at(&gateway, "DELETE", "?all=true")), 1);
     eventually("its places given back", || {
-        (gateway.metric("tidegate_places{of=\"streams\"}") == 0.0).then_some(())
+        (gateway.metric("tidegate_connection_slots{scope=\"streams\"}") == 0.0).then_some(())
     });
     drop(stream);
 }

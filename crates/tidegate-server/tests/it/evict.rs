@@ -18,7 +18,7 @@ fn id_of(stream: &mut dyn Frames) -> String {
 }
 
 fn users_places(gateway: &Gateway) -> f64 {
-    gateway.metric("tidegate_places{of=\"users\"}")
+    gateway.metric("tidegate_connection_slots{scope=\"users\"}")
 }
 
 #[test]
@@ -143,10 +143,10 @@ fn r20_one_that_was_asked_to_leave_is_not_counted() {
     let node = HeldNode::with(&[("drain.window", "1s")]);
     let mut stream = node.ws("");
     stream.next("hello");
-    assert_eq!(node.node.admission.places().users, 1);
+    assert_eq!(node.node.admission.slots_held().users, 1);
     node.node.draining.send_replace(Some(std::time::Instant::now()));
     stream.next("goaway");
-    let places = node.node.admission.places();
+    let places = node.node.admission.slots_held();
     assert_eq!((places.orgs, places.users), (0, 0), "from before it was told");
     drop(stream);
     eventually("all places given back", || node.node.admission.is_idle().then_some(()));
@@ -182,7 +182,7 @@ fn evicting_replacing_and_closing_at_once_leaves_every_counter_at_zero() {
         }
     });
     for of in ["sockets", "streams", "addresses", "orgs", "users", "registered"] {
-        let held = || gateway.metric(&format!("tidegate_places{{of=\"{of}\"}}"));
+        let held = || gateway.metric(&format!("tidegate_connection_slots{{scope=\"{of}\"}}"));
         eventually("every counter at zero", || (held() == 0.0).then_some(()));
     }
     assert_eq!(gateway.metric("tidegate_connections{transport=\"websocket\"}"), 0.0);

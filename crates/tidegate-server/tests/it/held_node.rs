@@ -10,18 +10,19 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tidegate_core::{Event, Filter, LogState, NewEvent, OrgId, Seq};
+use tidegate_core::{Event, LogState, NewEvent};
+use tidegate_engine::{
+    AppendError, Appended, Clock, Durability, Engine, Feed, Hooks, LocalEngine, MemoryOptions, MemoryStore,
+    Page, PageLimit, ReadError, SystemClock,
+};
+use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
     auth::{KeysFile, Publishers, TokenVerifier},
     config::{self, Sources},
-    engine::{
-        AppendError, Appended, Clock, Durability, Engine, Feed, LocalEngine, MemoryOptions, MemoryStore,
-        Page, PageLimit, ReadError, Surroundings, SystemClock,
-    },
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts},
-    worker::{Accepted, Worker},
+    worker::{Accepted, WorkerThread},
 };
 use tokio::sync::watch;
 
@@ -163,7 +164,7 @@ impl HeldNode {
         let (answers, may_answer) = watch::channel(false);
         let (reads, may_read) = watch::channel(true);
         let [breaks, loses, halts] = <[Arc<AtomicBool>; 3]>::default();
-        let around = Surroundings { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
+        let around = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
         let parts = Parts {
             engine: Arc::new(HeldBack {
@@ -182,7 +183,7 @@ impl HeldNode {
             hub,
         };
         let node = Arc::new(Node::new(config, parts));
-        let worker = Worker::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
+        let worker = WorkerThread::start(0, node.clone(), tidegate_server::http::serve).expect("a worker");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("bound");
         let counted = node.clone();

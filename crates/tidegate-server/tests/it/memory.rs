@@ -7,13 +7,12 @@ use std::sync::{
 };
 
 use tidegate_core::{
-    BatchLimits, Filter, Framing, OrgId, UnixMillis, ViewKey,
+    BatchLimits, Framing, ViewKey,
     publish::{BodyForm, PublishLimits, read_body},
 };
-use tidegate_server::{
-    engine::{Clock, Engine as _, LocalEngine, MemoryOptions, Surroundings},
-    hub::{Hub, HubLimits},
-};
+use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, MemoryOptions};
+use tidegate_protocol::{Filter, OrgId, UnixMillis};
+use tidegate_server::hub::{Hub, HubLimits};
 
 const ORGS: usize = 10_000;
 
@@ -38,13 +37,13 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         contexts: 1,
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
-    let around = Surroundings { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
+    let around = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
     let (window, engine) = (options.window, LocalEngine::memory(options, around).expect("an engine"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let body = br#"[{"service":"s","event":"e","id":"a","data":1},{"service":"t","event":"e","data":"two"}]"#;
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
     let append = |index: usize| {
-        let mut drawn = |_| (tidegate_core::EventId::parse("drawn").expect("an id"), false);
+        let mut drawn = |_| (tidegate_protocol::EventId::parse("drawn").expect("an id"), false);
         let events = read_body(&org_of(index), BodyForm::Json, body, &PublishLimits::default(), &mut drawn);
         runtime.block_on(engine.append(&org_of(index), events.expect("events"))).expect("appended")
     };
@@ -91,6 +90,6 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     assert_eq!((hub.len(), engine.orgs(), hub.budget().used(), engine.bytes()), (0, 0, 0, 0));
     // Forgotten whole, an org begins anew, under another epoch.
     let again = append(7);
-    assert_eq!((again.places[0].seq, again.places[0].duplicate), (1, false));
+    assert_eq!((again.stored[0].seq, again.stored[0].duplicate), (1, false));
     assert_ne!(again.epoch, epoch);
 }

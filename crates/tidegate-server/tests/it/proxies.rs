@@ -74,7 +74,7 @@ fn clients_behind_a_trusted_proxy_are_counted_by_the_address_that_it_names() {
     eventually("the end in the log", || gateway.log().contains("address=203.0.113.2").then_some(()));
     drop(held);
     eventually("no address counted", || {
-        (gateway.metric("tidegate_places{of=\"addresses\"}") == 0.0).then_some(())
+        (gateway.metric("tidegate_connection_slots{scope=\"addresses\"}") == 0.0).then_some(())
     });
 }
 

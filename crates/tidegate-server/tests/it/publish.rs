@@ -35,7 +35,7 @@ fn an_event_is_answered_with_its_place_in_one_shape() {
     let said = answer.json();
     assert_eq!(said.as_object().expect("an object").len(), 2, "{said}");
     assert_eq!(said["events"], json!([{"service": "finance", "id": "a", "seq": 1, "duplicate": false}]));
-    let cursor: tidegate_core::Cursor = said["cursor"].as_str().expect("text").parse().expect("a cursor");
+    let cursor: tidegate_protocol::Cursor = said["cursor"].as_str().expect("text").parse().expect("a cursor");
     assert_eq!((cursor.seq, cursor.tag), (1, None), "an untagged cursor matches any filter (R4)");
 
     let array = gateway.publish(&format!("[{},{}]", event("1"), event("2"))).json();
@@ -46,7 +46,7 @@ fn an_event_is_answered_with_its_place_in_one_shape() {
 }
 
 #[test]
-fn r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
+fn p4_r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
     let gateway = Gateway::start();
     let first = r#"{"service":"finance","event":"paid","id":"a","data":{"n": 1}}"#;
     gateway.publish(first);

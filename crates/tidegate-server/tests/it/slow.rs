@@ -105,7 +105,7 @@ fn r7_a_half_written_frame_is_finished_before_pongs_and_renewals() {
                 match frame["type"].as_str() {
                     Some("hello") => {
                         hellos += 1;
-                        let cursor: tidegate_core::Cursor =
+                        let cursor: tidegate_protocol::Cursor =
                             frame["cursor"].as_str().expect("text").parse().expect("a cursor");
                         let reached = seqs.last().copied().unwrap_or(Some(0));
                         assert_eq!(Some(cursor.seq), reached, "R6: hello stands where the client is");

@@ -50,7 +50,8 @@ fn r9_a_cursor_goes_on_where_it_stands() {
 fn resumes(stream: &mut dyn Frames, start: &str, count: i64) -> Follower {
     let hello = stream.next("hello");
     assert_eq!((&hello["resumed"], &hello["head"]), (&json!(true), &json!(count)), "{hello}");
-    let cursor: tidegate_core::Cursor = hello["cursor"].as_str().expect("text").parse().expect("a cursor");
+    let cursor: tidegate_protocol::Cursor =
+        hello["cursor"].as_str().expect("text").parse().expect("a cursor");
     assert_eq!(cursor.seq, 0, "R3: where it starts accounting, not the head");
     let mut client = Follower::at(start);
     client.hear(&hello.to_string());

@@ -53,7 +53,7 @@ fn every_frame_is_one_message_and_those_that_move_the_cursor_have_its_id() {
         assert_eq!((lines.others.len(), lines.retry), (0, None), "no event: line: {lines:?}");
         let data = lines.data.expect("one data line");
         let frame: serde_json::Value = serde_json::from_str(&data).expect("JSON");
-        let id: tidegate_core::Cursor = lines.id.expect("an id").parse().expect("a cursor");
+        let id: tidegate_protocol::Cursor = lines.id.expect("an id").parse().expect("a cursor");
         assert_eq!(frame["seq"], id.seq, "{data}");
         assert!(id.tag.is_some(), "SSE ids carry the filter (R4)");
         match frame["type"].as_str() {

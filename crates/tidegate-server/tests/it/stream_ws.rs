@@ -17,7 +17,8 @@ fn hello_says_where_the_stream_starts() {
     gateway.say("finance", "1");
     let mut stream = gateway.ws("");
     let hello = stream.next("hello");
-    let cursor: tidegate_core::Cursor = hello["cursor"].as_str().expect("text").parse().expect("a cursor");
+    let cursor: tidegate_protocol::Cursor =
+        hello["cursor"].as_str().expect("text").parse().expect("a cursor");
     assert_eq!(hello["protocol"], 1);
     assert_eq!(hello["org"], gateway.org.as_str());
     assert_eq!(hello["services"], json!(["*"]));

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tidegate_core::Cursor;
+use tidegate_protocol::Cursor;
 
 use crate::{
     digest::{Digest, MessageKind, Refused},

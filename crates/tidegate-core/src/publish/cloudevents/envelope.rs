@@ -45,12 +45,12 @@ impl<'a> Envelope<'a> {
 }
 
 /// An envelope and where it stands.
-struct Placed<'e, 'a> {
+struct StoredAt<'e, 'a> {
     envelope: &'e Envelope<'a>,
     at: &'e str,
 }
 
-impl Attributes for Placed<'_, '_> {
+impl Attributes for StoredAt<'_, '_> {
     fn get(&self, name: &'static str) -> Given<'_> {
         let Some(raw) = self.envelope.raw(name) else { return Given::Unset };
         // Null is as good as absent (JSON event format, section 2.2), but for the one attribute that
@@ -85,7 +85,7 @@ pub(super) fn check(
         return Ok(None);
     };
     draft.report(at, faults);
-    let attributes = Placed { envelope, at };
+    let attributes = StoredAt { envelope, at };
     if envelope.raw("data_base64").is_some_and(|value| value.get() != "null") {
         let detail = "data_base64 is not taken: send JSON in data";
         return Err(unsupported(attributes.pointer("data_base64"), detail.into()));

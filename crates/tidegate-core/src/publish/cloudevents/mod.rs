@@ -12,11 +12,13 @@ mod tests;
 
 use std::borrow::Cow;
 
+use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, Source, Subject};
+
 pub use super::draft::is_meant_as_users;
 pub use headers::Headers;
 
 use super::{Fault, PublishError, PublishLimits, draft, encode::Checked, fields::Faults, take, utf8};
-use crate::{EventId, EventName, Key, NameError, NewEvent, OrgId, ServiceName, Source, Subject};
+use crate::NewEvent;
 
 /// How a request carries CloudEvents.
 #[derive(Debug)]

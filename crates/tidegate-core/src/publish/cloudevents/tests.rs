@@ -1,7 +1,7 @@
 //! CloudEvents in each mode: what they become, and what is said of those that cannot be taken.
 
 use super::*;
-use crate::UserId;
+use tidegate_protocol::UserId;
 
 const LIMITS: PublishLimits = PublishLimits { event_bytes: 400, events: 3, depth: 4, users: 2 };
 

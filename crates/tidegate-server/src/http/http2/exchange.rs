@@ -17,7 +17,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Either};
-use tidegate_core::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal};
 
 use super::{
     PIECE,
@@ -26,18 +26,18 @@ use super::{
 use crate::{
     http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
     node::Node,
-    worker::{Local, Peer, sse::SseBody},
+    worker::{Peer, Worker, sse::SseBody},
 };
 
 /// Answers a request.
-pub async fn run(local: Rc<Local>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let node = local.node.clone();
+pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let node = worker.node.clone();
     let is_head = request.method() == Method::HEAD;
     let respond: Respond = Rc::new(RefCell::new(respond));
     let answering = async {
         match as_http1(&node, request, &respond) {
             Ok(request) => {
-                let Ok(response) = answer(local, peer, request).await;
+                let Ok(response) = answer(worker, peer, request).await;
                 response
             }
             Err((status, refusal)) => {

@@ -24,7 +24,7 @@ use crate::{
     config::Limits,
     node::Node,
     transport::guarded::{Guarded, Turns},
-    worker::{Local, Peer},
+    worker::{Peer, Worker},
 };
 
 /// What a client with prior knowledge begins with (RFC 9113, section 3.4).
@@ -77,13 +77,13 @@ impl Drop for Exchange {
 }
 
 /// Serves a connection whose client begins with [`PREFACE`], until it ends.
-pub async fn serve(local: Rc<Local>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
-    let node = local.node.clone();
+pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
+    let node = worker.node.clone();
     let connection = match builder(&node.config().limits).handshake(socket).await {
         Ok(connection) => connection,
         Err(error) => return log_end(&node, &peer, &error),
     };
-    if let Err(error) = run(local, &peer, connection, turns).await {
+    if let Err(error) = run(worker, &peer, connection, turns).await {
         log_end(&node, &peer, &error);
     }
 }
@@ -106,12 +106,12 @@ fn builder(limits: &Limits) -> h2::server::Builder {
 /// Five inputs: requests, the answer to our ping, the node going away, the end of the last exchange,
 /// and the clock.
 async fn run(
-    local: Rc<Local>,
+    worker: Rc<Worker>,
     peer: &Peer,
     mut connection: Connection<Guarded, Bytes>,
     turns: Arc<Turns>,
 ) -> Result<(), h2::Error> {
-    let node = local.node.clone();
+    let node = worker.node.clone();
     let mut pulse = Pulse::new(connection.ping_pong());
     let exchanges =
         Rc::new(Exchanges { open: Cell::new(0), quiet: Cell::new(Instant::now()), ended: Notify::new() });
@@ -126,7 +126,7 @@ async fn run(
         }
         let due = pulse.due(&node, &exchanges, is_leaving);
         tokio::select! {
-            asked = peer.bodies.counted(&local, connection.accept()) => match asked {
+            asked = peer.bodies.counted(&worker, connection.accept()) => match asked {
                 None => return Ok(()),
                 Some(asked) => {
                     let (request, respond) = asked?;
@@ -134,9 +134,9 @@ async fn run(
                     if !turns.has_asked() {
                         turns.asked();
                     }
-                    let (exchange, local, peer) = (exchanges.begin(), local.clone(), peer.clone());
+                    let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
                     tokio::task::spawn_local(async move {
-                        exchange::run(local, peer, request, respond).await;
+                        exchange::run(worker, peer, request, respond).await;
                         drop(exchange);
                     });
                 }

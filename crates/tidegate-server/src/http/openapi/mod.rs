@@ -8,15 +8,13 @@
 mod operation;
 mod schema;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tidegate_core::{Code, CursorError, slow::Policy};
+use tidegate_core::slow::Policy;
+use tidegate_protocol::{Code, CursorError};
 
 use operation::{Answered, Body, Content, Header, Operation, Parameter, Refused, Scheme, Tag};
 use schema::at;
@@ -25,41 +23,14 @@ use super::{
     Answer, full,
     table::{self, ROUTES, Route},
 };
-use crate::config::{Auth, Config, Limits};
-
-/// The document of the configuration that it was made for last.
-#[derive(Debug, Default)]
-pub struct Kept(Mutex<Option<(Arc<Config>, Text)>>);
-
-/// The document as it is sent.
-#[derive(Debug, Clone)]
-struct Text {
-    json: Bytes,
-    etag: HeaderValue,
-}
-
-impl Kept {
-    /// Made once for each configuration, not for each request.
-    fn of(&self, config: Arc<Config>) -> Text {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((made_for, text)) if Arc::ptr_eq(made_for, &config) => text.clone(),
-            _ => {
-                let json = Bytes::from(document(&config).to_string());
-                let etag = format!("\"{}\"", &blake3::hash(&json).to_hex()[..16]);
-                let etag =
-                    HeaderValue::try_from(etag).unwrap_or_else(|_| unreachable!("hex is a header value"));
-                let text = Text { json, etag };
-                *kept = Some((config, text.clone()));
-                text
-            }
-        }
-    }
-}
+use crate::{
+    config::{Auth, Config, Limits},
+    node::Node,
+};
 
 /// Answers with the document.
-pub fn answer<B>(kept: &Kept, config: Arc<Config>, request: &Request<B>) -> Response<Answer> {
-    let Text { json, etag } = kept.of(config);
+pub fn answer<B>(node: &Node, request: &Request<B>) -> Response<Answer> {
+    let (json, etag) = node.description.get(&node.config(), text);
     let is_known = super::knows(request, &etag);
     let mut response = Response::new(full(if is_known { Bytes::new() } else { json }));
     let headers = response.headers_mut();
@@ -73,6 +44,14 @@ pub fn answer<B>(kept: &Kept, config: Arc<Config>, request: &Request<B>) -> Resp
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     response
+}
+
+/// The document as it is sent, and its `ETag`.
+fn text(config: &Config) -> (Bytes, HeaderValue) {
+    let json = Bytes::from(document(config).to_string());
+    let etag = format!("\"{}\"", &blake3::hash(&json).to_hex()[..16]);
+    let etag = HeaderValue::try_from(etag).unwrap_or_else(|_| unreachable!("hex is a header value"));
+    (json, etag)
 }
 
 /// Whether the document tells of this answer; `code` is that of a refusal.
@@ -417,7 +396,7 @@ fn parameters(limits: &Limits) -> Value {
 
 /// Empty, `*`, or names separated by commas.
 fn services_pattern(limits: &Limits) -> String {
-    let name = tidegate_core::ServiceName::PATTERN.trim_start_matches('^').trim_end_matches('$');
+    let name = tidegate_protocol::ServiceName::PATTERN.trim_start_matches('^').trim_end_matches('$');
     format!(r"^(\*?|{name}(,{name}){{0,{}}})$", limits.services_per_filter.saturating_sub(1))
 }
 

@@ -4,7 +4,7 @@
 //! Who changes what an endpoint answers, changes it here too: debug builds hold every answer against
 //! these lists (`super::tells`), and `tests/it/openapi` provokes each of them.
 
-use tidegate_core::Code;
+use tidegate_protocol::Code;
 
 use crate::http::table::Endpoint;
 

@@ -5,7 +5,7 @@
 //! included.
 
 use serde_json::{Map, Value, json};
-use tidegate_core::{
+use tidegate_protocol::{
     Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
     Subject, UserId, frame::PROTOCOL_VERSION,
 };

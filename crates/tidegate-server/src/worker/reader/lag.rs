@@ -4,34 +4,32 @@
 
 use bytes::Bytes;
 use tidegate_core::{
-    Code, Refusal, Session, frame,
-    slow::{Ladder, Policy, SlowLimits, Step},
+    Session, frame,
+    slow::{Escalation, Policy, SlowLimits, Step},
 };
+use tidegate_engine::{Page, PageLimit, ReadError};
+use tidegate_protocol::{Code, Refusal};
 
 use super::Reader;
-use crate::{
-    config::Config,
-    engine::{Page, PageLimit, ReadError},
-    node::random,
-};
+use crate::{config::Config, random::random};
 
 /// A window of `slow=latest` (R17): what is conflated at a time.
 const LATEST_EVENTS: usize = 1000;
 const LATEST_BYTES: usize = 256 << 10;
 
 impl Reader {
-    pub(super) fn with_ladder<T>(&self, act: impl FnOnce(&mut Ladder) -> T) -> T {
-        let mut ladder = self.ladder.get();
-        let result = act(&mut ladder);
-        self.ladder.set(ladder);
+    pub(super) fn with_escalation<T>(&self, act: impl FnOnce(&mut Escalation) -> T) -> T {
+        let mut escalation = self.escalation.get();
+        let result = act(&mut escalation);
+        self.escalation.set(escalation);
         result
     }
 
     /// How many events it is behind: those that it may see in the tail, and all that lies before.
     fn lag(&self) -> u64 {
         let session = self.session.borrow();
-        let (audience, at) = (session.audience(), session.scanned());
-        self.org.tail().lag(at, &audience.user, &audience.filter)
+        let (subscriber, at) = (session.subscriber(), session.scanned());
+        self.org.tail().lag(at, &subscriber.user, &subscriber.filter)
     }
 
     /// Whether it can be no further behind than `max`, which costs nothing to know.
@@ -41,7 +39,7 @@ impl Reader {
 
     /// Does for a slow reader what its policy says.
     pub(super) async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
-        let node = &self.local.node;
+        let node = &self.worker.node;
         if self.policy == Policy::Skip {
             self.is_to_act.set(false);
             let lag = self.lag();
@@ -68,9 +66,9 @@ impl Reader {
 
     /// Takes a page in which later events make others old (R17).
     fn take_window(&self, page: &Page, frames: &mut Vec<Bytes>) {
-        let metrics = &self.local.node.metrics;
+        let metrics = &self.worker.node.metrics;
         let mut session = self.session.borrow_mut();
-        let now = self.local.node.now();
+        let now = self.worker.node.now();
         let taken = session.take_page(page.after, page.to, &page.events, true, now, frames);
         if let Some(reason) = taken.gap {
             metrics.gap(reason);
@@ -84,8 +82,10 @@ impl Reader {
         if self.is_live() {
             return;
         }
-        let (slow, now) = (&config.slow, self.local.since_start());
-        if !self.with_ladder(|ladder| ladder.is_due(now)) || self.is_within(slow.max_behind as u64) {
+        let (slow, now) = (&config.slow, self.worker.since_start());
+        if !self.with_escalation(|escalation| escalation.is_due(now))
+            || self.is_within(slow.max_behind as u64)
+        {
             return;
         }
         let limits = SlowLimits {
@@ -93,10 +93,10 @@ impl Reader {
             max_warnings: u32::try_from(slow.max_warnings).unwrap_or(u32::MAX),
         };
         let lag = self.lag();
-        match self.with_ladder(|ladder| ladder.handle_lag(now, lag, limits)) {
+        match self.with_escalation(|escalation| escalation.handle_lag(now, lag, limits)) {
             None => {}
             Some(Step::Warn(count)) => {
-                self.local.node.metrics.slow_warnings.inc();
+                self.worker.node.metrics.slow_warnings.inc();
                 self.is_to_act.set(self.policy != Policy::CatchUp);
                 let policy = self.policy.name();
                 tracing::info!(connection = %self.id(), org = %self.org.id, lag, count, policy, "warn a slow reader");

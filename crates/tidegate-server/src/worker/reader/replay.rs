@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Ladder};
+use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
 
 use super::{Gone, Reader};
 use crate::{
@@ -54,7 +54,7 @@ impl Reader {
                 tokio::task::yield_now().await;
                 continue;
             }
-            match self.local.turn_for(&self).await {
+            match self.worker.turn_for(&self).await {
                 Ok(Served::Level) => return Ok(()),
                 Ok(Served::Gone) => return Err(Gone),
                 // A page that could not be read has ended it.
@@ -107,18 +107,18 @@ impl Reader {
 
     /// It is level: takes it into the live loop.
     fn go_live(self: &Rc<Self>) {
-        self.with_ladder(Ladder::handle_level);
-        self.local.join(self);
+        self.with_escalation(Escalation::handle_level);
+        self.worker.join(self);
         if self.org.tail().has_open() {
             // The round that takes it may have been called before this reader came. It is not sealed here:
             // a thousand that come back one after the other would cut the log into a thousand batches.
-            self.local.news(&self.org);
+            self.worker.news(&self.org);
         }
     }
 
     /// Gathers frames for one write, as far as it goes without waiting.
     fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>) -> Gathered {
-        let node = &self.local.node;
+        let node = &self.worker.node;
         for _ in 0..LOOKED_THROUGH_MAX {
             let gaps = self.session.borrow_mut().take_gaps(node.now(), frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
@@ -145,7 +145,7 @@ impl Reader {
                     });
                     let page = match in_hand.filter(|in_hand| in_hand.key == key) {
                         Some(in_hand) => in_hand.page.clone(),
-                        None => match self.local.replays.page(&key) {
+                        None => match self.worker.replays.page(&key) {
                             Some(page) => page,
                             None => return Gathered::Page(key),
                         },
@@ -164,16 +164,16 @@ impl Reader {
 
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
-        let form = session.audience().coding.form();
-        let view = self.local.view(&self.org, batch, &session.view_key(), form, batch.prev);
-        let events = session.take(batch, &view, self.local.node.now(), frames);
-        self.local.node.metrics.delivered.inc_by(events as u64);
+        let form = session.subscriber().coding.form();
+        let view = self.worker.view(&self.org, batch, &session.view_key(), form, batch.prev);
+        let events = session.take(batch, &view, self.worker.node.now(), frames);
+        self.worker.node.metrics.delivered.inc_by(events as u64);
     }
 
     fn take_page(&self, page: &Batch, frames: &mut Vec<Bytes>) {
-        let metrics = &self.local.node.metrics;
+        let metrics = &self.worker.node.metrics;
         let mut session = self.session.borrow_mut();
-        let now = self.local.node.now();
+        let now = self.worker.node.now();
         if let Some(reason) = session.take_removed(page.prev, now, frames) {
             metrics.gap(reason);
         }
@@ -182,8 +182,8 @@ impl Reader {
         }
         let view = if session.shares(page) {
             metrics.replay_page(ReplayPage::Shared);
-            let form = session.audience().coding.form();
-            self.local.page_view(&self.org, page, &session.view_key(), form)
+            let form = session.subscriber().coding.form();
+            self.worker.page_view(&self.org, page, &session.view_key(), form)
         } else {
             metrics.replay_page(ReplayPage::Private);
             View::Empty { targeted: true }

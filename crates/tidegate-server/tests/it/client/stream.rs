@@ -1,7 +1,7 @@
 //! What both transports have in common: frames, and how a client follows them.
 
 use serde_json::Value;
-use tidegate_core::client::{StreamReader, Taken};
+use tidegate_protocol::client::{StreamReader, Taken};
 
 /// A stream of frames.
 pub trait Frames {

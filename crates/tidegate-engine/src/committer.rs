@@ -1,0 +1,391 @@
+//! The committer: the one thread that gives events their places.
+//!
+//! It takes what waits, decides each request in the order of its coming, writes all that came of
+//! it in one atomic commit, syncs, and only then moves the heads, feeds the tails and answers.
+//! Nothing that it decided is visible anywhere before that.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tidegate_core::{DedupKey, NewEvent};
+use tidegate_protocol::{OrgId, SEQ_MAX, Seq, UnixMillis};
+
+use super::{
+    AppendError, Appended, Durability, FirstUse, StoredAt,
+    chain::{Chain, Epochs, Start},
+    dedup::{Known, Window, WindowLimits},
+    local::{Log, LogNow, Shared, millis},
+    queue::{Request, Taken},
+    staged::{Pending, Staged},
+    store::{Found, GivenId, Group, LogIndex, LogWrite, Store, StoreError},
+};
+
+/// How often a weaker policy syncs.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The thread's state.
+pub(super) struct Committer<S: Store> {
+    pub(super) shared: Arc<Shared<S>>,
+    window: Window,
+    epochs: Epochs,
+    start: Start,
+    next_index: LogIndex,
+    /// The logs by number, as stores name them.
+    pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
+}
+
+/// What becomes of one event of a batch.
+enum Verdict {
+    New,
+    Known(Seq),
+    SameAs(usize),
+}
+
+impl<S: Store> Committer<S> {
+    /// Takes over what was found, and writes down that this start has begun: before that, nothing
+    /// may be acknowledged under its epochs.
+    pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
+        let now = shared.around.clock.now();
+        let options = &shared.options;
+        let mut window = Window::new(
+            millis(options.dedup_window),
+            WindowLimits { total: options.dedup_max_entries, per_log: options.dedup_max_entries_per_org },
+            now,
+            shared.around.clock.steady(),
+        );
+        for found in &found.ids {
+            let GivenId { seq, key, content } = found.id;
+            window.restore(found.at, found.log, key, Known { seq, content });
+        }
+        shared.store.commit(&Group { at: now, start: Some(found.start), ..Group::default() })?;
+        shared.store.acknowledge()?;
+        let by_index = {
+            let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+            logs.values().map(|log| (log.index, log.clone())).collect()
+        };
+        let (start, next_index) = (found.start, found.next_index);
+        Ok(Self { shared, window, epochs, start, next_index, by_index })
+    }
+
+    /// Works until the queue is closed or the log halts.
+    pub fn run(mut self) {
+        // If this thread panics, whoever waits learns `Unknown` from the dropped answers, and the
+        // log must not look as if it worked.
+        let guard = HaltOnPanic(self.shared.clone());
+        let interval = self.shared.durability == Durability::Interval;
+        let patience = if interval { SYNC_INTERVAL } else { Duration::from_secs(3600) };
+        let mut synced = Instant::now();
+        loop {
+            let outcome = match self.shared.queue.take(self.shared.options.group_events_max, patience) {
+                Taken::Requests(requests) => self.group(requests),
+                Taken::Nothing => Ok(()),
+                Taken::Closed { clean } => {
+                    if clean {
+                        self.finish();
+                    }
+                    break;
+                }
+            };
+            let outcome = outcome.and_then(|()| {
+                if interval && synced.elapsed() >= SYNC_INTERVAL {
+                    synced = Instant::now();
+                    self.shared.store.sync()?;
+                }
+                Ok(())
+            });
+            if let Err(error) = outcome {
+                self.shared.halt(&error);
+                break;
+            }
+        }
+        drop(guard);
+    }
+
+    /// A clean stop.
+    fn finish(&mut self) {
+        let start = Start { clean: true, ..self.start };
+        let now = self.shared.around.clock.now();
+        let marked = (self.shared.store.sync())
+            .and_then(|()| {
+                self.shared.store.commit(&Group { at: now, start: Some(start), ..Group::default() })
+            })
+            .and_then(|()| self.shared.store.sync())
+            .and_then(|()| self.shared.store.acknowledge());
+        if let Err(error) = marked {
+            self.shared.halt(&error);
+        }
+    }
+
+    /// Decides, commits and answers one group.
+    fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
+        let now = self.shared.around.clock.now();
+        self.window.advance(self.shared.around.clock.steady());
+        let mut pending = Pending { now, ..Pending::default() };
+        let mut sweeps = Vec::new();
+        for request in requests {
+            match request {
+                Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
+                    Ok(appended) => pending.appends.push((answer, appended)),
+                    // It may rest on an id of this very group: told when that is kept, or with it
+                    // that nothing is known.
+                    Err(error @ AppendError::IdConflict { first: FirstUse::Seq(_), .. }) => {
+                        pending.refused.push((answer, error));
+                    }
+                    // Nobody may wait any more; that is theirs to know.
+                    Err(error) => drop(answer.send(Err(error))),
+                },
+                Request::Open { org, answer } => match self.stage(&mut pending, &org)? {
+                    Ok(at) => {
+                        pending.staged[at].wanted = true;
+                        pending.opens.push((answer, org));
+                    }
+                    Err(error) => drop(answer.send(Err(error))),
+                },
+                Request::Sweep { cut, done } => sweeps.push((cut, done)),
+            }
+        }
+        self.commit(pending)?;
+        for (cut, done) in sweeps {
+            self.sweep(now, cut)?;
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Decides one batch: all or none. The outer error is the store's and halts the log.
+    fn append(
+        &mut self,
+        pending: &mut Pending,
+        org: &OrgId,
+        events: &[NewEvent],
+    ) -> Result<Result<Appended, AppendError>, StoreError> {
+        let (verdicts, fresh_ids) = match self.judge(events) {
+            Ok(judged) => judged,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let known = (pending.by_org.get(org).map(|&at| pending.staged[at].index))
+            .or_else(|| self.shared.log(org).map(|log| log.index));
+        if let Err(refusal) = self.window.check_room(known, fresh_ids) {
+            return Ok(Err(refusal));
+        }
+        let at = match self.stage(pending, org)? {
+            Ok(at) => at,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let staged = &mut pending.staged[at];
+        let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
+        if staged.head + fresh > SEQ_MAX {
+            return Ok(Err(AppendError::SeqsUsedUp));
+        }
+        staged.wanted = true;
+        let mut stored: Vec<StoredAt> = Vec::with_capacity(events.len());
+        for (event, verdict) in events.iter().zip(verdicts) {
+            let place = match verdict {
+                Verdict::Known(seq) => StoredAt { seq, duplicate: true },
+                Verdict::SameAs(index) => StoredAt { seq: stored[index].seq, duplicate: true },
+                Verdict::New => {
+                    let seq = staged.place(event, pending.now);
+                    if let Some(key) = event.dedup {
+                        self.window.insert(staged.index, key, Known { seq, content: event.content });
+                    }
+                    StoredAt { seq, duplicate: false }
+                }
+            };
+            stored.push(place);
+        }
+        Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
+    }
+
+    /// What becomes of each event of a batch, and how many ids the window must take in.
+    fn judge(&self, events: &[NewEvent]) -> Result<(Vec<Verdict>, usize), AppendError> {
+        let mut verdicts = Vec::with_capacity(events.len());
+        let mut here: HashMap<DedupKey, usize> = HashMap::new();
+        for (index, event) in events.iter().enumerate() {
+            let Some(key) = event.dedup else {
+                verdicts.push(Verdict::New);
+                continue;
+            };
+            let verdict = if let Some(known) = self.window.get(&key) {
+                if known.content != event.content {
+                    return Err(AppendError::IdConflict { index, first: FirstUse::Seq(known.seq) });
+                }
+                Verdict::Known(known.seq)
+            } else if let Some(&first) = here.get(&key) {
+                if events[first].content != event.content {
+                    return Err(AppendError::IdConflict { index, first: FirstUse::Index(first) });
+                }
+                Verdict::SameAs(first)
+            } else {
+                here.insert(key, index);
+                Verdict::New
+            };
+            verdicts.push(verdict);
+        }
+        Ok((verdicts, here.len()))
+    }
+
+    /// Draws a log into the group, creating it where there is none, and into this start.
+    fn stage(
+        &mut self,
+        pending: &mut Pending,
+        org: &OrgId,
+    ) -> Result<Result<usize, AppendError>, StoreError> {
+        if let Some(&at) = pending.by_org.get(org) {
+            return Ok(Ok(at));
+        }
+        let staged = match self.shared.log(org) {
+            Some(log) => self.stage_known(org, log)?,
+            None => {
+                let held = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner).len();
+                if held + pending.created >= self.shared.options.orgs_max {
+                    return Ok(Err(AppendError::TooManyOrgs));
+                }
+                pending.created += 1;
+                let index = self.next_index;
+                self.next_index += 1;
+                let chain = Chain::fresh(self.epochs.draw(), &self.start);
+                Staged::new(org, None, index, Some(chain.clone()), chain.epoch, (0, 0))
+            }
+        };
+        pending.staged.push(staged);
+        pending.by_org.insert(org.clone(), pending.staged.len() - 1);
+        Ok(Ok(pending.staged.len() - 1))
+    }
+
+    fn stage_known(&mut self, org: &OrgId, log: Arc<Log>) -> Result<Staged, StoreError> {
+        let (epoch, stands) = {
+            let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
+            (now.chain.as_ref().map(|chain| chain.epoch.clone()), (now.head, now.last_timestamp))
+        };
+        let index = log.index;
+        if let Some(epoch) = epoch {
+            return Ok(Staged::new(org, Some(log), index, None, epoch, stands));
+        }
+        let chain = match self.shared.store.chain(org)? {
+            Some(chain) => chain.next_life(self.epochs.draw(), &self.start, stands.0),
+            // Its past is not readable: a life with forgotten ancestors.
+            None => Chain { trimmed: true, ..Chain::fresh(self.epochs.draw(), &self.start) },
+        };
+        let epoch = chain.epoch.clone();
+        Ok(Staged::new(org, Some(log), index, Some(chain), epoch, stands))
+    }
+
+    /// Writes the group, and once it is kept publishes and answers it.
+    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
+        let Pending { now, staged, appends, refused, opens, .. } = pending;
+        let mut group = Group { at: now, ..Group::default() };
+        let mut logs = Vec::new();
+        for staged in staged {
+            if !staged.wanted || (staged.chain.is_none() && staged.events.is_empty()) {
+                continue;
+            }
+            logs.push((staged.log, staged.prev));
+            group.logs.push(LogWrite {
+                org: staged.org,
+                index: staged.index,
+                chain: staged.chain,
+                head: staged.head,
+                last_timestamp: staged.last_timestamp,
+                events: staged.events,
+                ids: staged.ids,
+            });
+        }
+        if !group.is_empty()
+            && let Err(error) = self.write(&group)
+        {
+            // Halted first; then `appends` and `opens` are dropped unanswered, which is `Unknown`.
+            self.shared.halt(&error);
+            return Err(error);
+        }
+        for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
+            self.publish(now, write, log, prev);
+        }
+        if self.shared.store.cuts_on_write()
+            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+        {
+            self.cut(now, &cut)?;
+        }
+        for (answer, appended) in appends {
+            let _ = answer.send(Ok(appended));
+        }
+        for (answer, error) in refused {
+            let _ = answer.send(Err(error));
+        }
+        for (answer, org) in opens {
+            let state = self.shared.log(&org).and_then(|log| log.state());
+            let _ = answer.send(state.ok_or(AppendError::Unknown));
+        }
+        Ok(())
+    }
+
+    /// Makes a group durable.
+    fn write(&self, group: &Group) -> Result<(), StoreError> {
+        let began = Instant::now();
+        self.shared.store.commit(group)?;
+        self.shared.around.observer.on_sync(began.elapsed(), group.events());
+        self.shared.store.acknowledge()
+    }
+
+    fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
+        match log {
+            Some(log) => {
+                log.touched.fetch_max(at, Ordering::Relaxed);
+                let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
+                now.head = write.head;
+                now.last_timestamp = write.last_timestamp;
+                if write.chain.is_some() {
+                    now.chain = write.chain;
+                }
+            }
+            None => {
+                let now = LogNow {
+                    chain: write.chain,
+                    head: write.head,
+                    floor: 0,
+                    last_timestamp: write.last_timestamp,
+                };
+                let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(at) };
+                let log = Arc::new(log);
+                self.by_index.insert(write.index, log.clone());
+                let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
+                logs.insert(write.org.clone(), log);
+            }
+        }
+        if !write.events.is_empty() {
+            self.shared.around.feed.committed(&write.org, prev, &write.events);
+        }
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// Takes no more writes, ever: a sync that failed once may report success the next time for
+    /// pages that the kernel has since dropped.
+    fn halt(&self, error: &StoreError) {
+        if self.halted.set(error.0.clone()).is_ok() {
+            tracing::error!(%error, "the log takes no more writes");
+        }
+        for request in self.queue.close(false) {
+            match request {
+                Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
+                Request::Open { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
+                Request::Sweep { .. } => {}
+            }
+        }
+    }
+}
+
+struct HaltOnPanic<S: Store>(Arc<Shared<S>>);
+
+impl<S: Store> Drop for HaltOnPanic<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.halt(&StoreError("the log's thread panicked; see the log lines before".into()));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The dedup window: which ids were given lately, and for what (R12).
+//!
+//! It is an index over the log, rebuilt from it at open, and never ahead of it: an id enters with
+//! the group that writes its event. It is no cache either: an id within the window is never
+//! forgotten for want of room, the publish that would need the room is refused.
+
+use std::collections::{HashMap, VecDeque};
+
+use tidegate_core::{ContentHash, DedupKey};
+use tidegate_protocol::{Seq, UnixMillis};
+
+use super::{AppendError, store::LogIndex};
+
+/// What is known of an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Where it stands.
+    pub seq: Seq,
+    /// What it was used for.
+    pub content: ContentHash,
+}
+
+/// How many ids are remembered at most.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowLimits {
+    /// `dedup.max_entries`: of all logs together.
+    pub total: usize,
+    /// `dedup.max_entries_per_org`: of one, so that one org cannot take the room of all others (P5).
+    pub per_log: usize,
+}
+
+/// The ids given within the last `window` milliseconds.
+#[derive(Debug)]
+pub struct Window {
+    window: u64,
+    limits: WindowLimits,
+    known: HashMap<DedupKey, Known>,
+    /// In the order in which they fall out.
+    order: VecDeque<(u64, DedupKey, LogIndex)>,
+    /// How many of them are each log's; what is at zero is forgotten.
+    by_log: HashMap<LogIndex, usize>,
+    /// Time passed, as this window counts it: by a clock that does not step, for a step of the wall
+    /// clock would forget ids early or pin them.
+    elapsed: u64,
+    steady: u64,
+    /// The wall clock's time at the start, to which what the log held is compared.
+    opened: UnixMillis,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new(window: u64, limits: WindowLimits, opened: UnixMillis, steady: u64) -> Self {
+        let (known, order, by_log) = (HashMap::new(), VecDeque::new(), HashMap::new());
+        Self { window, limits, known, order, by_log, elapsed: window, steady, opened }
+    }
+
+    /// Moves to `steady` and lets go of what is older than the window.
+    pub fn advance(&mut self, steady: u64) {
+        self.elapsed += steady.saturating_sub(self.steady);
+        self.steady = steady;
+        while let Some(&(at, key, log)) = self.order.front() {
+            if at + self.window > self.elapsed {
+                break;
+            }
+            self.order.pop_front();
+            self.known.remove(&key);
+            self.lower(log);
+        }
+        if self.known.is_empty() {
+            // A burst may have grown it to the bound; idle, it takes nothing.
+            self.known.shrink_to(1024);
+            self.order.shrink_to(1024);
+            self.by_log.shrink_to(1024);
+        }
+    }
+
+    /// What is known of `key`.
+    pub fn get(&self, key: &DedupKey) -> Option<Known> {
+        self.known.get(key).copied()
+    }
+
+    /// Whether `more` ids of `log` find room; `None` is a log that does not exist yet.
+    pub fn check_room(&self, log: Option<LogIndex>, more: usize) -> Result<(), AppendError> {
+        // What needs no room may come into a window that a restart found overfull.
+        let is_over = |held: usize, max: usize| more > 0 && held + more > max;
+        if is_over(self.known.len(), self.limits.total) {
+            return Err(AppendError::DedupFull);
+        }
+        let held = log.and_then(|log| self.by_log.get(&log)).copied().unwrap_or(0);
+        if is_over(held, self.limits.per_log) {
+            return Err(AppendError::OrgDedupFull);
+        }
+        Ok(())
+    }
+
+    /// Notes an id that the group being written gives in `log`.
+    pub fn insert(&mut self, log: LogIndex, key: DedupKey, known: Known) {
+        self.known.insert(key, known);
+        self.order.push_back((self.elapsed, key, log));
+        *self.by_log.entry(log).or_default() += 1;
+    }
+
+    fn lower(&mut self, log: LogIndex) {
+        if let Some(count) = self.by_log.get_mut(&log) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_log.remove(&log);
+            }
+        }
+    }
+
+    /// Notes an id that the log was found to hold, given at `at`; oldest first. One whose time
+    /// lies ahead of the clock counts as given now.
+    pub fn restore(&mut self, at: UnixMillis, log: LogIndex, key: DedupKey, known: Known) {
+        let age = self.opened.saturating_sub(at);
+        if age >= self.window {
+            return;
+        }
+        // `elapsed` began at `window`, so this does not fall below zero.
+        let at = (self.elapsed - age).max(self.order.back().map_or(0, |&(at, ..)| at));
+        if self.known.insert(key, known).is_some() {
+            let mut before = Vec::new();
+            self.order.retain(|&(_, other, log)| {
+                if other == key {
+                    before.push(log);
+                }
+                other != key
+            });
+            before.into_iter().for_each(|log| self.lower(log));
+        }
+        self.order.push_back((at, key, log));
+        *self.by_log.entry(log).or_default() += 1;
+    }
+
+    /// How many ids it holds.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> DedupKey {
+        DedupKey([n; 16])
+    }
+
+    fn known(seq: Seq) -> Known {
+        Known { seq, content: ContentHash([0; 16]) }
+    }
+
+    const LOG: LogIndex = 16;
+
+    fn window(total: usize, at: u64) -> Window {
+        Window::new(300, WindowLimits { total, per_log: total }, at, at)
+    }
+
+    #[test]
+    fn p5_one_log_leaves_room_for_the_others_and_gets_its_own_back() {
+        let mut window = Window::new(300, WindowLimits { total: 5, per_log: 3 }, 1_000, 1_000);
+        assert_eq!(window.check_room(None, 4), Err(AppendError::OrgDedupFull), "a log to be made");
+        for n in 0..3 {
+            window.check_room(Some(LOG), 1).expect("room");
+            window.insert(LOG, key(n), known(1));
+        }
+        assert_eq!(window.check_room(Some(LOG), 1), Err(AppendError::OrgDedupFull));
+        assert_eq!(window.check_room(Some(LOG), 0), Ok(()), "duplicates and drawn ids need none");
+        assert_eq!(window.check_room(None, 2), Ok(()));
+        window.insert(LOG + 1, key(8), known(1));
+        window.insert(LOG + 1, key(9), known(2));
+        assert_eq!(window.check_room(Some(LOG + 1), 1), Err(AppendError::DedupFull));
+        window.advance(1_300);
+        assert_eq!(window.check_room(Some(LOG), 3), Ok(()));
+        assert!(window.by_log.is_empty(), "{:?}", window.by_log);
+    }
+
+    #[test]
+    fn p5_what_was_restored_counts_for_its_log_once() {
+        let mut window = Window::new(300, WindowLimits { total: 9, per_log: 2 }, 10_000, 10_000);
+        window.restore(9_900, LOG, key(1), known(1));
+        window.restore(9_950, LOG, key(1), known(1));
+        assert_eq!(window.check_room(Some(LOG), 1), Ok(()));
+        window.restore(9_950, LOG, key(2), known(2));
+        assert_eq!(window.check_room(Some(LOG), 1), Err(AppendError::OrgDedupFull));
+        window.advance(10_250);
+        assert!(window.by_log.is_empty(), "{:?}", window.by_log);
+    }
+
+    #[test]
+    fn r12_an_id_leaves_exactly_at_the_end_of_the_window() {
+        let mut window = window(2, 1_000);
+        window.insert(LOG, key(1), known(1));
+        window.advance(1_299);
+        assert_eq!(window.get(&key(1)), Some(known(1)));
+        assert!(window.check_room(Some(LOG), 1).is_ok() && window.check_room(Some(LOG), 2).is_err());
+        window.advance(1_300);
+        assert_eq!(window.get(&key(1)), None);
+        assert_eq!(window.len(), 0);
+    }
+
+    #[test]
+    fn r12_a_clock_that_steps_back_neither_forgets_nor_pins() {
+        let mut window = window(9, 10_000);
+        window.insert(LOG, key(1), known(1));
+        window.advance(5_000);
+        assert!(window.get(&key(1)).is_some());
+        window.insert(LOG, key(2), known(2));
+        window.advance(5_300);
+        assert_eq!(window.len(), 0);
+    }
+
+    #[test]
+    fn r12_what_the_log_held_is_known_again_for_the_rest_of_its_time() {
+        let mut window = window(9, 10_000);
+        window.restore(9_700, LOG, key(1), known(1));
+        window.restore(9_701, LOG, key(2), known(2));
+        window.restore(99_999, LOG, key(3), known(3));
+        assert_eq!(window.get(&key(1)), None, "its time was up");
+        assert!(window.get(&key(2)).is_some());
+        window.advance(10_001);
+        assert_eq!(window.get(&key(2)), None);
+        assert!(window.get(&key(3)).is_some());
+        window.advance(10_300);
+        assert_eq!(window.get(&key(3)), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! The directory of a disk log: who holds it, and in which format it is.
+//!
+//! ```text
+//! log.dir/
+//!   lock      held by flock for as long as a process has the log open
+//!   format    "tidegate log 1"
+//!   head      the highest acknowledged commit (head_file.rs)
+//!   store/    the fjall database
+//!   damaged/  journals as they were before a damaged end was cut off
+//! ```
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::store::StoreError;
+
+/// The format that this version writes and reads.
+const FORMAT: &str = "tidegate log 1\n";
+
+/// A directory that is ours alone until this is dropped.
+pub struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn failed(what: &str, path: &Path, cause: impl std::fmt::Display) -> StoreError {
+    StoreError(format!("{what} {}: {cause}", path.display()).into())
+}
+
+/// Makes names created in `path` outlive a power cut.
+pub fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| failed("sync the directory", path, error))
+}
+
+impl Directory {
+    /// Takes the directory, creating it where there is none.
+    pub fn take(path: &Path) -> Result<Self, StoreError> {
+        // What publishers send is nobody else's to read.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|error| failed("create the log directory", path, error))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(|error| failed("open", &lock_path, error))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let sentence = format!(
+                    "the log directory {} is in use by another process; stop it, or give this one a \
+                     directory of its own with log.dir",
+                    path.display()
+                );
+                return Err(StoreError(sentence.into()));
+            }
+            Err(error) => return Err(failed("lock", &lock_path, error)),
+        }
+        let directory = Self { path: path.to_owned(), _lock: lock };
+        directory.check_format()?;
+        Ok(directory)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.path.join("format");
+        match std::fs::read_to_string(&path) {
+            Ok(format) if format == FORMAT => Ok(()),
+            Ok(format) => {
+                let shown: String = format.trim_end().chars().take(40).collect();
+                let sentence = format!(
+                    "the log directory {} has the format {shown:?}, and this version of Tidegate reads only \
+                     {:?}; start the version that wrote it, or give this one a directory of its own",
+                    self.path.display(),
+                    FORMAT.trim_end()
+                );
+                Err(StoreError(sentence.into()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if self.path.join("store").exists() {
+                    let sentence = format!(
+                        "the log directory {} holds a store without a format file; it is not known what \
+                         wrote it",
+                        self.path.display()
+                    );
+                    return Err(StoreError(sentence.into()));
+                }
+                self.write_format(&path)
+            }
+            Err(error) => Err(failed("read", &path, error)),
+        }
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), StoreError> {
+        let new = self.path.join("format.new");
+        let written = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(FORMAT.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| std::fs::rename(&new, path));
+        written.map_err(|error| failed("write", path, error))?;
+        sync_dir(&self.path)
+    }
+
+    /// Where the database lies.
+    pub fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Where the head file lies.
+    pub fn head(&self) -> PathBuf {
+        self.path.join("head")
+    }
+
+    /// Where damaged journals are kept for whoever wants to look.
+    pub fn damaged(&self) -> PathBuf {
+        self.path.join("damaged")
+    }
+}

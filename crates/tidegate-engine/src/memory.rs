@@ -1,0 +1,179 @@
+//! A store in memory: the window of missed events and nothing more.
+//!
+//! It forgets at exit. Within its window it is held to a budget in bytes; the oldest events of the
+//! node go first, whoever they belong to. The dedup window does not live in the events kept here,
+//! so a small budget does not shorten it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use tidegate_core::Event;
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
+
+use super::{
+    chain::Chain,
+    store::{Cut, Group, LogIndex, Store, StoreError},
+};
+
+type Tail = Arc<Mutex<VecDeque<Arc<Event>>>>;
+
+#[derive(Default)]
+struct Order {
+    /// Every event kept, in the order of commits: (log, seq, committed at, bytes).
+    events: VecDeque<(LogIndex, Seq, UnixMillis, usize)>,
+    bytes: u64,
+}
+
+/// The store.
+pub struct MemoryStore {
+    window: u64,
+    max_bytes: u64,
+    tails: RwLock<HashMap<LogIndex, Tail>>,
+    order: Mutex<Order>,
+}
+
+impl MemoryStore {
+    /// Keeps events for `window` milliseconds, and `max_bytes` of them.
+    pub fn new(window: u64, max_bytes: u64) -> Self {
+        Self { window, max_bytes, tails: RwLock::default(), order: Mutex::default() }
+    }
+
+    fn tail(&self, index: LogIndex) -> Option<Tail> {
+        self.tails.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn chain(&self, _: &OrgId) -> Result<Option<Chain>, StoreError> {
+        Ok(None)
+    }
+
+    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+        let mut order = self.order();
+        for log in &group.logs {
+            if log.events.is_empty() {
+                continue;
+            }
+            let tail = match self.tail(log.index) {
+                Some(tail) => tail,
+                None => {
+                    let mut tails = self.tails.write().unwrap_or_else(PoisonError::into_inner);
+                    tails.entry(log.index).or_default().clone()
+                }
+            };
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in &log.events {
+                let bytes = event.memory();
+                order.events.push_back((log.index, event.seq, group.at, bytes));
+                order.bytes += bytes as u64;
+                tail.push_back(event.clone());
+            }
+        }
+        if !group.forgotten.is_empty() {
+            let mut tails = self.tails.write().unwrap_or_else(PoisonError::into_inner);
+            for (index, _) in &group.forgotten {
+                tails.remove(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        index: LogIndex,
+        after: Seq,
+        to: Seq,
+        events: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<Event>>, StoreError> {
+        let Some(tail) = self.tail(index) else { return Ok(Vec::new()) };
+        let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<Arc<Event>> = Vec::new();
+        let mut room = bytes;
+        let from = tail.partition_point(|event| event.seq <= after);
+        for event in tail.range(from..).take_while(|event| event.seq <= to).take(events.max(1)) {
+            if !found.is_empty() && event.fragment.len() > room {
+                break;
+            }
+            room = room.saturating_sub(event.fragment.len());
+            found.push(event.clone());
+        }
+        Ok(found)
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    fn plan_cut(&self, now: UnixMillis, _: usize) -> Result<Option<Cut>, StoreError> {
+        let order = self.order();
+        let mut bytes = order.bytes;
+        let mut floors: HashMap<LogIndex, Seq> = HashMap::new();
+        for &(index, seq, at, size) in &order.events {
+            if at + self.window > now && bytes <= self.max_bytes {
+                break;
+            }
+            bytes -= size as u64;
+            floors.insert(index, seq);
+        }
+        if floors.is_empty() {
+            return Ok(None);
+        }
+        let mut floors: Vec<_> = floors.into_iter().collect();
+        floors.sort_unstable();
+        Ok(Some(Cut { floors, token: 0 }))
+    }
+
+    fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
+        let floors: HashMap<LogIndex, Seq> = cut.floors.iter().copied().collect();
+        let mut order = self.order();
+        while let Some(&(index, seq, _, size)) = order.events.front() {
+            if floors.get(&index).is_none_or(|floor| seq > *floor) {
+                break;
+            }
+            order.events.pop_front();
+            order.bytes -= size as u64;
+        }
+        if order.events.capacity() > 1024 && order.events.len() < order.events.capacity() / 4 {
+            order.events.shrink_to_fit();
+        }
+        drop(order);
+        for (index, floor) in floors {
+            let Some(tail) = self.tail(index) else { continue };
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let gone = tail.partition_point(|event| event.seq <= floor);
+            tail.drain(..gone);
+            if tail.is_empty() {
+                // A log that was busy once and is idle now holds no room for it.
+                *tail = VecDeque::new();
+            }
+        }
+        Ok(())
+    }
+
+    fn cuts_on_write(&self) -> bool {
+        true
+    }
+
+    fn tick(&self, _: UnixMillis) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.order().bytes
+    }
+}

@@ -1,0 +1,164 @@
+//! What waits for the committer: bounded by requests and by bytes (P6).
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
+};
+
+use tidegate_core::{LogState, NewEvent};
+use tidegate_protocol::OrgId;
+use tokio::sync::oneshot;
+
+use super::{AppendError, Appended, store::Cut};
+
+/// What the committer is asked for.
+pub enum Request {
+    /// Append a batch.
+    Append { org: OrgId, events: Vec<NewEvent>, answer: oneshot::Sender<Result<Appended, AppendError>> },
+    /// Open a log.
+    Open { org: OrgId, answer: oneshot::Sender<Result<LogState, AppendError>> },
+    /// Remove what retention has planned, forget what is idle; the sweep waits for the answer.
+    Sweep { cut: Option<Cut>, done: mpsc::SyncSender<()> },
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Request::Append { events, .. } => {
+                events.iter().map(|e| e.body.len() + size_of::<NewEvent>()).sum::<usize>()
+            }
+            Request::Open { .. } | Request::Sweep { .. } => 0,
+        }
+    }
+
+    fn events(&self) -> usize {
+        match self {
+            Request::Append { events, .. } => events.len(),
+            Request::Open { .. } | Request::Sweep { .. } => 0,
+        }
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// As many wait as may.
+    Requests,
+    /// They hold as many bytes as they may.
+    Bytes,
+    /// No more requests are taken.
+    Closed,
+}
+
+/// What the committer found when it looked.
+pub enum Taken {
+    /// Requests, in the order of their coming.
+    Requests(Vec<Request>),
+    /// Nothing within the time given.
+    Nothing,
+    /// Nothing, and nothing will come: stop, cleanly or not.
+    Closed {
+        /// Whether it was `close` that said so.
+        clean: bool,
+    },
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: VecDeque<Request>,
+    bytes: usize,
+    /// Those among `waiting` that are outside the bounds.
+    sweeps: usize,
+    closed: Option<bool>,
+}
+
+/// The queue.
+pub struct Queue {
+    inner: Mutex<Inner>,
+    some: Condvar,
+    max_requests: usize,
+    max_bytes: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(max_requests: usize, max_bytes: usize) -> Self {
+        Self { inner: Mutex::default(), some: Condvar::new(), max_requests, max_bytes }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing between lock and unlock leaves it half changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request in, or refuses it. A sweep, of which there is one at a time, is outside the
+    /// bounds: it is what makes room.
+    pub fn push(&self, request: Request) -> Result<(), Refused> {
+        let bytes = request.bytes();
+        let mut inner = self.inner();
+        if inner.closed.is_some() {
+            return Err(Refused::Closed);
+        }
+        let bounded = !matches!(request, Request::Sweep { .. });
+        if bounded && inner.waiting.len() - inner.sweeps >= self.max_requests {
+            return Err(Refused::Requests);
+        }
+        if bounded && inner.bytes + bytes > self.max_bytes {
+            return Err(Refused::Bytes);
+        }
+        inner.bytes += bytes;
+        inner.sweeps += usize::from(!bounded);
+        inner.waiting.push_back(request);
+        drop(inner);
+        self.some.notify_one();
+        Ok(())
+    }
+
+    /// Waits for requests and takes those that make up one group.
+    pub fn take(&self, max_events: usize, patience: Duration) -> Taken {
+        let mut inner = self.inner();
+        if inner.waiting.is_empty() && inner.closed.is_none() {
+            inner = self
+                .some
+                .wait_timeout_while(inner, patience, |inner| {
+                    inner.waiting.is_empty() && inner.closed.is_none()
+                })
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        if inner.waiting.is_empty() {
+            return match inner.closed {
+                Some(clean) => Taken::Closed { clean },
+                None => Taken::Nothing,
+            };
+        }
+        let mut taken = Vec::with_capacity(inner.waiting.len());
+        let mut events = 0;
+        while let Some(request) = inner.waiting.front() {
+            events += request.events();
+            if events > max_events && !taken.is_empty() {
+                break;
+            }
+            let (bytes, is_sweep) = (request.bytes(), matches!(request, Request::Sweep { .. }));
+            inner.bytes -= bytes;
+            inner.sweeps -= usize::from(is_sweep);
+            taken.extend(inner.waiting.pop_front());
+        }
+        Taken::Requests(taken)
+    }
+
+    /// Takes no more requests. Unless `clean`, those that wait are handed back.
+    pub fn close(&self, clean: bool) -> VecDeque<Request> {
+        let mut inner = self.inner();
+        let mut left = VecDeque::new();
+        if !clean {
+            left = std::mem::take(&mut inner.waiting);
+            (inner.bytes, inner.sweeps) = (0, 0);
+        }
+        inner.closed.get_or_insert(clean);
+        drop(inner);
+        self.some.notify_all();
+        left
+    }
+}

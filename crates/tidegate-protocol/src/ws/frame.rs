@@ -1,0 +1,224 @@
+//! The writing half: finished server frames, each one [`Bytes`] that any number of sockets share.
+//!
+//! A server's frames carry no mask (RFC 6455 5.1) and are never fragmented here.
+
+use std::{fmt, io};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{CONTROL_BYTES_MAX, REASON_BYTES_MAX, close::is_sendable, head::Opcode};
+
+/// The longest header of a server's frame.
+pub const HEADER_BYTES_MAX: usize = 10;
+
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+
+/// How long the header of a frame with this much payload is: 2, 4 or 10 bytes (RFC 6455 5.2).
+/// What follows it in a finished frame is the payload.
+pub const fn header_bytes(payload_bytes: usize) -> usize {
+    match payload_bytes {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    }
+}
+
+/// A text frame that is written in place: its payload is encoded straight behind the room that
+/// its header will need, so that it is never copied.
+///
+/// ```
+/// use std::fmt::Write as _;
+/// # use tidegate_protocol::ws::FrameBuilder;
+/// let mut frame = FrameBuilder::with_capacity(64);
+/// write!(frame, "[{}]", 1)?;
+/// frame.payload_mut().extend_from_slice(b" ");
+/// assert_eq!(&frame.finish()[..], b"\x81\x04[1] ");
+/// # Ok::<(), std::fmt::Error>(())
+/// ```
+///#[derive(Debug)]
+pub struct FrameBuilder {
+    /// [`HEADER_BYTES_MAX`] bytes of room, then the payload.
+    buffer: BytesMut,
+}
+
+impl FrameBuilder {
+    /// A frame without payload, with room for this much.
+    pub fn with_capacity(payload_bytes: usize) -> Self {
+        let mut buffer = BytesMut::with_capacity(HEADER_BYTES_MAX + payload_bytes);
+        buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
+        Self { buffer }
+    }
+
+    /// Where the payload is appended. What is in it already must stay: the room for the header
+    /// is its front.
+    pub fn payload_mut(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// How much payload there is so far.
+    pub fn payload_bytes(&self) -> usize {
+        self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
+    }
+
+    /// The finished text frame. The payload must be UTF-8.
+    pub fn finish(self) -> Bytes {
+        debug_assert!(
+            std::str::from_utf8(&self.buffer[HEADER_BYTES_MAX..]).is_ok(),
+            "the payload of a text frame is UTF-8"
+        );
+        self.finish_as(Opcode::Text)
+    }
+
+    fn finish_as(self, opcode: Opcode) -> Bytes {
+        self.finish_with(FIN | opcode.bits())
+    }
+
+    fn finish_with(mut self, flags: u8) -> Bytes {
+        debug_assert!(self.buffer.len() >= HEADER_BYTES_MAX, "the room for the header was kept");
+        if self.buffer.len() < HEADER_BYTES_MAX {
+            self.buffer.resize(HEADER_BYTES_MAX, 0);
+        }
+        let payload_bytes = self.payload_bytes();
+        let start = HEADER_BYTES_MAX - header_bytes(payload_bytes);
+        let header = &mut self.buffer[start..HEADER_BYTES_MAX];
+        header[0] = flags;
+        match header.len() {
+            2 => header[1] = payload_bytes as u8,
+            4 => {
+                header[1] = 126;
+                header[2..].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
+            }
+            _ => {
+                header[1] = 127;
+                header[2..].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
+            }
+        }
+        self.buffer.advance(start);
+        self.buffer.freeze()
+    }
+}
+
+impl fmt::Write for FrameBuilder {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.buffer.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// For encoders that write bytes (`serde_json::to_writer`). Never fails.
+impl io::Write for FrameBuilder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn frame(opcode: Opcode, payload: &[&[u8]]) -> Bytes {
+    let mut frame = FrameBuilder::with_capacity(payload.iter().map(|part| part.len()).sum());
+    for part in payload {
+        frame.buffer.extend_from_slice(part);
+    }
+    frame.finish_as(opcode)
+}
+
+/// A finished text frame (RFC 6455 5.6).
+pub fn text_frame(payload: &str) -> Bytes {
+    frame(Opcode::Text, &[payload.as_bytes()])
+}
+
+/// A finished frame of text, or binary, whose payload is compressed (RFC 7692, section 6): RSV1 is set.
+pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
+    let mut frame = FrameBuilder::with_capacity(payload.len());
+    frame.buffer.extend_from_slice(payload);
+    let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+    frame.finish_with(FIN | RSV1 | opcode.bits())
+}
+
+/// Whether the payload of a finished frame is compressed.
+pub fn is_deflated(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & RSV1 != 0)
+}
+
+/// How long the header of a finished frame of ours is, read from the frame.
+pub fn header_length(frame: &[u8]) -> usize {
+    match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    }
+}
+
+/// A finished binary frame (RFC 6455 5.6).
+pub fn binary_frame(payload: &[u8]) -> Bytes {
+    frame(Opcode::Binary, &[payload])
+}
+
+/// A finished ping (RFC 6455 5.5.2). Of the payload at most [`CONTROL_BYTES_MAX`] bytes go.
+pub fn ping(payload: &[u8]) -> Bytes {
+    frame(Opcode::Ping, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
+}
+
+/// A finished pong (RFC 6455 5.5.3) that answers a ping with this payload.
+pub fn pong(payload: &[u8]) -> Bytes {
+    frame(Opcode::Pong, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
+}
+
+/// A finished close frame (RFC 6455 5.5.1). A reason past [`REASON_BYTES_MAX`] is cut there, at
+/// the border of a character. A code that must not travel (none of [`crate::Code`]'s) makes an
+/// empty body, which says 1005.
+pub fn close(code: u16, reason: &str) -> Bytes {
+    if !is_sendable(code) {
+        return frame(Opcode::Close, &[]);
+    }
+    let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+    frame(Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn headers_have_their_shortest_form() {
+        for (payload_bytes, header) in [
+            (0, &[0x81, 0][..]),
+            (125, &[0x81, 125]),
+            (126, &[0x81, 126, 0, 126]),
+            (0xFFFF, &[0x81, 126, 0xFF, 0xFF]),
+            (0x1_0000, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let payload = "x".repeat(payload_bytes);
+            let frame = text_frame(&payload);
+            assert_eq!(&frame[..header.len()], header);
+            assert_eq!(&frame[header_bytes(payload_bytes)..], payload.as_bytes());
+        }
+        assert_eq!(&binary_frame(&[0xFF])[..], [0x82, 1, 0xFF]);
+        assert_eq!(&ping(b"a")[..], b"\x89\x01a");
+        assert_eq!(&pong(&[7; 200])[..2], [0x8A, 125]);
+    }
+
+    #[test]
+    fn the_payload_stays_where_it_was_written() {
+        let mut frame = FrameBuilder::with_capacity(300);
+        frame.write_all(&[b'x'; 300]).expect("never fails");
+        let at = frame.payload_mut()[HEADER_BYTES_MAX..].as_ptr();
+        assert_eq!(frame.payload_bytes(), 300);
+        assert_eq!(frame.finish()[4..].as_ptr(), at);
+    }
+
+    #[test]
+    fn reasons_are_cut_between_characters() {
+        assert_eq!(&close(1000, "bye")[..], b"\x88\x05\x03\xE8bye");
+        assert_eq!(&close(1005, "bye")[..], b"\x88\x00");
+        let frame = close(1002, &"ä".repeat(100));
+        assert_eq!(frame.len(), 2 + 2 + 122, "61 of two bytes each; the 62nd would end at 124");
+        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+}

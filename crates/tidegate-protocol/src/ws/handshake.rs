@@ -1,0 +1,346 @@
+//! The opening handshake, as pure functions of a request's head (RFC 6455 4.2).
+//!
+//! Header values are bytes, for nothing says that a client sends ASCII. The HTTP around it is
+//! `tidegate-server`'s `transport::upgrade`.
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha1::{Digest as _, Sha1};
+
+use super::{HeaderLine, extension::Deflate};
+use crate::Code;
+
+/// What is hashed behind the key (RFC 6455 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The head of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'h, 'a> {
+    /// The method, as sent.
+    pub method: &'h str,
+    /// Whether the version is HTTP/1.1.
+    pub is_http11: bool,
+    /// The header lines, in order.
+    pub headers: &'h [HeaderLine<'a>],
+}
+
+/// A handshake that may be answered with 101.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake<'a> {
+    /// The value of `Sec-WebSocket-Accept`.
+    pub accept_key: String,
+    /// What the client offers to speak.
+    pub protocols: Protocols<'a>,
+    /// The compression that can be agreed upon, where the client offers one.
+    pub deflate: Option<Deflate>,
+}
+
+/// The subprotocols that a client offers, in its order of preference (RFC 6455 4.1, item 10).
+///
+/// One of them may carry a token, so `Debug` shows only how many there are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Protocols<'a>(Vec<&'a str>);
+
+impl<'a> Protocols<'a> {
+    /// Whether `name` is offered. Names are compared by case.
+    pub fn offers(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+
+    /// What stands behind `prefix` in the first name that begins with it: the token in
+    /// `tidegate.bearer.<token>`.
+    pub fn after(&self, prefix: &str) -> Option<&'a str> {
+        self.0.iter().find_map(|name| name.strip_prefix(prefix))
+    }
+
+    /// All names, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl fmt::Debug for Protocols<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} offered", self.0.len())
+    }
+}
+
+/// Why a request is no handshake that this server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// RFC 6455 4.2.1, item 1.
+    #[error("a WebSocket handshake is a GET request")]
+    NotGet,
+    /// RFC 6455 4.2.1, item 1.
+    #[error("a WebSocket handshake needs HTTP/1.1")]
+    NotHttp11,
+    /// RFC 6455 4.2.1, item 2; RFC 9112 3.2.
+    #[error("a request needs exactly one Host header")]
+    Host,
+    /// RFC 6455 4.2.1, item 3.
+    #[error("this address speaks WebSocket: the Upgrade header must name websocket")]
+    NoUpgrade,
+    /// RFC 6455 4.2.1, item 4.
+    #[error("the Connection header of a WebSocket handshake must name Upgrade")]
+    NoConnectionUpgrade,
+    /// RFC 6455 4.2.1, item 5: sixteen bytes in base64, once.
+    #[error("Sec-WebSocket-Key must be sent once and be 16 bytes in base64")]
+    Key,
+    /// RFC 6455 4.2.1, item 6, and 4.4.
+    #[error("Sec-WebSocket-Version must be 13")]
+    Version,
+    /// RFC 6455 4.1, item 10.
+    #[error("Sec-WebSocket-Protocol must be a list of different tokens, separated by commas")]
+    Protocols,
+    /// A body would be read as frames by one of two parties in a row, as a request by the other.
+    #[error("a WebSocket handshake must not have a body")]
+    Body,
+}
+
+impl Refusal {
+    /// The code to answer with.
+    pub const fn code(self) -> Code {
+        match self {
+            Refusal::NotGet => Code::MethodNotAllowed,
+            Refusal::NotHttp11 | Refusal::NoUpgrade | Refusal::Version => Code::Unsupported,
+            Refusal::Host
+            | Refusal::NoConnectionUpgrade
+            | Refusal::Key
+            | Refusal::Protocols
+            | Refusal::Body => Code::BadRequest,
+        }
+    }
+
+    /// The HTTP status to answer with: its code's, or 426 where another protocol or version
+    /// would be taken (RFC 6455 4.4, RFC 9110 15.5.22).
+    pub const fn status(self) -> u16 {
+        match self {
+            Refusal::NoUpgrade | Refusal::Version => 426,
+            Refusal::NotGet
+            | Refusal::NotHttp11
+            | Refusal::Host
+            | Refusal::NoConnectionUpgrade
+            | Refusal::Key
+            | Refusal::Protocols
+            | Refusal::Body => self.code().status(),
+        }
+    }
+
+    /// The header lines that the answer needs. The connection always ends: what a client that was
+    /// refused sends next may be frames, and must not be read as a request.
+    pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Refusal::NotGet => &[("allow", "GET"), ("connection", "close")],
+            Refusal::NoUpgrade => &[("upgrade", "websocket"), ("connection", "upgrade, close")],
+            Refusal::Version => {
+                &[("sec-websocket-version", "13"), ("upgrade", "websocket"), ("connection", "upgrade, close")]
+            }
+            Refusal::NotHttp11
+            | Refusal::Host
+            | Refusal::NoConnectionUpgrade
+            | Refusal::Key
+            | Refusal::Protocols
+            | Refusal::Body => &[("connection", "close")],
+        }
+    }
+}
+
+/// Whether the request asks for WebSocket at all: its Upgrade header names it. What does not may
+/// still be right for another transport at the same address.
+pub fn is_asked(headers: &[HeaderLine<'_>]) -> bool {
+    has_token(headers, "upgrade", "websocket")
+}
+
+/// Checks a handshake (RFC 6455 4.2.1) and computes its answer (4.2.2).
+pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
+    let Request { method, is_http11, headers } = request;
+    if method != "GET" {
+        return Err(Refusal::NotGet);
+    }
+    if !is_http11 {
+        return Err(Refusal::NotHttp11);
+    }
+    if values(headers, "transfer-encoding").next().is_some()
+        || values(headers, "content-length").any(|length| length != b"0")
+    {
+        return Err(Refusal::Body);
+    }
+    only(headers, "host").ok_or(Refusal::Host)?;
+    if !is_asked(headers) {
+        return Err(Refusal::NoUpgrade);
+    }
+    if !has_token(headers, "connection", "upgrade") {
+        return Err(Refusal::NoConnectionUpgrade);
+    }
+    // Before the key, for other versions may have none.
+    if only(headers, "sec-websocket-version") != Some(b"13") {
+        return Err(Refusal::Version);
+    }
+    let key = only(headers, "sec-websocket-key").ok_or(Refusal::Key)?;
+    // Room for sixteen bytes and what base64 may round up to; a longer key does not fit.
+    let mut nonce = [0; 18];
+    if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
+        return Err(Refusal::Key);
+    }
+    Ok(Handshake {
+        accept_key: accept_key(key),
+        protocols: protocols(headers)?,
+        deflate: Deflate::choose(headers),
+    })
+}
+
+/// The value of `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2, item 5.4).
+fn accept_key(key: &[u8]) -> String {
+    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+fn protocols<'a>(headers: &[HeaderLine<'a>]) -> Result<Protocols<'a>, Refusal> {
+    let mut names = Vec::new();
+    for name in values(headers, "sec-websocket-protocol").flat_map(elements) {
+        let name = std::str::from_utf8(name).ok().filter(|name| is_token(name)).ok_or(Refusal::Protocols)?;
+        names.push(name);
+    }
+    // Sorted, so that a header full of names costs no square.
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    if sorted.is_sorted_by(|one, next| one < next) { Ok(Protocols(names)) } else { Err(Refusal::Protocols) }
+}
+
+/// The trimmed values of all lines of this name (lower case).
+fn values<'h, 'a>(headers: &'h [HeaderLine<'a>], name: &'h str) -> impl Iterator<Item = &'a [u8]> + 'h {
+    headers
+        .iter()
+        .filter(move |(line, _)| line.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim_ascii())
+}
+
+/// The value of a header that may stand once.
+fn only<'a>(headers: &[HeaderLine<'a>], name: &str) -> Option<&'a [u8]> {
+    let mut values = values(headers, name);
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The elements of a list (RFC 9110 5.6.1: empty ones do not count).
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+fn has_token(headers: &[HeaderLine<'_>], name: &str, token: &str) -> bool {
+    values(headers, name).flat_map(elements).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// RFC 9110 5.6.2.
+fn is_token(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Line = super::HeaderLine<'static>;
+
+    const GOOD: [Line; 5] = [
+        ("Host", b"a.example"),
+        ("Upgrade", b"WebSocket"),
+        ("Connection", b"keep-alive, Upgrade"),
+        ("Sec-WebSocket-Version", b"13"),
+        ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn check_lines(lines: &[Line]) -> Result<Handshake<'static>, Refusal> {
+        check(Request { method: "GET", is_http11: true, headers: lines })
+    }
+
+    /// The good handshake without the lines of this name, with these instead.
+    fn with(name: &str, lines: &[Line]) -> Result<Handshake<'static>, Refusal> {
+        let kept = GOOD.iter().filter(|(line, _)| *line != name);
+        check_lines(&kept.chain(lines).copied().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let handshake = check_lines(&GOOD).expect("a handshake");
+        assert_eq!(handshake.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(handshake.protocols.iter().count(), 0);
+    }
+
+    #[test]
+    fn every_refusal() {
+        for (method, is_http11, refusal) in [
+            ("POST", true, Refusal::NotGet),
+            ("get", true, Refusal::NotGet),
+            ("GET", false, Refusal::NotHttp11),
+        ] {
+            let request = Request { method, is_http11, headers: &GOOD };
+            assert_eq!(check(request), Err(refusal));
+        }
+        const KEY: Line = ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==");
+        let table: &[(&str, &[Line], Refusal)] = &[
+            ("Host", &[], Refusal::Host),
+            ("", &[("host", b"b.example")], Refusal::Host),
+            ("Upgrade", &[], Refusal::NoUpgrade),
+            ("Upgrade", &[("Upgrade", b"h2c, websockets")], Refusal::NoUpgrade),
+            ("Upgrade", &[("Upgrade", b"web\xC3\xA4socket")], Refusal::NoUpgrade),
+            ("Connection", &[], Refusal::NoConnectionUpgrade),
+            ("Connection", &[("Connection", b"keep-alive")], Refusal::NoConnectionUpgrade),
+            ("Sec-WebSocket-Version", &[], Refusal::Version),
+            ("Sec-WebSocket-Version", &[("Sec-WebSocket-Version", b"8")], Refusal::Version),
+            ("", &[("Sec-WebSocket-Version", b"13")], Refusal::Version),
+            ("Sec-WebSocket-Key", &[], Refusal::Key),
+            ("", &[KEY], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"SGVsbG8sIHdvcmxkIQ==")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZWFi")], Refusal::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"\xFFGhlIHNhbXBsZSBub25jZQ==")], Refusal::Key),
+            ("", &[("Content-Length", b"1")], Refusal::Body),
+            ("", &[("Content-Length", b"0"), ("Content-Length", b"7")], Refusal::Body),
+            ("", &[("Transfer-Encoding", b"chunked")], Refusal::Body),
+            ("", &[("Sec-WebSocket-Protocol", b"a b")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"a, a")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"a"), ("Sec-WebSocket-Protocol", b"b,a")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"t\xC3\xA4dgate")], Refusal::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"\xFF\xFE")], Refusal::Protocols),
+        ];
+        for (name, lines, refusal) in table {
+            assert_eq!(with(name, lines), Err(*refusal), "{name:?} replaced by {lines:?}");
+        }
+        assert!(with("", &[("content-length", b"0")]).is_ok());
+        assert_eq!(Refusal::Version.status(), 426);
+        assert!(Refusal::Version.headers().contains(&("sec-websocket-version", "13")));
+    }
+
+    #[test]
+    fn protocols_are_found_and_not_shown() {
+        let handshake = with(
+            "",
+            &[
+                ("sec-websocket-protocol", b"other , tidegate.v1,,"),
+                ("Sec-WebSocket-Protocol", b"tidegate.bearer.aa.bb-_.cc"),
+            ],
+        )
+        .expect("a handshake");
+        assert!(handshake.protocols.offers("tidegate.v1"));
+        assert!(!handshake.protocols.offers("Tidegate.v1"));
+        assert_eq!(handshake.protocols.after("tidegate.bearer."), Some("aa.bb-_.cc"));
+        assert_eq!(handshake.protocols.iter().count(), 3);
+        assert!(!format!("{handshake:?}").contains("bearer"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_it_panic(
+            lines in proptest::collection::vec((0usize..8, proptest::collection::vec(any::<u8>(), 0..40)), 0..6),
+        ) {
+            const NAMES: [&str; 8] = [
+                "host", "upgrade", "connection", "sec-websocket-version", "sec-websocket-key",
+                "sec-websocket-protocol", "content-length", "transfer-encoding",
+            ];
+            let fuzzed = lines.iter().map(|(name, value)| (NAMES[*name], value.as_slice()));
+            let headers: Vec<_> = GOOD.iter().copied().chain(fuzzed).collect();
+            let _ = check(Request { method: "GET", is_http11: true, headers: &headers });
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The reading half: bytes as they come from a client in, whole messages and control frames out.
+//!
+//! Strict: what RFC 6455 forbids a client is an error, found as early as its bytes are here. After
+//! an error, or a close frame, nothing more is read. The connection loop of `tidegate-server`
+//! drives it; it answers nothing itself.
+
+use std::{borrow::Cow, mem};
+
+use super::{
+    Close,
+    head::{Frame, Head, Opcode, unmask},
+    message::{Partial, inflated},
+};
+
+/// What one message may be. The time for which one may stay open is for the caller to limit
+/// ([`Reader::is_idle`]), and so is how often control frames and messages come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Payload bytes in one message, all fragments together. Default 64 KiB.
+    pub message_bytes_max: usize,
+    /// Frames in one message, empty ones included. Default 64.
+    pub message_fragments_max: usize,
+    /// Whether permessage-deflate was agreed upon (RFC 7692). What a compressed message inflates to is
+    /// held to `message_bytes_max` as well.
+    pub deflate: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes_max: 64 * 1024, message_fragments_max: 64, deflate: false }
+    }
+}
+
+/// What a client sent. Borrowed from the input where it came whole, owned where it had to be put
+/// together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message (RFC 6455 5.6), known to be UTF-8.
+    Text(Cow<'a, str>),
+    /// A whole binary message (RFC 6455 5.6).
+    Binary(Cow<'a, [u8]>),
+    /// A ping (RFC 6455 5.5.2): to be answered by a pong with the same payload; of several
+    /// unanswered ones the last is enough.
+    Ping(Cow<'a, [u8]>),
+    /// A pong (RFC 6455 5.5.3), asked for or not.
+    Pong(Cow<'a, [u8]>),
+    /// The client closes (RFC 6455 5.5.1): to be answered by a close frame if none was sent. The
+    /// last event.
+    Close(Close<'a>),
+}
+
+impl<'a> Event<'a> {
+    /// The event that a whole control frame is.
+    pub(super) fn of_control(opcode: Opcode, payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
+        Ok(match opcode {
+            Opcode::Ping => Event::Ping(payload),
+            Opcode::Pong => Event::Pong(payload),
+            _ => Event::Close(Close::parse(payload)?),
+        })
+    }
+}
+
+/// How a client broke the protocol or a limit. The connection ends: send a close frame with
+/// [`ReadError::close_code`] and this sentence, then close the socket (RFC 6455 7.1.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ReadError {
+    /// RFC 6455 5.2: no extension that gives RSV1, RSV2 or RSV3 a meaning was agreed.
+    #[error("a frame has a reserved bit set, and no extension was agreed")]
+    ReservedBits,
+    /// RFC 6455 5.2: opcodes 3 to 7 and 11 to 15.
+    #[error("a frame has a reserved opcode")]
+    ReservedOpcode,
+    /// RFC 6455 5.1: a client masks.
+    #[error("a client's frames must be masked")]
+    Unmasked,
+    /// RFC 6455 5.5.
+    #[error("a control frame must not be fragmented")]
+    FragmentedControl,
+    /// RFC 6455 5.5.
+    #[error("a control frame carries at most 125 bytes")]
+    OversizedControl,
+    /// RFC 6455 5.2.
+    #[error("a frame's length must be written in its shortest form")]
+    NonMinimalLength,
+    /// RFC 6455 5.2: the highest bit of a length is zero.
+    #[error("a frame's length must be below 2^63")]
+    LengthOverflow,
+    /// RFC 6455 5.4.
+    #[error("a continuation frame came where no message was open")]
+    LoneContinuation,
+    /// RFC 6455 5.4.
+    #[error("a message began before the last one ended")]
+    InterleavedMessage,
+    /// RFC 6455 5.5.1: a body begins with a code of two bytes.
+    #[error("a close frame must be empty or begin with a code of two bytes")]
+    CloseTooShort,
+    /// RFC 6455 7.4.
+    #[error("a close frame has a code that must not be sent")]
+    CloseCode,
+    /// RFC 6455 5.5.1, 8.1.
+    #[error("the reason of a close frame is not UTF-8")]
+    ReasonNotUtf8,
+    /// RFC 6455 8.1.
+    #[error("a text message is not UTF-8")]
+    TextNotUtf8,
+    /// RFC 7692, section 7.2.2.
+    #[error("a compressed message is not deflate data")]
+    NotDeflate,
+    /// Over [`Limits::message_bytes_max`].
+    #[error("a message is larger than this server takes")]
+    MessageTooLarge,
+    /// Over [`Limits::message_fragments_max`].
+    #[error("a message has more fragments than this server takes")]
+    TooManyFragments,
+}
+
+impl ReadError {
+    /// The code to close with (RFC 6455 7.4.1): 1002, 1007 or 1009.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            ReadError::ReservedBits
+            | ReadError::ReservedOpcode
+            | ReadError::Unmasked
+            | ReadError::FragmentedControl
+            | ReadError::OversizedControl
+            | ReadError::NonMinimalLength
+            | ReadError::LengthOverflow
+            | ReadError::LoneContinuation
+            | ReadError::InterleavedMessage
+            | ReadError::CloseTooShort
+            | ReadError::CloseCode => 1002,
+            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 | ReadError::NotDeflate => 1007,
+            ReadError::MessageTooLarge | ReadError::TooManyFragments => 1009,
+        }
+    }
+}
+
+/// Whether more is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    Closed,
+    Failed(ReadError),
+}
+
+/// Reads what one client sends (RFC 6455 5), from any cut of its bytes.
+///
+/// Between messages it owns no heap at all; while a message or a frame is partly here, that part
+/// ([`Reader::held_bytes`]). Work is linear in the bytes read.
+#[derive(Debug)]
+pub struct Reader {
+    limits: Limits,
+    head: Head,
+    life: Life,
+    partial: Option<Box<Partial>>,
+}
+
+impl Reader {
+    /// A reader for a connection that has just been upgraded.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, head: Head::default(), life: Life::Open, partial: None }
+    }
+
+    /// Takes bytes from the front of `input` until they make an event; `None` once the input is
+    /// used up. The input is unmasked in place. To be called until it gives `None` or an error:
+    ///
+    /// ```
+    /// # use tidegate_core::ws::{Event, Limits, Reader};
+    /// # let mut scratch = *b"\x81\x82\0\0\0\0hi";
+    /// # let mut reader = Reader::new(Limits::default());
+    /// let mut input = &mut scratch[..];
+    /// while let Some(event) = reader.read(&mut input)? {
+    ///     assert_eq!(event, Event::Text("hi".into()));
+    /// }
+    /// # Ok::<(), tidegate_protocol::ws::ReadError>(())
+    /// ```
+    ///
+    /// An error stays: later calls give it again. After a close frame all input is taken and
+    /// dropped (RFC 6455 5.5.1).
+    pub fn read<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
+        match self.life {
+            Life::Open => {}
+            Life::Closed => {
+                *input = &mut [];
+                return Ok(None);
+            }
+            Life::Failed(error) => return Err(error),
+        }
+        let result = self.read_open(input);
+        let ended = match &result {
+            Ok(Some(Event::Close(_))) => Life::Closed,
+            Err(error) => Life::Failed(*error),
+            Ok(_) => return result,
+        };
+        self.life = ended;
+        self.partial = None;
+        result
+    }
+
+    /// Whether nothing is partly here: no frame and no message is open.
+    pub fn is_idle(&self) -> bool {
+        self.head.is_empty() && self.partial.is_none()
+    }
+
+    /// The heap that the open frame and message take, for the caller's accounts: at most twice
+    /// the payload received, whatever the number of fragments, and about 150 bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
+    }
+
+    fn read_open<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
+        loop {
+            let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
+            let is_fresh = begun.is_none();
+            let mut frame = match begun {
+                Some(frame) => frame,
+                None => match self.head.read(input, self.limits.deflate)? {
+                    Some(frame) => self.admit(frame)?,
+                    None => return Ok(None),
+                },
+            };
+            let taken = usize::try_from(frame.left).unwrap_or(usize::MAX).min(input.len());
+            let (payload, rest) = mem::take(input).split_at_mut(taken);
+            *input = rest;
+            unmask(payload, frame.mask);
+            frame.mask.rotate_left(taken % 4);
+            frame.left -= taken as u64;
+
+            let stands_alone =
+                frame.opcode.is_control() || (frame.fin && frame.opcode != Opcode::Continuation);
+            if is_fresh && stands_alone && frame.left == 0 {
+                // The usual case: all of it is in the input, nothing is copied or allocated.
+                if frame.is_deflated {
+                    let is_text = frame.opcode == Opcode::Text;
+                    return inflated(payload, is_text, self.limits.message_bytes_max).map(Some);
+                }
+                return of_whole_frame(frame.opcode, payload).map(Some);
+            }
+            let partial = self.partial.get_or_insert_default();
+            let event = partial.take(frame, payload, self.limits.message_bytes_max)?;
+            if partial.is_empty() {
+                self.partial = None;
+            }
+            if event.is_some() || input.is_empty() {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Judges a frame by what came before it, before any of its payload is taken.
+    fn admit(&mut self, frame: Frame) -> Result<Frame, ReadError> {
+        if frame.opcode.is_control() {
+            return Ok(frame);
+        }
+        let open = self.partial.as_mut().and_then(|partial| partial.message.as_mut());
+        let (so_far, fragments) = match (open, frame.opcode) {
+            (None, Opcode::Continuation) => return Err(ReadError::LoneContinuation),
+            (Some(message), Opcode::Continuation) => {
+                message.fragments += 1;
+                (message.body.len(), message.fragments)
+            }
+            (Some(_), _) => return Err(ReadError::InterleavedMessage),
+            (None, _) => (0, 1),
+        };
+        if frame.left > self.limits.message_bytes_max.saturating_sub(so_far) as u64 {
+            return Err(ReadError::MessageTooLarge);
+        }
+        if fragments > self.limits.message_fragments_max {
+            return Err(ReadError::TooManyFragments);
+        }
+        Ok(frame)
+    }
+}
+
+fn of_whole_frame(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ReadError> {
+    match opcode {
+        Opcode::Text => match simdutf8::basic::from_utf8(payload) {
+            Ok(text) => Ok(Event::Text(Cow::Borrowed(text))),
+            Err(_) => Err(ReadError::TextNotUtf8),
+        },
+        Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(Cow::Borrowed(payload))),
+        Opcode::Close | Opcode::Ping | Opcode::Pong => Event::of_control(opcode, Cow::Borrowed(payload)),
+    }
+}
