@@ -12,14 +12,24 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("tidegate-core", &["tidegate-protocol"]),
     ("tidegate-engine", &["tidegate-core", "tidegate-protocol"]),
     ("tidegate-server", &["tidegate-core", "tidegate-engine", "tidegate-protocol"]),
-    ("tidegate-bench", &["tidegate-core", "tidegate-protocol"]),
+    ("tidegate-bench", &["tidegate-protocol"]),
     ("tidegate-audit", &[]),
 ];
 
 /// Crates without IO, and what would bring some in.
 const SANS_IO: [&str; 2] = ["tidegate-protocol", "tidegate-core"];
 const IO: [&str; 11] = [
-    "tokio", "mio", "socket2", "rustix", "libc", "hyper", "reqwest", "getrandom", "rand", "tracing", "tempfile",
+    "tokio",
+    "mio",
+    "socket2",
+    "rustix",
+    "libc",
+    "hyper",
+    "reqwest",
+    "getrandom",
+    "rand",
+    "tracing",
+    "tempfile",
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
@@ -151,7 +161,9 @@ fn uses(folder: &str) -> Uses {
     let mut uses = Uses::new();
     let (mut root, mut modules) = (String::new(), Vec::new());
     for Text { path, content } in project::files(&["rs"]) {
-        let Some(inside) = path.strip_prefix(folder).and_then(|path| path.strip_prefix('/')) else { continue };
+        let Some(inside) = path.strip_prefix(folder).and_then(|path| path.strip_prefix('/')) else {
+            continue;
+        };
         let module = inside.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
         let is_test = inside.ends_with("tests.rs") || inside.contains("tests/");
         if ["lib.rs", "mod.rs"].contains(&inside) {
