@@ -20,6 +20,7 @@ use tidegate_core::{
     replay::Work,
     session::Form,
 };
+use tidegate_engine::Health;
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
@@ -46,7 +47,8 @@ pub struct Worker {
     readers: RefCell<Vec<Rc<Reader>>>,
     /// How many of them, from the first, the clock has not come to in its present round.
     unlooked: Cell<usize>,
-    is_halt_told: Cell<bool>,
+    /// The health of the log as the readers here know it.
+    reported_health: RefCell<Health>,
     /// When which org is served.
     pub(super) rounds: RefCell<Rounds<OrgId>>,
     /// Readers that catch up.
@@ -102,7 +104,7 @@ impl Worker {
             groups: RefCell::default(),
             readers: RefCell::default(),
             unlooked: Cell::new(0),
-            is_halt_told: Cell::new(false),
+            reported_health: RefCell::default(),
         }
     }
 
@@ -406,11 +408,18 @@ impl Worker {
     pub fn begin_tick(&self) {
         self.unlooked.set(self.readers.borrow().len());
         self.replays.forget_idle();
-        if !self.is_halt_told.get() && self.node.engine.halted().is_some() {
-            self.is_halt_told.set(true);
+        self.report_health();
+    }
+
+    /// Reports a change of the log's health to every reader; gives the health that they know now.
+    pub fn report_health(&self) -> Health {
+        let health = self.node.engine.health().borrow().clone();
+        if *self.reported_health.borrow() != health {
+            self.reported_health.replace(health.clone());
             let readers = self.readers.borrow().clone();
-            readers.iter().for_each(|reader| reader.tell_halted());
+            readers.iter().for_each(|reader| reader.report_health(&health));
         }
+        health
     }
 
     /// Whether the clock has not come to every reader yet.

@@ -8,7 +8,7 @@ use tidegate_core::{
     session::Coding,
     slow::Policy,
 };
-use tidegate_engine::{PageLimit, ReadError};
+use tidegate_engine::{Engine, PageLimit, ReadError};
 use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName, UserId};
 
 use crate::{
@@ -51,6 +51,35 @@ pub struct Entered {
     pub opening: Opening,
     /// Its place among those that wait for their replay, where it has missed something.
     pub replay: Option<ReplayPlace>,
+    /// Keeps the log from being forgotten.
+    pub watch: Watch,
+}
+
+/// One call of [`Engine::watch`], undone when this is dropped.
+pub struct Watch {
+    /// `None` once somebody else is to undo it.
+    engine: Option<Arc<dyn Engine>>,
+    org: OrgId,
+}
+
+impl Watch {
+    fn begin(engine: &Arc<dyn Engine>, org: &OrgId) -> Self {
+        engine.watch(org);
+        Self { engine: Some(engine.clone()), org: org.clone() }
+    }
+
+    /// Leaves it to the caller to call [`Engine::unwatch`].
+    pub fn hand_over(mut self) {
+        self.engine = None;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(engine) = &self.engine {
+            engine.unwatch(&self.org);
+        }
+    }
 }
 
 impl StreamRequest {
@@ -67,6 +96,9 @@ impl StreamRequest {
             return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        // Before the log is opened: from here on it is fed and not forgotten, so that what is found here is
+        // what the reader goes on from.
+        let watch = Watch::begin(&node.engine, grant.org());
         let log = node.open_log(grant.org()).await?;
         let from = self.place(node, grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
@@ -83,7 +115,7 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        Ok(Entered { filter, connection, log, opening, replay })
+        Ok(Entered { filter, connection, log, opening, replay, watch })
     }
 
     /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
@@ -117,20 +149,28 @@ async fn find_tail(
     let config = node.config();
     let limits = &config.limits;
     let count = count.min(limits.tail_events);
-    // From the head backwards, in stretches; seqs need not be dense, so a stretch of seqs holds at
-    // most as many events.
+    // From the head backwards, in stretches of seqs. Seqs need not be dense: a stretch of so many holds at
+    // most as many events, and one that holds few is followed by one of twice as many seqs.
     const STRETCH: Seq = 1000;
+    let mut stretch = STRETCH;
     let mut found: Vec<Seq> = Vec::new();
     let mut searched = 0;
     let mut end = log.head;
     while end > log.floor && found.len() < count && searched < limits.tail_search_events {
-        let begin = end.saturating_sub(STRETCH).max(log.floor);
+        let begin = end.saturating_sub(stretch).max(log.floor);
         let mut at = begin;
         let mut here: Vec<Seq> = Vec::new();
+        let before = searched;
+        let mut is_too_long = false;
         while at < end {
             let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
             let page = node.engine.read(org, at, limit).await?;
             searched += page.events.len();
+            if page.to < end && stretch > STRETCH {
+                // It is denser here. The page is of its far end, which may not be needed.
+                is_too_long = true;
+                break;
+            }
             here.extend(
                 page.events
                     .iter()
@@ -141,6 +181,13 @@ async fn find_tail(
                 break;
             }
             at = page.to;
+        }
+        if is_too_long {
+            stretch = (stretch / 2).max(STRETCH);
+            continue;
+        }
+        if searched - before < STRETCH as usize / 2 {
+            stretch = stretch.saturating_mul(2);
         }
         here.append(&mut found);
         found = here;
