@@ -143,9 +143,17 @@ impl Engine for SparseEngine {
         Box::pin(async move {
             let page = reading.await?;
             let after = after.max(page.after * STEP);
-            let is_whole = page.to >= head.min(limit.to / STEP);
-            let to = if is_whole { limit.to.min(head * STEP) } else { page.to * STEP };
-            let events = page.events.iter().map(|event| sparse_event(event)).collect();
+            // If there are events after it, none lies between this end and the one that was asked for.
+            let is_whole = page.to == limit.to / STEP && page.to < head;
+            let mut to = if is_whole { limit.to } else { page.to * STEP };
+            let mut events: Vec<_> = page.events.iter().map(|event| sparse_event(event)).collect();
+            // With its longer seq an event may not fit any more.
+            let bytes =
+                |events: &[Arc<Event>]| events.iter().map(|event| event.fragment.len()).sum::<usize>();
+            while events.len() > 1 && bytes(&events) > limit.bytes {
+                events.pop();
+                to = events[events.len() - 1].seq;
+            }
             Ok(Page { after, to: to.max(after), events })
         })
     }
