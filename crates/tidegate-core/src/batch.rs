@@ -239,13 +239,7 @@ impl Batch {
             .collect()
     }
 
-    /// How many events it has after `after`.
-    pub fn count_after(&self, after: Seq) -> usize {
-        self.events.len() - self.events.partition_point(|event| event.seq <= after)
-    }
-
-    /// How many events after `after` that `user` with `filter` may see. Costs nothing if everybody sees all of
-    /// the batch.
+    /// How many of them there are. Costs nothing where everybody sees all of it.
     pub fn count_visible(&self, after: Seq, user: &UserId, filter: &Filter) -> usize {
         if after <= self.prev && !self.has_targeted && filter.services().is_none() {
             return self.events.len();

@@ -117,8 +117,6 @@ pub struct Session {
     tag: FilterTag,
     sent: Seq,
     scanned: Seq,
-    /// How many events were scanned since `sent`.
-    silent: u32,
     dues: VecDeque<Due>,
     /// What its inflater holds, where frames may be compressed.
     membership: Membership,
@@ -139,7 +137,6 @@ impl Session {
             epoch: cursor.epoch,
             sent: cursor.seq,
             scanned: cursor.seq,
-            silent: 0,
             dues,
             membership: Membership::default(),
             verifier: Verifier::default(),
@@ -253,7 +250,6 @@ impl Session {
         self.tag = due.tag;
         self.sent = due.seq;
         self.scanned = due.seq;
-        self.silent = 0;
         let to = self.side().cursor(due.seq);
         let gap = frame::gap(self.subscriber.framing, prev, &to, due.reason, &self.subscriber.filter);
         self.put(gap, out);
@@ -265,16 +261,7 @@ impl Session {
             let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
             self.put(ping, out);
             self.sent = to;
-            if to == self.scanned {
-                self.silent = 0;
-            }
         }
-    }
-
-    /// Moves over `events` events to `to`, without a frame.
-    fn scan(&mut self, to: Seq, events: usize) {
-        self.scanned = to;
-        self.silent = self.silent.saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
     }
 
     /// Takes a batch of the tail that begins at or before its place and ends behind it. `view` is
@@ -295,7 +282,7 @@ impl Session {
     ) -> usize {
         debug_assert!(self.stop().is_none_or(|stop| page.seq <= stop), "a page passes a border");
         let events = self.take_shared(page, view, now, out);
-        self.break_silence(now, out);
+        self.break_silence(page.events.len(), page.seq - page.prev, now, out);
         events
     }
 
@@ -309,11 +296,9 @@ impl Session {
         // A border inside the batch: cut there, so that no client sees an event twice (R5).
         if !self.shares(batch) {
             let Subscriber { user, filter, .. } = &self.subscriber;
-            let visible = batch.visible(self.scanned, user, filter);
-            self.scan(batch.seq, batch.count_after(self.scanned));
-            return self.take_private(&visible, 0, out);
+            return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
-        self.scan(batch.seq, batch.events.len());
+        self.scanned = batch.seq;
         match view {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
@@ -332,27 +317,26 @@ impl Session {
                     _ => self.put(bytes.clone(), out),
                 }
                 self.sent = batch.seq;
-                self.silent = 0;
                 *count
             }
         }
     }
 
-    /// Sends `visible`, all that this reader may see in (`sent`, `scanned`] but for `omitted` old ones.
-    fn take_private(&mut self, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
+    /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
+    fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Subscriber { org, framing, coding, .. } = &self.subscriber;
             let side = Side { epoch: &self.epoch, tag: &self.tag };
-            let run = Run { side, org, prev: self.sent, seq: self.scanned, events: visible, omitted };
+            let run = Run { side, org, prev: self.sent, seq: to, events: visible, omitted };
             let plain = run.framed(*framing);
             let enveloped = match coding {
                 Coding::Enveloped(by) => by.enveloped(*framing, &run, &plain),
                 _ => None,
             };
             self.put(enveloped.unwrap_or(plain), out);
-            self.sent = self.scanned;
-            self.silent = 0;
+            self.sent = to;
         }
+        self.scanned = to;
         visible.len()
     }
 
@@ -373,8 +357,11 @@ impl Session {
         Some(GapReason::Retention)
     }
 
-    fn break_silence(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        if self.silent >= SILENT_SCAN_MAX {
+    /// Sends a ping after a page of so many events in so many seqs, if the client has got nothing for long.
+    /// Seqs need not be dense: what was scanned before is taken to be as dense as the page.
+    fn break_silence(&mut self, events: usize, seqs: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
+        let silent = u128::from(self.scanned - self.sent) * events as u128;
+        if events > 0 && silent >= u128::from(SILENT_SCAN_MAX) * u128::from(seqs) {
             self.bridge(self.scanned, now, out);
         }
     }
@@ -394,16 +381,15 @@ impl Session {
         let gap = self.take_removed(after, now, out);
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
         let Subscriber { user, filter, .. } = &self.subscriber;
-        let events = &events[events.partition_point(|event| event.seq <= self.scanned)..];
         let mut visible: Vec<&Event> = events
             .iter()
             .map(|event| &**event)
-            .filter(|event| filter.admits(&event.service) && event.is_for(user))
+            .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
         let omitted = if latest { keep_latest(&mut visible) } else { 0 };
-        self.scan(to.max(self.scanned), events.len());
-        let events = self.take_private(&visible, omitted, out);
-        self.break_silence(now, out);
+        let in_page = events.len();
+        let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
+        self.break_silence(in_page, to.saturating_sub(after), now, out);
         Taken { events, omitted, gap }
     }
 
@@ -441,7 +427,6 @@ impl Session {
         let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, self.scanned, now);
         self.put(ping, out);
         self.sent = self.scanned;
-        self.silent = 0;
     }
 
     /// Renews the grant in place (R6): same org, same user; every later frame obeys `filter`. The

@@ -178,7 +178,7 @@ impl LocalEngine<MemoryStore> {
     pub fn memory(options: MemoryOptions, hooks: Hooks) -> Result<Self, StoreError> {
         let window = capped_millis(options.window);
         let store = MemoryStore::new(window, options.max_bytes);
-        // Nor is a log forgotten while the dedup window may still name seqs of it.
+        // A log is not forgotten while the dedup window may still name seqs of it.
         let forget_after = window.max(capped_millis(options.local.dedup_window)) + FORGET_LATER_MILLIS;
         let found = Found { start: Start { number: 1, ..Start::default() }, ..Found::default() };
         Self::over(store, found, options.local, forget_after, Durability::Memory, hooks)
