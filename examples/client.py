@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Follows a Tidegate stream (WebSocket or SSE), written from PROTOCOL.md alone. stdout: one JSON line an event or gap.
+"""Follows a Tidegate stream (WebSocket or SSE). Prints one JSON line per event or gap to stdout.
+This is an independent implementation of the protocol, written from PROTOCOL.md alone: keep it free of shared code.
 client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] [auth=header|subprotocol|frame|query]"""
 
 import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error

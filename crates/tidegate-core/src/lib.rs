@@ -4,6 +4,8 @@
 //! Nothing here reads a clock, draws a random number, opens a socket or logs. Time and randomness
 //! are arguments; iteration order is fixed.
 //!
+//! Comments cite promises and rules by number (P3, R7): `docs/rules.md` has them all, with their tests.
+//!
 //! Reading order: events and logs, how they get in, what one reader gets of them, and when.
 
 pub mod event;

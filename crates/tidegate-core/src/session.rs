@@ -27,9 +27,9 @@ use crate::{
     verifier::Verifier,
 };
 
-/// A reader that sees nothing of this many events is told its place, so that it need not begin again
-/// where it saw the last.
-const SILENT_SCAN_MAX: Seq = 1000;
+/// A reader that sees nothing of this many events gets its position in a ping, so that it need not begin
+/// again where it saw the last.
+const SILENT_SCAN_MAX: u32 = 1000;
 
 /// Who reads what, and how.
 #[derive(Debug, Clone)]
@@ -282,7 +282,7 @@ impl Session {
     ) -> usize {
         debug_assert!(self.stop().is_none_or(|stop| page.seq <= stop), "a page passes a border");
         let events = self.take_shared(page, view, now, out);
-        self.break_silence(now, out);
+        self.break_silence(page.events.len(), page.seq - page.prev, now, out);
         events
     }
 
@@ -357,8 +357,11 @@ impl Session {
         Some(GapReason::Retention)
     }
 
-    fn break_silence(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        if self.scanned - self.sent >= SILENT_SCAN_MAX {
+    /// Sends a ping after a page of so many events in so many seqs, if the client has got nothing for long.
+    /// Seqs need not be dense: what was scanned before is taken to be as dense as the page.
+    fn break_silence(&mut self, events: usize, seqs: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
+        let silent = u128::from(self.scanned - self.sent) * events as u128;
+        if events > 0 && silent >= u128::from(SILENT_SCAN_MAX) * u128::from(seqs) {
             self.bridge(self.scanned, now, out);
         }
     }
@@ -384,8 +387,9 @@ impl Session {
             .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
         let omitted = if latest { keep_latest(&mut visible) } else { 0 };
+        let in_page = events.len();
         let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
-        self.break_silence(now, out);
+        self.break_silence(in_page, to.saturating_sub(after), now, out);
         Taken { events, omitted, gap }
     }
 

@@ -39,6 +39,8 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Tail {
     batches: VecDeque<Arc<Batch>>,
+    /// How many events the batches hold.
+    events: usize,
     head: Seq,
     /// Behind the head, not sealed yet: never more than makes a batch full.
     open: Vec<Arc<Event>>,
@@ -50,7 +52,7 @@ impl Tail {
     /// An empty tail of a log that ends at `head`; its batches are charged to `whole`.
     pub fn new(head: Seq, whole: Arc<Budget>) -> Self {
         let budget = Arc::new(Budget::part_of(whole));
-        Self { batches: VecDeque::new(), head, open: Vec::new(), open_bytes: 0, budget }
+        Self { batches: VecDeque::new(), events: 0, head, open: Vec::new(), open_bytes: 0, budget }
     }
 
     /// The border where it begins.
@@ -88,6 +90,7 @@ impl Tail {
         }
         if prev > self.end() {
             self.batches.clear();
+            self.events = 0;
             (self.open, self.open_bytes) = (Vec::new(), 0);
             self.head = prev;
         }
@@ -110,6 +113,7 @@ impl Tail {
         let seq = last.seq;
         let events = std::mem::take(&mut self.open);
         self.open_bytes = 0;
+        self.events += events.len();
         self.batches.push_back(Arc::new(Batch::new(self.head, seq, now, events, &self.budget)));
         self.head = seq;
     }
@@ -135,13 +139,26 @@ impl Tail {
         self.batches.range(index..).cloned().collect()
     }
 
-    /// How far a reader at `at` is behind what is sealed (R16): the events that it may see, and all places
-    /// before the tail. Asked for a thousand readers at a time, so it holds on to nothing and counts whole
-    /// batches where it can.
+    /// How many events a reader at `at` is behind what is sealed (R16): those in the tail that it may see,
+    /// and about as many as lie before the tail. Asked for a thousand readers at a time, so it holds on to
+    /// nothing and counts whole batches if it can.
     pub fn lag(&self, at: Seq, user: &UserId, filter: &Filter) -> u64 {
         let index = self.batches.partition_point(|batch| batch.seq <= at);
         let seen = self.batches.range(index..).map(|batch| batch.count_visible(at, user, filter) as u64);
-        self.start().saturating_sub(at) + seen.sum::<u64>()
+        self.count_before(at) + seen.sum::<u64>()
+    }
+
+    /// About how many events lie between `at` and the start of the tail. They stand in the log alone, so they
+    /// are taken to be as dense as those in the tail: exact if seqs are dense. At least one if there may be
+    /// one.
+    fn count_before(&self, at: Seq) -> u64 {
+        let before = self.start().saturating_sub(at);
+        let (events, seqs) = (self.events as u64, self.head - self.start());
+        if events == 0 || seqs == 0 {
+            return before;
+        }
+        let estimate = (u128::from(before) * u128::from(events)).div_ceil(u128::from(seqs));
+        u64::try_from(estimate).unwrap_or(u64::MAX)
     }
 
     /// The batches from the newest to the oldest.
@@ -156,7 +173,9 @@ impl Tail {
 
     /// Drops the oldest batch.
     pub fn drop_oldest(&mut self) {
-        self.batches.pop_front();
+        if let Some(oldest) = self.batches.pop_front() {
+            self.events -= oldest.events.len();
+        }
         if self.batches.is_empty() {
             self.batches.shrink_to_fit();
         }

@@ -545,7 +545,7 @@ impl World {
 }
 
 #[test]
-fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
+fn p1_p2_p5_r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
     let seeds =
         std::env::var("TIDEGATE_MODEL_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();

@@ -21,6 +21,8 @@ const TERMS: Terms = Terms { dedup_window_ms: 1, ping_interval_ms: 1, sync: None
 
 struct Script {
     log: LogState,
+    /// From one seq to the next.
+    step: Seq,
     tail: Tail,
     kept: Vec<Arc<Event>>,
     session: Option<Session>,
@@ -60,7 +62,7 @@ impl Script {
     fn new() -> Self {
         let log = LogState { epoch: epoch(0), ancestors: vec![], born_empty: true, head: 0, floor: 0 };
         let tail = Tail::new(0, Arc::new(Budget::default()));
-        Self { log, tail, kept: Vec::new(), session: None, said: Vec::new() }
+        Self { log, step: 1, tail, kept: Vec::new(), session: None, said: Vec::new() }
     }
 
     fn greeting(&self) -> Greeting<'static> {
@@ -69,7 +71,9 @@ impl Script {
 
     fn seal(&mut self, words: &[&str]) {
         let prev = self.log.head;
-        let events: Vec<Arc<Event>> = (prev + 1..)
+        let step = self.step;
+        let events: Vec<Arc<Event>> = (1..)
+            .map(|n| prev + n * step)
             .zip(words)
             .map(|(seq, word)| {
                 let (word, key) = word.split_once('#').map_or((*word, None), |(word, key)| (word, Some(key)));
@@ -84,7 +88,7 @@ impl Script {
                 })
             })
             .collect();
-        self.log.head += words.len() as Seq;
+        self.log.head += words.len() as Seq * step;
         self.kept.extend(events.iter().cloned());
         self.tail.push(prev, &events, 1, BatchLimits::default());
         self.tail.seal(1);
@@ -139,6 +143,7 @@ impl Script {
             ["seal", services @ ..] => self.seal(services),
             ["open", services, from] => self.open(services, from),
             ["serve"] => self.serve(),
+            ["every", step] => self.step = step.parse().expect("a number"),
             ["shorten", count] => (0..count.parse().expect("a number")).for_each(|_| self.tail.drop_oldest()),
             ["floor", seq] => {
                 self.log.floor = seq.parse().expect("a seq");
@@ -261,6 +266,25 @@ fn r1_a_long_silence_in_the_log_is_told() {
         "hello l0-0~a resumed | event 0>1001",
     );
     check(&format!("seal {hidden} | shorten 10 | open a l0-0 | serve"), "hello l0-0~a resumed | ping 0>1000");
+}
+
+#[test]
+fn r1_seqs_that_were_never_given_are_no_silence() {
+    check(
+        "every 900 | seal a b b | open a l0-500 | serve | seal b | serve | seal a | serve",
+        "hello l0-500~a resumed | batch 500>2700[900] | ping 2700>3600 | event 3600>4500",
+    );
+    // Pages: one hidden event in 900 seqs each; a thousand of them are a silence.
+    check(
+        "every 900 | seal b b | shorten 1 | open a l0-0 | serve | ping",
+        "hello l0-0~a resumed | ping 0>1800",
+    );
+    let hidden = vec!["b"; 999].join(" ");
+    check(&format!("every 900 | seal {hidden} | shorten 10 | open a l0-7 | serve"), "hello l0-7~a resumed");
+    check(
+        &format!("every 900 | seal {hidden} b | shorten 10 | open a l0-7 | serve"),
+        "hello l0-7~a resumed | ping 7>900000",
+    );
 }
 
 #[test]

@@ -167,6 +167,20 @@ fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
 }
 
 #[test]
+fn r16_lag_counts_events_not_seqs() {
+    let mut tail = Tail::new(0, Arc::default());
+    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let all: Vec<_> = (1..=10).map(|n| event(n * 1000, "a", 0)).collect();
+    put(&mut tail, 0, &all, 0, limits);
+    let (user, all) = (UserId::parse("ann").expect("a user"), Filter::all());
+    assert_eq!([0, 1, 999, 1000, 9000, 10_000].map(|at| tail.lag(at, &user, &all)), [10, 10, 10, 9, 1, 0]);
+    (0..3).for_each(|_| tail.drop_oldest());
+    assert_eq!(tail.start(), 6000);
+    assert_eq!([0, 3000, 6000].map(|at| tail.lag(at, &user, &all)), [10, 7, 4]);
+    assert_eq!(tail.lag(5999, &user, &all), 5, "a seq that may be an event's is one");
+}
+
+#[test]
 fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     let budget = Arc::new(Budget::default());
     let mut tail = Tail::new(0, budget.clone());

@@ -106,6 +106,30 @@ pub enum Taken<'a> {
     },
 }
 
+/// What an event, batch or ping frame over `(prev, seq]` means to a reader (R2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Something between the cursor and the frame is missing.
+    Hole,
+    /// The reader has everything up to `seq` already.
+    Seen,
+    /// The frame moves the cursor to `seq`.
+    Advance,
+}
+
+impl Step {
+    /// Compares a frame with the reader's cursor.
+    pub fn of(cursor: Seq, prev: Seq, seq: Seq) -> Self {
+        if prev > cursor {
+            Self::Hole
+        } else if seq <= cursor {
+            Self::Seen
+        } else {
+            Self::Advance
+        }
+    }
+}
+
 /// The state of a reader over all its connections.
 #[derive(Debug)]
 pub struct StreamReader {
@@ -236,11 +260,10 @@ impl StreamReader {
         let (Some(prev), Some(seq), Some(cursor)) = (frame.prev, frame.seq, &mut self.cursor) else {
             return Taken::Broken("a frame has no prev or no seq");
         };
-        if prev > cursor.seq {
-            return Taken::Hole;
-        }
-        if seq <= cursor.seq {
-            return Taken::Nothing;
+        match Step::of(cursor.seq, prev, seq) {
+            Step::Hole => return Taken::Hole,
+            Step::Seen => return Taken::Nothing,
+            Step::Advance => {}
         }
         let Some(events) = above(cursor.seq) else {
             return Taken::Broken("an event has no seq, or a batch cannot be read");

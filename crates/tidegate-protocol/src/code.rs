@@ -212,6 +212,43 @@ impl Code {
     }
 }
 
+/// What a `status` frame reports; the stream goes on (PROTOCOL.md, "Frames").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StatusCode {
+    /// The log takes no writes until it has recovered or the node is restarted.
+    LogHalted,
+    /// The log works with difficulty: events may be late.
+    Degraded,
+    /// The log works again.
+    Recovered,
+    /// The reader falls behind.
+    SlowConsumer,
+    /// A token could not be verified now; the stream goes on with the one before.
+    Overloaded,
+}
+
+impl StatusCode {
+    /// Every one of them, in the order of the table.
+    pub const ALL: [StatusCode; 5] = [
+        StatusCode::LogHalted,
+        StatusCode::Degraded,
+        StatusCode::Recovered,
+        StatusCode::SlowConsumer,
+        StatusCode::Overloaded,
+    ];
+
+    /// The name on the wire. A [`Code`] that is reported while the stream goes on keeps its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StatusCode::LogHalted => Code::LogHalted.name(),
+            StatusCode::Degraded => "degraded",
+            StatusCode::Recovered => "recovered",
+            StatusCode::SlowConsumer => Code::SlowConsumer.name(),
+            StatusCode::Overloaded => Code::Overloaded.name(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,6 +76,10 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// What a socket takes that is not on its way yet.
 const NOTSENT_BYTES: u32 = 32 << 10;
 
+/// How long the disk engine remembers an org that holds no events: a client that comes back within a week
+/// goes on in the epoch that it knows.
+const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
@@ -214,8 +218,36 @@ fn engine(
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    let around = Hooks { feed: hub, clock, observer: metrics };
-    let local = LocalOptions {
+    let hooks = Hooks { feed: hub, clock, observer: metrics };
+    Ok(match config.log.engine {
+        LogEngine::Memory => Arc::new(LocalEngine::memory(memory_options(config), hooks)?),
+        LogEngine::Disk => {
+            let options = DiskOptions {
+                local: local_options(config),
+                dir: config.log.dir.clone(),
+                sync_always: config.log.sync == LogSync::Always,
+                retention: config.log.retention,
+                max_bytes: config.log.max_bytes.bytes() as u64,
+                bucket: None,
+                forget_after: FORGET_AFTER,
+            };
+            Arc::new(LocalEngine::disk(options, hooks)?)
+        }
+    })
+}
+
+/// The settings of the memory engine.
+pub fn memory_options(config: &Config) -> MemoryOptions {
+    MemoryOptions {
+        local: local_options(config),
+        window: config.tail.window,
+        // Tails hold the same events: one budget for both.
+        max_bytes: config.log.max_bytes.bytes().min(config.tail.max_bytes.bytes()) as u64,
+    }
+}
+
+fn local_options(config: &Config) -> LocalOptions {
+    LocalOptions {
         dedup_window: config.dedup.window,
         dedup_max_entries: config.dedup.max_entries,
         dedup_max_entries_per_org: config.dedup.max_entries_per_org,
@@ -223,30 +255,7 @@ fn engine(
         queue_requests_max: config.limits.publishes_in_flight,
         // What each event holds beside its bytes comes on top, so that one request always fits.
         queue_bytes_max: config.limits.publish_queue_bytes.bytes() + config.limits.events_per_batch * 512,
-        ..LocalOptions::default()
-    };
-    let max_bytes = config.log.max_bytes.bytes() as u64;
-    Ok(match config.log.engine {
-        LogEngine::Memory => Arc::new(LocalEngine::memory(
-            // Tails hold the same events: one budget for both.
-            MemoryOptions {
-                local,
-                window: config.tail.window,
-                max_bytes: max_bytes.min(config.tail.max_bytes.bytes() as u64),
-            },
-            around,
-        )?),
-        LogEngine::Disk => {
-            let options = DiskOptions {
-                local,
-                sync_always: config.log.sync == LogSync::Always,
-                retention: config.log.retention,
-                max_bytes,
-                ..DiskOptions::new(&config.log.dir)
-            };
-            Arc::new(LocalEngine::disk(options, around)?)
-        }
-    })
+    }
 }
 
 /// Accepts connections and hands them to the workers in turn.

@@ -249,8 +249,4 @@ impl Feed for Hub {
             }
         }
     }
-
-    fn has_readers(&self, id: &OrgId) -> bool {
-        self.lock().get(id).is_some_and(|org| org.has_readers())
-    }
 }

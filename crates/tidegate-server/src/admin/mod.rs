@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
@@ -135,10 +136,10 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
 
 /// Whether traffic should come here, and if not, why.
 fn ready(node: &Node) -> Response<Full<Bytes>> {
-    let halted = node.engine.halted();
-    let reason = match &halted {
-        Some(reason) => Some(format!("the log takes no writes: {reason}")),
-        None => node.is_draining().then(|| "the node is draining".to_owned()),
+    let reason = match &*node.engine.health().borrow() {
+        Health::Halted(reason) => Some(format!("the log takes no writes: {reason}")),
+        Health::Degraded(reason) => Some(format!("the log is degraded: {reason}")),
+        Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
     };
     let body = serde_json::json!({
         "ready": reason.is_none(),

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tidegate_engine::Health;
+
 use super::{Reader, guard, timers::Tick};
 use crate::node::Node;
 
@@ -23,7 +25,8 @@ pub struct Readers {
     list: RefCell<Vec<Rc<Reader>>>,
     /// How many of them, from the first, the present tick has not come to.
     unlooked: Cell<usize>,
-    is_halt_reported: Cell<bool>,
+    /// The health of the log as the readers here know it.
+    reported_health: RefCell<Health>,
 }
 
 impl Readers {
@@ -51,11 +54,18 @@ impl Readers {
     /// Begins to look at the timers of every reader.
     pub fn begin_tick(&self, node: &Node) {
         self.unlooked.set(self.list.borrow().len());
-        if !self.is_halt_reported.get() && node.engine.halted().is_some() {
-            self.is_halt_reported.set(true);
+        self.report_health(node);
+    }
+
+    /// Reports a change of the log's health to every reader. Returns the health that they know now.
+    pub fn report_health(&self, node: &Node) -> Health {
+        let health = node.engine.health().borrow().clone();
+        if *self.reported_health.borrow() != health {
+            self.reported_health.replace(health.clone());
             let readers = self.list.borrow().clone();
-            readers.iter().for_each(|reader| reader.report_halt());
+            readers.iter().for_each(|reader| reader.report_health(&health));
         }
+        health
     }
 
     /// Whether the tick has not come to every reader yet.

@@ -8,7 +8,7 @@ use tidegate_core::{
     session::Coding,
     slow::Policy,
 };
-use tidegate_engine::{PageLimit, ReadError};
+use tidegate_engine::{Engine, PageLimit, ReadError};
 use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName};
 
 use super::{Worker, org::OrgState};
@@ -53,6 +53,35 @@ pub struct Entered {
     pub opening: Opening,
     /// Its slot among the readers that wait for their replay, if it has missed something.
     pub replay: Option<ReplayPlace>,
+    /// Keeps the log from being forgotten.
+    pub watch: Watch,
+}
+
+/// One call of [`Engine::watch`], undone when this is dropped.
+pub struct Watch {
+    /// `None` once somebody else is to undo it.
+    engine: Option<Arc<dyn Engine>>,
+    org: OrgId,
+}
+
+impl Watch {
+    fn begin(engine: &Arc<dyn Engine>, org: &OrgId) -> Self {
+        engine.watch(org);
+        Self { engine: Some(engine.clone()), org: org.clone() }
+    }
+
+    /// Leaves it to the caller to call [`Engine::unwatch`].
+    pub fn hand_over(mut self) {
+        self.engine = None;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(engine) = &self.engine {
+            engine.unwatch(&self.org);
+        }
+    }
 }
 
 impl StreamRequest {
@@ -70,6 +99,9 @@ impl StreamRequest {
             return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        // Before the log is opened: from here on it is fed and not forgotten, so that what is found here is
+        // what the reader goes on from.
+        let watch = Watch::begin(&node.engine, grant.org());
         let log = node.open_log(grant.org()).await?;
         let from = self.start(worker, grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
@@ -89,7 +121,7 @@ impl StreamRequest {
         // The head of now: the search for a start may have taken a while.
         let head = node.engine.head(grant.org()).map_or(log.head, |log| log.head);
         let org = worker.org(node.hub.org(grant.org(), head));
-        Ok(Entered { org, filter, connection, log, opening, replay })
+        Ok(Entered { org, filter, connection, log, opening, replay, watch })
     }
 
     /// Where to start, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
@@ -120,20 +152,28 @@ async fn find_tail(
     let config = worker.node.config();
     let limits = &config.limits;
     let count = count.min(limits.tail_events);
-    // From the head backwards, in stretches of seqs. Seqs need not be dense, so a stretch holds at most
-    // as many events.
+    // From the head backwards, in stretches of seqs. Seqs need not be dense: a stretch holds at most as many
+    // events, and one that holds few is followed by one of twice as many seqs.
     const STRETCH: Seq = 1000;
+    let mut stretch = STRETCH;
     let mut found: Vec<Seq> = Vec::new();
     let mut searched = 0;
     let mut end = log.head;
     while end > log.floor && found.len() < count && searched < limits.tail_search_events {
-        let begin = end.saturating_sub(STRETCH).max(log.floor);
+        let begin = end.saturating_sub(stretch).max(log.floor);
         let mut at = begin;
         let mut here: Vec<Seq> = Vec::new();
+        let before = searched;
+        let mut is_too_long = false;
         while at < end {
             let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
             let page = worker.read(grant.org(), &log.epoch, at, limit).await?;
             searched += page.events.len();
+            if page.to < end && stretch > STRETCH {
+                // It is denser here. The page is of its far end, which may not be needed.
+                is_too_long = true;
+                break;
+            }
             here.extend(
                 page.events
                     .iter()
@@ -144,6 +184,13 @@ async fn find_tail(
                 break;
             }
             at = page.to;
+        }
+        if is_too_long {
+            stretch = (stretch / 2).max(STRETCH);
+            continue;
+        }
+        if searched - before < STRETCH as usize / 2 {
+            stretch = stretch.saturating_mul(2);
         }
         here.append(&mut found);
         found = here;

@@ -432,7 +432,7 @@ macro_rules! scenarios {
 }
 
 #[test]
-fn every_bound_is_hit_by_its_scenario() {
+fn p6_every_bound_is_hit_by_its_scenario() {
     let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
         connections,
         streams_per_connection,

@@ -46,3 +46,4 @@ mod stream_sse;
 mod stream_ws;
 mod systemd;
 mod unknown;
+mod watched;

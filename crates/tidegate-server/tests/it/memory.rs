@@ -1,16 +1,19 @@
 //! Memory comes back: ten thousand orgs are filled, the window passes by a clock moved by hand, and
 //! the accounting ends at nothing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tidegate_core::{
     BatchLimits, Framing, ViewKey,
     publish::{BodyForm, PublishLimits, read_body},
 };
-use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, MemoryOptions};
+use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, LocalOptions, MemoryOptions};
 use tidegate_protocol::{Filter, OrgId, UnixMillis};
 use tidegate_server::hub::{Hub, HubLimits};
 
@@ -28,7 +31,15 @@ impl Clock for Manual {
 #[test]
 fn ten_thousand_orgs_are_filled_and_forgotten() {
     let clock = Arc::new(Manual(AtomicU64::new(1_795_512_600_000)));
-    let options = MemoryOptions::default();
+    let local = LocalOptions {
+        dedup_window: Duration::from_secs(5 * 60),
+        dedup_max_entries: 10 * ORGS,
+        dedup_max_entries_per_org: ORGS,
+        orgs_max: ORGS,
+        queue_requests_max: 1,
+        queue_bytes_max: 1 << 20,
+    };
+    let options = MemoryOptions { local, window: Duration::from_secs(10 * 60), max_bytes: 256 << 20 };
     let limits = HubLimits {
         window: options.window,
         bytes: 1 << 30,
@@ -37,8 +48,8 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         contexts: 1,
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
-    let around = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
-    let (window, engine) = (options.window, LocalEngine::memory(options, around).expect("an engine"));
+    let hooks = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
+    let (window, engine) = (options.window, LocalEngine::memory(options, hooks).expect("an engine"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let body = br#"[{"service":"s","event":"e","id":"a","data":1},{"service":"t","event":"e","data":"two"}]"#;
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
@@ -75,6 +86,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     // One of them has a reader: its log may not be forgotten, or it would come back as another (R10).
     let held = hub.org(&org_of(7), 2);
     held.arrive(0);
+    engine.watch(&org_of(7));
     let epoch = engine.head(&org_of(7)).expect("a log").epoch;
     pass(window / 2 + 1);
     assert_eq!((hub.budget().used(), engine.bytes()), (0, 0), "all bytes are given back");
@@ -84,6 +96,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     assert_eq!(engine.head(&org_of(7)).expect("a log").epoch, epoch);
 
     held.leave(0);
+    engine.unwatch(&org_of(7));
     drop(held);
     pass(window);
     pass(window);

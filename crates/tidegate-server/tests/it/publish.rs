@@ -46,7 +46,7 @@ fn an_event_is_answered_with_its_place_in_one_shape() {
 }
 
 #[test]
-fn r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
+fn p4_r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
     let gateway = Gateway::start();
     let first = r#"{"service":"finance","event":"paid","id":"a","data":{"n": 1}}"#;
     gateway.publish(first);

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 use tidegate_protocol::{
     Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
-    Subject, UserId, frame::PROTOCOL_VERSION,
+    StatusCode, Subject, UserId, frame::PROTOCOL_VERSION,
 };
 
 use super::operation::Refused;
@@ -290,6 +290,10 @@ fn answers() -> Value {
     })
 }
 
+fn status_code() -> Value {
+    json!({ "type": "string", "enum": StatusCode::ALL.map(StatusCode::name) })
+}
+
 fn gap_reason() -> Value {
     json!({ "type": "string", "enum": GapReason::ALL.map(GapReason::name) })
 }
@@ -468,7 +472,7 @@ fn frames() -> Value {
         "StatusFrame": frame(
             "status",
             "The stream goes on, but something is worth knowing.",
-            &[("code", code(|_| true)), ("message", text())],
+            &[("code", status_code()), ("message", text())],
             &[],
         ),
         "GoawayFrame": frame(

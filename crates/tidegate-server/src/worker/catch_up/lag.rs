@@ -8,7 +8,7 @@ use tidegate_core::{
     slow::{Policy, SlowLimits, Step},
 };
 use tidegate_engine::{Page, PageLimit, ReadError};
-use tidegate_protocol::{Code, Refusal};
+use tidegate_protocol::{Code, Refusal, StatusCode};
 
 use super::Reader;
 use crate::{config::Config, random::random};
@@ -99,7 +99,7 @@ impl Reader {
                     "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
                     slow.max_warnings
                 );
-                self.say(&frame::status(self.sink.framing(), Code::SlowConsumer.name(), &message));
+                self.say(&frame::status(self.sink.framing(), StatusCode::SlowConsumer.name(), &message));
             }
             Some(Step::Close) => {
                 let message =

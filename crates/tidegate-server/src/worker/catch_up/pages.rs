@@ -40,6 +40,12 @@ impl PageKey {
     pub fn next(org: OrgId, epoch: Epoch, from: Seq, most: Seq) -> Self {
         Self { org, epoch, from, to: (from / GRID + 1).saturating_mul(GRID).min(most) }
     }
+
+    /// The same page, or one that ends `factor` times as far away: for logs whose seqs are not dense.
+    pub fn widened(self, factor: Seq, most: Seq) -> Self {
+        let grid = GRID.saturating_mul(factor);
+        Self { to: (self.from / grid + 1).saturating_mul(grid).min(most), ..self }
+    }
 }
 
 /// The pages of one worker; `W` waits for one.

@@ -66,8 +66,13 @@ impl Worker {
         limit: PageLimit,
     ) -> Result<Page, ReadError> {
         let mut stretch = Stretch::after(after);
+        let mut factor = 1;
         while stretch.to < limit.to {
-            let page = self.page(PageKey::next(org.clone(), epoch.clone(), stretch.to, limit.to)).await?;
+            let key = PageKey::next(org.clone(), epoch.clone(), stretch.to, limit.to);
+            let page = self.page(key.widened(factor, limit.to)).await?;
+            // A few events of many seqs: the next page may be as sparse.
+            let is_sparse = (page.events.len() as Seq).saturating_mul(4) < page.seq - page.prev;
+            factor = if is_sparse { factor.saturating_mul(2) } else { 1 };
             if !stretch.take(&page, limit) {
                 break;
             }

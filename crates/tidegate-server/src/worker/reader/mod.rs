@@ -23,7 +23,8 @@ use tidegate_core::{
     session::{Coding, Greeting, Subscriber},
     slow::{Escalation, Policy},
 };
-use tidegate_protocol::{Code, Refusal, Seq, time::millis};
+use tidegate_engine::Health;
+use tidegate_protocol::{Code, Refusal, Seq, StatusCode, time::millis};
 
 use super::{
     Worker,
@@ -87,7 +88,7 @@ impl Reader {
         sink: Sink,
     ) -> Rc<Self> {
         let node = worker.node.clone();
-        let Entered { org, filter, connection, log, opening, replay } = entered;
+        let Entered { org, filter, connection, log, opening, replay, watch } = entered;
         org.shared.arrive(worker.id);
         let framing = sink.framing();
         let subscriber = Subscriber {
@@ -119,6 +120,7 @@ impl Reader {
             slot,
             worker,
         });
+        watch.hand_over();
         tracing::debug!(
             connection = name,
             org = %reader.org.id(),
@@ -126,9 +128,11 @@ impl Reader {
             transport = reader.transport(),
             "open a stream"
         );
+        // The others first: each reader gets each state once.
+        let health = reader.worker.readers.report_health(&node);
         reader.worker.readers.add(&reader);
-        if node.engine.halted().is_some() {
-            reader.session.borrow_mut().put(halted(framing), &mut frames);
+        if health != Health::Ok {
+            reader.session.borrow_mut().put(health_status(framing, &health), &mut frames);
         }
         // The result is ignored: whatever the fresh socket does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
@@ -280,7 +284,8 @@ impl Reader {
                 let message = format!(
                     "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
                 );
-                self.push(vec![frame::status(self.sink.framing(), refusal.code.name(), &message)]);
+                let code = StatusCode::Overloaded.name();
+                self.push(vec![frame::status(self.sink.framing(), code, &message)]);
                 return Ok(());
             }
             answered => answered?,
@@ -386,9 +391,9 @@ impl Reader {
         }
     }
 
-    /// Reports to the client that no new events will come.
-    pub fn report_halt(&self) {
-        self.say(&halted(self.sink.framing()));
+    /// Reports to the client that the log's health has changed.
+    pub fn report_health(&self, health: &Health) {
+        self.say(&health_status(self.sink.framing(), health));
     }
 
     /// The last frame, with the reason for the end; counts and logs it.
@@ -427,6 +432,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.org.shared.leave(self.worker.id);
+        self.worker.node.engine.unwatch(self.org.id());
         self.worker.handle_reader_gone();
     }
 }
@@ -442,9 +448,19 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     }
 }
 
-fn halted(framing: Framing) -> Bytes {
-    let message = "the log takes no writes: no new events will come until the gateway is restarted";
-    frame::status(framing, Code::LogHalted.name(), message)
+/// The `status` of a log. Its reason is for the operator: `/readyz` shows it.
+fn health_status(framing: Framing, health: &Health) -> Bytes {
+    let (code, message) = match health {
+        Health::Ok => (StatusCode::Recovered, "the log works again"),
+        Health::Degraded(_) => {
+            (StatusCode::Degraded, "the log is degraded: new events may be late until it has recovered")
+        }
+        Health::Halted(_) => (
+            StatusCode::LogHalted,
+            "the log takes no writes: no new events will come until the gateway is restarted",
+        ),
+    };
+    frame::status(framing, code.name(), message)
 }
 
 /// Takes a reader off its worker's lists, and out of the gauge, however its task ends.

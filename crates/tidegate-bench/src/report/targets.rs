@@ -1,40 +1,39 @@
-//! What was wished of Tidegate, and what the runs say of it: a bar, a figure, and whether it is reached. For
-//! the page, and for what the tool says behind a run. Figures come from results alone; bars stand here.
+//! The performance targets of Tidegate, and whether the runs meet them. Shown on the page, and after a run.
+//! The figures come from results; the targets are defined here.
 
 use crate::{
     peers::Transport,
     result::{Row, Run, Table, grouped, short},
-    scenarios::{percent, stalled},
+    scenarios::{columns::percent, stalled},
 };
 
-/// One wish, and what came of it.
+/// One target, and the figure measured for it.
 #[derive(Debug)]
-struct Wish {
-    /// The figure and its bar.
+struct Check {
+    /// The name of the figure, with its target.
     name: &'static str,
-    /// What it was measured with, the figure in words, and whether it is within the bar; none where no run
-    /// tells of it.
-    found: Option<Found>,
+    /// None if no run has this figure.
+    found: Option<Measured>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct Measured {
     with: String,
     value: String,
-    is_reached: bool,
+    is_met: bool,
 }
 
-/// Those that the runs tell of; all of them where `with_open`.
-pub fn table(runs: &[Run], with_open: bool) -> Option<Table> {
-    let mut table = Table::new(&["figure (bar)", "measured with", "value", "reached"]);
+/// The targets that the runs have figures for; all targets if `with_unmeasured`.
+pub fn table(runs: &[Run], with_unmeasured: bool) -> Option<Table> {
+    let mut table = Table::new(&["figure (target)", "measured with", "value", "met"]);
     table.words = 4;
-    for Wish { name, found } in wishes(runs) {
+    for Check { name, found } in targets(runs) {
         table.rows.push(match found {
-            Some(Found { with, value, is_reached }) => {
-                let verdict = if is_reached { "yes" } else { "**no**" };
+            Some(Measured { with, value, is_met }) => {
+                let verdict = if is_met { "yes" } else { "**no**" };
                 vec![name.to_owned(), with, value, verdict.to_owned()]
             }
-            None if with_open => {
+            None if with_unmeasured => {
                 vec![name.to_owned(), "not measured".to_owned(), "–".to_owned(), "–".to_owned()]
             }
             None => continue,
@@ -48,10 +47,10 @@ const FIXED: &str = "tidegate+batch.mode=fixed";
 const EAGER: &str = "tidegate+batch.fanout_share=0.9";
 const IN_MEMORY: &str = "tidegate+log.engine=memory";
 
-/// All wishes, in the order of a reader's interest.
-fn wishes(runs: &[Run]) -> Vec<Wish> {
-    let mut wishes = Vec::new();
-    let mut wish = |name, found| wishes.push(Wish { name, found });
+/// All targets, the most important first.
+fn targets(runs: &[Run]) -> Vec<Check> {
+    let mut targets = Vec::new();
+    let mut target = |name, found| targets.push(Check { name, found });
     let fanout = |peer: &'static str, rate: f64| {
         move |row: &Row| {
             row.peer == peer
@@ -62,13 +61,13 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         }
     };
 
-    // The first wish's own two.
+    // Latency and bandwidth.
     let slowest = rows(runs, "fanout")
         .filter(|row| fanout(DEFAULT, row.rate.unwrap_or(0.0))(row))
         .filter_map(|row| Some((row, row.latency?.mean_ms)))
         .max_by(|(_, one), (_, other)| one.total_cmp(other));
     let found = slowest.map(|(row, ms)| found(row, format!("{} ms", short(ms)), ms <= 30.0));
-    wish("mean latency (<= 30 ms), at the slowest rate", found);
+    target("mean latency (<= 30 ms), at the slowest rate", found);
     let small = |row: &Row| row.peer == DEFAULT && row.compressed > 0 && !row.payload.contains("webhooks");
     let webhooks = |row: &Row| row.peer == DEFAULT && row.compressed > 0 && row.payload.contains("webhooks");
     let share = |is: &dyn Fn(&Row) -> bool, bar: f64| {
@@ -76,8 +75,8 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let share = row.bandwidth_share()?;
         Some(self::found(row, percent(Some(share)), share <= bar))
     };
-    wish("bandwidth (<= 30 % of raw), small events one at a time", share(&small, 0.30));
-    wish("bandwidth (<= 8 % of raw), webhooks", share(&webhooks, 0.08));
+    target("bandwidth (<= 30 % of raw), small events one at a time", share(&small, 0.30));
+    target("bandwidth (<= 8 % of raw), webhooks", share(&webhooks, 0.08));
     for (name, is) in [
         ("CPU of compressing small events (<= 1.3x plain)", &small as &dyn Fn(&Row) -> bool),
         ("CPU of compressing webhooks (<= 1.3x plain)", &webhooks),
@@ -85,23 +84,23 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let pair = pair(runs, "bandwidth", is, |row, ours| {
             row.peer == ours.peer && row.compressed == 0 && row.payload == ours.payload
         });
-        wish(name, pair.and_then(|(ours, plain)| cpu_ratio(ours, plain, "plain", 1.3)));
+        target(name, pair.and_then(|(ours, plain)| cpu_ratio(ours, plain, "plain", 1.3)));
     }
 
     // Fan-out.
     let thousand = |peer: &'static str| fanout(peer, 1000.0);
     let batched = pair(runs, "fanout", thousand(FIXED), |row, _| thousand("floor-batched")(row));
-    wish(
+    target(
         "fan-out at 1,000/s, fixed 50 ms (<= 1.5x the CPU of the batched floor)",
         batched.and_then(|(ours, floor)| cpu_ratio(ours, floor, "the floor", 1.5)),
     );
     let bun = |peer| pair(runs, "fanout", thousand(peer), |row, _| thousand("bun")(row));
-    wish(
+    target(
         "fan-out at 1,000/s, paced (<= 0.5x the CPU of uWebSockets)",
         bun(DEFAULT).and_then(|(ours, bun)| cpu_ratio(ours, bun, "uWebSockets", 0.5)),
     );
     let row = rows(runs, "fanout").find(|row| thousand(DEFAULT)(row));
-    wish("the same, median (<= 8 ms)", row.and_then(|row| median(row, 8.0)));
+    target("the same, median (<= 8 ms)", row.and_then(|row| median(row, 8.0)));
     let eager = bun(EAGER).and_then(|(ours, bun)| {
         let (one, other) = (ours.latency?, bun.latency?);
         let (us, bun_us) = (ours.cpu_us_per_delivery?, bun.cpu_us_per_delivery?);
@@ -112,7 +111,7 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         );
         Some(self::found(ours, value, one.p50_ms <= other.p50_ms && us < bun_us))
     });
-    wish("the same, share 0.9 (uWebSockets' median or less, for less CPU)", eager);
+    target("the same, share 0.9 (median and CPU no higher than uWebSockets)", eager);
     let most = rows(runs, "fanout").find(|row| row.peer == DEFAULT && is_search(row));
     let most = most.and_then(|row| {
         let mut value = format!("{}/s, p99 {} ms", short(row.published_per_s), short(row.latency?.p99_ms));
@@ -121,7 +120,7 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         }
         Some(self::found(row, value, row.published_per_s >= 12_000.0))
     });
-    wish("most carried, synced to disk, p99 <= 50 ms (>= 12,000 events/s)", most);
+    target("highest rate, synced to disk, p99 <= 50 ms (>= 12,000 events/s)", most);
     let most = pair(
         runs,
         "fanout",
@@ -133,10 +132,10 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let value = format!("{ratio:.2}x, {}/s against {}/s", rate(ours), rate(bun));
         self::found(ours, value, ratio >= 3.0)
     });
-    wish("the same against uWebSockets, which stores nothing (>= 3x)", most);
+    target("the same against uWebSockets, which stores nothing (>= 3x)", most);
     let bare = pair(runs, "fanout", fanout(DEFAULT, 50.0), |row, _| fanout("floor", 50.0)(row));
-    wish(
-        "fan-out at 50/s, where nothing waits (<= 1.15x the CPU of the bare loop)",
+    target(
+        "fan-out at 50/s, without batching (<= 1.15x the CPU of the bare loop)",
         bare.and_then(|(ours, floor)| cpu_ratio(ours, floor, "the floor", 1.15)),
     );
     let alone = rows(runs, "fanout").find(|row| row.peer == IN_MEMORY && row.connections == 1);
@@ -145,15 +144,15 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let value = format!("{} ms, p99 {} ms", short(latency.p50_ms), short(latency.p99_ms));
         Some(self::found(row, value, latency.p50_ms < 0.3 && latency.p99_ms < 2.0))
     });
-    wish("latency added to the log's own, one reader (p50 < 0.3 ms, p99 < 2 ms)", alone);
+    target("latency without the log, one reader (p50 < 0.3 ms, p99 < 2 ms)", alone);
 
-    // What stands, falls, and stalls.
+    // Idle connections, storms, and stalled readers.
     let held = rows(runs, "idle").filter(|row| row.peer == DEFAULT).max_by_key(|row| row.connections);
     let held = held.and_then(|row| {
         let kib = row.idle?.kib_per_connection?;
         Some(self::found(row, format!("{kib:.2} KiB"), kib <= 2.0))
     });
-    wish("resident memory of an idle connection (<= 2 KiB)", held);
+    target("resident memory of an idle connection (<= 2 KiB)", held);
     let back = rows(runs, "storm").find(|row| row.peer == DEFAULT && row.storm.is_some());
     let back = back.and_then(|row| {
         let storm = row.storm?;
@@ -165,24 +164,27 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         value.push_str(&format!("; {} missing, {} twice", row.missing, row.counts.duplicates));
         Some(self::found(row, value, all_live && row.faults().is_empty()))
     });
-    wish("all cut and back (every one live again, none missing, none twice)", back);
+    target("storm (every reader live again, no event missing or twice)", back);
     let quiet = pair(
         runs,
         "storm",
         |row| row.peer == DEFAULT && row.label.contains("during the storm"),
         |row, _| row.peer == DEFAULT && row.label.contains("no storm"),
     );
-    wish("another org's p99 meanwhile (<= 2x)", quiet.and_then(|(ours, other)| p99_ratio(ours, other, 2.0)));
+    target(
+        "another org during the storm, p99 (<= 2x)",
+        quiet.and_then(|(ours, other)| p99_ratio(ours, other, 2.0)),
+    );
     let is_stalled = |row: &Row| row.peer == DEFAULT && row.label != "control";
     let flat = rows(runs, "stalled").find(|row| is_stalled(row)).and_then(|row| {
         let (grown, resident) = (stalled::growth_kib(row)?, row.resident_kib? as f64);
         let value = format!("{} MiB of {} MiB", short(grown / 1024.0), short(resident / 1024.0));
         Some(self::found(row, value, grown <= resident * 0.02))
     });
-    wish("resident memory beside stalled readers, second half (grows <= 2 %)", flat);
+    target("growth of resident memory with stalled readers, second half (<= 2 %)", flat);
     let control = pair(runs, "stalled", is_stalled, |row, ours| row.peer == ours.peer && !is_stalled(row));
-    wish(
-        "the others' p99 beside stalled readers (<= 1.2x)",
+    target(
+        "p99 of the other readers with stalled ones (<= 1.2x)",
         control.and_then(|(ours, other)| p99_ratio(ours, other, 1.2)),
     );
 
@@ -193,7 +195,7 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         |row| row.peer == DEFAULT && row.label != "1 filter",
         |row, ours| row.peer == ours.peer && row.label == "1 filter",
     );
-    wish(
+    target(
         "200 filters in one org (<= 2x the CPU of one)",
         filters.and_then(|(ours, one)| cpu_ratio(ours, one, "one filter", 2.0)),
     );
@@ -203,12 +205,12 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let value = format!("{ratio:.2}x; {} missing", row.missing);
         Some(self::found(row, value, ratio <= 1.5 && row.missing == 0 && !row.is_saturated()))
     });
-    wish("busy orgs on one worker, none starved (worst median <= 1.5x the best)", alike);
+    target("busy orgs on one worker, none starved (highest median <= 1.5x the lowest)", alike);
     let drift = big.and_then(|row| {
         let drift = row.orgs?.drift?;
         Some(self::found(row, format!("± {}", percent(Some(drift))), drift <= 0.25))
     });
-    wish("the same, no swinging (events in a frame, over time, ± <= 25 %)", drift);
+    target("the same, no oscillation (events per frame over time, ± <= 25 %)", drift);
     let beside = pair(
         runs,
         "orgs",
@@ -220,7 +222,7 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
         let value = format!("{} ms against {} ms", short(ms), short(alone_ms));
         Some(self::found(ours, value, ms - alone_ms <= 2.2))
     });
-    wish("small orgs beside them, median (<= 2.2 ms more than alone)", beside);
+    target("small orgs on the same worker, median (<= 2.2 ms more than alone)", beside);
     for (name, is_batch, bar) in [
         ("durable publishing in batches of 100 (>= 100,000 events/s)", true, 100_000.0),
         ("durable publishing one by one, 64 publishers (>= 30,000 events/s)", false, 30_000.0),
@@ -234,12 +236,12 @@ fn wishes(runs: &[Run]) -> Vec<Wish> {
             }
             self::found(row, value, row.published_per_s >= bar)
         });
-        wish(name, found);
+        target(name, found);
     }
-    wishes
+    targets
 }
 
-/// The most that is carried under a bound, and no fixed rate.
+/// Whether the row is the result of a search for the highest rate.
 fn is_search(row: &Row) -> bool {
     row.label.starts_with("most") && row.rate.is_some()
 }
@@ -248,7 +250,7 @@ fn rows<'a>(runs: &'a [Run], scenario: &'static str) -> impl Iterator<Item = &'a
     runs.iter().filter(move |run| run.scenario == scenario).flat_map(|run| &run.rows)
 }
 
-/// The first of `ours` that has one of `theirs` beside it in the same run.
+/// The first row of `ours` that has a row of `theirs` in the same run.
 fn pair<'a>(
     runs: &'a [Run],
     scenario: &'static str,
@@ -261,26 +263,26 @@ fn pair<'a>(
     })
 }
 
-fn found(row: &Row, value: String, is_reached: bool) -> Found {
+fn found(row: &Row, value: String, is_met: bool) -> Measured {
     let readers = if row.connections == 1 { "reader" } else { "readers" };
     let with = format!("{} {readers}, {}, {}", grouped(row.connections), row.label, row.peer);
-    Found { with, value, is_reached }
+    Measured { with, value, is_met }
 }
 
-fn cpu_ratio(ours: &Row, theirs: &Row, of: &str, bar: f64) -> Option<Found> {
+fn cpu_ratio(ours: &Row, theirs: &Row, of: &str, bar: f64) -> Option<Measured> {
     let (us, their_us) = (ours.cpu_us_per_delivery?, theirs.cpu_us_per_delivery?);
     let ratio = us / their_us;
     let value = format!("{ratio:.2}x, {us:.2} us against {their_us:.2} us of {of}");
     ratio.is_finite().then(|| found(ours, value, ratio <= bar))
 }
 
-fn p99_ratio(ours: &Row, theirs: &Row, bar: f64) -> Option<Found> {
+fn p99_ratio(ours: &Row, theirs: &Row, bar: f64) -> Option<Measured> {
     let (ms, their_ms) = (ours.latency?.p99_ms, theirs.latency?.p99_ms);
     let ratio = ms / their_ms.max(0.001);
     Some(found(ours, format!("{ratio:.2}x, {} ms against {} ms", short(ms), short(their_ms)), ratio <= bar))
 }
 
-fn median(row: &Row, bar_ms: f64) -> Option<Found> {
+fn median(row: &Row, bar_ms: f64) -> Option<Measured> {
     let latency = row.latency?;
     let value = format!("{} ms, p99 {} ms", short(latency.p50_ms), short(latency.p99_ms));
     Some(found(row, value, latency.p50_ms <= bar_ms))
@@ -293,7 +295,7 @@ fn rate(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{books::Counts, latency::Summary, machine::Machine, result};
+    use crate::{latency::Summary, ledger::Counts, machine::Machine, result};
 
     fn run(scenario: &str, rows: Vec<Row>) -> Run {
         Run {
@@ -323,8 +325,8 @@ mod tests {
         }
     }
 
-    /// The value and the verdict of the first figure whose name begins so.
-    fn told(runs: &[Run], name: &str) -> Option<(String, String)> {
+    /// The value and the verdict of the first figure whose name begins with `name`.
+    fn figure(runs: &[Run], name: &str) -> Option<(String, String)> {
         let table = table(runs, false)?;
         let row = table.rows.into_iter().find(|row| row[0].starts_with(name))?;
         Some((row[2].clone(), row[3].clone()))
@@ -336,12 +338,12 @@ mod tests {
         let floor = || row("floor-batched", "1,000/s x 4", Some(1000.0), 0.10);
         let name = "fan-out at 1,000/s, fixed";
         let apart = [run("fanout", vec![ours()]), run("fanout", vec![floor()])];
-        assert_eq!(told(&apart, name), None);
+        assert_eq!(figure(&apart, name), None);
         let together = [run("fanout", vec![floor(), ours()])];
         let expected = ("1.80x, 0.18 us against 0.10 us of the floor".to_owned(), "**no**".to_owned());
-        assert_eq!(told(&together, name), Some(expected));
+        assert_eq!(figure(&together, name), Some(expected));
         let slower = row("floor-batched", "50/s x 1", Some(50.0), 0.10);
-        assert_eq!(told(&[run("fanout", vec![slower, ours()])], name), None, "at the same rate");
+        assert_eq!(figure(&[run("fanout", vec![slower, ours()])], name), None, "at the same rate");
     }
 
     #[test]
@@ -351,11 +353,11 @@ mod tests {
         for (name, value, verdict) in [
             ("mean latency", "31.0 ms", "**no**"),
             ("the same, median", "7.0 ms, p99 20.0 ms", "yes"),
-            ("most carried", "12,500/s, p99 20.0 ms", "yes"),
+            ("highest rate", "12,500/s, p99 20.0 ms", "yes"),
         ] {
-            assert_eq!(told(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
+            assert_eq!(figure(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
         }
-        assert_eq!(told(&runs, "bandwidth"), None, "what was not measured is not told of");
+        assert_eq!(figure(&runs, "bandwidth"), None, "what was not measured is not shown");
     }
 
     #[test]
@@ -364,7 +366,7 @@ mod tests {
             let mut row = row(DEFAULT, "1,000 behind", None, 1.0);
             row.storm = Some(result::Storm { behind: 1000, back_ms: 2500.0, ..result::Storm::default() });
             (row.missing, row.notes) = (missing, vec![note.to_owned()]);
-            told(&[run("storm", vec![row])], "all cut and back").map(|(_, verdict)| verdict)
+            figure(&[run("storm", vec![row])], "storm").map(|(_, verdict)| verdict)
         };
         assert_eq!(back(0, "").as_deref(), Some("yes"));
         assert_eq!(back(1, "").as_deref(), Some("**no**"));
@@ -374,7 +376,7 @@ mod tests {
             row.orgs =
                 Some(result::Orgs { count: 10, p50_best_ms: 2.0, p50_worst_ms: 2.5, drift: Some(0.1) });
             row.missing = missing;
-            told(&[run("orgs", vec![row])], "busy orgs").map(|(_, verdict)| verdict)
+            figure(&[run("orgs", vec![row])], "busy orgs").map(|(_, verdict)| verdict)
         };
         assert_eq!((big(0).as_deref(), big(1).as_deref()), (Some("yes"), Some("**no**")));
     }
@@ -402,7 +404,7 @@ mod tests {
             ("CPU of compressing small", "1.25x, 5.00 us against 4.00 us of plain", "yes"),
             ("CPU of compressing webhooks", "2.00x, 20.00 us against 10.00 us of plain", "**no**"),
         ] {
-            assert_eq!(told(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
+            assert_eq!(figure(&runs, name), Some((value.to_owned(), verdict.to_owned())), "{name}");
         }
     }
 }

@@ -1,38 +1,39 @@
-//! One reader's books: which event of each publisher it is to get next, and where it stands in the log.
-//! What does not fit is missing, doubled, out of order, or a hole.
+//! A reader's ledger: the next event that it expects from each publisher, and its position in the log.
+//! An event that does not match is counted as missing, duplicate, out of order, or as a hole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use tidegate_protocol::client::Step;
 
 use crate::{
-    digest::{Digest, Word},
+    digest::{Digest, MessageKind},
     event::Mark,
 };
 
-/// What readers counted. Sums over readers.
+/// Counts of what readers received, summed over readers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Events that came for the first time.
+    /// Events received for the first time.
     pub delivered: u64,
-    /// Events that came again.
+    /// Events received again.
     pub duplicates: u64,
-    /// Events that came after a later one of the same publisher.
+    /// Events received after a later event of the same publisher.
     pub reordered: u64,
-    /// Stretches that the server declared lost.
+    /// Gaps: ranges of the log that the server declared lost.
     pub gaps: u64,
-    /// Frames that begin behind where the reader stands (`prev` above its cursor): undeclared loss.
+    /// Holes: frames whose `prev` is above the reader's cursor, which means undeclared loss.
     pub holes: u64,
     /// Messages with events.
     pub frames: u64,
     /// The sum of the squares of how many events each of them held.
     pub frame_squares: u64,
-    /// Frames whose events had all come before by their place, which the protocol allows.
+    /// Frames whose events the reader had all received before, by their seq. The protocol allows them.
     pub repeated_frames: u64,
 }
 
 impl Counts {
-    /// Adds another reader's.
+    /// Adds the counts of another reader.
     pub fn add(&mut self, other: &Counts) {
         self.delivered += other.delivered;
         self.duplicates += other.duplicates;
@@ -44,38 +45,38 @@ impl Counts {
         self.repeated_frames += other.repeated_frames;
     }
 
-    /// How many events a message held on average.
+    /// The average number of events in a message.
     pub fn events_per_frame(&self) -> f64 {
         self.delivered as f64 / self.frames.max(1) as f64
     }
 
-    /// The standard deviation of it, from message to message.
+    /// The standard deviation of the number of events in a message.
     pub fn frame_deviation(&self) -> f64 {
         let mean_square = self.frame_squares as f64 / self.frames.max(1) as f64;
         (mean_square - self.events_per_frame().powi(2)).max(0.0).sqrt()
     }
 }
 
-/// The books of one reader, over all its connections.
+/// The ledger of one reader, over all its connections.
 #[derive(Debug, Default)]
-pub struct Books {
-    /// By publisher: the number that comes next.
+pub struct Ledger {
+    /// The next number that is expected, by publisher.
     next: Vec<u32>,
-    /// Stretches of numbers below `next` that have not come: from a publisher's first to behind the last. A
-    /// server that drops thousands in a row costs one entry.
+    /// Ranges of numbers below `next` that were not received: from (publisher, first number) to the number
+    /// after the last. A server that drops thousands in a row costs one entry.
     missing: BTreeMap<(u16, u32), u32>,
-    /// Where the reader stands, on servers with places.
+    /// The seq that the reader has reached, if the server numbers its events.
     cursor: Option<u64>,
 }
 
-impl Books {
-    /// Where the reader stands.
+impl Ledger {
+    /// The seq that the reader has reached.
     pub fn cursor(&self) -> Option<u64> {
         self.cursor
     }
 
-    /// The stream says where it starts: taken by a reader that stands nowhere yet, and a hole if a reader
-    /// would skip something by it.
+    /// The server says where the stream starts. A new reader takes that as its position. For a reader with a
+    /// position, a start after it is a hole.
     pub fn begin(&mut self, seq: u64, counts: &mut Counts) {
         match self.cursor {
             None => self.cursor = Some(seq),
@@ -87,39 +88,41 @@ impl Books {
         }
     }
 
-    /// Takes a message; calls `fresh` with each event that had not come before.
+    /// Takes a message, and calls `fresh` with each event that was not received before.
     pub fn take(&mut self, digest: &Digest, counts: &mut Counts, mut fresh: impl FnMut(&Mark)) {
         if !digest.marks.is_empty() {
             counts.frames += 1;
             counts.frame_squares += (digest.marks.len() as u64).pow(2);
         }
         let mut above = None;
-        if let (Some((prev, seq)), Some(cursor)) = (digest.place, self.cursor) {
-            if let Word::Gap { .. } = digest.word {
+        if let (Some((prev, seq)), Some(cursor)) = (digest.span, self.cursor) {
+            if let MessageKind::Gap { .. } = digest.kind {
                 counts.gaps += 1;
                 self.cursor = Some(seq);
                 return;
             }
-            if prev > cursor {
-                // What lies between is found missing by its numbers; the reader goes on.
-                counts.holes += 1;
-            } else if seq <= cursor {
-                if !digest.marks.is_empty() {
-                    counts.repeated_frames += 1;
+            match Step::of(cursor, prev, seq) {
+                // The events in between are found missing by their numbers; the reader goes on.
+                Step::Hole => counts.holes += 1,
+                Step::Seen => {
+                    if !digest.marks.is_empty() {
+                        counts.repeated_frames += 1;
+                    }
+                    return;
                 }
-                return;
+                Step::Advance => {}
             }
             self.cursor = Some(seq);
             above = digest.seqs.first().is_some_and(|first| *first <= cursor).then_some(cursor);
-        } else if let Word::Gap { .. } = digest.word {
+        } else if let MessageKind::Gap { .. } = digest.kind {
             counts.gaps += 1;
         }
         let fits = above.is_none()
-            && !digest.runs.is_empty()
-            && digest.runs.iter().all(|run| self.next(run.publisher) == run.first);
+            && !digest.sequences.is_empty()
+            && digest.sequences.iter().all(|sequence| self.next(sequence.publisher) == sequence.first);
         if fits {
-            for run in &digest.runs {
-                self.next[usize::from(run.publisher)] += run.count;
+            for sequence in &digest.sequences {
+                self.next[usize::from(sequence.publisher)] += sequence.count;
             }
             counts.delivered += digest.marks.len() as u64;
             digest.marks.iter().for_each(fresh);
@@ -160,7 +163,7 @@ impl Books {
         true
     }
 
-    /// Whether a number was missing; it is not any more.
+    /// Removes a number from the missing ones. False if it was not missing.
     fn find(&mut self, publisher: u16, number: u32) -> bool {
         let stretch = self.missing.range((publisher, 0)..=(publisher, number)).next_back();
         let Some((&(_, first), &end)) = stretch.filter(|(_, end)| number < **end) else { return false };
@@ -174,7 +177,7 @@ impl Books {
         true
     }
 
-    /// Which of the `sent` events (by publisher: how many) have not come, but for the `excused`.
+    /// How many of the `sent` events (a count by publisher) were not received, without the `excused` ones.
     pub fn missing(&self, sent: &[u32], excused: &BTreeSet<(u16, u32)>) -> u64 {
         let holes: u64 = self
             .missing
@@ -200,48 +203,48 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Run;
+    use crate::digest::Sequence;
 
-    /// A frame of (publisher, number, seq) over a place.
-    fn frame(place: Option<(u64, u64)>, events: &[(u16, u32, u64)]) -> Digest {
-        let mut runs: Vec<Run> = Vec::new();
+    /// A frame over `span` with events of (publisher, number, seq).
+    fn frame(span: Option<(u64, u64)>, events: &[(u16, u32, u64)]) -> Digest {
+        let mut sequences: Vec<Sequence> = Vec::new();
         let mut in_order = true;
         for (publisher, number, _) in events {
-            match runs.iter_mut().find(|run| run.publisher == *publisher) {
-                Some(run) if run.first + run.count == *number => run.count += 1,
+            match sequences.iter_mut().find(|sequence| sequence.publisher == *publisher) {
+                Some(sequence) if sequence.first + sequence.count == *number => sequence.count += 1,
                 Some(_) => in_order = false,
-                None => runs.push(Run { publisher: *publisher, first: *number, count: 1 }),
+                None => sequences.push(Sequence { publisher: *publisher, first: *number, count: 1 }),
             }
         }
         Digest {
-            place,
+            span,
             marks: events
                 .iter()
                 .map(|(publisher, number, _)| Mark { publisher: *publisher, number: *number, intended_us: 0 })
                 .collect(),
             seqs: events.iter().map(|(.., seq)| *seq).collect(),
-            runs: if in_order { runs } else { Vec::new() },
+            sequences: if in_order { sequences } else { Vec::new() },
             ..Digest::default()
         }
     }
 
-    /// Takes frames; the counts and how many of `sent` are missing in the end.
-    fn books(start: Option<u64>, frames: &[Digest], sent: &[u32]) -> (Counts, u64) {
-        let (mut books, mut counts, mut fresh) = (Books::default(), Counts::default(), 0);
+    /// Takes frames. Returns the counts, and how many of the `sent` events are missing in the end.
+    fn ledger(start: Option<u64>, frames: &[Digest], sent: &[u32]) -> (Counts, u64) {
+        let (mut ledger, mut counts, mut fresh) = (Ledger::default(), Counts::default(), 0);
         if let Some(start) = start {
-            books.begin(start, &mut counts);
+            ledger.begin(start, &mut counts);
         }
         for frame in frames {
-            books.take(frame, &mut counts, |_| fresh += 1);
+            ledger.take(frame, &mut counts, |_| fresh += 1);
         }
         assert_eq!(fresh, counts.delivered, "each delivery is fresh");
-        (counts, books.missing(sent, &BTreeSet::new()))
+        (counts, ledger.missing(sent, &BTreeSet::new()))
     }
 
     #[test]
     fn all_in_order_is_all() {
         let frames = [frame(None, &[(0, 0, 0), (1, 0, 0)]), frame(None, &[(0, 1, 0), (0, 2, 0), (1, 1, 0)])];
-        let (counts, missing) = books(None, &frames, &[3, 2]);
+        let (counts, missing) = ledger(None, &frames, &[3, 2]);
         assert_eq!(
             (counts, missing),
             (Counts { delivered: 5, frames: 2, frame_squares: 13, ..Counts::default() }, 0)
@@ -251,17 +254,18 @@ mod tests {
 
     #[test]
     fn a_lost_event_is_missing_wherever_it_was_lost() {
-        // First, in the middle of a frame, between frames, last, and a publisher never heard of.
+        // The first, one in the middle of a frame, one between frames, the last; then all of an unknown
+        // publisher.
         for frames in [
             vec![frame(None, &[(0, 1, 0), (0, 2, 0), (0, 3, 0)])],
             vec![frame(None, &[(0, 0, 0), (0, 2, 0), (0, 3, 0)])],
             vec![frame(None, &[(0, 0, 0), (0, 1, 0)]), frame(None, &[(0, 3, 0)])],
             vec![frame(None, &[(0, 0, 0), (0, 1, 0), (0, 2, 0)])],
         ] {
-            let (counts, missing) = books(None, &frames, &[4]);
+            let (counts, missing) = ledger(None, &frames, &[4]);
             assert_eq!((counts.delivered, counts.duplicates, missing), (3, 0, 1), "{frames:?}");
         }
-        assert_eq!(books(None, &[], &[0, 7]).1, 7);
+        assert_eq!(ledger(None, &[], &[0, 7]).1, 7);
     }
 
     #[test]
@@ -270,7 +274,7 @@ mod tests {
             vec![frame(None, &[(0, 0, 0), (0, 0, 0), (0, 1, 0)])],
             vec![frame(None, &[(0, 0, 0)]), frame(None, &[(0, 0, 0), (0, 1, 0)])],
         ] {
-            let (counts, missing) = books(None, &frames, &[2]);
+            let (counts, missing) = ledger(None, &frames, &[2]);
             assert_eq!((counts.delivered, counts.duplicates, missing), (2, 1, 0), "{frames:?}");
         }
     }
@@ -278,31 +282,31 @@ mod tests {
     #[test]
     fn a_late_event_is_reordered_and_neither_missing_nor_doubled() {
         let frames = [frame(None, &[(0, 1, 0)]), frame(None, &[(0, 0, 0)]), frame(None, &[(0, 2, 0)])];
-        let (counts, missing) = books(None, &frames, &[3]);
+        let (counts, missing) = ledger(None, &frames, &[3]);
         assert_eq!((counts.delivered, counts.reordered, counts.duplicates, missing), (3, 1, 0, 0));
     }
 
     #[test]
-    fn of_a_lost_stretch_each_may_come_late_once() {
+    fn each_event_of_a_lost_range_may_come_late_once() {
         let mut frames = vec![frame(None, &[(1, 0, 0)]), frame(None, &[(0, 9, 0)])];
         let late = [4, 0, 8, 4, 3];
         frames.extend(late.map(|number| frame(None, &[(0, number, 0)])));
-        let (counts, missing) = books(None, &frames, &[10, 1]);
+        let (counts, missing) = ledger(None, &frames, &[10, 1]);
         assert_eq!((counts.reordered, counts.duplicates, missing), (4, 1, 5));
     }
 
     #[test]
-    fn places_say_what_was_seen_and_what_was_skipped() {
+    fn seqs_show_what_was_seen_and_what_was_skipped() {
         let frames = [
             frame(Some((5, 7)), &[(0, 0, 6), (0, 1, 7)]),
-            // A batch that begins with what is here already: allowed.
+            // A batch that begins with an event that was received already: allowed.
             frame(Some((6, 8)), &[(0, 1, 7), (0, 2, 8)]),
-            // The same again whole: dropped.
+            // The whole batch again: dropped.
             frame(Some((6, 8)), &[(0, 1, 7), (0, 2, 8)]),
-            // One that skips seq 9 without a word.
+            // A frame that skips seq 9 without a gap frame.
             frame(Some((9, 10)), &[(0, 4, 10)]),
         ];
-        let (counts, missing) = books(Some(5), &frames, &[5]);
+        let (counts, missing) = ledger(Some(5), &frames, &[5]);
         let expected = Counts {
             delivered: 4,
             holes: 1,
@@ -315,35 +319,37 @@ mod tests {
     }
 
     #[test]
-    fn an_event_at_a_new_place_is_a_duplicate_all_the_same() {
+    fn an_event_with_a_new_seq_is_still_a_duplicate() {
         let frames = [frame(Some((0, 1)), &[(0, 0, 1)]), frame(Some((1, 2)), &[(0, 0, 2)])];
-        assert_eq!(books(Some(0), &frames, &[1]).0.duplicates, 1);
+        assert_eq!(ledger(Some(0), &frames, &[1]).0.duplicates, 1);
     }
 
     #[test]
     fn gaps_and_skipping_hellos_are_counted() {
-        let gap =
-            Digest { word: Word::Gap { seq: 9, reason: "retention".into() }, ..frame(Some((5, 9)), &[]) };
-        let (counts, missing) = books(Some(5), &[gap, frame(Some((9, 10)), &[(0, 4, 10)])], &[5]);
+        let gap = Digest {
+            kind: MessageKind::Gap { seq: 9, reason: "retention".into() },
+            ..frame(Some((5, 9)), &[])
+        };
+        let (counts, missing) = ledger(Some(5), &[gap, frame(Some((9, 10)), &[(0, 4, 10)])], &[5]);
         assert_eq!((counts.gaps, counts.holes, counts.delivered, missing), (1, 0, 1, 4));
 
-        let (mut books, mut counts) = (Books::default(), Counts::default());
-        books.begin(5, &mut counts);
-        books.begin(5, &mut counts);
+        let (mut ledger, mut counts) = (Ledger::default(), Counts::default());
+        ledger.begin(5, &mut counts);
+        ledger.begin(5, &mut counts);
         assert_eq!(counts.holes, 0);
-        books.begin(6, &mut counts);
+        ledger.begin(6, &mut counts);
         assert_eq!(counts.holes, 1, "a second hello that skips");
     }
 
     #[test]
     fn what_was_refused_is_excused() {
         let frames = [frame(None, &[(0, 0, 0), (0, 2, 0)])];
-        let (mut books, mut counts) = (Books::default(), Counts::default());
+        let (mut ledger, mut counts) = (Ledger::default(), Counts::default());
         for frame in &frames {
-            books.take(frame, &mut counts, |_| {});
+            ledger.take(frame, &mut counts, |_| {});
         }
         let excused = BTreeSet::from([(0, 1), (0, 3)]);
-        assert_eq!(books.missing(&[4], &excused), 0);
-        assert_eq!(books.missing(&[5], &excused), 1);
+        assert_eq!(ledger.missing(&[4], &excused), 0);
+        assert_eq!(ledger.missing(&[5], &excused), 1);
     }
 }
