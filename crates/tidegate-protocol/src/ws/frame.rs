@@ -36,7 +36,7 @@ pub const fn header_bytes(payload_bytes: usize) -> usize {
 /// assert_eq!(&frame.finish()[..], b"\x81\x04[1] ");
 /// # Ok::<(), std::fmt::Error>(())
 /// ```
-///#[derive(Debug)]
+#[derive(Debug)]
 pub struct FrameBuilder {
     /// [`HEADER_BYTES_MAX`] bytes of room, then the payload.
     buffer: BytesMut,

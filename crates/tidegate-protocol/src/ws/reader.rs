@@ -165,7 +165,7 @@ impl Reader {
     /// used up. The input is unmasked in place. To be called until it gives `None` or an error:
     ///
     /// ```
-    /// # use tidegate_core::ws::{Event, Limits, Reader};
+    /// # use tidegate_protocol::ws::{Event, Limits, Reader};
     /// # let mut scratch = *b"\x81\x82\0\0\0\0hi";
     /// # let mut reader = Reader::new(Limits::default());
     /// let mut input = &mut scratch[..];
