@@ -4,7 +4,7 @@
 //! falls too far behind and does not gain is warned, every few seconds at most; each warning lets its
 //! policy act; after the last one it is closed. Being level again forgets them all.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use crate::Event;
 
@@ -104,7 +104,8 @@ impl Escalation {
 /// were. Events without a key all stay.
 pub fn keep_latest(visible: &mut Vec<&Event>) -> usize {
     let before = visible.len();
-    let mut later = HashSet::new();
+    #[expect(clippy::disallowed_types, reason = "looked up only, never iterated")]
+    let mut later = std::collections::HashSet::new();
     let mut keep: Vec<bool> = visible
         .iter()
         .rev()

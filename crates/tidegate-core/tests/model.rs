@@ -10,7 +10,7 @@
 //! `TIDEGATE_MODEL_SEEDS=20000` runs more seeds; a failure names its seed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -107,7 +107,7 @@ struct World {
     now: u64,
     /// Of all sessions: in half of the worlds their frames come in envelopes.
     coding: Coding,
-    coverage: HashMap<&'static str, u64>,
+    coverage: BTreeMap<&'static str, u64>,
 }
 
 fn sees(filter: &Filter, user: &UserId, event: &Event) -> bool {
@@ -140,7 +140,7 @@ impl World {
             clients,
             now: 1_000,
             coding: if seed.is_multiple_of(2) { Coding::Plain } else { Coding::Enveloped(Arc::default()) },
-            coverage: HashMap::new(),
+            coverage: BTreeMap::new(),
             random,
         }
     }
