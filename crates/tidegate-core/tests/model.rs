@@ -274,7 +274,7 @@ impl World {
         }
         let mut busy = true;
         match self.tail.next(session.scanned()) {
-            Next::Level => {
+            Next::CaughtUp => {
                 // A round that has not come yet.
                 busy = self.tail.has_open();
                 if busy && self.random.one_in(2) {
@@ -303,7 +303,7 @@ impl World {
                 *self.coverage.entry(what).or_default() += 1;
                 session.take(&batch, &view, self.now, &mut out);
             }
-            Next::Behind(start) => {
+            Next::BeforeTail(start) => {
                 let after = session.scanned().max(self.log.floor);
                 let stop = session.stop().unwrap_or(u64::MAX).max(after).min(start.max(after));
                 let mut events: Vec<Arc<Event>> = Vec::new();

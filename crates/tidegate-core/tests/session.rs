@@ -114,12 +114,12 @@ impl Script {
             session.take_gaps(1, &mut out);
             if out.is_empty() {
                 match self.tail.next(session.scanned()) {
-                    Next::Level => break,
+                    Next::CaughtUp => break,
                     Next::Batch(batch) => {
                         let view = batch.view(&session.subscriber().org, &session.view_key(), batch.prev);
                         session.take(&batch, &view, 1, &mut out);
                     }
-                    Next::Behind(start) => {
+                    Next::BeforeTail(start) => {
                         let to = session.stop().map_or(start, |stop| stop.min(start));
                         let after = session.scanned().max(self.log.floor);
                         let to = to.max(after);

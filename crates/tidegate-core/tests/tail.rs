@@ -77,7 +77,7 @@ fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
     let mut tail = Tail::new(0, Arc::default());
     tail.push(0, &events([1]), 10, limits);
     assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
-    assert!(matches!(tail.next(0), Next::Level), "what is open is not served");
+    assert!(matches!(tail.next(0), Next::CaughtUp), "what is open is not served");
     tail.push(1, &events([1, 2]), 11, limits);
     assert!(!tail.is_empty() && tail.has_open());
     tail.push(2, &events([3, 4]), 12, limits);
@@ -115,13 +115,13 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
 #[test]
 fn what_comes_behind_a_place_is_exact_at_every_border() {
     let mut tail = Tail::new(5, Arc::default());
-    assert!(matches!(tail.next(5), Next::Level));
-    assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
+    assert!(matches!(tail.next(5), Next::CaughtUp));
+    assert!(matches!(tail.next(4), Next::BeforeTail(5)), "an empty tail begins at its head");
     put(&mut tail, 5, &events([6, 7]), 10, BatchLimits::default());
     put(&mut tail, 7, &events([9]), 20, BatchLimits::default());
     let next = |at| match tail.next(at) {
-        Next::Level => "level".to_owned(),
-        Next::Behind(start) => format!("behind {start}"),
+        Next::CaughtUp => "level".to_owned(),
+        Next::BeforeTail(start) => format!("behind {start}"),
         Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
     };
     let found: Vec<_> = (4..=10).map(next).collect();
@@ -143,7 +143,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
     tail.drop_before(1000);
     assert_eq!((tail.start(), tail.head(), tail.oldest(), tail.memory()), (4, 4, None, 0));
-    assert!(matches!(tail.next(4), Next::Level));
+    assert!(matches!(tail.next(4), Next::CaughtUp));
     tail.drop_oldest();
 }
 

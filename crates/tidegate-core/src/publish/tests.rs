@@ -1,4 +1,4 @@
-//! What bodies become, and what is said of those that cannot be taken.
+//! The events that bodies become, and the faults of those that are refused.
 
 use super::*;
 use tidegate_protocol::{ServiceName, UserId};

@@ -325,7 +325,7 @@ impl World {
             if out.is_empty() {
                 let at = reader.session.scanned();
                 match self.tail.next(at) {
-                    Next::Level => {
+                    Next::CaughtUp => {
                         reader.session.bridge_to_scanned(1, &mut out);
                         if out.is_empty() {
                             reader.was_level = true;
@@ -344,7 +344,7 @@ impl World {
                         }
                         continue;
                     }
-                    Next::Behind(start) => {
+                    Next::BeforeTail(start) => {
                         self.page(index, start, false);
                         continue;
                     }

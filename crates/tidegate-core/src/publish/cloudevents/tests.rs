@@ -1,4 +1,4 @@
-//! CloudEvents in each mode: what they become, and what is said of those that cannot be taken.
+//! CloudEvents in each mode: the events that they become, and the faults of those that are refused.
 
 use super::*;
 use tidegate_protocol::UserId;
@@ -108,7 +108,7 @@ fn the_service_is_the_extension_the_address_or_the_source() {
         }
         other => panic!("{other:?}"),
     }
-    // One that is named wrongly is not looked for elsewhere.
+    // A faulty service is not replaced by a default.
     assert_eq!(faults(of(r#","service":"a b""#, Some("y"), "z")), [("/service".into(), "format")]);
     assert_eq!(faults(of(r#","service":7"#, Some("y"), "z")), [("/service".into(), "type")]);
     assert_eq!(faults(of(r#","service":"""#, Some("y"), "z")), [("/service".into(), "format")]);
