@@ -2,9 +2,9 @@
 //! in place of one for each connection.
 //!
 //! A *generation* is one deflate stream. Every batch of a filter is compressed once, in its generation, and
-//! the same frame goes to all *members*: the connections whose inflater has the same window as the compressor.
-//! All others get the batch compressed alone, which refers to nothing before it. A member that gets any other
-//! compressed frame is no longer a member (R18, R19).
+//! the same frame goes to all *members*: the connections whose inflater has the same window as the
+//! compressor. All others get the batch compressed alone, which refers to nothing before it. A member that
+//! gets any other compressed frame is no longer a member (R18, R19).
 //!
 //! Not here: the negotiation ([`tidegate_protocol::ws::extension`]), and inflating what clients send
 //! ([`tidegate_protocol::ws::Reader`]).

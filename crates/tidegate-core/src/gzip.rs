@@ -1,10 +1,10 @@
 //! `Content-Encoding: gzip` (RFC 1952) for server-sent events, shared: the blocks of a body refer to nothing
 //! before them, so that one block of a batch goes to everybody who sees the same (R18).
 //!
-//! A frame for one reader alone goes uncompressed, in a stored block: it costs no compressor, and nothing later
-//! refers to it. A body of its own has only the checksum at its end. That is not computed over the bytes again
-//! for each reader: the CRC of each block is computed once, and CRCs are combined (as `crc32_combine` of
-//! zlib).
+//! A frame for one reader alone goes uncompressed, in a stored block: it costs no compressor, and nothing
+//! later refers to it. A body of its own has only the checksum at its end. That is not computed over the
+//! bytes again for each reader: the CRC of each block is computed once, and CRCs are combined (as
+//! `crc32_combine` of zlib).
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;

@@ -1,18 +1,18 @@
 //! What a Tidegate gateway decides, sans-IO: which events each reader gets, in which frames, and when.
 //!
-//! **What it is.** Pure functions and state machines: publish bodies are read into events, events are sealed into
-//! batches, and a session turns batches into the frames of one stream. Also shared compression, and the
-//! scheduling of fan-out and replays. Comments cite promises and rules by number (P3, R7): `docs/rules.md` has them
-//! all, with their tests.
+//! **What it is.** Pure functions and state machines: publish bodies are read into events, events are
+//! sealed into batches, and a session turns batches into the frames of one stream. Also shared compression,
+//! and the scheduling of fan-out and replays. Comments cite promises and rules by number (P3, R7):
+//! `docs/rules.md` has them all, with their tests.
 //!
-//! **What it is not.** Nothing here reads a clock, draws a random number, opens a socket, stores an event or
-//! logs: time and randomness are arguments, and iteration order is fixed. Storage is `tidegate-engine`; sockets,
-//! HTTP, credentials and configuration are `tidegate-server`. The wire, which clients need too, is
+//! **What it is not.** Nothing here reads a clock, draws a random number, opens a socket, stores an event
+//! or logs: time and randomness are arguments, and iteration order is fixed. Storage is `tidegate-engine`;
+//! sockets, HTTP, credentials and configuration are `tidegate-server`. The wire, which clients need too, is
 //! `tidegate-protocol`.
 //!
-//! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`publish`]); how they are shared
-//! ([`batch`], [`frame`], [`tail`]); what one reader gets ([`opening`], [`session`], [`slow`]); compression
-//! ([`deflate`], [`gzip`], [`envelope`]); and when ([`pace`], [`replay`]).
+//! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`publish`]); how they are
+//! shared ([`batch`], [`frame`], [`tail`]); what one reader gets ([`opening`], [`session`], [`slow`]);
+//! compression ([`deflate`], [`gzip`], [`envelope`]); and when ([`pace`], [`replay`]).
 //!
 //! # Example
 //!

@@ -1,8 +1,8 @@
 //! Which readers are slow, and what is done about it (R16, R17).
 //!
-//! It starts once a reader has caught up after its hello: a replay is not lag. From then on a reader that is too
-//! far behind and does not gain is warned, every 5 s at most. Its policy acts on each warning, and after the last
-//! one it is closed. A reader that catches up again begins anew.
+//! It starts once a reader has caught up after its hello: a replay is not lag. From then on a reader that
+//! is too far behind and does not gain is warned, every 5 s at most. Its policy acts on each warning, and
+//! after the last one it is closed. A reader that catches up again begins anew.
 
 use std::time::Duration;
 

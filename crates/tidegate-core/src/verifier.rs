@@ -1,9 +1,9 @@
 //! Checks compression in builds with debug assertions: whatever a session sends compressed is inflated as its
 //! client will inflate it, and compared with the plain frame (R18, R19).
 //!
-//! A wrong back-reference is no error to an inflater: it yields other text, as does every later frame of the
-//! context, and only a client would notice. In builds without debug assertions the verifier is empty and costs
-//! nothing.
+//! A wrong back-reference is no error to an inflater: it yields other text, as does every later frame of
+//! the context, and only a client would notice. In builds without debug assertions the verifier is empty
+//! and costs nothing.
 
 use bytes::Bytes;
 

@@ -36,8 +36,8 @@ impl<M> Draft<M> {
     }
 }
 
-/// Whether an unknown member is certainly a misspelling of `users`. Other unknown members are ignored; these are
-/// refused, because ignoring one would show everybody what was meant for some.
+/// Whether an unknown member is certainly a misspelling of `users`. Other unknown members are ignored;
+/// these are refused, because ignoring one would show everybody what was meant for some.
 pub fn is_meant_as_users(name: &str) -> bool {
     matches!(&*name.to_ascii_lowercase(), "user" | "users" | "user_id" | "user_ids" | "userid" | "userids")
 }

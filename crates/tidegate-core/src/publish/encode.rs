@@ -80,8 +80,8 @@ fn write_member(out: &mut BytesMut, lead: &str, value: &str) {
     json::write_string(out, value);
 }
 
-/// The dedup key of an event (R12). The parts are length-prefixed, so that different parts never have the same
-/// text. `source` is empty if the event has none.
+/// The dedup key of an event (R12). The parts are length-prefixed, so that different parts never have the
+/// same text. `source` is empty if the event has none.
 pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str) -> DedupKey {
     let mut hasher = blake3::Hasher::new();
     for part in [org.as_str(), service.as_str(), id.as_str(), source] {

@@ -1,8 +1,8 @@
-//! Reads a publish body into events that a log can append (PROTOCOL.md, "Publishing"): one event, an array, or
-//! NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
+//! Reads a publish body into events that a log can append (PROTOCOL.md, "Publishing"): one event, an array,
+//! or NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
 //!
-//! A body is accepted whole or refused whole. All faulty fields are reported at once, each with a JSON pointer
-//! (RFC 6901). A syntax error is reported with its position in the body.
+//! A body is accepted whole or refused whole. All faulty fields are reported at once, each with a JSON
+//! pointer (RFC 6901). A syntax error is reported with its position in the body.
 
 pub mod cloudevents;
 

@@ -70,7 +70,7 @@ fn faulty_fields_are_all_named_with_their_pointers() {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_its_place() {
+fn what_is_not_json_is_refused_with_its_position() {
     for (body, says) in [
         ("", "EOF"),
         ("{", "EOF"),
