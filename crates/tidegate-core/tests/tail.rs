@@ -1,5 +1,4 @@
-//! Tails and batches: where runs are cut, what comes behind a place, and that every byte charged is
-//! given back.
+//! Tails and batches: how runs are cut, what comes after a position, and that every charged byte is released.
 
 use std::sync::Arc;
 
@@ -77,7 +76,7 @@ fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
     let mut tail = Tail::new(0, Arc::default());
     tail.push(0, &events([1]), 10, limits);
     assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
-    assert!(matches!(tail.next(0), Next::Level), "what is open is not served");
+    assert!(matches!(tail.next(0), Next::CaughtUp), "what is open is not served");
     tail.push(1, &events([1, 2]), 11, limits);
     assert!(!tail.is_empty() && tail.has_open());
     tail.push(2, &events([3, 4]), 12, limits);
@@ -105,7 +104,7 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
     assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
     put(&mut tail, 2, &events([3, 4]), 12, limits);
     assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
-    // Seqs need not be dense: the border is the head, not the seq before.
+    // Seqs need not be dense: a batch follows on the head, not on the seq before its first.
     put(&mut tail, 4, &events([9]), 13, limits);
     assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
     put(&mut tail, 20, &events([21]), 14, limits);
@@ -113,15 +112,15 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
 }
 
 #[test]
-fn what_comes_behind_a_place_is_exact_at_every_border() {
+fn what_comes_after_a_position_is_exact_at_every_boundary() {
     let mut tail = Tail::new(5, Arc::default());
-    assert!(matches!(tail.next(5), Next::Level));
-    assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
+    assert!(matches!(tail.next(5), Next::CaughtUp));
+    assert!(matches!(tail.next(4), Next::BeforeTail(5)), "an empty tail begins at its head");
     put(&mut tail, 5, &events([6, 7]), 10, BatchLimits::default());
     put(&mut tail, 7, &events([9]), 20, BatchLimits::default());
     let next = |at| match tail.next(at) {
-        Next::Level => "level".to_owned(),
-        Next::Behind(start) => format!("behind {start}"),
+        Next::CaughtUp => "level".to_owned(),
+        Next::BeforeTail(start) => format!("behind {start}"),
         Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
     };
     let found: Vec<_> = (4..=10).map(next).collect();
@@ -143,7 +142,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
     tail.drop_before(1000);
     assert_eq!((tail.start(), tail.head(), tail.oldest(), tail.memory()), (4, 4, None, 0));
-    assert!(matches!(tail.next(4), Next::Level));
+    assert!(matches!(tail.next(4), Next::CaughtUp));
     tail.drop_oldest();
 }
 
@@ -227,7 +226,7 @@ fn views_past_the_bound_are_made_but_not_kept() {
 }
 
 #[test]
-fn r8_views_differ_by_life_filter_and_framing_and_hold_nothing_targeted() {
+fn r8_views_differ_by_epoch_filter_and_framing_and_hold_nothing_targeted() {
     let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
     let targeted = Arc::new(Event { users: Some(users), ..(*event(2, "a", 0)).clone() });
     let batch = Batch::new(0, 3, 0, vec![event(1, "a", 0), targeted, event(3, "b", 0)], &Arc::default());

@@ -219,7 +219,7 @@ impl Reader {
 
     /// Whether it has been live.
     pub fn has_been_level(&self) -> bool {
-        self.with_escalation(|escalation| escalation.has_been_level())
+        self.with_escalation(|escalation| escalation.was_caught_up())
     }
 
     /// It waits for its worker no more: it is level, or it waits for its own client.

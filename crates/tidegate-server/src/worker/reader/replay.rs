@@ -107,7 +107,7 @@ impl Reader {
 
     /// It is level: takes it into the live loop.
     fn go_live(self: &Rc<Self>) {
-        self.with_escalation(Escalation::handle_level);
+        self.with_escalation(Escalation::handle_caught_up);
         self.worker.join(self);
         if self.org.tail().has_open() {
             // The round that takes it may have been called before this reader came. It is not sealed here:
@@ -132,13 +132,13 @@ impl Reader {
             let at = self.with_session(Session::scanned);
             let next = self.org.tail().next(at);
             match next {
-                Next::Level => {
+                Next::CaughtUp => {
                     // What a replay ends with may be hidden: say that it has ended.
                     self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
                     return Gathered::Level;
                 }
                 Next::Batch(batch) => self.take_batch(&batch, frames),
-                Next::Behind(start) => {
+                Next::BeforeTail(start) => {
                     let key = self.with_session(|session| {
                         let most = session.stop().map_or(start, |stop| stop.min(start));
                         PageKey::next(self.org.id.clone(), session.view_key().epoch, at, most)
