@@ -81,23 +81,6 @@ pub enum AppendError {
     Unknown,
 }
 
-impl AppendError {
-    /// The configuration key of the bound that was reached, if it was one.
-    pub fn limit(&self) -> Option<&'static str> {
-        match self {
-            AppendError::DedupFull => Some("dedup.max_entries"),
-            AppendError::OrgDedupFull => Some("dedup.max_entries_per_org"),
-            AppendError::TooManyWaiting => Some("limits.publishes_in_flight"),
-            AppendError::TooMuchWaiting => Some("limits.publish_queue_bytes"),
-            AppendError::TooManyOrgs => Some("limits.orgs"),
-            AppendError::IdConflict { .. }
-            | AppendError::Halted
-            | AppendError::SeqsUsedUp
-            | AppendError::Unknown => None,
-        }
-    }
-}
-
 /// Where a conflicting id was first used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstUse {

@@ -43,6 +43,8 @@ pub use choice::{
     BatchMode, ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
     Share, UserPolicy, Workers, is_origin,
 };
+pub use define::ConfigKey;
+pub(crate) use define::config_key;
 pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};
 pub use keys::{
@@ -52,7 +54,7 @@ pub use per_config::PerConfig;
 pub use print::{effective, reference};
 pub(crate) use public_key::LONGEST_PEM;
 pub use public_key::PublicKey;
-pub use reread::{Reread, is_reread, reread};
+pub use reread::{Reread, reread};
 pub use sources::{Place, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
 
@@ -143,9 +145,12 @@ pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigError
 pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
     use define::Reader as _;
     let mut reader = LastWins::over(sources);
-    let default = |name: &str| keys::KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default);
-    let dir = reader.read::<PathBuf>("log.dir", default("log.dir"));
-    let file = reader.read::<Option<PathBuf>>("auth.keys_file", default("auth.keys_file"));
+    let default = |key: ConfigKey| {
+        keys::KEYS.iter().find(|info| info.name == key.name()).map_or("", |info| info.default)
+    };
+    let (dir, file) = (config_key!(log.dir), config_key!(auth.keys_file));
+    let dir = reader.read::<PathBuf>(dir.name(), default(dir));
+    let file = reader.read::<Option<PathBuf>>(file.name(), default(file));
     match (dir, file) {
         (Some(dir), Some(file)) if reader.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
         _ => Err(ConfigErrors(reader.errors)),

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Loaded, Place, is_reread,
+    Loaded, Place,
+    define::Change,
     keys::{KEYS, SECTIONS},
 };
 
@@ -44,7 +45,10 @@ pub fn reference() -> String {
             let _ = writeln!(out, "- Default: `{}`", key.default);
             let _ = writeln!(out, "- Takes: {}", (key.kind)());
             let _ = writeln!(out, "- Environment: `{}`", key.variable());
-            let change = if is_reread(key.name) { "reread on SIGHUP" } else { "needs a restart" };
+            let change = match key.change {
+                Change::Reread => "reread on SIGHUP",
+                Change::Restart => "needs a restart",
+            };
             let _ = writeln!(out, "- Change: {change}");
         }
     }

@@ -191,5 +191,5 @@ impl<'f, A: Attributes> Fields<'f, '_, A> {
 
 /// Data that cannot be kept as JSON.
 fn unsupported(pointer: String, detail: String) -> PublishError {
-    PublishError::UnsupportedMedia(Fault { pointer, code: "media", detail })
+    PublishError::UnsupportedMedia(Fault { pointer, code: "media", bound: None, detail })
 }
