@@ -21,7 +21,7 @@ pub mod ws;
 pub mod client;
 
 pub use self::time::UnixMillis;
-pub use code::Code;
+pub use code::{Code, Retry};
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
 pub use filter::Filter;
 pub use frame::GapReason;

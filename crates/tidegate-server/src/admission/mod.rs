@@ -34,7 +34,7 @@ pub use replays::{ReplayPlace, Replays};
 pub use shares::OrgShares;
 
 use crate::{
-    config::{ConfigKey, Limits, UserPolicy, config_key},
+    config::{ConfigKey, LimitSettings, UserPolicy, config_key},
     metrics::SlotsHeld,
     random::random,
     refusals::LimitedBy as _,
@@ -58,8 +58,8 @@ pub struct ConnectionLimits {
     pub handshakes_per_second: usize,
 }
 
-impl From<&Limits> for ConnectionLimits {
-    fn from(limits: &Limits) -> Self {
+impl From<&LimitSettings> for ConnectionLimits {
+    fn from(limits: &LimitSettings) -> Self {
         Self {
             total: limits.connections,
             per_org: limits.connections_per_org,

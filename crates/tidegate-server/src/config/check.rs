@@ -1,27 +1,28 @@
-//! What must fit together: relations between keys, and what the machine has to offer for them.
+//! What must fit together: relations between keys, and between keys and the machine.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use rustix::fs::{Access, access};
 
 use super::{
-    ByteSize, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, LogEngine, Place, config_key,
+    ByteSize, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, Location, LogEngine, config_key,
     value::{humane, quoted},
 };
 
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
-/// What a request's head is read into at once; with less, none could be told from one that is too large.
+/// The size of the buffer that a request's head is first read into. With a smaller bound, a head within it could
+/// not be distinguished from one that is too large.
 const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
 
-/// A token without a `kid` is tried with each key.
+/// At most this many keys, because a token without a `kid` is tried with each of them.
 const KEYS_MAX: usize = 32;
 
-/// Each with a key set has a task and a connection of its own.
+/// At most this many issuers, because each with a key set has a task and a connection of its own.
 const ISSUERS_MAX: usize = 64;
 
-/// All that does not fit, each with the key to change.
+/// Every fault, with the key to change.
 pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     let config = &loaded.config;
     let mut found = Checks { loaded, errors: Vec::new() };
@@ -59,19 +60,19 @@ struct Checks<'a> {
 impl Checks<'_> {
     fn fault(&mut self, key: ConfigKey, reason: String) {
         self.errors.push(ConfigError {
-            place: self.loaded.place(key.name()).clone(),
+            location: self.loaded.location(key.name()).clone(),
             key: Some(key.name()),
             reason,
         });
     }
 
-    /// A fault between two keys. Where one of them is a default, the other is what was written.
+    /// A fault between two keys. If one of them is a default, the other is the one that was written.
     fn between(&mut self, key: ConfigKey, other: ConfigKey, reason: String) {
-        let place = match self.loaded.place(key.name()) {
-            Place::Default => self.loaded.place(other.name()),
-            place => place,
+        let location = match self.loaded.location(key.name()) {
+            Location::Default => self.loaded.location(other.name()),
+            location => location,
         };
-        self.errors.push(ConfigError { place: place.clone(), key: Some(key.name()), reason });
+        self.errors.push(ConfigError { location: location.clone(), key: Some(key.name()), reason });
     }
 
     /// `key` is at least `other`.
@@ -115,8 +116,7 @@ fn issuers(found: &mut Checks<'_>) {
         found.fault(config_key!(auth.issuers), reason);
     }
     if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
-        let reason =
-            "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";
+        let reason = "must be set if both auth.keys and auth.issuers are: the `iss` of a token says which of them signed it";
         found.between(config_key!(auth.issuer), config_key!(auth.issuers), reason.to_owned());
     }
     if !auth.issuers.is_empty() && auth.keys.is_empty() {
@@ -132,7 +132,7 @@ fn issuers(found: &mut Checks<'_>) {
             found.fault(key, reason);
         }
     }
-    // Who may sign a token is settled by its `iss` alone, so each is there once.
+    // The `iss` of a token alone decides who may sign it, so each issuer is listed once.
     let short_form = auth.issuer.as_ref().filter(|_| !auth.keys.is_empty());
     let mut names: Vec<&String> = short_form.into_iter().collect();
     for issuer in &auth.issuers {
@@ -167,9 +167,9 @@ fn unfit_keys(keys: &[JwtKey]) -> Vec<String> {
 fn addresses(found: &mut Checks<'_>) {
     let listen = &found.loaded.config.listen;
     let (public, admin) = (listen.public, listen.admin);
-    let same_place =
+    let overlaps =
         |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    if public.port() != 0 && public.port() == admin.port() && same_place(public, admin) {
+    if public.port() != 0 && public.port() == admin.port() && overlaps(public, admin) {
         found.between(
             config_key!(listen.admin),
             config_key!(listen.public),
@@ -196,7 +196,7 @@ fn directories(found: &mut Checks<'_>) {
     }
 }
 
-/// Whether `dir` is a directory that we can write to, or could be made one.
+/// Checks that `dir` is a directory that we can write to, or can be made one.
 fn usable(dir: &Path) -> Result<(), String> {
     // The nearest thing that exists decides.
     let nearest = dir.ancestors().find(|path| path.as_os_str().is_empty() || path.symlink_metadata().is_ok());
@@ -288,7 +288,7 @@ fn sizes(found: &mut Checks<'_>) {
             format!("{} must be {} or more", show_size(limits.header_bytes), show_size(LEAST_HEADER_BYTES));
         found.fault(config_key!(limits.header_bytes), reason);
     }
-    // What must stay in memory for one connection or request has an end in any configuration.
+    // The memory of one connection or request is bounded in any configuration.
     let most = [
         (setting!(config.limits.event_bytes), ByteSize::new(64 << 20)),
         (setting!(config.limits.request_bytes), ByteSize::new(256 << 20)),
@@ -313,7 +313,7 @@ fn counts(found: &mut Checks<'_>) {
     found.not_less(ids, ids_of_org, show_count);
     let searched = setting!(config.limits.tail_search_events);
     found.not_less(searched, setting!(config.limits.tail_events), show_count);
-    // serde_json gives up at 128, and a reader's parser may sooner.
+    // serde_json refuses more than 127 levels, and a reader's parser may refuse fewer.
     for ((key, value), most) in [
         (setting!(config.limits.json_depth), 127),
         (setting!(config.limits.headers), 1000),

@@ -43,7 +43,7 @@ pub enum Change {
     Restart,
 }
 
-/// What is known of a key before any value is read.
+/// A key as the list has it, before any value is read.
 #[derive(Debug)]
 pub struct KeyInfo {
     /// `section.key`, as `--set` takes it.
@@ -82,7 +82,7 @@ pub struct SectionInfo {
 }
 
 /// Gives the value of one key, or notes a fault and gives nothing.
-pub trait Reader {
+pub trait KeyReader {
     /// Reads `key`, whose default is the TOML text `default`.
     fn read<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T>;
 }
@@ -148,7 +148,7 @@ macro_rules! sections {
 
         impl Config {
             /// Reads every key, also after a fault, so that all faults are found in one go.
-            pub(super) fn read(reader: &mut impl Reader) -> Option<Self> {
+            pub(super) fn read(reader: &mut impl KeyReader) -> Option<Self> {
                 $(
                     let $section = {
                         $( let $key = reader.read::<$ty>(

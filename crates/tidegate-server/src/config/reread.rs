@@ -12,9 +12,9 @@ use super::{
 /// What a node does with its configuration read again.
 #[derive(Debug)]
 pub struct Reread {
-    /// What it is to run with: its own, with what is reread taken over.
+    /// The configuration to run with from now on: its own, with the keys that are reread taken over.
     pub loaded: Loaded,
-    /// Keys that were taken over and are not as before.
+    /// Keys that were taken over and have another value than before.
     pub changed: Vec<&'static str>,
     /// Keys that were changed and wait for a restart.
     pub waiting: Vec<&'static str>,
@@ -28,9 +28,9 @@ pub fn reread(sources: &Sources, running: &Loaded) -> Result<Reread, ConfigError
     let names = |keys: Vec<&KeyInfo>| keys.into_iter().map(|key| key.name).collect();
     let mut loaded = running.clone();
     for key in KEYS.iter().filter(|key| key.change == Change::Reread) {
-        match read.places.get(key.name) {
-            Some(place) => loaded.places.insert(key.name, place.clone()),
-            None => loaded.places.remove(key.name),
+        match read.locations.get(key.name) {
+            Some(location) => loaded.locations.insert(key.name, location.clone()),
+            None => loaded.locations.remove(key.name),
         };
     }
     loaded.config.take_over(read.config);
@@ -85,7 +85,7 @@ mod tests {
             "limits.events_per_batch",
         ];
         assert_eq!(read.waiting, waiting);
-        // What waits is as it was, and what is taken over is as given.
+        // A key that waits has its old value, and one that is taken over its new value.
         let before = load(&sources(&[])).expect("a configuration").config;
         for ((key, was), (_, is)) in before.show().iter().zip(read.loaded.config.show()) {
             assert_eq!(

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{answer, http2};
 use crate::{
-    config::{ConfigKey, Limits, config_key},
+    config::{ConfigKey, LimitSettings, config_key},
     transport::guarded::{Guarded, Patience, Slow, Turns},
     worker::{Accepted, Peer, Worker},
 };
@@ -117,7 +117,7 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns
 
 /// The bound that a connection was over when it ended, where it ended for one: hyper answers these
 /// itself, or there is nobody left to answer.
-fn bound_of(error: &hyper::Error, turns: &Turns, limits: &Limits) -> Option<ConfigKey> {
+fn bound_of(error: &hyper::Error, turns: &Turns, limits: &LimitSettings) -> Option<ConfigKey> {
     if error.is_parse_too_large() {
         let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
         return Some(if is_large { config_key!(limits.header_bytes) } else { config_key!(limits.headers) });

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 pub use received::Received;
 
 use crate::{
-    config::{Limits, config_key},
+    config::{LimitSettings, config_key},
     node::Node,
     transport::guarded::{Guarded, Turns},
     worker::{Peer, Worker},
@@ -88,7 +88,7 @@ pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<T
     }
 }
 
-fn builder(limits: &Limits) -> h2::server::Builder {
+fn builder(limits: &LimitSettings) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     // Checked to be small when the configuration was read.
     let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
