@@ -6,6 +6,8 @@ client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] 
 import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error
 
 DELAYS = [1, 2, 5, 10, 30, 60, 120, 240, 300]
+# The codes that are worth another try. Generated from spec/codes.json; made anew with:
+# WRITE_CODES=1 cargo test -q -p tidegate-protocol --test codes
 AGAIN = {
     "internal",
     "draining",
@@ -21,6 +23,7 @@ AGAIN = {
     "log_halted",
     "unknown",
 }
+# End of the generated block.
 
 
 class End(Exception):  # the connection is over: why, may it be tried again, not before (ms)

@@ -18,12 +18,6 @@ pub struct BatchLimits {
     pub bytes: usize,
 }
 
-impl Default for BatchLimits {
-    fn default() -> Self {
-        Self { events: 100, bytes: 64 << 10 }
-    }
-}
-
 /// What comes after a position.
 #[derive(Debug)]
 pub enum Next {

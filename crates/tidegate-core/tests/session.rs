@@ -90,7 +90,7 @@ impl Script {
             .collect();
         self.log.head += words.len() as Seq * step;
         self.kept.extend(events.iter().cloned());
-        self.tail.push(prev, &events, 1, BatchLimits::default());
+        self.tail.push(prev, &events, 1, BatchLimits { events: 100, bytes: 64 << 10 });
         self.tail.seal(1);
     }
 

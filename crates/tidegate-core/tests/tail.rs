@@ -8,6 +8,9 @@ use tidegate_core::{
 };
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, UserId};
 
+/// Bounds that no test here reaches unless it says so.
+const LIMITS: BatchLimits = BatchLimits { events: 100, bytes: 64 << 10 };
+
 fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
     Arc::new(Event {
         seq,
@@ -56,7 +59,7 @@ fn batches_are_full_at_either_limit_and_hold_one_event_at_least() {
     let small = events(1..=7);
     assert_eq!(lengths(&small, BatchLimits { events: 3, bytes: 1 << 20 }), [3, 3, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 7, bytes: 1 << 20 }), [7]);
-    assert!(lengths(&[], BatchLimits::default()).is_empty());
+    assert!(lengths(&[], LIMITS).is_empty());
     let size = small[0].fragment.len();
     assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size }), [2, 2, 2, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size - 1 }), [1; 7]);
@@ -116,8 +119,8 @@ fn what_comes_after_a_position_is_exact_at_every_boundary() {
     let mut tail = Tail::new(5, Arc::default());
     assert!(matches!(tail.next(5), Next::CaughtUp));
     assert!(matches!(tail.next(4), Next::BeforeTail(5)), "an empty tail begins at its head");
-    put(&mut tail, 5, &events([6, 7]), 10, BatchLimits::default());
-    put(&mut tail, 7, &events([9]), 20, BatchLimits::default());
+    put(&mut tail, 5, &events([6, 7]), 10, LIMITS);
+    put(&mut tail, 7, &events([9]), 20, LIMITS);
     let next = |at| match tail.next(at) {
         Next::CaughtUp => "level".to_owned(),
         Next::BeforeTail(start) => format!("behind {start}"),
@@ -136,7 +139,7 @@ fn what_comes_after_a_position_is_exact_at_every_boundary() {
 fn old_batches_go_by_age_and_the_head_stays() {
     let mut tail = Tail::new(0, Arc::default());
     for seq in 1..=4 {
-        put(&mut tail, seq - 1, &events([seq]), seq * 10, BatchLimits::default());
+        put(&mut tail, seq - 1, &events([seq]), seq * 10, LIMITS);
     }
     tail.drop_before(20);
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
@@ -150,7 +153,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
 fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
     let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
     let mut tail = Tail::new(0, Arc::default());
-    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let limits = BatchLimits { events: 2, ..LIMITS };
     let all: Vec<_> = (1..=10).map(|seq| event(seq, if seq % 5 == 0 { "b" } else { "a" }, 0)).collect();
     put(&mut tail, 0, &all, 0, limits);
     let targeted = Arc::new(Event { users: Some(users), ..(*event(11, "a", 0)).clone() });
@@ -183,7 +186,7 @@ fn r16_lag_counts_events_not_seqs() {
 fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     let budget = Arc::new(Budget::default());
     let mut tail = Tail::new(0, budget.clone());
-    put(&mut tail, 0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, BatchLimits::default());
+    put(&mut tail, 0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, LIMITS);
     let bare = budget.used();
     assert!(bare > 2000 && bare == tail.memory(), "{bare}");
 

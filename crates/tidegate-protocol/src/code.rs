@@ -1,6 +1,29 @@
-//! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not.
+//! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not, and meaning.
 //!
-//! Every refusal of a gateway has one of these codes (PROTOCOL.md, "Codes").
+//! Every refusal of a gateway has one of these codes (PROTOCOL.md, "Codes"). Clients in other languages
+//! take the table from `spec/codes.json`, which is generated from here (`tests/codes.rs`).
+
+/// Whether a request or stream that ended with a code is worth another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// The same request may succeed later.
+    Yes,
+    /// It may succeed with a new token.
+    Renew,
+    /// It is final: the same request fails again.
+    No,
+}
+
+impl Retry {
+    /// The word in `spec/codes.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Retry::Yes => "yes",
+            Retry::Renew => "renew",
+            Retry::No => "no",
+        }
+    }
+}
 
 /// The reason for a refusal or for the end of a stream, the same on every transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,13 +197,12 @@ impl Code {
         }
     }
 
-    /// Whether the same request may succeed later. The other codes are final: a retry is of no use.
-    pub const fn is_retryable(self) -> bool {
+    /// Whether another try is worth it.
+    pub const fn retry(self) -> Retry {
         match self {
             Code::Internal
             | Code::Draining
             | Code::Overloaded
-            | Code::TokenExpired
             | Code::SlowConsumer
             | Code::PingTimeout
             | Code::TooManyConnections
@@ -189,7 +211,8 @@ impl Code {
             | Code::RequestTimeout
             | Code::DedupFull
             | Code::LogHalted
-            | Code::Unknown => true,
+            | Code::Unknown => Retry::Yes,
+            Code::TokenExpired => Retry::Renew,
             Code::Unauthorized
             | Code::Forbidden
             | Code::BadFrame
@@ -202,7 +225,58 @@ impl Code {
             | Code::MethodNotAllowed
             | Code::IdConflict
             | Code::UnsupportedMedia
-            | Code::Invalid => false,
+            | Code::Invalid => Retry::No,
+        }
+    }
+
+    /// Whether the same request, with a new token if need be, may succeed later. A final code is not
+    /// worth another try.
+    pub const fn is_retryable(self) -> bool {
+        !matches!(self.retry(), Retry::No)
+    }
+
+    /// The meaning in a sentence, for whoever writes a client.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Code::Internal => "The gateway has a fault; it ended this one connection or request.",
+            Code::Draining => "The gateway is going away.",
+            Code::Overloaded => {
+                "The gateway has no room now (`limit` names the bound), or cannot get the keys of the token's \
+                 issuer."
+            }
+            Code::TokenExpired => "The token has expired; renew it before the next try.",
+            Code::SlowConsumer => {
+                "The reader took no byte for the write timeout, or fell behind and did not gain over all \
+                 warnings."
+            }
+            Code::PingTimeout => "No `pong` came within the ping timeout.",
+            Code::TooManyConnections => {
+                "The user, the org or the address has as many connections as it may; `limit` says which."
+            }
+            Code::RateLimited => "Too many frames, handshakes or requests came in a second.",
+            Code::AuthTimeout => "No `auth` frame came in time.",
+            Code::Unauthorized => "The credentials are missing or not valid.",
+            Code::Forbidden => {
+                "The credentials are valid, but not for this org, service or origin, or their issuer may not \
+                 speak for the org."
+            }
+            Code::BadFrame => "A frame breaks the protocol.",
+            Code::Revoked => "An operator has taken the credentials back.",
+            Code::Evicted => "Another connection of this user has taken the slot of this one.",
+            Code::Unsupported => "The gateway does not speak this subprotocol, version or option.",
+            Code::TooLarge => "The frame, body or header is over a size limit.",
+            Code::BadRequest => "A parameter or header is faulty, or the body is not JSON.",
+            Code::NotFound => "There is nothing at this address.",
+            Code::MethodNotAllowed => "The address does not take this method.",
+            Code::IdConflict => "The id was used for other content within the dedup window.",
+            Code::UnsupportedMedia => "The address does not take this content type.",
+            Code::RequestTimeout => "The body did not arrive in time.",
+            Code::Invalid => "The body is JSON, but some of its fields are faulty; `errors` lists them.",
+            Code::DedupFull => "The dedup window holds as many ids as it may.",
+            Code::LogHalted => "The log takes no writes until an operator restarts the gateway.",
+            Code::Unknown => {
+                "Whether the events were stored is not known; sending them again with the same ids is safe."
+            }
         }
     }
 

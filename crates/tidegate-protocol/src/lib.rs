@@ -49,7 +49,7 @@ pub mod ws;
 pub mod client;
 
 pub use self::time::UnixMillis;
-pub use code::{Code, StatusCode};
+pub use code::{Code, Retry, StatusCode};
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
 pub use filter::Filter;
 pub use frame::GapReason;

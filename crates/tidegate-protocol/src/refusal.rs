@@ -22,12 +22,6 @@ impl Refusal {
         Self { code, message: message.into(), limit: None, retry_in_ms: None }
     }
 
-    /// Names the configuration key of the limit that was reached.
-    pub fn limited_by(mut self, limit: &'static str) -> Self {
-        self.limit = Some(limit);
-        self
-    }
-
     /// Says after how many milliseconds to try again.
     pub fn retry_in(mut self, millis: u64) -> Self {
         self.retry_in_ms = Some(millis);

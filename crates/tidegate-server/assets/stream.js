@@ -4,6 +4,8 @@
 // randomness of its own. `Link` carries the effects out over a WebSocket or an EventSource and
 // holds the one timer. Rules R1 to R5 and R14 of PROTOCOL.md are what is implemented here.
 
+import { CODES } from './codes.js';
+
 /** Reconnect delays before jitter; the last one repeats. */
 export const DELAYS_MS = [1, 2, 5, 10, 30, 60, 120, 240, 300].map((s) => s * 1000);
 const JITTER_MS = 5_000;
@@ -19,20 +21,13 @@ const KEYS_KEPT_MS = 300_000;
 const KEYS_MAX = 10_000;
 const LATENCIES_MAX = 100;
 
-/** The closed table of close codes. */
-export const CLOSE_NAMES = {
-  1009: 'too_large', 1011: 'internal', 1012: 'draining', 1013: 'overloaded',
-  4001: 'token_expired', 4002: 'slow_consumer', 4003: 'ping_timeout', 4004: 'too_many_connections',
-  4005: 'rate_limited', 4006: 'auth_timeout', 4551: 'unauthorized', 4552: 'forbidden',
-  4553: 'bad_frame', 4554: 'revoked', 4555: 'evicted', 4556: 'unsupported',
-};
+/** The code of each close code; of two codes with the same one, the first of the table. */
+export const CLOSE_NAMES = {};
+for (const [name, { close }] of Object.entries(CODES)) if (close !== null) CLOSE_NAMES[close] ??= name;
 
 // `token_expired` asks for a renewed token first. This page was handed one and cannot get another,
 // so for it the code is as final as the rest.
-const FINAL = new Set([
-  'unauthorized', 'forbidden', 'bad_frame', 'revoked', 'evicted', 'unsupported', 'too_large',
-  'bad_request', 'not_found', 'method_not_allowed', 'unsupported_media', 'invalid', 'token_expired',
-]);
+const FINAL = new Set(Object.keys(CODES).filter((name) => CODES[name].retry !== 'yes'));
 
 /** Whether a stream that ended so must not be tried again. A name decides before a number. */
 export function isFinal({ code, close, status }) {

@@ -20,12 +20,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin,
     auth::{Publishers, TokenVerifier},
-    config::{self, Config, Loaded, LogEngine, LogSync, Reread, Sources},
+    config::{self, Config, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
     dev::DevSession,
     feed::{Feed, FeedEvent},
     http,
     hub::Hub,
-    metrics::Metrics,
+    metrics::{Metrics, RereadOutcome},
     node::{Node, Parts},
     random::random,
     systemd,
@@ -107,8 +107,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         RunMode::Serve => Some(signal(SignalKind::hangup()).context("listen for SIGHUP")?),
         RunMode::Dev { .. } => None,
     };
-    let public = bind("listen.public", config.listen.public)?;
-    let admin = bind("listen.admin", config.listen.admin)?;
+    let public = bind(config_key!(listen.public), config.listen.public)?;
+    let admin = bind(config_key!(listen.admin), config.listen.admin)?;
     let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
 
     let workers = config.node.workers.count(std::thread::available_parallelism().map_or(1, usize::from));
@@ -193,7 +193,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     Ok(ended)
 }
 
-fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
         let kind = (socket2::Type::STREAM, Some(socket2::Protocol::TCP));
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind.0, kind.1)?;
@@ -272,7 +272,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             }
         };
         let Some(place) = node.take_socket() else {
-            node.metrics.refusal("limits.connections");
+            node.metrics.refusal(config_key!(limits.connections));
             tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
             continue;
         };
@@ -326,20 +326,20 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
     let Reread { loaded, changed, waiting } = match read {
         Ok(Ok(read)) => read,
         Ok(Err(errors)) => {
-            node.metrics.config_reread(false);
+            node.metrics.config_reread(RereadOutcome::Refused);
             let reason = errors.to_string().replace('\n', "; ");
             tracing::warn!(reason, "the configuration stays as it was: what was read again is not valid");
             return running;
         }
         Err(error) => {
-            node.metrics.config_reread(false);
+            node.metrics.config_reread(RereadOutcome::Refused);
             tracing::error!(%error, "the configuration stays as it was: it could not be read again");
             return running;
         }
     };
     // Also where nothing is new: keys are fetched anew then.
     node.reconfigure(loaded.config.clone());
-    node.metrics.config_reread(true);
+    node.metrics.config_reread(RereadOutcome::Taken);
     tracing::info!(changed = changed.join(", "), "the configuration is taken over");
     if !waiting.is_empty() {
         tracing::warn!(keys = waiting.join(", "), "these keys were changed and need a restart");

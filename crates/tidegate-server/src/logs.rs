@@ -2,10 +2,10 @@
 
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
-use crate::config::{LogFormat, Logs};
+use crate::config::{LogFormat, LogsSettings};
 
 /// Starts logging for the process. A second start changes nothing.
-pub fn start(logs: &Logs) {
+pub fn start(logs: &LogsSettings) {
     // Dependencies speak at warn and above: their info is not about what a node does. What h2 warns
     // about is the doing of peers, who should not be able to fill a log; it is counted.
     let level = logs.level.word();

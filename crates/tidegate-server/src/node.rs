@@ -20,12 +20,12 @@ use tokio::sync::watch;
 use crate::{
     admission::{Admission, ConnectionLimits, FailedAuths, OrgShares, PublishRates, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
-    config::{Config, PerConfig},
+    config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
     metrics::Metrics,
     random::random,
-    refusals::{no_log, refused},
+    refusals::{LimitedBy as _, no_log, refused},
 };
 
 /// How often the log speaks of pages that are refused for their origin.
@@ -176,7 +176,7 @@ impl Node {
         let longest = self.config().limits.token_bytes.bytes();
         if token.len() > longest {
             let message = format!("the token is longer than {longest} bytes");
-            return Err(Refusal::new(Code::Unauthorized, message).limited_by("limits.token_bytes"));
+            return Err(Refusal::new(Code::Unauthorized, message).limited_by(config_key!(limits.token_bytes)));
         }
         let tokens = self.tokens();
         let grant = tokens.verify(token, self.now()).await.map_err(refused)?;

@@ -38,10 +38,11 @@ pub fn asset(path: &str) -> Option<Asset> {
     ASSETS.iter().find(|(name, _)| *name == path).map(|(_, asset)| *asset)
 }
 
-static ASSETS: LazyLock<[(&str, Asset); 5]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, Asset); 6]> = LazyLock::new(|| {
     [
         ("/index.html", keep("text/html; charset=utf-8", include_bytes!("../assets/index.html"))),
         ("/app.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/app.js"))),
+        ("/codes.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/codes.js"))),
         ("/stream.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/stream.js"))),
         ("/style.css", keep("text/css; charset=utf-8", include_bytes!("../assets/style.css"))),
         ("/favicon.svg", keep("image/svg+xml", include_bytes!("../assets/favicon.svg"))),

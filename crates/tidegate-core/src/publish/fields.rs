@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tidegate_protocol::UserId;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-use super::{Fault, PublishLimits};
+use super::{Bound, Fault, PublishLimits};
 
 /// How many faulty fields one answer reports: enough for one fault in each event of a usual batch, and a
 /// bound on the size of the answer.
@@ -20,8 +20,12 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn add(&mut self, pointer: String, code: &'static str, detail: String) {
+        self.push(Fault { pointer, code, bound: None, detail });
+    }
+
+    fn push(&mut self, fault: Fault) {
         if self.list.len() < FAULTS_MAX {
-            self.list.push(Fault { pointer, code, detail });
+            self.list.push(fault);
         }
     }
 
@@ -35,8 +39,8 @@ impl Faults {
 
     /// Reports data that is nested deeper than allowed.
     pub(super) fn too_deep(&mut self, pointer: String, limits: &PublishLimits) {
-        let detail = format!("data nests deeper than limits.json_depth, which allows {}", limits.depth);
-        self.add(pointer, "depth", detail);
+        let detail = format!("data nests deeper than the {} levels that are allowed", limits.depth);
+        self.push(Fault { pointer, code: "depth", bound: Some(Bound::Depth), detail });
     }
 
     /// Parses an RFC 3339 time, to UTC.
@@ -65,7 +69,8 @@ impl Faults {
         }
         if texts.len() > limits.users {
             let detail = format!("users names {} users, {} are allowed", texts.len(), limits.users);
-            self.add(pointer(None), "too_many", detail);
+            let bound = Some(Bound::Users);
+            self.push(Fault { pointer: pointer(None), code: "too_many", bound, detail });
             return None;
         }
         let mut users = BTreeSet::new();

@@ -32,10 +32,17 @@ pub struct PublishLimits {
     pub users: usize,
 }
 
-impl Default for PublishLimits {
-    fn default() -> Self {
-        Self { event_bytes: 256 << 10, events: 1000, depth: 64, users: 1000 }
-    }
+/// A bound of [`PublishLimits`], for whoever names it to the publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// [`PublishLimits::event_bytes`].
+    EventBytes,
+    /// [`PublishLimits::events`].
+    Events,
+    /// [`PublishLimits::depth`].
+    Depth,
+    /// [`PublishLimits::users`].
+    Users,
 }
 
 /// The form of the body, from its content type.
@@ -55,6 +62,8 @@ pub struct Fault {
     pub pointer: String,
     /// The kind of fault: one of the words of `errors[].code` in PROTOCOL.md.
     pub code: &'static str,
+    /// The bound that the field is over, if that is the fault.
+    pub bound: Option<Bound>,
     /// One sentence for people: what is wrong, and what would be right.
     pub detail: String,
 }
@@ -66,12 +75,12 @@ pub enum PublishError {
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// It is over a size limit (413).
-    #[error("{what} is larger than {limit}, which allows {max}")]
+    #[error("{what} is larger than the {max} that are allowed")]
     TooLarge {
         /// What is too large.
         what: String,
-        /// The configuration key of the bound.
-        limit: &'static str,
+        /// The bound.
+        bound: Bound,
         /// Its value.
         max: usize,
     },
@@ -140,7 +149,7 @@ fn take<D>(
         if event.body.len() > limits.event_bytes {
             return Err(PublishError::TooLarge {
                 what: format!("event {index} ({} bytes)", event.body.len()),
-                limit: "limits.event_bytes",
+                bound: Bound::EventBytes,
                 max: limits.event_bytes,
             });
         }
@@ -150,5 +159,5 @@ fn take<D>(
 }
 
 fn too_many(limits: &PublishLimits) -> PublishError {
-    PublishError::TooLarge { what: "the batch".into(), limit: "limits.events_per_batch", max: limits.events }
+    PublishError::TooLarge { what: "the batch".into(), bound: Bound::Events, max: limits.events }
 }

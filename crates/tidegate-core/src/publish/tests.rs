@@ -94,15 +94,12 @@ fn what_is_not_json_is_refused_with_its_position() {
 fn sizes_are_bounded() {
     let event = "{\"service\":\"s\",\"event\":\"e\",\"data\":1}";
     let four = format!("[{event},{event},{event},{event}]");
-    assert!(matches!(
-        read(BodyForm::Json, &four),
-        Err(PublishError::TooLarge { limit: "limits.events_per_batch", .. })
-    ));
+    assert!(matches!(read(BodyForm::Json, &four), Err(PublishError::TooLarge { bound: Bound::Events, .. })));
     assert!(matches!(read(BodyForm::Ndjson, &[event; 4].join("\n")), Err(PublishError::TooLarge { .. })));
     let large = format!("{{\"service\":\"s\",\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(240));
     assert!(matches!(
         read(BodyForm::Json, &large),
-        Err(PublishError::TooLarge { limit: "limits.event_bytes", .. })
+        Err(PublishError::TooLarge { bound: Bound::EventBytes, .. })
     ));
 }
 

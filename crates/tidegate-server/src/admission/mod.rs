@@ -34,9 +34,10 @@ pub use replays::{ReplayPlace, Replays};
 pub use shares::OrgShares;
 
 use crate::{
-    config::{Limits, UserPolicy},
+    config::{ConfigKey, LimitSettings, UserPolicy, config_key},
     metrics::SlotsHeld,
     random::random,
+    refusals::LimitedBy as _,
 };
 use rates::{Bucket, Line};
 
@@ -57,8 +58,8 @@ pub struct ConnectionLimits {
     pub handshakes_per_second: usize,
 }
 
-impl From<&Limits> for ConnectionLimits {
-    fn from(limits: &Limits) -> Self {
+impl From<&LimitSettings> for ConnectionLimits {
+    fn from(limits: &LimitSettings) -> Self {
         Self {
             total: limits.connections,
             per_org: limits.connections_per_org,
@@ -155,12 +156,12 @@ impl Admission {
         let limits = counts.limits;
         if counts.streams >= limits.total {
             let message = "the gateway has as many connections as it may";
-            return Err(over("limits.connections", Code::Overloaded, message));
+            return Err(over(config_key!(limits.connections), Code::Overloaded, message));
         }
         let counted = counted_as(address);
         if !raise(&mut counts.addresses, counted, limits.per_address) {
             let message = "this address has as many connections as it may";
-            return Err(over("limits.connections_per_address", Code::TooManyConnections, message));
+            return Err(over(config_key!(limits.connections_per_address), Code::TooManyConnections, message));
         }
         // The rate last, for it is everybody's: who is refused for another bound takes nothing of it.
         let now = Instant::now();
@@ -168,7 +169,9 @@ impl Admission {
             let retry = counts.line.next(limits.handshakes_per_second, now, random());
             lower(&mut counts.addresses, &counted);
             let message = "the gateway takes no more new connections this second";
-            return Err(over("limits.handshakes_per_second", Code::RateLimited, message).retry_in(retry));
+            return Err(
+                over(config_key!(limits.handshakes_per_second), Code::RateLimited, message).retry_in(retry)
+            );
         }
         counts.streams += 1;
         drop(counts);
@@ -251,7 +254,7 @@ impl Admission {
     }
 }
 
-fn over(limit: &'static str, code: Code, message: &str) -> Refusal {
+fn over(limit: ConfigKey, code: Code, message: &str) -> Refusal {
     Refusal::new(code, message).limited_by(limit).retry_in(FULL_RETRY_MS)
 }
 
@@ -298,12 +301,12 @@ impl Members {
         if surplus > 0 && limits.user_policy == UserPolicy::RejectNew {
             let message =
                 format!("this user has {} connections, which is as many as allowed", limits.per_user);
-            return Err(over("limits.connections_per_user", Code::TooManyConnections, &message));
+            return Err(over(config_key!(limits.connections_per_user), Code::TooManyConnections, &message));
         }
         let freed = surplus + usize::from(frees_place);
         if self.held - freed.min(self.held) >= limits.per_org {
             let message = "this org has as many connections as it may";
-            return Err(over("limits.connections_per_org", Code::TooManyConnections, message));
+            return Err(over(config_key!(limits.connections_per_org), Code::TooManyConnections, message));
         }
         let oldest = theirs.iter().filter(|number| replaced.is_none_or(|of| of.number != **number));
         let evicted = oldest.take(surplus).filter_map(|number| self.connections.get(number));

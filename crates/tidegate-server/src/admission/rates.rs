@@ -14,6 +14,7 @@ use std::{
 use tidegate_protocol::{Code, Refusal};
 
 use super::counted_as;
+use crate::{config::config_key, refusals::LimitedBy as _};
 
 /// A token bucket that holds one second's worth.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl PublishRates {
         };
         drop(keys);
         taken.map_err(|retry| {
-            let limit = "limits.publishes_per_second";
+            let limit = config_key!(limits.publishes_per_second);
             let message = format!("this API key publishes more than {per_second} requests a second");
             Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
         })
@@ -175,7 +176,7 @@ impl FailedAuths {
             let message =
                 format!("this address brings bad credentials more than {per_second} times a second");
             let refusal = Refusal::new(Code::RateLimited, message);
-            refusal.limited_by("limits.failed_auths_per_second").retry_in(retry)
+            refusal.limited_by(config_key!(limits.failed_auths_per_second)).retry_in(retry)
         })
     }
 

@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tidegate_protocol::{Code, OrgId, Refusal};
 
 use super::shares::{OrgShare, OrgShares};
+use crate::{config::config_key, refusals::LimitedBy as _};
 
 /// The soonest that one is told to come back, and over how long those that are refused are spread: a
 /// storm that comes back as one is refused as one.
@@ -42,7 +43,7 @@ impl Replays {
             true => "as many readers of this org wait for what they missed as may",
             false => "as many readers wait for what they missed as may",
         };
-        let refusal = Refusal::new(Code::Overloaded, message).limited_by("limits.replays_waiting");
+        let refusal = Refusal::new(Code::Overloaded, message).limited_by(config_key!(limits.replays_waiting));
         Err(refusal.retry_in(RETRY_MS + random % SPREAD_MS))
     }
 }

@@ -12,7 +12,7 @@ use super::{
     key_source::KeySource,
 };
 use crate::{
-    config::{Auth, IssuerKeys, JwtKey, OrgScope},
+    config::{AuthSettings, IssuerKeys, JwtKey, OrgScope},
     metrics::Metrics,
 };
 
@@ -42,7 +42,7 @@ pub(super) fn not_expected() -> Refusal {
 
 impl Issuer {
     /// All issuers of the configuration; its short form, `auth.keys`, is one that may speak for all orgs.
-    pub(super) fn all(auth: &Auth) -> Vec<Self> {
+    pub(super) fn all(auth: &AuthSettings) -> Vec<Self> {
         let short_form = (!auth.keys.is_empty()).then(|| Self {
             name: auth.issuer.clone(),
             audiences: auth.audience.iter().cloned().collect(),

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{Refusal, fetch::Fetch, jwks::Read, key_set::KeySet};
 use crate::{
-    config::{Auth, JwksUrl, JwtAlgorithm},
+    config::{AuthSettings, JwksUrl, JwtAlgorithm},
     metrics::{JwksOutcome, Metrics},
     random::random,
 };
@@ -111,7 +111,7 @@ fn later(retry_in: Duration, message: &'static str) -> Refusal {
 
 impl KeySource {
     /// A source that has no keys before [`KeySource::keep_fresh`].
-    pub(super) fn new(issuer: &str, url: &JwksUrl, algorithms: &[JwtAlgorithm], auth: &Auth) -> Self {
+    pub(super) fn new(issuer: &str, url: &JwksUrl, algorithms: &[JwtAlgorithm], auth: &AuthSettings) -> Self {
         let now = Instant::now();
         let state = State { known: None, rounds: 0, is_fetching: false, asks_from: now, next: now };
         let shared =

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
-use crate::config::{Auth, JwtKey};
+use crate::config::{AuthSettings, JwtKey};
 
 /// What a token is to say.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub enum MintError {
 }
 
 /// Makes a token that a gateway with `auth` takes, signed with `key`.
-pub fn mint(auth: &Auth, key: &JwtKey, claims: &TokenClaims) -> Result<String, MintError> {
+pub fn mint(auth: &AuthSettings, key: &JwtKey, claims: &TokenClaims) -> Result<String, MintError> {
     let secret = key.secret().ok_or(MintError::PublicKey)?;
     let mut header = Map::new();
     header.insert("alg".to_owned(), key.algorithm.word().into());

@@ -17,7 +17,7 @@ use super::{
     key_set::{KeySet, Signed, VerifyingKey},
     parse_services,
 };
-use crate::{config::Auth, metrics::Metrics};
+use crate::{config::AuthSettings, metrics::Metrics};
 
 /// The longest name of a key, in bytes. It is compared, and nothing else is done with it.
 pub(super) const KID_MAX: usize = 128;
@@ -97,7 +97,7 @@ fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
 impl TokenVerifier {
     /// A verifier with the issuers and claim names of `auth`, for tokens up to `longest` bytes. Keys
     /// that have to be fetched come with [`TokenVerifier::keep_fresh`].
-    pub fn new(auth: &Auth, longest: usize) -> Self {
+    pub fn new(auth: &AuthSettings, longest: usize) -> Self {
         Self {
             issuers: Issuer::all(auth),
             user_claim: auth.user_claim.to_string(),

@@ -58,7 +58,7 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
         return Ok(());
     };
     let detail = format!("the header ce-{name} is there, but no users in the body, which alone counts");
-    Err(PublishError::Invalid(vec![Fault { pointer, code: "required", detail }]))
+    Err(PublishError::Invalid(vec![Fault { pointer, code: "required", bound: None, detail }]))
 }
 
 /// Refuses a header that says whom events are for beside a body that is no CloudEvent: nothing reads it,
@@ -69,7 +69,7 @@ pub fn refuse_users(headers: &HeaderMap) -> Result<(), PublishError> {
         return Ok(());
     };
     let detail = format!("ce-{name} counts with CloudEvents alone; users stand in the event itself here");
-    let fault = Fault { pointer: format!("ce-{name}"), code: "unknown_field", detail };
+    let fault = Fault { pointer: format!("ce-{name}"), code: "unknown_field", bound: None, detail };
     Err(PublishError::Invalid(vec![fault]))
 }
 

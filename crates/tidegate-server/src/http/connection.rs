@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{answer, http2};
 use crate::{
-    config::Limits,
+    config::{ConfigKey, LimitSettings, config_key},
     transport::guarded::{Guarded, Patience, Slow, Turns},
     worker::{Accepted, Peer, Worker},
 };
@@ -55,12 +55,12 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, turns)).await,
         Ok(Err(error)) => {
             if Slow::behind(&error).is_some() {
-                node.metrics.refusal("limits.first_frame_timeout");
+                node.metrics.refusal(config_key!(limits.first_frame_timeout));
             }
             tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked");
         }
         Err(_) => {
-            node.metrics.refusal("limits.idle_timeout");
+            node.metrics.refusal(config_key!(limits.idle_timeout));
             tracing::debug!(peer = %peer.address, "let go of a connection that says nothing");
         }
     }
@@ -117,16 +117,16 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns
 
 /// The bound that a connection was over when it ended, where it ended for one: hyper answers these
 /// itself, or there is nobody left to answer.
-fn bound_of(error: &hyper::Error, turns: &Turns, limits: &Limits) -> Option<&'static str> {
+fn bound_of(error: &hyper::Error, turns: &Turns, limits: &LimitSettings) -> Option<ConfigKey> {
     if error.is_parse_too_large() {
         let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
-        return Some(if is_large { "limits.header_bytes" } else { "limits.headers" });
+        return Some(if is_large { config_key!(limits.header_bytes) } else { config_key!(limits.headers) });
     }
     if error.is_timeout() {
-        return Some("limits.idle_timeout");
+        return Some(config_key!(limits.idle_timeout));
     }
     match Slow::behind(error)? {
-        Slow::Head => Some("limits.first_frame_timeout"),
-        Slow::Taking => Some("limits.write_timeout"),
+        Slow::Head => Some(config_key!(limits.first_frame_timeout)),
+        Slow::Taking => Some(config_key!(limits.write_timeout)),
     }
 }

@@ -12,6 +12,7 @@ use tidegate_protocol::{Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, 
 use super::{Answer, credentials, json, query::Query};
 use crate::{
     auth::StreamGrant,
+    config::config_key,
     node::Node,
     refusals::{refused, unreadable},
 };
@@ -62,7 +63,7 @@ pub async fn events<B>(
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, address, &org, request).await?;
     let limit = query
-        .number("limit", 1..=limits.page_events, Some("limits.page_events"))?
+        .number("limit", 1..=limits.page_events, Some(config_key!(limits.page_events)))?
         .unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,

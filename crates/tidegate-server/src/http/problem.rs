@@ -9,6 +9,7 @@ use tidegate_core::publish::Fault;
 use tidegate_protocol::{Code, Refusal};
 
 use super::Answer;
+use crate::refusals::key_of;
 
 /// The body of a refusal.
 #[derive(Debug, Serialize)]
@@ -37,15 +38,6 @@ struct FieldError {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'static str>,
-}
-
-/// The bound that a faulty field is over, if it is one.
-pub fn limit_of(fault: &Fault) -> Option<&'static str> {
-    match fault.code {
-        "depth" => Some("limits.json_depth"),
-        "too_many" => Some("limits.users_per_event"),
-        _ => None,
-    }
 }
 
 /// Answers with a refusal.
@@ -81,9 +73,8 @@ fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     let errors: Vec<_> = faults
         .into_iter()
         .map(|fault| {
-            let limit = limit_of(&fault);
-            let Fault { pointer, code, detail } = fault;
-            FieldError { pointer, code, detail, limit }
+            let Fault { pointer, code, bound, detail } = fault;
+            FieldError { pointer, code, detail, limit: bound.map(|bound| key_of(bound).name()) }
         })
         .collect();
     let detail = match errors.as_slice() {

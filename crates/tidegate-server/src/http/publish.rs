@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidegate_core::{
     NewEvent,
     publish::{
-        BodyForm, Fault, PublishError,
+        BodyForm, PublishError,
         cloudevents::{Mode, read as read_cloudevents},
         read_body,
     },
@@ -17,7 +17,12 @@ use tidegate_engine::{AppendError, Appended};
 use tidegate_protocol::{Code, Cursor, EventId, OrgId, Refusal, ServiceName};
 
 use super::{Answer, Incoming, cloudevents, credentials::bearer, header_once, json, problem, query::Query};
-use crate::{auth::PublishGrant, node::Node, refusals::refused};
+use crate::{
+    auth::PublishGrant,
+    config::{ConfigKey, config_key},
+    node::Node,
+    refusals::{LimitedBy as _, bound_of, key_of, refused},
+};
 
 /// When a publisher is asked to come back where no better time is known.
 const RETRY_MS: u64 = 1000;
@@ -38,13 +43,13 @@ pub async fn answer(
     }
     let Ok(_place) = node.publishes.try_acquire() else {
         let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
-        return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
+        return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
     // A body may take its time: what one org sends slowly must not keep out all others.
     let Some(_share) = node.publish_shares.take(&org, node.config().limits.publishes_in_flight) else {
         let message = "the gateway is answering as many publishes of this org as it may";
         let refusal = Refusal::new(Code::Overloaded, message);
-        return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
+        return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
@@ -103,8 +108,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
     let max = node.config().limits.request_bytes.bytes();
     let too_large = || {
-        let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
-        Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
+        let key = config_key!(limits.request_bytes);
+        let message = format!("the body is larger than {key}, which allows {max} bytes");
+        Refusal::new(Code::TooLarge, message).limited_by(key)
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
@@ -116,9 +122,9 @@ async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes,
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
         Err(_) => {
-            let message = "the body did not arrive within limits.request_timeout";
-            let refusal = Refusal::new(Code::RequestTimeout, message);
-            Err(refusal.limited_by("limits.request_timeout").retry_in(RETRY_MS))
+            let key = config_key!(limits.request_timeout);
+            let refusal = Refusal::new(Code::RequestTimeout, format!("the body did not arrive within {key}"));
+            Err(refusal.limited_by(key).retry_in(RETRY_MS))
         }
     }
 }
@@ -133,15 +139,18 @@ async fn publish(
     let events = match events_of(node, &grant, headers, form, body) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
-            faults.iter().filter_map(problem::limit_of).for_each(|limit| node.metrics.refusal(limit));
+            let bounds = faults.iter().filter_map(|fault| fault.bound);
+            bounds.for_each(|bound| node.metrics.refusal(key_of(bound)));
             return Ok(problem::invalid(faults));
         }
         Err(PublishError::UnsupportedMedia(fault)) => return Ok(problem::unsupported(fault)),
         Err(error @ PublishError::NotJson(_)) => {
             return Err(Refusal::new(Code::BadRequest, error.to_string()));
         }
-        Err(error @ PublishError::TooLarge { limit, .. }) => {
-            return Err(Refusal::new(Code::TooLarge, error.to_string()).limited_by(limit));
+        Err(PublishError::TooLarge { what, bound, max }) => {
+            let key = key_of(bound);
+            let message = format!("{what} is larger than {key}, which allows {max}");
+            return Err(Refusal::new(Code::TooLarge, message).limited_by(key));
         }
     };
     for event in &events {
@@ -162,7 +171,7 @@ async fn publish(
         }
         Ok(Err(error)) => refusal_of(&ids, error, None),
         Err(_) => {
-            let limit = "limits.publish_timeout";
+            let limit = config_key!(limits.publish_timeout);
             node.metrics.refusal(limit);
             refusal_of(&ids, AppendError::Unknown, Some(limit))
         }
@@ -228,17 +237,15 @@ fn places(cursor: &Cursor, ids: &[(String, String)], appended: &Appended) -> Str
 fn refusal_of(
     ids: &[(String, String)],
     error: AppendError,
-    timeout: Option<&'static str>,
+    timeout: Option<ConfigKey>,
 ) -> Result<Response<Answer>, Refusal> {
     let limited =
-        |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
+        |code| Refusal::new(code, error.to_string()).limited_by(bound_of(&error)).retry_in(RETRY_MS);
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
-            let fault =
-                Fault { pointer: format!("/{index}/id"), code: "id_conflict", detail: error.to_string() };
             tracing::debug!(service, id, "refuse an id with other content");
-            Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
+            Refusal::new(Code::IdConflict, format!("{error}: send other content under another id"))
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
@@ -250,8 +257,7 @@ fn refusal_of(
             let message =
                 "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
-            let refusal =
-                Refusal { limit: timeout, ..Refusal::new(Code::Unknown, message).retry_in(RETRY_MS) };
+            let refusal = Refusal::new(Code::Unknown, message).limited_by(timeout).retry_in(RETRY_MS);
             return Ok(problem::unknown(&refusal, &ids));
         }
     })

@@ -5,6 +5,11 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 use http::Request;
 use tidegate_protocol::{Code, Refusal, ServiceName};
 
+use crate::{
+    config::{ConfigKey, config_key},
+    refusals::LimitedBy as _,
+};
+
 /// The parameters of a query (`application/x-www-form-urlencoded`).
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -42,7 +47,7 @@ impl Query {
         &self,
         name: &str,
         range: RangeInclusive<usize>,
-        limit: Option<&'static str>,
+        limit: Option<ConfigKey>,
     ) -> Result<Option<usize>, Refusal> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -53,7 +58,7 @@ impl Query {
                 let message = format!("{name} must be a whole number from {least} to {most}");
                 let refusal = Refusal::new(Code::BadRequest, message);
                 let is_over = is_plain && parsed.is_ok_and(|number| number > most);
-                Err(Refusal { limit: limit.filter(|_| is_over), ..refusal })
+                Err(refusal.limited_by(limit.filter(|_| is_over)))
             }
         }
     }
@@ -66,9 +71,9 @@ impl Query {
         };
         let names: Vec<&str> = text.split(',').collect();
         if names.len() > max {
-            let message =
-                format!("services names {} services, limits.services_per_filter allows {max}", names.len());
-            return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
+            let key = config_key!(limits.services_per_filter);
+            let message = format!("services names {} services, {key} allows {max}", names.len());
+            return Err(Refusal::new(Code::BadRequest, message).limited_by(key));
         }
         let parse = |name: &str| {
             ServiceName::parse(name)

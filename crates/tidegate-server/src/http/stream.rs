@@ -20,6 +20,7 @@ use super::{
 use crate::{
     admission::{ConnectionId, Slot},
     auth::StreamGrant,
+    config::config_key,
     node::Node,
     random::random,
     transport::{
@@ -284,7 +285,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         org,
         services: query.services(config.limits.services_per_filter)?,
         cursor: last_event_id.or(cursor),
-        tail: query.number("tail", 0..=config.limits.tail_events, Some("limits.tail_events"))?,
+        tail: query.number("tail", 0..=config.limits.tail_events, Some(config_key!(limits.tail_events)))?,
         replaces,
         slow,
         coding,

@@ -90,13 +90,6 @@ pub struct Patience {
     pub write: Duration,
 }
 
-impl Default for Patience {
-    /// What the configuration's defaults come to.
-    fn default() -> Self {
-        Self { head: Duration::from_secs(10), write: Duration::from_secs(33) }
-    }
-}
-
 /// The socket.
 #[derive(Debug)]
 pub struct Guarded {

@@ -162,7 +162,7 @@ impl Switching {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+    use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
     use http_body_util::Empty;
     use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
@@ -175,6 +175,9 @@ mod tests {
     use super::*;
     use crate::transport::guarded::Patience;
 
+    /// Longer than any of these exchanges takes.
+    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), write: Duration::from_secs(10) };
+
     type Outcome = Result<Switched, Option<SwitchError>>;
 
     /// Serves one connection; resolves to its socket, or to nothing where it was refused.
@@ -184,7 +187,7 @@ mod tests {
         let task = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.expect("accept");
             let (switched_in, mut switched) = tokio::sync::mpsc::unbounded_channel();
-            let stream = Guarded::new(stream, Arc::default(), Patience::default());
+            let stream = Guarded::new(stream, Arc::default(), PATIENCE);
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match Upgrade::of(&request) {
                     Ok((upgrade, protocols)) => {

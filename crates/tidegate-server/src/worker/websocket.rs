@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     admission,
+    config::config_key,
     node::OpenSocket,
+    refusals::LimitedBy as _,
     transport::{
         Transport,
         socket::{self, Leftover, ReadFault, Taken},
@@ -229,7 +231,7 @@ async fn begin(
                     Code::AuthTimeout,
                     "no auth frame came within limits.first_frame_timeout",
                 )
-                .limited_by("limits.first_frame_timeout")),
+                .limited_by(config_key!(limits.first_frame_timeout))),
             }
         }
     };
@@ -295,7 +297,8 @@ fn binary() -> Refusal {
 
 fn broken(error: ws::ReadError) -> Refusal {
     if error.close_code() == 1009 {
-        return Refusal::new(Code::TooLarge, error.to_string()).limited_by("limits.client_frame_bytes");
+        return Refusal::new(Code::TooLarge, error.to_string())
+            .limited_by(config_key!(limits.client_frame_bytes));
     }
     Refusal::new(Code::BadFrame, error.to_string())
 }

@@ -194,5 +194,5 @@ impl<'f, A: Attributes> Fields<'f, '_, A> {
 
 /// Refuses data that is not JSON.
 fn unsupported(pointer: String, detail: String) -> PublishError {
-    PublishError::UnsupportedMedia(Fault { pointer, code: "media", detail })
+    PublishError::UnsupportedMedia(Fault { pointer, code: "media", bound: None, detail })
 }

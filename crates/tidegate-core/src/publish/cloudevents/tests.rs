@@ -1,6 +1,7 @@
 //! CloudEvents in each mode: the events that they become, and the faults of those that are refused.
 
 use super::*;
+use crate::publish::Bound;
 use tidegate_protocol::UserId;
 
 const LIMITS: PublishLimits = PublishLimits { event_bytes: 400, events: 3, depth: 4, users: 2 };
@@ -229,19 +230,19 @@ fn data_that_is_not_json_is_refused_as_such() {
 
 #[test]
 fn sizes_are_bounded() {
-    let limit = |read: Result<Vec<NewEvent>, PublishError>| match read {
-        Err(PublishError::TooLarge { limit, .. }) => limit,
+    let bound = |read: Result<Vec<NewEvent>, PublishError>| match read {
+        Err(PublishError::TooLarge { bound, .. }) => bound,
         other => panic!("{other:?}"),
     };
     let event = r#"{"specversion":"1.0","id":"a","source":"s","type":"t"}"#;
     let four = format!("[{event},{event},{event},{event}]");
-    assert_eq!(limit(read_as(&Mode::Batch, &four, None)), "limits.events_per_batch");
+    assert_eq!(bound(read_as(&Mode::Batch, &four, None)), Bound::Events);
     let large = format!("\"{}\"", "x".repeat(400));
-    assert_eq!(limit(binary("specversion: 1.0\nid: a\nsource: s\ntype: t", &large)), "limits.event_bytes");
+    assert_eq!(bound(binary("specversion: 1.0\nid: a\nsource: s\ntype: t", &large)), Bound::EventBytes);
     // Source and subject count, as all that is stored does.
     let subject = "x".repeat(400);
     let long = format!("specversion: 1.0\nid: a\nsource: s\ntype: t\nsubject: {subject}");
-    assert_eq!(limit(binary(&long, "1")), "limits.event_bytes");
+    assert_eq!(bound(binary(&long, "1")), Bound::EventBytes);
 }
 
 #[test]

@@ -24,8 +24,10 @@ use super::{
     received::{Received, Respond},
 };
 use crate::{
+    config::config_key,
     http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
     node::Node,
+    refusals::LimitedBy as _,
     worker::{Peer, Worker, sse::SseBody},
 };
 
@@ -58,7 +60,7 @@ pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, r
         Given::Stalled { is_stream } => {
             // The end of a reader has been counted already.
             if !is_stream {
-                node.metrics.refusal("limits.write_timeout");
+                node.metrics.refusal(config_key!(limits.write_timeout));
             }
             tracing::debug!("reset an answer that its peer takes nothing of");
         }
@@ -79,7 +81,7 @@ fn as_http1(
     let most = node.config().limits.headers;
     if head.headers.len() > most {
         let message = format!("the request has more headers than limits.headers allows ({most})");
-        let refusal = Refusal::new(Code::TooLarge, message).limited_by("limits.headers");
+        let refusal = Refusal::new(Code::TooLarge, message).limited_by(config_key!(limits.headers));
         return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
     }
     if let Some(authority) = head.uri.authority() {

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 pub use received::Received;
 
 use crate::{
-    config::Limits,
+    config::{LimitSettings, config_key},
     node::Node,
     transport::guarded::{Guarded, Turns},
     worker::{Peer, Worker},
@@ -88,7 +88,7 @@ pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<T
     }
 }
 
-fn builder(limits: &Limits) -> h2::server::Builder {
+fn builder(limits: &LimitSettings) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     // Checked to be small when the configuration was read.
     let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
@@ -228,7 +228,7 @@ impl Pulse {
 fn log_end(node: &Node, peer: &Peer, error: &h2::Error) {
     // Floods are all attempts at more streams, or more work for one, than a connection may have.
     if !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-        node.metrics.refusal("limits.streams_per_connection");
+        node.metrics.refusal(config_key!(limits.streams_per_connection));
     }
     // The peer's doing, mostly; what we answered was logged where it was answered.
     tracing::debug!(%error, peer = %peer.address, "end an HTTP/2 connection");

@@ -24,7 +24,7 @@ use super::{
     table::{self, ROUTES, Route},
 };
 use crate::{
-    config::{Auth, Config, Limits},
+    config::{AuthSettings, Config, LimitSettings},
     node::Node,
 };
 
@@ -120,7 +120,7 @@ named here are ignored; a parameter may stand once.
 **Pages** of origins that `auth.origins` lists may read every answer (CORS), so answers vary by `Origin`; \
 those of other origins, but for the gateway's own, are refused by 403 `forbidden` under `/v1`.";
 
-fn describe(route: &Route, operation: &Operation, auth: &Auth) -> Value {
+fn describe(route: &Route, operation: &Operation, auth: &AuthSettings) -> Value {
     let mut responses: BTreeMap<u16, Value> = BTreeMap::new();
     for answered in operation.answers {
         responses.insert(answered.status, success(route, answered));
@@ -327,7 +327,7 @@ fn parameter(place: &str, name: &str, description: &str, schema: Value, example:
     parameter
 }
 
-fn parameters(limits: &Limits) -> Value {
+fn parameters(limits: &LimitSettings) -> Value {
     let services = format!(
         "Show these services only, separated by commas, at most {}. Absent, empty or `*`: all that the token allows.",
         limits.services_per_filter
@@ -395,7 +395,7 @@ fn parameters(limits: &Limits) -> Value {
 }
 
 /// Empty, `*`, or names separated by commas.
-fn services_pattern(limits: &Limits) -> String {
+fn services_pattern(limits: &LimitSettings) -> String {
     let name = tidegate_protocol::ServiceName::PATTERN.trim_start_matches('^').trim_end_matches('$');
     format!(r"^(\*?|{name}(,{name}){{0,{}}})$", limits.services_per_filter.saturating_sub(1))
 }

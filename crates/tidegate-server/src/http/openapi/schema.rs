@@ -11,7 +11,7 @@ use tidegate_protocol::{
 };
 
 use super::operation::Refused;
-use crate::{admission::ConnectionId, config::Limits};
+use crate::{admission::ConnectionId, config::LimitSettings};
 
 /// A place in the schemas.
 pub fn at(name: &str) -> Value {
@@ -19,7 +19,7 @@ pub fn at(name: &str) -> Value {
 }
 
 /// Every schema, by its name.
-pub fn all(limits: &Limits, codes: &[Code]) -> Value {
+pub fn all(limits: &LimitSettings, codes: &[Code]) -> Value {
     let mut all = Map::new();
     for part in
         [names(), events(limits), cloud_events(limits), answers(), refusals(codes), frames(), client_frames()]
@@ -145,7 +145,7 @@ fn described(name: &str, description: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}"), "description": description })
 }
 
-fn events(limits: &Limits) -> Value {
+fn events(limits: &LimitSettings) -> Value {
     let mut properties = said();
     let users = json!({
         "type": "array",
@@ -196,7 +196,7 @@ fn events(limits: &Limits) -> Value {
     })
 }
 
-fn cloud_events(limits: &Limits) -> Value {
+fn cloud_events(limits: &LimitSettings) -> Value {
     let absent = |schema: Value| json!({ "anyOf": [{ "type": "null" }, schema] });
     let user = UserId::PATTERN.trim_start_matches('^').trim_end_matches('$');
     let users = format!("^{user}(,{user}){{0,{}}}$", limits.users_per_event.saturating_sub(1));
