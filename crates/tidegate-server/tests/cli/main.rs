@@ -178,7 +178,7 @@ fn tokens_are_made_and_looked_at() {
     assert!(ran.out.contains("\"sub\": \"ann\""), "{}", ran.out);
     assert_eq!(ran.err, "tidegate: refused (unauthorized): the token's signature does not match\n");
     let ran = run(dir.path(), &[&create[..], &["--kid", "b"]].concat());
-    assert_eq!((ran.code, ran.err.as_str()), (Some(2), "tidegate: --kid names none of auth.keys\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), "tidegate: --kid names no key of auth.keys\n"));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn one_event_goes_out_as_it_was_typed() {
     ];
     let (ran, asked) = run(script(vec![stored(1, 0)]), &args, None);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.out.starts_with("published 1 event, 0 of them known before, in "), "{}", ran.out);
+    assert!(ran.out.starts_with("published 1 event, 0 of them duplicates, in "), "{}", ran.out);
     assert!(
         asked[0].starts_with("POST /v1/orgs/acme/events HTTP/1.1\r\n")
             && asked[0].contains("authorization: Bearer tgk_k\r\n")
@@ -335,8 +335,8 @@ fn gaps_are_shown_in_their_place() {
     let (ran, _) = run(script, &["tail", "--count", "1"], None);
     assert_eq!(
         ran.out,
-        "-- gap (retention): events after 4 up to 6 are not to be had --\n\
-         -- gap (epoch): the log began anew; what came behind 6 may be missing; going on behind 2 --\n\
+        "-- gap (retention): events after 4 up to 6 are no longer available --\n\
+         -- gap (epoch): the log is a new one; events after 6 may be missing; continuing after 2 --\n\
          t         3  s  e  i  1\n"
     );
 }
