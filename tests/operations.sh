@@ -84,7 +84,7 @@ perl -0777 -ne '
     # What it says is the longest text in there.
     my ($line) = sort { length $b <=> length $a } $1 =~ /"((?:[^"\\]|\\.)*)"/g;
     print "$line\n" if $line !~ /made-up|make up/;
-  }' $(find "$checkout"/crates/tidegate-server/src -name '*.rs') > "$scratch"/lines
+  }' $(find "$checkout"/crates/tidegate-{server,engine,core}/src -name '*.rs') > "$scratch"/lines
 [ "$(wc -l < "$scratch"/lines)" -ge 30 ] || { echo "operations: too few log lines in the sources" >&2; exit 1; }
 while read -r line; do grep -qF "$line" "$scratch"/lines || lacking "log line that says: $line"; done <<<"$said"
 while read -r line; do

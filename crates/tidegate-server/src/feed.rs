@@ -1,11 +1,11 @@
-//! The dev feed: what happens at an imaginary mail-order company, for `tidegate dev` and demos.
+//! The dev feed: made-up events of an imaginary mail-order company, for `tidegate dev` and demos.
 //!
-//! Six services speak. Most events belong to a story that is told in order (an order is placed,
-//! invoiced, paid, packed, shipped, delivered; a ticket is opened, answered, closed), and stories
-//! run side by side, so that filters, keys and gaps have something to show.
+//! There are six services. Most events belong to a story with an order (an order is placed, invoiced, paid,
+//! packed, shipped, delivered; a ticket is opened, answered, closed). Stories run side by side, so that
+//! filters, keys and gaps have something to show.
 //!
-//! Pure: the seed and the times come from the caller, the same ones give the same events. It
-//! publishes nothing itself. Not the engine's `Feed`, which carries real events to a node.
+//! Pure: seed and times come from the caller, and the same ones give the same events. It publishes nothing
+//! itself. It is not the engine's `Feed`, which carries real events to a node.
 
 mod company;
 
@@ -17,29 +17,29 @@ use tidegate_protocol::{UnixMillis, time::write_rfc3339};
 
 use self::company::{CARRIERS, CUSTOMERS, DEPOTS, GOODS, PEOPLE, SUBJECTS};
 
-/// Orders under way at once; past it, no new one is placed until one has ended.
+/// Most orders under way at once. At the limit, no order is placed until one has ended.
 const ORDERS_MAX: usize = 40;
-/// Tickets open at once.
+/// Most open tickets.
 const TICKETS_MAX: usize = 16;
-/// Leave requests and expenses that wait for an answer.
+/// Most open leave requests and expenses.
 const ASKS_MAX: usize = 8;
 
 const DAY: UnixMillis = 86_400_000;
 
-/// One event, ready to be published.
+/// One event to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedEvent {
-    /// The service that speaks.
+    /// The service.
     pub service: &'static str,
     /// What happened.
     pub event: &'static str,
-    /// What it happened to.
+    /// The key.
     pub key: String,
-    /// JSON text, an object.
+    /// The data, a JSON object.
     pub data: String,
 }
 
-/// Splitmix64: small, seedable, good enough for a story.
+/// Splitmix64 (Steele, Lea and Flood 2014): small, seedable, good enough for stories.
 #[derive(Debug, Clone)]
 struct Dice(u64);
 
@@ -52,7 +52,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number in `low..=high`. The bias of the remainder does not show at these sizes.
+    /// A number in `low..=high`. The bias of the remainder does not matter at these sizes.
     fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.roll() % (high - low + 1)
     }
@@ -70,7 +70,7 @@ impl Dice {
     }
 }
 
-/// What comes next for an order.
+/// The next step of an order.
 #[derive(Debug, Clone, Copy)]
 enum OrderStep {
     Invoice,
@@ -127,18 +127,18 @@ struct Ticket {
     step: TicketStep,
 }
 
-/// What somebody has asked and nobody has answered yet.
+/// A request that nobody has answered yet.
 #[derive(Debug, Clone)]
 enum Ask {
     Leave { number: u64, person: (&'static str, &'static str, &'static str), days: u64 },
     Expense { number: u64, person: (&'static str, &'static str, &'static str), cents: u64 },
 }
 
-/// The company, as far as its events need it.
+/// The state of the company, as far as its events need it.
 #[derive(Debug, Clone)]
 pub struct Feed {
     dice: Dice,
-    /// Its own dice, so that pacing does not change the story.
+    /// Separate dice, so that pacing does not change the stories.
     pace: Dice,
     burst_left: u64,
     orders: Vec<Order>,
@@ -146,7 +146,7 @@ pub struct Feed {
     asks: Vec<Ask>,
     on_shift: [bool; PEOPLE.len()],
     stock: [u64; GOODS.len()],
-    /// Told to be low and not refilled yet.
+    /// Reported as low and not refilled yet.
     low: [bool; GOODS.len()],
     last_number: u64,
 }
@@ -171,9 +171,9 @@ impl Feed {
         }
     }
 
-    /// What happens next, as of `now`.
+    /// The next event, at time `now`.
     pub fn next(&mut self, now: UnixMillis) -> FeedEvent {
-        // The shelf speaks for itself: what fell low is told before anything else happens.
+        // A low stock is reported before anything else happens.
         if let Some(good) = (0..GOODS.len()).find(|&g| !self.low[g] && self.stock[g] * 5 < GOODS[g].3) {
             return self.run_low(good);
         }
@@ -188,7 +188,7 @@ impl Feed {
         }
     }
 
-    /// How long to wait before the next event: about three a second, a lull here, a rush there.
+    /// The delay before the next event: about three events a second, with lulls and rushes.
     pub fn next_delay(&mut self) -> Duration {
         if self.burst_left > 0 {
             self.burst_left -= 1;
