@@ -453,7 +453,7 @@ fn what_does_not_fit_together_is_refused() {
 
 #[test]
 fn r23_the_memory_window_is_longer_than_any_delay_of_a_client() {
-    let mut backoff = tidegate_core::client::Backoff::default();
+    let mut backoff = tidegate_protocol::client::Backoff::default();
     let longest = (0..20).map(|_| backoff.next_ms(u64::MAX, None)).max().expect("delays");
     for (window, is_good) in [(longest - 1, false), (longest, false), (longest + 1, true)] {
         let set = format!("tail.window={window}ms");
