@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tidegate_core::deflate::compress_alone;
 use tidegate_protocol::ws::{self, Event, Limits, Reader};
 use tidegate_server::transport::{
-    guarded::{Guarded, Patience},
+    guarded::{Guarded, Timeouts},
     socket::{self, Leftover, ReadFault, Taken},
     upgrade::{Switched, Upgrade},
 };
@@ -33,7 +33,7 @@ async fn main() -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
-            let stream = Guarded::new(stream, Default::default(), Patience::default());
+            let stream = Guarded::new(stream, Default::default(), Timeouts::default());
             let served = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service_fn(|request| async { answer(request) }))
                 .with_upgrades();

@@ -1,4 +1,4 @@
-//! `publish` and `tail` against a gateway that answers from a script, one answer a connection.
+//! `publish` and `tail` against a gateway that answers from a script, one answer per connection.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{Ran, dir, tidegate};
 
-/// A gateway that gives each connection the next answer, and keeps what it was asked.
+/// A gateway that gives each connection the next answer, and keeps the requests.
 struct Script {
     url: String,
     asked: JoinHandle<Vec<String>>,
@@ -260,7 +260,7 @@ fn an_interrupted_command_ends_with_130_and_says_how_far_it_came() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(b"{}\n").expect("written");
-    // The pipe stays open; what it has given so far is sent all the same.
+    // The pipe stays open, but what it has given is sent.
     script.asked.join().expect("the script was played");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("sent");
