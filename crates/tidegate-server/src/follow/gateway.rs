@@ -123,7 +123,7 @@ pub fn transport(error: reqwest::Error) -> String {
     }
 }
 
-/// The delay before the next attempt; never less than `asked`, what the gateway asked for. The first two
+/// The delay before the next attempt; never less than `asked`, the gateway's minimum. The first two
 /// delays come from the short end of their window, because a person is waiting.
 pub fn delay(backoff: &mut Backoff, asked: Option<Duration>) -> Duration {
     let random = if backoff.attempts() < 2 { random() >> 4 } else { random() };

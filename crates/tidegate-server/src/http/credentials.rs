@@ -98,17 +98,17 @@ fn prove_page<B>(node: &Node, request: &Request<B>) -> Result<(), Refusal> {
     let site = header_once(request.headers(), "sec-fetch-site")?.map(HeaderValue::as_bytes);
     let message = match origins::of(node, request) {
         // Browsers omit Origin if a page sends a GET to its own origin, and then send this header.
-        origins::Of::Nobody if site == Some(b"same-origin") => return Ok(()),
-        origins::Of::Nobody => {
+        origins::PageOrigin::Absent if site == Some(b"same-origin") => return Ok(()),
+        origins::PageOrigin::Absent => {
             "a cookie is taken only from a browser that names the page's origin (Origin, or Sec-Fetch-Site: \
              same-origin); use Authorization: Bearer <token>"
         }
-        origins::Of::Listed(_) => return Ok(()),
+        origins::PageOrigin::Listed(_) => return Ok(()),
         // `http://` and our host is not `https://` and our host. A browser that sends Sec-Fetch-Site tells
         // them apart.
-        origins::Of::Ours if matches!(site, None | Some(b"same-origin")) => return Ok(()),
-        origins::Of::Ours => "a cookie is taken from this page only if auth.origins lists its origin",
-        origins::Of::Stranger => origins::REFUSED,
+        origins::PageOrigin::Own if matches!(site, None | Some(b"same-origin")) => return Ok(()),
+        origins::PageOrigin::Own => "a cookie is taken from this page only if auth.origins lists its origin",
+        origins::PageOrigin::Other => origins::REFUSED,
     };
     Err(Refusal::new(Code::Forbidden, message))
 }

@@ -71,7 +71,7 @@ pub async fn answer(
         // A WebSocket gets the refusal as a frame, because a page cannot see why an upgrade failed.
         Ok(())
             if is_guarded
-                && origin == origins::Of::Stranger
+                && origin == origins::PageOrigin::Other
                 && !(matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _))
                     && upgrade::is_asked(&request)) =>
         {
@@ -79,7 +79,7 @@ pub async fn answer(
         }
         Ok(()) => match found {
             Found::Route(route, org) => dispatch(route, org, worker, peer, request).await,
-            Found::ByOther(path) => Ok(by_other(request.method(), path)),
+            Found::OtherMethod(path) => Ok(other_method(request.method(), path)),
             Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
                 asset(&request)
             }
@@ -100,7 +100,7 @@ pub async fn answer(
             route.id
         );
     }
-    if let origins::Of::Listed(origin) = origin {
+    if let origins::PageOrigin::Listed(origin) = origin {
         origins::allow(&node, &mut response, origin);
     }
     if is_guarded || matches!(found, Found::Route(..)) {
@@ -132,7 +132,7 @@ async fn dispatch(
 }
 
 /// The path exists, but only with other methods.
-fn by_other(method: &Method, path: &str) -> Response<Answer> {
+fn other_method(method: &Method, path: &str) -> Response<Answer> {
     let allowed = table::allowed(path);
     let message = format!("{method:.20} is not allowed here; {allowed} are");
     let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));

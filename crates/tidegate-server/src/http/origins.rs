@@ -15,27 +15,27 @@ const SHOWN_MAX: usize = 120;
 
 /// Where the page behind a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Of {
+pub enum PageOrigin {
     /// There is no Origin: the client is not a browser, or it is a page of ours that sends a GET.
-    Nobody,
+    Absent,
     /// The page was served under the host that the request is sent to.
-    Ours,
+    Own,
     /// The page's origin is listed in `auth.origins`.
     Listed(HeaderValue),
     /// Any other origin, or one that cannot be read.
-    Stranger,
+    Other,
 }
 
 /// The origin of a request as the browser states it. Compared byte for byte, because browsers write an origin
 /// in only one way.
-pub fn of<B>(node: &Node, request: &Request<B>) -> Of {
+pub fn of<B>(node: &Node, request: &Request<B>) -> PageOrigin {
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next() else { return Of::Nobody };
+    let Some(origin) = origins.next() else { return PageOrigin::Absent };
     if origins.next().is_some() {
-        return Of::Stranger;
+        return PageOrigin::Other;
     }
     if node.config().auth.origins.iter().any(|allowed| origin == allowed.as_str()) {
-        return Of::Listed(origin.clone());
+        return PageOrigin::Listed(origin.clone());
     }
     // A proxy may end TLS, so both schemes are accepted.
     let authority = origin.to_str().ok().and_then(|origin| {
@@ -44,7 +44,7 @@ pub fn of<B>(node: &Node, request: &Request<B>) -> Of {
             .or_else(|| origin.strip_prefix("http://"))
             .filter(|text| !text.is_empty())
     });
-    if authority.is_some() && authority == host(request) { Of::Ours } else { Of::Stranger }
+    if authority.is_some() && authority == host(request) { PageOrigin::Own } else { PageOrigin::Other }
 }
 
 /// The host and port that a request is sent to, as its sender wrote them (over HTTP/2, `:authority`).
@@ -54,7 +54,7 @@ fn host<B>(request: &Request<B>) -> Option<&str> {
 
 /// Refuses a page of another origin, unless the origin is listed.
 pub fn check<B>(node: &Node, request: &Request<B>) -> Result<(), Refusal> {
-    if of(node, request) == Of::Stranger { Err(refuse(node, request)) } else { Ok(()) }
+    if of(node, request) == PageOrigin::Other { Err(refuse(node, request)) } else { Ok(()) }
 }
 
 /// The refusal for a page whose origin may not connect. The log says how to allow it.

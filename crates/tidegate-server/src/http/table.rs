@@ -70,7 +70,7 @@ pub enum Found<'p> {
     /// This route answers. The text is the org's segment of the path, if the path has one.
     Route(&'static Route, &'p str),
     /// The path exists, but not with this method.
-    ByOther(&'static str),
+    OtherMethod(&'static str),
     /// The path does not exist.
     Nothing,
 }
@@ -86,7 +86,7 @@ pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
             other = Some(route.path);
         }
     }
-    other.map_or(Found::Nothing, Found::ByOther)
+    other.map_or(Found::Nothing, Found::OtherMethod)
 }
 
 /// The methods of a path in the list, for `Allow`.
@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(route.id, id);
         }
         assert!(matches!(find(&Method::GET, "/v1/orgs/acme/cursor"), Found::Route(_, "acme")));
-        assert!(matches!(find(&Method::PUT, "/v1/orgs/a/events"), Found::ByOther(EVENTS)));
+        assert!(matches!(find(&Method::PUT, "/v1/orgs/a/events"), Found::OtherMethod(EVENTS)));
         assert_eq!(allowed(EVENTS), "GET, POST, OPTIONS");
         for path in [
             "",
