@@ -34,7 +34,7 @@ use super::{
     websocket::Socket,
 };
 use crate::{
-    admission::{self, Connection, ConnectionId, ReplayPlace},
+    admission::{self, Connection, ConnectionId, ReplaySlot},
     auth::StreamGrant,
     config::Config,
     hub::Org,
@@ -129,7 +129,7 @@ pub struct Reader {
     /// Whether its policy has yet to act.
     is_to_act: Cell<bool>,
     /// Its place among those that wait for their replay.
-    waits: Cell<Option<ReplayPlace>>,
+    waits: Cell<Option<ReplaySlot>>,
     slot: admission::Slot,
 }
 
@@ -272,12 +272,12 @@ impl Reader {
 
     /// Rings for its task.
     pub fn call(&self) {
-        self.connection.call();
+        self.connection.notify();
     }
 
-    /// Whether the bell has rung ([`Connection::poll_called`]).
+    /// Whether the bell has rung ([`Connection::poll_notified`]).
     pub fn poll_called(&self, context: &Context<'_>) -> Poll<()> {
-        self.connection.poll_called(context)
+        self.connection.poll_notified(context)
     }
 
     /// Waits for the bell.

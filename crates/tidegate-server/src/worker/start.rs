@@ -12,7 +12,7 @@ use tidegate_engine::{Engine, PageLimit, ReadError};
 use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName, UserId};
 
 use crate::{
-    admission::{Arrival, Connection, ConnectionId, ReplayPlace, Slot},
+    admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
     auth::StreamGrant,
     node::Node,
     random::random,
@@ -50,7 +50,7 @@ pub struct Entered {
     /// The place to start at, and the gaps due from there on.
     pub opening: Opening,
     /// Its place among those that wait for their replay, where it has missed something.
-    pub replay: Option<ReplayPlace>,
+    pub replay: Option<ReplaySlot>,
     /// Keeps the log from being forgotten.
     pub watch: Watch,
 }
