@@ -10,7 +10,14 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use tidegate_core::{NewEvent, publish::{BodyForm, PublishError, PublishLimits, cloudevents::{self, Headers, Mode}, read_body}};
+use tidegate_core::{
+    NewEvent,
+    publish::{
+        BodyForm, PublishError, PublishLimits,
+        cloudevents::{self, Headers, Mode},
+        read_body,
+    },
+};
 use tidegate_protocol::{EventId, OrgId};
 
 fn read_events(mode: &Mode<'_>, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEvent>, PublishError> {
@@ -25,7 +32,7 @@ fn read(form: BodyForm, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEv
     })
 }
 
-/// White space between tokens taken out, by another way than the gateway's.
+/// Removes white space between tokens, by another algorithm than the gateway's.
 fn compact(json: &str) -> String {
     let (mut out, mut is_string, mut is_escaped) = (String::new(), false, false);
     for character in json.chars() {
@@ -47,12 +54,12 @@ fn members(json: &str) -> HashMap<String, &RawValue> {
     serde_json::from_str(json).expect("an object")
 }
 
-/// The headers that `text` begins with, and what stands behind them.
+/// The headers that `text` begins with, and the rest after them.
 fn headers(text: &[u8]) -> (Headers<'_>, &[u8]) {
     let (mut headers, mut rest) = (Headers::default(), text);
     while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-        let (line, behind) = (&rest[..end], &rest[end + 1..]);
-        rest = behind;
+        let (line, after) = (&rest[..end], &rest[end + 1..]);
+        rest = after;
         if line.is_empty() {
             break;
         }
@@ -63,7 +70,7 @@ fn headers(text: &[u8]) -> (Headers<'_>, &[u8]) {
     (headers, rest)
 }
 
-/// What was taken, unless it was refused as things are refused.
+/// The accepted events; checks the form of a refusal.
 fn taken(read: Result<Vec<NewEvent>, PublishError>, limits: &PublishLimits) -> Option<Vec<NewEvent>> {
     match read {
         Ok(events) => {
@@ -130,7 +137,7 @@ fuzz_target!(|input: &[u8]| {
         let again = if choice & 12 == 0 {
             read(BodyForm::Json, fragment.as_bytes(), &PublishLimits::default())
         } else {
-            // Its own fragment, but for the two names that CloudEvents have other words for.
+            // Its own fragment, apart from the two members that CloudEvents name differently.
             let named = stored.iter().map(|(name, value)| match name.as_str() {
                 "event" => format!("\"type\":{value}"),
                 "key" => format!("\"partitionkey\":{value}"),

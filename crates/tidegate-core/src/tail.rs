@@ -1,7 +1,7 @@
-//! A tail: the in-memory end of one org's log, as sealed batches, and the events of the next one.
+//! A tail: the end of one org's log in memory, as sealed batches, and the events of the next batch.
 //!
-//! It holds the missed-events window for readers that come back, and feeds those that are level.
-//! What falls out of it is served from the log; nothing is lost by shortening a tail.
+//! Readers that are caught up get its new batches, and readers that come back get what they missed. What has
+//! left the tail is read from the log; shortening a tail loses nothing.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,37 +12,31 @@ use crate::{Batch, Budget, Event};
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
-    /// Events.
+    /// The largest number of events.
     pub events: usize,
-    /// Bytes of fragments; a larger single event makes a batch of its own.
+    /// The largest number of bytes of fragments; a larger single event is a batch of its own.
     pub bytes: usize,
 }
 
-impl Default for BatchLimits {
-    fn default() -> Self {
-        Self { events: 100, bytes: 64 << 10 }
-    }
-}
-
-/// What comes behind a place.
+/// What comes after a position.
 #[derive(Debug)]
 pub enum Next {
     /// The batch that holds the next seq.
     Batch(Arc<Batch>),
-    /// Nothing: the place is the head.
-    Level,
-    /// The tail begins later, at this border; what is between stands in the log.
-    Behind(Seq),
+    /// Nothing: the position is the head.
+    CaughtUp,
+    /// The tail begins later, after this seq; the log has what lies between.
+    BeforeTail(Seq),
 }
 
-/// Recent batches of one log, without holes from `start` to `head`.
+/// Recent batches of one log, without holes from `start` to `head`, and the open events after it.
 #[derive(Debug)]
 pub struct Tail {
     batches: VecDeque<Arc<Batch>>,
     /// How many events the batches hold.
     events: usize,
     head: Seq,
-    /// Behind the head, not sealed yet: never more than makes a batch full.
+    /// The events after the head that are not sealed yet: never more than one batch.
     open: Vec<Arc<Event>>,
     open_bytes: usize,
     budget: Arc<Budget>,
@@ -55,34 +49,34 @@ impl Tail {
         Self { batches: VecDeque::new(), events: 0, head, open: Vec::new(), open_bytes: 0, budget }
     }
 
-    /// The border where it begins.
+    /// The position after which it begins.
     pub fn start(&self) -> Seq {
         self.batches.front().map_or(self.head, |batch| batch.prev)
     }
 
-    /// The last sealed border.
+    /// The end of the last sealed batch.
     pub fn head(&self) -> Seq {
         self.head
     }
 
-    /// Whether it holds nothing.
+    /// Whether it has no events.
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty() && self.open.is_empty()
     }
 
-    /// Whether there are events that no batch holds yet.
+    /// Whether there are events that are not sealed yet.
     pub fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Where it ends, with what is not sealed yet.
+    /// Its end, with the events that are not sealed yet.
     fn end(&self) -> Seq {
         self.open.last().map_or(self.head, |event| event.seq)
     }
 
-    /// Takes `events`, which follow on `prev`, and seals batches of them that are full by `limits`; the
-    /// rest stays open for those to come. Events that are held already are passed over; where some are
-    /// missing in between, the tail starts anew behind the hole (readers find them in the log).
+    /// Takes `events`, which follow on `prev`, and seals the batches that are full by `limits`; the rest stays
+    /// open. Events that it has already are skipped. If some are missing in between, the tail starts anew
+    /// after the hole (readers get them from the log).
     pub fn push(&mut self, prev: Seq, events: &[Arc<Event>], now: UnixMillis, limits: BatchLimits) {
         let events = &events[events.partition_point(|event| event.seq <= self.end())..];
         if events.is_empty() {
@@ -107,7 +101,7 @@ impl Tail {
         }
     }
 
-    /// Seals what is open, so that it can be served.
+    /// Seals the open events, so that they can be sent.
     pub fn seal(&mut self, now: UnixMillis) {
         let Some(last) = self.open.last() else { return };
         let seq = last.seq;
@@ -118,22 +112,22 @@ impl Tail {
         self.head = seq;
     }
 
-    /// What a reader that has scanned up to `at` takes next, of what is sealed.
+    /// What a reader at `at` takes next, of what is sealed.
     pub fn next(&self, at: Seq) -> Next {
         if at >= self.head {
-            return Next::Level;
+            return Next::CaughtUp;
         }
         if at < self.start() {
-            return Next::Behind(self.start());
+            return Next::BeforeTail(self.start());
         }
         let index = self.batches.partition_point(|batch| batch.seq <= at);
         match self.batches.get(index) {
             Some(batch) => Next::Batch(batch.clone()),
-            None => Next::Level,
+            None => Next::CaughtUp,
         }
     }
 
-    /// The batches that end behind `at`, oldest first.
+    /// The batches that end after `at`, oldest first.
     pub fn since(&self, at: Seq) -> Vec<Arc<Batch>> {
         let index = self.batches.partition_point(|batch| batch.seq <= at);
         self.batches.range(index..).cloned().collect()

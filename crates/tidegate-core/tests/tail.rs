@@ -1,5 +1,4 @@
-//! Tails and batches: where runs are cut, what comes behind a place, and that every byte charged is
-//! given back.
+//! Tails and batches: how runs are cut, what comes after a position, and that every charged byte is released.
 
 use std::sync::Arc;
 
@@ -8,6 +7,9 @@ use tidegate_core::{
     Batch, BatchLimits, Budget, Event, Framing, Next, Tail, View, ViewKey, batch::Compressor,
 };
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, UserId};
+
+/// Bounds that no test here reaches unless it says so.
+const LIMITS: BatchLimits = BatchLimits { events: 100, bytes: 64 << 10 };
 
 fn event(seq: Seq, service: &str, bytes: usize) -> Arc<Event> {
     Arc::new(Event {
@@ -57,7 +59,7 @@ fn batches_are_full_at_either_limit_and_hold_one_event_at_least() {
     let small = events(1..=7);
     assert_eq!(lengths(&small, BatchLimits { events: 3, bytes: 1 << 20 }), [3, 3, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 7, bytes: 1 << 20 }), [7]);
-    assert!(lengths(&[], BatchLimits::default()).is_empty());
+    assert!(lengths(&[], LIMITS).is_empty());
     let size = small[0].fragment.len();
     assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size }), [2, 2, 2, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size - 1 }), [1; 7]);
@@ -77,7 +79,7 @@ fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
     let mut tail = Tail::new(0, Arc::default());
     tail.push(0, &events([1]), 10, limits);
     assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
-    assert!(matches!(tail.next(0), Next::Level), "what is open is not served");
+    assert!(matches!(tail.next(0), Next::CaughtUp), "what is open is not served");
     tail.push(1, &events([1, 2]), 11, limits);
     assert!(!tail.is_empty() && tail.has_open());
     tail.push(2, &events([3, 4]), 12, limits);
@@ -105,7 +107,7 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
     assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
     put(&mut tail, 2, &events([3, 4]), 12, limits);
     assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
-    // Seqs need not be dense: the border is the head, not the seq before.
+    // Seqs need not be dense: a batch follows on the head, not on the seq before its first.
     put(&mut tail, 4, &events([9]), 13, limits);
     assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
     put(&mut tail, 20, &events([21]), 14, limits);
@@ -113,15 +115,15 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
 }
 
 #[test]
-fn what_comes_behind_a_place_is_exact_at_every_border() {
+fn what_comes_after_a_position_is_exact_at_every_boundary() {
     let mut tail = Tail::new(5, Arc::default());
-    assert!(matches!(tail.next(5), Next::Level));
-    assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
-    put(&mut tail, 5, &events([6, 7]), 10, BatchLimits::default());
-    put(&mut tail, 7, &events([9]), 20, BatchLimits::default());
+    assert!(matches!(tail.next(5), Next::CaughtUp));
+    assert!(matches!(tail.next(4), Next::BeforeTail(5)), "an empty tail begins at its head");
+    put(&mut tail, 5, &events([6, 7]), 10, LIMITS);
+    put(&mut tail, 7, &events([9]), 20, LIMITS);
     let next = |at| match tail.next(at) {
-        Next::Level => "level".to_owned(),
-        Next::Behind(start) => format!("behind {start}"),
+        Next::CaughtUp => "level".to_owned(),
+        Next::BeforeTail(start) => format!("behind {start}"),
         Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
     };
     let found: Vec<_> = (4..=10).map(next).collect();
@@ -137,13 +139,13 @@ fn what_comes_behind_a_place_is_exact_at_every_border() {
 fn old_batches_go_by_age_and_the_head_stays() {
     let mut tail = Tail::new(0, Arc::default());
     for seq in 1..=4 {
-        put(&mut tail, seq - 1, &events([seq]), seq * 10, BatchLimits::default());
+        put(&mut tail, seq - 1, &events([seq]), seq * 10, LIMITS);
     }
     tail.drop_before(20);
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
     tail.drop_before(1000);
     assert_eq!((tail.start(), tail.head(), tail.oldest(), tail.memory()), (4, 4, None, 0));
-    assert!(matches!(tail.next(4), Next::Level));
+    assert!(matches!(tail.next(4), Next::CaughtUp));
     tail.drop_oldest();
 }
 
@@ -151,7 +153,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
 fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
     let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
     let mut tail = Tail::new(0, Arc::default());
-    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let limits = BatchLimits { events: 2, ..LIMITS };
     let all: Vec<_> = (1..=10).map(|seq| event(seq, if seq % 5 == 0 { "b" } else { "a" }, 0)).collect();
     put(&mut tail, 0, &all, 0, limits);
     let targeted = Arc::new(Event { users: Some(users), ..(*event(11, "a", 0)).clone() });
@@ -169,7 +171,7 @@ fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
 #[test]
 fn r16_lag_counts_events_not_seqs() {
     let mut tail = Tail::new(0, Arc::default());
-    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let limits = BatchLimits { events: 2, bytes: 64 << 10 };
     let all: Vec<_> = (1..=10).map(|n| event(n * 1000, "a", 0)).collect();
     put(&mut tail, 0, &all, 0, limits);
     let (user, all) = (UserId::parse("ann").expect("a user"), Filter::all());
@@ -184,7 +186,7 @@ fn r16_lag_counts_events_not_seqs() {
 fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     let budget = Arc::new(Budget::default());
     let mut tail = Tail::new(0, budget.clone());
-    put(&mut tail, 0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, BatchLimits::default());
+    put(&mut tail, 0, &[event(1, "a", 1000), event(2, "b", 1000)], 0, LIMITS);
     let bare = budget.used();
     assert!(bare > 2000 && bare == tail.memory(), "{bare}");
 
@@ -227,7 +229,7 @@ fn views_past_the_bound_are_made_but_not_kept() {
 }
 
 #[test]
-fn r8_views_differ_by_life_filter_and_framing_and_hold_nothing_targeted() {
+fn r8_views_differ_by_epoch_filter_and_framing_and_hold_nothing_targeted() {
     let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
     let targeted = Arc::new(Event { users: Some(users), ..(*event(2, "a", 0)).clone() });
     let batch = Batch::new(0, 3, 0, vec![event(1, "a", 0), targeted, event(3, "b", 0)], &Arc::default());

@@ -1,19 +1,42 @@
-//! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not.
+//! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not, and meaning.
 //!
-//! Everything that the gateway says no with is one of these (PROTOCOL.md, "Codes").
+//! Every refusal of a gateway has one of these codes (PROTOCOL.md, "Codes"). Clients in other languages
+//! take the table from `spec/codes.json`, which is generated from here (`tests/codes.rs`).
 
-/// A reason that the peer is told, the same on every transport.
+/// Whether a request or stream that ended with a code is worth another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// The same request may succeed later.
+    Yes,
+    /// It may succeed with a new token.
+    Renew,
+    /// It is final: the same request fails again.
+    No,
+}
+
+impl Retry {
+    /// The word in `spec/codes.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Retry::Yes => "yes",
+            Retry::Renew => "renew",
+            Retry::No => "no",
+        }
+    }
+}
+
+/// The reason for a refusal or for the end of a stream, the same on every transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// An invariant of ours broke; this one connection or request ended.
+    /// An invariant of the gateway broke; it ended this one connection or request.
     Internal,
-    /// The node is going away.
+    /// The node is shutting down.
     Draining,
-    /// The node has no room for this now.
+    /// The node has no capacity for this now.
     Overloaded,
-    /// The token ran out; renew it, then come back.
+    /// The token expired; renew it, then reconnect.
     TokenExpired,
-    /// The reader took nothing for the write timeout, or fell too far behind.
+    /// The reader took no bytes for the write timeout, or fell too far behind the log.
     SlowConsumer,
     /// No pong within the ping timeout.
     PingTimeout,
@@ -21,7 +44,7 @@ pub enum Code {
     TooManyConnections,
     /// Too many requests or handshakes.
     RateLimited,
-    /// No credentials within the time for the first frame.
+    /// No `auth` frame within the time for the first frame.
     AuthTimeout,
     /// Credentials missing or not valid.
     Unauthorized,
@@ -29,31 +52,31 @@ pub enum Code {
     Forbidden,
     /// A frame, header or parameter that breaks the protocol.
     BadFrame,
-    /// The credentials were taken back.
+    /// An operator revoked the credentials.
     Revoked,
-    /// Another connection of the same user took this one's place.
+    /// Another connection of the same user replaced this one.
     Evicted,
-    /// A protocol version or option that this node does not speak.
+    /// A protocol version or option that this node does not support.
     Unsupported,
     /// Over a size limit.
     TooLarge,
-    /// The request is not what the endpoint takes (not JSON, a faulty parameter).
+    /// The request is not one that the endpoint accepts (not JSON, a faulty parameter).
     BadRequest,
     /// No such address.
     NotFound,
-    /// The address does not take this method.
+    /// The address does not support this method.
     MethodNotAllowed,
     /// The id was used for other content within the dedup window.
     IdConflict,
-    /// A content type that the endpoint does not take.
+    /// A content type that the endpoint does not accept.
     UnsupportedMedia,
     /// The request took too long to arrive.
     RequestTimeout,
     /// JSON, but with faulty fields.
     Invalid,
-    /// The dedup window has no room for more ids.
+    /// The dedup window holds as many ids as it may.
     DedupFull,
-    /// The log does not take writes until the node is restarted.
+    /// The log accepts no writes until the node is restarted.
     LogHalted,
     /// Whether the events were stored is not known.
     Unknown,
@@ -122,8 +145,8 @@ impl Code {
         }
     }
 
-    /// The close code that a WebSocket stream ends with; `None` for codes that only HTTP answers
-    /// carry.
+    /// The WebSocket close code (RFC 6455 7.4): 1xxx are registered, 4000 to 4499 are worth another try,
+    /// 4500 to 4999 are final. `None` for codes that only HTTP answers have.
     pub const fn close(self) -> Option<u16> {
         Some(match self {
             Code::Internal => 1011,
@@ -154,7 +177,7 @@ impl Code {
         })
     }
 
-    /// The HTTP status that a request, or an SSE stream before its first frame, is refused with.
+    /// The HTTP status (RFC 9110) that refuses a request, or an SSE stream before its first frame.
     pub const fn status(self) -> u16 {
         match self {
             Code::Internal => 500,
@@ -174,13 +197,12 @@ impl Code {
         }
     }
 
-    /// Whether the same request may succeed later. A final code is not worth a retry.
-    pub const fn is_retryable(self) -> bool {
+    /// Whether another try is worth it.
+    pub const fn retry(self) -> Retry {
         match self {
             Code::Internal
             | Code::Draining
             | Code::Overloaded
-            | Code::TokenExpired
             | Code::SlowConsumer
             | Code::PingTimeout
             | Code::TooManyConnections
@@ -189,7 +211,8 @@ impl Code {
             | Code::RequestTimeout
             | Code::DedupFull
             | Code::LogHalted
-            | Code::Unknown => true,
+            | Code::Unknown => Retry::Yes,
+            Code::TokenExpired => Retry::Renew,
             Code::Unauthorized
             | Code::Forbidden
             | Code::BadFrame
@@ -202,7 +225,58 @@ impl Code {
             | Code::MethodNotAllowed
             | Code::IdConflict
             | Code::UnsupportedMedia
-            | Code::Invalid => false,
+            | Code::Invalid => Retry::No,
+        }
+    }
+
+    /// Whether the same request, with a new token if need be, may succeed later. A final code is not
+    /// worth another try.
+    pub const fn is_retryable(self) -> bool {
+        !matches!(self.retry(), Retry::No)
+    }
+
+    /// The meaning in a sentence, for whoever writes a client.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Code::Internal => "The gateway has a fault; it ended this one connection or request.",
+            Code::Draining => "The gateway is going away.",
+            Code::Overloaded => {
+                "The gateway has no room now (`limit` names the bound), or cannot get the keys of the token's \
+                 issuer."
+            }
+            Code::TokenExpired => "The token has expired; renew it before the next try.",
+            Code::SlowConsumer => {
+                "The reader took no byte for the write timeout, or fell behind and did not gain over all \
+                 warnings."
+            }
+            Code::PingTimeout => "No `pong` came within the ping timeout.",
+            Code::TooManyConnections => {
+                "The user, the org or the address has as many connections as it may; `limit` says which."
+            }
+            Code::RateLimited => "Too many frames, handshakes or requests came in a second.",
+            Code::AuthTimeout => "No `auth` frame came in time.",
+            Code::Unauthorized => "The credentials are missing or not valid.",
+            Code::Forbidden => {
+                "The credentials are valid, but not for this org, service or origin, or their issuer may not \
+                 speak for the org."
+            }
+            Code::BadFrame => "A frame breaks the protocol.",
+            Code::Revoked => "An operator has taken the credentials back.",
+            Code::Evicted => "Another connection of this user has taken the slot of this one.",
+            Code::Unsupported => "The gateway does not speak this subprotocol, version or option.",
+            Code::TooLarge => "The frame, body or header is over a size limit.",
+            Code::BadRequest => "A parameter or header is faulty, or the body is not JSON.",
+            Code::NotFound => "There is nothing at this address.",
+            Code::MethodNotAllowed => "The address does not take this method.",
+            Code::IdConflict => "The id was used for other content within the dedup window.",
+            Code::UnsupportedMedia => "The address does not take this content type.",
+            Code::RequestTimeout => "The body did not arrive in time.",
+            Code::Invalid => "The body is JSON, but some of its fields are faulty; `errors` lists them.",
+            Code::DedupFull => "The dedup window holds as many ids as it may.",
+            Code::LogHalted => "The log takes no writes until an operator restarts the gateway.",
+            Code::Unknown => {
+                "Whether the events were stored is not known; sending them again with the same ids is safe."
+            }
         }
     }
 

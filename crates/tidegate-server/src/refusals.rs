@@ -1,35 +1,77 @@
-//! The errors of the node's parts, in the words of the wire.
+//! The errors of the node's parts as refusals that go to a peer, and the key of the bound that each is for.
 
+use tidegate_core::publish::Bound;
 use tidegate_engine::{AppendError, ReadError};
 use tidegate_protocol::{Code, Refusal};
 
-use crate::auth;
+use crate::{
+    auth,
+    config::{ConfigKey, config_key},
+};
 
-/// The auth module's no, in the words of every transport.
-pub fn refused(refusal: auth::Refusal) -> Refusal {
-    let told = Refusal::new(refusal.code, refusal.message);
-    match refusal.retry_in_ms {
-        Some(millis) => told.retry_in(millis),
-        None => told,
+/// Names the bound that a refusal is for. Nothing else in the server sets [`Refusal::limit`], so what it
+/// names is always a key of the configuration.
+pub trait LimitedBy {
+    /// The same refusal, for being over `limit`.
+    fn limited_by(self, limit: impl Into<Option<ConfigKey>>) -> Self;
+}
+
+impl LimitedBy for Refusal {
+    fn limited_by(self, limit: impl Into<Option<ConfigKey>>) -> Self {
+        Self { limit: limit.into().map(ConfigKey::name), ..self }
     }
 }
 
-/// A log that cannot be opened, in the words of a stream.
+/// The key of a bound of a publish request.
+pub fn key_of(bound: Bound) -> ConfigKey {
+    match bound {
+        Bound::EventBytes => config_key!(limits.event_bytes),
+        Bound::Events => config_key!(limits.events_per_batch),
+        Bound::Depth => config_key!(limits.json_depth),
+        Bound::Users => config_key!(limits.users_per_event),
+    }
+}
+
+/// The key of the bound that an append is over, if that is why it failed.
+pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
+    match error {
+        AppendError::DedupFull => Some(config_key!(dedup.max_entries)),
+        AppendError::OrgDedupFull => Some(config_key!(dedup.max_entries_per_org)),
+        AppendError::TooManyWaiting => Some(config_key!(limits.publishes_in_flight)),
+        AppendError::TooMuchWaiting => Some(config_key!(limits.publish_queue_bytes)),
+        AppendError::TooManyOrgs => Some(config_key!(limits.orgs)),
+        AppendError::IdConflict { .. }
+        | AppendError::Halted
+        | AppendError::SeqsUsedUp
+        | AppendError::Unknown => None,
+    }
+}
+
+/// A refusal of the auth module, as every transport writes it.
+pub fn refused(refusal: auth::Refusal) -> Refusal {
+    let written = Refusal::new(refusal.code, refusal.message);
+    match refusal.retry_in_ms {
+        Some(millis) => written.retry_in(millis),
+        None => written,
+    }
+}
+
+/// The refusal of a stream whose log cannot be opened.
 pub fn no_log(error: &AppendError) -> Refusal {
     match error {
         AppendError::TooManyOrgs => {
             Refusal::new(Code::Overloaded, "the gateway holds as many orgs as it may")
-                .limited_by("limits.orgs")
+                .limited_by(config_key!(limits.orgs))
                 .retry_in(60_000)
         }
         error => {
             let message = format!("the log cannot be opened now: {error}");
-            Refusal { limit: error.limit(), ..Refusal::new(Code::Overloaded, message).retry_in(5_000) }
+            Refusal::new(Code::Overloaded, message).limited_by(bound_of(error)).retry_in(5_000)
         }
     }
 }
 
-/// A log that cannot be read, in the words of a stream.
+/// The refusal of a stream whose log cannot be read.
 pub fn unreadable(error: ReadError) -> Refusal {
     tracing::error!(%error, "read for a stream");
     match error {

@@ -1,8 +1,8 @@
-//! Reads a publish body into events that a log can append: one event, an array, or NDJSON of the
-//! gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
+//! Reads a publish body into events that a log can append (PROTOCOL.md, "Publishing"): one event, an array,
+//! or NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
 //!
-//! A batch is taken whole or refused whole. Faulty fields are all reported at once, each with a
-//! JSON pointer (RFC 6901) to it. What is not JSON is refused with its place in the body.
+//! A body is accepted whole or refused whole. All faulty fields are reported at once, each with a JSON
+//! pointer (RFC 6901). A syntax error is reported with its position in the body.
 
 pub mod cloudevents;
 
@@ -19,23 +19,30 @@ use crate::NewEvent;
 use fields::Faults;
 use tidegate_protocol::{EventId, OrgId};
 
-/// Bounds of one publish request.
+/// The limits of one publish request.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishLimits {
-    /// Bytes of one event as stored.
+    /// The largest size of one event as stored, in bytes.
     pub event_bytes: usize,
-    /// Events in one request.
+    /// The largest number of events in one request.
     pub events: usize,
-    /// Nesting of `data`.
+    /// How many arrays and objects may be nested in `data`.
     pub depth: usize,
-    /// Users that one event may be targeted at.
+    /// The largest number of users that one event may be targeted at.
     pub users: usize,
 }
 
-impl Default for PublishLimits {
-    fn default() -> Self {
-        Self { event_bytes: 256 << 10, events: 1000, depth: 64, users: 1000 }
-    }
+/// A bound of [`PublishLimits`], for whoever names it to the publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// [`PublishLimits::event_bytes`].
+    EventBytes,
+    /// [`PublishLimits::events`].
+    Events,
+    /// [`PublishLimits::depth`].
+    Depth,
+    /// [`PublishLimits::users`].
+    Users,
 }
 
 /// The form of the body, from its content type.
@@ -43,19 +50,21 @@ impl Default for PublishLimits {
 pub enum BodyForm {
     /// `application/json`: an event or an array of events.
     Json,
-    /// `application/x-ndjson`: an event per line.
+    /// `application/x-ndjson`: one event in each line.
     Ndjson,
 }
 
-/// One field that cannot be taken.
+/// One faulty field: an entry of `errors` in a problem (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it stands in the body (RFC 6901); in NDJSON the first part is the event's index. A name
-    /// that does not begin with a slash is that of a header.
+    /// A JSON pointer into the body (RFC 6901); in NDJSON its first part is the event's index. Without a
+    /// leading slash it is the name of a header; empty, it is the whole body.
     pub pointer: String,
-    /// A stable word for the kind of fault.
+    /// The kind of fault: one of the words of `errors[].code` in PROTOCOL.md.
     pub code: &'static str,
-    /// What is wrong and what would be right.
+    /// The bound that the field is over, if that is the fault.
+    pub bound: Option<Bound>,
+    /// One sentence for people: what is wrong, and what would be right.
     pub detail: String,
 }
 
@@ -66,12 +75,12 @@ pub enum PublishError {
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// It is over a size limit (413).
-    #[error("{what} is larger than {limit}, which allows {max}")]
+    #[error("{what} is larger than the {max} that are allowed")]
     TooLarge {
         /// What is too large.
         what: String,
-        /// The configuration key of the bound.
-        limit: &'static str,
+        /// The bound.
+        bound: Bound,
         /// Its value.
         max: usize,
     },
@@ -83,10 +92,10 @@ pub enum PublishError {
     Invalid(Vec<Fault>),
 }
 
-/// Where the ids of events come from that bring none.
+/// Assigns ids to events that have none.
 pub trait IdSource {
-    /// The id of the event at `index`, and whether the publisher can name it again (then it enters
-    /// the dedup window).
+    /// The id of the event at `index` (from 0), and whether the publisher can send it again (then it enters the
+    /// dedup window).
     fn id(&mut self, index: usize) -> (EventId, bool);
 }
 
@@ -96,7 +105,10 @@ impl<F: FnMut(usize) -> (EventId, bool)> IdSource for F {
     }
 }
 
-/// Reads `body` into events of `org`.
+/// Reads `body` into events of `org`. `ids` assigns the ids of events that have none.
+///
+/// # Errors
+/// [`PublishError`] if any event is faulty or too large: then no event is accepted.
 pub fn read_body(
     org: &OrgId,
     form: BodyForm,
@@ -119,7 +131,7 @@ fn utf8(body: &[u8]) -> Result<&str, PublishError> {
         .map_err(|error| PublishError::NotJson(format!("byte {} is not UTF-8", error.valid_up_to())))
 }
 
-/// Makes events of all `drafts`, or none: `check` is given an event's index and where it stands.
+/// Makes events of all `drafts`, or of none: `check` gets an event's index and its JSON pointer.
 fn take<D>(
     drafts: &[D],
     is_list: bool,
@@ -137,7 +149,7 @@ fn take<D>(
         if event.body.len() > limits.event_bytes {
             return Err(PublishError::TooLarge {
                 what: format!("event {index} ({} bytes)", event.body.len()),
-                limit: "limits.event_bytes",
+                bound: Bound::EventBytes,
                 max: limits.event_bytes,
             });
         }
@@ -147,5 +159,5 @@ fn take<D>(
 }
 
 fn too_many(limits: &PublishLimits) -> PublishError {
-    PublishError::TooLarge { what: "the batch".into(), limit: "limits.events_per_batch", max: limits.events }
+    PublishError::TooLarge { what: "the batch".into(), bound: Bound::Events, max: limits.events }
 }

@@ -1,4 +1,4 @@
-//! What bodies become, and what is said of those that cannot be taken.
+//! The events that bodies become, and the faults of those that are refused.
 
 use super::*;
 use tidegate_protocol::{ServiceName, UserId};
@@ -70,7 +70,7 @@ fn faulty_fields_are_all_named_with_their_pointers() {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_its_place() {
+fn what_is_not_json_is_refused_with_its_position() {
     for (body, says) in [
         ("", "EOF"),
         ("{", "EOF"),
@@ -94,15 +94,12 @@ fn what_is_not_json_is_refused_with_its_place() {
 fn sizes_are_bounded() {
     let event = "{\"service\":\"s\",\"event\":\"e\",\"data\":1}";
     let four = format!("[{event},{event},{event},{event}]");
-    assert!(matches!(
-        read(BodyForm::Json, &four),
-        Err(PublishError::TooLarge { limit: "limits.events_per_batch", .. })
-    ));
+    assert!(matches!(read(BodyForm::Json, &four), Err(PublishError::TooLarge { bound: Bound::Events, .. })));
     assert!(matches!(read(BodyForm::Ndjson, &[event; 4].join("\n")), Err(PublishError::TooLarge { .. })));
     let large = format!("{{\"service\":\"s\",\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(240));
     assert!(matches!(
         read(BodyForm::Json, &large),
-        Err(PublishError::TooLarge { limit: "limits.event_bytes", .. })
+        Err(PublishError::TooLarge { bound: Bound::EventBytes, .. })
     ));
 }
 

@@ -1,5 +1,5 @@
-//! A client's half of the transports: bytes in any split to frames. Written for these tests, by the
-//! standards, over another inflater's state than any of the gateway's.
+//! A client's half of the transports: bytes, cut anywhere, to frames. Written for these tests from the
+//! standards, with inflaters of its own.
 
 use std::{collections::VecDeque, io::Write as _};
 
@@ -16,7 +16,7 @@ pub struct Read {
     pub is_deflated: bool,
 }
 
-/// What a client makes of its bytes.
+/// How a client reads its bytes.
 pub enum Decoder {
     WebSocket {
         bytes: Vec<u8>,

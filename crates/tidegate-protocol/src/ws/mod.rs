@@ -1,13 +1,14 @@
 //! WebSocket (RFC 6455), the server's side, sans-IO.
 //!
-//! Ours because a server frame depends on nothing but its message, so that one [`bytes::Bytes`]
-//! can go to every socket, and because an idle connection may own no buffer: no library on offer
-//! allows either. Bytes go in and events come out ([`Reader`]); finished frames are made once and
-//! shared ([`FrameBuilder`], [`text_frame`]). Reading sockets, answering pings and time limits are
-//! the caller's: `tidegate-server`'s `transport`.
+//! Bytes go in and events come out ([`Reader`]); finished frames are made once and shared
+//! ([`FrameBuilder`], [`text_frame`]). Reading sockets, answering pings and time limits are the caller's:
+//! `tidegate-server`'s `transport`.
 //!
-//! One extension is spoken, permessage-deflate (RFC 7692): [`extension`] agrees on it, [`Reader`]
-//! inflates what clients send, `tidegate_core::deflate` compresses what they get.
+//! Why not a library: a server frame depends only on its message, so one [`bytes::Bytes`] can go to every
+//! socket, and an idle connection needs no buffer. No library known to us allows either.
+//!
+//! One extension is supported, permessage-deflate (RFC 7692): [`extension`] negotiates it, [`Reader`]
+//! inflates what clients send, and `tidegate_core::deflate` compresses what they receive.
 
 mod close;
 pub mod extension;

@@ -1,27 +1,28 @@
-//! What must fit together: relations between keys, and what the machine has to offer for them.
+//! What must fit together: relations between keys, and between keys and the machine.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use rustix::fs::{Access, access};
 
 use super::{
-    ByteSize, ConfigError, IssuerKeys, JwtKey, Loaded, LogEngine, Place,
+    ByteSize, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, Location, LogEngine, config_key,
     value::{humane, quoted},
 };
 
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
-/// What a request's head is read into at once; with less, none could be told from one that is too large.
+/// The size of the buffer that a request's head is first read into. With a smaller bound, a head within it could
+/// not be distinguished from one that is too large.
 const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
 
-/// A token without a `kid` is tried with each key.
+/// At most this many keys, because a token without a `kid` is tried with each of them.
 const KEYS_MAX: usize = 32;
 
-/// Each with a key set has a task and a connection of its own.
+/// At most this many issuers, because each with a key set has a task and a connection of its own.
 const ISSUERS_MAX: usize = 64;
 
-/// All that does not fit, each with the key to change.
+/// Every fault, with the key to change.
 pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     let config = &loaded.config;
     let mut found = Checks { loaded, errors: Vec::new() };
@@ -31,14 +32,24 @@ pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
     sizes(&mut found);
     counts(&mut found);
     issuers(&mut found);
-    let claims = [&config.auth.user_claim, &config.auth.org_claim, &config.auth.services_claim];
-    for (index, name) in claims.iter().enumerate() {
-        if claims[..index].contains(name) {
-            let key = ["auth.user_claim", "auth.org_claim", "auth.services_claim"][index];
-            found.fault(key, format!("{} names two things at once", quoted(name.as_str())));
+    let claims = [
+        (config_key!(auth.user_claim), &config.auth.user_claim),
+        (config_key!(auth.org_claim), &config.auth.org_claim),
+        (config_key!(auth.services_claim), &config.auth.services_claim),
+    ];
+    for (index, (key, name)) in claims.iter().enumerate() {
+        if claims[..index].iter().any(|(_, other)| other == name) {
+            found.fault(*key, format!("{} names two things at once", quoted(name.as_str())));
         }
     }
     found.errors
+}
+
+/// A key and its value: `setting!(config.tail.window)`.
+macro_rules! setting {
+    ($config:ident.$section:ident.$key:ident) => {
+        (config_key!($section.$key), $config.$section.$key)
+    };
 }
 
 struct Checks<'a> {
@@ -47,24 +58,28 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
-    fn fault(&mut self, key: &'static str, reason: String) {
-        self.errors.push(ConfigError { place: self.loaded.place(key).clone(), key: Some(key), reason });
+    fn fault(&mut self, key: ConfigKey, reason: String) {
+        self.errors.push(ConfigError {
+            location: self.loaded.location(key.name()).clone(),
+            key: Some(key.name()),
+            reason,
+        });
     }
 
-    /// A fault between two keys. Where one of them is a default, the other is what was written.
-    fn between(&mut self, key: &'static str, other: &'static str, reason: String) {
-        let place = match self.loaded.place(key) {
-            Place::Default => self.loaded.place(other),
-            place => place,
+    /// A fault between two keys. If one of them is a default, the other is the one that was written.
+    fn between(&mut self, key: ConfigKey, other: ConfigKey, reason: String) {
+        let location = match self.loaded.location(key.name()) {
+            Location::Default => self.loaded.location(other.name()),
+            location => location,
         };
-        self.errors.push(ConfigError { place: place.clone(), key: Some(key), reason });
+        self.errors.push(ConfigError { location: location.clone(), key: Some(key.name()), reason });
     }
 
     /// `key` is at least `other`.
     fn not_less<T: PartialOrd>(
         &mut self,
-        (key, value): (&'static str, T),
-        (other, bound): (&'static str, T),
+        (key, value): (ConfigKey, T),
+        (other, bound): (ConfigKey, T),
         show: fn(T) -> String,
     ) {
         if value < bound {
@@ -91,22 +106,24 @@ fn issuers(found: &mut Checks<'_>) {
     if auth.keys.is_empty() && auth.issuers.is_empty() {
         let reason = "is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` \
                       (docs/config.md, [auth])";
-        found.fault("auth.keys", reason.to_owned());
+        found.fault(config_key!(auth.keys), reason.to_owned());
     }
     for reason in unfit_keys(&auth.keys) {
-        found.fault("auth.keys", reason);
+        found.fault(config_key!(auth.keys), reason);
     }
     if auth.issuers.len() > ISSUERS_MAX {
         let reason = format!("has {} issuers; {ISSUERS_MAX} are the most", auth.issuers.len());
-        found.fault("auth.issuers", reason);
+        found.fault(config_key!(auth.issuers), reason);
     }
     if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
-        let reason =
-            "must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is";
-        found.between("auth.issuer", "auth.issuers", reason.to_owned());
+        let reason = "must be set if both auth.keys and auth.issuers are: the `iss` of a token says which of them signed it";
+        found.between(config_key!(auth.issuer), config_key!(auth.issuers), reason.to_owned());
     }
     if !auth.issuers.is_empty() && auth.keys.is_empty() {
-        let idle = [("auth.issuer", "issuer", &auth.issuer), ("auth.audience", "audience", &auth.audience)];
+        let idle = [
+            (config_key!(auth.issuer), "issuer", &auth.issuer),
+            (config_key!(auth.audience), "audience", &auth.audience),
+        ];
         for (key, field, _) in idle.into_iter().filter(|(_, _, value)| value.is_some()) {
             let reason = format!(
                 "is for tokens by auth.keys, and there are none; remove it, and write `{field}` in each \
@@ -115,18 +132,18 @@ fn issuers(found: &mut Checks<'_>) {
             found.fault(key, reason);
         }
     }
-    // Who may sign a token is settled by its `iss` alone, so each is there once.
+    // The `iss` of a token alone decides who may sign it, so each issuer is listed once.
     let short_form = auth.issuer.as_ref().filter(|_| !auth.keys.is_empty());
     let mut names: Vec<&String> = short_form.into_iter().collect();
     for issuer in &auth.issuers {
         let named = quoted(&issuer.name);
         if names.contains(&&issuer.name) {
-            found.fault("auth.issuers", format!("two issuers have the name {named}"));
+            found.fault(config_key!(auth.issuers), format!("two issuers have the name {named}"));
         }
         names.push(&issuer.name);
         if let IssuerKeys::Listed(keys) = &issuer.keys {
             for reason in unfit_keys(keys) {
-                found.fault("auth.issuers", format!("the issuer {named} {reason}"));
+                found.fault(config_key!(auth.issuers), format!("the issuer {named} {reason}"));
             }
         }
     }
@@ -150,12 +167,12 @@ fn unfit_keys(keys: &[JwtKey]) -> Vec<String> {
 fn addresses(found: &mut Checks<'_>) {
     let listen = &found.loaded.config.listen;
     let (public, admin) = (listen.public, listen.admin);
-    let same_place =
+    let overlaps =
         |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    if public.port() != 0 && public.port() == admin.port() && same_place(public, admin) {
+    if public.port() != 0 && public.port() == admin.port() && overlaps(public, admin) {
         found.between(
-            "listen.admin",
-            "listen.public",
+            config_key!(listen.admin),
+            config_key!(listen.public),
             format!("\"{admin}\" clashes with listen.public (\"{public}\")"),
         );
     }
@@ -164,19 +181,22 @@ fn addresses(found: &mut Checks<'_>) {
 fn directories(found: &mut Checks<'_>) {
     let config = &found.loaded.config;
     if let Err(reason) = usable(&config.log.dir) {
-        found.fault("log.dir", reason);
+        found.fault(config_key!(log.dir), reason);
     }
     let keys = config.keys_file();
     if keys.is_dir() {
-        found.fault("auth.keys_file", format!("{} is a directory", quoted(&keys.to_string_lossy())));
+        found.fault(
+            config_key!(auth.keys_file),
+            format!("{} is a directory", quoted(&keys.to_string_lossy())),
+        );
     } else if keys.exists()
         && let Err(error) = std::fs::File::open(&keys)
     {
-        found.fault("auth.keys_file", format!("cannot read {}: {error}", keys.display()));
+        found.fault(config_key!(auth.keys_file), format!("cannot read {}: {error}", keys.display()));
     }
 }
 
-/// Whether `dir` is a directory that we can write to, or could be made one.
+/// Checks that `dir` is a directory that we can write to, or can be made one.
 fn usable(dir: &Path) -> Result<(), String> {
     // The nearest thing that exists decides.
     let nearest = dir.ancestors().find(|path| path.as_os_str().is_empty() || path.symlink_metadata().is_ok());
@@ -191,20 +211,20 @@ fn usable(dir: &Path) -> Result<(), String> {
 
 fn times(found: &mut Checks<'_>) {
     let config = &found.loaded.config;
-    let dedup = ("dedup.window", config.dedup.window);
+    let dedup = setting!(config.dedup.window);
     if config.log.engine == LogEngine::Disk {
-        found.not_less(("log.retention", config.log.retention), dedup, show_time);
+        found.not_less(setting!(config.log.retention), dedup, show_time);
     }
     if config.tail.window <= LONGEST_RECONNECT {
         let reason = format!(
             "{} must be more than \"5m5s\", the longest time between two tries of a client to reconnect",
             show_time(config.tail.window)
         );
-        found.fault("tail.window", reason);
+        found.fault(config_key!(tail.window), reason);
     }
-    found.not_less(("tail.window", config.tail.window), dedup, show_time);
-    let refresh = ("auth.jwks_refresh", config.auth.jwks_refresh);
-    let stale = ("auth.jwks_stale_if_error", config.auth.jwks_stale_if_error);
+    found.not_less(setting!(config.tail.window), dedup, show_time);
+    let refresh = setting!(config.auth.jwks_refresh);
+    let stale = setting!(config.auth.jwks_stale_if_error);
     found.not_less(stale, refresh, show_time);
     if config.ping.timeout >= config.ping.interval {
         let reason = format!(
@@ -212,36 +232,36 @@ fn times(found: &mut Checks<'_>) {
             show_time(config.ping.timeout),
             show_time(config.ping.interval)
         );
-        found.between("ping.timeout", "ping.interval", reason);
+        found.between(config_key!(ping.timeout), config_key!(ping.interval), reason);
     }
     let shortest = [
-        ("log.retention", config.log.retention, Duration::from_secs(1)),
-        ("dedup.window", config.dedup.window, Duration::from_secs(1)),
-        ("ping.interval", config.ping.interval, Duration::from_millis(100)),
-        ("ping.timeout", config.ping.timeout, Duration::from_millis(50)),
-        ("auth.jwks_refresh", config.auth.jwks_refresh, Duration::from_secs(1)),
-        ("auth.jwks_cooldown", config.auth.jwks_cooldown, Duration::from_millis(100)),
-        ("auth.jwks_timeout", config.auth.jwks_timeout, Duration::from_millis(100)),
-        ("limits.first_frame_timeout", config.limits.first_frame_timeout, Duration::from_millis(100)),
-        ("limits.request_timeout", config.limits.request_timeout, Duration::from_millis(100)),
-        ("limits.write_timeout", config.limits.write_timeout, Duration::from_millis(100)),
-        ("limits.idle_timeout", config.limits.idle_timeout, Duration::from_millis(100)),
-        ("limits.publish_timeout", config.limits.publish_timeout, Duration::from_millis(100)),
+        (setting!(config.log.retention), Duration::from_secs(1)),
+        (setting!(config.dedup.window), Duration::from_secs(1)),
+        (setting!(config.ping.interval), Duration::from_millis(100)),
+        (setting!(config.ping.timeout), Duration::from_millis(50)),
+        (setting!(config.auth.jwks_refresh), Duration::from_secs(1)),
+        (setting!(config.auth.jwks_cooldown), Duration::from_millis(100)),
+        (setting!(config.auth.jwks_timeout), Duration::from_millis(100)),
+        (setting!(config.limits.first_frame_timeout), Duration::from_millis(100)),
+        (setting!(config.limits.request_timeout), Duration::from_millis(100)),
+        (setting!(config.limits.write_timeout), Duration::from_millis(100)),
+        (setting!(config.limits.idle_timeout), Duration::from_millis(100)),
+        (setting!(config.limits.publish_timeout), Duration::from_millis(100)),
     ];
-    for (key, value, least) in shortest {
+    for ((key, value), least) in shortest {
         if value < least {
             found.fault(key, format!("{} must be {} or more", show_time(value), show_time(least)));
         }
     }
     let longest = [
-        ("auth.leeway", config.auth.leeway, Duration::from_secs(300)),
-        ("batch.window", config.batch.window, Duration::from_secs(10)),
-        ("auth.jwks_cooldown", config.auth.jwks_cooldown, Duration::from_secs(3600)),
-        ("auth.jwks_timeout", config.auth.jwks_timeout, Duration::from_secs(60)),
-        ("drain.window", config.drain.window, Duration::from_secs(3600)),
-        ("ping.interval", config.ping.interval, Duration::from_secs(3600)),
+        (setting!(config.auth.leeway), Duration::from_secs(300)),
+        (setting!(config.batch.window), Duration::from_secs(10)),
+        (setting!(config.auth.jwks_cooldown), Duration::from_secs(3600)),
+        (setting!(config.auth.jwks_timeout), Duration::from_secs(60)),
+        (setting!(config.drain.window), Duration::from_secs(3600)),
+        (setting!(config.ping.interval), Duration::from_secs(3600)),
     ];
-    for (key, value, most) in longest {
+    for ((key, value), most) in longest {
         if value > most {
             found.fault(key, format!("{} must be {} or less", show_time(value), show_time(most)));
         }
@@ -251,36 +271,32 @@ fn times(found: &mut Checks<'_>) {
 fn sizes(found: &mut Checks<'_>) {
     let config = &found.loaded.config;
     let limits = &config.limits;
-    let event = ("limits.event_bytes", limits.event_bytes);
-    found.not_less(("limits.request_bytes", limits.request_bytes), event, show_size);
-    let request = ("limits.request_bytes", limits.request_bytes);
-    found.not_less(("limits.publish_queue_bytes", limits.publish_queue_bytes), request, show_size);
-    found.not_less(("tail.org_max_bytes", config.tail.org_max_bytes), request, show_size);
-    let org_tail = ("tail.org_max_bytes", config.tail.org_max_bytes);
-    found.not_less(("tail.max_bytes", config.tail.max_bytes), org_tail, show_size);
-    found.not_less(
-        ("log.max_bytes", config.log.max_bytes),
-        ("tail.max_bytes", config.tail.max_bytes),
-        show_size,
-    );
+    let event = setting!(config.limits.event_bytes);
+    found.not_less(setting!(config.limits.request_bytes), event, show_size);
+    let request = setting!(config.limits.request_bytes);
+    found.not_less(setting!(config.limits.publish_queue_bytes), request, show_size);
+    found.not_less(setting!(config.tail.org_max_bytes), request, show_size);
+    let org_tail = setting!(config.tail.org_max_bytes);
+    found.not_less(setting!(config.tail.max_bytes), org_tail, show_size);
+    found.not_less(setting!(config.log.max_bytes), setting!(config.tail.max_bytes), show_size);
     // A token travels in a header and in an `auth` frame, with some words around it.
-    let token = ("limits.token_bytes", limits.token_bytes);
-    found.not_less(("limits.header_bytes", limits.header_bytes), token, show_size);
-    found.not_less(("limits.client_frame_bytes", limits.client_frame_bytes), token, show_size);
+    let token = setting!(config.limits.token_bytes);
+    found.not_less(setting!(config.limits.header_bytes), token, show_size);
+    found.not_less(setting!(config.limits.client_frame_bytes), token, show_size);
     if limits.header_bytes < LEAST_HEADER_BYTES {
         let reason =
             format!("{} must be {} or more", show_size(limits.header_bytes), show_size(LEAST_HEADER_BYTES));
-        found.fault("limits.header_bytes", reason);
+        found.fault(config_key!(limits.header_bytes), reason);
     }
-    // What must stay in memory for one connection or request has an end in any configuration.
+    // The memory of one connection or request is bounded in any configuration.
     let most = [
-        ("limits.event_bytes", limits.event_bytes, ByteSize::new(64 << 20)),
-        ("limits.request_bytes", limits.request_bytes, ByteSize::new(256 << 20)),
-        ("limits.header_bytes", limits.header_bytes, ByteSize::new(1 << 20)),
-        ("limits.client_frame_bytes", limits.client_frame_bytes, ByteSize::new(1 << 20)),
-        ("limits.page_bytes", limits.page_bytes, ByteSize::new(64 << 20)),
+        (setting!(config.limits.event_bytes), ByteSize::new(64 << 20)),
+        (setting!(config.limits.request_bytes), ByteSize::new(256 << 20)),
+        (setting!(config.limits.header_bytes), ByteSize::new(1 << 20)),
+        (setting!(config.limits.client_frame_bytes), ByteSize::new(1 << 20)),
+        (setting!(config.limits.page_bytes), ByteSize::new(64 << 20)),
     ];
-    for (key, value, most) in most {
+    for ((key, value), most) in most {
         if value > most {
             found.fault(key, format!("{} must be {} or less", show_size(value), show_size(most)));
         }
@@ -288,20 +304,20 @@ fn sizes(found: &mut Checks<'_>) {
 }
 
 fn counts(found: &mut Checks<'_>) {
-    let limits = &found.loaded.config.limits;
-    let of_org = ("limits.connections_per_org", limits.connections_per_org);
-    found.not_less(of_org, ("limits.connections_per_user", limits.connections_per_user), show_count);
-    found.not_less(("limits.connections", limits.connections), of_org, show_count);
-    let ids = ("dedup.max_entries", found.loaded.config.dedup.max_entries);
-    let ids_of_org = ("dedup.max_entries_per_org", found.loaded.config.dedup.max_entries_per_org);
+    let config = &found.loaded.config;
+    let of_org = setting!(config.limits.connections_per_org);
+    found.not_less(of_org, setting!(config.limits.connections_per_user), show_count);
+    found.not_less(setting!(config.limits.connections), of_org, show_count);
+    let ids = setting!(config.dedup.max_entries);
+    let ids_of_org = setting!(config.dedup.max_entries_per_org);
     found.not_less(ids, ids_of_org, show_count);
-    let searched = ("limits.tail_search_events", limits.tail_search_events);
-    found.not_less(searched, ("limits.tail_events", limits.tail_events), show_count);
-    // serde_json gives up at 128, and a reader's parser may sooner.
-    for (key, value, most) in [
-        ("limits.json_depth", limits.json_depth, 127),
-        ("limits.headers", limits.headers, 1000),
-        ("limits.streams_per_connection", limits.streams_per_connection, 10_000),
+    let searched = setting!(config.limits.tail_search_events);
+    found.not_less(searched, setting!(config.limits.tail_events), show_count);
+    // serde_json refuses more than 127 levels, and a reader's parser may refuse fewer.
+    for ((key, value), most) in [
+        (setting!(config.limits.json_depth), 127),
+        (setting!(config.limits.headers), 1000),
+        (setting!(config.limits.streams_per_connection), 10_000),
     ] {
         if value > most {
             found.fault(key, format!("{value} must be {most} or less"));

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use tidegate_core::slow::Policy;
 
-use super::value::{Fault, Raw, Setting, Value, mismatch, quoted};
+use super::value::{BadValue, Raw, Setting, Value, mismatch, quoted};
 
 macro_rules! choice {
     ($(#[$doc:meta])* $Choice:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal, )* }) => {
@@ -26,7 +26,7 @@ macro_rules! choice {
                 one_of(&[$($word),*])
             }
 
-            fn read(raw: &Raw) -> Result<Self, Fault> {
+            fn read(raw: &Raw) -> Result<Self, BadValue> {
                 match &raw.value {
                     $( Value::Text(word) if word == $word => Ok(Self::$Variant), )*
                     _ => Err(mismatch::<Self>(raw)),
@@ -143,7 +143,7 @@ impl Setting for Share {
         "a number from 0.05 to 1, such as 0.5".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let number = match &raw.value {
             Value::Integer(1) => 1.0,
             // Floats come as they were written.
@@ -163,7 +163,7 @@ impl Setting for Policy {
         one_of(&Policy::ALL.map(Policy::name))
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(word) => Policy::from_name(word).ok_or_else(|| mismatch::<Self>(raw)),
             _ => Err(mismatch::<Self>(raw)),
@@ -185,7 +185,7 @@ pub enum Workers {
 }
 
 impl Workers {
-    /// The number, where the machine has `cores`.
+    /// The number, if the machine has `cores`.
     pub fn count(self, cores: usize) -> usize {
         match self {
             Workers::Auto => cores.max(1),
@@ -199,7 +199,7 @@ impl Setting for Workers {
         "\"auto\" or a whole number from 1 to 1024".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(word) if word == "auto" => Ok(Self::Auto),
             _ => match usize::read(raw) {
@@ -239,7 +239,7 @@ impl Setting for ClaimName {
         "the name of a claim, 1 to 128 printable ASCII characters".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text)
                 if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) =>
@@ -271,7 +271,7 @@ impl Setting for CookieName {
         "the name of a cookie, 1 to 128 of A-Z a-z 0-9 and !#$%&'*+-.^_`|~".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         match &raw.value {
             Value::Text(text) if (1..=128).contains(&text.len()) && text.bytes().all(is_token) => {
@@ -302,7 +302,7 @@ fn network(text: &str) -> Option<IpNet> {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse().ok()?,
     };
-    // Bits behind the prefix are a slip; and an IPv4 address in the clothes of IPv6 never comes here.
+    // Bits after the prefix are a mistake. No peer has an IPv4 address mapped into IPv6: those are converted.
     let is_plain = net == net.trunc() && net.addr().to_canonical() == net.addr();
     is_plain.then_some(net)
 }
@@ -310,11 +310,11 @@ fn network(text: &str) -> Option<IpNet> {
 impl Setting for Network {
     fn kind() -> String {
         "an address or a network such as \"10.0.0.7\", \"10.0.0.0/8\" or \"fd00::/8\", without bits \
-         behind the prefix"
+         after the prefix"
             .to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) => network(text).map(Self).ok_or_else(|| mismatch::<Self>(raw)),
             _ => Err(mismatch::<Self>(raw)),
@@ -375,7 +375,7 @@ impl Setting for Origin {
             .to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) if is_origin(text) => Ok(Self(text.clone())),
             _ => Err(mismatch::<Self>(raw)),

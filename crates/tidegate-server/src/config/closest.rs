@@ -1,6 +1,6 @@
 //! "did you mean": the known name nearest to one that is not known.
 
-/// The words `; did you mean ...?` where a name is near enough to be a slip, or nothing.
+/// The words `; did you mean ...?` if a known name is close enough to `name`, or nothing.
 pub(super) fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let near = names
         .map(|name| (distance(wrong, name), name))

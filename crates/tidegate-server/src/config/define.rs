@@ -1,11 +1,49 @@
-//! The `sections!` macro: a key's type, default, text and place in the file, written once.
+//! The `sections!` macro: a key's name, type, default, text, and whether it is reread, written once.
 //!
 //! From the one list in [`super::keys`] come the structs that the node reads, the table that
-//! [`super::load`] checks names against, `config print`, and `docs/config.md`.
+//! [`super::load`] checks names against, the constants by which the rest of the server names a key
+//! ([`config_key!`]), `config print`, and `docs/config.md`.
+
+use std::fmt;
 
 use super::value::Setting;
 
-/// What is known of a key before any value is read.
+/// A key of the configuration. There is one for each key of [`super::keys`] and no other, so a refusal
+/// or a metric cannot name a bound that does not exist: [`config_key!`] gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConfigKey(pub(in crate::config) &'static str);
+
+impl ConfigKey {
+    /// `section.key`, as `--set` takes it.
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for ConfigKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The [`ConfigKey`] of a key: `config_key!(limits.token_bytes)`. A key that does not exist does not
+/// compile.
+macro_rules! config_key {
+    ($section:ident.$key:ident) => {
+        $crate::config::keys::names::$section::$key
+    };
+}
+
+/// What a running node does about a key that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It takes the new value over on SIGHUP.
+    Reread,
+    /// It goes on with the old value until it is restarted.
+    Restart,
+}
+
+/// A key as the list has it, before any value is read.
 #[derive(Debug)]
 pub struct KeyInfo {
     /// `section.key`, as `--set` takes it.
@@ -18,6 +56,8 @@ pub struct KeyInfo {
     pub default: &'static str,
     /// What values it takes, in words.
     pub kind: fn() -> String,
+    /// Whether it is reread.
+    pub change: Change,
 }
 
 impl KeyInfo {
@@ -42,16 +82,20 @@ pub struct SectionInfo {
 }
 
 /// Gives the value of one key, or notes a fault and gives nothing.
-pub trait Reader {
+pub trait KeyReader {
     /// Reads `key`, whose default is the TOML text `default`.
     fn read<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T>;
 }
 
 macro_rules! sections {
+    (@change reread) => { Change::Reread };
+    (@change restart) => { Change::Restart };
+    (@take reread $running:expr, $read:expr) => { $running = $read };
+    (@take restart $running:expr, $read:expr) => {};
     ($(
         $(#[doc = $section_doc:literal])*
         $section:ident: $Section:ident {
-            $( $(#[doc = $doc:literal])* $key:ident: $ty:ty = $default:tt, )*
+            $( $(#[doc = $doc:literal])* $key:ident: $ty:ty = $default:tt, $change:ident; )*
         }
     )*) => {
         $(
@@ -81,12 +125,30 @@ macro_rules! sections {
                 docs: &[$($doc),*],
                 default: stringify!($default),
                 kind: <$ty as Setting>::kind,
+                change: sections!(@change $change),
             }, )*)*
         ];
 
+        /// The [`ConfigKey`] of each key, in a module for each section ([`config_key!`]).
+        #[allow(non_upper_case_globals, reason = "they are spelled as in the file, to be found by that")]
+        pub mod names {
+            $(
+                $(#[doc = $section_doc])*
+                pub mod $section {
+                    use crate::config::define::ConfigKey;
+
+                    $(
+                        $(#[doc = $doc])*
+                        pub const $key: ConfigKey =
+                            ConfigKey(concat!(stringify!($section), ".", stringify!($key)));
+                    )*
+                }
+            )*
+        }
+
         impl Config {
             /// Reads every key, also after a fault, so that all faults are found in one go.
-            pub(super) fn read(reader: &mut impl Reader) -> Option<Self> {
+            pub(super) fn read(reader: &mut impl KeyReader) -> Option<Self> {
                 $(
                     let $section = {
                         $( let $key = reader.read::<$ty>(
@@ -99,6 +161,17 @@ macro_rules! sections {
                 Some(Self { $( $section: $section?, )* })
             }
 
+            /// Takes the values of the keys that are reread from `read`, and leaves the others.
+            pub(super) fn take_over(&mut self, read: Self) {
+                $($( sections!(@take $change self.$section.$key, read.$section.$key); )*)*
+            }
+
+            /// The keys whose values differ, in the order of the file.
+            pub(super) fn differences(&self, other: &Self) -> Vec<&'static KeyInfo> {
+                let differs = [ $($( self.$section.$key != other.$section.$key, )*)* ];
+                KEYS.iter().zip(differs).filter_map(|(key, differs)| differs.then_some(key)).collect()
+            }
+
             /// Every key with its value as TOML, secrets redacted, in the order of the file.
             pub fn show(&self) -> Vec<(&'static KeyInfo, String)> {
                 let values = [ $($( self.$section.$key.show(), )*)* ];
@@ -108,4 +181,5 @@ macro_rules! sections {
     };
 }
 
+pub(crate) use config_key;
 pub(super) use sections;

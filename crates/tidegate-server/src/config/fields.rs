@@ -1,25 +1,25 @@
-//! The fields of a value that is a table: names checked, faults placed at the field that they are of.
+//! The fields of a value that is a table: their names are checked, and a fault points to its field.
 
 use std::{ops::Range, path::Path};
 
 use super::{
     closest::did_you_mean,
-    value::{Fault, Raw, Setting, Value, mismatch, quoted},
+    value::{BadValue, Raw, Setting, Value, mismatch, quoted},
 };
 
 /// A table whose names are all known.
 pub(super) struct Fields<'a>(&'a [(String, Range<usize>, Raw)]);
 
 impl<'a> Fields<'a> {
-    /// The fields of a `T`, which `noun` names in what is said of it.
-    pub(super) fn of<T: Setting>(raw: &'a Raw, noun: &str, names: &[&'static str]) -> Result<Self, Fault> {
+    /// The fields of a `T`; faults call it `noun`.
+    pub(super) fn of<T: Setting>(raw: &'a Raw, noun: &str, names: &[&'static str]) -> Result<Self, BadValue> {
         let Value::Table(fields) = &raw.value else { return Err(mismatch::<T>(raw)) };
         match fields.iter().find(|(name, ..)| !names.contains(&name.as_str())) {
             None => Ok(Self(fields)),
             Some((name, span, _)) => {
                 let hint = did_you_mean(name, names.iter().copied());
                 let reason = format!("{noun} has no field {}{hint}", quoted(name));
-                Err(Fault { span: Some(span.clone()), reason })
+                Err(BadValue { span: Some(span.clone()), reason })
             }
         }
     }
@@ -30,25 +30,25 @@ impl<'a> Fields<'a> {
     }
 
     /// A fault of the field `name`.
-    pub(super) fn at(&self, name: &str, fault: Fault) -> Fault {
-        Fault {
+    pub(super) fn at(&self, name: &str, fault: BadValue) -> BadValue {
+        BadValue {
             span: fault.span.or_else(|| self.raw(name).map(|value| value.span.clone())),
             reason: format!("`{name}`: {}", fault.reason),
         }
     }
 
     /// A fault of the field `name`, in words.
-    pub(super) fn fault(&self, name: &str, reason: impl Into<String>) -> Fault {
-        self.at(name, Fault::new(reason))
+    pub(super) fn fault(&self, name: &str, reason: impl Into<String>) -> BadValue {
+        self.at(name, BadValue::new(reason))
     }
 
     /// A field of its own type.
-    pub(super) fn read<T: Setting>(&self, name: &str) -> Result<Option<T>, Fault> {
+    pub(super) fn read<T: Setting>(&self, name: &str) -> Result<Option<T>, BadValue> {
         self.raw(name).map(T::read).transpose().map_err(|fault| self.at(name, fault))
     }
 
-    /// A field that is text. What else stands there is not shown: it may be a secret.
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Fault> {
+    /// A field that is text. A value of another type is not shown: it may be a secret.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, BadValue> {
         match self.raw(name).map(|raw| &raw.value) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text.clone())),

@@ -10,7 +10,7 @@ use toml::{
 use super::{
     ConfigError,
     keys::SECTIONS,
-    sources::{Given, Place, known, one_line, unknown},
+    sources::{Given, Location, known, one_line, unknown},
     value::Raw,
 };
 
@@ -27,17 +27,17 @@ impl FileText {
             Ok(text) => Some(Self { path, text }),
             Err(error) => {
                 let reason = format!("cannot read {}: {error}", path.display());
-                errors.push(ConfigError { place: Place::Flag("--config"), key: None, reason });
+                errors.push(ConfigError { location: Location::Flag("--config"), key: None, reason });
                 None
             }
         }
     }
 
-    /// The place of a span, for people: from 1, columns in characters.
-    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+    /// The location of a span, for people: from 1, columns in characters.
+    pub(super) fn location(&self, span: &Range<usize>) -> Location {
         let before = self.text.get(..span.start).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Place::File {
+        Location::File {
             path: self.path.clone(),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
@@ -48,9 +48,9 @@ impl FileText {
     pub(super) fn collect(&self, given: &mut Vec<Given>, errors: &mut Vec<ConfigError>) {
         let (table, faults) = DeTable::parse_recoverable(&self.text);
         if !faults.is_empty() {
-            // What a half-read file seems to hold would only add faults that are none.
+            // The values of a file that was read only in part would add faults that are none.
             errors.extend(faults.iter().map(|fault| ConfigError {
-                place: self.place(&fault.span().unwrap_or(0..0)),
+                location: self.location(&fault.span().unwrap_or(0..0)),
                 key: None,
                 reason: format!("not TOML: {}", one_line(fault.message())),
             }));
@@ -79,7 +79,7 @@ impl FileText {
         }
         strangers.sort_by_key(|(span, _)| span.start);
         errors.extend(strangers.into_iter().map(|(span, reason)| ConfigError {
-            place: self.place(&span),
+            location: self.location(&span),
             key: None,
             reason,
         }));
@@ -87,6 +87,6 @@ impl FileText {
 
     fn given(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Given {
         let raw = Raw::from(value);
-        Given { key, typed: None, place: self.place(&raw.span), raw }
+        Given { key, typed: None, location: self.location(&raw.span), raw }
     }
 }

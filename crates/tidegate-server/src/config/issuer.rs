@@ -8,7 +8,7 @@ use super::{
     choice::JwtAlgorithm,
     fields::Fields,
     jwt_key::JwtKey,
-    value::{Fault, Raw, Setting, Value, mismatch, quoted},
+    value::{BadValue, Raw, Setting, Value, mismatch, quoted},
 };
 
 const FIELDS: [&str; 6] = ["issuer", "audience", "algorithms", "orgs", "keys", "jwks"];
@@ -18,10 +18,10 @@ const AUDIENCES_MAX: usize = 32;
 
 /// A party that signs subscribers' tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issuer {
+pub struct IssuerSettings {
     /// The text that its tokens have as `iss`, compared byte for byte.
     pub name: String,
-    /// One of these its tokens name as `aud`; where there is none, they must name none.
+    /// Its tokens name one of these as `aud`; if there are none, they must name none.
     pub audiences: Vec<String>,
     /// What its tokens may be signed with.
     pub algorithms: Vec<JwtAlgorithm>,
@@ -92,23 +92,24 @@ impl Setting for JwksUrl {
         "an address such as \"https://id.example.com/.well-known/jwks.json\"".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
         // What cannot be read may hold a password, so it is not shown.
-        let url: reqwest::Url = text.parse().map_err(|_| Fault::new(format!("must be {}", Self::kind())))?;
+        let url: reqwest::Url =
+            text.parse().map_err(|_| BadValue::new(format!("must be {}", Self::kind())))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Fault::new("must not hold credentials: a key set is public"));
+            return Err(BadValue::new("must not hold credentials: a key set is public"));
         }
         if url.fragment().is_some() {
-            return Err(Fault::new("must not have a fragment (`#`), which no server is sent"));
+            return Err(BadValue::new("must not have a fragment (`#`), which no server is sent"));
         }
         match url.scheme() {
             "https" => Ok(Self(url)),
             "http" if is_loopback(&url) => Ok(Self(url)),
-            "http" => Err(Fault::new(
+            "http" => Err(BadValue::new(
                 "must be https: whoever stands between could put keys of their own (http is for loopback alone)",
             )),
-            _ => Err(Fault::new(format!("must be {}", Self::kind()))),
+            _ => Err(BadValue::new(format!("must be {}", Self::kind()))),
         }
     }
 
@@ -117,41 +118,45 @@ impl Setting for JwksUrl {
     }
 }
 
-fn orgs(raw: &Raw) -> Result<OrgScope, Fault> {
+fn orgs(raw: &Raw) -> Result<OrgScope, BadValue> {
     let names = Vec::<String>::read(raw)?;
     match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => Err(Fault::new("is empty, so that no token would be taken; [\"*\"] is every org")),
+        [] => Err(BadValue::new("is empty, so that no token would be taken; [\"*\"] is every org")),
         ["*"] => Ok(OrgScope::All),
-        names if names.contains(&"*") => Err(Fault::new("has \"*\" beside other names; it must stand alone")),
+        names if names.contains(&"*") => {
+            Err(BadValue::new("has \"*\" beside other names; it must stand alone"))
+        }
         names => names
             .iter()
-            .map(|name| OrgId::parse(name).map_err(|error| Fault::new(format!("{}: {error}", quoted(name)))))
+            .map(|name| {
+                OrgId::parse(name).map_err(|error| BadValue::new(format!("{}: {error}", quoted(name))))
+            })
             .collect::<Result<_, _>>()
             .map(OrgScope::Only),
     }
 }
 
-fn audiences(raw: &Raw) -> Result<Vec<String>, Fault> {
+fn audiences(raw: &Raw) -> Result<Vec<String>, BadValue> {
     let names = match &raw.value {
         Value::Text(one) => vec![one.clone()],
-        _ => Vec::<String>::read(raw).map_err(|_| Fault::new("must be text or a list of texts"))?,
+        _ => Vec::<String>::read(raw).map_err(|_| BadValue::new("must be text or a list of texts"))?,
     };
     if names.is_empty() || names.len() > AUDIENCES_MAX || names.iter().any(String::is_empty) {
-        return Err(Fault::new(format!("must be 1 to {AUDIENCES_MAX} texts, none of them empty")));
+        return Err(BadValue::new(format!("must be 1 to {AUDIENCES_MAX} texts, none of them empty")));
     }
     Ok(names)
 }
 
-impl Setting for Issuer {
+impl Setting for IssuerSettings {
     const SECRET: bool = true;
 
     fn kind() -> String {
         "a table with `issuer`, `algorithms`, `orgs`, `keys` or `jwks`, and optionally `audience`".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let fields = Fields::of::<Self>(raw, "an issuer", &FIELDS)?;
-        let missing = |name: &str| Fault::new(format!("an issuer has no `{name}`, which it must have"));
+        let missing = |name: &str| BadValue::new(format!("an issuer has no `{name}`, which it must have"));
         let name = fields.text("issuer")?.ok_or_else(|| missing("issuer"))?;
         if name.is_empty() || name.len() > 1024 {
             return Err(fields.fault("issuer", "must be 1 to 1024 bytes, exactly as tokens have it in `iss`"));
@@ -187,10 +192,12 @@ impl Setting for Issuer {
                 IssuerKeys::Jwks(url)
             }
             (Some(_), Some(_)) => {
-                return Err(Fault::new("an issuer has both `keys` and `jwks`; it must have one of them"));
+                return Err(BadValue::new("an issuer has both `keys` and `jwks`; it must have one of them"));
             }
             (None, None) => {
-                return Err(Fault::new("an issuer has neither `keys` nor `jwks`; it must have one of them"));
+                return Err(BadValue::new(
+                    "an issuer has neither `keys` nor `jwks`; it must have one of them",
+                ));
             }
         };
         Ok(Self { name, audiences, algorithms, orgs, keys })

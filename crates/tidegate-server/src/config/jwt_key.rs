@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 use super::{
     choice::JwtAlgorithm,
     fields::{Fields, read_file},
-    value::{Fault, Raw, Setting, quoted},
+    value::{BadValue, Raw, Setting, quoted},
 };
 use crate::config::{LONGEST_PEM, PublicKey};
 
@@ -61,7 +61,7 @@ pub struct JwtKey {
 }
 
 impl JwtKey {
-    /// The secret, where it is one.
+    /// The secret, if it is one.
     pub fn secret(&self) -> Option<&Secret> {
         match &self.material {
             KeyMaterial::Secret(secret) => Some(secret),
@@ -104,7 +104,7 @@ impl Setting for JwtKey {
             .to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let fields = Fields::of::<Self>(raw, "a key", &FIELDS)?;
         let kid = fields.text("kid")?;
         if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > 128) {
@@ -115,13 +115,13 @@ impl Setting for JwtKey {
         let name = match given.as_slice() {
             [name] => *name,
             [] => {
-                return Err(Fault::new(
+                return Err(BadValue::new(
                     "a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must \
                      have one of them",
                 ));
             }
             [one, another, ..] => {
-                return Err(Fault::new(format!(
+                return Err(BadValue::new(format!(
                     "a key has both `{one}` and `{another}`; it must have one of them"
                 )));
             }

@@ -1,10 +1,10 @@
-//! What a node is told before it starts: one typed [`Config`], read from a TOML file, the
+//! The configuration of a node: one typed [`Config`], read from a TOML file, the
 //! environment, `--set` and flags, and checked whole before a port is bound.
 //!
-//! Not here: anything that acts on it. Called by the command line, and by a node that is to reread it.
+//! Nothing here acts on it. Called by the command line, and by a node that rereads it.
 //!
 //! Reading order: [`keys`] is the list of everything that can be set; [`sources`] finds values,
-//! this file reads them, [`check`] looks at what must fit together, [`print`] shows the result.
+//! this file reads them, [`check`] checks what must fit together, [`print`] shows the result.
 
 mod check;
 mod choice;
@@ -43,29 +43,32 @@ pub use choice::{
     BatchMode, ClaimName, CookieName, JwtAlgorithm, LogEngine, LogFormat, LogLevel, LogSync, Network, Origin,
     Share, UserPolicy, Workers, is_origin,
 };
-pub use issuer::{Issuer, IssuerKeys, JwksUrl, OrgScope};
+pub use define::ConfigKey;
+pub(crate) use define::config_key;
+pub use issuer::{IssuerKeys, IssuerSettings, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};
 pub use keys::{
-    Auth, Batch, Compression, Config, Dedup, Drain, Limits, Listen, Log, Logs, Node, Ping, Slow, Tail,
+    AuthSettings, BatchSettings, CompressionSettings, Config, DedupSettings, DrainSettings, LimitSettings,
+    ListenSettings, LogSettings, LogsSettings, NodeSettings, PingSettings, SlowSettings, TailSettings,
 };
 pub use per_config::PerConfig;
 pub use print::{effective, reference};
 pub(crate) use public_key::LONGEST_PEM;
 pub use public_key::PublicKey;
-pub use reread::{Reread, is_reread, reread};
-pub use sources::{Place, Sources};
+pub use reread::{Reread, reread};
+pub use sources::{Location, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
 
 use file::FileText;
 use sources::Given;
 use value::{Raw, Setting};
 
-/// Something in the configuration that the node will not start with.
+/// A fault in the configuration: the node does not start with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where it was given.
-    pub place: Place,
-    /// The key, where it is one.
+    pub location: Location,
+    /// The key, if the fault is of one.
     pub key: Option<&'static str>,
     /// What is wrong with it.
     pub reason: String,
@@ -73,8 +76,8 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.place != Place::Default {
-            write!(f, "{}: ", self.place)?;
+        if self.location != Location::Default {
+            write!(f, "{}: ", self.location)?;
         }
         match self.key {
             Some(key) => write!(f, "{key}: {}", self.reason),
@@ -83,7 +86,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// All that is wrong with a configuration.
+/// All faults of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -101,18 +104,18 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// A configuration that was checked, and where its values came from.
+/// A configuration that was checked, with the source of each value.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The values.
     pub config: Config,
-    places: BTreeMap<&'static str, Place>,
+    locations: BTreeMap<&'static str, Location>,
 }
 
 impl Loaded {
     /// Where the value of `key` came from.
-    pub fn place(&self, key: &str) -> &Place {
-        self.places.get(key).unwrap_or(&Place::Default)
+    pub fn location(&self, key: &str) -> &Location {
+        self.locations.get(key).unwrap_or(&Location::Default)
     }
 }
 
@@ -122,15 +125,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     if unfit.is_empty() { Ok(loaded) } else { Err(ConfigErrors(unfit)) }
 }
 
-/// Reads `sources`; beside the values comes what does not fit together in them. For showing only.
+/// Reads `sources`, and lists what does not fit together in them. For showing only.
 pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigErrors> {
     let mut reader = LastWins::over(sources);
     let config = Config::read(&mut reader);
     let LastWins { given, errors, .. } = reader;
     match config {
         Some(config) if errors.is_empty() => {
-            let places = given.into_iter().map(|(key, given)| (key, given.place)).collect();
-            let loaded = Loaded { config, places };
+            let locations = given.into_iter().map(|(key, given)| (key, given.location)).collect();
+            let loaded = Loaded { config, locations };
             let unfit = check::relations(&loaded);
             Ok((loaded, unfit))
         }
@@ -138,14 +141,17 @@ pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigError
     }
 }
 
-/// Where `sources` say that publishers' API keys are kept, for commands that need no node that could
-/// run. Faults of other keys are left for those who need them.
+/// The file of publishers' API keys that `sources` name, for commands that need no running node. Faults
+/// of other keys are ignored.
 pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
-    use define::Reader as _;
+    use define::KeyReader as _;
     let mut reader = LastWins::over(sources);
-    let default = |name: &str| keys::KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default);
-    let dir = reader.read::<PathBuf>("log.dir", default("log.dir"));
-    let file = reader.read::<Option<PathBuf>>("auth.keys_file", default("auth.keys_file"));
+    let default = |key: ConfigKey| {
+        keys::KEYS.iter().find(|info| info.name == key.name()).map_or("", |info| info.default)
+    };
+    let (dir, file) = (config_key!(log.dir), config_key!(auth.keys_file));
+    let dir = reader.read::<PathBuf>(dir.name(), default(dir));
+    let file = reader.read::<Option<PathBuf>>(file.name(), default(file));
     match (dir, file) {
         (Some(dir), Some(file)) if reader.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
         _ => Err(ConfigErrors(reader.errors)),
@@ -156,8 +162,8 @@ fn keys_file_of(dir: &Path, file: Option<&Path>) -> PathBuf {
     file.map_or_else(|| dir.join("keys.toml"), Path::to_owned)
 }
 
-impl Batch {
-    /// The pace of rounds.
+impl BatchSettings {
+    /// The pace of fan-out passes.
     pub fn pacing(&self) -> Pacing {
         let mode = match self.mode {
             BatchMode::Paced => pace::Mode::Paced,
@@ -173,7 +179,7 @@ impl Batch {
     }
 }
 
-impl Compression {
+impl CompressionSettings {
     /// Whether streams of `org` may be compressed.
     pub fn is_on_for(&self, org: &OrgId) -> bool {
         self.enabled && !self.exclude_orgs.contains(org)
@@ -210,7 +216,7 @@ impl LastWins {
     }
 }
 
-impl define::Reader for LastWins {
+impl define::KeyReader for LastWins {
     fn read<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T> {
         let Some(given) = self.given.get(key) else {
             return match Raw::parse(default).ok().map(|raw| T::read(&raw)) {
@@ -218,7 +224,7 @@ impl define::Reader for LastWins {
                 // A test reads every default, so this is for whoever adds a key.
                 _ => {
                     let reason = format!("the default {default} does not fit its type");
-                    self.errors.push(ConfigError { place: Place::Default, key: Some(key), reason });
+                    self.errors.push(ConfigError { location: Location::Default, key: Some(key), reason });
                     None
                 }
             };
@@ -227,15 +233,15 @@ impl define::Reader for LastWins {
             Ok(value) => return Some(value),
             Err(fault) => fault,
         };
-        // `--set auth.audience=2026` is TOML for a number, but was typed as text.
+        // `--set auth.audience=2026` is a number in TOML, but was meant as text.
         if let Some(value) = given.typed.as_ref().and_then(|text| T::read(&Raw::text(text)).ok()) {
             return Some(value);
         }
-        let place = match (&given.place, &fault.span, &self.file) {
-            (Place::File { .. }, Some(span), Some(file)) => file.place(span),
-            (place, ..) => place.clone(),
+        let location = match (&given.location, &fault.span, &self.file) {
+            (Location::File { .. }, Some(span), Some(file)) => file.location(span),
+            (location, ..) => location.clone(),
         };
-        self.errors.push(ConfigError { place, key: Some(key), reason: fault.reason });
+        self.errors.push(ConfigError { location, key: Some(key), reason: fault.reason });
         None
     }
 }

@@ -3,15 +3,17 @@
 use std::fmt::Write as _;
 
 use super::{
-    Loaded, Place, is_reread,
+    Loaded, Location,
+    define::Change,
     keys::{KEYS, SECTIONS},
 };
 
-/// The effective configuration as commented TOML, each key with where its value came from.
+/// The effective configuration as commented TOML, each value with its source.
 /// Secrets are redacted.
 pub fn effective(loaded: &Loaded) -> String {
-    let mut out =
-        String::from("# The effective configuration. Behind each value stands where it came from.\n");
+    let mut out = String::from(
+        "# The effective configuration. The comment after each value says where it came from.\n",
+    );
     let shown = loaded.config.show();
     for section in SECTIONS {
         out.push('\n');
@@ -19,9 +21,9 @@ pub fn effective(loaded: &Loaded) -> String {
         let _ = writeln!(out, "[{}]", section.name);
         for (key, value) in shown.iter().filter(|(key, _)| key.section == section.name) {
             comment(&mut out, key.docs);
-            let _ = match loaded.place(key.name) {
-                Place::Default => writeln!(out, "{} = {value}  # default", key.key()),
-                place => writeln!(out, "{} = {value}  # {place} (default {})", key.key(), key.default),
+            let _ = match loaded.location(key.name) {
+                Location::Default => writeln!(out, "{} = {value}  # default", key.key()),
+                location => writeln!(out, "{} = {value}  # {location} (default {})", key.key(), key.default),
             };
         }
     }
@@ -34,7 +36,7 @@ fn comment(out: &mut String, docs: &[&str]) {
     }
 }
 
-/// `docs/config.md`, from the same list that the node reads its configuration by.
+/// `docs/config.md`, made from the list that the node reads its configuration by.
 pub fn reference() -> String {
     let mut out = String::from(INTRODUCTION);
     for section in SECTIONS {
@@ -44,7 +46,10 @@ pub fn reference() -> String {
             let _ = writeln!(out, "- Default: `{}`", key.default);
             let _ = writeln!(out, "- Takes: {}", (key.kind)());
             let _ = writeln!(out, "- Environment: `{}`", key.variable());
-            let change = if is_reread(key.name) { "reread on SIGHUP" } else { "needs a restart" };
+            let change = match key.change {
+                Change::Reread => "reread on SIGHUP",
+                Change::Restart => "needs a restart",
+            };
             let _ = writeln!(out, "- Change: {change}");
         }
     }
@@ -60,28 +65,27 @@ const INTRODUCTION: &str = r#"# Configuration
 <!-- Generated from crates/tidegate-server/src/config/keys.rs by `cargo run -q -p tidegate-server -- config reference > docs/config.md`. -->
 
 A node needs no configuration but a key for its subscribers' tokens (`auth.keys`, or `auth.issuers`).
-Values come from,
-in this order, the later one winning:
+Values come from these sources, in this order; a later one wins:
 
 1. the defaults below,
 2. the TOML file that `--config` (or `TIDEGATE_CONFIG`) names,
 3. the environment: `TIDEGATE_LIMITS__CONNECTIONS_PER_USER=20` sets `limits.connections_per_user`.
-   Names without a double underscore are not configuration,
+   Names without a double underscore are ignored,
 4. `--set limits.connections_per_user=20`, as often as needed,
 5. flags of their own, such as `--listen`.
 
-In the environment and in `--set` a value is TOML; a bare word is text. A list is given whole:
+In the environment and in `--set` a value is TOML; a bare word is text. A list is given as a whole:
 `--set 'auth.origins=["https://app.example.com"]'`.
 
-Times are texts with a unit (`ms`, `s`, `m`, `h`, `d`, largest first: `"1h30m"`), sizes likewise (`B`,
-`KiB`, `MiB`, `GiB`). Everything is checked before a port is bound; unknown keys are refused, and each
-fault is named with its file, line and column, its environment variable or its flag. `tidegate config
-check` does only that (exit code 2 where something is wrong); `tidegate config print` shows every
-value with where it came from, secrets left out.
+Times are texts with a unit (`ms`, `s`, `m`, `h`, `d`, largest first: `"1h30m"`), and so are sizes (`B`,
+`KiB`, `MiB`, `GiB`). Everything is checked before a port is bound. Unknown keys are refused, and each
+fault is reported with its file, line and column, its environment variable or its flag. `tidegate config
+check` only does this check (exit code 2 if something is wrong); `tidegate config print` shows every
+value and where it came from, without secrets.
 
 On SIGHUP, `tidegate serve` reads the same sources again (the file, its own environment, its flags), and
-the files of keys that they name. What is marked below as reread is taken over, all of it or, where
-anything is wrong, nothing; the log says which, and names what else was changed and needs a restart. New
-bounds hold for what comes after: connections and streams that are there stay, and a stream keeps
+the files of keys that they name. The keys that are marked below as reread are taken over: all of them, or
+none if anything is wrong. The log says which, and names the keys that were changed too but need a restart.
+New bounds hold for what comes after: existing connections and streams stay, and a stream keeps
 its grant until its token expires. (`tidegate dev` ends on SIGHUP, as a terminal's programs do.)
 "#;

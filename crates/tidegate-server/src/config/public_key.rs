@@ -13,7 +13,7 @@ use aws_lc_rs::{
 
 use super::JwtAlgorithm;
 
-/// Longer than any key, shorter than what is no key at all.
+/// The size above which a file is surely no key.
 pub(crate) const LONGEST_PEM: u64 = 64 * 1024;
 
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -50,7 +50,7 @@ const KINDS: [(&[u8], &str); 6] = [
 ];
 
 fn kind_of(der: &[u8]) -> &'static str {
-    // It stands in front; what comes behind is the key, and may hold anything.
+    // The algorithm is at the start; the key comes after it, and may hold any bytes.
     let front = &der[..der.len().min(32)];
     KINDS
         .iter()
@@ -68,7 +68,7 @@ fn needs(algorithm: JwtAlgorithm) -> &'static str {
 }
 
 impl PublicKey {
-    /// Reads PEM text (`-----BEGIN PUBLIC KEY-----`). What is wrong with it is said without any of it.
+    /// Reads PEM text (`-----BEGIN PUBLIC KEY-----`). Faults do not quote any of it.
     pub fn from_pem(algorithm: JwtAlgorithm, text: &[u8]) -> Result<Self, String> {
         let blocks = pem::parse_many(text)
             .map_err(|_| "is not PEM text: it must begin with -----BEGIN PUBLIC KEY-----".to_owned())?;

@@ -1,4 +1,4 @@
-//! A TOML value with its place in the text it came from, free of that text.
+//! A TOML value with its location in the text that it came from; it does not borrow from that text.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub enum Value {
     Other(String),
     /// A list.
     List(Vec<Raw>),
-    /// Fields with the places of their names.
+    /// Fields with the locations of their names.
     Table(Vec<(String, Range<usize>, Raw)>),
 }
 

@@ -1,70 +1,46 @@
 //! A configuration that is read again while its node runs: which keys follow, and which wait for a
 //! restart.
 
-use super::{ConfigErrors, Loaded, check, keys::KEYS, load, sources::Sources};
+use super::{
+    ConfigErrors, Loaded, check,
+    define::{Change, KeyInfo},
+    keys::KEYS,
+    load,
+    sources::Sources,
+};
 
 /// What a node does with its configuration read again.
 #[derive(Debug)]
 pub struct Reread {
-    /// What it is to run with: its own, with what is reread taken over.
+    /// The configuration to run with from now on: its own, with the keys that are reread taken over.
     pub loaded: Loaded,
-    /// Keys that were taken over and are not as before.
+    /// Keys that were taken over and have another value than before.
     pub changed: Vec<&'static str>,
     /// Keys that were changed and wait for a restart.
     pub waiting: Vec<&'static str>,
 }
 
-/// Keys of `auth` and `limits` that the node's parts are built with.
-const BUILT_IN: [&str; 5] = [
-    "auth.keys_file",
-    "limits.orgs",
-    "limits.publishes_in_flight",
-    "limits.publish_queue_bytes",
-    // A queue that holds one request of the greatest size is sized by it.
-    "limits.events_per_batch",
-];
-
-/// Whether `key` is taken over from a configuration that is read again.
-pub fn is_reread(key: &str) -> bool {
-    (key.starts_with("auth.") || key.starts_with("limits.")) && !BUILT_IN.contains(&key)
-}
-
-/// Reads `sources` again for a node that runs with `running`. Whatever is wrong, nothing comes of it.
+/// Reads `sources` again for a node that runs with `running`. If anything is wrong, nothing is taken over.
 pub fn reread(sources: &Sources, running: &Loaded) -> Result<Reread, ConfigErrors> {
     let read = load(sources)?;
-    let (mut changed, mut waiting) = (Vec::new(), Vec::new());
-    for ((key, before), (_, after)) in running.config.show().iter().zip(read.config.show()) {
-        if *before != after {
-            if is_reread(key.name) { &mut changed } else { &mut waiting }.push(key.name);
-        }
-    }
-    // What is redacted looks the same when it is not.
-    let (before, after) = (&running.config.auth, &read.config.auth);
-    for (key, is_same) in
-        [("auth.keys", before.keys == after.keys), ("auth.issuers", before.issuers == after.issuers)]
-    {
-        if !is_same && !changed.contains(&key) {
-            changed.push(key);
-        }
-    }
+    let differing = running.config.differences(&read.config).into_iter();
+    let (changed, waiting): (Vec<_>, Vec<_>) = differing.partition(|key| key.change == Change::Reread);
+    let names = |keys: Vec<&KeyInfo>| keys.into_iter().map(|key| key.name).collect();
     let mut loaded = running.clone();
-    loaded.config.auth = read.config.auth;
-    loaded.config.limits = read.config.limits;
-    for key in KEYS.iter().map(|key| key.name).filter(|key| is_reread(key)) {
-        match read.places.get(key) {
-            Some(place) => loaded.places.insert(key, place.clone()),
-            None => loaded.places.remove(key),
+    for key in KEYS.iter().filter(|key| key.change == Change::Reread) {
+        match read.locations.get(key.name) {
+            Some(location) => loaded.locations.insert(key.name, location.clone()),
+            None => loaded.locations.remove(key.name),
         };
     }
-    let (config, now) = (&mut loaded.config, &running.config);
-    config.auth.keys_file.clone_from(&now.auth.keys_file);
-    config.limits.orgs = now.limits.orgs;
-    config.limits.publishes_in_flight = now.limits.publishes_in_flight;
-    config.limits.publish_queue_bytes = now.limits.publish_queue_bytes;
-    config.limits.events_per_batch = now.limits.events_per_batch;
+    loaded.config.take_over(read.config);
     // New bounds must also fit those that stay as they are.
     let unfit = check::relations(&loaded);
-    if unfit.is_empty() { Ok(Reread { loaded, changed, waiting }) } else { Err(ConfigErrors(unfit)) }
+    if unfit.is_empty() {
+        Ok(Reread { loaded, changed: names(changed), waiting: names(waiting) })
+    } else {
+        Err(ConfigErrors(unfit))
+    }
 }
 
 #[cfg(test)]
@@ -109,7 +85,7 @@ mod tests {
             "limits.events_per_batch",
         ];
         assert_eq!(read.waiting, waiting);
-        // What waits is as it was, and what is taken over is as given.
+        // A key that waits has its old value, and one that is taken over its new value.
         let before = load(&sources(&[])).expect("a configuration").config;
         for ((key, was), (_, is)) in before.show().iter().zip(read.loaded.config.show()) {
             assert_eq!(

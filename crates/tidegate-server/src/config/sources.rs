@@ -1,5 +1,5 @@
 //! Where values come from: the file, the environment, `--set`, dedicated flags; in that order, the
-//! later one winning. Each value keeps its place, so that a fault can name it.
+//! later one winning. Each value keeps its location, so that a fault can name it.
 
 use std::{fmt, path::PathBuf};
 
@@ -13,10 +13,10 @@ use super::{
 
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// Nowhere: the key's own default.
+pub enum Location {
+    /// Nowhere: it is the key's default.
     Default,
-    /// What a command brings along for itself (`tidegate dev`).
+    /// A value that a command sets by itself (`tidegate dev`).
     Command(&'static str),
     /// A line and column of the file, both from 1.
     File {
@@ -35,15 +35,15 @@ pub enum Place {
     Flag(&'static str),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Default => f.write_str("default"),
-            Place::Command(name) => write!(f, "tidegate {name}"),
-            Place::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
-            Place::Environment(name) => write!(f, "environment variable {name}"),
-            Place::Set(key) => write!(f, "--set {key}"),
-            Place::Flag(flag) => f.write_str(flag),
+            Location::Default => f.write_str("default"),
+            Location::Command(name) => write!(f, "tidegate {name}"),
+            Location::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Location::Environment(name) => write!(f, "environment variable {name}"),
+            Location::Set(key) => write!(f, "--set {key}"),
+            Location::Flag(flag) => f.write_str(flag),
         }
     }
 }
@@ -55,7 +55,7 @@ pub(super) struct Given {
     pub(super) raw: Raw,
     /// The text as it was typed, for sources that need no quotes around text.
     pub(super) typed: Option<String>,
-    pub(super) place: Place,
+    pub(super) location: Location,
 }
 
 /// Everything that a configuration is read from.
@@ -114,7 +114,7 @@ impl Sources {
     pub(super) fn collect(&self, errors: &mut Vec<ConfigError>) -> (Vec<Given>, Option<FileText>) {
         let mut given = Vec::new();
         for (name, key, value) in &self.command {
-            given.extend(typed(key, value, Place::Command(name), errors));
+            given.extend(typed(key, value, Location::Command(name), errors));
         }
         let file = self.file.as_ref().and_then(|path| FileText::read(path.clone(), errors));
         if let Some(file) = &file {
@@ -124,33 +124,33 @@ impl Sources {
             self.environment.iter().filter_map(|(n, v)| Some((n, key_of(n)?, v))).collect();
         variables.sort();
         for (name, key, value) in variables {
-            given.extend(typed(&key, value, Place::Environment(name.clone()), errors));
+            given.extend(typed(&key, value, Location::Environment(name.clone()), errors));
         }
         for name in self.unreadable.iter().filter(|name| key_of(name).is_some()) {
-            let place = Place::Environment(name.clone());
-            errors.push(ConfigError { place, key: None, reason: "its value is not UTF-8".to_owned() });
+            let location = Location::Environment(name.clone());
+            errors.push(ConfigError { location, key: None, reason: "its value is not UTF-8".to_owned() });
         }
         for set in &self.sets {
             match set.split_once('=') {
                 Some((key, value)) => {
-                    given.extend(typed(key.trim(), value, Place::Set(key.trim().to_owned()), errors));
+                    given.extend(typed(key.trim(), value, Location::Set(key.trim().to_owned()), errors));
                 }
                 None => errors.push(ConfigError {
-                    place: Place::Set(set.clone()),
+                    location: Location::Set(set.clone()),
                     key: None,
                     reason: "must be key=value, such as limits.connections_per_user=1000".to_owned(),
                 }),
             }
         }
         for (flag, key, value) in &self.flags {
-            given.extend(typed(key, value, Place::Flag(flag), errors));
+            given.extend(typed(key, value, Location::Flag(flag), errors));
         }
         (given, file)
     }
 }
 
-/// The key that a variable sets. Names without `__` are somebody else's: Kubernetes injects
-/// `TIDEGATE_PORT` for a service of that name.
+/// The key that a variable sets. Names without `__` are not ours: Kubernetes injects `TIDEGATE_PORT` for
+/// a service of that name.
 fn key_of(variable: &str) -> Option<String> {
     let (section, key) = variable.strip_prefix("TIDEGATE_")?.split_once("__")?;
     Some(format!("{section}.{}", key.replace("__", ".")).to_lowercase())
@@ -171,23 +171,23 @@ fn first_of(section: &str) -> &'static str {
     KEYS.iter().find(|key| key.section == section).map_or("", |key| key.name)
 }
 
-/// A value that was typed where quotes are a nuisance: TOML where it is TOML, else text.
-fn typed(name: &str, text: &str, place: Place, errors: &mut Vec<ConfigError>) -> Option<Given> {
+/// A value that was typed in a shell, where quotes are a nuisance: TOML if it is TOML, else text.
+fn typed(name: &str, text: &str, location: Location, errors: &mut Vec<ConfigError>) -> Option<Given> {
     let Some(key) = known(name) else {
-        errors.push(ConfigError { place, key: None, reason: unknown(name) });
+        errors.push(ConfigError { location, key: None, reason: unknown(name) });
         return None;
     };
     let raw = match Raw::parse(text) {
         Ok(raw) => raw,
-        // What opens like a list, a table or a quoted text was meant to be one.
+        // Text that opens like a list, a table or a quoted text was meant to be one.
         Err(error) if text.trim_start().starts_with(['[', '{', '"', '\'']) => {
             let reason = format!("not TOML: {}", one_line(error.message()));
-            errors.push(ConfigError { place, key: Some(key), reason });
+            errors.push(ConfigError { location, key: Some(key), reason });
             return None;
         }
         Err(_) => Raw::text(text),
     };
-    Some(Given { key, raw, typed: Some(text.to_owned()), place })
+    Some(Given { key, raw, typed: Some(text.to_owned()), location })
 }
 
 pub(super) fn one_line(message: &str) -> String {

@@ -86,16 +86,16 @@ fn later_sources_win() {
     assert_eq!(limits.connections_per_address, 22);
     assert_eq!(limits.headers, 34);
     assert_eq!(limits.orgs, 45);
-    let place =
-        |key: &str| loaded.place(key).to_string().replace(&format!("{}/", given.dir.path().display()), "");
-    assert_eq!(place("limits.connections_per_user"), "c.toml:2:24");
+    let location =
+        |key: &str| loaded.location(key).to_string().replace(&format!("{}/", given.dir.path().display()), "");
+    assert_eq!(location("limits.connections_per_user"), "c.toml:2:24");
     assert_eq!(
-        place("limits.connections_per_address"),
+        location("limits.connections_per_address"),
         "environment variable TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS"
     );
-    assert_eq!(place("limits.headers"), "--set limits.headers");
-    assert_eq!(place("limits.orgs"), "--orgs");
-    assert_eq!(place("limits.json_depth"), "default");
+    assert_eq!(location("limits.headers"), "--set limits.headers");
+    assert_eq!(location("limits.orgs"), "--orgs");
+    assert_eq!(location("limits.json_depth"), "default");
 }
 
 #[test]
@@ -470,9 +470,9 @@ fn all_faults_are_found_in_one_go() {
         &["tail.windw=1h"],
     );
     let said = given.said();
-    let places: Vec<&str> = said.lines().map(|line| line.split(": ").next().unwrap_or_default()).collect();
+    let locations: Vec<&str> = said.lines().map(|line| line.split(": ").next().unwrap_or_default()).collect();
     assert_eq!(
-        places,
+        locations,
         [
             "c.toml:2:1",
             "--set tail.windw",
@@ -524,4 +524,39 @@ fn the_reference_is_fresh() {
         written == reference(),
         "docs/config.md is stale; make it anew with: cargo run -q -p tidegate-server -- config reference > docs/config.md"
     );
+}
+
+/// The `.rs` files under `dir`.
+fn sources_under(dir: &std::path::Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let files = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    files.chain(dirs.iter().flat_map(|dir| sources_under(dir))).collect()
+}
+
+/// A bound with a default in code and one in the list of keys has two, which differ sooner or later.
+#[test]
+fn no_part_has_defaults_beside_the_list_of_keys() {
+    let is_bounds = |name: &str| name.ends_with("Limits") || name.ends_with("Settings");
+    let first_word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric()).collect() };
+    for name in ["tidegate-core", "tidegate-server"] {
+        for path in
+            sources_under(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src"))
+        {
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            for (at, _) in text.match_indices("impl Default for ") {
+                let named = first_word(&text[at + "impl Default for ".len()..]);
+                assert!(!is_bounds(&named), "{}: {named} has a default of its own", path.display());
+            }
+            for derived in text.split("#[derive(").skip(1) {
+                let (traits, rest) = derived.split_once(")]").unwrap_or_default();
+                let named = rest.split_once("struct ").map_or_else(String::new, |(_, name)| first_word(name));
+                assert!(
+                    !(traits.contains("Default") && is_bounds(&named)),
+                    "{}: {named} has a default of its own",
+                    path.display()
+                );
+            }
+        }
+    }
 }

@@ -212,7 +212,7 @@ fn issuers_are_told_apart_by_their_names() {
     assert_eq!(said(&[twice]), "--set auth.issuers: auth.issuers: two issuers have the name \"a\"");
     assert_eq!(
         said(&[keys.clone(), both.clone()]),
-        "--set auth.issuers: auth.issuer: must be set where auth.keys stands beside auth.issuers: a token's `iss` says whose it is"
+        "--set auth.issuers: auth.issuer: must be set if both auth.keys and auth.issuers are: the `iss` of a token says which of them signed it"
     );
     assert!(said(&[keys.clone(), both.clone(), "auth.issuer=c".to_owned()]).contains("[auth]"));
     let clash = said(&[keys, both, "auth.issuer=b".to_owned()]);

@@ -8,14 +8,14 @@ pub use super::raw::{Raw, Value};
 
 /// Why a value is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct BadValue {
     /// Where in the source, if not the whole value.
     pub span: Option<Range<usize>>,
     /// The rest of a sentence: `must be ...`.
     pub reason: String,
 }
 
-impl Fault {
+impl BadValue {
     /// A fault of the whole value.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { span: None, reason: reason.into() }
@@ -24,14 +24,14 @@ impl Fault {
 
 /// A type that a key can have.
 pub trait Setting: Sized {
-    /// Whether a value may be, or hold, what nobody must see.
+    /// Whether a value may be or hold a secret.
     const SECRET: bool = false;
 
     /// What values it takes, to stand after "must be".
     fn kind() -> String;
 
     /// Reads a value.
-    fn read(raw: &Raw) -> Result<Self, Fault>;
+    fn read(raw: &Raw) -> Result<Self, BadValue>;
 
     /// The value as TOML, secrets redacted.
     fn show(&self) -> String;
@@ -42,10 +42,10 @@ pub fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-/// A fault that says what was given and what is taken.
-pub(super) fn mismatch<T: Setting>(raw: &Raw) -> Fault {
+/// A fault that says what was given and which values the key takes.
+pub(super) fn mismatch<T: Setting>(raw: &Raw) -> BadValue {
     let shown = if T::SECRET { "the value".to_owned() } else { describe(&raw.value) };
-    Fault::new(format!("{shown} must be {}", T::kind()))
+    BadValue::new(format!("{shown} must be {}", T::kind()))
 }
 
 fn describe(value: &Value) -> String {
@@ -68,7 +68,7 @@ impl Setting for usize {
         format!("a whole number from 1 to {LARGEST_COUNT}")
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match raw.value {
             Value::Integer(count @ 1..=LARGEST_COUNT) => {
                 usize::try_from(count).map_err(|_| mismatch::<Self>(raw))
@@ -87,7 +87,7 @@ impl Setting for bool {
         "true or false".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match raw.value {
             Value::Boolean(truth) => Ok(truth),
             _ => Err(mismatch::<Self>(raw)),
@@ -106,9 +106,9 @@ macro_rules! names {
                 concat!("the name of ", $what).to_owned()
             }
 
-            fn read(raw: &Raw) -> Result<Self, Fault> {
+            fn read(raw: &Raw) -> Result<Self, BadValue> {
                 let Value::Text(text) = &raw.value else { return Err(mismatch::<Self>(raw)) };
-                $Name::parse(text).map_err(|error| Fault::new(error.to_string()))
+                $Name::parse(text).map_err(|error| BadValue::new(error.to_string()))
             }
 
             fn show(&self) -> String {
@@ -125,7 +125,7 @@ impl Setting for String {
         "text in quotes".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) => Ok(text.clone()),
             _ => Err(mismatch::<Self>(raw)),
@@ -142,7 +142,7 @@ impl Setting for PathBuf {
         "a path in quotes".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) if !text.is_empty() => Ok(PathBuf::from(text)),
             _ => Err(mismatch::<Self>(raw)),
@@ -161,7 +161,7 @@ impl<T: Setting> Setting for Option<T> {
         format!("{}, or \"\" for none", T::kind())
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) if text.is_empty() => Ok(None),
             _ => T::read(raw).map(Some),
@@ -180,15 +180,17 @@ impl<T: Setting> Setting for Vec<T> {
         format!("a list, each {}", T::kind())
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let Value::List(items) = &raw.value else {
             return Err(mismatch::<Self>(raw));
         };
         items
             .iter()
             .map(|item| {
-                T::read(item)
-                    .map_err(|fault| Fault { span: fault.span.or_else(|| Some(item.span.clone())), ..fault })
+                T::read(item).map_err(|fault| BadValue {
+                    span: fault.span.or_else(|| Some(item.span.clone())),
+                    ..fault
+                })
             })
             .collect()
     }
@@ -203,7 +205,7 @@ impl Setting for SocketAddr {
         "an IP address and port such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
             Value::Text(text) => text.parse().map_err(|_| mismatch::<Self>(raw)),
             _ => Err(mismatch::<Self>(raw)),
@@ -215,7 +217,7 @@ impl Setting for SocketAddr {
     }
 }
 
-/// Parses text that is a run of numbers with units; `None` where it is not, or is too large.
+/// Parses text that is a run of numbers with units; `None` if it is not one, or is too large.
 fn sum_of_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let mut rest = text;
     let mut sum = 0u64;
@@ -243,7 +245,7 @@ fn sum_of_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 const TIME_UNITS: &[(&str, u64)] =
     &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// Ten years: what is longer is a slip, and would overflow clocks further on.
+/// Ten years: a longer time is a mistake, and would overflow clocks later.
 const LONGEST_MILLIS: u64 = 3653 * 86_400_000;
 
 impl Setting for Duration {
@@ -251,13 +253,13 @@ impl Setting for Duration {
         "a time with its unit such as \"50ms\", \"30s\", \"5m\", \"1h30m\" or \"7d\"".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let Value::Text(text) = &raw.value else {
             return Err(mismatch::<Self>(raw));
         };
         match sum_of_units(text, TIME_UNITS) {
             Some(millis) if millis <= LONGEST_MILLIS => Ok(Duration::from_millis(millis)),
-            Some(_) => Err(Fault::new(format!("{} is more than ten years", quoted(text)))),
+            Some(_) => Err(BadValue::new(format!("{} is more than ten years", quoted(text)))),
             None => Err(mismatch::<Self>(raw)),
         }
     }
@@ -320,7 +322,7 @@ impl Setting for ByteSize {
         "a size with its unit such as \"512B\", \"64KiB\", \"4MiB\" or \"1GiB\", more than nothing".to_owned()
     }
 
-    fn read(raw: &Raw) -> Result<Self, Fault> {
+    fn read(raw: &Raw) -> Result<Self, BadValue> {
         let Value::Text(text) = &raw.value else {
             return Err(mismatch::<Self>(raw));
         };

@@ -1,5 +1,5 @@
-//! `GET /v1/orgs/{org}/events`, pages of history, and `GET /v1/orgs/{org}/cursor`, from which a page that
-//! is about to read state takes its starting point.
+//! `GET /v1/orgs/{org}/events` gives pages of history. `GET /v1/orgs/{org}/cursor` gives the starting point
+//! to a page that is about to read state.
 
 use std::{fmt::Write as _, net::IpAddr, rc::Rc};
 
@@ -12,12 +12,13 @@ use tidegate_protocol::{Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, 
 use super::{Answer, credentials, json, query::Query};
 use crate::{
     auth::StreamGrant,
+    config::config_key,
     node::Node,
     refusals::{refused, unreadable},
     worker::Worker,
 };
 
-/// What is missing at the start of a page: no event in (`prev`, `seq`] comes, and the page is of `epoch`.
+/// What is missing at the start of a page: no event of (`prev`, `seq`] comes. The page is of `epoch`.
 struct Gap {
     prev: Seq,
     seq: Seq,
@@ -39,7 +40,7 @@ async fn authorize<B>(
     Ok((grant, filter, query))
 }
 
-/// The cursor of now: take it, read the state, then stream from it.
+/// The cursor at the head now: take it, read the state, then stream from it.
 pub async fn cursor<B>(
     node: &Node,
     address: IpAddr,
@@ -65,7 +66,7 @@ pub async fn events<B>(
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, address, &org, request).await?;
     let limit = query
-        .number("limit", 1..=limits.page_events, Some("limits.page_events"))?
+        .number("limit", 1..=limits.page_events, Some(config_key!(limits.page_events)))?
         .unwrap_or(100.min(limits.page_events));
     let after = match query.one("after")? {
         None => None,
@@ -83,12 +84,12 @@ pub async fn events<B>(
     let mut dues = opening.dues;
     let mut out = BytesMut::with_capacity(4096);
     out.put_slice(b"{\"events\":[");
-    // A page declares the gap at its start and ends before the next one.
+    // A page declares the gap at its start and ends at the position of the next one.
     let mut gap = None;
     while dues.front().is_some_and(|due| due.at == cursor.seq || due.reason == GapReason::Filter) {
         let Some(due) = dues.pop_front() else { break };
-        // Several gaps in a row are declared as one: from the first seq to the last, with the gravest
-        // reason.
+        // Several gaps at one position are declared as one: from the first `prev` to the last `seq`, with the
+        // reason that matters most (any reason other than `filter`).
         let (prev, reason) = match gap {
             Some((prev, GapReason::Filter)) => (prev, due.reason),
             Some(first) => first,
@@ -103,7 +104,7 @@ pub async fn events<B>(
     let mut found = 0;
     let mut bytes = 0;
     let mut searched = 0;
-    // A filter may hide whole pages; the search for the first event is bounded like a page.
+    // A filter may hide whole pages, so the search for the first visible event is bounded like a page.
     while cursor.seq < stop
         && found < limit
         && bytes < limits.page_bytes.bytes()
@@ -112,7 +113,7 @@ pub async fn events<B>(
         let page = PageLimit { events: limit - found, bytes: limits.page_bytes.bytes() - bytes, to: stop };
         let page = worker.read(&org, &log.epoch, cursor.seq, page).await.map_err(unreadable)?;
         if page.after > cursor.seq {
-            // Retention has removed what came next.
+            // Retention has removed events in the meantime.
             if found > 0 {
                 break;
             }

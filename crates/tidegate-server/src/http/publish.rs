@@ -1,4 +1,4 @@
-//! `POST /v1/orgs/{org}/events`: a batch in, its places out.
+//! `POST /v1/orgs/{org}/events`: takes a batch and answers where each event was stored.
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidegate_core::{
     NewEvent,
     publish::{
-        BodyForm, Fault, PublishError,
+        BodyForm, PublishError,
         cloudevents::{Mode, read as read_cloudevents},
         read_body,
     },
@@ -17,12 +17,17 @@ use tidegate_engine::{AppendError, Appended};
 use tidegate_protocol::{Code, Cursor, EventId, OrgId, Refusal, ServiceName};
 
 use super::{Answer, Incoming, cloudevents, credentials::bearer, header_once, json, problem, query::Query};
-use crate::{auth::PublishGrant, node::Node, refusals::refused};
+use crate::{
+    auth::PublishGrant,
+    config::{ConfigKey, config_key},
+    node::Node,
+    refusals::{LimitedBy as _, bound_of, key_of, refused},
+};
 
-/// When a publisher is asked to come back where no better time is known.
+/// When a publisher should retry, if no better time is known.
 const RETRY_MS: u64 = 1000;
 
-/// Answers a publish request: who may, then what, then where.
+/// Answers a publish request. It checks the key first, then the body, then appends.
 pub async fn answer(
     node: &Arc<Node>,
     org: OrgId,
@@ -34,17 +39,19 @@ pub async fn answer(
     let grant = node.publishers.verify(key, &org, node.now()).map_err(refused)?;
     node.publish_rates.take(grant.key_id())?;
     if node.is_draining() {
-        return Err(Refusal::new(Code::Draining, "the gateway is going away; send again").retry_in(RETRY_MS));
+        return Err(
+            Refusal::new(Code::Draining, "the gateway is shutting down; send again").retry_in(RETRY_MS)
+        );
     }
-    let Ok(_place) = node.publishes.try_acquire() else {
-        let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
-        return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
+    let Ok(_slot) = node.publishes.try_acquire() else {
+        let refusal = Refusal::new(Code::Overloaded, "too many publishes are in flight");
+        return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
-    // A body may take its time: what one org sends slowly must not keep out all others.
+    // A body may take long to arrive. The share keeps one org's slow bodies from blocking all others.
     let Some(_share) = node.publish_shares.take(&org, node.config().limits.publishes_in_flight) else {
-        let message = "the gateway is answering as many publishes of this org as it may";
+        let message = "too many publishes of this org are in flight";
         let refusal = Refusal::new(Code::Overloaded, message);
-        return Err(refusal.limited_by("limits.publishes_in_flight").retry_in(RETRY_MS));
+        return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
@@ -56,17 +63,17 @@ pub async fn answer(
     response
 }
 
-/// What a request carries.
+/// The form of a request's events.
 enum Form<'h> {
-    /// Events of the gateway's own form; those without an id get one that begins with `prefix`.
+    /// The gateway's own form. Events without an id get one that begins with `prefix`.
     Own { form: BodyForm, prefix: Option<String> },
-    /// CloudEvents; those without a service are of this one.
+    /// CloudEvents. Those without a service belong to this one.
     CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
 }
 
 fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    // A faulty one is refused also where it means nothing.
+    // A faulty key is refused even if the request is one of CloudEvents, which ignore it.
     let prefix = idempotency_key(headers)?;
     if let Some(mode) = cloudevents::mode(headers, value)? {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
@@ -86,10 +93,10 @@ fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> 
     Ok(Form::Own { form, prefix })
 }
 
-/// The prefix of the ids of events that bring none.
+/// The prefix for the ids of events that have none.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = header_once(headers, "idempotency-key")? else { return Ok(None) };
-    // Room for the index behind it (`EventId`).
+    // `EventId` has room for the index after the key.
     let key = value.to_str().ok().filter(|key| key.len() <= 120 && EventId::parse(key).is_ok());
     match key {
         Some(key) => Ok(Some(key.to_owned())),
@@ -103,8 +110,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
     let max = node.config().limits.request_bytes.bytes();
     let too_large = || {
-        let message = format!("the body is larger than limits.request_bytes, which allows {max} bytes");
-        Refusal::new(Code::TooLarge, message).limited_by("limits.request_bytes")
+        let key = config_key!(limits.request_bytes);
+        let message = format!("the body is larger than {key}, which allows {max} bytes");
+        Refusal::new(Code::TooLarge, message).limited_by(key)
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
@@ -114,11 +122,11 @@ async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes,
     match tokio::time::timeout(node.config().limits.request_timeout, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
+        Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended early")),
         Err(_) => {
-            let message = "the body did not arrive within limits.request_timeout";
-            let refusal = Refusal::new(Code::RequestTimeout, message);
-            Err(refusal.limited_by("limits.request_timeout").retry_in(RETRY_MS))
+            let key = config_key!(limits.request_timeout);
+            let refusal = Refusal::new(Code::RequestTimeout, format!("the body did not arrive within {key}"));
+            Err(refusal.limited_by(key).retry_in(RETRY_MS))
         }
     }
 }
@@ -133,15 +141,18 @@ async fn publish(
     let events = match events_of(node, &grant, headers, form, body) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
-            faults.iter().filter_map(problem::limit_of).for_each(|limit| node.metrics.refusal(limit));
+            let bounds = faults.iter().filter_map(|fault| fault.bound);
+            bounds.for_each(|bound| node.metrics.refusal(key_of(bound)));
             return Ok(problem::invalid(faults));
         }
         Err(PublishError::UnsupportedMedia(fault)) => return Ok(problem::unsupported(fault)),
         Err(error @ PublishError::NotJson(_)) => {
             return Err(Refusal::new(Code::BadRequest, error.to_string()));
         }
-        Err(error @ PublishError::TooLarge { limit, .. }) => {
-            return Err(Refusal::new(Code::TooLarge, error.to_string()).limited_by(limit));
+        Err(PublishError::TooLarge { what, bound, max }) => {
+            let key = key_of(bound);
+            let message = format!("{what} is larger than {key}, which allows {max}");
+            return Err(Refusal::new(Code::TooLarge, message).limited_by(key));
         }
     };
     for event in &events {
@@ -162,14 +173,14 @@ async fn publish(
         }
         Ok(Err(error)) => refusal_of(&ids, error, None),
         Err(_) => {
-            let limit = "limits.publish_timeout";
+            let limit = config_key!(limits.publish_timeout);
             node.metrics.refusal(limit);
             refusal_of(&ids, AppendError::Unknown, Some(limit))
         }
     }
 }
 
-/// The events of a body, as `form` has them.
+/// The events of a body of this form.
 fn events_of(
     node: &Node,
     grant: &PublishGrant,
@@ -181,7 +192,7 @@ fn events_of(
     match form {
         Form::Own { form, prefix } => {
             let mut assign = |index: usize| match prefix {
-                // A printable prefix and digits, within the length: always an id.
+                // A printable prefix and digits, within the length: always a valid id.
                 Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
@@ -197,10 +208,10 @@ fn events_of(
 }
 
 fn parse_id(text: &str) -> EventId {
-    EventId::parse(text).unwrap_or_else(|_| unreachable!("ids that the gateway makes are ids"))
+    EventId::parse(text).unwrap_or_else(|_| unreachable!("ids that the gateway makes are valid"))
 }
 
-/// Counts what was appended; its highest place.
+/// Counts the appended events and returns their highest position.
 fn count(node: &Node, appended: &Appended) -> Cursor {
     let duplicates = appended.stored.iter().filter(|place| place.duplicate).count() as u64;
     node.metrics.published.inc_by(appended.stored.len() as u64 - duplicates);
@@ -228,17 +239,15 @@ fn places(cursor: &Cursor, ids: &[(String, String)], appended: &Appended) -> Str
 fn refusal_of(
     ids: &[(String, String)],
     error: AppendError,
-    timeout: Option<&'static str>,
+    timeout: Option<ConfigKey>,
 ) -> Result<Response<Answer>, Refusal> {
     let limited =
-        |code| Refusal { limit: error.limit(), ..Refusal::new(code, error.to_string()).retry_in(RETRY_MS) };
+        |code| Refusal::new(code, error.to_string()).limited_by(bound_of(&error)).retry_in(RETRY_MS);
     Err(match &error {
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
-            let fault =
-                Fault { pointer: format!("/{index}/id"), code: "id_conflict", detail: error.to_string() };
             tracing::debug!(service, id, "refuse an id with other content");
-            Refusal::new(Code::IdConflict, format!("{}: send other content under another id", fault.detail))
+            Refusal::new(Code::IdConflict, format!("{error}: other content needs another id"))
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
@@ -250,8 +259,7 @@ fn refusal_of(
             let message =
                 "whether the events were stored is not known; sending them again with these ids is safe";
             let ids: Vec<String> = ids.iter().map(|(_, id)| id.clone()).collect();
-            let refusal =
-                Refusal { limit: timeout, ..Refusal::new(Code::Unknown, message).retry_in(RETRY_MS) };
+            let refusal = Refusal::new(Code::Unknown, message).limited_by(timeout).retry_in(RETRY_MS);
             return Ok(problem::unknown(&refusal, &ids));
         }
     })

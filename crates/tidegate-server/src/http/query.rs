@@ -1,9 +1,14 @@
-//! The query of an address.
+//! The query parameters of a request.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use http::Request;
 use tidegate_protocol::{Code, Refusal, ServiceName};
+
+use crate::{
+    config::{ConfigKey, config_key},
+    refusals::LimitedBy as _,
+};
 
 /// The parameters of a query (`application/x-www-form-urlencoded`).
 #[derive(Debug, Default)]
@@ -16,33 +21,37 @@ impl Query {
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    /// That it has no parameters but these.
+    /// Refuses parameters other than these.
     pub fn only(&self, names: &[&str]) -> Result<(), Refusal> {
         match self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             None => Ok(()),
             Some((key, _)) => {
-                let message = format!("{key:.32} is no parameter here; {} are", names.join(", "));
+                let message = format!("{key:.32} is not a parameter here; {} are", names.join(", "));
                 Err(Refusal::new(Code::BadRequest, message))
             }
         }
     }
 
-    /// The only value of `name`.
+    /// The only value of `name`, if it is there.
     pub fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let mut values = self.0.iter().filter(|(key, _)| key == name);
         let value = values.next();
         if values.next().is_some() {
-            return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the query")));
+            return Err(Refusal::new(
+                Code::BadRequest,
+                format!("{name} appears more than once in the query"),
+            ));
         }
         Ok(value.map(|(_, value)| value.as_str()))
     }
 
-    /// The only value of `name`, as a number in `range`, whose end is perhaps the bound with the key `limit`.
+    /// The only value of `name`, as a number in `range`. `limit` is the key of the upper bound, if it has
+    /// one.
     pub fn number(
         &self,
         name: &str,
         range: RangeInclusive<usize>,
-        limit: Option<&'static str>,
+        limit: Option<ConfigKey>,
     ) -> Result<Option<usize>, Refusal> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -53,12 +62,12 @@ impl Query {
                 let message = format!("{name} must be a whole number from {least} to {most}");
                 let refusal = Refusal::new(Code::BadRequest, message);
                 let is_over = is_plain && parsed.is_ok_and(|number| number > most);
-                Err(Refusal { limit: limit.filter(|_| is_over), ..refusal })
+                Err(refusal.limited_by(limit.filter(|_| is_over)))
             }
         }
     }
 
-    /// `services=`; `None`, for all that the grant allows, where it is absent, empty or `*`.
+    /// `services=`. `None` if it is absent, empty or `*`: all that the grant allows.
     pub fn services(&self, max: usize) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
         let text = match self.one("services")? {
             None | Some("" | "*") => return Ok(None),
@@ -66,9 +75,9 @@ impl Query {
         };
         let names: Vec<&str> = text.split(',').collect();
         if names.len() > max {
-            let message =
-                format!("services names {} services, limits.services_per_filter allows {max}", names.len());
-            return Err(Refusal::new(Code::BadRequest, message).limited_by("limits.services_per_filter"));
+            let key = config_key!(limits.services_per_filter);
+            let message = format!("services names {} services, {key} allows {max}", names.len());
+            return Err(Refusal::new(Code::BadRequest, message).limited_by(key));
         }
         let parse = |name: &str| {
             ServiceName::parse(name)

@@ -264,7 +264,7 @@ mod tests {
             window: Duration::from_secs(1),
             bytes: 1 << 20,
             org_bytes: 1 << 20,
-            batch: tidegate_core::BatchLimits::default(),
+            batch: tidegate_core::BatchLimits { events: 100, bytes: 64 << 10 },
             contexts: 1,
         };
         let hub = Hub::new(1, limits, Arc::new(SystemClock));

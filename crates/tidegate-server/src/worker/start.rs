@@ -13,7 +13,7 @@ use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName};
 
 use super::{Worker, org::OrgState};
 use crate::{
-    admission::{Arrival, Connection, ConnectionId, ReplayPlace, Slot},
+    admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
     auth::StreamGrant,
     random::random,
     refusals::{refused, unreadable},
@@ -52,7 +52,7 @@ pub struct Entered {
     /// The cursor to start at, and the gaps due from there on.
     pub opening: Opening,
     /// Its slot among the readers that wait for their replay, if it has missed something.
-    pub replay: Option<ReplayPlace>,
+    pub replay: Option<ReplaySlot>,
     /// Keeps the log from being forgotten.
     pub watch: Watch,
 }

@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 
 use tidegate_protocol::{Code, Refusal, UnixMillis};
 
-use crate::{config::Config, random::random};
+use crate::{
+    config::{Config, config_key},
+    random::random,
+    refusals::LimitedBy as _,
+};
 
 /// How long a client has to leave after `goaway`.
 const GOAWAY: Duration = Duration::from_secs(1);
@@ -117,7 +121,8 @@ impl Timers {
         }
         if since(facts.progress) > config.limits.write_timeout {
             let message = "the client took no bytes for limits.write_timeout";
-            let refusal = Refusal::new(Code::SlowConsumer, message).limited_by("limits.write_timeout");
+            let refusal =
+                Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(limits.write_timeout));
             return Some(Due::End(refusal));
         }
         if self.pinged.is_some_and(|pinged| since(pinged.max(self.heard)) > config.ping.timeout) {
@@ -125,7 +130,8 @@ impl Timers {
         }
         if self.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
             let message = "a message that was begun did not end within limits.first_frame_timeout";
-            let refusal = Refusal::new(Code::BadFrame, message).limited_by("limits.first_frame_timeout");
+            let refusal =
+                Refusal::new(Code::BadFrame, message).limited_by(config_key!(limits.first_frame_timeout));
             return Some(Due::End(refusal));
         }
         let seconds = since(self.counted).as_secs_f64();
@@ -133,7 +139,7 @@ impl Timers {
         if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
             let message = format!("the client sends more than {rate} frames a second");
             let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
-            return Some(Due::End(refusal.limited_by("limits.client_frames_per_second")));
+            return Some(Due::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
         }
         if seconds >= 1.0 {
             (self.counted, self.frames) = (now, 0);

@@ -1,5 +1,5 @@
-//! Memory comes back: ten thousand orgs are filled, the window passes by a clock moved by hand, and
-//! the accounting ends at nothing.
+//! Memory is freed: ten thousand orgs are filled, the window passes by a clock that the test moves, and the
+//! accounting ends at zero.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tidegate_server::hub::{Hub, HubLimits};
 
 const ORGS: usize = 10_000;
 
-/// A clock that stands still until it is moved.
+/// A clock that only the test moves.
 struct Manual(AtomicU64);
 
 impl Clock for Manual {
@@ -44,7 +44,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         window: options.window,
         bytes: 1 << 30,
         org_bytes: 32 << 20,
-        batch: BatchLimits::default(),
+        batch: BatchLimits { events: 100, bytes: 64 << 10 },
         contexts: 1,
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
@@ -55,13 +55,14 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
     let append = |index: usize| {
         let mut drawn = |_| (tidegate_protocol::EventId::parse("drawn").expect("an id"), false);
-        let events = read_body(&org_of(index), BodyForm::Json, body, &PublishLimits::default(), &mut drawn);
+        let limits = PublishLimits { event_bytes: 1 << 10, events: 2, depth: 1, users: 1 };
+        let events = read_body(&org_of(index), BodyForm::Json, body, &limits, &mut drawn);
         runtime.block_on(engine.append(&org_of(index), events.expect("events"))).expect("appended")
     };
     for index in 0..ORGS {
         append(index);
     }
-    // What readers have had encoded is charged with the rest.
+    // Encoded views of readers are charged too.
     let before = hub.budget().used();
     for index in 0..ORGS {
         let state = engine.head(&org_of(index)).expect("a log");
@@ -83,7 +84,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     let window = u64::try_from(window.as_millis()).expect("minutes");
     pass(window / 2);
     assert_eq!((hub.len(), engine.orgs()), (ORGS, ORGS), "nothing goes before its time");
-    // One of them has a reader: its log may not be forgotten, or it would come back as another (R10).
+    // One of them has a reader: its log must not be forgotten, or it would return as another one (R10).
     let held = hub.org(&org_of(7), 2);
     held.arrive(0);
     engine.watch(&org_of(7));
@@ -101,7 +102,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     pass(window);
     pass(window);
     assert_eq!((hub.len(), engine.orgs(), hub.budget().used(), engine.bytes()), (0, 0, 0, 0));
-    // Forgotten whole, an org begins anew, under another epoch.
+    // An org that was forgotten starts again, under another epoch.
     let again = append(7);
     assert_eq!((again.stored[0].seq, again.stored[0].duplicate), (1, false));
     assert_ne!(again.epoch, epoch);

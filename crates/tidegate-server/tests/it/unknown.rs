@@ -1,4 +1,4 @@
-//! A log that does not answer in time, or takes no writes any more.
+//! A log that does not answer in time, or accepts no writes any more.
 
 use tidegate_engine::Health;
 

@@ -11,7 +11,11 @@ use tidegate_engine::{Page, PageLimit, ReadError};
 use tidegate_protocol::{Code, Refusal, StatusCode};
 
 use super::Reader;
-use crate::{config::Config, random::random};
+use crate::{
+    config::{Config, config_key},
+    random::random,
+    refusals::LimitedBy as _,
+};
 
 /// A window of `slow=latest` (R17): how much is conflated at a time. It is held in memory for one reader.
 const LATEST_EVENTS: usize = 1000;
@@ -104,7 +108,8 @@ impl Reader {
             Some(Step::Close) => {
                 let message =
                     format!("the reader is {lag} events behind after {} warnings", slow.max_warnings);
-                let refusal = Refusal::new(Code::SlowConsumer, message).limited_by("slow.max_warnings");
+                let refusal =
+                    Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(slow.max_warnings));
                 self.end(refusal.retry_in(5_000 + random() % 5_000));
             }
         }

@@ -101,7 +101,7 @@ impl Reader {
 
     /// It has caught up: takes it into its group, which fan-out passes serve.
     fn go_live(self: &Rc<Self>) {
-        self.with_escalation(Escalation::handle_level);
+        self.with_escalation(Escalation::handle_caught_up);
         let org = self.org();
         org.join(self);
         let has_open = org.tail().has_open();
@@ -128,13 +128,13 @@ impl Reader {
             let at = self.with_session(Session::scanned);
             let next = self.org().tail().next(at);
             match next {
-                Next::Level => {
+                Next::CaughtUp => {
                     // The last events of a replay may be hidden from it: its client learns that it ended.
                     self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
                     return Gathered::CaughtUp;
                 }
                 Next::Batch(batch) => self.take_batch(&batch, frames),
-                Next::Behind(start) => {
+                Next::BeforeTail(start) => {
                     let key = self.with_session(|session| {
                         let most = session.stop().map_or(start, |stop| stop.min(start));
                         PageKey::next(self.org().id().clone(), session.view_key().epoch, at, most)

@@ -33,7 +33,7 @@ use super::{
     timers::{Due, Facts, Tick, Timers},
 };
 use crate::{
-    admission::{self, Connection, ConnectionId, ReplayPlace},
+    admission::{self, Connection, ConnectionId, ReplaySlot},
     auth::StreamGrant,
     config::Config,
     node::Node,
@@ -73,7 +73,7 @@ pub struct Reader {
     /// Whether its policy has yet to act.
     pub(super) is_to_act: Cell<bool>,
     /// Its slot among the readers that wait for their replay.
-    waits: Cell<Option<ReplayPlace>>,
+    waits: Cell<Option<ReplaySlot>>,
     slot: admission::Slot,
 }
 
@@ -159,7 +159,7 @@ impl Reader {
 
     /// Whether it has been caught up since its hello.
     pub fn has_been_caught_up(&self) -> bool {
-        self.with_escalation(|escalation| escalation.has_been_level())
+        self.with_escalation(|escalation| escalation.was_caught_up())
     }
 
     /// It waits for its worker no more: it has caught up, or it waits for its own client.
@@ -213,12 +213,12 @@ impl Reader {
 
     /// Notifies its task.
     pub fn notify(&self) {
-        self.connection.call();
+        self.connection.notify();
     }
 
-    /// Whether its task was notified ([`Connection::poll_called`]).
+    /// Whether its task was notified ([`Connection::poll_notified`]).
     pub fn poll_notified(&self, context: &Context<'_>) -> Poll<()> {
-        self.connection.poll_called(context)
+        self.connection.poll_notified(context)
     }
 
     /// Waits for a notification of its task.

@@ -28,7 +28,9 @@ use super::{
 };
 use crate::{
     admission,
+    config::config_key,
     node::OpenSocket,
+    refusals::LimitedBy as _,
     transport::{
         Transport,
         socket::{ReadFault, SCRATCH_BYTES, Taken, feed, try_read},
@@ -186,7 +188,7 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
                 Err(_) => {
                     let message = "no auth frame came within limits.first_frame_timeout";
                     let refusal = Refusal::new(Code::AuthTimeout, message);
-                    fresh.refuse(&refusal.limited_by("limits.first_frame_timeout")).await;
+                    fresh.refuse(&refusal.limited_by(config_key!(limits.first_frame_timeout))).await;
                     return None;
                 }
             }
@@ -260,7 +262,8 @@ fn binary() -> Refusal {
 
 fn broken(error: ws::ReadError) -> Refusal {
     if error.close_code() == 1009 {
-        return Refusal::new(Code::TooLarge, error.to_string()).limited_by("limits.client_frame_bytes");
+        return Refusal::new(Code::TooLarge, error.to_string())
+            .limited_by(config_key!(limits.client_frame_bytes));
     }
     Refusal::new(Code::BadFrame, error.to_string())
 }

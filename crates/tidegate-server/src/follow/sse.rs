@@ -1,20 +1,20 @@
-//! Reads server-sent events out of bytes as they come (WHATWG HTML, 9.2.6). Pure; for `tail`.
+//! A parser of server-sent events (WHATWG HTML, 9.2.6). Pure: bytes in, events out.
 
 /// One event of the stream.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct SseEvent {
+pub struct SseEvent {
     /// The `data:` lines, joined by line breaks.
-    pub(super) data: String,
-    /// The last `id:` seen up to here.
-    pub(super) id: Option<String>,
+    pub data: String,
+    /// The last `id:` so far.
+    pub id: Option<String>,
 }
 
-/// No frame of a gateway comes near this; what does is not a gateway.
-const LONGEST_LINE: usize = 64 << 20;
+/// No frame of a gateway is nearly as long.
+const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// Puts lines together from chunks, and events from lines.
+/// Assembles lines from chunks, and events from lines.
 #[derive(Debug, Default)]
-pub(super) struct SseReader {
+pub struct SseReader {
     line: Vec<u8>,
     after_return: bool,
     data: Option<String>,
@@ -22,9 +22,9 @@ pub(super) struct SseReader {
     retry_ms: Option<u64>,
 }
 
-/// The stream is not one of server-sent events.
+/// The bytes are not a stream of server-sent events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SseError {
+pub enum SseError {
     #[error("a line of the stream is longer than 64MiB")]
     TooLong,
     #[error("the stream is not UTF-8")]
@@ -32,12 +32,12 @@ pub(super) enum SseError {
 }
 
 impl SseReader {
-    /// Takes the next bytes and gives the events that they complete.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Vec<SseEvent>, SseError> {
+    /// Takes the next bytes and returns the events that they complete.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<SseEvent>, SseError> {
         let mut events = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
-            // CR LF is one end of line, also when it is cut in the middle.
+            // CR LF is one line end, even if the chunk ends between the two.
             if std::mem::take(&mut self.after_return) && rest[0] == b'\n' {
                 rest = &rest[1..];
                 continue;
@@ -56,14 +56,14 @@ impl SseReader {
         Ok(events)
     }
 
-    /// The reconnection time that the server drew, if it sent one.
-    pub(super) fn retry_ms(&self) -> Option<u64> {
+    /// The reconnection time from the server, if it sent one.
+    pub fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         let held = self.line.len() + self.data.as_ref().map_or(0, String::len);
-        if held + bytes.len() > LONGEST_LINE {
+        if held + bytes.len() > LINE_BYTES_MAX {
             return Err(SseError::TooLong);
         }
         self.line.extend_from_slice(bytes);
@@ -86,7 +86,7 @@ impl SseReader {
             },
             "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
             "retry" => self.retry_ms = value.parse().ok().or(self.retry_ms),
-            // Comments, and fields that are none.
+            // Comments and unknown fields.
             _ => {}
         }
         None

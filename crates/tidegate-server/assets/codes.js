@@ -1,0 +1,31 @@
+// The closed table of codes (PROTOCOL.md, "Codes"): the WebSocket close code, the HTTP status, and
+// whether another try is worth it ("renew": with a new token). Generated; make it anew with:
+// WRITE_CODES=1 cargo test -q -p tidegate-protocol --test codes
+export const CODES = {
+  internal: { close: 1011, status: 500, retry: 'yes' },
+  draining: { close: 1012, status: 503, retry: 'yes' },
+  overloaded: { close: 1013, status: 503, retry: 'yes' },
+  token_expired: { close: 4001, status: 401, retry: 'renew' },
+  slow_consumer: { close: 4002, status: 503, retry: 'yes' },
+  ping_timeout: { close: 4003, status: 408, retry: 'yes' },
+  too_many_connections: { close: 4004, status: 429, retry: 'yes' },
+  rate_limited: { close: 4005, status: 429, retry: 'yes' },
+  auth_timeout: { close: 4006, status: 401, retry: 'yes' },
+  unauthorized: { close: 4551, status: 401, retry: 'no' },
+  forbidden: { close: 4552, status: 403, retry: 'no' },
+  bad_frame: { close: 4553, status: 400, retry: 'no' },
+  revoked: { close: 4554, status: 401, retry: 'no' },
+  evicted: { close: 4555, status: 403, retry: 'no' },
+  unsupported: { close: 4556, status: 400, retry: 'no' },
+  too_large: { close: 1009, status: 413, retry: 'no' },
+  bad_request: { close: 4553, status: 400, retry: 'no' },
+  not_found: { close: null, status: 404, retry: 'no' },
+  method_not_allowed: { close: null, status: 405, retry: 'no' },
+  id_conflict: { close: null, status: 409, retry: 'no' },
+  unsupported_media: { close: null, status: 415, retry: 'no' },
+  request_timeout: { close: null, status: 408, retry: 'yes' },
+  invalid: { close: null, status: 422, retry: 'no' },
+  dedup_full: { close: null, status: 503, retry: 'yes' },
+  log_halted: { close: null, status: 503, retry: 'yes' },
+  unknown: { close: null, status: 504, retry: 'yes' },
+};

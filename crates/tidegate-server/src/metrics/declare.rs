@@ -1,0 +1,153 @@
+//! The `declare!` macro: a metric's name, help, unit, kind, labels and handle, written once.
+//!
+//! From the one list in [`super`] come the fields of [`super::Metrics`] and their registration.
+
+use std::{fmt, hash::Hash, ops::Deref};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, LabelSetEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Metric,
+};
+
+/// Buckets from 100 us to 10 s.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A kind of metric: what the node holds of it, and what the registry reads.
+pub(super) trait Instrument {
+    /// What the registry reads.
+    type Registered: Metric;
+
+    /// At zero.
+    fn new() -> Self;
+
+    /// The same metric, for the registry.
+    fn registered(&self) -> Self::Registered;
+}
+
+impl Instrument for Counter {
+    type Registered = Self;
+
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn registered(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Instrument for Gauge {
+    type Registered = Self;
+
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn registered(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Instrument for Histogram {
+    type Registered = Self;
+
+    fn new() -> Self {
+        Self::new(SECONDS)
+    }
+
+    fn registered(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A label whose values are a closed set.
+pub(super) trait Label: fmt::Debug + Copy + Eq + Hash + Send + Sync + 'static {
+    /// The label's name.
+    const NAME: &'static str;
+
+    /// Its value.
+    fn value(self) -> &'static str;
+
+    /// The values whose series exist from the start, so that a rate over them has a beginning.
+    fn initial() -> impl Iterator<Item = Self>;
+}
+
+/// A metric with a series for each value of a label.
+#[derive(Debug)]
+pub(super) struct By<L, M>(Family<LabelSet<L>, M>);
+
+/// The label with its value, as a series has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LabelSet<L>(L);
+
+impl<L: Label> EncodeLabelSet for LabelSet<L> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [(L::NAME, self.0.value())].encode(encoder)
+    }
+}
+
+impl<L: Label, M: Default + Clone> By<L, M> {
+    /// The series with this value.
+    pub(super) fn with(&self, label: L) -> impl Deref<Target = M> {
+        self.0.get_or_create(&LabelSet(label))
+    }
+}
+
+impl<L: Label, M: Default + Clone + Metric> Instrument for By<L, M>
+where
+    Family<LabelSet<L>, M>: Metric,
+{
+    type Registered = Family<LabelSet<L>, M>;
+
+    fn new() -> Self {
+        let metric = Self(Family::default());
+        L::initial().for_each(|label| drop(metric.with(label)));
+        metric
+    }
+
+    fn registered(&self) -> Self::Registered {
+        self.0.clone()
+    }
+}
+
+/// A metric's line is `handle: Kind = "name";`, or `handle: Kind = "name" in Unit;`, and its doc comment
+/// is its help. Names get the prefix `tidegate_`, and the unit and `_total` as OpenMetrics has them.
+macro_rules! declare {
+    ($(
+        $(#[doc = $help:literal])+
+        $visible:vis $handle:ident: $Kind:ty = $name:literal $(in $unit:ident)?;
+    )*) => {
+        /// The metrics of one node.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            shared: Shared,
+            $( $(#[doc = $help])+ $visible $handle: $Kind, )*
+        }
+
+        impl Metrics {
+            /// All at zero, and registered in the order of the list.
+            fn declared(shared: Shared) -> Self {
+                let mut whole = Registry::default();
+                let registry = whole.sub_registry_with_prefix("tidegate");
+                $(
+                    let $handle = <$Kind as Instrument>::new();
+                    // The registry ends every help with a full stop of its own.
+                    let help = concat!($($help),+).trim().trim_end_matches('.');
+                    declare!(@register registry, $name, help, $handle.registered() $(, $unit)?);
+                )*
+                Self { registry: whole, shared, $($handle),* }
+            }
+        }
+    };
+    (@register $registry:ident, $name:literal, $help:ident, $metric:expr) => {
+        $registry.register($name, $help, $metric)
+    };
+    (@register $registry:ident, $name:literal, $help:ident, $metric:expr, $unit:ident) => {
+        $registry.register_with_unit($name, $help, Unit::$unit, $metric)
+    };
+}
+
+pub(super) use declare;

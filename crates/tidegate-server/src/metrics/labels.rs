@@ -1,0 +1,149 @@
+//! The labels: each a closed set of values.
+
+use tidegate_protocol::{Code, GapReason};
+
+use super::declare::Label;
+use crate::{config::ConfigKey, transport::Transport};
+
+macro_rules! labels {
+    ($(
+        $(#[doc = $doc:literal])*
+        $Label:ident($name:literal) {
+            $( $(#[doc = $value_doc:literal])* $Value:ident = $value:literal, )*
+        }
+    )*) => { $(
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $Label {
+            $( $(#[doc = $value_doc])* $Value, )*
+        }
+
+        impl Label for $Label {
+            const NAME: &'static str = $name;
+
+            fn value(self) -> &'static str {
+                match self {
+                    $( Self::$Value => $value, )*
+                }
+            }
+
+            fn initial() -> impl Iterator<Item = Self> {
+                [ $( Self::$Value, )* ].into_iter()
+            }
+        }
+    )* };
+}
+
+labels! {
+    /// How a request for an issuer's key set ended.
+    JwksOutcome("outcome") {
+        /// A key set.
+        Ok = "ok",
+        /// No connection, or one that broke.
+        Unreachable = "unreachable",
+        /// No whole answer in time.
+        Timeout = "timeout",
+        /// A redirect, which is not followed.
+        Redirect = "redirect",
+        /// Another status than 200.
+        Status = "status",
+        /// More bytes than a key set may have.
+        TooLarge = "too_large",
+        /// Something else than a key set.
+        Malformed = "malformed",
+    }
+
+    /// What was done with a page of the log for readers that catch up.
+    ReplayPage("of") {
+        /// Read from the log.
+        Read = "read",
+        /// Sent to a reader in the same bytes as to others.
+        Shared = "shared",
+        /// Made for one reader: it began in the middle, or held events targeted at it.
+        Private = "private",
+    }
+
+    /// How a configuration that was read again ended.
+    RereadOutcome("outcome") {
+        /// Taken over.
+        Taken = "taken",
+        /// Refused, and nothing of it taken over.
+        Refused = "refused",
+    }
+
+    /// What a counter of slots counts.
+    SlotScope("scope") {
+        /// Accepted sockets.
+        Sockets = "sockets",
+        /// Streams.
+        Streams = "streams",
+        /// Client addresses that have streams.
+        Addresses = "addresses",
+        /// Orgs that have streams.
+        Orgs = "orgs",
+        /// Users that have streams.
+        Users = "users",
+        /// Streams in the registry of connections.
+        Registered = "registered",
+    }
+}
+
+impl Label for Transport {
+    const NAME: &'static str = "transport";
+
+    fn value(self) -> &'static str {
+        self.name()
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        [Transport::WebSocket, Transport::Sse].into_iter()
+    }
+}
+
+impl Label for GapReason {
+    const NAME: &'static str = "reason";
+
+    fn value(self) -> &'static str {
+        self.name()
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter()
+    }
+}
+
+impl Label for Code {
+    const NAME: &'static str = "code";
+
+    fn value(self) -> &'static str {
+        self.name()
+    }
+
+    /// Those that end a stream.
+    fn initial() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|code| code.close().is_some())
+    }
+}
+
+/// The configuration key of a bound, as a refusal names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Limit(pub(super) &'static str);
+
+impl From<ConfigKey> for Limit {
+    fn from(key: ConfigKey) -> Self {
+        Self(key.name())
+    }
+}
+
+impl Label for Limit {
+    const NAME: &'static str = "limit";
+
+    fn value(self) -> &'static str {
+        self.0
+    }
+
+    /// None: which keys are bounds is known where they are checked.
+    fn initial() -> impl Iterator<Item = Self> {
+        std::iter::empty()
+    }
+}

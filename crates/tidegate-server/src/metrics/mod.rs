@@ -1,0 +1,236 @@
+//! Every metric of the node, in one place. Names are a contract; labels come from closed enums.
+//!
+//! The registry belongs to one node, so several nodes can live in one process. Handles are cheap to
+//! clone. The path of an event touches only plain counters, once per fan-out pass.
+
+mod declare;
+mod labels;
+mod process;
+mod shared;
+mod text;
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+use tidegate_core::{Budget, deflate::Contexts};
+use tidegate_engine::SyncObserver;
+use tidegate_protocol::{Code, GapReason, Refusal};
+
+use crate::{config::ConfigKey, transport::Transport};
+use declare::{By, Instrument, declare};
+use labels::{Limit, SlotScope};
+use process::Process;
+use shared::Shared;
+
+pub use labels::{JwksOutcome, ReplayPage, RereadOutcome};
+
+declare! {
+    /// Readers connected now.
+    connections: By<Transport, Gauge> = "connections";
+    /// Slots taken now in the counters that bound connections.
+    connection_slots: By<SlotScope, Gauge> = "connection_slots";
+    /// Events stored.
+    pub published: Counter = "events_published";
+    /// Publishes recognised as sent before.
+    pub duplicates: Counter = "events_duplicate";
+    /// Events handed to sockets.
+    pub delivered: Counter = "events_delivered";
+    /// Time from a publish request's last byte to its answer.
+    publish_duration: Histogram = "publish_duration" in Seconds;
+    /// Gaps declared to readers.
+    gaps: By<GapReason, Counter> = "gaps";
+    /// Streams ended by the gateway.
+    closes: By<Code, Counter> = "closes";
+    /// Requests and connections over a limit.
+    refusals: By<Limit, Counter> = "refusals";
+    /// Time to write and sync one group of the log.
+    log_sync_duration: Histogram = "log_sync_duration" in Seconds;
+    /// Events over all groups synced.
+    log_sync_events: Counter = "log_sync_events";
+    /// Readers that left the live loop to catch up.
+    pub parked: Counter = "readers_parked";
+    /// Readers that have come back and wait for the gateway to replay what they missed.
+    pub replays_waiting: Gauge = "replays_waiting";
+    /// Pages of the log for readers that catch up: read, and given to readers as shared or private.
+    replay_pages: By<ReplayPage, Counter> = "replay_pages";
+    /// Warnings to slow readers.
+    pub slow_warnings: Counter = "slow_warnings";
+    /// Events left out for slow readers with the policy latest.
+    pub omitted: Counter = "events_omitted";
+    /// Orgs with a tail in memory.
+    pub orgs: Gauge = "orgs";
+    /// Requests for issuers' key sets.
+    jwks_fetches: By<JwksOutcome, Counter> = "jwks_fetches";
+    /// Keys held of issuers' key sets.
+    pub jwks_keys: Gauge = "jwks_keys";
+    /// Configurations read again on SIGHUP.
+    config_rereads: By<RereadOutcome, Counter> = "config_rereads";
+}
+
+/// The slots that are taken now, for operators and audits.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SlotsHeld {
+    /// Streams, from the moment that they ask to be let in to the end of their socket.
+    pub streams: usize,
+    /// Addresses that have streams.
+    pub addresses: usize,
+    /// Orgs that have streams.
+    pub orgs: usize,
+    /// Users that have streams.
+    pub users: usize,
+    /// Streams in the registry of connections.
+    pub registered: usize,
+}
+
+impl Metrics {
+    /// The metrics of a command that has no readers.
+    pub fn of_nothing() -> Self {
+        Self::new(Arc::default(), Arc::new(Contexts::new(0)))
+    }
+
+    /// The metrics of a node whose tails are charged to `tails`, and whose compressors are of `contexts`.
+    pub fn new(tails: Arc<Budget>, contexts: Arc<Contexts>) -> Self {
+        let shared = Shared { tails, pages: Arc::default(), contexts };
+        let mut metrics = Self::declared(shared.clone());
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let registry = metrics.registry.sub_registry_with_prefix("tidegate");
+        registry.register("build", "What this process was built from", build);
+        metrics.registry.register_collector(Box::new(shared));
+        metrics.registry.register_collector(Box::new(Process));
+        metrics
+    }
+
+    /// The gauge of readers connected by `transport`.
+    pub fn connections(&self, transport: Transport) -> Gauge {
+        self.connections.with(transport).clone()
+    }
+
+    /// Takes over what is held now: accepted sockets, and the counters of admission.
+    pub fn connection_slots(&self, sockets: usize, held: &SlotsHeld) {
+        for (scope, count) in [
+            (SlotScope::Sockets, sockets),
+            (SlotScope::Streams, held.streams),
+            (SlotScope::Addresses, held.addresses),
+            (SlotScope::Orgs, held.orgs),
+            (SlotScope::Users, held.users),
+            (SlotScope::Registered, held.registered),
+        ] {
+            self.connection_slots.with(scope).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Counts a gap declared to a reader.
+    pub fn gap(&self, reason: GapReason) {
+        self.gaps.with(reason).inc();
+    }
+
+    /// Counts a stream that the gateway ended.
+    pub fn close(&self, code: Code) {
+        self.closes.with(code).inc();
+    }
+
+    /// Counts something that was over the bound with this configuration key.
+    pub fn refusal(&self, limit: ConfigKey) {
+        self.refusals.with(limit.into()).inc();
+    }
+
+    /// Counts a refusal that goes to a peer, if it names a bound. It is called where the refusal is
+    /// written, so that each is counted once, wherever it came from.
+    pub fn refused(&self, refusal: &Refusal) {
+        if let Some(limit) = refusal.limit {
+            self.refusals.with(Limit(limit)).inc();
+        }
+    }
+
+    /// Counts a page of the log.
+    pub fn replay_page(&self, of: ReplayPage) {
+        self.replay_pages.with(of).inc();
+    }
+
+    /// What pages that are kept are charged to.
+    pub fn replay_pages_kept(&self) -> &Arc<Budget> {
+        &self.shared.pages
+    }
+
+    /// Counts a request for a key set.
+    pub fn jwks_fetch(&self, outcome: JwksOutcome) {
+        self.jwks_fetches.with(outcome).inc();
+    }
+
+    /// Counts a configuration that was read again.
+    pub fn config_reread(&self, outcome: RereadOutcome) {
+        self.config_rereads.with(outcome).inc();
+    }
+
+    /// Counts an answered publish.
+    pub fn publish(&self, took: Duration) {
+        self.publish_duration.observe(took.as_secs_f64());
+    }
+
+    /// All metrics in OpenMetrics text, version 1.0.0.
+    pub fn open_metrics(&self) -> String {
+        let mut text = String::new();
+        // Writing to a `String` cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// All metrics in the Prometheus text format, version 0.0.4.
+    pub fn prometheus_text(&self) -> String {
+        text::prometheus_text(&self.open_metrics())
+    }
+}
+
+impl SyncObserver for Metrics {
+    fn on_sync(&self, took: Duration, events: usize) {
+        self.log_sync_duration.observe(took.as_secs_f64());
+        self.log_sync_events.inc_by(events as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::config_key;
+
+    #[test]
+    fn the_contract_of_names_is_kept_in_both_formats() {
+        let metrics = Metrics::of_nothing();
+        metrics.close(Code::Draining);
+        metrics.refusal(config_key!(limits.connections));
+        metrics.publish(Duration::from_millis(3));
+        let (open, text) = (metrics.open_metrics(), metrics.prometheus_text());
+        for name in [
+            "tidegate_connections{transport=\"websocket\"} 0",
+            "tidegate_connections{transport=\"sse\"} 0",
+            "tidegate_events_published_total 0",
+            "tidegate_events_delivered_total 0",
+            "tidegate_publish_duration_seconds_count 1",
+            "tidegate_gaps_total{reason=\"retention\"} 0",
+            "tidegate_closes_total{code=\"draining\"} 1",
+            "tidegate_refusals_total{limit=\"limits.connections\"} 1",
+            "tidegate_log_sync_duration_seconds_count 0",
+            "tidegate_tail_bytes 0",
+            "tidegate_views_unkept_total 0",
+            "tidegate_compressors 0",
+            "tidegate_compressors_missed_total 0",
+            "tidegate_jwks_fetches_total{outcome=\"ok\"} 0",
+            "tidegate_jwks_keys 0",
+            "tidegate_config_rereads_total{outcome=\"refused\"} 0",
+            "tidegate_build_info{version=",
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+        ] {
+            assert!(open.lines().any(|line| line.starts_with(name)), "OpenMetrics lacks {name}:\n{open}");
+            assert!(text.lines().any(|line| line.starts_with(name)), "the text format lacks {name}:\n{text}");
+        }
+        assert!(open.ends_with("# EOF\n"));
+        assert!(text.contains("# TYPE tidegate_events_published_total counter\n"));
+        assert!(text.contains("# TYPE tidegate_build_info gauge\n"));
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF"));
+    }
+}
