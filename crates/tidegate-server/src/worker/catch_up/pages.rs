@@ -237,6 +237,10 @@ mod tests {
         let next = |from, most| PageKey::next(org("acme"), epoch("e"), from, most).to;
         assert_eq!([0, 1, 127].map(|from| next(from, 1000)), [128; 3]);
         assert_eq!((next(128, 1000), next(990, 1000), next(5, 9)), (256, 1000, 9));
+        let wide =
+            |from, factor, most| PageKey::next(org("acme"), epoch("e"), from, most).widened(factor, most).to;
+        assert_eq!([0, 127, 300].map(|from| wide(from, 4, 1000)), [512; 3]);
+        assert_eq!((wide(5, 1, 1000), wide(5, 4, 200), wide(5, Seq::MAX, 200)), (128, 200, 200));
     }
 
     proptest! {

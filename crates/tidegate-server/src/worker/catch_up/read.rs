@@ -66,13 +66,8 @@ impl Worker {
         limit: PageLimit,
     ) -> Result<Page, ReadError> {
         let mut stretch = Stretch::after(after);
-        let mut factor = 1;
         while stretch.to < limit.to {
-            let key = PageKey::next(org.clone(), epoch.clone(), stretch.to, limit.to);
-            let page = self.page(key.widened(factor, limit.to)).await?;
-            // A few events of many seqs: the next page may be as sparse.
-            let is_sparse = (page.events.len() as Seq).saturating_mul(4) < page.seq - page.prev;
-            factor = if is_sparse { factor.saturating_mul(2) } else { 1 };
+            let page = self.page(stretch.next(org, epoch, limit)).await?;
             if !stretch.take(&page, limit) {
                 break;
             }
@@ -88,15 +83,25 @@ struct Stretch {
     to: Seq,
     events: Vec<Arc<Event>>,
     bytes: usize,
+    /// By how much the next page is wider than usual.
+    factor: Seq,
 }
 
 impl Stretch {
     fn after(after: Seq) -> Self {
-        Self { after, to: after, events: Vec::new(), bytes: 0 }
+        Self { after, to: after, events: Vec::new(), bytes: 0, factor: 1 }
+    }
+
+    /// The page that comes next.
+    fn next(&self, org: &OrgId, epoch: &Epoch, limit: PageLimit) -> PageKey {
+        PageKey::next(org.clone(), epoch.clone(), self.to, limit.to).widened(self.factor, limit.to)
     }
 
     /// Takes the next page as far as `limit` allows. Returns whether the stretch may go on after it.
     fn take(&mut self, page: &Batch, limit: PageLimit) -> bool {
+        // If few of its seqs are events, the next page may be as sparse.
+        let is_sparse = (page.events.len() as Seq).saturating_mul(4) < page.seq - page.prev;
+        self.factor = if is_sparse { self.factor.saturating_mul(2) } else { 1 };
         let begun = self.to;
         if page.prev > self.to {
             // Retention has removed what lay between. The stretch begins after that, or ends before it.
@@ -208,19 +213,27 @@ mod tests {
             room = room.saturating_sub(event.fragment.len());
             events.push(event.clone());
         }
-        let to = events.last().map_or(limit.to.min(head), |event| event.seq);
+        let is_short = events.len() >= limit.events || wanted_after(log, events.last(), limit.to);
+        let last = events.last().filter(|_| is_short).map(|event| event.seq);
+        let to = last.unwrap_or(limit.to.min(head));
         Page { after, to: to.max(after), events }
+    }
+
+    /// Whether the log has an event after `last` and up to `to`.
+    fn wanted_after(log: &[Arc<Event>], last: Option<&Arc<Event>>, to: Seq) -> bool {
+        last.is_some_and(|last| log.iter().any(|event| event.seq > last.seq && event.seq <= to))
     }
 
     proptest! {
         #[test]
         fn a_stretch_of_shared_pages_is_what_the_engine_reads(
             sizes in prop::collection::vec(1..2000_usize, 1..600),
-            floor in 0..300_u64,
+            (floor, every) in (0..300_u64, prop_oneof![Just(1_u64), 2..50_u64]),
             after in 0..900_u64,
             (events, bytes, length) in (1..400_usize, 1..300_000_usize, 0..700_u64),
         ) {
             let log: Vec<_> = (floor + 1..)
+                .step_by(every as usize)
                 .zip(&sizes)
                 .map(|(seq, size)| {
                     let service = ServiceName::parse("s").expect("a name");
@@ -228,12 +241,12 @@ mod tests {
                     Arc::new(Event { seq, timestamp: 1, service, users: None, fragment })
                 })
                 .collect();
-            let head = floor + sizes.len() as Seq;
+            let head = log.last().map_or(0, |event| event.seq);
             let limit = PageLimit { events, bytes, to: (after + length).min(head) };
             let (org, epoch) = (OrgId::parse("acme").expect("a name"), Epoch::parse("e").expect("an epoch"));
             let mut stretch = Stretch::after(after);
             while stretch.to < limit.to {
-                let PageKey { from, to, .. } = PageKey::next(org.clone(), epoch.clone(), stretch.to, limit.to);
+                let PageKey { from, to, .. } = stretch.next(&org, &epoch, limit);
                 let page = read(&log, from, PageLimit { events: PAGE_EVENTS, bytes: PAGE_BYTES, to });
                 let page = Batch::new(page.after, page.to, 1, page.events, &Arc::default());
                 if !stretch.take(&page, limit) {
@@ -243,9 +256,13 @@ mod tests {
             // Where nothing is asked for, nothing is read, and nothing is said of the floor.
             prop_assume!(after < limit.to);
             let expected = read(&log, after, limit);
-            prop_assert_eq!((stretch.after, stretch.to), (expected.after, expected.to));
             let seqs = |events: &[Arc<Event>]| events.iter().map(|event| event.seq).collect::<Vec<_>>();
             prop_assert_eq!(seqs(&stretch.events), seqs(&expected.events));
+            prop_assert_eq!(stretch.after, expected.after);
+            // Between two events there may be seqs that hold none.
+            let passed = log.iter().filter(|event| event.seq > stretch.after && event.seq <= stretch.to);
+            prop_assert_eq!(passed.count(), stretch.events.len());
+            prop_assert!(every > 1 || stretch.to == expected.to);
         }
     }
 }
