@@ -171,7 +171,7 @@ fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
 #[test]
 fn r16_lag_counts_events_not_seqs() {
     let mut tail = Tail::new(0, Arc::default());
-    let limits = BatchLimits { events: 2, ..BatchLimits::default() };
+    let limits = BatchLimits { events: 2, ..LIMITS };
     let all: Vec<_> = (1..=10).map(|n| event(n * 1000, "a", 0)).collect();
     put(&mut tail, 0, &all, 0, limits);
     let (user, all) = (UserId::parse("ann").expect("a user"), Filter::all());
