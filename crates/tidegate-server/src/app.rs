@@ -290,7 +290,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         }
         turn = (turn + 1) % workers.len();
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
-        let accepted = Accepted { stream, peer, place: socket };
+        let accepted = Accepted { stream, peer, slot: socket };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
         {

@@ -26,7 +26,7 @@ pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
 
 /// One connection, until it ends or state into a WebSocket.
 async fn connection(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, peer, place } = accepted;
+    let Accepted { stream, peer, slot } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -40,7 +40,7 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
     }
     let state = Arc::new(RequestState::default());
     // An upgraded socket keeps its slot in the count.
-    let peer = Peer { address: peer, place: Rc::new(place), bodies: Rc::default() };
+    let peer = Peer { address: peer, slot: Rc::new(slot), bodies: Rc::default() };
     let (timeouts, idle) = {
         let limits = &worker.node.config().limits;
         // Longer than a reader's own timeout, which has a code and a metric.

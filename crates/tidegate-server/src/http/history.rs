@@ -1,7 +1,7 @@
 //! `GET /v1/orgs/{org}/events` gives pages of history. `GET /v1/orgs/{org}/cursor` gives the starting point
 //! to a page that is about to read state.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc};
 
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
@@ -15,6 +15,7 @@ use crate::{
     config::config_key,
     node::Node,
     refusals::{refused, unreadable},
+    worker::Worker,
 };
 
 /// What is missing at the start of a page: no event of (`prev`, `seq`] comes. The page is of `epoch`.
@@ -52,13 +53,15 @@ pub async fn cursor<B>(
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
 }
 
-/// One page after `after=`, or from the oldest event.
+/// One page after `after=`, or from the oldest event. It is read through the pages that the worker shares
+/// with lagging readers.
 pub async fn events<B>(
-    node: &Node,
+    worker: &Rc<Worker>,
     address: IpAddr,
     org: OrgId,
     request: &Request<B>,
 ) -> Result<Response<Answer>, Refusal> {
+    let node = &*worker.node;
     let config = node.config();
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, address, &org, request).await?;
@@ -108,7 +111,7 @@ pub async fn events<B>(
         && searched < limits.tail_search_events
     {
         let page = PageLimit { events: limit - found, bytes: limits.page_bytes.bytes() - bytes, to: stop };
-        let page = node.engine.read(&org, cursor.seq, page).await.map_err(unreadable)?;
+        let page = worker.read(&org, &log.epoch, cursor.seq, page).await.map_err(unreadable)?;
         if page.after > cursor.seq {
             // Retention has removed events in the meantime.
             if found > 0 {

@@ -123,7 +123,7 @@ async fn dispatch(
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
         Endpoint::Publish => publish::answer(&worker.node, org_of(org)?, request).await,
-        Endpoint::History => history::events(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,
         Endpoint::Description => Ok(openapi::answer(&worker.node, &request)),

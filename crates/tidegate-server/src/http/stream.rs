@@ -30,7 +30,7 @@ use crate::{
     worker::{
         Peer, Reader, Sink, StreamRequest, Worker,
         sse::{self, Bodies},
-        websocket,
+        websocket::{self, Asked, Upgraded},
     },
 };
 
@@ -83,19 +83,29 @@ fn upgrade(
     // A connection that is refused because of the number of connections must not take a slot. Everything else
     // is checked while the slot is held, so that it is counted.
     let slot = node.admission.admit(peer.address.ip());
-    let wanted = origin.and(wanted);
-    let (token, wanted) = match token {
-        Ok(token) => (token, wanted),
-        Err(refusal) => (None, wanted.and(Err(refusal))),
+    let wanted = origin.and(wanted).and_then(|wanted| Ok((wanted, token?)));
+    let deflate = match &wanted {
+        Ok((wanted, _)) if may_compress(&node, wanted, &query) => upgrade.deflate(),
+        _ => None,
     };
-    let may_compress = |wanted: &StreamRequest| may_compress(&node, wanted, &query);
-    let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
-    let wanted = wanted.map(|wanted| match deflate {
-        Some(deflate) => StreamRequest { coding: Coding::Deflate(deflate), ..wanted },
-        None => wanted,
-    });
     let (response, switching) = upgrade.accept(protocol, deflate);
-    tokio::task::spawn_local(websocket::run(worker, peer, switching, token, wanted, slot));
+    let upgraded = Upgraded { switching, deflates: deflate.is_some() };
+    match (wanted, slot) {
+        (Ok((mut request, token)), Ok(slot)) => {
+            if let Some(deflate) = deflate {
+                request.coding = Coding::Deflate(deflate);
+            }
+            let asked = Asked { request, token, slot };
+            tokio::task::spawn_local(websocket::run(worker, peer, upgraded, asked));
+        }
+        // A refused connection is counted while it closes.
+        (Err(refusal), slot) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, slot.ok()));
+        }
+        (Ok(_), Err(refusal)) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, None));
+        }
+    }
     Ok(response.map(|()| full("")))
 }
 
@@ -128,7 +138,11 @@ async fn events(
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
     let source = token.source;
-    match open_events(&worker, &node, (slot, peer.bodies), org, &request, query, token).await {
+    let opened = async {
+        let wanted = wanted_events(&node, org, &query, request.headers())?;
+        open_events(&worker, wanted, &token, slot?, peer.bodies).await
+    };
+    match opened.await {
         Err(refusal) if source.retries_after_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
@@ -144,25 +158,32 @@ async fn events(
     }
 }
 
-async fn open_events(
-    worker: &Rc<Worker>,
+/// What a request for an SSE stream asks for.
+fn wanted_events(
     node: &Node,
-    (slot, bodies): (Result<Slot, Refusal>, Rc<Bodies>),
     org: &str,
-    request: &Request<Incoming>,
-    query: Query,
-    token: Token,
-) -> Result<Response<Answer>, Refusal> {
-    accepts_event_stream(request.headers())?;
-    let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
-    if may_compress(node, &wanted, &query) && accepts_gzip(request.headers()) {
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<StreamRequest, Refusal> {
+    accepts_event_stream(headers)?;
+    let mut wanted = wanted(node, org_of(org)?, query, headers)?;
+    if may_compress(node, &wanted, query) && accepts_gzip(headers) {
         wanted.coding = Coding::Gzip(gzip::Body::default());
     }
+    Ok(wanted)
+}
+
+async fn open_events(
+    worker: &Rc<Worker>,
+    mut wanted: StreamRequest,
+    token: &Token,
+    mut slot: Slot,
+    bodies: Rc<Bodies>,
+) -> Result<Response<Answer>, Refusal> {
     let is_gzip = matches!(wanted.coding, Coding::Gzip(_));
-    let mut slot = slot?;
-    let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
-    let (body, frames) = sse::SseBody::new(wanted.org.clone(), bodies);
+    let grant: StreamGrant = worker.node.authorize(&token.text, &wanted.org).await?;
+    let entered = wanted.enter(worker, &grant, Transport::Sse, &mut slot).await?;
+    let (body, frames) = sse::SseBody::new(entered.org.clone(), bodies);
     // Random for each connection, so that clients that lost a node do not all come back at once.
     let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
     let mut first = Vec::new();

@@ -212,8 +212,8 @@ impl HeldNode {
                 let stream = stream.expect("accept");
                 stream.set_nonblocking(true).expect("non-blocking");
                 let peer = stream.peer_addr().expect("a peer");
-                let place = counted.take_socket().expect("room");
-                worker.hand(Accepted { stream, peer, place }).expect("room");
+                let slot = counted.take_socket().expect("room");
+                worker.hand(Accepted { stream, peer, slot }).expect("room");
             }
         });
         let claims = serde_json::json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600});

@@ -1,11 +1,11 @@
-//! One reader: a session, the socket it writes to, and where it stands.
+//! One reader: a session, the socket it writes to, and how far it is.
 //!
-//! A reader is *live* while it is in its worker's walk, and *parked* otherwise: then its own task
-//! has its worker serve it in turns, from the tail or the log, until it is level and put back. Both write
-//! through the same sink and never at the same time, for both run on the worker's thread (R7).
+//! A reader is *live* while it is caught up: it is in a group of its org, and fan-out passes serve it.
+//! Otherwise it *lags*: its own task has the worker serve it in turns, from the tail or the log, until it
+//! has caught up and is back in its group ([`super::catch_up`]). Passes and turns write through the same
+//! sink and never at the same time, for both run on the worker's thread (R7).
 
-mod lag;
-mod replay;
+mod sink;
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,115 +27,59 @@ use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal, Seq, StatusCode, time::millis};
 
 use super::{
-    clock::{self, Clock, Due, Tick},
-    live::{Membership, Worker},
-    sse::Slot,
+    Worker,
+    org::{Membership, OrgState},
     start::{Entered, StreamRequest},
-    websocket::Socket,
+    timers::{Due, Facts, Tick, Timers},
 };
 use crate::{
     admission::{self, Connection, ConnectionId, ReplaySlot},
     auth::StreamGrant,
     config::Config,
-    hub::Org,
     node::Node,
     refusals::refused,
     transport::{Transport, socket::LeftoverFull},
 };
 
+pub use sink::{Gone, Sink};
+
 /// Frames that a reader takes in one go: what one vectored write carries.
 const FRAMES_MAX: usize = 16;
 
-/// What a reader writes to.
-pub enum Sink {
-    /// A WebSocket.
-    WebSocket(Rc<Socket>),
-    /// The body of a response.
-    Sse(Rc<Slot>),
-}
-
-/// The socket has gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
-
-impl Sink {
-    /// Whether all that it was given has been taken.
-    fn is_ready(&self) -> bool {
-        match self {
-            Sink::WebSocket(socket) => socket.is_ready(),
-            Sink::Sse(slot) => slot.is_ready(),
-        }
-    }
-
-    /// Gives it whole frames; whether it has taken them all. What it has not taken it keeps, and is
-    /// not ready until that is gone.
-    fn send(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
-        match self {
-            Sink::WebSocket(socket) => socket.send(frames),
-            Sink::Sse(slot) => slot.send(frames),
-        }
-    }
-
-    /// Waits until it is ready.
-    async fn ready(&self) -> Result<(), Gone> {
-        match self {
-            Sink::WebSocket(socket) => socket.ready().await,
-            Sink::Sse(slot) => slot.ready().await,
-        }
-    }
-
-    /// When it last took bytes, or had none to take.
-    fn progress(&self, now: Instant) -> Instant {
-        match self {
-            Sink::WebSocket(socket) => socket.progress(now),
-            Sink::Sse(slot) => slot.progress(now),
-        }
-    }
-
-    fn is_websocket(&self) -> bool {
-        matches!(self, Sink::WebSocket(_))
-    }
-
-    /// The envelope of its frames.
-    fn framing(&self) -> Framing {
-        if self.is_websocket() { Framing::WebSocket } else { Framing::Sse }
-    }
-}
-
-/// What became of a round that was offered to a live reader.
+/// The result of offering a pass to a live reader.
 pub enum Offer {
     /// It took this many events and stays live.
     Taken(usize),
-    /// It took this many, and has to leave the live loop.
-    Parked(usize),
+    /// It took this many events, and lags from now on.
+    Lags(usize),
 }
 
 /// One stream.
 pub struct Reader {
     worker: Rc<Worker>,
-    org: Arc<Org>,
-    session: RefCell<Session>,
-    sink: Sink,
+    org: Rc<OrgState>,
+    pub(super) session: RefCell<Session>,
+    pub(super) sink: Sink,
     membership: RefCell<Option<Membership>>,
-    /// Where it stands among its worker's readers.
-    place: Cell<u32>,
+    /// Its slot in the registry of its worker.
+    registry_slot: Cell<u32>,
     /// What other threads have of it; they end it through this.
     connection: Arc<Connection>,
-    clock: Cell<Clock>,
+    timers: Cell<Timers>,
     /// Whether it has asked for services by name; those are then its filter, also under another grant.
     names_services: bool,
     escalation: Cell<Escalation>,
-    policy: Policy,
+    pub(super) policy: Policy,
     /// Whether its policy has yet to act.
-    is_to_act: Cell<bool>,
-    /// Its place among those that wait for their replay.
+    pub(super) is_to_act: Cell<bool>,
+    /// Its slot among the readers that wait for their replay.
     waits: Cell<Option<ReplaySlot>>,
     slot: admission::Slot,
 }
 
 impl Reader {
-    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` has its
-    /// places from.
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` was
+    /// counted by.
     pub fn open(
         worker: Rc<Worker>,
         grant: StreamGrant,
@@ -144,15 +88,11 @@ impl Reader {
         sink: Sink,
     ) -> Rc<Self> {
         let node = worker.node.clone();
-        let Entered { filter, connection, log, opening, replay, watch } = entered;
-        let org_id = grant.org();
-        // The head of now: the search for a start may have taken its time.
-        let head = node.engine.head(org_id).map_or(log.head, |log| log.head);
-        let org = node.hub.org(org_id, head);
-        org.arrive(worker.id);
+        let Entered { org, filter, connection, log, opening, replay, watch } = entered;
+        org.shared.arrive(worker.id);
         let framing = sink.framing();
         let subscriber = Subscriber {
-            org: org.id.clone(),
+            org: org.id().clone(),
             user: connection.user.clone(),
             filter,
             framing,
@@ -163,15 +103,15 @@ impl Reader {
         let session =
             Session::open(subscriber, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
         let now = Instant::now();
-        let clock = Clock::new(now, node.config().ping.interval);
+        let timers = Timers::new(now, node.config().ping.interval);
         let reader = Rc::new(Self {
             org,
             session: RefCell::new(session),
             sink,
             membership: RefCell::default(),
-            place: Cell::default(),
+            registry_slot: Cell::default(),
             connection,
-            clock: Cell::new(clock),
+            timers: Cell::new(timers),
             names_services: request.services.is_some(),
             escalation: Cell::default(),
             policy: request.slow,
@@ -183,24 +123,24 @@ impl Reader {
         watch.hand_over();
         tracing::debug!(
             connection = name,
-            org = %reader.org.id,
+            org = %reader.org.id(),
             address = %reader.connection.address,
             transport = reader.transport(),
             "open a stream"
         );
         // The others first: each reader gets each state once.
-        let health = reader.worker.report_health();
-        reader.worker.add(&reader);
+        let health = reader.worker.readers.report_health(&node);
+        reader.worker.readers.add(&reader);
         if health != Health::Ok {
             reader.session.borrow_mut().put(health_status(framing, &health), &mut frames);
         }
-        // The socket is fresh: whatever it does not take now waits in the sink.
+        // The result is ignored: whatever the fresh socket does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
         reader
     }
 
-    /// The org.
-    pub fn org(&self) -> &Arc<Org> {
+    /// Its org on its worker.
+    pub fn org(&self) -> &Rc<OrgState> {
         &self.org
     }
 
@@ -208,7 +148,7 @@ impl Reader {
         self.connection.transport.name()
     }
 
-    fn id(&self) -> ConnectionId {
+    pub(super) fn id(&self) -> ConnectionId {
         self.worker.node.admission.id_of(&self.connection)
     }
 
@@ -217,12 +157,12 @@ impl Reader {
         &self.worker
     }
 
-    /// Whether it has been live.
-    pub fn has_been_level(&self) -> bool {
+    /// Whether it has been caught up since its hello.
+    pub fn has_been_caught_up(&self) -> bool {
         self.with_escalation(|escalation| escalation.was_caught_up())
     }
 
-    /// It waits for its worker no more: it is level, or it waits for its own client.
+    /// It waits for its worker no more: it has caught up, or it waits for its own client.
     pub fn end_wait(&self) {
         self.waits.take();
     }
@@ -232,63 +172,64 @@ impl Reader {
         look(&self.session.borrow())
     }
 
-    /// Takes over the names of the group that it joins.
+    /// Takes over the names that the group it joins has in common.
     pub fn share(&self, key: &ViewKey) {
         self.session.borrow_mut().share(key);
         self.connection.share(&key.filter);
     }
 
-    /// Says that it is live.
+    /// It is in a group now: it is live.
     pub fn set_membership(&self, membership: Membership) {
         self.membership.replace(Some(membership));
     }
 
-    /// Its place in the live loop moved.
+    /// It moved within its group.
     pub fn set_index(&self, index: usize) {
         if let Some(membership) = &*self.membership.borrow() {
             membership.set_index(index);
         }
     }
 
-    /// Its place among its worker's readers.
-    pub fn place(&self) -> usize {
-        self.place.get() as usize
+    /// Its slot in the registry of its worker.
+    pub fn registry_slot(&self) -> usize {
+        self.registry_slot.get() as usize
     }
 
-    /// It stands there now.
-    pub fn set_place(&self, place: usize) {
-        // More readers than that have no descriptors.
-        self.place.set(u32::try_from(place).unwrap_or(u32::MAX));
+    /// It moved to this slot.
+    pub fn set_registry_slot(&self, slot: usize) {
+        // There are no file descriptors for more readers than that.
+        self.registry_slot.set(u32::try_from(slot).unwrap_or(u32::MAX));
     }
 
-    /// Says that it is parked; gives where it was.
+    /// It is in no group any more: it lags. Returns where it was.
     pub fn take_membership(&self) -> Option<Membership> {
         self.membership.take()
     }
 
-    fn is_live(&self) -> bool {
+    /// Whether fan-out passes serve it.
+    pub(super) fn is_live(&self) -> bool {
         self.membership.borrow().is_some()
     }
 
-    /// Rings for its task.
-    pub fn call(&self) {
+    /// Notifies its task.
+    pub fn notify(&self) {
         self.connection.notify();
     }
 
-    /// Whether the bell has rung ([`Connection::poll_notified`]).
-    pub fn poll_called(&self, context: &Context<'_>) -> Poll<()> {
+    /// Whether its task was notified ([`Connection::poll_notified`]).
+    pub fn poll_notified(&self, context: &Context<'_>) -> Poll<()> {
         self.connection.poll_notified(context)
     }
 
-    /// Waits for the bell.
-    pub async fn called(&self) {
-        poll_fn(|context| self.poll_called(context)).await;
+    /// Waits for a notification of its task.
+    pub async fn notified(&self) {
+        poll_fn(|context| self.poll_notified(context)).await;
     }
 
     /// Asks its task to end the stream. The first reason counts.
     pub fn end(&self, refusal: Refusal) {
         self.connection.end(refusal);
-        self.worker.leave(self);
+        self.org.leave(self);
     }
 
     /// Ends it after a panic in what was done for it.
@@ -301,32 +242,32 @@ impl Reader {
         self.connection.ending()
     }
 
-    /// Whether its task has to serve it.
-    pub fn is_parked(&self) -> bool {
+    /// Whether its task has to bring it to its group.
+    pub fn lags(&self) -> bool {
         !self.is_live() && self.ending().is_none()
     }
 
-    /// Takes a round of batches, as far as it can. Called for live readers.
-    pub fn offer(&self, round: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
+    /// Takes the batches of a pass, as far as it can. Called for live readers.
+    pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
-        let seen = round.partition_point(|(batch, _)| batch.seq <= session.scanned());
-        for chunk in round[seen..].chunks(FRAMES_MAX) {
+        let seen = views.partition_point(|(batch, _)| batch.seq <= session.scanned());
+        for chunk in views[seen..].chunks(FRAMES_MAX) {
             if !self.sink.is_ready() {
-                return Offer::Parked(events);
+                return Offer::Lags(events);
             }
             frames.clear();
             for (batch, view) in chunk {
                 if batch.prev > session.scanned() {
                     // The tail was shortened past it.
                     let _ = self.sink.send(frames);
-                    return Offer::Parked(events);
+                    return Offer::Lags(events);
                 }
                 events += session.take(batch, view, now, frames);
             }
             match self.sink.send(frames) {
                 Ok(true) => {}
-                Ok(false) | Err(Gone) => return Offer::Parked(events),
+                Ok(false) | Err(Gone) => return Offer::Lags(events),
             }
         }
         Offer::Taken(events)
@@ -335,9 +276,9 @@ impl Reader {
     /// Renews its grant in place (R6).
     pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
         let node = &self.worker.node;
-        let grant = match node.authorize(token, &self.org.id).await {
+        let grant = match node.authorize(token, self.org.id()).await {
             Err(refusal) if refusal.code == Code::Overloaded => {
-                // Nobody can say now whether the token is good. The grant of the one before still is,
+                // Nobody can say now whether the new token is good. The grant of the token before it is,
                 // until it expires: an issuer that is away for a while ends no stream.
                 let seconds = refusal.retry_in_ms.unwrap_or_default().div_ceil(1000);
                 let message = format!(
@@ -349,13 +290,13 @@ impl Reader {
             }
             answered => answered?,
         };
-        // From here on nothing waits, so it comes between two frames.
+        // Nothing waits from here on, so the renewal comes between two frames.
         let named = self
             .names_services
             .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
         let filter = grant.filter_for(named.flatten()).map_err(refused)?;
-        // Its views change; it goes back to the live loop as another kind of reader.
-        self.worker.leave(self);
+        // Its views change, so it comes back to another group.
+        self.org.leave(self);
         let mut frames = Vec::new();
         let head = self.org.tail().head();
         let name = self.id().to_string();
@@ -365,18 +306,18 @@ impl Reader {
         drop(session);
         self.connection.renew(filter, grant.expires_at());
         self.push(frames);
-        self.call();
+        self.notify();
         Ok(())
     }
 
-    /// Says something that is not of the session.
-    fn say(&self, frame: &Bytes) {
+    /// Sends a frame that is not of the session.
+    pub(super) fn say(&self, frame: &Bytes) {
         let mut frames = Vec::new();
         self.session.borrow_mut().put(frame.clone(), &mut frames);
         self.push(frames);
     }
 
-    /// Puts frames of the protocol on the sink, behind whatever is half written there.
+    /// Puts frames of the protocol on the sink, after whatever is half written there.
     pub fn push(&self, mut frames: Vec<Bytes>) {
         let sent = match &self.sink {
             Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
@@ -386,8 +327,8 @@ impl Reader {
             Ok(Ok(true)) => {}
             // Its task finds out what became of the socket, or finishes the frame.
             Ok(Ok(false) | Err(Gone)) => {
-                self.worker.leave(self);
-                self.call();
+                self.org.leave(self);
+                self.notify();
             }
             Err(LeftoverFull) => {
                 let message = "the client takes no bytes, but sends frames that want answers";
@@ -398,37 +339,44 @@ impl Reader {
 
     /// The client sent something.
     pub fn heard(&self, is_pong: bool, frames: u32) {
-        self.with_clock(|clock| clock.heard(Instant::now(), is_pong, frames));
+        self.with_timers(|timers| timers.heard(Instant::now(), is_pong, frames));
     }
 
-    /// Whether what the client sent ends in the middle of a message.
+    /// Notes whether what the client sent ends in the middle of a message.
     pub fn heard_partly(&self, is_partial: bool) {
-        self.with_clock(|clock| clock.heard_partly(Instant::now(), is_partial));
+        self.with_timers(|timers| timers.heard_partly(Instant::now(), is_partial));
     }
 
-    fn with_clock<T>(&self, act: impl FnOnce(&mut Clock) -> T) -> T {
-        let mut clock = self.clock.get();
-        let result = act(&mut clock);
-        self.clock.set(clock);
+    pub(super) fn with_escalation<T>(&self, act: impl FnOnce(&mut Escalation) -> T) -> T {
+        let mut escalation = self.escalation.get();
+        let result = act(&mut escalation);
+        self.escalation.set(escalation);
         result
     }
 
-    /// Looks at the clock: pings, timeouts, expiry, leaving.
+    fn with_timers<T>(&self, act: impl FnOnce(&mut Timers) -> T) -> T {
+        let mut timers = self.timers.get();
+        let result = act(&mut timers);
+        self.timers.set(timers);
+        result
+    }
+
+    /// Does what is due: pings, timeouts, expiry, leaving.
     pub fn tick(&self, config: &Config, tick: Tick) {
         if self.ending().is_some() {
             return;
         }
         let Tick { now, wall, draining } = tick;
-        let state = clock::Facts {
+        let facts = Facts {
             now,
             draining,
             progress: self.sink.progress(now),
             is_granted: wall < self.connection.expires_at(),
-            // A parked reader is being written to; the write timeout looks after it.
+            // A lagging reader is being written to; the write timeout watches over it.
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
         };
-        match self.with_clock(|clock| clock.tick(config, &state)) {
+        match self.with_timers(|timers| timers.tick(config, &facts)) {
             None => self.look_at_lag(config),
             Some(Due::End(refusal)) => self.end(refusal),
             Some(Due::GoAway(patience)) => {
@@ -448,13 +396,13 @@ impl Reader {
         self.say(&health_status(self.sink.framing(), health));
     }
 
-    /// The last frame, for the reason it ends with; counts and logs it.
+    /// The last frame, with the reason for the end; counts and logs it.
     pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
         self.worker.node.metrics.close(refusal.code);
         self.worker.node.metrics.refused(refusal);
         tracing::info!(
             connection = %self.id(),
-            org = %self.org.id,
+            org = %self.org.id(),
             address = %self.connection.address,
             transport = self.transport(),
             code = refusal.code.name(),
@@ -467,22 +415,25 @@ impl Reader {
         frames
     }
 
-    /// Whether its transport ends cleanly. A gzip body whose session broke is cut: nobody knows its checksum.
+    /// Whether its transport ends cleanly. A gzip body whose session broke is cut, for its checksum is not
+    /// known.
     pub fn ends_cleanly(&self) -> bool {
         let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
         !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
     }
 
     fn close(self: &Rc<Self>) {
-        self.worker.remove(self);
-        tracing::debug!(connection = %self.id(), org = %self.org.id, "close a stream");
+        self.org.leave(self);
+        self.worker.readers.remove(self);
+        tracing::debug!(connection = %self.id(), org = %self.org.id(), "close a stream");
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.org.leave(self.worker.id);
-        self.worker.node.engine.unwatch(&self.org.id);
+        self.org.shared.leave(self.worker.id);
+        self.worker.node.engine.unwatch(self.org.id());
+        self.worker.handle_reader_gone();
     }
 }
 
@@ -512,7 +463,7 @@ fn health_status(framing: Framing, health: &Health) -> Bytes {
     frame::status(framing, code.name(), message)
 }
 
-/// Takes a reader off its worker's lists, and out of the gauge, whatever way its task ends.
+/// Takes a reader off its worker's lists, and out of the gauge, however its task ends.
 pub struct Attendance {
     reader: Rc<Reader>,
     gauge: Gauge,
@@ -526,7 +477,7 @@ impl Attendance {
         Self { reader, gauge }
     }
 
-    /// Who attends.
+    /// The reader.
     pub fn reader(&self) -> &Rc<Reader> {
         &self.reader
     }

@@ -1,11 +1,11 @@
-//! A reader that falls behind (R16, R17): how far it is, when it is warned, and what its policy does.
+//! A reader that lags (R16, R17): by how many events, when it is warned, and what its policy does.
 //!
-//! [`tidegate_core::slow`] decides; this looks at the tail and acts, for [`super::Reader`] alone.
+//! [`tidegate_core::slow`] decides; this looks at the tail and acts.
 
 use bytes::Bytes;
 use tidegate_core::{
     Session, frame,
-    slow::{Escalation, Policy, SlowLimits, Step},
+    slow::{Policy, SlowLimits, Step},
 };
 use tidegate_engine::{Page, PageLimit, ReadError};
 use tidegate_protocol::{Code, Refusal, StatusCode};
@@ -17,62 +17,57 @@ use crate::{
     refusals::LimitedBy as _,
 };
 
-/// A window of `slow=latest` (R17): what is conflated at a time.
+/// A window of `slow=latest` (R17): how much is conflated at a time. It is held in memory for one reader.
 const LATEST_EVENTS: usize = 1000;
 const LATEST_BYTES: usize = 256 << 10;
 
 impl Reader {
-    pub(super) fn with_escalation<T>(&self, act: impl FnOnce(&mut Escalation) -> T) -> T {
-        let mut escalation = self.escalation.get();
-        let result = act(&mut escalation);
-        self.escalation.set(escalation);
-        result
-    }
-
-    /// How many events it is behind: those that it may see in the tail, and all that lies before.
+    /// By how many events it lags: those that it may see in the tail, and all that come before the tail.
     fn lag(&self) -> u64 {
         let session = self.session.borrow();
         let (subscriber, at) = (session.subscriber(), session.scanned());
-        self.org.tail().lag(at, &subscriber.user, &subscriber.filter)
+        self.org().tail().lag(at, &subscriber.user, &subscriber.filter)
     }
 
-    /// Whether it can be no further behind than `max`, which costs nothing to know.
+    /// Whether it cannot lag by more than `max` events: a check that costs nothing.
     fn is_within(&self, max: u64) -> bool {
-        self.org.tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
+        self.org().tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
     }
 
-    /// Does for a slow reader what its policy says.
+    /// Does for a slow reader what its policy demands.
     pub(super) async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
-        let node = &self.worker.node;
+        let worker = self.worker();
+        let node = &worker.node;
         if self.policy == Policy::Skip {
             self.is_to_act.set(false);
             let lag = self.lag();
-            let head = self.org.tail().head();
+            let head = self.org().tail().head();
             let skipped = self.session.borrow_mut().skip(head, lag, node.now(), frames);
             if let Some(reason) = skipped {
                 node.metrics.gap(reason);
             }
             return Ok(());
         }
-        let (at, head) = (self.with_session(Session::scanned), self.org.tail().head());
+        let (at, epoch) = self.with_session(|session| (session.scanned(), session.view_key().epoch));
+        let head = self.org().tail().head();
         if self.policy == Policy::CatchUp || at >= head {
             self.is_to_act.set(false);
             return Ok(());
         }
         let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
-        let page = node.engine.read(&self.org.id, at, limit).await?;
-        // Meanwhile an answer to the client may have come to stand half written.
+        let page = worker.read(self.org().id(), &epoch, at, limit).await?;
+        // Meanwhile an answer to the client may have been written in part.
         if self.sink.ready().await.is_ok() {
             self.take_window(&page, frames);
         }
         Ok(())
     }
 
-    /// Takes a page in which later events make others old (R17).
+    /// Takes a page, of which events go out that no later one replaces (R17).
     fn take_window(&self, page: &Page, frames: &mut Vec<Bytes>) {
-        let metrics = &self.worker.node.metrics;
+        let node = &self.worker().node;
+        let (metrics, now) = (&node.metrics, node.now());
         let mut session = self.session.borrow_mut();
-        let now = self.worker.node.now();
         let taken = session.take_page(page.after, page.to, &page.events, true, now, frames);
         if let Some(reason) = taken.gap {
             metrics.gap(reason);
@@ -81,12 +76,12 @@ impl Reader {
         metrics.omitted.inc_by(taken.omitted as u64);
     }
 
-    /// Looks whether it is slow (R16).
-    pub(super) fn look_at_lag(&self, config: &Config) {
+    /// Checks whether it is slow (R16).
+    pub fn look_at_lag(&self, config: &Config) {
         if self.is_live() {
             return;
         }
-        let (slow, now) = (&config.slow, self.worker.since_start());
+        let (slow, now) = (&config.slow, self.worker().since_start());
         if !self.with_escalation(|escalation| escalation.is_due(now))
             || self.is_within(slow.max_behind as u64)
         {
@@ -100,10 +95,10 @@ impl Reader {
         match self.with_escalation(|escalation| escalation.handle_lag(now, lag, limits)) {
             None => {}
             Some(Step::Warn(count)) => {
-                self.worker.node.metrics.slow_warnings.inc();
+                self.worker().node.metrics.slow_warnings.inc();
                 self.is_to_act.set(self.policy != Policy::CatchUp);
                 let policy = self.policy.name();
-                tracing::info!(connection = %self.id(), org = %self.org.id, lag, count, policy, "warn a slow reader");
+                tracing::info!(connection = %self.id(), org = %self.org().id(), lag, count, policy, "warn a slow reader");
                 let message = format!(
                     "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
                     slow.max_warnings

@@ -1,12 +1,12 @@
-//! Pages of the log that readers of one worker catch up with: read once for all who ask for the same at
-//! the same time, encoded and compressed once for all who see the same, and kept for those who come a
-//! little later.
+//! The cache of pages of the log on one worker: each is read once for all who ask for it at the same time
+//! (single flight), encoded and compressed once for all who see the same, and kept for those who come a
+//! little later (least recently used goes first).
 //!
-//! A page is a [`Batch`], as those of the tail are, so what it shares is keyed as what they share: a page
-//! by the life of its log and the stretch, what a reader gets of it by [`tidegate_core::ViewKey`] (R8). It
-//! holds no targeted events in what it shares; a reader that has one in it gets a page of its own.
+//! A page is a [`Batch`], like those of the tail, and shares as they do: the page is keyed by the epoch of
+//! its log and the stretch, what a reader gets of it by [`tidegate_core::ViewKey`] (R8). Shared frames hold
+//! no targeted events; a reader that is a target of one gets a frame of its own.
 //!
-//! Here is who waits for what, and what is kept; [`super::replays`] reads.
+//! This file knows who waits for what, and what is kept; [`super::read`] reads.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,17 @@ use std::{
 use tidegate_core::{Batch, Budget};
 use tidegate_protocol::{Epoch, OrgId, Seq};
 
-/// Pages end at multiples of this, or where something else ends them: so readers that come back with
-/// different cursors go on with the same pages from the second on.
+/// Pages end at multiples of this, unless something else ends them earlier. So readers that come back with
+/// different cursors share all pages but their first. As many as a page holds, for seqs are mostly dense.
 const GRID: Seq = 128;
 
-/// What makes two pages the same (R8): all events of one life of a log in (`from`, `to`], or as many of
-/// the first of them as a page may hold.
+/// What makes two pages the same (R8): all events of a log in (`from`, `to`], or as many of the first of
+/// them as a page may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PageKey {
     /// The org.
     pub org: OrgId,
-    /// The life that the reader's cursor belongs to: of one log alone (R10).
+    /// The epoch that the reader's cursor belongs to. It belongs to one log alone (R10).
     pub epoch: Epoch,
     /// Where it begins.
     pub from: Seq,
@@ -36,9 +36,15 @@ pub struct PageKey {
 }
 
 impl PageKey {
-    /// The page that a reader at `from` takes next, of those that pass `most` nowhere.
+    /// The page that a reader at `from` takes next, and that ends at `most` at the latest.
     pub fn next(org: OrgId, epoch: Epoch, from: Seq, most: Seq) -> Self {
         Self { org, epoch, from, to: (from / GRID + 1).saturating_mul(GRID).min(most) }
+    }
+
+    /// The same page, or one that ends `factor` times as far away: for logs whose seqs are not dense.
+    pub fn widened(self, factor: Seq, most: Seq) -> Self {
+        let grid = GRID.saturating_mul(factor);
+        Self { to: (self.from / grid + 1).saturating_mul(grid).min(most), ..self }
     }
 }
 
@@ -46,10 +52,10 @@ impl PageKey {
 #[derive(Debug)]
 pub struct Pages<W> {
     kept: HashMap<PageKey, Kept>,
-    /// Those kept, the least recently used first.
+    /// The keys of `kept`, the least recently used first.
     by_use: BTreeMap<u64, PageKey>,
     uses: u64,
-    /// Those that are being read, and who waits.
+    /// Pages that are being read, and who waits for them.
     asked: HashMap<PageKey, Vec<W>>,
     budget: Arc<Budget>,
     bytes_max: usize,
@@ -62,7 +68,7 @@ struct Kept {
 }
 
 impl<W> Pages<W> {
-    /// None yet; those to come may hold `bytes_max`, and are charged to `whole` too.
+    /// None yet. Pages may hold `bytes_max`, and are charged to `whole` too.
     pub fn new(bytes_max: usize, whole: Arc<Budget>) -> Self {
         Self {
             kept: HashMap::new(),
@@ -79,7 +85,7 @@ impl<W> Pages<W> {
         &self.budget
     }
 
-    /// The page, where it is kept.
+    /// The page, if it is kept.
     pub fn get(&mut self, key: &PageKey) -> Option<Rc<Batch>> {
         let kept = self.kept.get_mut(key)?;
         self.by_use.remove(&kept.used);
@@ -89,7 +95,7 @@ impl<W> Pages<W> {
         Some(kept.page.clone())
     }
 
-    /// `waiter` waits for the page. Whether the caller is to read it: nobody has asked for it before.
+    /// `waiter` waits for the page. Returns whether the caller is to read it, because nobody else does.
     pub fn ask(&mut self, key: &PageKey, waiter: W) -> bool {
         match self.asked.get_mut(key) {
             Some(waiters) => {
@@ -103,7 +109,7 @@ impl<W> Pages<W> {
         }
     }
 
-    /// The page was read. It is kept; those who waited for it are given back.
+    /// The page was read. It is kept; whoever waited for it is returned.
     pub fn handle_read(&mut self, key: PageKey, page: Rc<Batch>) -> Vec<W> {
         let waiters = self.asked.remove(&key).unwrap_or_default();
         self.uses += 1;
@@ -115,13 +121,12 @@ impl<W> Pages<W> {
         waiters
     }
 
-    /// The page could not be read. Those who waited for it are given back.
+    /// The page could not be read. Whoever waited for it is returned.
     pub fn handle_failed(&mut self, key: &PageKey) -> Vec<W> {
         self.asked.remove(key).unwrap_or_default()
     }
 
-    /// Lets go of the least recently used pages over the bound. They grow when somebody sees them in
-    /// another way.
+    /// Drops the least recently used pages over the bound. Pages grow when a view is added.
     pub fn shrink(&mut self) {
         while self.budget.used() > self.bytes_max {
             let Some((_, key)) = self.by_use.pop_first() else { break };
@@ -129,7 +134,7 @@ impl<W> Pages<W> {
         }
     }
 
-    /// Lets go of all that is kept: nobody catches up any more.
+    /// Drops all that is kept.
     pub fn clear(&mut self) {
         (self.kept, self.by_use) = (HashMap::new(), BTreeMap::new());
     }
@@ -273,8 +278,8 @@ mod tests {
                         prop_assert_eq!(count, seen.len());
                         let text = String::from_utf8_lossy(&bytes).into_owned();
                         for event in &seen {
-                            let place = format!("\"seq\":{},", event.seq);
-                            prop_assert!(text.contains(&place), "{} lacks {}", text, place);
+                            let seq = format!("\"seq\":{},", event.seq);
+                            prop_assert!(text.contains(&seq), "{} lacks {}", text, seq);
                         }
                     }
                     (given, expected) => prop_assert!(false, "{:?} {:?}", given, expected),

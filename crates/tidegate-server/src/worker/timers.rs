@@ -1,6 +1,7 @@
-//! What time brings to one reader: pings, timeouts, and its turn to leave.
+//! The timers of one reader: pings, timeouts, and when it leaves a node that drains.
 //!
-//! Decides; [`super::reader`] acts. Looked at a few times a second by the worker.
+//! This decides; [`super::reader`] acts. A tick of the worker looks at them a few times a second
+//! ([`super::readers`]): ten thousand readers need no timer of the runtime.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,15 @@ use crate::{
 /// How long a client has to leave after `goaway`.
 const GOAWAY: Duration = Duration::from_secs(1);
 
-/// The times of one reader.
+/// The timers of one reader.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub struct Timers {
     next_ping: Instant,
-    /// When the ping went out that is not answered yet.
+    /// When the ping was sent that is not answered yet.
     pinged: Option<Instant>,
-    /// When the client last showed that it is there.
+    /// When the client last sent something.
     heard: Instant,
-    /// Since when a message of the client's is only partly here.
+    /// Since when only a part of a client's message is here.
     partial: Option<Instant>,
     /// Frames that the client sent since `counted`.
     frames: u32,
@@ -31,39 +32,40 @@ pub struct Clock {
     leave: Leave,
 }
 
-/// How far the reader is with going away.
+/// How far the reader is with leaving.
 #[derive(Debug, Clone, Copy)]
 enum Leave {
+    /// It stays.
     Stay,
-    /// Told at this time...
+    /// It is asked to leave at this time.
     At(Instant),
-    /// ...and closed at this one.
+    /// It was asked, and is closed at this time.
     By(Instant),
 }
 
-/// One look at the clock, for all readers of a worker.
+/// One look at the timers of all readers of a worker.
 #[derive(Debug, Clone, Copy)]
 pub struct Tick {
     /// Now.
     pub now: Instant,
     /// Now, by the wall clock.
     pub wall: UnixMillis,
-    /// Since when the node is going away.
+    /// Since when the node drains.
     pub draining: Option<Instant>,
 }
 
-/// What the clock cannot know.
+/// What the timers do not know by themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
     /// Now.
     pub now: Instant,
-    /// Since when the node is going away.
+    /// Since when the node drains.
     pub draining: Option<Instant>,
-    /// When the socket last took bytes; now, where none wait.
+    /// When the socket last took bytes; now if none wait.
     pub progress: Instant,
     /// Whether the grant still holds.
     pub is_granted: bool,
-    /// Whether the reader is level and nothing waits for its socket.
+    /// Whether the reader is caught up and nothing waits for its socket.
     pub is_quiet: bool,
     /// Whether its transport can answer a ping.
     pub answers_pings: bool,
@@ -80,11 +82,11 @@ pub enum Due {
     Ping,
 }
 
-impl Clock {
-    /// The times of a reader that has just come.
+impl Timers {
+    /// The timers of a reader that has just come.
     pub fn new(now: Instant, ping_interval: Duration) -> Self {
         Self {
-            // Spread over the interval, so that readers who came together do not ping together.
+            // Spread over the interval, so that readers that came together are not pinged together.
             next_ping: now + ping_interval.mul_f64(0.5 + fraction() / 2.0),
             pinged: None,
             heard: now,
@@ -104,12 +106,12 @@ impl Clock {
         }
     }
 
-    /// Whether what the client sent ends in the middle of a message.
+    /// Notes whether what the client sent ends in the middle of a message.
     pub fn heard_partly(&mut self, now: Instant, is_partial: bool) {
         self.partial = is_partial.then(|| self.partial.unwrap_or(now));
     }
 
-    /// What is due.
+    /// Returns what is due.
     pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
         let now = facts.now;
         let end = |code, message: &str| Some(Due::End(Refusal::new(code, message)));

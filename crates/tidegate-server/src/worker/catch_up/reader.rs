@@ -1,42 +1,36 @@
-//! A reader that catches up: what its own task does, and what its worker does in its turns.
+//! One reader that catches up: what its own task does, and what its worker does in its turns.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
 
-use super::{Gone, Reader};
+use super::{InHand, PageKey, Reader, Served, Step};
 use crate::{
-    metrics::ReplayPage,
-    refusals::unreadable,
-    transport::socket::WRITE_FRAMES_MAX,
-    worker::{
-        pages::PageKey,
-        replays::{InHand, Served, Step},
-    },
+    metrics::ReplayPage, refusals::unreadable, transport::socket::WRITE_FRAMES_MAX, worker::reader::Gone,
 };
 
-/// What a reader is given in one turn, about, before it is another's: what one write carries.
+/// About how much a reader gets in one turn before it is another's: what one write carries.
 const TURN_BYTES: usize = 64 << 10;
 
-/// How many batches and pages are looked through for a reader that sees nothing of them.
+/// How many batches and pages are looked through in one go for a reader that sees nothing of them.
 const LOOKED_THROUGH_MAX: usize = 64;
 
 /// What was gathered for a write.
 enum Gathered {
-    /// As much as goes in one.
+    /// As much as goes in one write.
     Full,
-    /// All there is: nothing comes behind it.
-    Level,
-    /// What comes behind it is in this page.
+    /// All there is: the reader has caught up.
+    CaughtUp,
+    /// All that comes before this page.
     Page(PageKey),
-    /// Behind it the reader's own task comes.
+    /// All that comes before the reader's own task has something to do for it.
     Task,
 }
 
 impl Reader {
-    /// Serves it until it is level and live again, or its socket is gone. Called by its task while it is
-    /// parked.
+    /// Serves it until it has caught up and is live again, or its socket is gone. Called by its task while
+    /// it lags.
     pub async fn catch_up(self: Rc<Self>) -> Result<(), Gone> {
         loop {
             self.sink.ready().await?;
@@ -50,12 +44,12 @@ impl Reader {
                     return Ok(());
                 }
                 self.sink.send(&mut frames)?;
-                // It goes on for as long as its client is slow; the others have their turn.
+                // This goes on for as long as its client is slow; other tasks have their turn.
                 tokio::task::yield_now().await;
                 continue;
             }
-            match self.worker.turn_for(&self).await {
-                Ok(Served::Level) => return Ok(()),
+            match self.worker().turn_for(&self).await {
+                Ok(Served::CaughtUp) => return Ok(()),
                 Ok(Served::Gone) => return Err(Gone),
                 // A page that could not be read has ended it.
                 Ok(Served::Waits) | Err(_) => {}
@@ -64,8 +58,8 @@ impl Reader {
     }
 
     /// Its turn: gives it what it takes in one go. `in_hand` is a page that it waited for. Nothing here
-    /// waits, so nothing comes between the look at the tail and the live loop (R7).
-    pub(in crate::worker) fn replay(
+    /// waits, so nothing comes between the look at the tail that finds it caught up and its group (R7).
+    pub(super) fn replay(
         self: &Rc<Self>,
         in_hand: Option<&InHand>,
         frames: &mut Vec<Bytes>,
@@ -75,7 +69,7 @@ impl Reader {
         loop {
             frames.clear();
             if self.is_live() {
-                return Step::Done(Served::Level);
+                return Step::Done(Served::CaughtUp);
             }
             if self.ending().is_some() || !self.sink.is_ready() {
                 return Step::Done(Served::Waits);
@@ -86,9 +80,9 @@ impl Reader {
                     Gathered::Full => Step::More,
                     Gathered::Page(key) => Step::Page(key),
                     Gathered::Task => Step::Done(Served::Waits),
-                    Gathered::Level => {
+                    Gathered::CaughtUp => {
                         self.go_live();
-                        Step::Done(Served::Level)
+                        Step::Done(Served::CaughtUp)
                     }
                 };
             }
@@ -105,20 +99,22 @@ impl Reader {
         }
     }
 
-    /// It is level: takes it into the live loop.
+    /// It has caught up: takes it into its group, which fan-out passes serve.
     fn go_live(self: &Rc<Self>) {
         self.with_escalation(Escalation::handle_caught_up);
-        self.worker.join(self);
-        if self.org.tail().has_open() {
-            // The round that takes it may have been called before this reader came. It is not sealed here:
-            // a thousand that come back one after the other would cut the log into a thousand batches.
-            self.worker.news(&self.org);
+        let org = self.org();
+        org.join(self);
+        let has_open = org.tail().has_open();
+        if has_open {
+            // The pass that takes the open events may have come before this reader did. They are not sealed
+            // here: a thousand that come back one after the other would cut the log into a thousand batches.
+            self.worker().handle_news(org);
         }
     }
 
     /// Gathers frames for one write, as far as it goes without waiting.
     fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>) -> Gathered {
-        let node = &self.worker.node;
+        let node = &self.worker().node;
         for _ in 0..LOOKED_THROUGH_MAX {
             let gaps = self.session.borrow_mut().take_gaps(node.now(), frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
@@ -130,22 +126,22 @@ impl Reader {
                 return Gathered::Full;
             }
             let at = self.with_session(Session::scanned);
-            let next = self.org.tail().next(at);
+            let next = self.org().tail().next(at);
             match next {
                 Next::CaughtUp => {
-                    // What a replay ends with may be hidden: say that it has ended.
+                    // The last events of a replay may be hidden from it: its client learns that it ended.
                     self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
-                    return Gathered::Level;
+                    return Gathered::CaughtUp;
                 }
                 Next::Batch(batch) => self.take_batch(&batch, frames),
                 Next::BeforeTail(start) => {
                     let key = self.with_session(|session| {
                         let most = session.stop().map_or(start, |stop| stop.min(start));
-                        PageKey::next(self.org.id.clone(), session.view_key().epoch, at, most)
+                        PageKey::next(self.org().id().clone(), session.view_key().epoch, at, most)
                     });
                     let page = match in_hand.filter(|in_hand| in_hand.key == key) {
                         Some(in_hand) => in_hand.page.clone(),
-                        None => match self.worker.replays.page(&key) {
+                        None => match self.worker().catch_up.page(&key) {
                             Some(page) => page,
                             None => return Gathered::Page(key),
                         },
@@ -165,15 +161,16 @@ impl Reader {
     fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
         let mut session = self.session.borrow_mut();
         let form = session.subscriber().coding.form();
-        let view = self.worker.view(&self.org, batch, &session.view_key(), form, batch.prev);
-        let events = session.take(batch, &view, self.worker.node.now(), frames);
-        self.worker.node.metrics.delivered.inc_by(events as u64);
+        let (worker, org) = (self.worker(), &self.org().shared);
+        let view = worker.view(org, batch, &session.view_key(), form, batch.prev);
+        let events = session.take(batch, &view, worker.node.now(), frames);
+        worker.node.metrics.delivered.inc_by(events as u64);
     }
 
     fn take_page(&self, page: &Batch, frames: &mut Vec<Bytes>) {
-        let metrics = &self.worker.node.metrics;
+        let node = &self.worker().node;
+        let (metrics, now) = (&node.metrics, node.now());
         let mut session = self.session.borrow_mut();
-        let now = self.worker.node.now();
         if let Some(reason) = session.take_removed(page.prev, now, frames) {
             metrics.gap(reason);
         }
@@ -183,7 +180,7 @@ impl Reader {
         let view = if session.shares(page) {
             metrics.replay_page(ReplayPage::Shared);
             let form = session.subscriber().coding.form();
-            self.worker.page_view(&self.org, page, &session.view_key(), form)
+            self.worker().page_view(&self.org().shared, page, &session.view_key(), form)
         } else {
             metrics.replay_page(ReplayPage::Private);
             View::Empty { targeted: true }
