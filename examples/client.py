@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Follows a Tidegate stream (WebSocket or SSE), written from PROTOCOL.md alone. stdout: one JSON line an event or gap.
+"""Follows a Tidegate stream (WebSocket or SSE). Prints one JSON line per event or gap to stdout.
+This is an independent implementation of the protocol, written from PROTOCOL.md alone: keep it free of shared code.
 client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] [auth=header|subprotocol|frame|query]"""
 
 import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error
@@ -25,7 +26,7 @@ AGAIN = {
 # End of the generated block.
 
 
-class End(Exception):  # the connection is over: why, may it be tried again, not before (ms)
+class End(Exception):  # the end of a connection: why, whether to retry, and not before (ms)
     def __init__(self, why, again=True, retry_ms=0):
         super().__init__(why)
         self.why, self.again, self.retry_ms = why, again, retry_ms
@@ -181,7 +182,7 @@ def sse(url, path, token, auth):
     return c, frames()
 
 
-def opened(f, most=16 << 20):  # the batch frame inside of one that came for batch=gzip
+def opened(f, most=16 << 20):  # the batch frame inside a compressed one (batch=gzip)
     with gzip.GzipFile(fileobj=io.BytesIO(base64.b64decode(f["data"], validate=True))) as member:
         text = member.read(most + 1)
     if len(text) > most:
@@ -307,7 +308,7 @@ class Follower:
                 n = 0
             d = max(random.uniform(max(1, DELAYS[n] - 5), DELAYS[n] + 5), end.retry_ms / 1000)
             n = min(n + 1, len(DELAYS) - 1)
-            self.log("coming back in %.1f s" % d)
+            self.log("reconnecting in %.1f s" % d)
             time.sleep(d)
 
 

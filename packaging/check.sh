@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what is packaged, as far as this machine can: packaging/check.sh <tidegate>
 #
-# The configuration of the unit by the gateway itself; the unit by systemd-analyze, where there is one.
+# The gateway checks the unit's configuration; systemd-analyze checks the unit, if it is there.
 set -euo pipefail
 
 gateway=$(realpath "$1")
@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-# A reload reads secrets again, so they are no copies that systemd makes at a start; and both guides make
+# A reload rereads secrets, so they must not be copies that systemd makes at a start. Both guides must create
 # the file that the configuration names.
 secret=$(sed -n 's/^secret_file = "\(.*\)"$/\1/p' systemd/tidegate.toml)
 ! grep -q '^LoadCredential' systemd/tidegate.service || { echo "packaging: LoadCredential= is not read again at a reload" >&2; exit 1; }
@@ -25,14 +25,14 @@ if ! command -v systemd-analyze >/dev/null; then
   echo "packaging: no systemd-analyze here; the unit was not looked at"
   exit 0
 fi
-# It looks whether what the unit starts is there.
+# It checks that the unit's binary exists.
 sed "s#/usr/bin/tidegate#$gateway#" systemd/tidegate.service > "$dir/tidegate.service"
-# What it does not know it tells, and calls it a success.
+# It reports unknown settings, but exits with success.
 told=$(systemd-analyze verify "$dir/tidegate.service" 2>&1) || { echo "$told" >&2; exit 1; }
 [ -z "$told" ] || { echo "$told" >&2; exit 1; }
-# In tenths of its score, from 0 to 100; the lower the tighter.
+# In tenths of its score, from 0 to 100; lower is tighter.
 systemd-analyze security --offline=yes --threshold=15 --no-pager "$dir/tidegate.service" | tail -n 1
-# It stops before systemd loses its patience, and has room for the files that it may open.
+# The gateway stops before systemd kills it, and has room for its files.
 seconds() { sed -n "s/^$1=\([0-9]*\)s$/\1/p" systemd/tidegate.service; }
 window=$(sed -n 's/^window = "\([0-9]*\)s"$/\1/p' systemd/tidegate.toml)
 [ "$(seconds TimeoutStopSec)" -ge $((window + 10)) ] || { echo "TimeoutStopSec is too short for drain.window" >&2; exit 1; }

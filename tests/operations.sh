@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Follows docs/operations.md as a stranger would: every block that is marked there, as it stands, from a
-# machine without Tidegate to an HTTPS gateway behind nginx, and through its keys, upgrades and backups.
+# Follows docs/operations.md as a newcomer would: runs every marked block as it is, from a machine without
+# Tidegate to an HTTPS gateway behind nginx, then keys, upgrades and backups.
 #
 #   tests/operations.sh docs/operations.md target/debug/tidegate     (as root)
 #
-# It runs in namespaces of its own: what it writes to /etc, /var and /usr/local/bin is gone with them,
-# its ports are those of a network with nothing else in it, and no process of it stays behind. What a
-# stage of a test cannot do is done by functions that say so: apt-get and cargo have run before, and
-# systemd is here only what the unit says to it.
+# It runs in its own namespaces: changes to /etc, /var and /usr/local/bin disappear with them, its ports are
+# those of a separate network, and no process stays behind. Parts that are impossible in a test are replaced
+# by functions: apt-get and cargo have run before, and systemd is replaced by the unit's own commands.
 set -euo pipefail
 
 if [ "${1:-}" != inside ]; then
@@ -27,7 +26,7 @@ program=$3
 export scratch=$4
 checkout=$(dirname "$(dirname "$(realpath "$0")")")
 
-# A machine of its own, as far as files and ports go.
+# A separate machine, as far as files and ports are concerned.
 mount -t tmpfs -o mode=0755 tmpfs "$scratch"
 for place in /etc /var/lib /var/log /var/backups /usr/local/bin /run; do
   mkdir -p "$scratch/machine$place"
@@ -45,7 +44,7 @@ cp "$program" "$scratch"/checkout/target/release/tidegate
 cd "$scratch"/checkout
 reference=$("$program" config reference)
 
-# The blocks, each with its name; none may be without a mark.
+# The blocks with their names; every block must have a mark.
 script=$scratch/script.sh
 awk '
   /^<!-- run: / { name = $0; sub(/^<!-- run: /, "", name); sub(/ -->$/, "", name); next }
@@ -59,12 +58,12 @@ awk '
 blocks=$(grep -c '^block ' "$scratch"/blocks.sh)
 [ "$blocks" -ge 14 ] || { echo "operations: too few blocks in $text" >&2; exit 1; }
 
-# What is spoken of and not there is told of, all of it, and then the end of this run.
+# Everything that is mentioned but does not exist is listed, and then this run fails.
 lacking() { echo "operations: there is no $1" >&2; touch "$scratch"/lacking; }
 export -f lacking
 export text
 
-# The bounds that security.md lists are those of the gateway, all of them.
+# The bounds table of security.md must be the gateway's, complete and with the same defaults.
 awk '
   /^### `(limits|dedup\.max|tail\.(org_)?max|log\.max)/ { gsub(/[#` ]/, ""); key = $0 }
   /^- Default: / && key != "" { sub(/^- Default: /, ""); gsub(/[`"_]/, ""); print "| `" key "` | " $0 " |"; key = "" }
@@ -75,16 +74,16 @@ while read -r row; do
   grep -qF "$(tr -d _ <<<"$row")" "$scratch"/security || { echo "operations: docs/security.md lacks $row" >&2; exit 1; }
 done < "$scratch"/bounds
 
-# The log lines that operations.md explains are those that the gateway writes at warn and above, all of
-# them but those of `tidegate dev`. Of a line that goes on with what it found, its beginning stands there.
+# The log lines that operations.md explains must be those that the gateway writes at warn and above, all of
+# them except those of `tidegate dev`. For a line that ends with a value, the table has its beginning.
 said=$(sed -n '/^| line | means/,$p' "$text" | grep '^| `' | cut -d'|' -f2 | grep -oE '`[^`]+`' | tr -d '`')
 perl -0777 -ne '
   s/\\\n\s*//g;
   while (/tracing::(?:warn|error)!(\((?:[^()"]++|"(?:[^"\\]|\\.)*"|(?1))*\))/g) {
-    # What it says is the longest text in there.
+    # The message is the longest text in there.
     my ($line) = sort { length $b <=> length $a } $1 =~ /"((?:[^"\\]|\\.)*)"/g;
     print "$line\n" if $line !~ /made-up|make up/;
-  }' $(find "$checkout"/crates/tidegate-server/src -name '*.rs') > "$scratch"/lines
+  }' $(find "$checkout"/crates/tidegate-{server,engine,core}/src -name '*.rs') > "$scratch"/lines
 [ "$(wc -l < "$scratch"/lines)" -ge 30 ] || { echo "operations: too few log lines in the sources" >&2; exit 1; }
 while read -r line; do grep -qF "$line" "$scratch"/lines || lacking "log line that says: $line"; done <<<"$said"
 while read -r line; do
@@ -92,13 +91,13 @@ while read -r line; do
   lacking "word in $text on the log line: $line"
 done < "$scratch"/lines
 
-# Keys, files, programs of tests and anchors that either document names are there.
+# Keys, files, test programs and anchors that the documents name must exist.
 for document in "$text" "$checkout/docs/security.md" "$checkout/packaging/README.md" "$checkout/README.md"; do
   at=${document##*/}
   for key in $(grep -oE '`(listen|node|log|dedup|auth|tail|ping|slow|drain|logs|limits)\.[a-z_]+' "$document" | tr -d '`' | sort -u); do
     grep -qF "### \`$key\`" <<<"$reference" || lacking "key $key ($at)"
   done
-  # Files of this repository from its root, or from where those of that kind are.
+  # Files of this repository, relative to its root or to the usual folder of their kind.
   for file in $(grep -oE '`([a-z0-9_.-]+/)*[a-z0-9_-]+\.(rs|mjs|sh|conf|service|toml)`' "$document" | tr -d '`' | sort -u); do
     case $file in log.dir/* | keys.toml | */dev.toml | dev.toml | tidegate.toml) continue ;; esac  # of an installation
     for root in . packaging tests tests/npm crates/tidegate-server/tests crates/tidegate-server/src; do
@@ -180,14 +179,14 @@ after_first_event() {
   [ "$(mode /etc/tidegate/token-secret)" = "640 root:tidegate" ] || fail "the secret's mode is $(mode /etc/tidegate/token-secret)"
   [ "$(mode /var/lib/tidegate)" = "700 tidegate:tidegate" ] || fail "the directory's mode is $(mode /var/lib/tidegate)"
   [ "$(mode /var/lib/tidegate/keys.toml)" = "600 tidegate:tidegate" ] || fail "the keys' mode is $(mode /var/lib/tidegate/keys.toml)"
-  # From outside there is nginx, and nothing else.
+  # Only nginx is reachable from outside.
   ! ss -ltnH | awk '{ print $4 }' | grep -vE '^(127\.0\.0\.1:(8080|8081)|(0\.0\.0\.0|\[::\]):(80|443))$' || fail "something else listens"
   [ "$(curl -sS --cacert "$ca" -o /dev/null -w '%{http_code}' https://gateway.example.com/metrics)" = 404 ] || fail "metrics are shown outside"
   answer "$KEY" '{"service":"finance","event":"invoice.paid","id":"inv-42","data":{"amount":"1200.00"}}' '"duplicate":true' || fail "an id is stored twice"
 }
 after_watch() {
   local many name
-  # One refusal, for its series comes with the first.
+  # One refusal, because the series appears with the first.
   many=$(printf '{"service":"finance","event":"e","data":1},%.0s' {1..1001})
   answer "$KEY" "[${many%,}]" '"limit":"limits.events_per_batch"' || fail "a batch over the bound is let in"
   curl -fsS http://127.0.0.1:8081/metrics > /run/metrics
@@ -220,7 +219,7 @@ after_connections() {
 }
 after_upgrade() { cursor "$TOKEN" >/dev/null || fail "the stream is not there after an upgrade"; }
 after_backup() {
-  # What the backup does not hold, and a reader that has seen it.
+  # An event that is not in the backup, and a reader that has seen it.
   answer "$KEY" '{"service":"finance","event":"after.backup","id":"later","data":1}' '"duplicate":false' || fail "publish after the backup"
   seen=$(cursor "$TOKEN" | sed 's/.*"cursor":"\([^"]*\)".*/\1/')
 }

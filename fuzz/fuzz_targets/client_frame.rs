@@ -1,17 +1,20 @@
-//! Any text from a client is a frame or a refusal with a code that ends the stream, and a sentence;
-//! what is taken is what the JSON says.
+//! Any text from a client is a frame, or is refused with a code that ends the stream, and a sentence. An
+//! accepted frame has the values of the JSON.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_core::{Framing, frame::self};
-use tidegate_protocol::{Code, frame::{ClientFrame, read_client_frame}};
+use tidegate_core::{Framing, frame};
+use tidegate_protocol::{
+    Code,
+    frame::{ClientFrame, read_client_frame},
+};
 
 fuzz_target!(|text: &str| {
     match read_client_frame(text) {
         Ok(taken) => {
             let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
-            // Where members repeat, the parsers may take different ones; one of them it must be.
+            // If members repeat, the parsers may take different ones; it must be one of them.
             let object = value.as_object().expect("an object");
             match taken {
                 ClientFrame::Auth { token } => {
@@ -24,7 +27,7 @@ fuzz_target!(|text: &str| {
         Err(refusal) => {
             assert_eq!(refusal.code, Code::BadFrame);
             assert!(refusal.message.contains(' '));
-            // Whatever it quotes, the frame that tells it is one JSON object, and one SSE event.
+            // Whatever it quotes, the `error` frame is one JSON object, and one SSE event.
             let told = frame::error(Framing::Sse, &refusal);
             let told = std::str::from_utf8(&told).expect("UTF-8");
             let data = told.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n")).expect("one event");

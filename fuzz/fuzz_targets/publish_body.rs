@@ -10,8 +10,18 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use tidegate_core::{NewEvent, publish::{BodyForm, PublishError, PublishLimits, cloudevents::{self, Headers, Mode}, read_body}};
+use tidegate_core::{
+    NewEvent,
+    publish::{
+        BodyForm, PublishError, PublishLimits,
+        cloudevents::{self, Headers, Mode},
+        read_body,
+    },
+};
 use tidegate_protocol::{EventId, OrgId};
+
+/// The limits of half of the inputs, and of events that are published again.
+const LIMITS: PublishLimits = PublishLimits { event_bytes: 256 << 10, events: 1000, depth: 64, users: 1000 };
 
 fn read_events(mode: &Mode<'_>, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");
@@ -25,7 +35,7 @@ fn read(form: BodyForm, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEv
     })
 }
 
-/// White space between tokens taken out, by another way than the gateway's.
+/// Removes white space between tokens, by another algorithm than the gateway's.
 fn compact(json: &str) -> String {
     let (mut out, mut is_string, mut is_escaped) = (String::new(), false, false);
     for character in json.chars() {
@@ -47,12 +57,12 @@ fn members(json: &str) -> HashMap<String, &RawValue> {
     serde_json::from_str(json).expect("an object")
 }
 
-/// The headers that `text` begins with, and what stands behind them.
+/// The headers that `text` begins with, and the rest after them.
 fn headers(text: &[u8]) -> (Headers<'_>, &[u8]) {
     let (mut headers, mut rest) = (Headers::default(), text);
     while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-        let (line, behind) = (&rest[..end], &rest[end + 1..]);
-        rest = behind;
+        let (line, after) = (&rest[..end], &rest[end + 1..]);
+        rest = after;
         if line.is_empty() {
             break;
         }
@@ -63,7 +73,7 @@ fn headers(text: &[u8]) -> (Headers<'_>, &[u8]) {
     (headers, rest)
 }
 
-/// What was taken, unless it was refused as things are refused.
+/// The accepted events; checks the form of a refusal.
 fn taken(read: Result<Vec<NewEvent>, PublishError>, limits: &PublishLimits) -> Option<Vec<NewEvent>> {
     match read {
         Ok(events) => {
@@ -84,7 +94,7 @@ fn taken(read: Result<Vec<NewEvent>, PublishError>, limits: &PublishLimits) -> O
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, body)) = input.split_first() else { return };
     let limits = if choice & 2 == 0 {
-        PublishLimits::default()
+        LIMITS
     } else {
         PublishLimits { event_bytes: 64, events: 2, depth: 3, users: 2 }
     };
@@ -128,16 +138,16 @@ fuzz_target!(|input: &[u8]| {
             continue;
         }
         let again = if choice & 12 == 0 {
-            read(BodyForm::Json, fragment.as_bytes(), &PublishLimits::default())
+            read(BodyForm::Json, fragment.as_bytes(), &LIMITS)
         } else {
-            // Its own fragment, but for the two names that CloudEvents have other words for.
+            // Its own fragment, apart from the two members that CloudEvents name differently.
             let named = stored.iter().map(|(name, value)| match name.as_str() {
                 "event" => format!("\"type\":{value}"),
                 "key" => format!("\"partitionkey\":{value}"),
                 name => format!("\"{name}\":{value}"),
             });
             let envelope = format!("{{\"specversion\":\"1.0\",{}}}", named.collect::<Vec<_>>().join(","));
-            read_events(&Mode::Structured, envelope.as_bytes(), &PublishLimits::default())
+            read_events(&Mode::Structured, envelope.as_bytes(), &LIMITS)
         };
         let again = again.expect("an event");
         assert_eq!((again[0].content, &again[0].body), (event.content, &event.body));

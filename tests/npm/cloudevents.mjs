@@ -1,5 +1,5 @@
-// CloudEvents of the official SDKs (npm and PyPI) and of PROTOCOL.md's curl lines: published in each
-// mode, each is in the log with all that its SDK said of it.
+// CloudEvents of the official SDKs (npm and PyPI) and of PROTOCOL.md's curl lines, published in each mode.
+// The log must have each of them with all attributes that its SDK sent.
 //
 //   node tests/npm/cloudevents.mjs target/debug/tidegate target/python/bin/python
 import assert from 'node:assert/strict';
@@ -34,7 +34,7 @@ const tests = {
         time: '2026-11-24T10:00:00.5+01:00', datacontenttype: 'application/json', traceparent: '00-1-2-03', ...more,
       });
       const { specversion, datacontenttype, dataschema, traceparent, ...kept } = event.toJSON();
-      // What has no data comes out with data that is null.
+      // An event without data comes out with data that is null.
       sent.push(JSON.parse(JSON.stringify({ ...kept, data: event.data ?? null })));
       return event;
     };
@@ -50,7 +50,7 @@ const tests = {
         assert.match(answer.headers['tidegate-cursor'], new RegExp(`-${sent.length + seen}$`));
       }
     }
-    // The SDK reads batches and writes none: the array of what it writes.
+    // The SDK reads batches but writes none: join what it writes into an array.
     const batch = [make({ data: { n: 1 }, subject: '€' }), make({ subject: 'no data' })].map((event) => HTTP.structured(event).body);
     const answer = await fetch(address, {
       method: 'POST', headers: { ...headers, 'content-type': 'application/cloudevents-batch+json' }, body: `[${batch}]`,

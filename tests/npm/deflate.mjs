@@ -1,6 +1,6 @@
-// Shared compression against the inflaters of others: Node's `ws`, Bun and Chromium over WebSocket,
-// zlib over SSE. Readers join while events flow, some of them private; every one must see every event as
-// it was published and nobody else's, and compressed frames must be worth it.
+// Shared compression against third-party inflaters: Node's `ws`, Bun and Chromium over WebSocket, zlib over
+// SSE. Readers join while events flow, some of them targeted; each must see every event that it may see as it
+// was published, and no other, and compression must save bytes.
 // Usage: node deflate.mjs <path of the tidegate binary>
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -15,7 +15,7 @@ import { launch } from './browser.mjs';
 import { Gateway } from './gateway.mjs';
 
 const gateway = await new Gateway(process.argv[2], '--no-feed', '--set', 'limits.connections_per_user=100',
-  '--set', 'ping.interval=1h').start(); // readers of other people's do not speak the protocol
+  '--set', 'ping.interval=1h').start(); // these clients do not answer pings
 const stream = (query = '') => `${gateway.url.replace('http', 'ws')}/v1/orgs/${gateway.org}/stream?services=finance${query}`;
 const protocols = ['tidegate.v1', `tidegate.bearer.${gateway.token}`];
 
@@ -135,7 +135,7 @@ const bySse = (coding) => new Reader(`sse ${coding}`, (reader) => {
     response.on('data', (chunk) => { reader.wire += chunk.length; });
     let body = response;
     if (reader.coding === 'gzip') {
-      // What is there is given out at once, as browsers do.
+      // Emits what has been inflated at once, as browsers do.
       body = response.pipe(createGunzip({ flush: constants.Z_SYNC_FLUSH }));
     }
     let text = '';
@@ -164,7 +164,7 @@ assert.equal(plain.socket.extensions, '');
 for (let round = 0; round < 60; round += 1) {
   for (let index = 0; index < 10; index += 1) await publish(1);
   await publish(1 + (round % 30));
-  // What is for one alone goes between the frames that all share.
+  // Targeted frames go between the frames that all share.
   if (round % 5 === 4) await publish(1, [user, 'another']);
   if (round % 5 === 2) await publish(1, ['another']);
   if (round % 6 === 3) {

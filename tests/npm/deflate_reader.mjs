@@ -1,5 +1,5 @@
-// One reader of deflate.mjs on the WebSocket that its runtime brings: Bun's. Prints the extensions that
-// were agreed upon, and then each message as a line.
+// One reader of deflate.mjs with the WebSocket of its runtime: Bun's. Prints the negotiated extensions, then
+// each message on a line.
 // Usage: bun deflate_reader.mjs <url> <subprotocol>...
 const [url, ...protocols] = process.argv.slice(2);
 const socket = new WebSocket(url, protocols);

@@ -1,6 +1,6 @@
-// Pages of another origin in Chromium: native EventSource with the token in its address and in a cookie,
-// a stream by fetch, and WebSocket. Each works where its origin is listed, over a SIGKILL and resumed by
-// the browser itself, and fails where it is not; a refusal that may pass is tried again, a final one not.
+// Pages of another origin in Chromium: native EventSource with the token in its address and in a cookie, a
+// stream by fetch, and WebSocket. Each works if its origin is listed (over a SIGKILL, resumed by the browser
+// itself), and fails if it is not. A temporary refusal is retried, a final one is not.
 //
 //   node tests/npm/eventsource.mjs target/debug/tidegate
 import assert from 'node:assert/strict';
@@ -12,8 +12,8 @@ import { Gateway, until } from './gateway.mjs';
 const [program = 'target/debug/tidegate'] = process.argv.slice(2);
 const COOKIE = 'tidegate_session';
 
-// A site of its own; another name for it is another origin. It sets the cookie as a login would: cookies
-// know no ports, so the browser brings it to the gateway on the same host, too.
+// A separate site; another name for it is another origin. It sets the cookie as a login would. Cookies ignore
+// ports, so the browser sends it to the gateway on the same host, too.
 let token = '';
 const site = createServer((request, answer) => {
   answer.setHeader('content-type', 'text/html; charset=utf-8');
@@ -41,7 +41,7 @@ async function open(origin) {
   return { tab, close: () => context.close() };
 }
 
-// What a page does on each road, in its own words. `got` takes every frame.
+// What a page does with each transport. `got` takes every frame.
 const roads = {
   'EventSource, token in the address': (address, secret) => {
     window.got = []; window.opened = 0; window.failed = 0;
@@ -146,8 +146,8 @@ for (const [name, road] of Object.entries(roads)) {
   console.log(`ok ${name}`);
 }
 
-// A refusal that may pass: another of the same user holds the only place. The browser tries again by
-// itself, and is let in when the place is free.
+// A temporary refusal: another connection of the same user holds the only slot. The browser retries by
+// itself, and is let in when the slot is free.
 for (const name of Object.keys(roads).filter((road) => road.startsWith('EventSource'))) {
   const holder = new AbortController();
   const held = await fetch(stream, { headers: { authorization: `Bearer ${token}` }, signal: holder.signal });
@@ -162,7 +162,7 @@ for (const name of Object.keys(roads).filter((road) => road.startsWith('EventSou
   console.log(`ok ${name}: a refusal that passes`);
 }
 
-// A final one: the browser gives up for good, and says so.
+// A final one: the browser gives up for good, and reports it.
 for (const [name, address] of [['a token that is none', `${stream}?access_token=x.y.z`], ['another org', `${gateway.url}/v1/orgs/other/stream?access_token=${token}`]]) {
   const { tab, close } = await open(listed);
   await tab.evaluate(`(${roads['EventSource, token in the address']})(${JSON.stringify(address)}, '')`.replace("?access_token=${secret}", ''));

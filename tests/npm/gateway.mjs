@@ -1,5 +1,5 @@
-// A gateway for tests: `tidegate dev` on a free port and a directory of its own, killed and started
-// again on both. Whatever happens, nothing is left running.
+// A gateway for tests: `tidegate dev` on a free port and with its own directory, killed and restarted on
+// both. Nothing is left running, whatever happens.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,8 +8,8 @@ import { createInterface } from 'node:readline';
 
 const START_MS = 30_000;
 
-// Below the ports that systems give to outgoing connections: a client that tries a closed port of
-// that range again and again can end up connected to itself, and then holds the port.
+// Below the range of ephemeral ports: a client that retries a closed port of that range can end up connected
+// to itself, and then holds the port.
 export const freePort = () => 10_000 + Math.floor(Math.random() * 20_000);
 
 export class Gateway {
@@ -20,7 +20,7 @@ export class Gateway {
     this.#program = program;
     this.#arguments = more;
     this.dir = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
-    this.log = ''; // what it has said on standard error, in all its lives
+    this.log = ''; // its standard error, over all restarts
     process.once('exit', () => this.#remove());
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   }
@@ -108,7 +108,7 @@ export class Gateway {
   }
 
   #remove() {
-    // First, so that whatever else goes wrong it does not outlive the test.
+    // Registered first, so that the process does not outlive the test.
     if (this.#child?.exitCode === null) this.#child.kill('SIGKILL');
     rmSync(this.dir, { recursive: true, force: true });
     this.#lookForSecrets();

@@ -1,6 +1,6 @@
-// The nginx of packaging/nginx in front of a gateway, from outside through TLS: WebSocket, event streams
-// over HTTP/2, EventSource in Chromium over restarts, bodies, and what the logs hold. The file runs as
-// it is; only its ports, paths and name are replaced.
+// The nginx of packaging/nginx in front of a gateway, from outside through TLS: WebSocket, event streams over
+// HTTP/2, EventSource in Chromium over restarts, bodies, and the content of the logs. The file runs as it is;
+// only its ports, paths and name are replaced.
 //
 //   node tests/npm/nginx.mjs target/debug/tidegate target/nginx.png
 import assert from 'node:assert/strict';
@@ -25,7 +25,7 @@ const PER_ADDRESS = 60;
 const reference = execFileSync(program, ['config', 'reference'], { encoding: 'utf8' });
 const default_of = (key) => reference.split(`### \`${key}\``)[1].match(/- Default: `"?([^"`]+)/)[1];
 
-// A page of another origin, as applications have it.
+// A page of another origin, as applications are.
 const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end('<!doctype html><link rel="icon" href="data:,"><ul id="events"></ul>'));
 await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
 const elsewhere = `http://127.0.0.1:${site.address().port}`;
@@ -35,7 +35,7 @@ const gateway = await new Gateway(
   '--set', 'ping.interval="1s"', '--set', 'ping.timeout="900ms"',
   '--set', 'limits.connections_per_user=1000', '--set', `limits.connections_per_address=${PER_ADDRESS}`,
   '--set', 'listen.trusted_proxies=["127.0.0.1/32"]',
-  // Whatever is compressed here, nginx has compressed, and so held back.
+  // The gateway compresses nothing here, so a compressed answer was compressed, and buffered, by nginx.
   '--set', 'compression.enabled=false',
 ).start();
 const { org, token, publish_key: key } = gateway;
@@ -45,7 +45,7 @@ const dir = mkdtempSync(join(tmpdir(), 'tidegate-nginx-'));
 const logs = { access: join(dir, 'access.log'), error: join(dir, 'error.log'), main: join(dir, 'main.log') };
 const children = [];
 process.once('exit', () => {
-  // nginx's master ends its workers on SIGTERM, not on SIGKILL; they write until they have gone.
+  // nginx's master ends its workers on SIGTERM, not on SIGKILL; they write until they have ended.
   for (const child of children) child.kill('SIGTERM');
   rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
 });
@@ -72,7 +72,7 @@ class Nginx {
       try {
         return await this.#launch(...what);
       } catch (error) {
-        // A port that somebody else has, as a rule.
+        // Usually a port that is in use.
         if (tries === 3) throw error;
       }
     }
@@ -89,7 +89,7 @@ class Nginx {
       ['server_name gateway.example.com;', 'server_name localhost;'],
       ['/etc/tidegate/tls/', `${dir}/`],
       ['/var/log/nginx/tidegate.access.log', logs.access], ['/var/log/nginx/tidegate.error.log', logs.error],
-      // As many pings fit into it here as there.
+      // It is longer than a ping interval by the same factor.
       ['proxy_read_timeout 90s;', 'proxy_read_timeout 3s;'],
     ]);
     writeFileSync(join(prefix, 'tidegate.conf'), change(snippet));
@@ -109,7 +109,7 @@ ${temps.join('\n')}
   include ${prefix}/tidegate.conf;
 }
 `);
-    // A tested file is one that nginx itself finds no fault with.
+    // nginx itself must accept the file.
     execFileSync('nginx', ['-t', '-q', '-p', prefix, '-c', 'nginx.conf', '-e', logs.main], { stdio: 'pipe' });
     this.child = spawn('nginx', ['-p', prefix, '-c', 'nginx.conf', '-e', logs.main], { stdio: ['ignore', 'ignore', 'pipe'] });
     let words = '';
@@ -331,7 +331,7 @@ const tests = {
     assert.deepEqual([ws.upgrade, ws.connection], ['websocket', 'upgrade']);
     at.child.kill('SIGTERM');
 
-    // What stands there in comments: another proxy in front, and publishers from inside alone.
+    // The parts in comments: another proxy in front, and publishers only from inside.
     const behind = await new Nginx().start(`127.0.0.1:${upstream.address().port}`, (text) => {
       const lines = /    #   set_real_ip_from [^]*?real_ip_recursive on;\n/.exec(text)[0];
       const block = /    # location ~ [^]*?\n    # }\n/.exec(text)[0];
@@ -404,14 +404,14 @@ const tests = {
       assert.equal(answer.status, 413, answer.text);
       assert.equal(JSON.parse(answer.text).limit, 'limits.request_bytes');
     }
-    // Who may not publish is told so, however much is still on its way.
+    // A publisher without rights gets the refusal, however much it is still sending.
     for (let times = 0; times < 5; times += 1) assert.equal((await post(limit, bearer('tgk_nobody_nothing'))).status, 401);
     session.destroy();
   },
 };
 
-// Who calls, as the gateway counts: the limit per address is reached by one address of loopback, and
-// neither by another nor by nginx's own; what callers say of themselves changes nothing.
+// How the gateway counts clients: one address of loopback reaches the limit per address, and neither another
+// one nor nginx's own does; what clients claim about themselves changes nothing.
 tests['the address that counts is the caller\'s, whatever it says'] = async () => {
   const from = async (address, headers = {}) => {
     const session = await session2({ localAddress: address });
@@ -468,7 +468,7 @@ tests['EventSource in Chromium comes back by itself, from its own origin and ano
   await until('the first events', async () => (await look('got')).every((got) => got.length === sent.length));
   for (let times = 1; times <= 2; times += 1) {
     await gateway.kill();
-    // Not one try, but several, while nothing is there.
+    // Several attempts while nothing listens.
     const before = await look('errors');
     await until('two tries in vain', async () => (await look('errors')).every((errors, at) => errors >= before[at] + 3));
     assert.deepEqual(await look('source.readyState'), [0, 0], 'neither has given up');
@@ -509,14 +509,14 @@ tests['what nginx answers while the gateway is away'] = async () => {
   await gateway.restart();
 };
 
-// Last, for it reads what all the others have left.
+// Last, because it reads what all other tests have left.
 tests['no token and no key in any log'] = async () => {
   const all = { ...Object.fromEntries(Object.entries(logs).map(([name, file]) => [name, read(file)])), gateway: gateway.log };
   assert.match(all.access, /"GET \/v1\/orgs\/dev\/stream HTTP\/2.0" 200/, 'requests are logged');
   assert.match(all.access, / 200 .*upstream=502/, 'and what failed behind nginx');
   for (const [name, text] of Object.entries(all)) {
     for (const secret of secrets) {
-      // The signature alone would be enough, and so would half of it.
+      // The signature alone would reveal the token, and so would half of it.
       assert.ok(!text.includes(secret.slice(-24)), `${name} holds a secret`);
     }
     assert.ok(!/access_token|bearer/i.test(text), `${name} has no query and no header`);

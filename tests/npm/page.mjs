@@ -1,4 +1,4 @@
-// The gateway's own page in Chromium, over a SIGKILL: nothing missing, repeated or reordered on an
+// The gateway's own page in Chromium, over a SIGKILL: no event is missing, repeated or out of order on an
 // open page.
 //
 //   node tests/npm/page.mjs target/debug/tidegate target/page.png
@@ -15,7 +15,7 @@ const tab = await browser.newPage({ viewport: { width: 1280, height: 1100 } });
 const errors = [];
 tab.on('pageerror', (error) => errors.push(String(error)));
 
-// Rows that the page shows, oldest first, each event by its seq.
+// The rows of the page, oldest first, each event by its seq.
 const shown = () => tab.$$eval('#rows > li', (rows) => rows.reverse()
   .map((row) => row.querySelector('.seq')?.textContent.slice(1)).filter(Boolean).map(Number));
 const metrics = () => tab.evaluate(() => window.__realtimeMetrics());
@@ -55,7 +55,7 @@ for (let kills = 1; kills <= 2; kills += 1) {
   assert.equal((await metrics()).totalDisconnects, kills);
 }
 
-// The other transport goes on from the same place.
+// The other transport continues at the same cursor.
 await tab.check('#transport [value=sse]', { force: true });
 await until('the page to be live over SSE', async () => (await tab.textContent('#phase')) === 'Live');
 await gateway.publish({ service: 'orders', event: 'over.sse', data: { a: '<b>text</b>' } });

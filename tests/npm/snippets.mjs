@@ -1,5 +1,5 @@
-// Runs the snippets of a Markdown file against a gateway: what stands in the README works, as it
-// stands there. Only its address, org and credentials are replaced.
+// Runs the snippets of a Markdown file against a gateway, to show that they work as they are. Only the
+// address, org and credentials are replaced.
 //
 //   node tests/npm/snippets.mjs README.md target/debug/tidegate
 import assert from 'node:assert/strict';
@@ -25,7 +25,7 @@ for (const name of WANTED) {
 }
 assert.deepEqual(Object.keys(found).filter((name) => !WANTED.includes(name)), [], 'snippets that no test runs');
 
-// Readers serve their pages from an origin of their own; so does this.
+// Users serve their pages from another origin; so does this.
 let page = '';
 const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end(page));
 await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
@@ -70,7 +70,7 @@ const tests = {
       await gateway.publish(event);
       sent.push(event.data.number);
     };
-    // A stream without a cursor starts at the head, which is wherever it is when it opens.
+    // A stream without a cursor starts at the head of the moment when it opens.
     await until('the first event', async () => { await publish(); return lines.some((line) => line.includes('by-websocket')); });
     assert.deepEqual(errors, []);
     for (let times = 0; times < 5; times += 1) await publish();
@@ -110,7 +110,7 @@ const tests = {
     shell.stderr.on('data', (chunk) => { words += chunk; });
     let ended = false;
     shell.once('exit', () => { ended = true; });
-    // The whole group: the shell and the curl in it.
+    // The whole process group: the shell and its curl.
     const stop = () => { if (!ended) process.kill(-shell.pid, 'SIGKILL'); };
     process.once('exit', stop);
     await until('the published event to be streamed', () => {
@@ -124,8 +124,8 @@ const tests = {
   },
 };
 
-// What else a page of another origin may want: history and cursors take the token in a header, which
-// browsers ask about first.
+// Other requests of a page of another origin: history and cursors take the token in a header, for which
+// browsers send a preflight.
 tests['a page of a listed origin'] = async () => {
   const { browser, tab } = await browse('<!doctype html><link rel="icon" href="data:,">');
   const ask = (url) => tab.evaluate(async ([address, token]) => {

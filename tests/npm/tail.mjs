@@ -1,5 +1,5 @@
-// Those who follow a stream, over SIGKILL: `tidegate tail` and the example client on both transports,
-// with compressed batches and without, print what `tidegate publish` sends, each event once and in order.
+// Followers of a stream, over SIGKILL: `tidegate tail` and the example client on both transports, with and
+// without compressed batches. They must print what `tidegate publish` sends, each event once and in order.
 //
 //   node tests/npm/tail.mjs target/debug/tidegate
 import assert from 'node:assert/strict';

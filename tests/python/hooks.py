@@ -15,8 +15,9 @@ LINES = "application/x-ndjson"
 
 @schemathesis.hook
 def before_load_schema(context, document):
-    # OpenAPI 3.1 cannot say what is on a line: here a body of lines is the array that it stands for.
-    # Where a CloudEvent's service stands depends on three places, and a schema cannot say that: here on one.
+    # OpenAPI 3.1 cannot describe the lines of a body, so a body of lines is replaced by an array.
+    # Where a CloudEvent's service is may be one of three places, which a schema cannot say; here it is always
+    # in the event.
     publish = document["paths"]["/v1/orgs/{org}/events"]["post"]
     publish["parameters"].remove({"$ref": "#/components/parameters/Service"})
     attributes = document["components"]["schemas"]["CloudEvent"]["properties"]

@@ -18,7 +18,7 @@ import openapi_spec_validator
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-# What the run itself would meet, as one client that does nothing else: not what is looked at here.
+# Limits that the run itself would reach, as a single busy client. They are not tested here.
 ROOM = ["limits.handshakes_per_second=100000", "limits.connections_per_user=1000"]
 
 
@@ -40,7 +40,7 @@ def main(gateway: str, *more: str) -> int:
         openapi_spec_validator.OpenAPIV31SpecValidator(document).validate()
         operations = sum(len(methods) for methods in document["paths"].values())
         print(f"{address} is valid OpenAPI {document['openapi']}: {operations} operations", flush=True)
-        # From a file: of the address that it was read from, schemathesis would ask nothing.
+        # From a file: with the document's own address, schemathesis would make no requests.
         described, seen = pathlib.Path(directory, "openapi.json"), pathlib.Path(directory, "seen.json")
         described.write_text(json.dumps(document))
         surroundings = dict(
@@ -87,7 +87,7 @@ def little(document: dict, seen: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    # So that what was started is ended, and what was written removed, also then.
+    # So that the gateway is stopped and its files are removed even then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     program, *rest = sys.argv[1:] or ["target/debug/tidegate"]
     sys.exit(main(str(pathlib.Path(program).resolve()), *rest))

@@ -47,7 +47,7 @@ data = {"grüße": ["€", "😀", 1.5, None], "amount": "1200.00"}
 
 for write in (http.to_binary_event, http.to_structured_event):
     for event in (
-        # The SDK encodes what a header cannot hold.
+        # The SDK encodes characters that a header cannot hold.
         CloudEvent(
             attributes(
                 subject='100% of "größe" €', partitionkey="k%1", time=noon, datacontenttype="application/json"
@@ -59,10 +59,10 @@ for write in (http.to_binary_event, http.to_structured_event):
     ):
         message = write(event)
         send(message.headers, message.body)
-        # The SDK gives a time to what has none.
+        # The SDK adds a time to events without one.
         tell(event.get_attributes(), event.get_data())
 
-# The SDK writes no batches: the array of what it writes.
+# The SDK writes no batches: join what it writes into an array.
 batch = [CloudEvent(attributes(), data), CloudEvent(attributes(subject="größe"), data)]
 bodies = [http.to_structured_event(event).body for event in batch]
 send({"Content-Type": "application/cloudevents-batch+json"}, b"[" + b",".join(bodies) + b"]")

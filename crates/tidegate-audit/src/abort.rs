@@ -1,6 +1,6 @@
-//! Connections that break: clients that go away at every stage of a connection, most of them by a reset,
-//! while events are published and users' oldest connections make way for the newest. In the end every
-//! counter of the gateway must stand at zero, and its memory where it was.
+//! Broken connections: clients disconnect at every stage of a connection, most of them with a reset, while
+//! events are published and the oldest connections of users are evicted for new ones. In the end every
+//! counter of the gateway must be zero, and its memory must not have grown.
 
 use std::{
     collections::BTreeMap,
@@ -27,29 +27,29 @@ use crate::{
     report::{Report, progress},
 };
 
-/// How long one answer may take, on however slow a machine.
+/// How long one response may take, even on a slow machine.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// How long the gateway may take to notice that the last ones have gone.
+/// How long the gateway may take to notice that the last clients have disconnected.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// What the gateway's memory may have grown by, from a tenth of the cycles to all of them.
+/// How much the gateway's memory may grow between a tenth of the cycles and their end.
 const GROWTH_MAX: u64 = 4 << 20;
 
-/// How the audit runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
-    /// How many connections are made and broken
+    /// Number of connections to open and break
     #[arg(long, default_value_t = 100_000)]
     cycles: u64,
-    /// How many at a time
+    /// Number of connections at the same time
     #[arg(long, default_value_t = 32)]
     clients: u64,
 }
 
-/// How far a connection comes before its client goes away.
+/// The stage of a connection at which its client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Connected,
@@ -69,16 +69,16 @@ impl Stage {
         (Stage::Connected, "before the request"),
         (Stage::HalfAHead, "half a request"),
         (Stage::HalfAPublish, "half a publish"),
-        (Stage::UpgradeSent, "upgrade asked for"),
+        (Stage::UpgradeSent, "upgrade requested"),
         (Stage::Upgraded, "after the upgrade"),
         (Stage::HalfAnAuth, "half an auth frame"),
         (Stage::Greeted, "after hello"),
-        (Stage::EventsSent, "SSE asked for"),
+        (Stage::EventsSent, "SSE requested"),
         (Stage::EventsRefused, "SSE refused"),
         (Stage::EventsGreeted, "SSE, after hello"),
     ];
 
-    /// What the client sends, what it waits for, and what it sends then.
+    /// What the client sends first, what it waits for, and what it sends after that.
     fn script(self, gateway: &Announced) -> (String, &'static str, &'static [u8]) {
         let Announced { org, token, publish_key, .. } = gateway;
         let stream = |more: &str| format!("GET /v1/orgs/{org}/stream HTTP/1.1\r\nhost: audit\r\n{more}\r\n");
@@ -101,7 +101,7 @@ impl Stage {
             }
             Stage::UpgradeSent => (upgrade(&bearer), "", b""),
             Stage::Upgraded => (upgrade(""), "\r\n\r\n", b""),
-            // A masked text frame that announces 100 bytes, and three of them.
+            // A masked text frame that declares 100 bytes, with only three of them.
             Stage::HalfAnAuth => (upgrade(""), "\r\n\r\n", b"\x81\xe4\0\0\0\0{\"t"),
             Stage::Greeted => (upgrade(&bearer), HELLO, b""),
             Stage::EventsSent => (stream(&bearer), "", b""),
@@ -111,7 +111,7 @@ impl Stage {
     }
 }
 
-/// What all clients share.
+/// The state that all clients share.
 struct Load {
     gateway: Announced,
     to: SocketAddr,
@@ -120,11 +120,11 @@ struct Load {
     resets: AtomicU64,
 }
 
-/// Makes connection `number` and breaks it.
+/// Opens connection `number` and breaks it.
 async fn cycle(load: &Load, number: u64) -> anyhow::Result<()> {
     let (stage, _) = Stage::ALL[(number % 10) as usize];
     let socket = TcpSocket::new_v4()?;
-    // Many addresses, so that ports that still wait do not run out.
+    // Many source addresses, so that ports in TIME_WAIT do not run out.
     let from = [127, 0, 0, 2 + (number % 200) as u8];
     socket.bind(SocketAddr::from((from, 0)))?;
     let mut stream = socket.connect(load.to).await.context("connect")?;
@@ -132,12 +132,12 @@ async fn cycle(load: &Load, number: u64) -> anyhow::Result<()> {
     stream.write_all(request.as_bytes()).await.context("send the request")?;
     if !awaited.is_empty() {
         let read = read_to(&mut stream, awaited.as_bytes());
-        timeout(ANSWER_MAX, read).await.context("the answer did not come")??;
+        timeout(ANSWER_MAX, read).await.context("no response came")??;
         stream.write_all(more).await.context("send more")?;
     }
-    // Seven of eight by a reset, which is how a lost network looks to the gateway once it notices.
+    // Seven of eight with a reset, as a lost network looks to the gateway when it notices.
     if !(number / 10).is_multiple_of(8) {
-        stream.set_zero_linger().context("ask for a reset")?;
+        stream.set_zero_linger().context("set the socket to reset")?;
         load.resets.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
@@ -146,7 +146,7 @@ async fn cycle(load: &Load, number: u64) -> anyhow::Result<()> {
 async fn read_to(stream: &mut TcpStream, awaited: &[u8]) -> anyhow::Result<()> {
     let mut seen = Vec::new();
     loop {
-        if stream.read_buf(&mut seen).await.context("read the answer")? == 0 {
+        if stream.read_buf(&mut seen).await.context("read the response")? == 0 {
             bail!("the connection ended after {:?}", String::from_utf8_lossy(&seen));
         }
         if seen.windows(awaited.len()).any(|window| window == awaited) {
@@ -169,7 +169,7 @@ async fn client(load: Arc<Load>, end: u64, bar: indicatif::ProgressBar) {
     }
 }
 
-/// Breaks connections up to number `end`, `clients` at a time.
+/// Breaks connections up to number `end`, `clients` at the same time.
 async fn run_to(
     load: &Arc<Load>,
     end: u64,
@@ -184,7 +184,7 @@ async fn run_to(
     Ok(())
 }
 
-/// The samples of `/metrics` that count what is held, by their name and labels.
+/// The gauges of `/metrics` that count held resources, by name and labels.
 async fn held(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
     let text = client.get(format!("{admin_url}/metrics")).send().await?.error_for_status()?.text().await?;
     let mut held = BTreeMap::new();
@@ -198,7 +198,7 @@ async fn held(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTree
     Ok(held)
 }
 
-/// Waits until nothing is held; what still is, where that does not come.
+/// Waits until nothing is held. Returns what is still held after [`SETTLE_MAX`].
 async fn settled(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
     let by = Instant::now() + SETTLE_MAX;
     let mut look = tokio::time::interval(Duration::from_millis(20));
@@ -216,7 +216,7 @@ async fn settled(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BT
     }
 }
 
-/// The gateway's resident memory and its open files, by the kernel's account.
+/// The gateway's resident memory and its number of open files, from the kernel.
 fn account(pid: u32) -> anyhow::Result<(u64, usize)> {
     let status =
         std::fs::read_to_string(format!("/proc/{pid}/status")).context("read the gateway's status")?;
@@ -243,19 +243,19 @@ async fn publish(client: reqwest::Client, gateway: Announced, stop: Arc<AtomicBo
     Ok(published)
 }
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, cycles, clients } = options;
     let settings = [
         "limits.handshakes_per_second=1000000",
         "limits.connections_per_address=20000",
-        // Fewer than come at a time: most are evicted by others, about when their clients leave.
+        // Fewer than connect at the same time: most are evicted, about when their clients disconnect.
         "limits.connections_per_user=8",
         "limits.connections_per_user_policy=evict_oldest",
-        // Nothing but the socket's end tells the gateway that a client is gone.
+        // Without pings, only the end of the socket shows the gateway that a client is gone.
         "ping.interval=\"1h\"",
         "log.engine=memory",
-        // A log that is full after a few events, so that it does not grow between the two looks.
+        // A log that is full after a few events, so that it does not grow between the two measurements.
         "tail.max_bytes=\"64KiB\"",
         "tail.org_max_bytes=\"64KiB\"",
         "limits.request_bytes=\"1KiB\"",
@@ -279,7 +279,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let (mut accounts, mut published, mut leaks) = (Vec::new(), 0, BTreeMap::new());
     for end in [cycles / 10, cycles] {
         let stop = Arc::new(AtomicBool::new(false));
-        // A client of its own, whose connection is closed with it: it is none of those that are counted.
+        // A separate client, whose connection closes when it is dropped and so is not counted below.
         let publisher = reqwest::Client::builder().no_proxy().build()?;
         let publishing = tokio::spawn(publish(publisher, announced.clone(), stop.clone()));
         run_to(&load, end, clients, &bar).await?;
@@ -296,7 +296,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     }
     bar.finish_and_clear();
     for (counter, count) in &leaks {
-        findings.add("counters", format!("{counter} stands at {count} after the last client has gone"));
+        findings.add("counters", format!("{counter} is {count} after the last client has disconnected"));
     }
     let listed = format!("{}/v1/orgs/{}/connections", announced.admin_url, announced.org);
     let listed = client.get(listed).send().await?.error_for_status()?.text().await?;
@@ -323,9 +323,9 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         }
     }
     if broken < cycles && findings.count() == 0 {
-        findings.add("audit", format!("only {broken} of {cycles} connections were made"));
+        findings.add("audit", format!("only {broken} of {cycles} connections were opened"));
     }
-    // It still serves.
+    // The gateway must still serve.
     let mut last = TcpStream::connect(to).await?;
     let (request, hello, _) = Stage::Greeted.script(&announced);
     last.write_all(request.as_bytes()).await?;
@@ -335,7 +335,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         Err(_) => findings.add("a stream afterwards", "got no hello"),
     }
     if !gateway.is_running() {
-        findings.add("audit", "the gateway has ended by itself");
+        findings.add("audit", "the gateway ended unexpectedly");
     }
     let kept = gateway.finish(findings.count() > 0).await;
     Ok(report.print("abort", &findings, kept.as_deref()))

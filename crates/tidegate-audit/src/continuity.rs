@@ -1,8 +1,12 @@
-//! One reader's proof that it missed nothing: frames in, faults out. Written from the rules of
-//! PROTOCOL.md (R1 to R5, R14), not from the gateway's code or its client's.
+//! The verifier of one reader: it takes frames and reports faults, so that a run without faults proves that
+//! the reader missed nothing. Written from the rules of PROTOCOL.md (R1 to R5, R14).
 //!
-//! Stricter than a client has to be. A client that finds a hole resumes and is whole again; here
-//! the connection is one that lost no bytes, so a hole is the gateway's fault and is told.
+//! This is an independent implementation of continuity, on purpose. `tidegate tail` and the load tool share the
+//! one in `tidegate-protocol`; if the auditor used it too, an error in it would stay hidden. `examples/client.py`
+//! is independent for the same reason. Do not replace this module with the shared code.
+//!
+//! It is stricter than a client has to be. A client that finds a hole resumes, and is complete again. Here
+//! the connection has lost no bytes, so a hole is the gateway's fault and is reported.
 
 use std::borrow::Cow;
 
@@ -16,25 +20,25 @@ use crate::{
     ledger::Ledger,
 };
 
-/// Where a reader starts.
+/// The start of a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// At the log's end.
     Head,
-    /// In front of the last so many that it may see.
+    /// Before the last so many events that it may see.
     Tail(usize),
-    /// Behind a cursor.
+    /// After a cursor.
     Cursor(Cursor),
 }
 
-/// What a frame asks the reader to do.
+/// What a reader has to do after a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// Nothing; so many events came.
+    /// Nothing. The frame held so many events.
     Events(usize),
-    /// To answer with a pong.
+    /// Reply with a pong.
     Ping,
-    /// To leave and come back.
+    /// Disconnect and reconnect.
     GoAway,
 }
 
@@ -44,7 +48,7 @@ pub struct Continuity {
     services: Services,
     start: Start,
     cursor: Option<Cursor>,
-    /// Where accounting started, and the head that hello told then.
+    /// The seq at which accounting started, and the head in that hello.
     began: Option<(u64, u64)>,
     epochs: Vec<String>,
     tag: Option<String>,
@@ -84,7 +88,7 @@ struct Frame<'a> {
 /// One event, as `events[]` and history hold it.
 #[derive(Deserialize)]
 pub struct Entry<'a> {
-    /// Its place.
+    /// Its seq.
     pub seq: u64,
     #[serde(borrow)]
     service: Cow<'a, str>,
@@ -110,7 +114,7 @@ struct Hello {
 }
 
 impl Entry<'_> {
-    /// Whether it is one of ours, as it was published. `scratch` is any buffer.
+    /// Checks that it is an event of the audit, unchanged since it was published. `scratch` is any buffer.
     pub fn check(&self, scratch: &mut String) -> Result<Planned, Fault> {
         let altered = |field, found: &str| Fault::Altered {
             seq: self.seq,
@@ -152,33 +156,33 @@ impl Continuity {
         }
     }
 
-    /// A new connection begins: what it presents.
+    /// Begins a new connection. Returns the start that it presents.
     pub fn connect(&mut self) -> Start {
         self.greeted = false;
         self.cursor.clone().map_or_else(|| self.start.clone(), Start::Cursor)
     }
 
-    /// Whether it has had its first hello.
+    /// Whether it has received its first hello.
     pub fn has_begun(&self) -> bool {
         self.began.is_some()
     }
 
-    /// The place that it started behind.
+    /// The seq after which it started.
     pub fn began(&self) -> Option<u64> {
         self.began.map(|(seq, _)| seq)
     }
 
-    /// How many events came.
+    /// How many events it has received.
     pub fn events(&self) -> usize {
         self.events
     }
 
-    /// The place that it has reached.
+    /// The seq that it has reached.
     pub fn reached(&self) -> u64 {
         self.cursor.as_ref().map_or(0, |cursor| cursor.seq)
     }
 
-    /// Takes a frame, and its SSE id where it came that way (`Some(None)`: it had none).
+    /// Takes a frame, and on SSE the id of its event (`Some(None)` if it had none).
     pub fn frame(&mut self, text: &str, id: Option<Option<&str>>, ledger: &Ledger) -> Result<Heard, Fault> {
         let malformed = |reason: String| Fault::Malformed { reason, frame: text.chars().take(200).collect() };
         let frame: Frame<'_> = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
@@ -230,7 +234,7 @@ impl Continuity {
                 }
                 if &*frame.kind == "ping" { Heard::Ping } else { Heard::Events(events.len()) }
             }
-            other => return Err(malformed(format!("its type {other} is not known"))),
+            other => return Err(malformed(format!("its type {other} is unknown"))),
         };
         if let Some(id) = id {
             let expected = self.cursor.as_ref().map(Cursor::to_string).unwrap_or_default();
@@ -258,7 +262,7 @@ impl Continuity {
         if services != asked {
             return Err(wrong("services", &services, &asked));
         }
-        // No gap is due in these logs, so hello is on this side of every border (R3).
+        // No gap is due in these logs, so the hello is already in the current epoch (R3).
         if cursor.epoch != hello.epoch {
             return Err(wrong("cursor's epoch", &cursor.epoch, &hello.epoch));
         }
@@ -302,7 +306,7 @@ impl Continuity {
         if prev > cursor {
             return Err(Fault::Hole { prev, cursor });
         }
-        // A ping may say again where we are; anything else takes us further.
+        // A ping may repeat the current position; any other frame must advance it.
         if to < prev || to < cursor || (to == cursor && kind != "ping") {
             return Err(Fault::Backwards { kind: kind.to_owned(), prev, to, cursor });
         }
@@ -331,7 +335,7 @@ impl Continuity {
         if !self.services.admits(planned.service()) {
             return Err(Fault::Foreign { seq, service: entry.service.clone().into_owned() });
         }
-        // One form, of one width: order of text is order of time.
+        // All timestamps have the same fixed-width format, so text order is time order.
         if *entry.timestamp < *self.timestamp {
             return Err(Fault::ClockFell {
                 seq,
@@ -347,7 +351,8 @@ impl Continuity {
         Ok(())
     }
 
-    /// The end: what came is what the log holds behind the start, as far as the filter goes.
+    /// At the end, checks that the reader received exactly the events that the log holds after its start, for
+    /// its filter.
     pub fn settle(&self, log: &[(u64, Planned)]) -> Vec<Fault> {
         let Some((began, head)) = self.began else { return Vec::new() };
         let visible = log.iter().filter(|(_, planned)| self.services.admits(planned.service()));
@@ -372,7 +377,7 @@ impl Continuity {
     }
 }
 
-/// A set of places.
+/// A set of seqs.
 #[derive(Debug, Default)]
 struct Bits(Vec<u64>);
 
@@ -402,7 +407,7 @@ impl Bits {
 mod tests {
     use super::*;
 
-    /// The first `count` events of publisher 0 at places 1, 2, ...
+    /// The first `count` events of publisher 0, with the seqs 1, 2, ...
     fn log(count: u32) -> Vec<(u64, Planned)> {
         (0..count).map(|number| (u64::from(number) + 1, Planned { publisher: 0, number })).collect()
     }
@@ -440,7 +445,7 @@ mod tests {
         format!(r#"{{"type":"ping","prev":{prev},"seq":{seq}}}"#)
     }
 
-    /// Runs frames on a reader that starts in front of everything.
+    /// Feeds frames to a reader that starts at the beginning of the log.
     fn run(frames: &[String]) -> Result<Continuity, Fault> {
         let ledger = Ledger::new(64);
         let start = Start::Cursor(Cursor { epoch: "e".into(), seq: 0, tag: None });
@@ -490,7 +495,7 @@ mod tests {
         let other = entry(1, Planned { publisher: 7, number: 0 });
         let other = format!("{{\"type\":\"event\",\"prev\":0,{}", &other[1..]);
         let ledger = Ledger::new(8);
-        ledger.agree(1, Planned { publisher: 0, number: 0 }).expect("the first word");
+        ledger.agree(1, Planned { publisher: 0, number: 0 }).expect("no contradiction yet");
         let start = Start::Cursor(Cursor { epoch: "e".into(), seq: 0, tag: None });
         let mut reader = Continuity::new(Services::ALL, start);
         reader.frame(&open(), None, &ledger).expect("hello");

@@ -1,18 +1,18 @@
-//! A place in a log, as the gateway writes it (R4).
+//! Cursors: positions in a log, in the gateway's format (R4).
 
-/// A cursor's three parts.
+/// A cursor with its three parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The life of the log.
+    /// The epoch of the log.
     pub epoch: String,
-    /// The place.
+    /// The seq.
     pub seq: u64,
-    /// The filter's tag; none where a publish answer gave the cursor.
+    /// The filter's tag. The cursor of a publish response has none.
     pub tag: Option<String>,
 }
 
 impl Cursor {
-    /// Reads `<epoch>-<seq>[-<tag>]`.
+    /// Parses `<epoch>-<seq>[-<tag>]`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let is_word = |text: &str| {

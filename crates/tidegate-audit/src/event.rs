@@ -1,17 +1,17 @@
-//! The events of an audit: each follows from who publishes it and its number, so whoever sees one
-//! can tell what it must look like, and nothing has to be remembered of it but its place.
+//! The events of an audit. The content of each is derived from its publisher and its number, so every
+//! receiver can check it, and only its seq has to be remembered.
 
 use std::fmt::Write as _;
 
-/// The services that events are spread over.
+/// The number of services.
 pub const SERVICES: usize = 16;
 
-/// One event, as its publisher planned it.
+/// One event, identified by its publisher and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Planned {
-    /// Who publishes it.
+    /// Its publisher.
     pub publisher: u32,
-    /// Its number with this publisher, from 0.
+    /// Its number among the events of this publisher, from 0.
     pub number: u32,
 }
 
@@ -21,12 +21,12 @@ impl Planned {
         (u64::from(self.publisher) + 1) << 32 | u64::from(self.number)
     }
 
-    /// The event with this number.
+    /// The event with this code.
     pub fn from_code(code: u64) -> Self {
         Self { publisher: ((code >> 32) as u32).wrapping_sub(1), number: code as u32 }
     }
 
-    /// The event with this id, if it can be one of ours.
+    /// The event with this id. None if the id has another format.
     pub fn from_id(id: &str) -> Option<Self> {
         let (publisher, number) = id.strip_prefix('p')?.split_once('-')?;
         Some(Self { publisher: publisher.parse().ok()?, number: number.parse().ok()? })
@@ -38,19 +38,19 @@ impl Planned {
     }
 
     fn mixed(self) -> u64 {
-        // The finaliser of SplitMix64: neighbours get unlike services and sizes.
+        // The finalizer of SplitMix64: consecutive events get different services and sizes.
         let mut bits = self.code().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
     }
 
-    /// Which service it belongs to.
+    /// Its service.
     pub fn service(self) -> usize {
         (self.mixed() % SERVICES as u64) as usize
     }
 
-    /// Appends its data: what it is, and padding of its own length.
+    /// Appends its data: publisher, number, and padding of a length that depends on both.
     pub fn write_data(self, out: &mut String) {
         let padding = (self.mixed() >> 32) % 120;
         let _ = write!(out, "{{\"publisher\":{},\"number\":{},\"pad\":\"", self.publisher, self.number);
@@ -58,7 +58,7 @@ impl Planned {
         out.push_str("\"}");
     }
 
-    /// Appends the event as it is published.
+    /// Appends the event as JSON, as it is published.
     pub fn write_json(self, out: &mut String) {
         let _ = write!(
             out,
@@ -81,20 +81,20 @@ pub fn service_number(name: &str) -> Option<usize> {
     name.strip_prefix("service-")?.parse().ok().filter(|number| *number < SERVICES)
 }
 
-/// Which services a reader asks for.
+/// The services that a reader subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Services(u32);
 
 impl Services {
-    /// All that there are, by asking for none.
+    /// All services; the query then names none.
     pub const ALL: Self = Self(u32::MAX);
 
-    /// Of these numbers.
+    /// The services with these numbers.
     pub fn of(numbers: impl IntoIterator<Item = usize>) -> Self {
         Self(numbers.into_iter().fold(0, |bits, number| bits | 1 << number))
     }
 
-    /// Whether it is asked for.
+    /// Whether the service is included.
     pub fn admits(self, service: usize) -> bool {
         self.0 >> service & 1 == 1
     }

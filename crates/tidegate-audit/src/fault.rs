@@ -1,6 +1,6 @@
-//! What a gateway can do that it must not: every finding of a reader or of the books.
+//! Faults: everything that a gateway can do wrong, as found by a reader or the ledger.
 
-/// What the gateway did that it must not.
+/// What the gateway did wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Not a frame of the protocol.
@@ -8,10 +8,10 @@ pub enum Fault {
     Malformed {
         /// What is wrong with it.
         reason: String,
-        /// How it begins.
+        /// The beginning of the frame.
         frame: String,
     },
-    /// A stream begins with hello (or says why it does not).
+    /// A stream must begin with hello, or with an error.
     #[error("a frame of type {0} came before hello")]
     BeforeHello(String),
     /// R3: accounting starts at the presented cursor.
@@ -22,55 +22,55 @@ pub enum Fault {
         /// What hello says.
         hello: u64,
     },
-    /// hello contradicts what was asked, or itself.
+    /// hello contradicts the request, or itself.
     #[error("hello is wrong about {field}: it says {said}, not {expected}")]
     HelloWrong {
-        /// Which of its fields.
+        /// The wrong field.
         field: &'static str,
-        /// What it says.
+        /// Its value.
         said: String,
-        /// What it should.
+        /// The expected value.
         expected: String,
     },
-    /// R11: every start is a new epoch, and no old one comes back.
-    #[error("the log is in epoch {0} again, which it had left")]
+    /// R11: every start is a new epoch, and no old epoch returns.
+    #[error("the log is in epoch {0} again, which had ended")]
     OldEpoch(String),
-    /// R1, R2: a frame follows on something that never came.
-    #[error("a hole: a frame follows on {prev}, but only {cursor} had been reached")]
+    /// R1, R2: a frame follows events that were never received.
+    #[error("a hole: a frame follows {prev}, but the reader had reached only {cursor}")]
     Hole {
-        /// What the frame says it follows.
+        /// The frame's prev.
         prev: u64,
-        /// What had been reached.
+        /// The seq that the reader had reached.
         cursor: u64,
     },
-    /// R5: on one connection nothing comes twice.
-    #[error("event {seq} came again: {cursor} had been reached")]
+    /// R5: on one connection no event comes twice.
+    #[error("event {seq} came again: the reader had reached {cursor}")]
     Repeated {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
-        /// What had been reached.
+        /// The seq that the reader had reached.
         cursor: u64,
     },
-    /// P1: the places of a stream rise.
+    /// P1: the seqs of a stream increase.
     #[error("event {seq} came after event {after}")]
     Disordered {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
-        /// The one before it.
+        /// The seq of the event before it.
         after: u64,
     },
-    /// A frame accounts for (prev, seq] and holds nothing else.
-    #[error("event {seq} stands in a frame over ({prev}, {to}]")]
+    /// A frame accounts for (prev, seq] and must hold no other events.
+    #[error("event {seq} is in a frame over ({prev}, {to}]")]
     OutsideFrame {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
         /// The frame's prev.
         prev: u64,
         /// The frame's seq.
         to: u64,
     },
-    /// A frame ends before it begins, or behind what has been reached.
-    #[error("a frame of type {kind} goes over ({prev}, {to}], but {cursor} had been reached")]
+    /// A frame ends before it begins, or before the seq that was reached.
+    #[error("a frame of type {kind} accounts for ({prev}, {to}], but the reader had reached {cursor}")]
     Backwards {
         /// Its type.
         kind: String,
@@ -78,65 +78,65 @@ pub enum Fault {
         prev: u64,
         /// Its seq.
         to: u64,
-        /// What had been reached.
+        /// The seq that the reader had reached.
         cursor: u64,
     },
-    /// P5: only what was asked for comes.
-    #[error("event {seq} of {service} came, which was not asked for")]
+    /// P5: only events of the subscription come.
+    #[error("event {seq} of {service} came, which was not subscribed to")]
     Foreign {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
         /// Its service.
         service: String,
     },
-    /// The log's timestamps never fall (R14).
-    #[error("event {seq} is of {timestamp}, before the one in front of it, of {after}")]
+    /// The log's timestamps never decrease (R14).
+    #[error("event {seq} has the timestamp {timestamp}, earlier than the event before it, {after}")]
     ClockFell {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
         /// Its timestamp.
         timestamp: String,
-        /// The one before.
+        /// The timestamp of the event before it.
         after: String,
     },
-    /// An event is not as it was published.
-    #[error("event {seq} ({id}) has another {field} than was published: {found}")]
+    /// An event differs from what was published.
+    #[error("event {seq} ({id}) has a different {field} than was published: {found}")]
     Altered {
-        /// The event's place.
+        /// The event's seq.
         seq: u64,
         /// Its id.
         id: String,
-        /// Which of its fields.
+        /// The altered field.
         field: &'static str,
-        /// What stands there.
+        /// Its value.
         found: String,
     },
-    /// A place holds one event, the same for everybody.
-    #[error("place {seq} holds {here} here, and {there} elsewhere")]
+    /// A seq belongs to one event, the same for all readers and publishers.
+    #[error("seq {seq} is {here} here, and {there} elsewhere")]
     Contradicted {
-        /// The place.
+        /// The seq.
         seq: u64,
         /// What this reader saw.
         here: String,
-        /// What somebody else saw.
+        /// What another reader or publisher saw.
         there: String,
     },
-    /// The `id:` of a server-sent event is the cursor behind it.
+    /// The `id:` of a server-sent event must be the cursor after it.
     #[error("a frame that moves to {expected} has the SSE id {id:?}")]
     WrongId {
-        /// What stands there.
+        /// The id.
         id: Option<String>,
-        /// What should.
+        /// The expected id.
         expected: String,
     },
-    /// Nothing is missing from this log, so no gap may be declared.
-    #[error("a gap of reason {reason} over ({prev}, {seq}] was declared, but the log has it all")]
+    /// The log is complete, so no gap may be declared.
+    #[error("a gap with reason {reason} over ({prev}, {seq}] was declared, but the log is complete")]
     Gap {
-        /// Why.
+        /// Its reason.
         reason: String,
-        /// From.
+        /// Its prev.
         prev: u64,
-        /// To.
+        /// Its seq.
         seq: u64,
     },
     /// The gateway ended the stream.
@@ -144,28 +144,28 @@ pub enum Fault {
     Ended {
         /// Its code.
         code: String,
-        /// Its words.
+        /// Its message.
         message: String,
     },
-    /// Told at the end, against the log's history.
-    #[error("event {seq} ({id}) is in the log, and never came")]
+    /// Found at the end, in comparison with the log's history.
+    #[error("event {seq} ({id}) is in the log, but was never received")]
     Missing {
-        /// Its place.
+        /// Its seq.
         seq: u64,
         /// Its id.
         id: String,
     },
-    /// Told at the end, against the log's history.
-    #[error("event {0} came, and is not in the log")]
+    /// Found at the end, in comparison with the log's history.
+    #[error("event {0} was received, but is not in the log")]
     Phantom(u64),
-    /// `tail=N` starts in front of the last N.
-    #[error("tail={asked} began with {given} events behind it, where the log has {available}")]
+    /// `tail=N` must start before the last N events.
+    #[error("tail={asked} started before the last {given} events, but the log has {available}")]
     WrongTail {
         /// N.
         asked: usize,
-        /// What it gave.
+        /// How many events it delivered.
         given: usize,
-        /// What there was.
+        /// How many events the log had.
         available: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What an audit found wrong. Anybody may add, from any task; the first few are kept whole, all are
+//! The findings of an audit: what is wrong. Any task may add one; the first ones are kept as text, all are
 //! counted.
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// How many are told in full.
+/// How many findings are kept as text.
 const KEPT_MAX: usize = 40;
 
 /// A list that only grows.
@@ -14,7 +14,7 @@ const KEPT_MAX: usize = 40;
 pub struct Findings(Mutex<(usize, Vec<String>)>);
 
 impl Findings {
-    /// Adds one: who saw it, and what.
+    /// Adds a finding: who found it, and what.
     pub fn add(&self, who: impl Display, what: impl Display) {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         found.0 += 1;
@@ -23,12 +23,19 @@ impl Findings {
         }
     }
 
-    /// How many there are.
+    /// Adds a finding unless `holds`: the audit itself must have tested enough.
+    pub fn require(&self, holds: bool, what: &str) {
+        if !holds {
+            self.add("audit", what);
+        }
+    }
+
+    /// The number of findings.
     pub fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The first of them.
+    /// The first findings, as text.
     pub fn kept(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }

@@ -1,4 +1,4 @@
-//! The gateway's process: started, killed, started again on the same port and directory.
+//! The gateway's process: it is started, killed, and restarted on the same port and directory.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,26 +16,26 @@ use tokio::{
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// Ports below those that systems give to outgoing connections: a client that tries a closed port of
-/// its own system's range again and again can end up connected to itself, and then holds the port.
+/// Ports below those that systems use for outgoing connections. A client that repeatedly connects to a closed
+/// port of that range can end up connected to itself (TCP simultaneous open), and then holds the port.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
 /// The line that `tidegate dev --json` prints.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Announced {
-    /// Where it serves.
+    /// The URL of the API.
     pub url: String,
-    /// Where operators ask.
+    /// The URL for operators.
     pub admin_url: String,
     /// The development org.
     pub org: String,
-    /// Reads all services.
+    /// A token that may read all services.
     pub token: String,
-    /// Publishes to all services.
+    /// A key that may publish to all services.
     pub publish_key: String,
 }
 
-/// A gateway on one directory and one port, over its lives.
+/// A gateway on one directory and one port, over all its incarnations (runs of the process).
 #[derive(Debug)]
 pub struct Gateway {
     program: PathBuf,
@@ -47,16 +47,16 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Its process, while it runs.
+    /// Its process id, while it is running.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Starts the first life on a free port, in `dir` or a directory of its own.
+    /// Starts the first incarnation on a free port, in `dir` or in a temporary directory.
     pub async fn start(program: &Path, dir: Option<PathBuf>, settings: &[&str]) -> anyhow::Result<Self> {
         let kept = match dir {
             Some(_) => None,
-            None => Some(tempfile::tempdir().context("make a directory for the gateway")?),
+            None => Some(tempfile::tempdir().context("create a directory for the gateway")?),
         };
         let dir = match (&kept, dir) {
             (Some(kept), _) => kept.path().join("data"),
@@ -68,7 +68,7 @@ impl Gateway {
         let (child, announced) = loop {
             let port = rand::rng().random_range(PORTS);
             tries += 1;
-            // Somebody else's port is no news; the last failure is.
+            // The port may be in use, so failures before the last try are ignored.
             match launch(&[], program, &dir, port, &settings).await {
                 Err(_) if tries < 5 => {}
                 started => break started?,
@@ -77,25 +77,26 @@ impl Gateway {
         Ok(Self { program: program.to_owned(), dir, settings, child, announced, kept })
     }
 
-    /// What it said of itself.
+    /// What it printed at its start.
     pub fn announced(&self) -> &Announced {
         &self.announced
     }
 
-    /// Kills it, as the kernel does when memory runs out: no handler, no last word.
+    /// Kills it with SIGKILL, as the kernel does when memory runs out: it cannot clean up.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.child.try_wait().context("look after the gateway")? {
-            bail!("the gateway had ended by itself, with {status}");
+        if let Some(status) = self.child.try_wait().context("check the gateway's process")? {
+            bail!("the gateway had ended unexpectedly, with {status}");
         }
         self.child.kill().await.context("kill the gateway")
     }
 
-    /// Starts the next life, where the last one was.
+    /// Starts the next incarnation, on the same port and directory.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.restart_under(&[]).await
     }
 
-    /// The same, by way of a program that runs what it is given (`strace -D ...`) in its own place.
+    /// The same under a wrapper, a program that executes the given command in its own process (`strace -D
+    /// ...`).
     pub async fn restart_under(&mut self, wrapper: &[&str]) -> anyhow::Result<()> {
         let port = self.announced.url.rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.with_context(|| format!("find the port in {}", self.announced.url))?;
@@ -104,7 +105,7 @@ impl Gateway {
         if (&announced.url, &announced.token, &announced.publish_key)
             != (&before.url, &before.token, &before.publish_key)
         {
-            bail!("the gateway came back with another address, token or key");
+            bail!("the gateway restarted with another address, token or key");
         }
         (self.child, self.announced) = (child, announced);
         Ok(())
@@ -115,7 +116,7 @@ impl Gateway {
         &self.dir
     }
 
-    /// Runs another command of its program over its directory; what that prints.
+    /// Runs another command of the program on the same directory, and returns what it prints.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--data-dir").arg(&self.dir).stdin(Stdio::null());
@@ -126,19 +127,19 @@ impl Gateway {
         Ok(String::from_utf8(output.stdout).context("read what a command prints")?.trim().to_owned())
     }
 
-    /// What it has logged.
+    /// Its log output.
     pub fn log(&self) -> std::io::Result<String> {
         std::fs::read_to_string(self.dir.with_extension("log"))
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Ends it; leaves its directory behind and says where, if `keep`.
+    /// Ends it. Returns its directory if that is kept: because of `keep`, or because the user named it.
     pub async fn finish(mut self, keep: bool) -> Option<PathBuf> {
-        // It may be gone already, which is as good.
+        // The process may have ended already.
         let _ = self.child.kill().await;
         match self.kept.take() {
             Some(kept) if keep => Some(kept.keep()),
@@ -175,7 +176,7 @@ async fn launch(
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log.context("open the file for the gateway's log lines")?)
+        .stderr(log.context("open the file for the gateway's log")?)
         .kill_on_drop(true)
         .spawn();
     let mut child =
@@ -184,7 +185,7 @@ async fn launch(
     let mut line = String::new();
     let mut lines = BufReader::new(stdout);
     let read = tokio::time::timeout(START_MAX, lines.read_line(&mut line));
-    let read = read.await.context("the gateway did not say that it serves")?;
+    let read = read.await.context("the gateway did not start in time")?;
     read.context("read what the gateway prints")?;
     if line.is_empty() {
         let status = child.wait().await.context("wait for the gateway")?;
@@ -193,6 +194,6 @@ async fn launch(
         bail!("the gateway did not start ({status}): {last}");
     }
     let announced =
-        serde_json::from_str(&line).with_context(|| format!("read the gateway's line: {line}"))?;
+        serde_json::from_str(&line).with_context(|| format!("read the first line of the gateway: {line}"))?;
     Ok((child, announced))
 }

@@ -1,10 +1,10 @@
-//! The log as its history tells it, page by page.
+//! Reads the whole log through the history API, page by page.
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{continuity::Entry, cursor::Cursor, event::Planned, gateway::Announced};
+use crate::{continuity::Entry, cursor::Cursor, event::Planned, findings::Findings, gateway::Announced};
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -15,16 +15,16 @@ struct Page<'a> {
     gap: Option<serde_json::Value>,
 }
 
-/// A log, read from its oldest event to its end.
-#[derive(Debug)]
+/// A log from its oldest event to its end.
+#[derive(Debug, Default)]
 pub struct Log {
-    /// Each event and its place, in order.
+    /// Each event with its seq, in order.
     pub events: Vec<(u64, Planned)>,
-    /// The place up to which the pages account.
+    /// The seq up to which the pages account.
     pub head: u64,
 }
 
-/// Reads a log of ours, and checks that its pages follow on one another.
+/// Reads the log of an audit, and checks its events and their order.
 pub async fn read(client: &reqwest::Client, gateway: &Announced) -> anyhow::Result<Log> {
     let mut events: Vec<(u64, Planned)> = Vec::new();
     let mut scratch = String::new();
@@ -34,7 +34,7 @@ pub async fn read(client: &reqwest::Client, gateway: &Announced) -> anyhow::Resu
                 serde_json::from_str(text).with_context(|| format!("read an event of history: {text}"))?;
             let planned = entry.check(&mut scratch).context("history")?;
             if events.last().is_some_and(|(before, _)| *before >= entry.seq) {
-                bail!("history holds event {} behind one at or above it", entry.seq);
+                bail!("history has event {} after an event with the same or a higher seq", entry.seq);
             }
             events.push((entry.seq, planned));
         }
@@ -45,7 +45,15 @@ pub async fn read(client: &reqwest::Client, gateway: &Announced) -> anyhow::Resu
     Ok(Log { events, head })
 }
 
-/// Pages through the whole history, giving each page's events as their text; returns the last place.
+/// The same; an error is a finding, and the log is then empty.
+pub async fn read_or_add_finding(client: &reqwest::Client, gateway: &Announced, findings: &Findings) -> Log {
+    read(client, gateway).await.unwrap_or_else(|error| {
+        findings.add("history", format!("{error:#}"));
+        Log::default()
+    })
+}
+
+/// Reads all pages of history, and calls `take` with the text of each page's events. Returns the last seq.
 pub async fn pages(
     client: &reqwest::Client,
     gateway: &Announced,
@@ -59,7 +67,7 @@ pub async fn pages(
             url.push_str(&format!("&after={after}"));
         }
         let answer = client.get(url).bearer_auth(&gateway.token).send().await;
-        let answer = answer.context("ask for history")?;
+        let answer = answer.context("request history")?;
         let status = answer.status();
         let text = answer.text().await.context("read history")?;
         ensure!(status == 200, "history was answered with {status}: {text}");
@@ -73,7 +81,10 @@ pub async fn pages(
             return Ok(cursor.seq);
         }
         let before = after.as_ref().map_or(0, |after| after.seq);
-        ensure!(cursor.seq > before, "history has more behind {cursor}, and does not get there");
+        ensure!(
+            cursor.seq > before,
+            "history has more events after {cursor}, but its cursor does not advance"
+        );
         after = Some(cursor);
     }
 }

@@ -1,4 +1,4 @@
-//! The kill loop: publishers and readers at work, and the gateway killed under them again and again.
+//! The kill loop: publishers and readers are active while the gateway is killed and restarted repeatedly.
 
 use std::{
     sync::{
@@ -26,78 +26,59 @@ use crate::{
     transport::Transport,
 };
 
-/// Places that a log may have here.
-const PLACES_MAX: usize = 1 << 23;
+/// The maximum number of events in a log of this audit.
+const SEQS_MAX: usize = 1 << 23;
 
-/// A life counts if so many events were acknowledged in it.
-const LIFE_EVENTS_MIN: usize = 100;
+/// An incarnation of the gateway counts if it acknowledged at least so many events.
+const INCARNATION_EVENTS_MIN: usize = 100;
 
-/// How long a life may take to get there, on however slow a machine.
-const LIFE_MAX: Duration = Duration::from_secs(60);
+/// How long an incarnation may take to do so, even on a slow machine.
+const INCARNATION_MAX: Duration = Duration::from_secs(60);
 
-/// How long readers may take to the end of the log, and publishers to bring home their last batch.
+/// How long readers may take to reach the end of the log, and publishers to complete their last batch.
 const END_MAX: Duration = Duration::from_secs(90);
 
-/// How the loop runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
-    /// How often the gateway is killed
+    /// Number of times the gateway is killed
     #[arg(long, default_value_t = 10)]
     kills: usize,
-    /// For how long, about: the lives of the gateway together
+    /// Approximate duration in seconds, over all runs of the gateway process
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// Concurrent publishers
+    /// Number of concurrent publishers
     #[arg(long, default_value_t = 8)]
     publishers: u32,
-    /// Readers: half WebSocket, half SSE, from different starts and with different filters
+    /// Number of readers: half WebSocket, half SSE, with different starts and filters
     #[arg(long, default_value_t = 16)]
     readers: usize,
 }
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, kills, seconds, publishers, readers } = options;
     let settings = [
         "limits.connections_per_user=10000",
         "limits.handshakes_per_second=100000",
-        // Runs of minutes publish millions of ids within the window.
+        // Audits of several minutes publish millions of ids within the dedup window.
         "dedup.max_entries=50000000",
         "dedup.max_entries_per_org=50000000",
-        // Often enough for the pings' own accounting to be seen.
+        // Often enough to check the accounting of pings too.
         "ping.interval=\"4s\"",
         "ping.timeout=\"3500ms\"",
     ];
     let mut gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
-    let deadline = Instant::now() + Duration::from_secs(seconds) + LIFE_MAX * kills as u32 + END_MAX;
+    let deadline = Instant::now() + Duration::from_secs(seconds) + INCARNATION_MAX * kills as u32 + END_MAX;
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let (ledger, findings) = (Arc::new(Ledger::new(PLACES_MAX)), Arc::new(Findings::default()));
+    let (ledger, findings) = (Arc::new(Ledger::new(SEQS_MAX)), Arc::new(Findings::default()));
     let (stop, stopped) = watch::channel(false);
     let (end, ended) = watch::channel(None);
-    let (life, in_flight) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let publishing = publisher::Surroundings {
-        client: client.clone(),
-        gateway: gateway.announced().clone(),
-        ledger: ledger.clone(),
-        findings: findings.clone(),
-        stop: stopped,
-        deadline,
-        life: life.clone(),
-        in_flight: in_flight.clone(),
-    };
-    let reading = reader::Surroundings {
-        client: client.clone(),
-        gateway: gateway.announced().clone(),
-        ledger: ledger.clone(),
-        findings: findings.clone(),
-        end: ended,
-        deadline,
-        resumed: Arc::default(),
-        delivered: Arc::default(),
-        greeted: Arc::default(),
-    };
+    let publishing =
+        publisher::Shared::new(&client, gateway.announced(), &ledger, &findings, stopped, deadline);
+    let reading = reader::Shared::new(&client, gateway.announced(), &ledger, &findings, ended, deadline);
     let publishers: Vec<_> = (0..publishers)
         .map(|number| {
             let plan = publisher::Plan { number, batch: 1..9, every: None };
@@ -112,32 +93,35 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         let began = (Instant::now(), ledger.acknowledged());
         let share = Duration::from_secs(seconds).div_f64(kills as f64 + 1.0);
         let until = began.0 + share.mul_f64(rand::rng().random_range(0.5..1.5));
-        // New readers come in every life, so that each way to start meets logs of every age.
+        // New readers come in every incarnation, so that every kind of start meets logs of every age.
         let due = readers * number / (kills + 1);
         while tasks.len() < due && ledger.cursor().is_some() {
             let plan = plan(tasks.len(), &ledger);
             tasks.push(tokio::spawn(reader::run(plan, reading.clone())));
         }
         let mut look = tokio::time::interval(Duration::from_millis(1));
-        let is_enough = || ledger.acknowledged() >= began.1 + LIFE_EVENTS_MIN;
-        while (Instant::now() < until || !is_enough()) && Instant::now() < began.0 + LIFE_MAX {
+        let is_enough = || ledger.acknowledged() >= began.1 + INCARNATION_EVENTS_MIN;
+        while (Instant::now() < until || !is_enough()) && Instant::now() < began.0 + INCARNATION_MAX {
             look.tick().await;
         }
         if !is_enough() {
-            findings.add("audit", format!("life {number} of the gateway acknowledged too little to count"));
+            findings.add(
+                "audit",
+                format!("incarnation {number} of the gateway acknowledged too few events to count"),
+            );
         }
         bar.set_message(format!("{} events", ledger.acknowledged()));
         if number > kills {
             break;
         }
-        loaded_kills += usize::from(in_flight.load(Ordering::Relaxed) > 0);
+        loaded_kills += usize::from(publishing.in_flight.load(Ordering::Relaxed) > 0);
         if let Err(error) = gateway.kill().await {
             findings.add("gateway", format!("{error:#}"));
             break;
         }
         bar.inc(1);
         let killed = Instant::now();
-        life.fetch_add(1, Ordering::Relaxed);
+        publishing.incarnation.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = gateway.restart().await {
             findings.add("gateway", format!("{error:#}"));
             break;
@@ -155,15 +139,9 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     bar.finish_and_clear();
 
     let mut report = Report::default();
-    let log = history::read(&client, gateway.announced()).await;
-    let (events, head) = match log {
-        Ok(log) => (log.events, log.head),
-        Err(error) => {
-            findings.add("history", format!("{error:#}"));
-            (Vec::new(), 0)
-        }
-    };
-    // Readers go on to the log's end, over whatever is hidden from them, but not for ever.
+    let history::Log { events, head } =
+        history::read_or_add_finding(&client, gateway.announced(), &findings).await;
+    // Readers continue to the log's end, past events that their filter hides, with a time limit.
     end.send_replace(Some(reader::End { seq: head, by: Instant::now() + END_MAX }));
     let mut by_transport = [(0, 0), (0, 0)];
     for (index, task) in tasks.into_iter().enumerate() {
@@ -177,15 +155,15 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     }
     ledger.settle(&events, &findings);
     if !gateway.is_running() {
-        findings.add("gateway", "it has ended by itself");
+        findings.add("gateway", "it ended unexpectedly");
     }
 
     let counts = ledger.counts();
     let load = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let resumed = load(&reading.resumed);
-    let lives = life.load(Ordering::Relaxed) + 1;
+    let incarnations = publishing.incarnation.load(Ordering::Relaxed) + 1;
     report
-        .row("kills", format!("{} of {kills}", lives - 1))
+        .row("kills", format!("{} of {kills}", incarnations - 1))
         .row("kills with publishes in flight", loaded_kills)
         .row("slowest restart (ms)", restart_max.as_millis())
         .row("events acknowledged", ledger.acknowledged())
@@ -194,27 +172,31 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         .row("publishes unknown", load(&counts.unknown))
         .row("  of them found stored", load(&counts.recovered))
         .row("publishes refused", load(&counts.refused))
-        .row("publishes not sent (gateway away)", load(&counts.unsent))
+        .row("publishes not sent (gateway not reachable)", load(&counts.unsent))
         .row("acknowledged ones sent again", load(&counts.resent))
         .row("  over a restart", load(&counts.resent_over_restart))
         .row("epochs", ledger.epochs())
         .row("readers (websocket, sse)", format!("{}, {}", by_transport[0].0, by_transport[1].0))
         .row("events read (websocket, sse)", format!("{}, {}", by_transport[0].1, by_transport[1].1))
         .row("streams resumed", resumed);
-    // An audit in which nothing happened proves nothing.
-    let require = |holds: bool, what: &str| {
-        if !holds {
-            findings.add("audit", what);
-        }
-    };
-    require(lives == kills + 1, "fewer kills happened than were asked for");
-    require(ledger.epochs() == lives, "there were not as many epochs as lives of the gateway (R11)");
-    require(loaded_kills * 2 >= kills, "most kills met no publish in flight");
-    require(ledger.acknowledged() >= LIFE_EVENTS_MIN * (kills + 1), "too few events were acknowledged");
+    // An audit in which too little happened proves nothing.
+    findings.require(incarnations == kills + 1, "fewer kills happened than requested");
+    findings.require(
+        ledger.epochs() == incarnations,
+        "there were not as many epochs as incarnations of the gateway (R11)",
+    );
+    findings.require(loaded_kills * 2 >= kills, "most kills happened without a publish in flight");
+    findings.require(
+        ledger.acknowledged() >= INCARNATION_EVENTS_MIN * (kills + 1),
+        "too few events were acknowledged",
+    );
     let attempts = load(&counts.ok) + load(&counts.refused) + load(&counts.unknown);
-    require(load(&counts.ok) * 5 >= attempts * 4, "fewer than four in five publishes were ok");
-    require(kills == 0 || load(&counts.resent_over_restart) > 0, "no publish was repeated over a restart");
-    require(kills == 0 || resumed >= readers, "readers hardly had to resume");
+    findings.require(load(&counts.ok) * 5 >= attempts * 4, "fewer than four in five publishes were ok");
+    findings.require(
+        kills == 0 || load(&counts.resent_over_restart) > 0,
+        "no publish was repeated over a restart",
+    );
+    findings.require(kills == 0 || resumed >= readers, "too few readers had to resume");
     let kept = gateway.finish(findings.count() > 0).await;
     Ok(report.print("kill", &findings, kept.as_deref()))
 }
@@ -223,7 +205,7 @@ fn name(index: usize) -> String {
     format!("reader {index} ({})", Transport::of(index).name())
 }
 
-/// Reader `index`: every mix of transport, filter, start and steadiness, in turn.
+/// The plan of reader `index`: all combinations of transport, filter, start and cuts, in turn.
 fn plan(index: usize, ledger: &Ledger) -> reader::Plan {
     let acknowledged = ledger.cursor();
     let start = match (index / 2 % 4, acknowledged) {

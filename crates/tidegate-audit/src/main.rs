@@ -1,13 +1,12 @@
-//! `tidegate-audit`: runs a gateway, loads it, hurts it, and says whether it kept its promises.
+//! `tidegate-audit`: runs a gateway under load, injects failures, and checks that it kept its promises.
 //!
-//! It is not the gateway and shares no code with it: the rules of PROTOCOL.md are written down here a
-//! second time (`continuity`), the transports are other people's crates, and what was published is
-//! known from the publishers' side alone. So an error that the gateway and its own client have in
-//! common still shows.
+//! It shares no code with the gateway: the rules of PROTOCOL.md are implemented here a second time
+//! (`continuity`), the transports are third-party crates, and the only source for what was published is the
+//! publishers' side. So it also finds an error that the gateway and its own client have in common.
 //!
-//! Reading order: this file (the commands), `continuity` (one reader's proof), `ledger` (what is
-//! known to be published), `publisher`, `reader` over `transport`, `gateway` (the process), then
-//! the audits `kill`, `seam`, `sync`, `payloads`, `access` and `abort`.
+//! Reading order: this file (the commands), `continuity` (the verifier of one reader), `ledger` (what was
+//! published), `publisher`, `reader` over `transport`, `gateway` (the process), then the audits `kill`,
+//! `seam`, `sync`, `payloads`, `access` and `abort`.
 
 mod abort;
 mod access;
@@ -35,7 +34,9 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Audits a Tidegate gateway from outside: 0 all promises kept, 1 not, 2 usage
+/// Check from outside that a Tidegate gateway keeps its promises
+///
+/// Exit codes: 0 all promises kept; 1 a promise was broken, or the audit failed; 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-audit", version)]
 struct Cli {
@@ -43,30 +44,30 @@ struct Cli {
     audit: Audit,
 }
 
-/// What every audit is told.
+/// Options of every audit.
 #[derive(Debug, Clone, Args)]
 struct Common {
-    /// The gateway's program
+    /// Path of the tidegate program
     #[arg(long, value_name = "PATH", default_value = "target/release/tidegate")]
     gateway: PathBuf,
-    /// Where the gateway keeps its log; default: a directory that is removed unless something is found
+    /// Directory for the gateway's log [default: a temporary directory, kept only if there are findings]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Audit {
-    /// Kills the gateway under load, again and again: nothing acknowledged lost, doubled, reordered
+    /// Kill the gateway under load, repeatedly: no acknowledged event is lost, duplicated or reordered
     Kill(kill::Options),
-    /// Resumes many connections while events are published: no hole, nothing twice or out of order
+    /// Resume many connections while events are published: no hole, no duplicate, nothing out of order
     Seam(seam::Options),
-    /// Watches and fails the gateway's syncs (with strace): what is acknowledged is on disk
+    /// Count the gateway's syncs and make them fail (with strace): acknowledged events are on disk
     Sync(sync::Options),
-    /// Sends real payloads through everything and compares them token for token
+    /// Send real payloads over all transports and compare them token by token
     Payloads(payloads::Options),
-    /// Tries at random who may see what, over all transports: exactly what a small model says
+    /// Make random requests over all transports: each shows exactly what a small model of access allows
     Access(access::Options),
-    /// Makes connections and breaks them at every stage: no counter leaks, no memory grows
+    /// Open connections and break them at every stage: no counter leaks, memory does not grow
     Abort(abort::Options),
 }
 
@@ -85,12 +86,12 @@ fn main() -> ExitCode {
                     Audit::Abort(options) => abort::run(options).await,
                 }
             };
-            // Whoever stops the audit stops its gateway, which is killed when it is dropped.
+            // Stopping the audit also stops its gateway, which is killed when it is dropped.
             let mut terminate = signal(SignalKind::terminate())?;
             tokio::select! {
                 outcome = audit => outcome,
                 _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-                _ = terminate.recv() => bail!("told to stop"),
+                _ = terminate.recv() => bail!("terminated"),
             }
         });
         runtime.shutdown_background();

@@ -1,5 +1,5 @@
-//! Real payloads, and some that are worse, through publish, both transports, history and resume:
-//! what comes out is what went in, token for token.
+//! Real payloads, and some that are harder, go through publish, both transports, history and resume. The
+//! output must equal the input, token by token.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -18,22 +18,23 @@ use crate::{
     transport::{Stream, Transport},
 };
 
-/// How long one frame may take, on however slow a machine.
-const WAY_MAX: Duration = Duration::from_secs(20);
+/// How long one frame may take, even on a slow machine.
+const FRAME_MAX: Duration = Duration::from_secs(20);
 
-/// How the audit runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
-    /// Payloads as @octokit/webhooks-examples has them: an array of objects with `name` and `examples`
+    /// File of payloads in the format of @octokit/webhooks-examples: an array of objects with `name` and
+    /// `examples`
     file: PathBuf,
-    /// How many payloads the file must hold at least
+    /// Minimum number of payloads in the file
     #[arg(long, default_value_t = 1)]
     at_least: usize,
 }
 
-/// Data that parsers are known to change, or to choke on.
+/// Data that parsers often change or reject.
 const NASTY: &[&str] = &[
     "1.0",
     "1e5",
@@ -63,10 +64,10 @@ const NASTY: &[&str] = &[
     r#""</script><!-- ]]> \\u0041 \\\" ""#,
 ];
 
-/// What was published: by id, the event's name and its data without white space between tokens.
+/// What was published: by id, the event's name, and its data without white space between tokens.
 type Expected = BTreeMap<String, (String, String)>;
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, file, at_least } = options;
     let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -88,40 +89,41 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let findings = Findings::default();
     let announced = gateway.announced().clone();
-    let way = Way { client: &client, gateway: &announced, findings: &findings };
+    let route = Route { client: &client, gateway: &announced, findings: &findings };
     let mut report = Report::default();
 
-    // Two are there from the start, and see all of it live; each is cut in the middle and resumes.
+    // Two readers connect first and receive everything live. Each disconnects in the middle and resumes.
     let live: Vec<Open> = {
-        let websocket = way.open(Transport::WebSocketProtocol, &Start::Head).await?;
-        let sse = way.open(Transport::SseLastEventId, &Start::Head).await?;
+        let websocket = route.open(Transport::WebSocketProtocol, &Start::Head).await?;
+        let sse = route.open(Transport::SseLastEventId, &Start::Head).await?;
         vec![websocket, sse]
     };
     let half = payloads.len() / 2;
     let mut expected = Expected::new();
-    let oldest = way.publish(&payloads[..half], 0, &mut expected).await?;
+    let oldest = route.publish(&payloads[..half], 0, &mut expected).await?;
     let first = expected.clone();
-    let mut places = Vec::new();
+    let mut resume_points = Vec::new();
     for mut open in live {
-        let mut got = way.read(&mut open, first.len()).await;
-        way.compare("live", &first, &got);
-        places.push((open.transport, open.cursor.clone(), std::mem::take(&mut got)));
+        let mut got = route.read(&mut open, first.len()).await;
+        route.compare("live", &first, &got);
+        resume_points.push((open.transport, open.cursor.clone(), std::mem::take(&mut got)));
     }
-    way.publish(&payloads[half..], half, &mut expected).await?;
-    for (transport, cursor, mut got) in places {
-        let mut open = way.open(transport, &Start::Cursor(cursor.context("a stream had no cursor")?)).await?;
-        got.extend(way.read(&mut open, expected.len() - first.len()).await);
-        way.compare("resumed", &expected, &got);
+    route.publish(&payloads[half..], half, &mut expected).await?;
+    for (transport, cursor, mut got) in resume_points {
+        let mut open =
+            route.open(transport, &Start::Cursor(cursor.context("a stream had no cursor")?)).await?;
+        got.extend(route.read(&mut open, expected.len() - first.len()).await);
+        route.compare("resumed", &expected, &got);
         report.row(format!("live and resumed over {}", transport.name()), got.len());
     }
-    // From the beginning, out of memory or the log; then once more out of the log alone.
-    for life in ["first life", "second life"] {
+    // Replay from the beginning: first from memory or the log, then after a restart from the log alone.
+    for when in ["before SIGKILL", "after SIGKILL"] {
         for transport in [Transport::WebSocketHeader, Transport::SseCursor] {
             let start = Start::Cursor(Cursor { seq: 0, ..oldest.clone() });
-            let mut open = way.open(transport, &start).await?;
-            let got = way.read(&mut open, expected.len()).await;
-            way.compare(life, &expected, &got);
-            report.row(format!("replayed over {}, {life}", transport.name()), got.len());
+            let mut open = route.open(transport, &start).await?;
+            let got = route.read(&mut open, expected.len()).await;
+            route.compare(when, &expected, &got);
+            report.row(format!("replayed over {}, {when}", transport.name()), got.len());
         }
         let mut got = Vec::new();
         let paged = history::pages(&client, &announced, "", |texts| {
@@ -129,9 +131,9 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
             Ok(())
         });
         paged.await?;
-        way.compare("history", &expected, &got);
-        report.row(format!("paged from history, {life}"), got.len());
-        if life == "first life" {
+        route.compare("history", &expected, &got);
+        report.row(format!("paged from history, {when}"), got.len());
+        if when == "before SIGKILL" {
             gateway.kill().await?;
             gateway.restart().await?;
         }
@@ -141,21 +143,21 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     Ok(report.print("payloads", &findings, kept.as_deref()))
 }
 
-struct Way<'a> {
+struct Route<'a> {
     client: &'a reqwest::Client,
     gateway: &'a Announced,
     findings: &'a Findings,
 }
 
-/// An open stream and the place it has reached.
+/// An open stream with the cursor that it has reached.
 struct Open {
     transport: Transport,
     stream: Stream,
     cursor: Option<Cursor>,
 }
 
-impl Way<'_> {
-    /// Publishes as one event, as an array and as NDJSON, in turn. The cursor is of the last answer.
+impl Route<'_> {
+    /// Publishes single events, arrays and NDJSON in turn. Returns the cursor of the last response.
     async fn publish(
         &self,
         payloads: &[(String, String)],
@@ -190,31 +192,31 @@ impl Way<'_> {
                 let request = request.bearer_auth(publish_key).header("content-type", kind).body(body);
                 let answer = request.send().await.context("publish")?;
                 let status = answer.status();
-                let text = answer.text().await.context("read a publish answer")?;
+                let text = answer.text().await.context("read a publish response")?;
                 ensure!(status == 200, "a publish was answered with {status}: {text}");
                 cursor = raw::word(&text, "cursor").and_then(Cursor::parse);
             }
         }
-        cursor.context("no publish answer has a cursor")
+        cursor.context("no publish response has a cursor")
     }
 
     async fn open(&self, transport: Transport, start: &Start) -> anyhow::Result<Open> {
         let opened = Stream::open(transport, self.client, self.gateway, Services::ALL, start);
-        let mut stream = tokio::time::timeout(WAY_MAX, opened).await.context("open a stream")??;
-        let hello = tokio::time::timeout(WAY_MAX, stream.next()).await.context("wait for hello")?;
+        let mut stream = tokio::time::timeout(FRAME_MAX, opened).await.context("open a stream")??;
+        let hello = tokio::time::timeout(FRAME_MAX, stream.next()).await.context("wait for hello")?;
         let hello = hello.context("a stream ended before hello")?;
         ensure!(raw::word(hello.text(), "type") == Some("hello"), "a stream began with {}", hello.text());
         let cursor = raw::word(hello.text(), "cursor").and_then(Cursor::parse);
         Ok(Open { transport, stream, cursor })
     }
 
-    /// Reads so many events, as they stand in their frames.
+    /// Reads `count` events, as text from their frames.
     async fn read(&self, open: &mut Open, count: usize) -> Vec<String> {
         let mut got = Vec::new();
         while got.len() < count {
-            let Ok(Some(incoming)) = tokio::time::timeout(WAY_MAX, open.stream.next()).await else {
+            let Ok(Some(incoming)) = tokio::time::timeout(FRAME_MAX, open.stream.next()).await else {
                 let name = open.transport.name();
-                self.findings.add(name, format!("{} events came of {count}", got.len()));
+                self.findings.add(name, format!("only {} of {count} events came", got.len()));
                 break;
             };
             let text = incoming.text();
@@ -236,20 +238,20 @@ impl Way<'_> {
         got
     }
 
-    /// Every event once, with the text of its data as it was published.
-    fn compare(&self, way: &str, expected: &Expected, got: &[String]) {
+    /// Checks that every event came once, with its data as published.
+    fn compare(&self, route: &str, expected: &Expected, got: &[String]) {
         let mut missing = expected.clone();
         for event in got {
             let Some(id) = raw::word(event, "id") else {
-                self.findings.add(way, format!("an event without id: {event}"));
+                self.findings.add(route, format!("an event without id: {event}"));
                 continue;
             };
             let Some((name, data)) = missing.remove(id) else {
-                self.findings.add(way, format!("{id} came twice, or was never published"));
+                self.findings.add(route, format!("{id} came twice, or was never published"));
                 continue;
             };
             if raw::word(event, "event") != Some(&name) || raw::word(event, "service") != Some("github") {
-                self.findings.add(way, format!("{id} has another name or service"));
+                self.findings.add(route, format!("{id} has a different name or service"));
             }
             let found = raw::member(event, "data").unwrap_or_default();
             if found != data {
@@ -258,11 +260,11 @@ impl Way<'_> {
                     text.get(at.saturating_sub(20)..).unwrap_or(text).chars().take(60).collect()
                 };
                 let (went, came) = (around(&data), around(found));
-                self.findings.add(way, format!("{id} went in as …{went}…, and came out as …{came}…"));
+                self.findings.add(route, format!("{id} was published as …{went}…, but received as …{came}…"));
             }
         }
         for id in missing.keys() {
-            self.findings.add(way, format!("{id} is missing"));
+            self.findings.add(route, format!("{id} is missing"));
         }
     }
 }

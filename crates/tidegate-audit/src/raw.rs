@@ -1,6 +1,5 @@
-//! JSON as text: members and elements as they were written, and text without the white space between
-//! tokens. For comparing what went in with what came out, where a parser would already have lost the
-//! difference between `1.0` and `1`. Expects valid JSON.
+//! JSON as text: members and elements as written, and text without white space between tokens. Used to
+//! compare input with output: a parser would lose differences such as `1.0` and `1`. Expects valid JSON.
 
 /// `text` without the white space between its tokens.
 pub fn compact(text: &str) -> String {
@@ -20,7 +19,7 @@ pub fn compact(text: &str) -> String {
     out
 }
 
-/// Where the value that starts at `text` ends.
+/// The length of the value at the start of `text`.
 fn value_end(text: &str) -> usize {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -41,8 +40,7 @@ fn value_end(text: &str) -> usize {
     text.len()
 }
 
-/// The values between the brackets of an array or an object, with what separates them left out; of
-/// an object, names and values take turns.
+/// The values in an array or an object, without separators. In an object, names and values alternate.
 fn parts(text: &str) -> Vec<&str> {
     let inner = text.trim();
     let mut rest = inner.get(1..inner.len().saturating_sub(1)).unwrap_or_default();
@@ -60,13 +58,13 @@ pub fn elements(text: &str) -> Vec<&str> {
     parts(text)
 }
 
-/// The value of the member `name` of an object, the last of that name.
+/// The value of the last member `name` of an object.
 pub fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let quoted = format!("\"{name}\"");
     parts(text).chunks_exact(2).rev().find(|pair| pair[0] == quoted).map(|pair| pair[1])
 }
 
-/// The value of a member that is a string without escapes.
+/// The value of a member, if it is a string. Escapes are not decoded.
 pub fn word<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     member(text, name)?.strip_prefix('"')?.strip_suffix('"')
 }

@@ -1,4 +1,5 @@
-//! One reader: connects, reads, is cut or cuts itself, resumes with its cursor, to the end of the log.
+//! One reader: it connects, reads, is disconnected or disconnects itself, and resumes with its cursor, until
+//! the end of the log.
 
 use std::{
     ops::Range,
@@ -22,96 +23,120 @@ use crate::{
     transport::{OpenError, Stream, Transport},
 };
 
-/// Between two attempts to connect to a gateway that is not there.
+/// The delay between two attempts to connect to a gateway that is not reachable.
 const RETRY: Duration = Duration::from_millis(40);
 
-/// After so many faults of its own a reader stops: the rest would follow from them.
+/// A reader stops after so many faults: more would only be consequences.
 const FAULTS_MAX: usize = 3;
 
 /// The end of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct End {
-    /// The place.
+    /// The seq.
     pub seq: u64,
-    /// When to give up reaching it.
+    /// The deadline for reaching it.
     pub by: Instant,
 }
 
-/// What all readers share.
+/// The state that all readers share.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// Speaks HTTP.
+pub struct Shared {
+    /// The HTTP client.
     pub client: reqwest::Client,
-    /// Where the gateway is.
+    /// The gateway.
     pub gateway: Announced,
-    /// What is known.
+    /// What was published.
     pub ledger: Arc<Ledger>,
-    /// What is wrong.
+    /// What was found wrong.
     pub findings: Arc<Findings>,
-    /// Where to read to, once it is known.
+    /// The end of the log, when it is known.
     pub end: watch::Receiver<Option<End>>,
     /// When to give up.
     pub deadline: Instant,
-    /// How many streams were resumed.
+    /// The number of resumed streams.
     pub resumed: Arc<AtomicUsize>,
-    /// How many events came, to all readers.
+    /// The number of events that all readers received.
     pub delivered: Arc<AtomicUsize>,
-    /// How many readers have had their first hello.
+    /// The number of readers that received their first hello.
     pub greeted: Arc<AtomicUsize>,
 }
 
-/// What one reader does.
+impl Shared {
+    /// The state at the beginning: nothing is counted.
+    pub fn new(
+        client: &reqwest::Client,
+        gateway: &Announced,
+        ledger: &Arc<Ledger>,
+        findings: &Arc<Findings>,
+        end: watch::Receiver<Option<End>>,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            gateway: gateway.clone(),
+            ledger: ledger.clone(),
+            findings: findings.clone(),
+            end,
+            deadline,
+            resumed: Arc::default(),
+            delivered: Arc::default(),
+            greeted: Arc::default(),
+        }
+    }
+}
+
+/// The plan of one reader.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Its name in findings.
     pub name: String,
-    /// How it is connected.
+    /// Its transport.
     pub transport: Transport,
-    /// What it asks for.
+    /// The services that it subscribes to.
     pub services: Services,
-    /// Where it starts.
+    /// Its start.
     pub start: Start,
-    /// After how many events it cuts its own connection, each time drawn anew; `None` for never.
+    /// The range from which it draws after how many events it disconnects; `None` for never.
     pub cuts: Option<Range<usize>>,
 }
 
 enum Ended {
     /// It has read to the end.
     Done,
-    /// The connection is over; come back.
+    /// The connection ended; reconnect.
     Cut,
-    /// Time is up.
+    /// The deadline has passed.
     Late,
 }
 
-/// Reads until the end is known and reached.
-pub async fn run(plan: Plan, around: Surroundings) -> Continuity {
+/// Reads until the end of the log is known and reached.
+pub async fn run(plan: Plan, shared: Shared) -> Continuity {
     let mut continuity = Continuity::new(plan.services, plan.start.clone());
     let mut faults = 0;
     loop {
-        let end = *around.end.borrow();
-        if Instant::now() >= end.map_or(around.deadline, |end| end.by) {
+        let end = *shared.end.borrow();
+        if Instant::now() >= end.map_or(shared.deadline, |end| end.by) {
             let of = end.map_or("a log without end".to_owned(), |end| end.seq.to_string());
             let reached = continuity.reached();
-            around.findings.add(&plan.name, format!("stands at {reached} of {of}, and time is up"));
+            shared.findings.add(&plan.name, format!("reached {reached} of {of} before the deadline"));
             return continuity;
         }
         let start = continuity.connect();
         let opened =
-            Stream::open(plan.transport, &around.client, &around.gateway, plan.services, &start).await;
+            Stream::open(plan.transport, &shared.client, &shared.gateway, plan.services, &start).await;
         let ended = match opened {
             Ok(stream) => {
                 if continuity.has_begun() {
-                    around.resumed.fetch_add(1, Ordering::Relaxed);
+                    shared.resumed.fetch_add(1, Ordering::Relaxed);
                 }
-                connection(&plan, &around, &mut continuity, stream).await
+                connection(&plan, &shared, &mut continuity, stream).await
             }
             Err(OpenError::Away(_)) => {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
             Err(refused) => {
-                around.findings.add(&plan.name, refused);
+                shared.findings.add(&plan.name, refused);
                 faults += FAULTS_MAX;
                 Ok(Ended::Cut)
             }
@@ -120,7 +145,7 @@ pub async fn run(plan: Plan, around: Surroundings) -> Continuity {
             Ok(Ended::Done) => return continuity,
             Ok(Ended::Cut | Ended::Late) => {}
             Err(fault) => {
-                around.findings.add(&plan.name, fault);
+                shared.findings.add(&plan.name, fault);
                 faults += 1;
             }
         }
@@ -130,19 +155,19 @@ pub async fn run(plan: Plan, around: Surroundings) -> Continuity {
     }
 }
 
-/// Whether a stream that the gateway ended so may simply be resumed: on a machine that is too small
-/// for the load these are no fault.
+/// Whether the gateway ended a stream because of load. That is not a fault on a machine that is too small for
+/// the load; the stream is resumed.
 fn is_pressure(code: &str) -> bool {
     matches!(code, "ping_timeout" | "slow_consumer" | "overloaded" | "rate_limited" | "auth_timeout")
 }
 
 async fn connection(
     plan: &Plan,
-    around: &Surroundings,
+    shared: &Shared,
     continuity: &mut Continuity,
     mut stream: Stream,
 ) -> Result<Ended, Fault> {
-    let mut end = around.end.clone();
+    let mut end = shared.end.clone();
     let mut left = plan.cuts.clone().map(|cuts| rand::rng().random_range(cuts));
     loop {
         let known = *end.borrow_and_update();
@@ -152,25 +177,25 @@ async fn connection(
         let incoming = tokio::select! {
             incoming = stream.next() => incoming,
             Ok(()) = end.changed() => continue,
-            () = tokio::time::sleep_until(known.map_or(around.deadline, |end| end.by)) => return Ok(Ended::Late),
+            () = tokio::time::sleep_until(known.map_or(shared.deadline, |end| end.by)) => return Ok(Ended::Late),
         };
         let Some(incoming) = incoming else { return Ok(Ended::Cut) };
         let is_first = !continuity.has_begun();
-        let heard = match continuity.frame(incoming.text(), incoming.id(), &around.ledger) {
+        let heard = match continuity.frame(incoming.text(), incoming.id(), &shared.ledger) {
             Err(Fault::Ended { code, .. }) if is_pressure(&code) => return Ok(Ended::Cut),
             heard => heard?,
         };
         if is_first {
-            around.greeted.fetch_add(1, Ordering::Relaxed);
+            shared.greeted.fetch_add(1, Ordering::Relaxed);
         }
         match heard {
             Heard::Ping => stream.pong().await,
             Heard::GoAway => return Ok(Ended::Cut),
             Heard::Events(count) => {
-                around.delivered.fetch_add(count, Ordering::Relaxed);
+                shared.delivered.fetch_add(count, Ordering::Relaxed);
                 if let Some(left) = &mut left {
                     if *left < count {
-                        // As a client does that has lost its network: no word, no closing handshake.
+                        // Disconnect like a client that has lost its network: without a close handshake.
                         return Ok(Ended::Cut);
                     }
                     *left -= count;

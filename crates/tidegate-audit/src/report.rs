@@ -1,4 +1,4 @@
-//! What an audit says at its end.
+//! The report that an audit prints at its end.
 
 use std::{path::Path, time::Duration};
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::findings::Findings;
 
-/// A bar over so many steps, where somebody can see it.
+/// A progress bar over `steps`, shown on a terminal.
 pub fn progress(steps: u64, of: &str) -> ProgressBar {
     let bar = ProgressBar::new(steps);
     let template = format!("{{elapsed:>4}} {{bar:30}} {{pos}}/{{len}} {of}  {{msg}}");
@@ -17,7 +17,7 @@ pub fn progress(steps: u64, of: &str) -> ProgressBar {
     bar
 }
 
-/// Rows of a name and a number.
+/// Rows of a name and a value.
 #[derive(Debug, Default)]
 pub struct Report(Vec<(String, String)>);
 
@@ -28,7 +28,7 @@ impl Report {
         self
     }
 
-    /// Prints the rows, then what was found. True where nothing was.
+    /// Prints the rows, then the findings. True if there are none.
     pub fn print(&self, audit: &str, findings: &Findings, kept: Option<&Path>) -> bool {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         println!();

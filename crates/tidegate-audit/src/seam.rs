@@ -1,5 +1,5 @@
-//! The seam between replay and live: many connections come and come back, each from its own place,
-//! while events are published.
+//! The seam between replay and live: many connections start and resume, each at its own seq, while events are
+//! published.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -24,49 +24,49 @@ use crate::{
     transport::Transport,
 };
 
-/// Places that a log may have here.
-const PLACES_MAX: usize = 1 << 23;
+/// The maximum number of events in a log of this audit.
+const SEQS_MAX: usize = 1 << 23;
 
 /// Publishers that share the rate.
 const PUBLISHERS: u32 = 4;
 
-/// Events of a batch.
+/// Events in a batch.
 const BATCH: usize = 10;
 
-/// How long all may take to the log's end, on however slow a machine.
+/// How long publishing may take, even on a slow machine.
 const LOAD_MAX: Duration = Duration::from_secs(180);
 
-/// How long the readers may take from there.
+/// How long readers may take to reach the log's end after that.
 const END_MAX: Duration = Duration::from_secs(90);
 
-/// How the audit runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
-    /// How many connections resume
+    /// Number of connections
     #[arg(long, default_value_t = 1000)]
     connections: usize,
-    /// Events per second
+    /// Number of events published per second
     #[arg(long, default_value_t = 2000)]
     rate: u64,
-    /// For how long events are published
+    /// Duration of publishing, in seconds
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Events in the log before the first connection
+    /// Number of events in the log before the first connection
     #[arg(long, default_value_t = 5000)]
     before: usize,
 }
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, connections, rate, seconds, before } = options;
     let settings = [
         "limits.connections_per_user=20000",
         "limits.connections_per_address=20000",
         "limits.handshakes_per_second=100000",
-        // A tail of about a second: most come back to places that only the log holds, and the seam
-        // between log and tail moves under them.
+        // A tail of about one second: most connections resume from a seq that only the log holds, and the
+        // boundary between log and tail moves meanwhile.
         "tail.org_max_bytes=\"512KiB\"",
         "limits.request_bytes=\"512KiB\"",
         "ping.interval=\"5s\"",
@@ -75,32 +75,14 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let mut gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
     let deadline = Instant::now() + LOAD_MAX;
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let (ledger, findings) = (Arc::new(Ledger::new(PLACES_MAX)), Arc::new(Findings::default()));
+    let (ledger, findings) = (Arc::new(Ledger::new(SEQS_MAX)), Arc::new(Findings::default()));
     let (end, ended) = watch::channel(None);
-    let reading = reader::Surroundings {
-        client: client.clone(),
-        gateway: gateway.announced().clone(),
-        ledger: ledger.clone(),
-        findings: findings.clone(),
-        end: ended,
-        deadline,
-        resumed: Arc::default(),
-        delivered: Arc::default(),
-        greeted: Arc::default(),
-    };
+    let reading = reader::Shared::new(&client, gateway.announced(), &ledger, &findings, ended, deadline);
     let publish = |plan: publisher::Plan| {
         let (stop, stopped) = watch::channel(false);
-        let around = publisher::Surroundings {
-            client: client.clone(),
-            gateway: gateway.announced().clone(),
-            ledger: ledger.clone(),
-            findings: findings.clone(),
-            stop: stopped,
-            deadline,
-            life: Arc::default(),
-            in_flight: Arc::default(),
-        };
-        (stop, tokio::spawn(publisher::run(plan, around)))
+        let shared =
+            publisher::Shared::new(&client, gateway.announced(), &ledger, &findings, stopped, deadline);
+        (stop, tokio::spawn(publisher::run(plan, shared)))
     };
     let until = async |holds: &dyn Fn() -> bool| {
         let mut look = tokio::time::interval(Duration::from_millis(5));
@@ -109,7 +91,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         }
     };
 
-    // A log to start in, then the load.
+    // First some events in the log, then the load.
     let (stop, first) = publish(publisher::Plan { number: 0, batch: 50..101, every: None });
     until(&|| ledger.acknowledged() >= before).await;
     stop.send_replace(true);
@@ -123,7 +105,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let target = before + (rate * seconds) as usize;
     let mut tasks = Vec::new();
     for index in 0..connections {
-        // Spread over the first half of the load: each meets the seam at another moment.
+        // Spread over the first half of the load, so that each meets the seam at a different moment.
         let due = before + (target - before) / 2 * index / connections.max(1);
         until(&|| ledger.acknowledged() >= due).await;
         let plan = plan(index, &ledger);
@@ -142,13 +124,8 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     }
     bar.finish_and_clear();
 
-    let (events, head) = match history::read(&client, gateway.announced()).await {
-        Ok(log) => (log.events, log.head),
-        Err(error) => {
-            findings.add("history", format!("{error:#}"));
-            (Vec::new(), 0)
-        }
-    };
+    let history::Log { events, head } =
+        history::read_or_add_finding(&client, gateway.announced(), &findings).await;
     end.send_replace(Some(reader::End { seq: head, by: Instant::now() + END_MAX }));
     let (mut starts, mut delivered) = (std::collections::BTreeSet::new(), 0);
     for (index, task) in tasks.into_iter().enumerate() {
@@ -165,20 +142,15 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let mut report = Report::default();
     report
         .row("connections", format!("{greeted} of {connections}"))
-        .row("different places they started from", starts.len())
-        .row("times they came back", resumed)
+        .row("different seqs they started after", starts.len())
+        .row("times they resumed", resumed)
         .row("events in the log", events.len())
         .row("events read", delivered);
-    let require = |holds: bool, what: &str| {
-        if !holds {
-            findings.add("audit", what);
-        }
-    };
-    require(greeted == connections, "not every connection got its hello");
-    require(events.len() >= target, "too few events were published");
-    require(starts.len() * 4 >= connections, "most connections started from the same places");
-    require(resumed * 2 >= connections, "too few connections came back");
-    require(gateway.is_running(), "the gateway has ended by itself");
+    findings.require(greeted == connections, "not every connection got its hello");
+    findings.require(events.len() >= target, "too few events were published");
+    findings.require(starts.len() * 4 >= connections, "most connections started after the same seqs");
+    findings.require(resumed * 2 >= connections, "too few connections resumed");
+    findings.require(gateway.is_running(), "the gateway ended unexpectedly");
     let kept = gateway.finish(findings.count() > 0).await;
     Ok(report.print("seam", &findings, kept.as_deref()))
 }
@@ -187,7 +159,8 @@ fn name(index: usize) -> String {
     format!("connection {index} ({})", Transport::of(index).name())
 }
 
-/// Connection `index`: from anywhere in the log, for all services or a few; most leave and come back.
+/// The plan of connection `index`: a start anywhere in the log, all services or a few; most disconnect and
+/// resume.
 fn plan(index: usize, ledger: &Ledger) -> reader::Plan {
     let mut random = rand::rng();
     let start = match ledger.cursor() {
@@ -198,7 +171,7 @@ fn plan(index: usize, ledger: &Ledger) -> reader::Plan {
         _ if index.is_multiple_of(20) => Start::Head,
         _ => Start::Tail(1 + index % 100),
     };
-    // What a machine of two cores can look through: a few see all, the others one to four services.
+    // A load that a machine with two cores can verify: a few read all services, the others one to four.
     let services = match index % 8 {
         0 => Services::ALL,
         other => {

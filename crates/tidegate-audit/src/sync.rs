@@ -1,5 +1,5 @@
-//! Acknowledged means synced. SIGKILL cannot show it, for the kernel keeps what a dead process has
-//! written; so strace counts the gateway's syncs, and then makes them fail.
+//! Acknowledged means synced. SIGKILL cannot test this, because the kernel keeps what a killed process has
+//! written. So strace counts the gateway's syncs, and then makes them fail.
 
 use std::{path::Path, time::Duration};
 
@@ -8,26 +8,27 @@ use clap::Args;
 
 use crate::{Common, event::Planned, findings::Findings, gateway::Gateway, history, report::Report};
 
-/// How many events are published one after the other, in each life.
+/// How many events are published one after the other, in each part of the audit.
 const EVENTS: u32 = 60;
 
-/// The sync that fails, and all after it; counted by thread, so that a start is not met by it.
+/// This sync fails, and all after it. strace counts by thread, so the syncs of the gateway's start do not
+/// fail.
 const FAILS_FROM: usize = 31;
 
-/// How many are tried after the first that was not acknowledged.
+/// How many more publishes are tried after the first that was not acknowledged.
 const AFTER: usize = 5;
 
-/// How long an answer may take; the gateway's own bound is 5 s.
+/// How long a response may take; the gateway's own bound is 5 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How the audit runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
 }
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common } = options;
     let mut gateway = Gateway::start(&common.gateway, common.dir, &[]).await?;
@@ -38,9 +39,12 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let mut strace = vec!["strace", "-D", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", &trace_text];
     let mut acknowledged: Vec<(u64, Planned)> = Vec::new();
 
-    // Each by itself, so that no two can share a sync.
+    // One at a time, so that no two share a sync.
     gateway.kill().await?;
-    gateway.restart_under(&strace).await.context("is strace installed, and allowed to trace?")?;
+    gateway
+        .restart_under(&strace)
+        .await
+        .context("start the gateway under strace (is strace installed and allowed to trace?)")?;
     let before = synced(&trace)?;
     for number in 0..EVENTS {
         let planned = Planned { publisher: 1, number };
@@ -52,7 +56,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let syncs = synced(&trace)? - before;
     if syncs < acknowledged.len() {
         let count = acknowledged.len();
-        findings.add("sync", format!("{count} publishes, one after the other, made only {syncs} syncs"));
+        findings.add("sync", format!("{count} publishes, one after the other, caused only {syncs} syncs"));
     }
 
     gateway.kill().await?;
@@ -80,11 +84,12 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     }
     let syncs_until_failure = synced(&trace)? - before;
     if ok > syncs_until_failure {
-        let what = format!("{ok} publishes were acknowledged with {syncs_until_failure} syncs that worked");
+        let what =
+            format!("{ok} publishes were acknowledged with only {syncs_until_failure} successful syncs");
         findings.add("sync", what);
     }
     if ok == 0 || failed == 0 {
-        findings.add("audit", "no sync failed between publishes, so nothing was shown");
+        findings.add("audit", "no sync failed between publishes, so nothing was tested");
     }
 
     gateway.kill().await?;
@@ -92,22 +97,22 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let log = history::read(&client, gateway.announced()).await?.events;
     for (seq, planned) in &acknowledged {
         if !log.contains(&(*seq, *planned)) {
-            findings.add("log", format!("{} was acknowledged at {seq}, and is not there", planned.id()));
+            findings.add("log", format!("{} was acknowledged at {seq}, but is not in the log", planned.id()));
         }
     }
     let mut report = Report::default();
     report
         .row("publishes, one after the other", EVENTS)
-        .row("syncs they made", syncs)
+        .row("syncs for them", syncs)
         .row("acknowledged until syncs failed", ok)
         .row("syncs until then", syncs_until_failure)
-        .row("refused from then on", failed)
+        .row("not acknowledged from then on", failed)
         .row("events in the log after a restart", log.len());
     let kept = gateway.finish(findings.count() > 0).await;
     Ok(report.print("sync", &findings, kept.as_deref()))
 }
 
-/// Publishes one event; where it was put, or nothing if it was not acknowledged.
+/// Publishes one event. Returns its seq, or none if it was not acknowledged.
 async fn publish(
     client: &reqwest::Client,
     gateway: &Gateway,
@@ -115,20 +120,20 @@ async fn publish(
 ) -> anyhow::Result<Option<u64>> {
     let mut body = String::new();
     planned.write_json(&mut body);
-    let told = gateway.announced();
-    let request = client.post(format!("{}/v1/orgs/{}/events", told.url, told.org));
-    let request = request.bearer_auth(&told.publish_key).header("content-type", "application/json");
+    let announced = gateway.announced();
+    let request = client.post(format!("{}/v1/orgs/{}/events", announced.url, announced.org));
+    let request = request.bearer_auth(&announced.publish_key).header("content-type", "application/json");
     let answer = request.body(body).send().await.context("publish")?;
     if answer.status() != 200 {
         return Ok(None);
     }
-    let answer: serde_json::Value = serde_json::from_str(&answer.text().await.context("read an answer")?)?;
-    answer["events"][0]["seq"].as_u64().map(Some).context("a publish answer has no seq")
+    let answer: serde_json::Value = serde_json::from_str(&answer.text().await.context("read a response")?)?;
+    answer["events"][0]["seq"].as_u64().map(Some).context("a publish response has no seq")
 }
 
-/// How many syncs have worked, by strace's account.
+/// How many syncs succeeded, according to strace.
 fn synced(trace: &Path) -> anyhow::Result<usize> {
     let text = std::fs::read_to_string(trace).with_context(|| format!("read {}", trace.display()))?;
-    // A call that another thread's interrupts is told in two lines; the second has the outcome.
+    // strace splits a call in two lines if another thread's call comes in between; the second has the result.
     Ok(text.lines().filter(|line| line.contains("sync") && line.trim_end().ends_with("= 0")).count())
 }

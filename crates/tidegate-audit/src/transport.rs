@@ -1,4 +1,4 @@
-//! The two transports, by other people's WebSocket and HTTP clients.
+//! The two transports, with third-party WebSocket and HTTP clients.
 
 use std::{collections::VecDeque, pin::Pin};
 
@@ -11,14 +11,14 @@ use tokio_tungstenite::{
 
 use crate::{continuity::Start, event::Services, gateway::Announced};
 
-/// How a reader is connected, and says who it is.
+/// A transport, with the way to authenticate and to resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// WebSocket, the token in a header.
     WebSocketHeader,
     /// WebSocket, the token in the first frame.
     WebSocketFrame,
-    /// WebSocket, the token among the subprotocols, as browsers have it.
+    /// WebSocket, the token as a subprotocol, as browsers send it.
     WebSocketProtocol,
     /// Server-sent events, resumed by `Last-Event-ID` as browsers do.
     SseLastEventId,
@@ -27,7 +27,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// One for each number: half WebSocket, half SSE, in all their kinds.
+    /// A transport for each number: half WebSocket, half SSE, in all variants.
     pub fn of(number: usize) -> Self {
         const KINDS: [Transport; 6] = [
             Transport::WebSocketHeader,
@@ -52,20 +52,20 @@ impl Transport {
 /// Why a stream did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The gateway is not there.
+    /// The gateway is not reachable.
     #[error("the gateway cannot be reached: {0}")]
     Away(String),
-    /// It said no.
+    /// The gateway refused the stream.
     #[error("the gateway refused the stream with {status}: {body}")]
     Refused {
-        /// The status.
+        /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// The response body.
         body: String,
     },
 }
 
-/// One frame as it came.
+/// One received frame.
 #[derive(Debug)]
 pub enum Incoming {
     /// A WebSocket message.
@@ -74,7 +74,7 @@ pub enum Incoming {
     Event {
         /// Its data.
         data: String,
-        /// Its id, where it has one of its own.
+        /// Its id, if it has one.
         id: Option<String>,
     },
 }
@@ -105,7 +105,7 @@ pub enum Stream {
     Sse(Box<SseStream>),
 }
 
-/// The address of a stream and its query, `cursor=` left out if `by_header`.
+/// The URL of a stream with its query, without `cursor=` if `by_header`.
 fn address(gateway: &Announced, services: Services, start: &Start, by_header: bool) -> String {
     let mut query = Vec::new();
     let names = services.query();
@@ -122,7 +122,7 @@ fn address(gateway: &Announced, services: Services, start: &Start, by_header: bo
 }
 
 impl Stream {
-    /// Opens one.
+    /// Opens a stream.
     pub async fn open(
         transport: Transport,
         client: &reqwest::Client,
@@ -139,7 +139,7 @@ impl Stream {
         Self::open_at(transport, client, url, &gateway.token, last_event_id).await
     }
 
-    /// Opens one at an address, whatever that asks for; `last_event_id` is for SSE.
+    /// Opens a stream at a URL; `last_event_id` is for SSE.
     pub async fn open_at(
         transport: Transport,
         client: &reqwest::Client,
@@ -195,7 +195,7 @@ impl Stream {
         }
     }
 
-    /// The next frame; none when the connection has ended, whichever way.
+    /// The next frame. None after the connection has ended for any reason.
     pub async fn next(&mut self) -> Option<Incoming> {
         match self {
             Self::WebSocket(socket) => loop {
@@ -209,10 +209,10 @@ impl Stream {
         }
     }
 
-    /// Answers a ping; nothing where there is nothing to answer with.
+    /// Answers a ping. SSE has no way to answer.
     pub async fn pong(&mut self) {
         if let Self::WebSocket(socket) = self {
-            // A lost connection shows in the next read.
+            // The next read finds a lost connection.
             let _ = socket.send(Message::text(r#"{"type":"pong"}"#)).await;
         }
     }
@@ -220,7 +220,7 @@ impl Stream {
 
 type Chunks = Pin<Box<dyn futures_util::Stream<Item = Option<Vec<u8>>> + Send>>;
 
-/// A body that is read as server-sent events.
+/// A response body that is read as server-sent events.
 pub struct SseStream {
     body: Chunks,
     parser: SseParser,
@@ -238,7 +238,7 @@ impl SseStream {
     }
 }
 
-/// The parser of WHATWG HTML, section 9.2.6, as far as the gateway's streams need it.
+/// The part of the parser of WHATWG HTML, section 9.2.6, that the gateway's streams need.
 #[derive(Debug, Default)]
 struct SseParser {
     line: Vec<u8>,

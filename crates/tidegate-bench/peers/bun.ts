@@ -1,5 +1,5 @@
-// Bun's WebSocket server: every reader has one topic, a POST goes to all of them.
-// Ends with its standard input. Prints one line of JSON when it serves.
+// Bun's WebSocket server: all readers subscribe to one topic, and each POST is sent to all of them.
+// It ends when its standard input closes, and prints one line of JSON when it is ready.
 
 const compress = process.argv[2] === "compress";
 

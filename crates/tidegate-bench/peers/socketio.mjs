@@ -1,11 +1,11 @@
-// Socket.IO: every reader is in the default namespace, a POST goes to all of them.
-// Ends with its standard input. Prints one line of JSON when it serves.
+// Socket.IO: all readers are in the default namespace, and each POST is sent to all of them.
+// It ends when its standard input closes, and prints one line of JSON when it is ready.
 
 import { createRequire } from "node:module";
 import { createServer } from "node:http";
 import { join } from "node:path";
 
-// Where the package is installed is said by the caller; this file may be anywhere.
+// The caller passes the directory of the package, because this script may be anywhere.
 const require = createRequire(join(process.argv[2], "package.json"));
 const { Server } = require("socket.io");
 const compress = process.argv[3] === "compress";

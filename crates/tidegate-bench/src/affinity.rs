@@ -1,5 +1,5 @@
-//! Which processor cores the server and the load have. On a small machine they must not share one, or the
-//! load's work shows as the server's latency.
+//! The CPU cores of the server and of the load. They should not share a core, because the load's own work
+//! would then add to the measured latency.
 
 use std::{fmt, str::FromStr};
 
@@ -38,12 +38,12 @@ impl fmt::Display for Cores {
 }
 
 impl Cores {
-    /// How many.
+    /// The number of cores.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether one of them is among the others too.
+    /// Whether both lists have a core in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|core| other.0.contains(core))
     }
@@ -55,12 +55,12 @@ impl Cores {
     }
 }
 
-/// What the user wants: `auto`, `none`, or a list.
+/// A core option on the command line: `auto`, `none`, or a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// The server gets the first core and the load the second, where there are two.
+    /// The server gets the first core and the load the second, if there are two.
     Auto,
-    /// Wherever the system puts them.
+    /// The system chooses.
     None,
     These(Cores),
 }
@@ -78,13 +78,13 @@ impl FromStr for Choice {
 }
 
 impl Choice {
-    /// The cores of side `index`: 0 the server's, 1 the load's.
+    /// The cores of the server (`index` 0) or of the load (`index` 1).
     pub fn resolve(&self, index: usize) -> anyhow::Result<Option<Cores>> {
         match self {
             Self::None => Ok(None),
             Self::These(cores) => Ok(Some(cores.clone())),
             Self::Auto => {
-                let allowed = sched_getaffinity(None).context("ask for this process's cores")?;
+                let allowed = sched_getaffinity(None).context("read this process's cores")?;
                 let allowed: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
                 Ok((allowed.len() > 1).then(|| Cores(vec![allowed[index]])))
             }
@@ -92,25 +92,26 @@ impl Choice {
     }
 }
 
-/// The cores that this process may use, in words.
+/// The cores that this process may use, as text.
 fn allowed() -> String {
-    let Ok(set) = sched_getaffinity(None) else { return "none that it can tell".to_owned() };
+    let Ok(set) = sched_getaffinity(None) else { return "unknown cores".to_owned() };
     Cores((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()).to_string()
 }
 
-/// Pins the calling thread, and those that it starts from here on.
+/// Pins the calling thread, and all threads that it starts later.
 pub fn pin(cores: &Cores) -> anyhow::Result<()> {
     sched_setaffinity(None, &cores.set())
         .with_context(|| format!("run on core {cores} (this process may use {})", allowed()))
 }
 
-/// Runs `spawn` on `cores`: a process started by it stays there. This thread goes back to its own.
+/// Runs `spawn` on `cores`, so that a process started by it stays there. Afterwards this thread returns to
+/// its own cores.
 pub fn on_cores<T>(cores: Option<&Cores>, spawn: impl FnOnce() -> T) -> anyhow::Result<T> {
     let Some(cores) = cores else { return Ok(spawn()) };
-    let before = sched_getaffinity(None).context("ask for this thread's cores")?;
+    let before = sched_getaffinity(None).context("read this thread's cores")?;
     pin(cores)?;
     let spawned = spawn();
-    sched_setaffinity(None, &before).context("go back to this thread's cores")?;
+    sched_setaffinity(None, &before).context("restore this thread's cores")?;
     Ok(spawned)
 }
 

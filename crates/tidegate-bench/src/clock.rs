@@ -1,4 +1,4 @@
-//! The run's clock: one for publishers and readers, so that a latency is a difference.
+//! The clock of a run, shared by publishers and readers, so that a latency is a plain difference.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 pub struct Clock(Instant);
 
 impl Clock {
-    /// One that begins now.
+    /// A clock that starts now.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// Now.
+    /// The current time.
     #[inline]
     pub fn now_us(&self) -> u64 {
         self.0.elapsed().as_micros() as u64
     }
 
-    /// How long until then; nothing if it is past.
+    /// The time left until `at_us`, zero if it has passed.
     pub fn until(&self, at_us: u64) -> Duration {
         Duration::from_micros(at_us.saturating_sub(self.now_us()))
     }

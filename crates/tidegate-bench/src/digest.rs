@@ -1,62 +1,62 @@
-//! What one message holds, read once and used for every reader that got the same bytes.
+//! The digest of a message: its content, parsed once and used for every reader that received the same bytes.
 //!
-//! A thousand readers of a gateway that shares its frames get the same bytes a thousand times; comparing
-//! bytes costs a fraction of reading them, and keeps the load cheap enough to share a machine with the
-//! server. Nothing is trusted for it: a reader whose bytes differ has its own digest.
+//! If a gateway shares its frames, a thousand readers receive the same bytes a thousand times. Comparing
+//! bytes costs a fraction of parsing them, which keeps the load cheap enough to share a machine with the
+//! server. No check is lost: a message whose bytes differ gets its own digest.
 
 use tidegate_protocol::Cursor;
 
 use crate::event::{Mark, Marks, PROBE};
 
-/// What a message means to its reader.
+/// The kind of a message.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub enum Word {
-    /// Nothing but its events, if it has any.
+pub enum MessageKind {
+    /// Events, or nothing that the reader has to act on.
     #[default]
     Events,
-    /// The stream is open. `head`: a reader of a log is live once it stands there.
+    /// The stream is open. A reader of a log is live once it has reached `head`.
     Ready { cursor: Option<Cursor>, head: u64 },
-    /// To be answered by this text.
-    Answer(String),
-    /// The server says that something will not come.
+    /// The reader must reply with this text.
+    Reply(String),
+    /// The server declares that it cannot deliver some events.
     Gap { seq: u64, reason: String },
-    /// The server says no.
+    /// The server refuses or ends the stream.
     Refused(Refused),
-    /// What the peer's protocol does not allow.
+    /// The server's protocol does not allow this message.
     Broken(String),
 }
 
-/// A server's no.
+/// Why a server refused a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub code: String,
     pub message: String,
-    /// The server's configuration key that says how many.
+    /// The configuration key of the limit that was reached.
     pub limit: Option<String>,
     pub retry_in_ms: Option<u64>,
 }
 
-/// So many events of one publisher, without a hole, in order.
+/// Consecutive events of one publisher: `count` events from number `first`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct Sequence {
     pub publisher: u16,
     pub first: u32,
     pub count: u32,
 }
 
-/// One message.
+/// The content of one message.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Digest {
-    pub word: Word,
-    /// From where to where it moves a reader, on servers that say so.
-    pub place: Option<(u64, u64)>,
-    /// Its events, as they come.
+    pub kind: MessageKind,
+    /// The range `(prev, seq]` of the log that the message accounts for, if the server has one.
+    pub span: Option<(u64, u64)>,
+    /// Its events, in order.
     pub marks: Vec<Mark>,
-    /// Their places, on servers that number them.
+    /// The seqs of its events, if the server numbers them.
     pub seqs: Vec<u64>,
-    /// The same events by publisher; empty if one publisher's are not in order within the message.
-    pub runs: Vec<Run>,
-    /// Whether it holds an event that only asked.
+    /// The same events by publisher. Empty if the events of a publisher are not consecutive.
+    pub sequences: Vec<Sequence>,
+    /// Whether it holds a probe.
     pub has_probe: bool,
 }
 
@@ -71,38 +71,40 @@ impl Digest {
             self.has_probe = true;
             return;
         }
-        let in_order = self.marks.is_empty() || !self.runs.is_empty();
+        let in_order = self.marks.is_empty() || !self.sequences.is_empty();
         self.marks.push(mark);
-        match self.runs.iter_mut().find(|run| run.publisher == mark.publisher) {
+        match self.sequences.iter_mut().find(|sequence| sequence.publisher == mark.publisher) {
             _ if !in_order => {}
-            Some(run) if run.first.wrapping_add(run.count) == mark.number => run.count += 1,
-            Some(_) => self.runs.clear(),
-            None => self.runs.push(Run { publisher: mark.publisher, first: mark.number, count: 1 }),
+            Some(sequence) if sequence.first.wrapping_add(sequence.count) == mark.number => {
+                sequence.count += 1
+            }
+            Some(_) => self.sequences.clear(),
+            None => self.sequences.push(Sequence { publisher: mark.publisher, first: mark.number, count: 1 }),
         }
     }
 }
 
-/// Reads a peer's message.
-pub trait Read {
-    /// What `message` holds.
+/// Parses the messages of a server.
+pub trait ReadMessage {
+    /// Parses `message`.
     fn read(&self, message: &[u8]) -> Digest;
 }
 
-/// The digests of the last messages, by their bytes.
+/// A cache of digests, by the bytes of the message: set-associative, with the oldest entry of a set replaced.
 pub struct Digests {
     sets: Vec<Set>,
 }
 
-/// Messages that are looked for at the same place. Several: two that are in flight at once and pushed
-/// each other out would be read anew for every reader.
+/// The entries with the same hash. There are several, because two messages that are in flight at the same
+/// time and replace each other would be parsed again for every reader.
 #[derive(Default)]
 struct Set {
     known: Vec<(Box<[u8]>, Digest)>,
-    /// Whose turn it is to go.
+    /// The index of the entry that is replaced next.
     oldest: usize,
 }
 
-/// Room for what a few rounds of fan-out have in flight.
+/// Enough entries for the messages that a few fan-out passes have in flight.
 const SETS: usize = 64;
 const WAYS: usize = 8;
 
@@ -113,8 +115,8 @@ impl Default for Digests {
 }
 
 impl Digests {
-    /// The digest of `message`, known or read now.
-    pub fn of(&mut self, message: &[u8], reader: &(impl Read + ?Sized)) -> &Digest {
+    /// The digest of `message`, from the cache or parsed now.
+    pub fn of(&mut self, message: &[u8], reader: &(impl ReadMessage + ?Sized)) -> &Digest {
         let Set { known, oldest } = &mut self.sets[set_of(message)];
         let index = known.iter().position(|(bytes, _)| **bytes == *message).unwrap_or_else(|| {
             let fresh = (message.into(), reader.read(message));
@@ -131,8 +133,8 @@ impl Digests {
     }
 }
 
-/// Where a message is looked for: what differs between messages stands in their first bytes (places,
-/// marks) or their last.
+/// The index of a message's set. The hash covers its first and last bytes only: what differs between messages
+/// (seqs, marks) is there.
 fn set_of(message: &[u8]) -> usize {
     let mut hash = message.len() as u64;
     let head = &message[..message.len().min(160)];
@@ -162,49 +164,53 @@ mod tests {
     #[test]
     fn runs_are_by_publisher() {
         let digest = of(&[(0, 5), (1, 9), (0, 6), (0, 7), (1, 10), (PROBE, 1)]);
-        let expected = [Run { publisher: 0, first: 5, count: 3 }, Run { publisher: 1, first: 9, count: 2 }];
-        assert_eq!((digest.runs.as_slice(), digest.marks.len(), digest.has_probe), (&expected[..], 5, true));
+        let expected =
+            [Sequence { publisher: 0, first: 5, count: 3 }, Sequence { publisher: 1, first: 9, count: 2 }];
+        assert_eq!(
+            (digest.sequences.as_slice(), digest.marks.len(), digest.has_probe),
+            (&expected[..], 5, true)
+        );
     }
 
     #[test]
     fn what_is_out_of_order_has_no_runs() {
         for events in [&[(0, 5), (0, 7)][..], &[(0, 5), (0, 5), (1, 0)], &[(0, 5), (0, 4), (0, 5), (1, 1)]] {
             let digest = of(events);
-            assert_eq!((digest.runs.len(), digest.marks.len()), (0, events.len()), "{events:?}");
+            assert_eq!((digest.sequences.len(), digest.marks.len()), (0, events.len()), "{events:?}");
         }
     }
 
     #[test]
     fn equal_bytes_are_read_once_and_others_never_confused() {
         struct Counts(Cell<u32>);
-        impl Read for Counts {
+        impl ReadMessage for Counts {
             fn read(&self, message: &[u8]) -> Digest {
                 self.0.set(self.0.get() + 1);
-                Digest { place: Some((message.len() as u64, u64::from(message[300]))), ..Digest::default() }
+                Digest { span: Some((message.len() as u64, u64::from(message[300]))), ..Digest::default() }
             }
         }
         let (counts, mut digests) = (Counts(Cell::new(0)), Digests::default());
         let mut message = vec![b'x'; 1000];
-        assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'x'))));
-        assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'x'))));
+        assert_eq!(digests.of(&message, &counts).span, Some((1000, u64::from(b'x'))));
+        assert_eq!(digests.of(&message, &counts).span, Some((1000, u64::from(b'x'))));
         assert_eq!(counts.0.get(), 1);
-        // A byte that the place does not depend on.
+        // This byte is not part of the hash.
         message[300] = b'y';
-        assert_eq!(digests.of(&message, &counts).place, Some((1000, u64::from(b'y'))));
+        assert_eq!(digests.of(&message, &counts).span, Some((1000, u64::from(b'y'))));
         assert_eq!(counts.0.get(), 2);
     }
 
     #[test]
     fn messages_in_flight_at_once_do_not_push_each_other_out() {
         struct Counts(Cell<u32>);
-        impl Read for Counts {
+        impl ReadMessage for Counts {
             fn read(&self, _: &[u8]) -> Digest {
                 self.0.set(self.0.get() + 1);
                 Digest::default()
             }
         }
         let (counts, mut digests) = (Counts(Cell::new(0)), Digests::default());
-        // They differ where the place does not depend on it: all in one set.
+        // They differ in a byte that is not part of the hash, so all of them belong to one set.
         let messages: Vec<_> = (0..WAYS as u8 + 1)
             .map(|number| {
                 let mut message = vec![b'x'; 1000];
@@ -216,7 +222,7 @@ mod tests {
             messages[..WAYS].iter().for_each(|message| _ = digests.of(message, &counts));
         }
         assert_eq!(counts.0.get(), WAYS as u32);
-        // One more makes room for itself.
+        // One more replaces the oldest.
         digests.of(&messages[WAYS], &counts);
         digests.of(&messages[0], &counts);
         assert_eq!(counts.0.get(), WAYS as u32 + 2);

@@ -1,8 +1,8 @@
-//! What is published: an event that says who published it, as which of its events, and when it was meant
-//! to go. Every event of a run can be told from every other, so that readers can count.
+//! The events that are published. Each carries a mark: its publisher, its number and its scheduled time.
+//! Every event of a run is unique, so readers can count them.
 //!
-//! The mark stands inside the event's `data`, as text that no server changes, so one scan finds it in
-//! whatever a server wraps around it.
+//! The mark is inside the event's `data`, as text that no server changes, so one scan finds it whatever the
+//! server wraps around it.
 
 use std::{fmt::Write as _, path::Path, sync::Arc};
 
@@ -10,8 +10,7 @@ use anyhow::{Context as _, ensure};
 use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
-/// Who published an event, as which of its events, and when it was meant to go (microseconds on the
-/// run's clock).
+/// Identifies an event: its publisher, its number, and its scheduled time (microseconds on the run's clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub publisher: u16,
@@ -19,7 +18,7 @@ pub struct Mark {
     pub intended_us: u64,
 }
 
-/// The publisher of events that only ask whether a reader is there. They are counted nowhere.
+/// The publisher number of probes: events that check whether readers receive anything. They are not counted.
 pub const PROBE: u16 = u16::MAX;
 
 /// Finds the marks of one run.
@@ -30,8 +29,8 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Those of a run with this name: eight hexadecimal digits, so that an event left over from another
-    /// run is not taken for one of this.
+    /// The marks of the run with this number. The number is part of each mark, so that an event left over
+    /// from another run is not counted.
     pub fn of_run(run: u32) -> Self {
         let run: Arc<str> = format!("{run:08x}").into();
         let finder = Finder::new(&format!("tgb~{run}~")).into_owned();
@@ -44,7 +43,7 @@ impl Marks {
         let _ = write!(out, "tgb~{}~{}~{}~{}~", self.run, mark.publisher, mark.number, mark.intended_us);
     }
 
-    /// Gives every mark in `text`, in its order.
+    /// Calls `each` with every mark in `text`, in order.
     pub fn scan(&self, text: &[u8], mut each: impl FnMut(Mark)) {
         let mut rest = text;
         while let Some(at) = self.finder.find(rest) {
@@ -63,7 +62,7 @@ impl Marks {
     }
 }
 
-/// Numbers that each end with `~`.
+/// Decimal numbers, each ended by `~`.
 struct Digits<'a>(&'a [u8]);
 
 impl Digits<'_> {
@@ -83,12 +82,12 @@ impl Digits<'_> {
     }
 }
 
-/// What events carry.
+/// What events contain.
 #[derive(Debug, Clone)]
 pub enum Payload {
-    /// An order that changed: an event of about so many bytes.
+    /// An update of an order, of about this many bytes.
     Order { bytes: usize },
-    /// Real webhooks, one after the other.
+    /// Real webhooks, in turn.
     Webhooks(Arc<[Webhook]>),
 }
 
@@ -114,7 +113,7 @@ impl Payload {
         let mut webhooks = Vec::new();
         for kind in kinds {
             for example in kind.examples {
-                // As a server sends it: without white space between tokens.
+                // In the form that servers send: without white space between tokens.
                 let value: serde_json::Value = serde_json::from_str(example.get())?;
                 let body = serde_json::value::to_raw_value(&value)?;
                 webhooks.push(Webhook { name: kind.name.clone(), body });
@@ -157,8 +156,8 @@ impl Payload {
     }
 }
 
-/// Adds members until `out` is about `end` long. What they hold differs from event to event like the
-/// fields of an order do, so that compression has no easier work than in life.
+/// Adds members until `out` is about `end` bytes long. Their values vary as the fields of real orders do, so
+/// that the events are not easier to compress than real ones.
 fn pad(out: &mut String, end: usize, random: &mut Mixed) {
     const STATES: [&str; 6] = ["created", "paid", "packed", "shipped", "delivered", "returned"];
     const WORDS: [&str; 16] = [
@@ -179,14 +178,14 @@ fn pad(out: &mut String, end: usize, random: &mut Mixed) {
         "neighbour",
         "box",
     ];
-    const PLACES: [&str; 4] = ["north-3", "north-7", "east-1", "harbour-2"];
+    const WAREHOUSES: [&str; 4] = ["north-3", "north-7", "east-1", "harbour-2"];
     let order = random.next();
     let fields = [
         format!(r#","state":"{}""#, STATES[(random.next() % 6) as usize]),
         format!(r#","order":"ORD-2026-{:07}""#, order % 10_000_000),
         format!(r#","total":{}.{:02}"#, random.next() % 900, random.next() % 100),
         format!(r#","customer":"cus_{:08x}""#, random.next() as u32),
-        format!(r#","warehouse":"{}""#, PLACES[(random.next() % 4) as usize]),
+        format!(r#","warehouse":"{}""#, WAREHOUSES[(random.next() % 4) as usize]),
         format!(r#","items":{}"#, 1 + random.next() % 12),
     ];
     for field in fields {
@@ -210,7 +209,7 @@ fn pad(out: &mut String, end: usize, random: &mut Mixed) {
     out.push('"');
 }
 
-/// Numbers that look random and are the same in every run (splitmix64, Steele et al. 2014).
+/// Pseudo-random numbers that are the same in every run (SplitMix64, Steele et al. 2014).
 struct Mixed(u64);
 
 impl Mixed {

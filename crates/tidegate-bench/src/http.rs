@@ -1,5 +1,5 @@
-//! HTTP/1.1, as far as a publisher and an opening stream need it: written by hand, so that a publish costs
-//! the load side two system calls and little else.
+//! The part of HTTP/1.1 that publishers and opening streams need. It is written by hand, so that a publish
+//! costs the load little more than two system calls.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub address: SocketAddr,
@@ -22,7 +22,7 @@ impl Target {
     pub fn parse(url: &str) -> anyhow::Result<Self> {
         let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://"));
         let rest = rest.with_context(|| {
-            format!("{url:?} must begin with http:// (this tool speaks no TLS: measure behind the proxy)")
+            format!("{url:?} must begin with http:// (this tool does not support TLS; measure the gateway directly, without the proxy)")
         })?;
         let host = rest.trim_end_matches('/');
         ensure!(!host.contains(['/', '?', '@']), "{url:?} must be an address without a path or credentials");
@@ -38,33 +38,33 @@ impl Target {
     }
 }
 
-/// What is not HTTP.
+/// A response that is not valid HTTP/1.1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the server's answer cannot be read as HTTP/1.1: {0}")]
-pub struct Broken(String);
+pub struct HttpError(String);
 
-impl Broken {
-    /// With these words.
+impl HttpError {
+    /// An error with this text.
     pub fn of(words: &str) -> Self {
         Self(words.to_owned())
     }
 }
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub status: u16,
-    /// Where its body begins.
+    /// The length of the head; the body begins after it.
     pub bytes: usize,
     headers: Vec<(String, String)>,
 }
 
 impl Head {
-    /// Reads one; none while it is not whole.
-    pub fn read(input: &[u8]) -> Result<Option<Self>, Broken> {
+    /// Parses a head. None if it is incomplete.
+    pub fn read(input: &[u8]) -> Result<Option<Self>, HttpError> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(input).map_err(|error| Broken(error.to_string()))?;
+        let parsed = response.parse(input).map_err(|error| HttpError(error.to_string()))?;
         let httparse::Status::Complete(bytes) = parsed else { return Ok(None) };
         let headers = response.headers.iter().map(|header| {
             (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned())
@@ -77,26 +77,26 @@ impl Head {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether its body comes in chunks.
+    /// Whether the body has chunked transfer encoding.
     pub fn is_chunked(&self) -> bool {
         self.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
-    /// How long it was on the wire.
+    /// Its length on the wire.
     pub bytes: usize,
-    /// Whether the connection ends with it.
+    /// Whether the server closes the connection after it.
     pub is_last: bool,
     pub retry_after: Option<String>,
 }
 
-/// Reads an answer; none while it is not whole.
-pub fn answer(input: &[u8]) -> Result<Option<Answer>, Broken> {
+/// Parses a response. None if it is incomplete.
+pub fn answer(input: &[u8]) -> Result<Option<Answer>, HttpError> {
     let Some(head) = Head::read(input)? else { return Ok(None) };
     let rest = &input[head.bytes..];
     let (body, length) = if head.is_chunked() {
@@ -109,7 +109,7 @@ pub fn answer(input: &[u8]) -> Result<Option<Answer>, Broken> {
     } else {
         let length = match head.header("content-length") {
             None => 0,
-            Some(length) => length.parse().map_err(|_| Broken("a faulty Content-Length".to_owned()))?,
+            Some(length) => length.parse().map_err(|_| HttpError("a faulty Content-Length".to_owned()))?,
         };
         if rest.len() < length {
             return Ok(None);
@@ -121,10 +121,10 @@ pub fn answer(input: &[u8]) -> Result<Option<Answer>, Broken> {
     Ok(Some(Answer { status: head.status, body, bytes: head.bytes + length, is_last, retry_after }))
 }
 
-/// A body that comes in chunks (RFC 9112, section 7.1), from any cut of its bytes.
+/// Decoder of a chunked body (RFC 9112, section 7.1). Its input may be split anywhere.
 #[derive(Debug, Default)]
 pub struct Chunks {
-    /// What is left of the chunk at hand.
+    /// Bytes left of the current chunk.
     left: usize,
     line: Vec<u8>,
     part: Part,
@@ -141,13 +141,14 @@ enum Part {
 }
 
 impl Chunks {
-    /// Whether the last chunk has come.
+    /// Whether the last chunk was received.
     pub fn has_ended(&self) -> bool {
         self.part == Part::End
     }
 
-    /// Takes bytes, adds the body's to `out`; says how many were taken (fewer only at the end).
-    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Broken> {
+    /// Decodes `input` and appends the body's bytes to `out`. Returns how many bytes were used: fewer than
+    /// given only at the end of the body.
+    pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, HttpError> {
         let mut at = 0;
         while at < input.len() && self.part != Part::End {
             if self.part == Part::Data {
@@ -163,7 +164,7 @@ impl Chunks {
             at += 1;
             if byte != b'\n' {
                 if self.line.len() > 1024 {
-                    return Err(Broken("a chunk's head is too long".to_owned()));
+                    return Err(HttpError("a chunk's head is too long".to_owned()));
                 }
                 self.line.push(byte);
                 continue;
@@ -175,7 +176,7 @@ impl Chunks {
                     let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
                     let size =
                         std::str::from_utf8(size).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
-                    self.left = size.ok_or_else(|| Broken("a chunk has no size".to_owned()))?;
+                    self.left = size.ok_or_else(|| HttpError("a chunk has no size".to_owned()))?;
                     if self.left == 0 { Part::Trailer } else { Part::Data }
                 }
                 Part::Trailer if line.is_empty() => Part::End,
@@ -187,11 +188,11 @@ impl Chunks {
     }
 }
 
-/// One request and its answer, waited for. For the few that are no part of a measurement.
+/// Sends one request and waits for the response. For the few requests that are not part of a measurement.
 pub fn ask(target: &Target, request: &[u8], patience: Duration) -> anyhow::Result<Answer> {
     let at = target.address;
     let mut socket = TcpStream::connect_timeout(&at, patience)
-        .with_context(|| format!("no server can be reached at {at}; is it running there?"))?;
+        .with_context(|| format!("no server can be reached at {at}; is it running?"))?;
     socket.set_read_timeout(Some(patience))?;
     socket.write_all(request).with_context(|| format!("write to {at}"))?;
     let (mut input, mut scratch) = (Vec::new(), [0; 16 * 1024]);
@@ -199,14 +200,14 @@ pub fn ask(target: &Target, request: &[u8], patience: Duration) -> anyhow::Resul
         if let Some(answer) = answer(&input)? {
             return Ok(answer);
         }
-        match socket.read(&mut scratch).with_context(|| format!("read the answer of {at}"))? {
-            0 => bail!("{at} closed the connection without an answer"),
+        match socket.read(&mut scratch).with_context(|| format!("read the response of {at}"))? {
+            0 => bail!("{at} closed the connection without a response"),
             read => input.extend_from_slice(&scratch[..read]),
         }
     }
 }
 
-/// A request's bytes.
+/// Encodes a request.
 pub fn request(method: &str, path: &str, target: &Target, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut out = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", target.host).into_bytes();
     for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! Latencies, in a histogram that keeps three digits of each (HdrHistogram).
+//! Latencies, in a histogram with a precision of three digits (HdrHistogram).
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Microseconds, up to an hour.
 const US_MAX: u64 = 3_600_000_000;
 
-/// Many latencies.
+/// A histogram of latencies.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
@@ -20,19 +20,19 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Adds one, in microseconds.
+    /// Adds a latency in microseconds.
     #[inline]
     pub fn record(&mut self, us: u64) {
         self.0.saturating_record(us.max(1));
     }
 
-    /// Adds those of another.
+    /// Adds the latencies of another histogram.
     pub fn add(&mut self, other: &Self) {
         // Both have the same bounds.
         let _ = self.0.add(&other.0);
     }
 
-    /// What they come to; none where there are none.
+    /// The summary; none if the histogram is empty.
     pub fn summary(&self) -> Option<Summary> {
         let ms = |us: u64| us as f64 / 1000.0;
         (!self.0.is_empty()).then(|| Summary {
@@ -45,7 +45,7 @@ impl Latencies {
     }
 }
 
-/// Latencies in short.
+/// A summary of latencies.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub mean_ms: f64,

@@ -1,14 +1,14 @@
-//! What a run needs of the machine and of the server, checked or said before it begins.
+//! The limits of the machine and of the server that a run needs, checked or printed before it begins.
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::peers::tidegate;
 
-/// Descriptors beside those of readers: publishers, files, pipes.
+/// File descriptors that are not connections of readers: publishers, files, pipes.
 const FILES_BESIDE: u64 = 200;
 
-/// Sees to the descriptors that `connections` need, on this side and (by inheritance) on the server's.
+/// Raises the limit of file descriptors to what `connections` need. A server started later inherits it.
 pub fn raise_files(connections: usize) -> anyhow::Result<()> {
     let needed = connections as u64 + FILES_BESIDE;
     let mut limit = getrlimit(Resource::Nofile);
@@ -25,7 +25,7 @@ pub fn raise_files(connections: usize) -> anyhow::Result<()> {
     setrlimit(Resource::Nofile, limit).context("raise the limit of file descriptors (ulimit -n)")
 }
 
-/// Sees that this machine has a port for each connection to one address.
+/// Checks that this machine has a local port for each connection to one address.
 pub fn check_ports(connections: usize) -> anyhow::Result<()> {
     let path = "/proc/sys/net/ipv4/ip_local_port_range";
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
@@ -41,10 +41,12 @@ pub fn check_ports(connections: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a gateway that runs already must allow, in words.
+/// The settings that a running gateway needs for this run, as text.
 pub fn for_a_running_gateway(connections: usize) -> String {
-    let mut words = String::from("This run needs of the gateway (tidegate serve --set, or its file):\n");
-    for setting in tidegate::needs(connections) {
+    let mut words = String::from(
+        "This run needs these settings of the gateway (tidegate serve --set, or its configuration file):\n",
+    );
+    for setting in tidegate::required_limits(connections) {
         words.push_str("  ");
         words.push_str(&setting);
         words.push('\n');
@@ -58,9 +60,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_had_is_said_with_the_number() {
+    fn limits_that_are_too_low_are_reported_with_the_number() {
         let error = raise_files(usize::MAX / 4).err().map(|error| error.to_string());
-        // Where the hard limit is none, all can be had.
+        // Without a hard limit, any number is allowed.
         if getrlimit(Resource::Nofile).maximum.is_some() {
             assert!(error.as_deref().unwrap_or_default().contains("ulimit -Hn"), "{error:?}");
         }

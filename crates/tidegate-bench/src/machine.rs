@@ -1,4 +1,4 @@
-//! On what machine it was measured.
+//! A description of the machine that a run was measured on.
 
 use std::fs;
 
@@ -12,12 +12,12 @@ pub struct Machine {
     pub memory_mib: u64,
     pub kernel: String,
     pub system: String,
-    /// How this tool was compiled: `debug` figures are worth nothing.
+    /// The profile that this tool was compiled with. Figures of `debug` builds are meaningless.
     pub profile: String,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str, separator: char| {
@@ -37,13 +37,13 @@ impl Machine {
     }
 }
 
-/// The version's numbers; what a vendor appends says nothing to a reader.
+/// The version number without the vendor's suffix.
 fn kernel_release(text: &str) -> &str {
     let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     text[..end].trim_end_matches('.')
 }
 
-/// Now, as RFC 3339 in UTC, to the second.
+/// The current time in UTC as RFC 3339, to the second.
 pub fn now() -> String {
     let now = time::OffsetDateTime::now_utc();
     let now = now.replace_nanosecond(0).unwrap_or(now);

@@ -1,21 +1,21 @@
-//! `tidegate-bench`: loads a gateway and its peers in the same way, and says what that cost them.
+//! `tidegate-bench`: puts the same load on a gateway and on other servers, and measures what it costs them.
 //!
-//! Publishers follow a schedule that waits for nobody (`schedule`, `publisher`), readers are real sockets
-//! on few threads (`crowd`, `reader`) that keep books of every event (`event`, `digest`, `books`), and a
-//! server is a process whose processor time and memory the kernel counts (`peers`). A `session` is one
-//! server under one load; `scenarios` are made of sessions, `report` makes a page of their results.
+//! Publishers follow a fixed schedule (an open loop: `schedule`, `publisher`). Readers are real sockets
+//! on a few threads (`client_pool`, `reader`); each keeps a ledger of every event (`event`, `digest`,
+//! `ledger`). A server is a process whose CPU time and memory the kernel counts (`peers`). A `session` is
+//! one server under one load; `scenarios` are made of sessions; `report` makes a page of their results.
 //!
-//! Threads and epoll rather than an async runtime: the load shares a machine with what it measures, and
-//! must not be what limits it.
+//! It uses threads and epoll rather than an async runtime: the load shares a machine with the server that
+//! it measures, and must not become the bottleneck.
 
 mod affinity;
-mod books;
+mod client_pool;
 mod clock;
-mod crowd;
 mod digest;
 mod event;
 mod http;
 mod latency;
+mod ledger;
 mod limits;
 mod machine;
 mod meter;
@@ -45,21 +45,22 @@ use options::{Common, Setting};
 use result::{Row, Run, Table};
 use scenarios::{Outcome, bandwidth, fanout, filters, idle, ingest, orgs, stalled, storm};
 
-/// Measures a Tidegate gateway, and other servers in the same way
+/// Measure a Tidegate gateway, and other servers under the same load
 ///
-/// Every event carries who published it, as which of its events, and when it was meant to go; every
-/// connection's events are checked one by one. Latency counts from the moment that the schedule says, so a
-/// server that stalls does not hide it. Server and load get a processor core each where there are two.
+/// Every event carries its publisher, its number and its scheduled time; the events of every connection are
+/// checked one by one. Latency counts from the scheduled time, so a stalled server cannot hide its delay (no
+/// coordinated omission). If the machine has two CPU cores, the server and the load get one each.
 ///
-/// Exit code: 0 all events arrived once, 1 not, or the run failed, 2 usage.
+/// Exit codes: 0 every event arrived exactly once; 1 events were lost or duplicated, or the run failed; 2
+/// wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-bench", version, max_term_width = 100)]
 #[command(after_help = "Examples:
-  tidegate-bench fanout                                    Tidegate, 1,000 readers, two loads
-  tidegate-bench fanout --peer tidegate,bun,floor          beside uWebSockets and the bare loop
-  tidegate-bench idle --connections 10000                  memory of connections that only stand
+  tidegate-bench fanout                                    Tidegate with 1,000 readers, two loads
+  tidegate-bench fanout --peer tidegate,bun,floor          compare with uWebSockets and a bare loop
+  tidegate-bench idle --connections 10000                  memory of idle connections
   tidegate-bench fanout --peer http://127.0.0.1:8080 --token ... --publish-key ...
-  tidegate-bench report fanout.json idle.json --out docs   a page with tables and plots")]
+  tidegate-bench report fanout.json idle.json --out docs   write a page with tables and plots")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,28 +68,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every event to every reader, at several rates: latency, processor time a delivery
+    /// Send every event to every reader, at several rates: latency, CPU time per delivery
     Fanout(fanout::Options),
-    /// Connections that only stand: memory of each, in the server and in the kernel
+    /// Hold idle connections: memory per connection, in the server and in the kernel
     Idle(idle::Options),
-    /// All connections cut and back at once, each behind: time until all are live, none missing
+    /// Cut all connections, publish, reconnect all at once: time until all have caught up
     Storm(storm::Options),
-    /// Readers that stop reading: the server's memory, and whether the others notice
+    /// Let some readers stop reading: the server's memory, and the latency of the other readers
     Stalled(stalled::Options),
-    /// What the wire carries of the events' bytes, plain and compressed
+    /// Compare bytes on the wire with bytes published, plain and compressed
     Bandwidth(bandwidth::Options),
-    /// One filter for all readers against many different ones
+    /// Compare one filter for all readers with many different filters
     Filters(filters::Options),
-    /// Publishing alone: batches, and single events from many publishers
+    /// Publish as fast as possible: batches, and single events from many publishers
     Ingest(ingest::Options),
-    /// Many busy orgs on one worker beside small ones: whether any starves, swings, or makes others wait
+    /// Run many busy orgs and a few small ones on one worker: fairness and stability between orgs
     Orgs(orgs::Options),
-    /// Make a page with tables and plots of results that --json kept
+    /// Write a page with tables and plots from results that were saved with --json
     Report(report::Options),
-    /// The bare loop that peers are compared with; started by the tool itself
+    /// The bare send loop that servers are compared with; the tool starts it itself
     #[command(hide = true)]
     Floor {
-        /// How long a batch waits; 0: every event at once
+        /// How long to collect a batch before it is sent; 0 sends every event at once
         #[arg(long, default_value_t = 0)]
         window_ms: u64,
     },
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a scenario, shows and keeps its figures. True if every event arrived once.
+/// Runs a scenario, prints its figures and saves them. True if every event arrived exactly once.
 fn measure(
     scenario: &str,
     common: Common,
@@ -127,9 +128,9 @@ fn measure(
     table: fn(&[Row]) -> Table,
 ) -> anyhow::Result<bool> {
     let json = common.json.clone();
-    // Not after ten minutes of measuring.
+    // Checked first, so that a wrong path does not waste ten minutes of measuring.
     if let Some(parent) = json.as_deref().and_then(Path::parent).filter(|parent| *parent != Path::new("")) {
-        ensure!(parent.is_dir(), "--json: {} is no directory; make it first", parent.display());
+        ensure!(parent.is_dir(), "--json: {} is not a directory; make it first", parent.display());
     }
     let setting = common.resolve()?;
     session::watch_interrupts()?;
@@ -137,15 +138,15 @@ fn measure(
         affinity::pin(cores)?;
     }
     let (machine, started) = (machine::Machine::this(), machine::now());
-    println!("{scenario} on {}", report::in_words(&machine));
+    println!("{scenario} on {}", report::describe(&machine));
     match (&setting.server_cores, &setting.load_cores) {
         (Some(server), Some(load)) if !server.overlaps(load) => {
             println!("server on core {server}, load on core {load}");
         }
-        _ => println!("server and load share cores: the load's work shows in the server's latencies"),
+        _ => println!("server and load share CPU cores: the load's own work adds to the measured latencies"),
     }
     if machine.profile == "debug" {
-        println!("this is a debug build: its figures are worth nothing (cargo build --release)");
+        println!("this is a debug build: its figures are meaningless (use cargo build --release)");
     }
     let Outcome { rows, failures } = run(&setting)?;
     if rows.is_empty() {
@@ -166,7 +167,7 @@ fn measure(
     }
     let silent: Vec<_> = rows.iter().filter(|row| row.published > 0 && row.counts.delivered == 0).collect();
     for row in &silent {
-        println!("  {} ({}): not one event arrived", row.peer, row.label);
+        println!("  {} ({}): no event arrived", row.peer, row.label);
     }
     let is_sound = faults.is_empty() && silent.is_empty();
     let verdict = match is_sound {
@@ -184,9 +185,9 @@ fn measure(
         load_cores: setting.load_cores.as_ref().map(ToString::to_string),
         rows,
     };
-    let judged = report::judged(&run);
-    if !judged.is_empty() {
-        print!("\n{judged}");
+    let targets = report::targets_text(&run);
+    if !targets.is_empty() {
+        print!("\n{targets}");
     }
     println!("\n{scenario}: {verdict}");
     if let Some(path) = json {
@@ -200,7 +201,7 @@ fn keep(path: &PathBuf, run: &Run) -> anyhow::Result<()> {
     fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
 }
 
-/// The command as it was typed, but for the program's directory, credentials and the result's file.
+/// The command line as typed, without the program's directory, credentials and the name of the result file.
 fn typed() -> String {
     let mut words = vec!["tidegate-bench".to_owned()];
     let mut arguments = std::env::args().skip(1);

@@ -1,10 +1,10 @@
-//! What server and load cost between two moments: processor time and memory. Read by [`crate::session`].
+//! Measures what server and load use between two moments: CPU time and memory. Used by [`crate::session`].
 
 use std::time::Instant;
 
 use crate::peers::process::{Costs, Server};
 
-/// The costs at one moment.
+/// A reading at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Meter {
     at: Instant,
@@ -12,23 +12,23 @@ pub struct Meter {
     own_seconds: f64,
 }
 
-/// What was spent since.
+/// What was used since a reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Spent {
     pub seconds: f64,
-    /// Processor time since, and what is resident now.
+    /// CPU time since the reading, and the resident memory now.
     pub server: Option<Costs>,
-    /// This process's processor time, of all cores that it has.
+    /// This process's CPU time, as a share of all its cores.
     pub own_share: f64,
 }
 
 impl Meter {
-    /// Reads what `server` and this process have cost until now.
+    /// Reads what `server` and this process have used until now.
     pub fn read(server: &Server) -> Self {
         Self { at: Instant::now(), server: server.costs(), own_seconds: own_cpu_seconds() }
     }
 
-    /// What was spent since, with so many cores for the load.
+    /// What was used since this reading; `load_cores` is the number of the load's cores.
     pub fn spent(&self, server: &Server, load_cores: usize) -> Spent {
         let seconds = self.at.elapsed().as_secs_f64().max(1e-6);
         let server = self.server.zip(server.costs()).map(|(before, now)| Costs {
@@ -40,7 +40,7 @@ impl Meter {
     }
 }
 
-/// This process's own processor time, without its children's.
+/// The CPU time of this process, without its children.
 fn own_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9

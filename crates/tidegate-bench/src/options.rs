@@ -1,4 +1,4 @@
-//! What every scenario is told.
+//! The command-line options that all scenarios share.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,59 +10,59 @@ use crate::{
     peers::{Peer, Transport, tidegate::Attached},
 };
 
-/// What every scenario is told.
+/// Options of every scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// What to measure, several with commas between them: tidegate (with settings of its own:
-    /// tidegate+batch.mode=fixed), bun (uWebSockets), socketio, nchan, centrifugo (scripts/bench-peers
-    /// installs these four), floor and floor-batched (bare loops of send calls), or http://ADDRESS of a
-    /// gateway that runs
+    /// Servers to measure, separated by commas: tidegate (with settings: tidegate+batch.mode=fixed), bun
+    /// (uWebSockets), socketio, nchan, centrifugo (scripts/bench-peers installs these four), floor and
+    /// floor-batched (bare loops of send calls), or http://ADDRESS of a running gateway
     #[arg(long, value_name = "PEER", value_delimiter = ',', default_value = "tidegate")]
     pub peer: Vec<Peer>,
-    /// Over which transport readers connect
+    /// Transport of the readers
     #[arg(long, value_enum, default_value = "ws")]
     pub transport: Transport,
-    /// Offer compression (permessage-deflate, or gzip on SSE) and inflate what comes
+    /// Offer compression (permessage-deflate, or gzip on SSE) and decompress what is received
     #[arg(long)]
     pub compress: bool,
-    /// The size of an event as JSON
+    /// Size of an event as JSON
     #[arg(long, value_name = "BYTES", default_value_t = 150)]
     pub bytes: usize,
-    /// For how long it is measured
+    /// Duration of the measurement
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds, allow_negative_numbers = true)]
     pub seconds: Duration,
-    /// For how long the same load runs before, unmeasured
+    /// Duration of the same load before the measurement, not measured
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds, allow_negative_numbers = true)]
     pub warmup: Duration,
-    /// Tidegate's program [default: tidegate beside this one]
+    /// Path of the tidegate program [default: tidegate in the directory of this program]
     #[arg(long, value_name = "PATH")]
     pub gateway: Option<PathBuf>,
-    /// A setting of Tidegate, as its own --set takes it; repeatable
+    /// Tidegate setting, as for its own --set; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
-    /// Where scripts/bench-peers has put the other servers [default: bench-peers in the target directory]
+    /// Directory in which scripts/bench-peers installed the other servers [default: bench-peers in the target
+    /// directory]
     #[arg(long, value_name = "DIR")]
     pub peers: Option<PathBuf>,
-    /// The server's processor cores, such as 0 or 0-3; none: wherever
+    /// CPU cores of the server, such as 0 or 0-3, or none to leave the choice to the system
     #[arg(long, value_name = "CORES", default_value = "auto")]
     pub server_cores: Choice,
-    /// The load side's
+    /// CPU cores of the load, in the same form
     #[arg(long, value_name = "CORES", default_value = "auto")]
     pub load_cores: Choice,
-    /// Threads that read [default: one for each core of the load side but one, at least one]
+    /// Number of reader threads [default: the number of load cores minus one, at least one]
     #[arg(long, value_name = "COUNT", value_parser = positive::<usize>)]
     pub reader_threads: Option<usize>,
-    /// Connections that are being opened at a time
+    /// Number of connections that are opened at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = positive::<usize>)]
     pub opening: usize,
-    /// Write all figures to this file too
+    /// Save all figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub attached: Attached,
 }
 
-/// The same, made out.
+/// The same options with their defaults resolved on this machine.
 #[derive(Debug, Clone)]
 pub struct Setting {
     pub common: Common,
@@ -74,7 +74,7 @@ pub struct Setting {
 }
 
 impl Common {
-    /// Makes it out on this machine.
+    /// Resolves the defaults on this machine.
     pub fn resolve(self) -> anyhow::Result<Setting> {
         let here = std::env::current_exe()?;
         let beside = here.parent().map(PathBuf::from).unwrap_or_default();
@@ -99,13 +99,13 @@ impl Setting {
     }
 }
 
-/// A whole number that is not zero.
+/// Parses a whole number greater than zero.
 pub fn positive<T: std::str::FromStr + PartialOrd + Default>(text: &str) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| *number > T::default());
     number.ok_or_else(|| format!("{text:?} is not a whole number from 1, or too large"))
 }
 
-/// A time in seconds that is not zero.
+/// Parses a duration in seconds greater than zero.
 pub fn some_seconds(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
         Duration::ZERO => Err("nothing can be measured in no time".to_owned()),
@@ -113,13 +113,13 @@ pub fn some_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A time in seconds, fractions too.
+/// Parses a duration in seconds; fractions are allowed.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is not a time to wait"))
 }
 
-/// Events per second and publishers, such as `1000x4`, or `maxx16`: as many as go.
+/// Events per second and number of publishers, such as `1000x4`, or `maxx16` for as many events as possible.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     pub rate: Option<f64>,

@@ -1,5 +1,5 @@
-//! epoll, edge-triggered, with a time limit in microseconds: a schedule that is a millisecond off would
-//! show as latency.
+//! Edge-triggered epoll with a timeout in nanoseconds: with timeouts in milliseconds, the rounding of a
+//! schedule would show as latency.
 
 use std::{
     io,
@@ -16,28 +16,28 @@ use rustix::{
     io::Errno,
 };
 
-/// Events taken at a time.
+/// Events returned by one call.
 const EVENTS_MAX: usize = 1024;
 
-/// What became ready.
+/// A socket that became ready.
 #[derive(Debug, Clone, Copy)]
 pub struct Ready {
     pub token: u64,
-    /// Something can be read, or the other side has ended.
+    /// There is something to read, or the peer has closed the connection.
     pub readable: bool,
-    /// The other side has ended: read to the end, for no other edge will tell.
+    /// The peer has closed the connection: read to the end, because no other edge follows.
     pub ended: bool,
     pub writable: bool,
 }
 
-/// Many sockets that are waited for.
+/// A set of watched sockets.
 #[derive(Debug)]
 pub struct Poll {
     epoll: OwnedFd,
 }
 
 impl Poll {
-    /// One that watches nothing.
+    /// An empty set.
     pub fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
@@ -48,12 +48,12 @@ impl Poll {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
-    /// Watches a socket for what can be read, until it is closed.
+    /// Watches a socket for input only, level-triggered, until it is closed.
     pub fn watch_reads(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), EventFlags::IN)?)
     }
 
-    /// Waits for something to become ready, no longer than `limit`; adds it to `out`.
+    /// Waits until sockets become ready, no longer than `limit`, and appends them to `out`.
     pub fn wait(&self, limit: Duration, out: &mut Vec<Ready>) -> io::Result<()> {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
         let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
@@ -63,7 +63,7 @@ impl Poll {
             Err(error) => return Err(error.into()),
         };
         out.extend(events.iter().map(|event| {
-            // Copied out: the struct is packed.
+            // Copied, because the struct is packed.
             let (flags, data) = (event.flags, event.data);
             let ends = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
             Ready {

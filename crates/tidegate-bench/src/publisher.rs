@@ -1,5 +1,5 @@
-//! Publishers: each a keep-alive connection that publishes by the schedule, one request at a time. What
-//! falls due while an answer is awaited waits, and its clock runs.
+//! Publishers. Each has a keep-alive connection and publishes by the schedule, one request at a time. An
+//! event that becomes due during another request waits, and its latency counts from its scheduled time.
 
 use std::{
     collections::BTreeSet,
@@ -15,21 +15,21 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
+    client_pool::explain,
     clock::Clock,
-    crowd::explain,
     digest::Refused,
     event::{Mark, Payload},
     http::{self, Target},
     latency::Latencies,
-    peers::{Dialect, tidegate},
+    peers::{Dialect, tidegate::frame},
     poll::{Poll, Ready},
     schedule::Schedule,
 };
 
-/// How long the last answers are waited for.
+/// How long to wait for the last responses.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is published in one phase.
+/// What to publish in one phase.
 #[derive(Debug, Clone)]
 pub struct Work {
     pub schedule: Schedule,
@@ -37,7 +37,7 @@ pub struct Work {
     pub service: String,
     /// Events in one request.
     pub batch: u32,
-    /// Ends the window early once it is set.
+    /// Ends the window early when it is set.
     pub until: Option<Arc<AtomicBool>>,
 }
 
@@ -47,31 +47,31 @@ impl Work {
     }
 }
 
-/// What was published in one phase, and over all of them.
+/// What was published in one phase, and in total.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
-    /// By publisher: the numbers given so far, over all phases.
+    /// How many events each publisher has sent in all phases.
     pub sent: Vec<u32>,
-    /// Those that no reader need get: refused, or without an answer. Over all phases.
+    /// Events that readers need not receive, because they were refused or not answered. Of all phases.
     pub excused: BTreeSet<(u16, u32)>,
-    /// Events that were answered in this phase.
+    /// Events that were accepted in this phase.
     pub answered: u64,
-    /// Events that were refused, or whose answer did not come.
+    /// Events that were refused or not answered.
     pub refused: u64,
-    /// Events that fell due and were not sent before the window was over: the server was too slow.
+    /// Events that were due but not sent before the window's end: the server was too slow.
     pub unsent: u64,
-    /// Bytes of the answered events as JSON.
+    /// Bytes of the accepted events as JSON.
     pub event_bytes: u64,
-    /// From when an event was due to its answer.
+    /// From an event's scheduled time to its response.
     pub latencies: Latencies,
-    /// When the phase began and the last answer came.
+    /// When the phase began, and when the last response came.
     pub began_us: u64,
     pub ended_us: u64,
-    /// The first refusal in words.
+    /// The first refusal, as text.
     pub refusal: Option<String>,
 }
 
-/// A request on its way.
+/// A request that is not answered yet.
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     due_us: u64,
@@ -91,7 +91,7 @@ struct Publisher {
     input: Vec<u8>,
 }
 
-/// All of them, for as many phases as a run has.
+/// All publishers of a session, over all its phases.
 pub struct Publishers {
     target: Target,
     dialect: Arc<dyn Dialect>,
@@ -100,12 +100,12 @@ pub struct Publishers {
     poll: Poll,
     publishers: Vec<Publisher>,
     excused: BTreeSet<(u16, u32)>,
-    /// How many events were answered, for a progress bar.
+    /// How many events were accepted, for a progress bar.
     pub progress: Arc<AtomicU64>,
 }
 
 impl Publishers {
-    /// Connects so many.
+    /// Connects `count` publishers.
     pub fn connect(
         count: u16,
         target: &Target,
@@ -123,7 +123,7 @@ impl Publishers {
             dialect: dialect.clone(),
             head,
             clock,
-            poll: Poll::new().context("make an epoll")?,
+            poll: Poll::new().context("create an epoll instance")?,
             publishers: Vec::new(),
             excused: BTreeSet::new(),
             progress: Arc::default(),
@@ -145,14 +145,14 @@ impl Publishers {
     fn connection(&self, token: u64) -> anyhow::Result<TcpStream> {
         let at = self.target.address;
         let socket = TcpStream::connect_timeout(&at, PATIENCE)
-            .with_context(|| format!("no server can be reached at {at}; is it running there?"))?;
+            .with_context(|| format!("no server can be reached at {at}; is it running?"))?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         self.poll.watch(&socket, token)?;
         Ok(socket)
     }
 
-    /// Publishes one event that only asks whether readers are there.
+    /// Publishes one probe: an event that checks whether readers receive anything.
     pub fn probe(&self, number: u32, service: &str) -> anyhow::Result<()> {
         let mark = Mark { publisher: crate::event::PROBE, number, intended_us: 0 };
         let mut event = String::new();
@@ -164,15 +164,12 @@ impl Publishers {
         let request = http::request("POST", &asked.path, &self.target, &headers, body.as_bytes());
         let answer = http::ask(&self.target, &request, PATIENCE)?;
         if !(200..300).contains(&answer.status) {
-            bail!(
-                "the server refuses to publish: {}",
-                explain(&tidegate::problem(answer.status, &answer.body))
-            );
+            bail!("the server refused a publish: {}", explain(&frame::problem(answer.status, &answer.body)));
         }
         Ok(())
     }
 
-    /// Publishes by the schedule; comes back when the window is over and the last answers are here.
+    /// Publishes by the schedule. Returns when the window is over and the last responses were received.
     pub fn run(&mut self, work: &Work) -> anyhow::Result<Published> {
         let mut done = Published { began_us: self.clock.now_us(), ..Published::default() };
         let window_us = work.schedule.window.as_micros() as u64;
@@ -196,7 +193,7 @@ impl Publishers {
                 if now >= over_us {
                     continue;
                 }
-                // Without a rate an event is due when it can go.
+                // Without a rate, an event is due as soon as it can be sent.
                 let due_us = if work.schedule.rate.is_some() { began_us + due } else { now };
                 if due_us > now {
                     next_due = next_due.min(due_us);
@@ -318,7 +315,7 @@ impl Publishers {
                 done.latencies.record(done.ended_us.saturating_sub(asked.due_us));
                 self.progress.fetch_add(u64::from(asked.events), Ordering::Relaxed);
             } else {
-                let refused = tidegate::problem(answer.status, &answer.body);
+                let refused = frame::problem(answer.status, &answer.body);
                 self.refuse(index, asked, &refused, done);
             }
         }
@@ -336,12 +333,12 @@ impl Publishers {
         done.refusal.get_or_insert_with(|| explain(refused));
     }
 
-    /// The connection is gone, and with it the answer that was awaited.
+    /// The connection is lost, and with it the response that was expected.
     fn lost(&mut self, index: usize, done: &mut Published) -> anyhow::Result<()> {
         if let Some(asked) = self.publishers[index].in_flight.take() {
             let refused = Refused {
                 code: "broken".to_owned(),
-                message: "the server ended a publisher's connection before it answered".to_owned(),
+                message: "the server ended a publisher's connection before it responded".to_owned(),
                 limit: None,
                 retry_in_ms: None,
             };
@@ -353,7 +350,7 @@ impl Publishers {
         Ok(())
     }
 
-    /// Answers that have not come by now will not.
+    /// Gives up on all requests that are not answered.
     fn give_up(&mut self, done: &mut Published) -> anyhow::Result<()> {
         for index in 0..self.publishers.len() {
             if self.publishers[index].in_flight.is_some() {
@@ -371,7 +368,8 @@ mod tests {
     use super::*;
     use crate::{event::Marks, peers::bun::Raw, schedule::Arrivals};
 
-    /// A server that answers one connection's requests, each once `hold` says so; `arrived` hears of each.
+    /// A server that answers the requests of one connection, each when its receiver gets a message. `arrived`
+    /// is notified of each request.
     fn server(answers: Vec<(&'static str, mpsc::Receiver<()>)>, arrived: mpsc::Sender<()>) -> Target {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target =
@@ -392,12 +390,12 @@ mod tests {
                     }
                 }
                 reader.read_exact(&mut vec![0; length]).expect("a body");
-                // Not every test listens.
+                // Not every test has a receiver.
                 let _ = arrived.send(());
-                hold.recv().expect("told to answer");
+                hold.recv().expect("permission to answer");
                 (&socket).write_all(answer.as_bytes()).expect("answered");
             }
-            // Keeps the connection until the publisher has gone.
+            // Keeps the connection until the publisher closes it.
             let _ = reader.read_to_end(&mut Vec::new());
         });
         target
@@ -427,17 +425,17 @@ mod tests {
         let target = server(holds.into_iter().map(|hold| (OK, hold)).collect(), sender);
         let mut publishers = publishers(&target);
         let progress = publishers.progress.clone();
-        // Five events within 5 ms; the first answer comes only once all of them are long due.
+        // Five events within 5 ms; the first response comes only long after all of them are due.
         let run = thread::spawn(move || publishers.run(&work(Some(1000.0), Duration::from_secs(5), 5)));
         arrived.recv().expect("the first request");
-        // The stall itself; it may be longer, never shorter.
+        // The stall itself; it may be longer, but not shorter.
         thread::sleep(Duration::from_millis(300));
         assert_eq!(progress.load(Ordering::Relaxed), 0);
-        tell.iter().for_each(|tell| tell.send(()).expect("told"));
+        tell.iter().for_each(|tell| tell.send(()).expect("sent"));
         let done = run.join().expect("a thread").expect("published");
         assert_eq!((done.answered, done.refused, done.unsent, done.sent), (5, 0, 0, vec![5]));
         let summary = done.latencies.summary().expect("latencies");
-        // All five waited, not only the one that was on its way.
+        // All five waited, not only the one in flight.
         assert!(summary.p50_ms >= 290.0, "{summary:?}");
     }
 
@@ -448,7 +446,7 @@ mod tests {
             format!("HTTP/1.1 429 Too Many\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_boxed_str(),
         );
         let (tell, holds): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel()).unzip();
-        tell.iter().for_each(|tell| tell.send(()).expect("told"));
+        tell.iter().for_each(|tell| tell.send(()).expect("sent"));
         let target = server([OK, refusal, OK].into_iter().zip(holds).collect(), mpsc::channel().0);
         let done = publishers(&target).run(&work(None, Duration::from_secs(5), 3)).expect("published");
         assert_eq!((done.answered, done.refused, done.excused), (2, 1, BTreeSet::from([(0, 1)])));
@@ -457,11 +455,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_reached_is_named() {
+    fn an_unreachable_server_is_named() {
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let target = Target::parse(&format!("http://{port}")).expect("a target");
         let dialect: Arc<dyn Dialect> = Arc::new(Raw { compress: false, marks: Marks::of_run(1) });
-        let error = Publishers::connect(1, &target, &dialect, Clock::start()).err().expect("nobody there");
-        assert!(format!("{error:#}").contains("is it running there"), "{error:#}");
+        let error = Publishers::connect(1, &target, &dialect, Clock::start()).err().expect("no server");
+        assert!(format!("{error:#}").contains("is it running"), "{error:#}");
     }
 }

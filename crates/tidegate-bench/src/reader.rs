@@ -1,5 +1,5 @@
-//! One reader: a connection that is opened, read and counted, over all its lives. Owns no buffer while
-//! nothing is partly here, so that ten thousand idle ones cost the load side little.
+//! One reader: it opens a connection, reads it, counts its events in a ledger, and can reconnect. It holds no
+//! buffer between messages, so that ten thousand idle readers cost the load little memory.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -12,44 +12,44 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tidegate_protocol::Cursor;
 
 use crate::{
-    books::{Books, Counts},
-    digest::{Digests, Refused, Word},
+    digest::{Digests, MessageKind, Refused},
     http::{self, Head, Target},
     latency::Latencies,
-    peers::{Asked, Dialect, Transport, tidegate},
+    ledger::{Counts, Ledger},
+    peers::{Dialect, StreamRequest, Transport, tidegate::frame},
     sse::Sse,
     websocket::{Frames, Incoming, Opcode, client_frame},
 };
 
-/// What a reader is to be.
+/// How a reader behaves.
 #[derive(Debug, Clone, Default)]
-pub struct Seat {
-    /// The services that it asks for; all if none.
+pub struct ReaderSpec {
+    /// The services that it subscribes to; all if none.
     pub services: Option<Arc<str>>,
-    /// Whether it stops reading once it is ready.
+    /// Whether it stops reading when it is ready.
     pub stalls: bool,
 }
 
 /// Where and how readers connect.
 #[derive(Clone)]
-pub struct Line {
+pub struct Endpoint {
     pub target: Target,
     pub dialect: Arc<dyn Dialect>,
     pub transport: Transport,
 }
 
-/// What came of the bytes at hand.
+/// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// The server said no.
+    /// The server refused or ended the stream.
     Refused(Refused),
-    /// The connection broke, or ended without a word.
+    /// The connection failed, or ended without an error frame.
     Broken(String),
 }
 
 enum Phase {
-    Away,
-    /// The request is written, or will be once the socket is connected.
+    Disconnected,
+    /// The request is sent, or will be when the socket is connected. Holds the bytes of the response so far.
     Opening(Vec<u8>),
     Frames(Frames),
     Events(Sse),
@@ -57,14 +57,14 @@ enum Phase {
 
 /// One reader.
 pub struct Reader {
-    pub seat: Seat,
-    books: Books,
+    pub spec: ReaderSpec,
+    ledger: Ledger,
     socket: Option<TcpStream>,
     phase: Phase,
-    /// What the socket has not taken yet.
+    /// Output that the socket has not accepted yet.
     out: Vec<u8>,
-    /// Epoch and tag of its place; the seq is in the books.
-    place: Option<Cursor>,
+    /// The cursor of the last hello. Its epoch and tag are still valid; the current seq is in the ledger.
+    hello: Option<Cursor>,
     head: u64,
     refused: Option<Refused>,
     pub is_ready: bool,
@@ -73,22 +73,22 @@ pub struct Reader {
     pub is_compressed: bool,
 }
 
-/// What readers of one thread share.
-pub struct Room {
+/// What the readers of one thread share.
+pub struct Shared {
     pub scratch: Vec<u8>,
     inflated: Vec<u8>,
     digests: Digests,
     pub counts: Counts,
     pub latencies: Latencies,
     pub wire_bytes: u64,
-    /// When the last event came.
+    /// When the last event was received.
     pub last_us: u64,
 }
 
-impl Default for Room {
+impl Default for Shared {
     fn default() -> Self {
         Self {
-            // Large enough that one read empties a socket's buffer as a rule.
+            // Large enough that one read usually empties the socket's buffer.
             scratch: vec![0; 512 * 1024],
             inflated: Vec::new(),
             digests: Digests::default(),
@@ -101,15 +101,15 @@ impl Default for Room {
 }
 
 impl Reader {
-    /// One that is not connected yet.
-    pub fn new(seat: Seat) -> Self {
+    /// A reader without a connection.
+    pub fn new(spec: ReaderSpec) -> Self {
         Self {
-            seat,
-            books: Books::default(),
+            spec,
+            ledger: Ledger::default(),
             socket: None,
-            phase: Phase::Away,
+            phase: Phase::Disconnected,
             out: Vec::new(),
-            place: None,
+            hello: None,
             head: 0,
             refused: None,
             is_ready: false,
@@ -119,9 +119,9 @@ impl Reader {
         }
     }
 
-    /// Its books.
-    pub fn books(&self) -> &Books {
-        &self.books
+    /// Its ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Whether it has a connection, or is opening one.
@@ -129,15 +129,15 @@ impl Reader {
         self.socket.is_some()
     }
 
-    /// Begins to connect, from where it stands; the caller watches the socket.
-    pub fn open(&mut self, line: &Line) -> anyhow::Result<&TcpStream> {
-        let at = line.target.address;
+    /// Begins to connect, and resumes from its cursor if it has one. The caller watches the socket.
+    pub fn open(&mut self, endpoint: &Endpoint) -> anyhow::Result<&TcpStream> {
+        let at = endpoint.target.address;
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))
             .context("open a socket (is the limit of file descriptors reached? see ulimit -n)")?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if self.seat.stalls {
-            // What a stalled reader does not take must not disappear in its own kernel buffers.
+        if self.spec.stalls {
+            // The buffers of the kernel on this side must not hold what a stalled reader does not read.
             socket.set_recv_buffer_size(8 * 1024)?;
         }
         match socket.connect(&SockAddr::from(at)) {
@@ -146,39 +146,39 @@ impl Reader {
             }
             _ => {}
         }
-        let cursor = self.place.as_ref().map(|place| Cursor {
-            epoch: place.epoch.clone(),
-            seq: self.books.cursor().unwrap_or(place.seq),
-            tag: place.tag.clone(),
+        let cursor = self.hello.as_ref().map(|hello| Cursor {
+            epoch: hello.epoch.clone(),
+            seq: self.ledger.cursor().unwrap_or(hello.seq),
+            tag: hello.tag.clone(),
         });
-        let request = line.dialect.stream(Asked {
-            transport: line.transport,
-            services: self.seat.services.as_deref(),
+        let request = endpoint.dialect.stream(StreamRequest {
+            transport: endpoint.transport,
+            services: self.spec.services.as_deref(),
             cursor: cursor.as_ref(),
         });
         let headers: Vec<_> = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        self.out = http::request("GET", &request.path, &line.target, &headers, b"");
+        self.out = http::request("GET", &request.path, &endpoint.target, &headers, b"");
         self.phase = Phase::Opening(Vec::new());
         (self.is_ready, self.is_live) = (false, false);
         Ok(self.socket.insert(socket.into()))
     }
 
-    /// Cuts the connection as a lost network does: with a reset, without a word.
+    /// Ends the connection as a lost network does: with a reset, without a close frame.
     pub fn cut(&mut self) {
         if let Some(socket) = self.socket.take() {
-            // What cannot be reset is closed, which the server sees as well.
+            // If the option cannot be set, the socket is closed normally, which also ends the connection.
             let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
         }
-        self.gone();
+        self.disconnected();
     }
 
-    fn gone(&mut self) {
+    fn disconnected(&mut self) {
         self.socket = None;
-        self.phase = Phase::Away;
+        self.phase = Phase::Disconnected;
         (self.out, self.is_ready, self.is_live) = (Vec::new(), false, false);
     }
 
-    /// Writes what waits, now that the socket takes something.
+    /// Writes pending output when the socket is writable.
     pub fn write(&mut self) -> Result<(), End> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         if self.out.is_empty() {
@@ -197,59 +197,59 @@ impl Reader {
             }
             Err(error) => error,
         };
-        self.gone();
-        Err(End::Broken(format!("it cannot be connected or written to: {error}")))
+        self.disconnected();
+        Err(End::Broken(format!("connecting or writing failed: {error}")))
     }
 
-    /// Reads all that is there and counts it; `to_the_end` where the server has closed. `now_us` is asked
-    /// once bytes are here.
+    /// Reads and counts everything that was received; `to_the_end` if the server has closed the connection.
+    /// `now_us` is called after each read, so that it is the time of receipt.
     pub fn read(
         &mut self,
-        line: &Line,
-        room: &mut Room,
+        endpoint: &Endpoint,
+        shared: &mut Shared,
         to_the_end: bool,
         now_us: impl Fn() -> u64,
     ) -> Result<(), End> {
-        if self.seat.stalls && self.is_ready {
+        if self.spec.stalls && self.is_ready {
             if to_the_end {
-                self.gone();
-                return Err(End::Broken("the server has closed it".to_owned()));
+                self.disconnected();
+                return Err(End::Broken("the server closed the connection".to_owned()));
             }
             return Ok(());
         }
         loop {
             let Some(socket) = &mut self.socket else { return Ok(()) };
-            let read = match socket.read(&mut room.scratch) {
+            let read = match socket.read(&mut shared.scratch) {
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.gone();
-                    return Err(self.ended(&format!("the connection broke: {error}")));
+                    self.disconnected();
+                    return Err(self.ended(&format!("the connection failed: {error}")));
                 }
             };
             if read == 0 {
-                self.gone();
-                return Err(self.ended("the server ended the connection without a word"));
+                self.disconnected();
+                return Err(self.ended("the server ended the connection without an error frame"));
             }
-            room.wire_bytes += read as u64;
-            // Out of the room while it is used, so that the room can be written to.
-            let scratch = std::mem::take(&mut room.scratch);
-            let taken = self.take(&scratch[..read], line, room, now_us());
+            shared.wire_bytes += read as u64;
+            // Taken out while it is used, so that `shared` can be changed.
+            let scratch = std::mem::take(&mut shared.scratch);
+            let taken = self.take(&scratch[..read], endpoint, shared, now_us());
             let whole = read < scratch.len();
-            room.scratch = scratch;
+            shared.scratch = scratch;
             if let Err(end) = taken {
-                self.gone();
+                self.disconnected();
                 return Err(end);
             }
-            // A read that leaves room has emptied the socket; what comes later is another edge.
-            if (whole && !to_the_end) || (self.seat.stalls && self.is_ready) {
+            // A read that does not fill the buffer has emptied the socket; later data is a new edge.
+            if (whole && !to_the_end) || (self.spec.stalls && self.is_ready) {
                 return Ok(());
             }
         }
     }
 
-    /// The refusal that came before the end, if one did.
+    /// Why the connection ended: the refusal that came before, or else this text.
     fn ended(&mut self, words: &str) -> End {
         match self.refused.take() {
             Some(refused) => End::Refused(refused),
@@ -257,10 +257,16 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, input: &[u8], line: &Line, room: &mut Room, now_us: u64) -> Result<(), End> {
-        let mut phase = std::mem::replace(&mut self.phase, Phase::Away);
+    fn take(
+        &mut self,
+        input: &[u8],
+        endpoint: &Endpoint,
+        shared: &mut Shared,
+        now_us: u64,
+    ) -> Result<(), End> {
+        let mut phase = std::mem::replace(&mut self.phase, Phase::Disconnected);
         let result = match &mut phase {
-            Phase::Away => Ok(()),
+            Phase::Disconnected => Ok(()),
             Phase::Opening(buffer) => {
                 buffer.extend_from_slice(input);
                 let head = match Head::read(buffer) {
@@ -272,44 +278,46 @@ impl Reader {
                     Err(error) => return Err(End::Broken(error.to_string())),
                 };
                 let rest = buffer.split_off(head.bytes);
-                self.phase = self.opened(&head, &rest, line)?;
-                if line.dialect.is_ready_at_once() {
+                self.phase = self.opened(&head, &rest, endpoint)?;
+                if endpoint.dialect.is_ready_at_once() {
                     (self.is_ready, self.is_live) = (true, true);
                 }
-                for text in line.dialect.greeting() {
-                    self.say(Opcode::Text, text.as_bytes())?;
+                for text in endpoint.dialect.greeting() {
+                    self.send(Opcode::Text, text.as_bytes())?;
                 }
-                return if rest.is_empty() { Ok(()) } else { self.take(&rest, line, room, now_us) };
+                return if rest.is_empty() { Ok(()) } else { self.take(&rest, endpoint, shared, now_us) };
             }
             Phase::Frames(frames) => {
-                let mut inflated = std::mem::take(&mut room.inflated);
+                let mut inflated = std::mem::take(&mut shared.inflated);
                 let mut outcome = Ok(());
                 let taken = frames.take(input, &mut inflated, |incoming| {
                     if outcome.is_err() {
                         return;
                     }
                     outcome = match incoming {
-                        Incoming::Message(text) => self.message(text, line, room, now_us),
-                        Incoming::Ping(payload) => self.say(Opcode::Pong, payload),
+                        Incoming::Message(text) => self.message(text, endpoint, shared, now_us),
+                        Incoming::Ping(payload) => self.send(Opcode::Pong, payload),
                         Incoming::Close(code, reason) => Err(self.ended(&format!(
-                            "the server closed it with {code} {}",
+                            "the server closed the connection with {code} {}",
                             String::from_utf8_lossy(reason)
                         ))),
                     };
                 });
-                room.inflated = inflated;
+                shared.inflated = inflated;
                 outcome.and(taken.map_err(|broken| End::Broken(broken.to_string())))
             }
             Phase::Events(sse) => {
                 let mut outcome = Ok(());
                 let ended = sse.take(input, |data| {
                     if outcome.is_ok() {
-                        outcome = self.message(data, line, room, now_us);
+                        outcome = self.message(data, endpoint, shared, now_us);
                     }
                 });
                 match ended {
                     Err(broken) => Err(End::Broken(broken.to_string())),
-                    Ok(true) => outcome.and(Err(self.ended("the server ended the stream without a word"))),
+                    Ok(true) => {
+                        outcome.and(Err(self.ended("the server ended the stream without an error frame")))
+                    }
                     Ok(false) => outcome,
                 }
             }
@@ -318,9 +326,9 @@ impl Reader {
         result
     }
 
-    /// Judges the answer to the request.
-    fn opened(&mut self, head: &Head, rest: &[u8], line: &Line) -> Result<Phase, End> {
-        match (line.transport, head.status) {
+    /// Takes the response to the opening request.
+    fn opened(&mut self, head: &Head, rest: &[u8], endpoint: &Endpoint) -> Result<Phase, End> {
+        match (endpoint.transport, head.status) {
             (Transport::Ws, 101) => {
                 let extensions = head.header("sec-websocket-extensions").unwrap_or_default();
                 let frames = Frames::new(extensions).map_err(|broken| End::Broken(broken.to_string()))?;
@@ -332,63 +340,69 @@ impl Reader {
                 self.is_compressed = sse.is_compressed();
                 Ok(Phase::Events(sse))
             }
-            (_, status) => Err(End::Refused(tidegate::problem(status, rest))),
+            (_, status) => Err(End::Refused(frame::problem(status, rest))),
         }
     }
 
-    fn message(&mut self, text: &[u8], line: &Line, room: &mut Room, now_us: u64) -> Result<(), End> {
-        let digest = room.digests.of(text, &*line.dialect);
-        match &digest.word {
-            Word::Events => {}
-            Word::Ready { cursor, head } => {
+    fn message(
+        &mut self,
+        text: &[u8],
+        endpoint: &Endpoint,
+        shared: &mut Shared,
+        now_us: u64,
+    ) -> Result<(), End> {
+        let digest = shared.digests.of(text, &*endpoint.dialect);
+        match &digest.kind {
+            MessageKind::Events => {}
+            MessageKind::Ready { cursor, head } => {
                 self.is_ready = true;
                 self.head = *head;
                 match cursor {
                     None => self.is_live = true,
                     Some(cursor) => {
-                        self.books.begin(cursor.seq, &mut room.counts);
-                        self.place = Some(cursor.clone());
+                        self.ledger.begin(cursor.seq, &mut shared.counts);
+                        self.hello = Some(cursor.clone());
                     }
                 }
             }
-            Word::Answer(text) => {
+            MessageKind::Reply(text) => {
                 let text = text.clone();
-                self.books.take(digest, &mut room.counts, |_| {});
-                self.live_at_its_head();
-                return if line.transport == Transport::Ws {
-                    self.say(Opcode::Text, text.as_bytes())
+                self.ledger.take(digest, &mut shared.counts, |_| {});
+                self.update_live();
+                return if endpoint.transport == Transport::Ws {
+                    self.send(Opcode::Text, text.as_bytes())
                 } else {
                     Ok(())
                 };
             }
-            Word::Gap { .. } => {}
-            Word::Refused(refused) => {
-                // The end comes behind it.
+            MessageKind::Gap { .. } => {}
+            MessageKind::Refused(refused) => {
+                // The end of the connection follows.
                 self.refused = Some(refused.clone());
                 return Ok(());
             }
-            Word::Broken(words) => return Err(End::Broken(words.clone())),
+            MessageKind::Broken(words) => return Err(End::Broken(words.clone())),
         }
         self.is_probed |= digest.has_probe;
-        let before = room.counts.delivered;
-        let latencies = &mut room.latencies;
-        self.books.take(digest, &mut room.counts, |mark| {
+        let before = shared.counts.delivered;
+        let latencies = &mut shared.latencies;
+        self.ledger.take(digest, &mut shared.counts, |mark| {
             latencies.record(now_us.saturating_sub(mark.intended_us));
         });
-        if room.counts.delivered > before {
-            room.last_us = now_us;
+        if shared.counts.delivered > before {
+            shared.last_us = now_us;
         }
-        self.live_at_its_head();
+        self.update_live();
         Ok(())
     }
 
-    fn live_at_its_head(&mut self) {
+    fn update_live(&mut self) {
         if self.is_ready && !self.is_live {
-            self.is_live = self.books.cursor().is_some_and(|cursor| cursor >= self.head);
+            self.is_live = self.ledger.cursor().is_some_and(|cursor| cursor >= self.head);
         }
     }
 
-    fn say(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), End> {
+    fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), End> {
         self.out.extend(client_frame(opcode, payload));
         self.write()
     }

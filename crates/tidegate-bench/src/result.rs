@@ -1,17 +1,17 @@
-//! What a run found: rows of figures, kept as JSON and shown as tables.
+//! The results of a run: rows of figures, saved as JSON and shown as tables.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{books::Counts, latency::Summary, machine::Machine, peers::Transport};
+use crate::{latency::Summary, ledger::Counts, machine::Machine, peers::Transport};
 
-/// One call of the tool.
+/// One run of the tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The format of this file.
     pub format: u32,
     pub tool: String,
     pub scenario: String,
-    /// As it was typed, but for credentials.
+    /// The command line as typed, without credentials.
     pub command: String,
     pub started: String,
     pub machine: Machine,
@@ -20,122 +20,123 @@ pub struct Run {
     pub rows: Vec<Row>,
 }
 
-/// The format that this version writes and reads.
+/// The format that this version reads and writes.
 pub const FORMAT: u32 = 2;
 
 /// One measurement of one server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub peer: String,
-    /// Its version and how it was set up.
+    /// The server's version and setup.
     pub version: String,
     pub setup: String,
-    /// What sets this row apart within the run, in words.
+    /// What distinguishes this row within the run.
     pub label: String,
     pub connections: u64,
     pub transport: Option<Transport>,
-    /// Connections that the server compresses to.
+    /// The number of connections that the server compresses.
     pub compressed: u64,
     pub payload: String,
     pub publishers: u64,
-    /// Events a second that were asked for; none: as many as go.
+    /// The requested events per second; none for as many as possible.
     pub rate: Option<f64>,
     /// Events in one request.
     pub batch: u64,
     pub seconds: f64,
     pub published: u64,
     pub published_per_s: f64,
-    /// Events that fell due and were not taken in time.
+    /// Events that were due but not accepted in time.
     pub unsent: u64,
     /// Events that were refused.
     pub refused: u64,
     pub expected: u64,
     pub missing: u64,
     pub counts: Counts,
-    /// Connections that ended though nobody asked for it.
+    /// Connections that ended unexpectedly.
     pub ended: u64,
-    /// From when an event was due to each reader's read.
+    /// From an event's scheduled time to its receipt by each reader.
     pub latency: Option<Summary>,
-    /// From when an event was due to its publisher's answer.
+    /// From an event's scheduled time to its publisher's response.
     pub publish_latency: Option<Summary>,
-    /// The server's processor time for one delivery.
+    /// The server's CPU time per delivery.
     pub cpu_us_per_delivery: Option<f64>,
-    /// The server's processor time, of one core.
+    /// The server's CPU time, as a share of one core.
     pub cpu_share: Option<f64>,
-    /// The load side's, of the cores that it has.
+    /// The load's CPU time, as a share of its cores.
     pub load_cpu_share: f64,
     pub wire_bytes_per_delivery: f64,
-    /// The size of an event as JSON, as it was published.
+    /// The size of an event as published, as JSON.
     pub event_bytes: f64,
     pub events_per_frame: f64,
-    /// Its standard deviation, from message to message.
+    /// The standard deviation of the number of events in a message.
     pub frame_deviation: f64,
-    /// Seconds into the run, and how many events a message held on average since the entry before.
+    /// Seconds since the start, and the average number of events in a message since the previous entry.
     pub frame_events: Vec<(f64, f64)>,
     pub resident_kib: Option<u64>,
-    /// What it grew by since before the readers, for each of them: buffers and tails included.
+    /// The growth of the resident memory since before the readers came, per reader; buffers and tails are
+    /// included.
     pub kib_per_connection: Option<f64>,
     pub idle: Option<Idle>,
     pub storm: Option<Storm>,
     pub orgs: Option<Orgs>,
-    /// The p99 of another org during the storm, by that without it.
+    /// The p99 of another org during the storm, divided by its p99 without the storm.
     pub p99_ratio: Option<f64>,
-    /// Seconds into the run, and the server's resident memory in KiB.
+    /// Seconds since the start, and the server's resident memory in KiB.
     pub memory: Vec<(f64, u64)>,
     pub syncs: Option<Syncs>,
-    /// What the reader of these figures must know.
+    /// Notes that are needed to interpret the figures.
     pub notes: Vec<String>,
 }
 
-/// What connections that only stand cost.
+/// What idle connections cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Idle {
-    /// The server's resident memory a connection.
+    /// The server's resident memory per connection.
     pub kib_per_connection: Option<f64>,
-    /// The kernel's, of both ends: TCP buffers, and slabs.
+    /// The kernel's memory for both ends of a connection: TCP buffers, and slabs.
     pub tcp_kib_per_connection: f64,
     pub slab_kib_per_connection: f64,
     pub connects_per_s: f64,
     pub cpu_us_per_connect: Option<f64>,
 }
 
-/// How all came back.
+/// How the readers of a storm caught up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Storm {
-    /// Events that each was behind.
+    /// How many events each reader was behind.
     pub behind: u64,
-    /// Until the last was live again, with all its events.
+    /// The time until the last reader had all its events and was live again.
     pub back_ms: f64,
     pub cpu_seconds: Option<f64>,
-    /// Attempts that were refused or broke on the way.
+    /// Attempts to connect that were refused or failed.
     pub retries: u64,
 }
 
-/// How often Tidegate synced its log meanwhile.
+/// How often Tidegate synced its log during the measurement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Syncs {
     pub count: u64,
-    /// Writing and syncing one group of events.
+    /// The mean time to write and sync one group of events.
     pub mean_ms: f64,
 }
 
-/// How alike several orgs of one gateway fared.
+/// How evenly several orgs of one gateway were served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Orgs {
     pub count: u64,
-    /// The median of the org that fared best, and worst.
+    /// The lowest and the highest median latency of an org.
     pub p50_best_ms: f64,
     pub p50_worst_ms: f64,
-    /// How the number of events in a message wandered in the org where it did most: the standard deviation
-    /// of `frame_events` as a share of their mean.
+    /// How much the number of events in a message varied over time, in the org with the largest variation:
+    /// the standard deviation of `frame_events` divided by their mean.
     pub drift: Option<f64>,
 }
 
-/// How a note begins that says so.
+/// The first word of the note on a saturated server.
 pub const SATURATED: &str = "saturated";
 
 impl Row {
-    /// How the number of events in a message wandered over the run, as a share of it.
+    /// How much the number of events in a message varied over the run: standard deviation divided by mean.
     pub fn drift(&self) -> Option<f64> {
         let count = self.frame_events.len() as f64;
         let mean = self.frame_events.iter().map(|(_, events)| events).sum::<f64>() / count;
@@ -143,26 +144,25 @@ impl Row {
         (count >= 2.0).then(|| square.sqrt() / mean)
     }
 
-    /// What share of the published bytes the wire carried.
+    /// The bytes on the wire as a share of the bytes published.
     pub fn bandwidth_share(&self) -> Option<f64> {
         (self.event_bytes > 0.0 && self.counts.delivered > 0)
             .then(|| self.wire_bytes_per_delivery / self.event_bytes)
     }
 
-    /// Whether the server could not keep the pace that was asked.
+    /// Whether the server could not keep up with the requested rate.
     pub fn is_saturated(&self) -> bool {
-        // One in fifty: less is the end of the window, and no queue.
+        // More than one event in fifty. A smaller share is due to the end of the window, not to a queue.
         self.unsent * 50 > self.published + self.unsent
     }
 
-    /// The same in words.
+    /// The same as text.
     pub fn saturation(&self) -> Option<String> {
         let unsent = grouped(self.unsent);
-        self.is_saturated()
-            .then(|| format!("{SATURATED}: {unsent} events fell due and were not taken in time"))
+        self.is_saturated().then(|| format!("{SATURATED}: {unsent} events were due but not accepted in time"))
     }
 
-    /// What the server did wrong, in words; empty if nothing.
+    /// What the server did wrong, as text; empty if nothing.
     pub fn faults(&self) -> Vec<String> {
         let Counts { duplicates, reordered, gaps, holes, .. } = self.counts;
         [
@@ -179,22 +179,22 @@ impl Row {
     }
 }
 
-/// A table: for the terminal, or as Markdown.
+/// A table, shown in a terminal or as Markdown.
 #[derive(Debug, Default)]
 pub struct Table {
     pub head: Vec<String>,
     pub rows: Vec<Vec<String>>,
-    /// How many columns, from the left, are words.
+    /// How many of the first columns are text.
     pub words: usize,
 }
 
 impl Table {
-    /// One with these columns.
+    /// An empty table with these columns.
     pub fn new(head: &[&str]) -> Self {
         Self { head: head.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new(), words: 2 }
     }
 
-    /// The table for a terminal: words to the left, numbers to the right.
+    /// The table for a terminal: text aligned left, numbers aligned right.
     pub fn text(&self) -> String {
         let all = std::iter::once(&self.head).chain(&self.rows);
         let mut widths = vec![0; self.head.len()];
@@ -230,7 +230,7 @@ impl Table {
     }
 }
 
-/// A whole number with commas between thousands.
+/// A whole number with commas as thousands separators.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -243,7 +243,7 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// A number with as many digits as it is worth.
+/// A number rounded to the digits that matter.
 pub fn short(number: f64) -> String {
     match number.abs() {
         0.0 => "0".to_owned(),
@@ -253,9 +253,14 @@ pub fn short(number: f64) -> String {
     }
 }
 
-/// A figure that may not be there.
+/// A figure, or a dash if there is none.
 pub fn maybe(number: Option<f64>) -> String {
-    number.map_or_else(|| "–".to_owned(), short)
+    number.map_or_else(dash, short)
+}
+
+/// The cell of a figure that does not exist.
+pub fn dash() -> String {
+    "–".to_owned()
 }
 
 #[cfg(test)]

@@ -1,35 +1,36 @@
-//! When each event is meant to go. The schedule is fixed before the run and waits for nobody: an event
-//! that a slow server holds up is late by its own clock, and so is every event behind it (Gil Tene's
-//! "coordinated omission" is what happens otherwise).
+//! When each event is due. The schedule is fixed before the run and does not wait for the server: if a server
+//! is slow, the delayed event and all events after it count their full delay. A load that waits for the
+//! server would leave that delay out of its latencies ("coordinated omission", Gil Tene).
 
 use std::time::Duration;
 
-/// How events are spread over a second.
+/// How events are distributed over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Arrivals {
-    /// Publishers take turns: one event each so often
+    /// Publishers take turns, at even intervals
     Even,
     /// All publishers at the same moment
     Together,
 }
 
-/// What the publishers do in one phase.
+/// The schedule of one phase.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// Events per second over all publishers; none: each publishes as soon as it was answered.
+    /// Events per second over all publishers. If none, each publisher publishes as soon as it has its
+    /// response.
     pub rate: Option<f64>,
     pub arrivals: Arrivals,
-    /// How many publish.
+    /// The number of publishers.
     pub publishers: u16,
-    /// For how long events fall due.
+    /// The duration of the phase: no event is due after it.
     pub window: Duration,
-    /// At most so many events a publisher, however long the window is.
+    /// The maximum number of events of each publisher.
     pub each_max: u32,
 }
 
 impl Schedule {
-    /// When a publisher's event is due, in microseconds from the start; none once the window is over.
-    /// Without a rate, every event is due at once until then.
+    /// When a publisher's event is due, in microseconds from the start. None after the window's end. Without
+    /// a rate, every event is due immediately.
     pub fn due_us(&self, publisher: u16, number: u32) -> Option<u64> {
         if number >= self.each_max {
             return None;

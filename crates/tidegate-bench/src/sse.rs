@@ -1,23 +1,23 @@
-//! Server-sent events (WHATWG HTML, section 9.2) over an HTTP body, in chunks or not, gzipped or not.
+//! Server-sent events (WHATWG HTML, section 9.2) over an HTTP body, chunked or not, gzipped or not.
 
 use std::io::Write as _;
 
 use flate2::write::GzDecoder;
 use memchr::memmem;
 
-use crate::http::{Broken, Chunks, Head};
+use crate::http::{Chunks, Head, HttpError};
 
-/// A stream of events, from any cut of its bytes. Owns little between events.
+/// Decoder of an event stream. Its input may be split anywhere. It holds little memory between events.
 #[derive(Debug)]
 pub struct Sse {
     chunks: Option<Chunks>,
     gzip: Option<Box<GzDecoder<Vec<u8>>>>,
-    /// Text whose event is not whole yet.
+    /// Text of an event that is not complete yet.
     text: Vec<u8>,
 }
 
 impl Sse {
-    /// The stream behind this head.
+    /// A decoder for the stream that follows this head.
     pub fn new(head: &Head) -> Self {
         let is_gzip = head.header("content-encoding").is_some_and(|value| value.eq_ignore_ascii_case("gzip"));
         Self {
@@ -27,13 +27,13 @@ impl Sse {
         }
     }
 
-    /// Whether the server compresses.
+    /// Whether the stream is compressed.
     pub fn is_compressed(&self) -> bool {
         self.gzip.is_some()
     }
 
-    /// Takes bytes and gives the data of each event that they make whole. True once the body has ended.
-    pub fn take(&mut self, input: &[u8], mut each: impl FnMut(&[u8])) -> Result<bool, Broken> {
+    /// Decodes `input` and calls `each` with the data of every complete event. True if the body has ended.
+    pub fn take(&mut self, input: &[u8], mut each: impl FnMut(&[u8])) -> Result<bool, HttpError> {
         let mut ended = false;
         match (&mut self.chunks, &mut self.gzip) {
             (None, None) => self.text.extend_from_slice(input),
@@ -52,7 +52,7 @@ impl Sse {
                     }
                 };
                 let inflated = gzip.write_all(body).and_then(|()| gzip.flush());
-                inflated.map_err(|_| Broken::of("its gzip body cannot be inflated"))?;
+                inflated.map_err(|_| HttpError::of("its gzip body cannot be inflated"))?;
                 self.text.append(gzip.get_mut());
             }
         }
@@ -70,7 +70,7 @@ impl Sse {
     }
 }
 
-/// The data of one event: one line as it stands, several joined.
+/// The data of one event; several data lines are joined.
 fn event(text: &[u8], each: &mut impl FnMut(&[u8])) {
     let mut data = text.split(|byte| *byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);

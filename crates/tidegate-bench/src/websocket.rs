@@ -1,40 +1,40 @@
-//! WebSocket (RFC 6455), a client's side: the handshake's words, frames as a server sends them, and
-//! permessage-deflate (RFC 7692) on the reading side. `tidegate-core` has the server's side only.
+//! The client's side of WebSocket (RFC 6455): the agreed extensions, the frames of a server, and
+//! decompression (permessage-deflate, RFC 7692). `tidegate-protocol` implements only the server's side.
 
 use flate2::{Decompress, FlushDecompress};
 
-/// What a message may be, inflated.
+/// The maximum size of a message after decompression.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Something whole from the server.
+/// A complete message or control frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A text or binary message.
     Message(&'a [u8]),
-    /// To be answered by a pong with the same payload.
+    /// A ping: the reply is a pong with the same payload.
     Ping(&'a [u8]),
-    /// The end, with its code and reason.
+    /// A close frame with its code and reason.
     Close(u16, &'a [u8]),
 }
 
-/// What a server must not send.
+/// A violation of the WebSocket protocol by the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the server broke WebSocket: {0}")]
-pub struct Broken(pub &'static str);
+#[error("the server violated the WebSocket protocol: {0}")]
+pub struct WebSocketError(pub &'static str);
 
-/// Reads frames from any cut of a server's bytes. Owns no buffer between messages.
+/// Decoder of a server's frames. Its input may be split anywhere. It holds no buffer between messages.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// Bytes of a frame that is not whole yet.
+    /// Bytes of a frame that is not complete yet.
     partial: Vec<u8>,
-    /// A message whose frames are still coming, and whether it is compressed.
+    /// An incomplete message of several frames, and whether it is compressed.
     message: Option<(Vec<u8>, bool)>,
     inflate: Option<Box<Inflate>>,
 }
 
 impl Frames {
-    /// Frames of a connection that has just been upgraded; `extensions` is what the server agreed to.
-    pub fn new(extensions: &str) -> Result<Self, Broken> {
+    /// A decoder for a connection that was just upgraded; `extensions` is what the server agreed to.
+    pub fn new(extensions: &str) -> Result<Self, WebSocketError> {
         let mut names = extensions.split(';').map(str::trim);
         let inflate = match names.next() {
             None | Some("") => None,
@@ -45,28 +45,29 @@ impl Frames {
                         "server_no_context_takeover" => without_context = true,
                         "client_no_context_takeover" | "client_max_window_bits" => {}
                         "server_max_window_bits" => {}
-                        _ => return Err(Broken("an extension's parameter is not known")),
+                        _ => return Err(WebSocketError("it agreed to an unknown parameter of an extension")),
                     }
                 }
                 Some(Box::new(Inflate { stream: Decompress::new(false), without_context }))
             }
-            Some(_) => return Err(Broken("it agreed to an extension that was not offered")),
+            Some(_) => return Err(WebSocketError("it agreed to an extension that was not offered")),
         };
         Ok(Self { inflate, ..Self::default() })
     }
 
-    /// Whether the server compresses.
+    /// Whether the server compresses its messages.
     pub fn is_compressed(&self) -> bool {
         self.inflate.is_some()
     }
 
-    /// Takes bytes and gives what they make whole. `inflated` is room that is used again and again.
+    /// Decodes `input` and calls `each` with every complete message or control frame. `inflated` is a buffer
+    /// for decompression that all readers of a thread share.
     pub fn take(
         &mut self,
         input: &[u8],
         inflated: &mut Vec<u8>,
         mut each: impl FnMut(Incoming<'_>),
-    ) -> Result<(), Broken> {
+    ) -> Result<(), WebSocketError> {
         if self.partial.is_empty() {
             let used = self.take_whole(input, inflated, &mut each)?;
             self.partial.extend_from_slice(&input[used..]);
@@ -82,13 +83,13 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes the whole frames at the front; says how many bytes they were.
+    /// Takes the complete frames at the front. Returns how many bytes they have.
     fn take_whole(
         &mut self,
         input: &[u8],
         inflated: &mut Vec<u8>,
         each: &mut impl FnMut(Incoming<'_>),
-    ) -> Result<usize, Broken> {
+    ) -> Result<usize, WebSocketError> {
         let mut used = 0;
         while let Some(frame) = Frame::read(&input[used..])? {
             used += frame.length;
@@ -103,13 +104,13 @@ impl Frames {
         payload: &[u8],
         inflated: &mut Vec<u8>,
         each: &mut impl FnMut(Incoming<'_>),
-    ) -> Result<(), Broken> {
+    ) -> Result<(), WebSocketError> {
         let (fin, compressed, opcode) = (head & 0x80 != 0, head & 0x40 != 0, head & 0x0F);
         if head & 0x30 != 0 || (compressed && self.inflate.is_none()) {
-            return Err(Broken("a reserved bit is set that was not agreed on"));
+            return Err(WebSocketError("a reserved bit is set without an agreed extension"));
         }
         match opcode {
-            1 | 2 if self.message.is_some() => Err(Broken("a message began inside another")),
+            1 | 2 if self.message.is_some() => Err(WebSocketError("a message began inside another")),
             1 | 2 if fin => self.message(payload, compressed, inflated, each),
             1 | 2 => {
                 self.message = Some((payload.to_vec(), compressed));
@@ -117,10 +118,10 @@ impl Frames {
             }
             0 => {
                 let Some((mut message, compressed)) = self.message.take() else {
-                    return Err(Broken("a continuation came where no message was open"));
+                    return Err(WebSocketError("a continuation frame came outside a message"));
                 };
                 if message.len() + payload.len() > MESSAGE_BYTES_MAX {
-                    return Err(Broken("a message is larger than this tool takes"));
+                    return Err(WebSocketError("a message is larger than this tool accepts"));
                 }
                 message.extend_from_slice(payload);
                 if fin {
@@ -142,7 +143,7 @@ impl Frames {
                 Ok(())
             }
             10 => Ok(()),
-            _ => Err(Broken("a frame has a reserved opcode")),
+            _ => Err(WebSocketError("a frame has a reserved opcode")),
         }
     }
 
@@ -152,7 +153,7 @@ impl Frames {
         compressed: bool,
         inflated: &mut Vec<u8>,
         each: &mut impl FnMut(Incoming<'_>),
-    ) -> Result<(), Broken> {
+    ) -> Result<(), WebSocketError> {
         match &mut self.inflate {
             Some(inflate) if compressed => {
                 inflate.message(payload, inflated)?;
@@ -169,16 +170,16 @@ struct Frame<'a> {
     /// Its first byte.
     head: u8,
     payload: &'a [u8],
-    /// All of it.
+    /// The length of the frame with its header.
     length: usize,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at the front; none if it is not whole.
-    fn read(input: &'a [u8]) -> Result<Option<Self>, Broken> {
+    /// Parses the frame at the front. None if it is incomplete.
+    fn read(input: &'a [u8]) -> Result<Option<Self>, WebSocketError> {
         let [head, second, rest @ ..] = input else { return Ok(None) };
         if second & 0x80 != 0 {
-            return Err(Broken("a server must not mask"));
+            return Err(WebSocketError("a server must not mask its frames"));
         }
         let (length, rest) = match (second & 0x7F, rest) {
             (126, [a, b, rest @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), rest),
@@ -189,7 +190,7 @@ impl<'a> Frame<'a> {
             (length, rest) => (u64::from(length), rest),
         };
         if length > MESSAGE_BYTES_MAX as u64 {
-            return Err(Broken("a frame is larger than this tool takes"));
+            return Err(WebSocketError("a frame is larger than this tool accepts"));
         }
         let length = length as usize;
         if rest.len() < length {
@@ -200,7 +201,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Inflates messages (RFC 7692, section 7.2.2).
+/// Decompresses messages (RFC 7692, section 7.2.2).
 #[derive(Debug)]
 struct Inflate {
     stream: Decompress,
@@ -208,7 +209,7 @@ struct Inflate {
 }
 
 impl Inflate {
-    fn message(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
+    fn message(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), WebSocketError> {
         out.clear();
         for mut input in [payload, &[0, 0, 0xFF, 0xFF]] {
             loop {
@@ -218,10 +219,10 @@ impl Inflate {
                 let before = self.stream.total_in();
                 self.stream
                     .decompress_vec(input, out, FlushDecompress::Sync)
-                    .map_err(|_| Broken("a compressed message cannot be inflated"))?;
+                    .map_err(|_| WebSocketError("a compressed message cannot be inflated"))?;
                 input = &input[(self.stream.total_in() - before) as usize..];
                 if out.len() > MESSAGE_BYTES_MAX {
-                    return Err(Broken("a message is larger than this tool takes"));
+                    return Err(WebSocketError("a message is larger than this tool takes"));
                 }
                 if input.is_empty() && out.len() < out.capacity() {
                     break;
@@ -235,8 +236,8 @@ impl Inflate {
     }
 }
 
-/// A client's text or pong frame. Its mask is zero, which leaves the payload as it is: a mask protects
-/// proxies from browsers (RFC 6455, section 10.3), and here is neither.
+/// Encodes a client's frame. Its mask is zero, which leaves the payload unchanged: the mask protects proxies
+/// from browser scripts (RFC 6455, section 10.3), and neither exists here.
 pub fn client_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 14);
     out.push(0x80 | opcode as u8);
@@ -256,7 +257,7 @@ pub fn client_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a client sends here.
+/// The kinds of frames that this client sends.
 #[derive(Debug, Clone, Copy)]
 pub enum Opcode {
     Text = 1,
@@ -278,8 +279,8 @@ mod tests {
         frame
     }
 
-    /// What comes of `bytes`, read in pieces of `piece`.
-    fn read(frames: &mut Frames, bytes: &[u8], piece: usize) -> Result<Vec<String>, Broken> {
+    /// Decodes `bytes` in pieces of `piece` bytes.
+    fn read(frames: &mut Frames, bytes: &[u8], piece: usize) -> Result<Vec<String>, WebSocketError> {
         let (mut found, mut inflated) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(piece) {
             frames.take(piece, &mut inflated, |incoming| {

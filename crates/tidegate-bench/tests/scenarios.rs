@@ -1,5 +1,5 @@
-//! The tool as a user runs it: every scenario for a moment against the built gateway, and against servers
-//! that lose, double or hide an event, which it must see.
+//! Runs the tool as a user does: every scenario for a moment against the built gateway, and against servers
+//! that lose, duplicate or skip an event, which the tool must report.
 
 mod faulty;
 
@@ -12,8 +12,8 @@ use std::{
 use faulty::{Fault, Faulty};
 use serde_json::Value;
 
-/// The gateway beside the tool. Built only where there is none: alone it would be built again with fewer
-/// features than with the workspace.
+/// The gateway in the directory of the tool. It is built only if it does not exist, because building it alone
+/// would build it again with fewer features than the workspace enables.
 fn gateway() -> PathBuf {
     static BUILT: Once = Once::new();
     let beside = Path::new(env!("CARGO_BIN_EXE_tidegate-bench")).with_file_name("tidegate");
@@ -30,7 +30,7 @@ fn gateway() -> PathBuf {
     beside
 }
 
-/// Runs the tool; what it said, and the rows that it kept.
+/// Runs the tool. Returns its output, and the rows that it saved.
 fn bench(arguments: &[&str]) -> (Output, Vec<Value>) {
     let dir = tempfile::tempdir().expect("a directory");
     let json = dir.path().join("run.json");
@@ -38,7 +38,7 @@ fn bench(arguments: &[&str]) -> (Output, Vec<Value>) {
         .args(arguments)
         .arg("--json")
         .arg(&json)
-        // Tests share the machine's cores with each other.
+        // Tests run in parallel, so they share the cores.
         .args(["--server-cores", "none", "--load-cores", "none"])
         .output()
         .expect("the tool runs");
@@ -152,7 +152,7 @@ fn bandwidth() {
     let expected = ["280 B, plain", "280 B, compressed", "2 webhooks, plain", "2 webhooks, compressed"];
     assert_eq!(labels, expected);
     assert!((250.0..310.0).contains(&number(&rows[0], "/event_bytes")), "{}", rows[0]);
-    // Plain, the wire carries the event and its envelope.
+    // Without compression, the wire carries the event and its envelope.
     assert!(number(&rows[0], "/wire_bytes_per_delivery") > number(&rows[0], "/event_bytes"));
 }
 
@@ -197,7 +197,7 @@ fn orgs() {
     assert!(!rows[3]["frame_events"].as_array().expect("looks").is_empty());
 }
 
-/// What the tool makes of a server with this fault: its exit code, its row, what it said.
+/// Runs the tool against a server with this fault. Returns its exit code, its row and its output.
 fn against(fault: Fault) -> (Option<i32>, Value, String) {
     let server = Faulty::start(fault);
     let address = server.address();

@@ -1,5 +1,5 @@
-//! A batch: a sealed run of events, the unit of fan-out. And its views: what a filter sees of it,
-//! encoded once and shared by everybody who sees the same.
+//! A batch: a sealed run of events, the unit of fan-out. And its views: what a filter shows of it, encoded
+//! once and shared by everybody who sees the same (R8).
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -17,12 +17,14 @@ use crate::{
     gzip,
 };
 
-/// How many views one batch keeps. Filters past it are encoded for each worker's round anew; the
-/// bytes are the same, only not shared between workers.
+/// How many views one batch keeps: an org with more different filters at a time is rare, and each view may be
+/// as large as the batch. Views above it are encoded anew in each worker's fan-out pass; their bytes are the
+/// same, only not shared between workers.
 const VIEWS_MAX: usize = 256;
 
-/// The bytes that batches hold, their views included: of one tail, and with it of the node. Charged
-/// when a batch is made or a view added, given back when the last holder of the batch lets go.
+/// Counts the bytes that batches and their views hold: of one tail, and through [`Budget::part_of`] of the
+/// whole node. They are charged when a batch is made or a view is added, and released when the batch is
+/// dropped. It only counts; the owner of the tails sets the limits.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
@@ -31,17 +33,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// An account of its own that is also charged to `whole`.
+    /// A budget whose bytes are also charged to `whole`.
     pub fn part_of(whole: Arc<Budget>) -> Self {
         Self { whole: Some(whole), ..Self::default() }
     }
 
-    /// The bytes held now.
+    /// How many bytes are held now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many views were made and not kept, because their batch had as many as it may.
+    /// How many views were encoded and not kept, because their batch had as many as it may.
     pub fn views_unkept(&self) -> u64 {
         self.views_unkept.load(Ordering::Relaxed)
     }
@@ -68,12 +70,12 @@ impl Budget {
     }
 }
 
-/// All events of an org's log in (`prev`, `seq`]: of its tail, or a page of what lies before.
+/// All events of an org's log in (`prev`, `seq`]: a part of its tail, or a page of the log before the tail.
 #[derive(Debug)]
 pub struct Batch {
-    /// The border before it.
+    /// The position that it follows on.
     pub prev: Seq,
-    /// The border at its end.
+    /// Its end: all events up to here are in it.
     pub seq: Seq,
     /// When it was sealed.
     pub sealed: UnixMillis,
@@ -91,13 +93,13 @@ impl Drop for Batch {
     }
 }
 
-/// A view in the forms that somebody has asked for.
+/// A view, in the forms that were asked for so far.
 #[derive(Debug)]
 struct Kept {
     key: ViewKey,
     plain: View,
     compressed: Option<Arc<Compressed>>,
-    /// Nothing inside where the frame goes plain.
+    /// The inner option is `None` if the frame is sent plain.
     enveloped: Option<Option<Arc<Compressed>>>,
 }
 
@@ -110,37 +112,37 @@ impl Kept {
     }
 }
 
-/// A form that somebody asks for.
+/// The form that a caller asks for.
 enum Wanted<'a> {
     Plain,
     Compressed(Compressor<'a>),
     Enveloped(&'a Enveloping),
 }
 
-/// What a filter sees of a batch, targeted events left out.
+/// What a filter shows of a batch, without targeted events.
 #[derive(Debug, Clone)]
 pub enum View {
-    /// Nothing; and whether there are targeted events that some users of the filter see.
+    /// No event. There may be targeted events that some users of the filter see.
     Empty {
         /// Whether the batch has targeted events in the filter's services.
         targeted: bool,
     },
     /// A finished frame over (`start`, batch.seq].
     Frame {
-        /// The border that the frame follows on: the batch's own, or an earlier one behind which
-        /// the filter has nothing to see.
+        /// The position that the frame follows on: `prev` of the batch, or an earlier one if the filter shows
+        /// nothing in between.
         start: Seq,
-        /// The frame in its envelope.
+        /// The frame in its framing.
         bytes: Bytes,
         /// How many events it carries.
         count: usize,
-        /// The form that was asked for, where that is not the plain one and may be had.
+        /// The form that was asked for, unless that is the plain one or cannot be made.
         compressed: Option<Arc<Compressed>>,
     },
 }
 
 impl View {
-    /// About how many bytes a reader gets.
+    /// About how many bytes a reader is sent.
     pub fn wire_bytes(&self) -> usize {
         match self {
             View::Empty { .. } => 0,
@@ -154,14 +156,14 @@ impl View {
     }
 }
 
-/// A frame compressed, as its framing has it.
+/// A compressed frame, as its framing or envelope has it.
 #[derive(Debug)]
 pub enum Compressed {
     /// A WebSocket message (RFC 7692).
     Deflated(Deflated),
-    /// A block of a gzip body.
+    /// A block of a gzip body (RFC 1952).
     Block(gzip::Block),
-    /// A finished frame with the plain one inside.
+    /// A finished `batch` frame with the plain one inside (`?batch=gzip`).
     Enveloped(Bytes),
 }
 
@@ -175,17 +177,17 @@ impl Compressed {
     }
 }
 
-/// What compresses an org's batches.
+/// How an org's batches are compressed.
 #[derive(Debug)]
 pub struct Compressor<'a> {
-    /// The org's generations; without them every frame refers to nothing before it.
+    /// The org's generations; without them every frame is compressed alone.
     pub generations: Option<&'a mut Generations>,
     /// Services whose events are never compressed.
     pub excluded: &'a [ServiceName],
 }
 
 impl Batch {
-    /// Seals `events`, which are all that the log holds in (`prev`, `seq`].
+    /// Seals `events`, which are all that the log has in (`prev`, `seq`], in the order of their seqs.
     pub fn new(
         prev: Seq,
         seq: Seq,
@@ -221,7 +223,7 @@ impl Batch {
         self.charged.load(Ordering::Relaxed)
     }
 
-    /// Whether an event of it is targeted at `user` and passes `filter`.
+    /// Whether it has an event that is targeted at `user` and that `filter` admits.
     pub fn has_targeted_at(&self, user: &UserId, filter: &Filter) -> bool {
         self.has_targeted
             && self
@@ -230,7 +232,7 @@ impl Batch {
                 .any(|event| event.is_targeted() && event.is_for(user) && filter.admits(&event.service))
     }
 
-    /// The events behind `after` that `user` with `filter` may see.
+    /// The events after `after` that `user` with `filter` may see.
     pub fn visible<'a>(&'a self, after: Seq, user: &UserId, filter: &Filter) -> Vec<&'a Event> {
         let first = self.events.partition_point(|event| event.seq <= after);
         let seen = self.events[first..].iter();
@@ -247,20 +249,20 @@ impl Batch {
         self.visible(after, user, filter).len()
     }
 
-    /// The shared view for `key`. `start` is the earliest border that the frame may follow on: the
-    /// batch's own `prev`, or an earlier one where all batches in between showed the filter nothing
-    /// (and held nothing targeted in its services). Whoever asks first fixes it.
+    /// The shared view for `key`. `start` is the earliest position that the frame may follow on: `prev` of the
+    /// batch, or an earlier one if all batches in between show the filter nothing (and have no targeted event
+    /// in its services). The first call for a key decides `start`.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
         self.view_with(org, key, start, Wanted::Plain)
     }
 
-    /// The same with its compressed form. Batches come in order. One with events of excluded services
-    /// has none: they share no context with what an attacker may have written.
+    /// The same with its compressed form. Call it for the batches in order. A view with events of excluded
+    /// services has no compressed form: they must share no context with text of an attacker (CRIME, BREACH).
     pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
         self.view_with(org, key, start, Wanted::Compressed(by))
     }
 
-    /// The same as `?batch=gzip` has it, where it is to be compressed.
+    /// The same with its form for `?batch=gzip`, if that is to be compressed.
     pub fn enveloped_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: &Enveloping) -> View {
         self.view_with(org, key, start, Wanted::Enveloped(by))
     }
@@ -306,7 +308,7 @@ impl Batch {
         Run { side, org, prev, seq: self.seq, events, omitted: 0 }
     }
 
-    /// A kept view in the form that is wanted, which is made where it is not there yet.
+    /// A kept view in the form that is wanted, which is made with the first call.
     fn formed(&self, org: &OrgId, kept: &mut Kept, wanted: Wanted<'_>) -> View {
         let mut view = kept.plain.clone();
         let View::Frame { start, bytes, compressed, .. } = &mut view else { return view };

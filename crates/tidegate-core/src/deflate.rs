@@ -1,12 +1,13 @@
-//! permessage-deflate (RFC 7692), the server's half, shared: one compressor for everybody who sees
-//! the same, in place of one per connection.
+//! permessage-deflate (RFC 7692), the server's half, shared: one compressor for everybody who sees the same,
+//! in place of one for each connection.
 //!
-//! A *generation* is one deflate stream. Every batch of a filter is compressed once, in it, and the
-//! same frame goes to all *members*: connections whose inflater has in its window exactly what the
-//! compressor has in its own. All others get the batch as a block that refers to nothing before it.
-//! The rules are R18 and R19; a member that gets anything else compressed is one no longer.
+//! A *generation* is one deflate stream. Every batch of a filter is compressed once, in its generation, and
+//! the same frame goes to all *members*: the connections whose inflater has the same window as the
+//! compressor. All others get the batch compressed alone, which refers to nothing before it. A member that
+//! gets any other compressed frame is no longer a member (R18, R19).
 //!
-//! Not here: the offer and its answer ([`tidegate_protocol::ws::extension`]), and what clients send compressed.
+//! Not here: the negotiation ([`tidegate_protocol::ws::extension`]), and inflating what clients send
+//! ([`tidegate_protocol::ws::Reader`]).
 
 use std::{
     cell::RefCell,
@@ -22,17 +23,17 @@ use tidegate_protocol::{Seq, ws};
 
 use crate::ViewKey;
 
-/// The window of deflate: what a back-reference can reach (RFC 1951, section 2).
+/// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
 const WINDOW_BYTES: u64 = 32 << 10;
 
-/// What a message compressed alone, at the start of a window, costs each member more than one behind
-/// 32 KiB of context does, until there is a context again: about a tenth of a window of JSON.
+/// What a new generation costs each member, in bytes: until the new window is full, frames are compressed
+/// with less context. For a window of JSON that is about a tenth of it.
 const ROLL_COST_BYTES: u64 = 3 << 10;
 
 /// The end of every sync flush, which a message leaves out (RFC 7692, section 7.2.1).
 const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// A deflate stream that gives a message at a time.
+/// A deflate stream that yields one message at a time.
 struct Stream(Compress);
 
 impl Stream {
@@ -62,10 +63,10 @@ impl Stream {
     }
 }
 
-/// `plain` as the payload of a compressed message that refers to nothing before it.
+/// The payload of a compressed message (RFC 7692, section 7.2.1) that refers to nothing before it.
 pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
     thread_local! {
-        /// A fresh one costs an allocation of 260 KiB.
+        /// Reused, because a new one allocates 260 KiB.
         static ALONE: RefCell<Stream> = RefCell::new(Stream::new());
     }
     ALONE.with_borrow_mut(|stream| {
@@ -74,7 +75,8 @@ pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
     })
 }
 
-/// How many compressors a node may hold, each of about 260 KiB. Filters past it go without context.
+/// Counts the compressors of a node, each of about 260 KiB, up to a bound. A filter that gets none is
+/// compressed without context.
 #[derive(Debug)]
 pub struct Contexts {
     used: AtomicUsize,
@@ -88,12 +90,12 @@ impl Contexts {
         Self { used: AtomicUsize::new(0), missed: AtomicU64::new(0), max }
     }
 
-    /// How many there are.
+    /// How many there are now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many batches of a filter went without context, because all of them were taken.
+    /// How many batches were compressed without context because all compressors were in use.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
@@ -106,19 +108,19 @@ impl Contexts {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(Context { stream: Stream::new(), place: self.clone() })
+        Some(Context { stream: Stream::new(), count: self.clone() })
     }
 }
 
-/// A compressor and its place in the count.
+/// A compressor, and the count that it is part of.
 struct Context {
     stream: Stream,
-    place: Arc<Contexts>,
+    count: Arc<Contexts>,
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        self.place.used.fetch_sub(1, Ordering::Relaxed);
+        self.count.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -132,23 +134,23 @@ pub struct Generations {
 struct Generation {
     id: u64,
     next_index: u32,
-    /// The border up to which it has compressed.
+    /// The seq up to which it has compressed.
     reached: Seq,
     context: Context,
     usage: Arc<Usage>,
     is_used: bool,
 }
 
-/// What a generation is worth, told by those who take its frames.
+/// What the frames of a generation saved, and what those who are not members paid.
 #[derive(Debug, Default)]
 struct Usage {
     /// Frames taken by members.
     taken: AtomicU64,
-    /// Bytes that others had to take more.
+    /// How many bytes others received more than members did.
     extra: AtomicU64,
 }
 
-/// A batch's frame as members of a generation get it.
+/// A batch's frame for the members of a generation.
 #[derive(Debug)]
 struct Shared {
     generation: u64,
@@ -172,13 +174,13 @@ impl std::fmt::Debug for Generations {
 }
 
 impl Generations {
-    /// None yet; compressors are taken from `contexts`.
+    /// No generation yet; `contexts` counts the compressors.
     pub fn new(contexts: Arc<Contexts>) -> Self {
         Self { current: Vec::new(), next_id: 0, contexts }
     }
 
-    /// Compresses `plain`, the WebSocket frame over (.., `seq`] that `key` sees, in the generation of
-    /// `key`. What it has passed already, because another worker was quicker, goes without context.
+    /// Compresses `plain`, the WebSocket frame up to `seq` for `key`, in the generation of `key`. If the
+    /// generation is past it already, because another worker was quicker, it has no form with context.
     pub fn deflate(&mut self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
         let shared = self.generation(key).and_then(|generation| {
             if generation.reached >= seq {
@@ -228,14 +230,14 @@ impl Generations {
         Some(generation)
     }
 
-    /// Gives up the compressors that no batch went through since the last time.
+    /// Evicts the compressors that were not used since the last call.
     pub fn sweep(&mut self) {
         self.current.retain_mut(|(_, generation)| std::mem::take(&mut generation.is_used));
     }
 }
 
 impl Generation {
-    /// Whether those who wait for the next generation have paid more than a new one costs all members.
+    /// Whether the connections that are not members have paid more than a new generation costs all members.
     fn is_worth_rolling(&self) -> bool {
         if self.next_index == 0 {
             return false;
@@ -251,12 +253,12 @@ fn payload_of(frame: &Bytes) -> &[u8] {
 }
 
 impl Deflated {
-    /// The forms of `plain`, a WebSocket frame, that goes through no generation.
+    /// The forms of `plain`, a WebSocket frame, without a generation.
     pub fn without_context(plain: &Bytes) -> Self {
         Self { plain: plain.clone(), shared: None, alone: OnceLock::new() }
     }
 
-    /// The frame compressed by itself, or plain where that is not shorter.
+    /// The frame compressed alone, or plain if that is not longer. Compressed with the first call.
     pub fn alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {
             let payload = payload_of(&self.plain);
@@ -269,25 +271,25 @@ impl Deflated {
         })
     }
 
-    /// The bytes of its compressed forms, for the accounts of whoever keeps it.
+    /// The bytes of its compressed forms, for the accounting of the batch that keeps it.
     pub fn memory(&self) -> usize {
-        // The form of those without context comes with the first of them; it is counted ahead.
+        // The form without context is made on demand; it is counted ahead, as half of the plain one.
         size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2
     }
 }
 
-/// What one connection's inflater has in its window, as far as the server's frames decide it (R19).
+/// What one connection's inflater has in its window, as far as it is known (R19).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// The generation, and the frame of it that comes next.
+    /// The generation, and the index of its next frame.
     at: Option<(u64, u32)>,
-    /// How much of the generation's plaintext is in the window, without anything else between;
-    /// a window's worth, or all there was since its start, makes a member.
+    /// How many bytes of the generation's text are in the window, with nothing else between. A whole window,
+    /// or all text since the start of the generation, makes a member.
     held: u64,
 }
 
 impl Membership {
-    /// The form of a frame for this connection, which then has it.
+    /// The form of a frame for this connection, which is now sent to it.
     pub fn take(&mut self, frame: &Deflated) -> Bytes {
         let Some(shared) = &frame.shared else {
             let alone = frame.alone();
@@ -308,7 +310,7 @@ impl Membership {
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
         if *alone == frame.plain {
-            // Not in its window, though in the generation's: what it holds of it has a hole.
+            // The generation's window has this frame, but the inflater's has not: there is a hole.
             if follows || self.at.is_some_and(|(generation, _)| generation == shared.generation) {
                 self.held = 0;
             }
@@ -319,12 +321,12 @@ impl Membership {
         alone.clone()
     }
 
-    /// Something else was compressed for this connection, or its view changed.
+    /// Something else was compressed for this connection, or its filter changed.
     pub fn leave(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether it takes frames of a generation.
+    /// Whether it can take the next frame of its generation.
     pub fn is_member(&self) -> bool {
         self.at.is_some() && self.held >= WINDOW_BYTES
     }

@@ -1,9 +1,9 @@
-//! Compression inside of JSON (`?batch=gzip`): a `batch` frame whose text is gzipped, in base64, in
-//! another `batch` frame. For transports and clients between which nothing else is compressed.
+//! Compression inside of JSON (`?batch=gzip`): a `batch` frame as gzip in base64, in another `batch` frame.
+//! For transports and clients that support no other compression.
 //!
-//! Made once for everybody who sees the same, like every other form of a frame: [`crate::Batch`] keeps
-//! it. What may be told of it by its length is the same as with any compression, so what is kept out of
-//! the others is kept out of this: events that only some users see, and services by configuration.
+//! Made once for everybody who sees the same, like every form of a frame: [`crate::Batch`] keeps it. The
+//! length of compressed data reveals something of it (CRIME, BREACH), so events that are kept out of other
+//! compression are kept out of this too: those that only some users see, and services by configuration.
 
 use std::fmt::Write as _;
 
@@ -17,18 +17,18 @@ use crate::{
     gzip,
 };
 
-/// What goes into envelopes.
+/// Which frames are put into envelopes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Enveloping {
-    /// Frames go as they are up to this many bytes of JSON.
+    /// Frames of up to this many bytes of JSON are sent plain.
     pub threshold: usize,
     /// Services whose events are never compressed.
     pub excluded: Vec<ServiceName>,
 }
 
 impl Enveloping {
-    /// The frame of `run` in an envelope; `None` where `plain`, the same frame as it is, is to go itself:
-    /// it is short, or holds what is not to be compressed. A single event goes as a batch of one.
+    /// The frame of `run` in an envelope. `None` if `plain`, the same frame uncompressed, is to be sent: it is
+    /// short, or has an event that must not be compressed. A single event becomes a batch of one.
     pub fn enveloped(&self, framing: Framing, run: &Run<'_>, plain: &Bytes) -> Option<Bytes> {
         if frame::json_bytes(framing, plain) <= self.threshold {
             return None;

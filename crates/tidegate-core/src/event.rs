@@ -1,44 +1,44 @@
-//! Events, before and after the log has given them a place.
+//! Events, before and after the log has assigned a seq.
 //!
-//! An event is encoded once. [`NewEvent::body`] holds its JSON members as the publisher's request
-//! was read; the log puts `seq` and `timestamp` in front, and the result, [`Event::fragment`], is
-//! what the store keeps and what every frame that carries the event is assembled from.
+//! An event is encoded once. [`NewEvent::body`] has its JSON members, made when the publish request is read;
+//! the log puts `seq` and `timestamp` in front. The result, [`Event::fragment`], is what the store keeps, and
+//! every frame with the event is assembled from it.
 
 use std::{fmt::Write as _, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use tidegate_protocol::{EventId, Seq, ServiceName, UnixMillis, UserId, time::write_rfc3339};
 
-/// What makes two publishes the same event (R12): a hash of the length-prefixed
-/// (org, service, id, source or empty).
+/// The identity of an event (R12): the first 16 bytes of BLAKE3 over the length-prefixed org, service, id and
+/// source (empty if there is none).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DedupKey(pub [u8; 16]);
 
-/// A hash of everything else that the publisher said of an event: the same key with another hash
-/// is `id_conflict`.
+/// The first 16 bytes of BLAKE3 over everything that the publisher sent in an event. The same [`DedupKey`]
+/// with another hash is `id_conflict`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentHash(pub [u8; 16]);
 
-/// An event that a publisher asks to append: checked, and encoded but for its place.
+/// An event that a publisher asks to append: checked, and encoded apart from its seq and timestamp.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     /// The service it belongs to.
     pub service: ServiceName,
     /// Its id, given or assigned.
     pub id: EventId,
-    /// Its dedup key where the publisher gave the id; `None` for an id that the gateway drew, which
-    /// cannot come twice and takes no room in the window.
+    /// Its dedup key if the publisher gave the id; `None` for an id that the gateway assigned, which
+    /// cannot repeat and takes no room in the dedup window.
     pub dedup: Option<DedupKey>,
     /// The hash of its content.
     pub content: ContentHash,
-    /// The users that alone may see it; `None` for everybody with the service.
+    /// The only users that may see it; `None` for everybody with the service.
     pub users: Option<Arc<[UserId]>>,
     /// The JSON members `"service":…` to `"data":…`, without braces or white space.
     pub body: Bytes,
 }
 
 impl NewEvent {
-    /// Joins place and body to the fragment that is stored and sent.
+    /// Joins seq, timestamp and body to the fragment that is stored and sent.
     pub fn fragment(&self, seq: Seq, timestamp: UnixMillis) -> Bytes {
         let mut out = BytesMut::with_capacity(self.body.len() + 64);
         let _ = write!(out, "\"seq\":{seq},\"timestamp\":\"");
@@ -49,29 +49,29 @@ impl NewEvent {
     }
 }
 
-/// An event in its log.
+/// An event in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its place.
+    /// Its position in the log.
     pub seq: Seq,
-    /// When the gateway accepted it. Never falls from one event of a log to the next (R14).
+    /// When the gateway accepted it. Within a log it never falls from one event to the next (R14).
     pub timestamp: UnixMillis,
     /// The service it belongs to.
     pub service: ServiceName,
-    /// The users that alone may see it. Never sent to anybody (R8).
+    /// The only users that may see it; `None` for everybody. The list is never sent to anybody (R8).
     pub users: Option<Arc<[UserId]>>,
     /// Its JSON members without braces: `"seq":…,"timestamp":…,"service":…,…,"data":…`.
     pub fragment: Bytes,
 }
 
 impl Event {
-    /// The memory that one event holds, for the accounting of tails.
+    /// About how many bytes of memory it holds, for the accounting of tails.
     pub fn memory(&self) -> usize {
         let users = self.users.as_ref().map_or(0, |users| users.iter().map(|u| u.as_str().len() + 32).sum());
         size_of::<Self>() + self.fragment.len() + users + 32
     }
 
-    /// Its key, read out of the fragment: for the few who need it, the value stands nowhere else.
+    /// Its key, parsed from the fragment: few callers need it, so it has no field of its own.
     pub fn key(&self) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Members {
@@ -81,12 +81,12 @@ impl Event {
         serde_json::from_slice::<Members>(&object).ok()?.key
     }
 
-    /// Whether it is for some users only.
+    /// Whether it is for some users only (R8).
     pub fn is_targeted(&self) -> bool {
         self.users.is_some()
     }
 
-    /// Whether `user` is among the users it is for; true for an event that is for everybody.
+    /// Whether `user` may see it: true for an event that is for everybody.
     pub fn is_for(&self, user: &UserId) -> bool {
         self.users.as_ref().is_none_or(|users| users.contains(user))
     }

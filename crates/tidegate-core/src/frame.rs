@@ -1,7 +1,8 @@
-//! Server frames: JSON objects with a `type`, the same on both transports (PROTOCOL.md, "Frames").
+//! Writes the gateway's frames: JSON objects with a `type`, the same on both transports (PROTOCOL.md,
+//! "Frames").
 //!
-//! Written here straight into their framing: one `Bytes` that a socket can take as it is. Read by
-//! clients through [`tidegate_protocol::client`].
+//! Each is written directly into its framing, as one `Bytes` that a socket can take. Clients read them
+//! through [`tidegate_protocol::frame::ServerFrame`]; `tests/frames.rs` reads back every one of them.
 
 use std::fmt::Write as _;
 
@@ -13,29 +14,29 @@ use tidegate_protocol::{
 
 use crate::{Event, json};
 
-/// The transport's envelope around a frame.
+/// How a transport frames the JSON of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Framing {
     /// One unfragmented text message (RFC 6455, section 5.6).
     WebSocket,
-    /// One event of a `text/event-stream` (WHATWG HTML, section 9.2): `id:` where the frame has a
+    /// One event of a `text/event-stream` (WHATWG HTML, section 9.2): an `id:` line if the frame has a
     /// cursor, and one `data:` line. No `event:` line, so that `onmessage` sees every frame.
     Sse,
 }
 
-/// What makes two views the same bytes (R8). A view holds no targeted events, so no user stands in
-/// the key.
+/// Two views with the same key have the same bytes (R8). A view has no targeted events, so the key has no
+/// user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ViewKey {
     /// The incarnation of the log that the frame's cursor belongs to.
     pub epoch: Epoch,
     /// The canonical filter.
     pub filter: Filter,
-    /// The envelope.
+    /// How its frames are framed.
     pub framing: Framing,
 }
 
-/// Puts a JSON object that `write` makes into its envelope.
+/// Frames the JSON object that `write` appends. `id` is the cursor for the `id:` line of SSE.
 pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     match framing {
         Framing::WebSocket => {
@@ -57,7 +58,7 @@ pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut Byt
     }
 }
 
-/// How long the JSON object in a finished frame of ours is.
+/// The length of the JSON object in a finished frame of this module, in bytes.
 pub(crate) fn json_bytes(framing: Framing, frame: &[u8]) -> usize {
     let around = match framing {
         Framing::WebSocket => ws::header_length(frame),
@@ -70,37 +71,37 @@ pub(crate) fn json_bytes(framing: Framing, frame: &[u8]) -> usize {
     frame.len().saturating_sub(around)
 }
 
-/// The first frame of a stream.
+/// The values of a `hello` frame.
 #[derive(Debug, Clone)]
 pub struct Hello<'a> {
     /// Names this connection in logs and to `replaces=`.
     pub connection_id: &'a str,
     /// The org.
     pub org: &'a OrgId,
-    /// What this stream sees.
+    /// The services that this stream shows.
     pub filter: &'a Filter,
-    /// Where this stream starts accounting (R3); its epoch is the frame's `epoch`.
+    /// Where this stream starts to account for events (R3); its epoch is the frame's `epoch`.
     pub cursor: &'a Cursor,
-    /// The log's end.
+    /// The end of the log.
     pub head: Seq,
-    /// Whether a presented cursor is being continued.
+    /// Whether a presented cursor continues without a gap.
     pub resumed: bool,
     /// The node's part of the frame.
     pub terms: &'a Terms,
-    /// How long the token lives.
+    /// The time until the token expires, in milliseconds.
     pub token_expires_in_ms: u64,
-    /// Now.
+    /// The present time.
     pub server_time: UnixMillis,
 }
 
-/// What a node tells every connection alike.
+/// The part of `hello` that is the same for all connections of a node.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// The dedup window.
+    /// The dedup window, in milliseconds.
     pub dedup_window_ms: u64,
-    /// The time between pings.
+    /// The time between pings, in milliseconds.
     pub ping_interval_ms: u64,
-    /// The name of a durability policy weaker than always.
+    /// `interval` or `memory` if acknowledged events are not synced to disk first; else `None`.
     pub sync: Option<&'static str>,
 }
 
@@ -142,24 +143,24 @@ fn write_services(out: &mut BytesMut, filter: &Filter) {
     out.put_slice(if lead == '[' { b"[]" } else { b"]" });
 }
 
-/// Where the events of a frame stand: what the frame's cursor text is made of, but its seq.
+/// A cursor without its seq: the epoch and tag that a frame's seqs belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Side<'a> {
-    /// The epoch on this side of a border.
+    /// The epoch.
     pub epoch: &'a Epoch,
-    /// The filter that is accounted for.
+    /// The tag of the services that are accounted for.
     pub tag: &'a FilterTag,
 }
 
 impl Side<'_> {
-    /// The cursor at `seq` on this side.
+    /// The cursor at `seq`.
     pub fn cursor(self, seq: Seq) -> Cursor {
         Cursor { epoch: self.epoch.clone(), seq, tag: Some(self.tag.clone()) }
     }
 }
 
-/// `event`, or `batch` where there are several or the frame accounts for more than the one event:
-/// exactly what the reader may see in (`prev`, `seq`]. `events` must not be empty.
+/// `event`, or `batch` if there are several or the frame accounts for more than the one event. `events` is
+/// exactly what the reader may see in (`prev`, `seq`] (R1), and must not be empty.
 pub fn events(
     framing: Framing,
     side: Side<'_>,
@@ -171,25 +172,25 @@ pub fn events(
     Run { side, org, prev, seq, events, omitted: 0 }.framed(framing)
 }
 
-/// What one frame tells of the log: exactly what the reader may see in (`prev`, `seq`].
+/// The content of one `event` or `batch` frame: exactly what the reader may see in (`prev`, `seq`] (R1).
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
-    /// Where it stands.
+    /// The epoch and tag of its seqs.
     pub side: Side<'a>,
     /// The org.
     pub org: &'a OrgId,
-    /// What it follows on.
+    /// The position that it follows on.
     pub prev: Seq,
-    /// What it accounts for.
+    /// The position that it accounts for.
     pub seq: Seq,
     /// Its events, at least one.
     pub events: &'a [&'a Event],
-    /// How many are left out, because later ones in it make them old (R17).
+    /// How many events are left out, because a later one in it has the same service and key (R17).
     pub omitted: usize,
 }
 
 impl Run<'_> {
-    /// `event`, or `batch` where there are several or it accounts for more than the one event.
+    /// `event`, or `batch` if there are several or it accounts for more than the one event.
     pub fn framed(&self, framing: Framing) -> Bytes {
         framed(framing, self.id(framing).as_ref(), |out| match self.events {
             [only] if only.seq == self.seq && self.omitted == 0 => {
@@ -236,7 +237,7 @@ impl Run<'_> {
     }
 }
 
-/// `gap`: nothing of (`prev`, `to.seq`] will come. The reader goes on from `to`, all three parts.
+/// `gap`: the events in (`prev`, `to.seq`] will not come. The reader's cursor is now `to`, all three parts.
 pub fn gap(framing: Framing, prev: Seq, to: &Cursor, reason: GapReason, filter: &Filter) -> Bytes {
     framed(framing, Some(to), |out| {
         let _ = write!(
@@ -264,7 +265,7 @@ pub fn ping(framing: Framing, side: Side<'_>, prev: Seq, seq: Seq, now: UnixMill
     })
 }
 
-/// `status`: the stream goes on, but something is worth knowing.
+/// `status`: a remark; the stream goes on. `code` is written without escapes.
 pub fn status(framing: Framing, code: &str, message: &str) -> Bytes {
     framed(framing, None, |out| {
         let _ = write!(out, "{{\"type\":\"status\",\"code\":\"{code}\",\"message\":");
@@ -273,7 +274,8 @@ pub fn status(framing: Framing, code: &str, message: &str) -> Bytes {
     })
 }
 
-/// `goaway`: the client leaves within `retry_in_ms` and comes back, else the server closes.
+/// `goaway`: the client is to leave within `retry_in_ms` milliseconds and to come back; else the server
+/// closes the stream.
 pub fn goaway(framing: Framing, code: Code, retry_in_ms: u64) -> Bytes {
     framed(framing, None, |out| {
         let _ =
@@ -281,11 +283,12 @@ pub fn goaway(framing: Framing, code: Code, retry_in_ms: u64) -> Bytes {
     })
 }
 
-/// What keeps a native EventSource from coming back by itself: a month, the longest that browsers wait.
+/// Keeps a native EventSource from reconnecting: 2^31 - 1 ms, about 25 days, the longest delay that browsers
+/// wait.
 const NO_RETRY: &[u8] = b"retry: 2147483647\n";
 
-/// `error`: the last frame before the end. Over SSE a final one also ends the client's own retrying,
-/// which knows nothing of codes.
+/// `error`: the last frame. Over SSE one with a final code also sets `retry:`, because a native EventSource
+/// does not read codes and would reconnect.
 pub fn error(framing: Framing, refusal: &Refusal) -> Bytes {
     let frame = error_frame(framing, refusal);
     if framing == Framing::Sse && !refusal.code.is_retryable() {

@@ -1,37 +1,38 @@
-//! `Content-Encoding: gzip` for server-sent events (RFC 1952), shared: a body of blocks that refer to
-//! nothing before them, so that one block of a batch goes to everybody who sees the same (R18).
+//! `Content-Encoding: gzip` (RFC 1952) for server-sent events, shared: the blocks of a body refer to nothing
+//! before them, so that one block of a batch goes to everybody who sees the same (R18).
 //!
-//! What is for one reader alone goes as it is, in a stored block: nobody pays a compressor for it, and
-//! nothing later refers to it. All that a body has of its own is the checksum that stands at its end, and
-//! that is not computed over the bytes again for each reader: those of a block are done once, with it.
+//! A frame for one reader alone goes uncompressed, in a stored block: it costs no compressor, and nothing
+//! later refers to it. A body of its own has only the checksum at its end. That is not computed over the
+//! bytes again for each reader: the CRC of each block is computed once, and CRCs are combined (as
+//! `crc32_combine` of zlib).
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
 
 use crate::deflate::compress_alone;
 
-/// The head of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
+/// The header of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
 const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
 
 /// The last block, empty and stored (RFC 1951, section 3.2.4).
 const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
-/// The longest stored block (RFC 1951, section 3.2.4).
+/// The longest stored block, in bytes (RFC 1951, section 3.2.4).
 const STORED_MAX: usize = 0xFFFF;
 
-/// A frame as a compressed block, for any number of bodies.
+/// A frame as a compressed deflate block (RFC 1951), for any number of bodies.
 #[derive(Debug, Clone)]
 pub struct Block {
     bytes: Bytes,
     plain: Plain,
 }
 
-/// What a checksum wants to know of a stretch of text.
+/// What is needed to append a text to a checksum.
 #[derive(Debug, Clone, Copy)]
 struct Plain {
     crc: u32,
     bytes: u32,
-    /// What the checksum of all that lies before is multiplied with: x to the power of its bits.
+    /// The factor for the CRC of the text before it: x to the power of the number of its bits.
     shift: u32,
 }
 
@@ -39,7 +40,7 @@ impl Plain {
     fn of(text: &[u8]) -> Self {
         let mut crc = Crc::new();
         crc.update(text);
-        // The length of a body counts modulo 2^32 (RFC 1952, section 2.3.1).
+        // Lengths are modulo 2^32 (RFC 1952, section 2.3.1).
         Self { crc: crc.sum(), bytes: text.len() as u32, shift: power_of_bytes(text.len()) }
     }
 }
@@ -48,7 +49,7 @@ impl Block {
     /// Compresses a frame.
     pub fn new(frame: &[u8]) -> Self {
         let mut block = compress_alone(frame);
-        // What a WebSocket message leaves out: it ends the block here, on a byte.
+        // The empty stored block that a WebSocket message leaves out: it ends the block at a byte.
         block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
         Self { bytes: block.into(), plain: Plain::of(frame) }
     }
@@ -59,7 +60,7 @@ impl Block {
     }
 }
 
-/// `text` as a whole gzip member, for whoever takes it out of a frame.
+/// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]).
 pub fn member(text: &[u8]) -> Vec<u8> {
     let mut member = Vec::new();
     let mut body = Body::begin(&mut member);
@@ -68,7 +69,7 @@ pub fn member(text: &[u8]) -> Vec<u8> {
     member.concat()
 }
 
-/// A body under way: what has to stand at its end (RFC 1952, section 2.3.1).
+/// A body that has begun: the checksum and length for its end (RFC 1952, section 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Body {
     crc: u32,
@@ -76,19 +77,19 @@ pub struct Body {
 }
 
 impl Body {
-    /// Begins a body.
+    /// Begins a body: appends its header to `out`.
     pub fn begin(out: &mut Vec<Bytes>) -> Self {
         out.push(HEAD);
         Self::default()
     }
 
-    /// Appends a block that others have, too.
+    /// Appends a shared block.
     pub fn share(&mut self, block: &Block, out: &mut Vec<Bytes>) {
         self.account(block.plain);
         out.push(block.bytes.clone());
     }
 
-    /// Appends a frame as it is, in stored blocks.
+    /// Appends a frame uncompressed, in stored blocks.
     pub fn store(&mut self, frame: &Bytes, out: &mut Vec<Bytes>) {
         self.account(Plain::of(frame));
         let mut rest = frame.clone();
@@ -104,7 +105,7 @@ impl Body {
         }
     }
 
-    /// Ends it: the final block, the checksum, the length.
+    /// Ends the body: appends the final block, the checksum and the length.
     pub fn end(self, out: &mut Vec<Bytes>) {
         let mut end = BytesMut::with_capacity(FINAL_BLOCK.len() + 8);
         end.put_slice(&FINAL_BLOCK);
@@ -119,10 +120,11 @@ impl Body {
     }
 }
 
-/// The polynomial of the checksum (RFC 1952, section 8), the bit of the highest power last.
+/// The polynomial of CRC-32 (RFC 1952, section 8) in reflected form: the lowest bit is the highest power.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
-/// The product of two polynomials over GF(2), modulo [`POLYNOMIAL`]. The highest bit stands for x^0.
+/// The product of two polynomials over GF(2), modulo [`POLYNOMIAL`], in reflected form: the highest bit is
+/// x^0.
 const fn multiply(mut a: u32, b: u32) -> u32 {
     let mut product = 0;
     let mut at = 1 << 31;
@@ -136,8 +138,8 @@ const fn multiply(mut a: u32, b: u32) -> u32 {
     product
 }
 
-/// x to the power of the bits in so many bytes: what the checksum of a text is multiplied with when as many
-/// bytes come behind it.
+/// x to the power of the number of bits in `bytes` bytes, by repeated squaring: the factor for the CRC of a
+/// text that this many bytes follow.
 fn power_of_bytes(mut bytes: usize) -> u32 {
     let (mut power, mut square) = (1 << 31, 1 << (31 - 8));
     while bytes != 0 {

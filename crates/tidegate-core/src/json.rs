@@ -1,21 +1,25 @@
-//! JSON as tokens: strips the white space between them and keeps every token as it was sent.
+//! JSON as tokens (RFC 8259): removes the white space between them and keeps every token as it was sent.
 //!
-//! `1.0`, `1e5`, repeated members and 20-digit numbers come out as they went in, because nothing is
-//! parsed into a value and printed again. Called once per event, at publish.
+//! `1.0`, `1e5`, repeated members and 20-digit numbers stay as they are, because nothing is parsed into a
+//! value and printed again. Called once for each event, when it is published.
 
 use bytes::{BufMut, BytesMut};
 
-/// The value nests deeper than allowed.
+/// The value is nested deeper than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooDeep;
 
-/// Appends `json`, which must be valid JSON, without the white space between its tokens.
+/// Appends `json`, which must be valid JSON, without the white space between its tokens. `depth_max` is how
+/// many arrays and objects may be nested.
 ///
-/// Bytes that are not JSON are copied as well as they go; the caller has checked them.
+/// The caller has checked that it is JSON; other bytes are copied, with undefined white space.
+///
+/// # Errors
+/// [`TooDeep`] if it is nested deeper; `out` then has a part of it.
 pub fn write_compact(out: &mut BytesMut, json: &str, depth_max: usize) -> Result<(), TooDeep> {
     let bytes = json.as_bytes();
     let mut depth = 0_usize;
-    // Runs between white space are copied whole: compact input is one copy per string at most.
+    // Everything between two white spaces is copied at once: compact input takes a single copy.
     let mut run = 0;
     let mut at = 0;
     while at < bytes.len() {
@@ -45,7 +49,7 @@ pub fn write_compact(out: &mut BytesMut, json: &str, depth_max: usize) -> Result
     Ok(())
 }
 
-/// Appends `text` as a JSON string.
+/// Appends `text` as a JSON string (RFC 8259, section 7), with no more escapes than are required.
 pub fn write_string(out: &mut BytesMut, text: &str) {
     out.put_u8(b'"');
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! Where a stream starts, and which gaps are due on its way (R3, R4, R9, R11).
+//! Where a stream starts, and which gaps will be due on its way (R3, R4, R9, R11).
 
 use std::collections::VecDeque;
 
@@ -6,27 +6,27 @@ use tidegate_protocol::{Cursor, Epoch, Filter, FilterTag, GapReason, Seq};
 
 use crate::LogState;
 
-/// What a reader asks for.
+/// The start that a reader asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
-    /// Whatever comes from now on.
+    /// The events from now on.
     Head,
-    /// Everything behind this place of the present life: the start of `tail=N`.
+    /// The events after this seq of the present incarnation: the start of `tail=N`.
     Seq(Seq),
-    /// Everything behind a cursor that it presents.
+    /// The events after a cursor that the reader presents.
     Cursor(Cursor),
 }
 
-/// A gap that will have to be declared when the reader gets to `at`.
+/// A gap that must be declared when the reader gets to `at`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// The place, on the side before the border.
+    /// The position before the gap, in the epoch before it.
     pub at: Seq,
-    /// Where the reader goes on.
+    /// The position after the gap.
     pub seq: Seq,
-    /// The life that it goes on in.
+    /// The epoch of `seq`.
     pub epoch: Epoch,
-    /// The tag of its cursor from there on.
+    /// The tag of the reader's cursor from there on.
     pub tag: FilterTag,
     /// Why.
     pub reason: GapReason,
@@ -35,11 +35,11 @@ pub struct Due {
 /// The start of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// `hello.cursor`: where accounting starts, on the presented side of any border (R3).
+    /// `hello.cursor`: where accounting starts, before any gap (R3).
     pub cursor: Cursor,
-    /// Gaps to declare, in the order of their places.
+    /// Gaps to declare, in the order of their positions.
     pub dues: VecDeque<Due>,
-    /// Whether a presented cursor goes on without a gap at its own place, a change of filter apart.
+    /// Whether a presented cursor continues without a gap at its own position, apart from a change of filter.
     pub resumed: bool,
 }
 
@@ -52,21 +52,21 @@ pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
         From::Cursor(cursor) => cursor,
     };
     let mut plan = Plan { log, dues: VecDeque::new(), tag };
-    // Clean borders are crossed in silence, up to the first that needs a gap: a reader that stayed on
-    // the far side of one would soon stand beyond the end of its life.
-    let life = plan.life_of(&presented.epoch);
-    let epoch = match life {
-        Some(life) if presented.seq <= plan.end(life) => plan.epoch(plan.run_from(life)),
+    // Clean boundaries are crossed without a gap, up to the first lossy one: a cursor that kept its old epoch
+    // would soon be beyond the end of that incarnation.
+    let incarnation = plan.incarnation_of(&presented.epoch);
+    let epoch = match incarnation {
+        Some(incarnation) if presented.seq <= plan.end(incarnation) => plan.epoch(plan.run_from(incarnation)),
         _ => presented.epoch.clone(),
     };
     let presented_tag = presented.tag.clone().unwrap_or_else(|| plan.tag.clone());
     if presented_tag != plan.tag {
         plan.due(presented.seq, presented.seq, epoch.clone(), GapReason::Filter);
     }
-    let resumed = match life {
-        Some(life) => plan.go(life, presented.seq),
+    let resumed = match incarnation {
+        Some(incarnation) => plan.go(incarnation, presented.seq),
         None => {
-            // Nothing here can have been seen if the log began empty after the cursor was made.
+            // If the log began empty after the cursor was made, the client has seen nothing of it.
             let seq = if log.born_empty { log.floor } else { log.head };
             plan.due(presented.seq, seq, log.epoch.clone(), GapReason::Epoch);
             false
@@ -88,49 +88,49 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Adds the gaps on the way from `seq` of `life` to the head; says whether none is at that place.
-    fn go(&mut self, life: usize, seq: Seq) -> bool {
-        let (log, end) = (self.log, self.end(life));
-        let (mut reached, mut at, mut resumed) = (life, seq, true);
+    /// Adds the gaps on the way from `seq` of `incarnation` to the head; returns whether none is at `seq`.
+    fn go(&mut self, incarnation: usize, seq: Seq) -> bool {
+        let (log, end) = (self.log, self.end(incarnation));
+        let (mut reached, mut at, mut resumed) = (incarnation, seq, true);
         if seq > end || seq < log.floor {
-            // Of another timeline that grew under the same epoch (or a cursor that nobody gave), or
-            // from before what retention has kept. All borders up to there are crossed by one gap.
+            // Either a cursor of events that were lost later (or one that no gateway gave), or one from before
+            // what retention has kept. One gap crosses all boundaries up to there.
             let reason = if seq > end { GapReason::Epoch } else { GapReason::Retention };
             at = end.min(seq).max(log.floor);
-            let crossed = log.ancestors.iter().skip(life).take_while(|ancestor| ancestor.end <= at);
-            reached = self.run_from(life + crossed.count());
+            let crossed = log.ancestors.iter().skip(incarnation).take_while(|ancestor| ancestor.end <= at);
+            reached = self.run_from(incarnation + crossed.count());
             resumed = false;
             self.due(seq, at, self.epoch(reached), reason);
         }
-        for border in reached..log.ancestors.len() {
-            if log.ancestors[border].lossy {
-                let end = log.ancestors[border].end.max(at);
+        for boundary in reached..log.ancestors.len() {
+            if log.ancestors[boundary].lossy {
+                let end = log.ancestors[boundary].end.max(at);
                 resumed &= end > seq;
-                self.due(end, end, self.epoch(self.run_from(border + 1)), GapReason::Epoch);
+                self.due(end, end, self.epoch(self.run_from(boundary + 1)), GapReason::Epoch);
             }
         }
         resumed
     }
 
-    fn life_of(&self, epoch: &Epoch) -> Option<usize> {
+    fn incarnation_of(&self, epoch: &Epoch) -> Option<usize> {
         if *epoch == self.log.epoch {
             return Some(self.log.ancestors.len());
         }
-        self.log.ancestors.iter().position(|life| life.epoch == *epoch)
+        self.log.ancestors.iter().position(|incarnation| incarnation.epoch == *epoch)
     }
 
-    fn epoch(&self, life: usize) -> Epoch {
-        self.log.ancestors.get(life).map_or(&self.log.epoch, |ancestor| &ancestor.epoch).clone()
+    fn epoch(&self, incarnation: usize) -> Epoch {
+        self.log.ancestors.get(incarnation).map_or(&self.log.epoch, |ancestor| &ancestor.epoch).clone()
     }
 
-    fn end(&self, life: usize) -> Seq {
-        self.log.ancestors.get(life).map_or(self.log.head, |ancestor| ancestor.end)
+    fn end(&self, incarnation: usize) -> Seq {
+        self.log.ancestors.get(incarnation).map_or(self.log.head, |ancestor| ancestor.end)
     }
 
-    /// The last life that follows on `life` without a lossy border between.
-    fn run_from(&self, life: usize) -> usize {
-        let later = self.log.ancestors.iter().skip(life);
-        life + later.take_while(|ancestor| !ancestor.lossy).count()
+    /// The last incarnation that follows `incarnation` without a lossy boundary in between.
+    fn run_from(&self, incarnation: usize) -> usize {
+        let later = self.log.ancestors.iter().skip(incarnation);
+        incarnation + later.take_while(|ancestor| !ancestor.lossy).count()
     }
 
     fn due(&mut self, at: Seq, seq: Seq, epoch: Epoch, reason: GapReason) {
@@ -154,7 +154,7 @@ mod tests {
         LogState { epoch: epoch("now"), born_empty: ancestors.is_empty(), ancestors, head, floor }
     }
 
-    /// Opens with the untagged cursor and prints hello's place and the gaps due.
+    /// Opens with the untagged cursor and prints hello's position and the gaps due.
     fn plan(log: &LogState, cursor: &str) -> String {
         let opening = open(log, &Filter::all(), From::Cursor(cursor.parse().expect("a cursor")));
         let mut text = format!("{}-{}", opening.cursor.epoch, opening.cursor.seq);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn r11_retention_past_a_border_declares_both_at_once() {
+    fn r11_retention_past_a_boundary_declares_both_at_once() {
         let log = log(&[("a", 10, true), ("b", 20, true)], 40, 15);
         assert_eq!(plan(&log, "a-7"), "a-7 | at 7 retention to b-15 | at 20 epoch to now-20");
         assert_eq!(plan(&log, "a-12"), "a-12 | at 12 epoch to b-15 | at 20 epoch to now-20");

@@ -1,44 +1,47 @@
-//! What a worker does next: a round of live events, or a turn of readers that catch up; and of those,
-//! whose turn it is.
+//! What a worker does next: a fan-out pass, or a turn of readers that catch up; and which readers.
 //!
-//! Live delivery goes first: readers that catch up are served between rounds, for a short slice of time.
-//! Orgs take turns, each as long as the other: a thousand readers that come back to one do not keep away
-//! the one that comes back to another. A turn that took too long is made up for.
+//! Live delivery goes first: readers that catch up are served between passes, for a short slice of time.
+//! Orgs take turns by deficit round robin (Shreedhar and Varghese, 1995): a thousand readers that come
+//! back to one org do not keep away the one that comes back to another. What a turn costs is known only
+//! when it is over, so a turn may be longer than a slice, and its org makes up for it later.
 //!
-//! Sans-IO, like [`crate::pace`], which says when rounds are due.
+//! Sans-IO, like [`crate::pace`], which decides when passes are due.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    rc::Rc,
     time::Duration,
 };
 
-use crate::pace::Rounds;
+use crate::pace::{Paced, Passes};
 
-/// How long the readers of one org are served before it is a round's turn again, or another org's.
+/// How long the readers of one org are served before a pass goes, or another org: half as long as a slice
+/// of a pass, for live delivery waits for it.
 pub const SLICE: Duration = Duration::from_micros(500);
 
-/// So many slices of rounds may pass over those who wait to catch up: live goes first, but a worker whose
-/// rounds take all of its time owes them theirs.
+/// How many slices of passes may go before those who wait to catch up. Live goes first, but a worker whose
+/// passes take all of its time leaves one slice in nine to them.
 const PASSED_OVER_MAX: u32 = 8;
 
-/// The most that an org is held to make up for.
+/// The most that an org has to make up for: ten slices. One page that was slow to compress must not shut
+/// its org out for long.
 const DEBT_MAX: Duration = Duration::from_millis(5);
 
 /// What a worker does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work<K> {
-    /// A slice of the round of this org, see [`Rounds::poll_round`].
-    Round(K),
+pub enum Work<O> {
+    /// A slice of the pass of this org, see [`Passes::poll_pass`].
+    Pass(O),
     /// A turn of the readers of this org that catch up, see [`Turns::handle_turn`].
-    Replay(K),
+    Replay(O),
 }
 
-/// The readers of one worker that catch up, by org.
+/// The readers `R` of one worker that wait for a turn to catch up, by org.
 #[derive(Debug)]
-pub struct Turns<K, R> {
-    orgs: BTreeMap<K, Waiting<R>>,
-    /// Orgs with readers that wait, in turn; one whose turn it is stands in none.
-    order: VecDeque<K>,
+pub struct Turns<O, R> {
+    orgs: BTreeMap<Rc<O>, Waiting<R>>,
+    /// Orgs with readers that wait, in turn. The org whose turn it is is not among them.
+    order: VecDeque<Rc<O>>,
     passed_over: u32,
 }
 
@@ -49,56 +52,56 @@ struct Waiting<R> {
     debt: Duration,
 }
 
-impl<K: Clone + Ord, R> Default for Turns<K, R> {
+impl<O: Paced, R> Default for Turns<O, R> {
     fn default() -> Self {
         Self { orgs: BTreeMap::new(), order: VecDeque::new(), passed_over: 0 }
     }
 }
 
-impl<K: Clone + Ord, R> Turns<K, R> {
+impl<O: Paced, R> Turns<O, R> {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// `reader` waits to be served, behind the others of its org.
-    pub fn handle_waiting(&mut self, org: K, reader: R) {
-        self.of(org).push_back(reader);
+    /// `reader` waits to be served, after the others of its org.
+    pub fn handle_waiting(&mut self, org: &Rc<O>, reader: R) {
+        self.readers(org).push_back(reader);
     }
 
-    /// `reader` waits to be served, before the others of its org: one that was live a moment ago, and will
-    /// be again with little.
-    pub fn handle_first(&mut self, org: K, reader: R) {
-        self.of(org).push_front(reader);
+    /// `reader` waits to be served, before the others of its org: it was live a moment ago, and little
+    /// brings it back.
+    pub fn handle_first(&mut self, org: &Rc<O>, reader: R) {
+        self.readers(org).push_front(reader);
     }
 
-    fn of(&mut self, org: K) -> &mut VecDeque<R> {
+    fn readers(&mut self, org: &Rc<O>) -> &mut VecDeque<R> {
         let order = &mut self.order;
-        let waiting = self.orgs.entry(org).or_insert_with_key(|org| {
+        let waiting = self.orgs.entry(org.clone()).or_insert_with_key(|org| {
             order.push_back(org.clone());
             Waiting { readers: VecDeque::new(), debt: Duration::ZERO }
         });
         &mut waiting.readers
     }
 
-    /// What is to be done at `now`; `None` where nothing is.
-    pub fn poll_work(&mut self, now: Duration, rounds: &mut Rounds<K>) -> Option<Work<K>> {
+    /// What is to be done at `now`; `None` if nothing is.
+    pub fn poll_work(&mut self, now: Duration, passes: &mut Passes<O>) -> Option<Work<Rc<O>>> {
         if self.is_empty() {
             self.passed_over = 0;
-            return rounds.poll_round(now).map(Work::Round);
+            return passes.poll_pass(now).map(Work::Pass);
         }
         if self.passed_over < PASSED_OVER_MAX
-            && let Some(org) = rounds.poll_round(now)
+            && let Some(org) = passes.poll_pass(now)
         {
             self.passed_over += 1;
-            return Some(Work::Round(org));
+            return Some(Work::Pass(org));
         }
         self.passed_over = 0;
         self.next_org().map(Work::Replay)
     }
 
-    fn next_org(&mut self) -> Option<K> {
-        // Each pass pays a slice of every debt in the way, so this ends.
+    fn next_org(&mut self) -> Option<Rc<O>> {
+        // Each time round, every org in the way makes up for one slice, so this ends.
         loop {
             let org = self.order.pop_front()?;
             let Some(waiting) = self.orgs.get_mut(&org) else { continue };
@@ -110,13 +113,13 @@ impl<K: Clone + Ord, R> Turns<K, R> {
         }
     }
 
-    /// The reader of `org`, whose turn it is, that has waited longest.
-    pub fn next_reader(&mut self, org: &K) -> Option<R> {
+    /// The reader that has waited longest, of the org whose turn it is.
+    pub fn next_reader(&mut self, org: &O) -> Option<R> {
         self.orgs.get_mut(org)?.readers.pop_front()
     }
 
     /// The turn of `org` is over; it took this long.
-    pub fn handle_turn(&mut self, org: K, took: Duration) {
+    pub fn handle_turn(&mut self, org: Rc<O>, took: Duration) {
         let Some(waiting) = self.orgs.get_mut(&org) else { return };
         if waiting.readers.is_empty() {
             self.orgs.remove(&org);
@@ -126,7 +129,7 @@ impl<K: Clone + Ord, R> Turns<K, R> {
         self.order.push_back(org);
     }
 
-    /// Lets go of everybody who waits.
+    /// Drops everybody who waits.
     pub fn clear(&mut self) {
         (self.orgs, self.order) = (BTreeMap::new(), VecDeque::new());
     }

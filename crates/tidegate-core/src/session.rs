@@ -1,11 +1,11 @@
 //! A session: the protocol state of one reader's stream, from hello to the end.
 //!
-//! It is a cursor, not a queue. It knows which place its client will have once everything handed to
-//! the socket has arrived (`sent`), how far the log has been looked through for it (`scanned`), and
-//! which gaps lie ahead. Batches and pages go in, finished frames come out; it keeps no bytes.
+//! It is a cursor, not a queue. It has the position that its client will have once everything handed to the
+//! socket has arrived (`sent`), the position up to which the log was scanned for it (`scanned`), and the gaps
+//! that lie ahead. Batches and pages go in, finished frames come out; it keeps no bytes.
 //!
-//! The methods that give frames push them on `out`; whoever calls them writes all of `out` to the
-//! socket, in order, or ends the session (R7).
+//! Methods push their frames on `out`. The caller writes all of `out` to the socket, in order, or ends the
+//! session (R7).
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -27,40 +27,40 @@ use crate::{
     verifier::Verifier,
 };
 
-/// A reader that sees nothing of this many events is told its place, so that it need not begin again
-/// where it saw the last.
-const SILENT_SCAN_MAX: Seq = 1000;
+/// A reader that sees nothing of this many events gets its position in a ping, so that it need not begin
+/// again where it saw the last.
+const SILENT_SCAN_MAX: u32 = 1000;
 
 /// Who reads what, and how.
 #[derive(Debug, Clone)]
 pub struct Subscriber {
     /// The org.
     pub org: OrgId,
-    /// The user, for targeted events.
+    /// The user, who also sees events that are targeted at them.
     pub user: UserId,
     /// The services.
     pub filter: Filter,
-    /// The envelope of its frames.
+    /// The framing of its frames.
     pub framing: Framing,
-    /// The compression that was agreed upon.
+    /// The compression that was negotiated.
     pub coding: Coding,
 }
 
-/// How frames are compressed on their way.
+/// How the frames of a stream are compressed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Coding {
     /// Not at all.
     #[default]
     Plain,
-    /// permessage-deflate, over WebSocket.
+    /// permessage-deflate (RFC 7692), over WebSocket.
     Deflate(Deflate),
-    /// `Content-Encoding: gzip`, over SSE: the body, begun. Everything that goes out is a block of it.
+    /// `Content-Encoding: gzip` (RFC 1952), over SSE: the body, which has begun. Every frame is a block of it.
     Gzip(gzip::Body),
     /// Inside of their JSON (`?batch=gzip`), over either transport.
     Enveloped(Arc<Enveloping>),
 }
 
-/// The form of a shared frame that a coding takes.
+/// The form of shared frames that a coding uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
     /// As it is.
@@ -72,7 +72,7 @@ pub enum Form {
 }
 
 impl Coding {
-    /// The form of shared frames that it takes.
+    /// The form of shared frames that it uses.
     pub fn form(&self) -> Form {
         match self {
             Coding::Plain => Form::Plain,
@@ -82,49 +82,55 @@ impl Coding {
     }
 }
 
-/// What `hello` says beyond the session's own place.
+/// The content of `hello` apart from the session's own state.
 #[derive(Debug, Clone, Copy)]
 pub struct Greeting<'a> {
     /// Names the connection.
     pub connection_id: &'a str,
-    /// The log's end.
+    /// The end of the log.
     pub head: Seq,
-    /// How long the token lives.
+    /// The time until the token expires, in milliseconds.
     pub token_expires_in_ms: u64,
-    /// Now.
+    /// The present time.
     pub now: UnixMillis,
     /// The node's terms.
     pub terms: &'a Terms,
 }
 
-/// What became of a page.
+/// What a page came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// Events that went out.
+    /// How many events were sent.
     pub events: usize,
-    /// Events left out as old (R17).
+    /// How many events were left out because of a later one with the same key (R17).
     pub omitted: usize,
-    /// Why a stretch before it is missing, if one is.
+    /// Why there was a gap before it, if there was one.
     pub gap: Option<GapReason>,
 }
 
 /// The protocol state of one stream.
+///
+/// - It starts with [`Session::open`], which sends `hello`.
+/// - Before anything else is taken: [`Session::take_gaps`].
+/// - From the tail: [`Session::take`]. From the log: [`Session::take_shared_page`], [`Session::take_page`].
+/// - Without events: [`Session::ping`], [`Session::bridge_to_scanned`], [`Session::skip`], [`Session::put`].
+/// - It changes with [`Session::renew`] and ends with [`Session::end`].
 #[derive(Debug)]
 pub struct Session {
     subscriber: Subscriber,
-    /// The life and tag that the client's cursor is in: on the presented side until a gap crosses.
+    /// The epoch and tag of the client's cursor: those that it presented, until a gap changes them.
     epoch: Epoch,
     tag: FilterTag,
     sent: Seq,
     scanned: Seq,
     dues: VecDeque<Due>,
-    /// What its inflater holds, where frames may be compressed.
+    /// What the client's inflater has in its window, if frames may be compressed.
     membership: Membership,
     verifier: Verifier,
 }
 
 impl Session {
-    /// Starts a stream as planned; its first frame is `hello`.
+    /// Starts a stream as planned by [`crate::opening::open`]; its first frame is `hello`.
     pub fn open(
         subscriber: Subscriber,
         opening: Opening,
@@ -147,8 +153,8 @@ impl Session {
         session
     }
 
-    /// Puts a frame on `out` as it is, in what the coding wants around it. For frames that are not the
-    /// session's own, too.
+    /// Sends a frame uncompressed, in what the coding requires around it. Also for frames that the caller has
+    /// made (`status`, `goaway`, `error`).
     pub fn put(&mut self, frame: Bytes, out: &mut Vec<Bytes>) {
         match &mut self.subscriber.coding {
             Coding::Gzip(body) => {
@@ -157,7 +163,7 @@ impl Session {
                 self.verifier.see_blocks(&out[first..], &frame);
             }
             Coding::Plain | Coding::Enveloped(_) => out.push(frame),
-            // Not compressed, so it is in no window, and moves none (R19).
+            // It is not compressed, so it does not enter the window (R19).
             Coding::Deflate(_) => {
                 self.verifier.see_message(&frame, &frame, false);
                 out.push(frame);
@@ -165,7 +171,7 @@ impl Session {
         }
     }
 
-    /// Ends what the coding has around the frames, behind the last one.
+    /// Ends the stream after its last frame: a gzip body gets its checksum.
     pub fn end(&mut self, out: &mut Vec<Bytes>) {
         if let Coding::Gzip(body) = self.subscriber.coding {
             body.end(out);
@@ -197,22 +203,22 @@ impl Session {
         &self.subscriber
     }
 
-    /// How far the log has been looked through for this reader.
+    /// The position up to which the log was scanned for this reader.
     pub fn scanned(&self) -> Seq {
         self.scanned
     }
 
-    /// The place that the client will have.
+    /// The position that the client will have once all frames have arrived.
     pub fn sent(&self) -> Seq {
         self.sent
     }
 
-    /// The place that no page may pass, because a gap is due there.
+    /// The position that no page may pass, because a gap is due there.
     pub fn stop(&self) -> Option<Seq> {
         self.dues.front().map(|due| due.at)
     }
 
-    /// The key of the shared views that this reader takes.
+    /// The key of the shared views for this reader.
     pub fn view_key(&self) -> ViewKey {
         ViewKey {
             epoch: self.epoch.clone(),
@@ -221,8 +227,8 @@ impl Session {
         }
     }
 
-    /// Takes over the copies that `key`, equal to its own, is made of: names that all who see the same have
-    /// in common need not stand in memory for each of them.
+    /// Replaces its epoch and filter by clones of those in `key`, which are equal, so that all readers with the
+    /// same view share them in memory.
     pub fn share(&mut self, key: &ViewKey) {
         debug_assert!(*key == self.view_key(), "another view than its own");
         self.epoch = key.epoch.clone();
@@ -232,7 +238,7 @@ impl Session {
         self.subscriber.filter = key.filter.clone();
     }
 
-    /// Declares the gaps that are due at its place; returns their reasons for the counters.
+    /// Declares the gaps that are due at its position; returns their reasons for the counters.
     pub fn take_gaps(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) -> Vec<GapReason> {
         let mut reasons = Vec::new();
         while self.dues.front().is_some_and(|due| due.at <= self.scanned || due.reason == GapReason::Filter) {
@@ -255,7 +261,7 @@ impl Session {
         self.put(gap, out);
     }
 
-    /// Tells the client that it may move to `to`, where it is behind (R1).
+    /// Moves the client to `to` by a ping, if it is not there yet (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
             let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
@@ -264,15 +270,15 @@ impl Session {
         }
     }
 
-    /// Takes a batch of the tail that begins at or before its place and ends behind it. `view` is
-    /// the batch's view for [`Session::view_key`]. Returns how many events went out.
+    /// Takes a batch of the tail that begins at or before its position and ends after it. `view` is the batch's
+    /// view for [`Session::view_key`]. Returns how many events were sent.
     pub fn take(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(self.stop().is_none(), "a gap is due before live events");
         self.take_shared(batch, view, now, out)
     }
 
-    /// Takes a page of the log that others take too, likewise: it passes no place where a gap is due. A
-    /// stretch before it that retention has removed was declared before ([`Session::take_removed`]).
+    /// Takes a page of the log that is shared with others, likewise. It must not pass [`Session::stop`]. If
+    /// retention has removed what lies before it, call [`Session::take_removed`] first.
     pub fn take_shared_page(
         &mut self,
         page: &Batch,
@@ -280,20 +286,20 @@ impl Session {
         now: UnixMillis,
         out: &mut Vec<Bytes>,
     ) -> usize {
-        debug_assert!(self.stop().is_none_or(|stop| page.seq <= stop), "a page passes a border");
+        debug_assert!(self.stop().is_none_or(|stop| page.seq <= stop), "a page passes a due gap");
         let events = self.take_shared(page, view, now, out);
-        self.break_silence(now, out);
+        self.break_silence(page.events.len(), page.seq - page.prev, now, out);
         events
     }
 
-    /// Whether it takes of `batch` what it shares with others, and nothing made for it alone.
+    /// Whether it takes the shared view of `batch`, and not a frame made for it alone.
     pub fn shares(&self, batch: &Batch) -> bool {
         self.scanned == batch.prev && !batch.has_targeted_at(&self.subscriber.user, &self.subscriber.filter)
     }
 
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
-        // A border inside the batch: cut there, so that no client sees an event twice (R5).
+        // Its position is inside the batch: cut there, so that no client sees an event twice (R5).
         if !self.shares(batch) {
             let Subscriber { user, filter, .. } = &self.subscriber;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
@@ -340,13 +346,13 @@ impl Session {
         visible.len()
     }
 
-    /// Goes on behind `after`, where the log begins: what lies before it, if anything does, retention has
-    /// removed. Declared, and returned for the counters.
+    /// The log begins after `after`. If that is after its position, retention has removed what lies between:
+    /// declares it, and returns the reason for the counters.
     pub fn take_removed(&mut self, after: Seq, now: UnixMillis, out: &mut Vec<Bytes>) -> Option<GapReason> {
         if after <= self.scanned {
             return None;
         }
-        // Borders inside the removed stretch are crossed by the same gap.
+        // The same gap crosses the boundaries in the removed part.
         let mut epoch = self.epoch.clone();
         while self.dues.front().is_some_and(|due| due.at <= after) {
             epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
@@ -357,15 +363,18 @@ impl Session {
         Some(GapReason::Retention)
     }
 
-    fn break_silence(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        if self.scanned - self.sent >= SILENT_SCAN_MAX {
+    /// Sends a ping after a page of so many events in so many seqs, if the client has got nothing for long.
+    /// Seqs need not be dense: what was scanned before is taken to be as dense as the page.
+    fn break_silence(&mut self, events: usize, seqs: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
+        let silent = u128::from(self.scanned - self.sent) * events as u128;
+        if events > 0 && silent >= u128::from(SILENT_SCAN_MAX) * u128::from(seqs) {
             self.bridge(self.scanned, now, out);
         }
     }
 
-    /// Takes a page of the log: all its events in (`after`, `to`]. An `after` above its place is a
-    /// stretch that retention has removed: declared, and returned for the counters. With `latest`, events
-    /// that a later one in the page makes old are left out, and their number is told (R17).
+    /// Takes a page of the log: all its events in (`after`, `to`]. If `after` is above its position, retention
+    /// has removed what lies between; that is declared. With `latest`, events with a later one of the same
+    /// service and key in the page are left out, and the frame has their number (R17).
     pub fn take_page(
         &mut self,
         after: Seq,
@@ -376,7 +385,7 @@ impl Session {
         out: &mut Vec<Bytes>,
     ) -> Taken {
         let gap = self.take_removed(after, now, out);
-        debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a border");
+        debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a due gap");
         let Subscriber { user, filter, .. } = &self.subscriber;
         let mut visible: Vec<&Event> = events
             .iter()
@@ -384,13 +393,14 @@ impl Session {
             .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
         let omitted = if latest { keep_latest(&mut visible) } else { 0 };
+        let in_page = events.len();
         let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
-        self.break_silence(now, out);
+        self.break_silence(in_page, to.saturating_sub(after), now, out);
         Taken { events, omitted, gap }
     }
 
-    /// Goes on behind `to` without what lies before it, of which `visible` events are this reader's
-    /// (R16): a declared gap, or a ping where it loses nothing.
+    /// Continues after `to` without the events before it, of which this reader may see `visible` (R16): sends a
+    /// gap, or a ping if it loses nothing. Returns the reason of the gap for the counters.
     pub fn skip(
         &mut self,
         to: Seq,
@@ -398,7 +408,7 @@ impl Session {
         now: UnixMillis,
         out: &mut Vec<Bytes>,
     ) -> Option<GapReason> {
-        debug_assert!(self.stop().is_none(), "a reader that has been level has no gap ahead");
+        debug_assert!(self.stop().is_none(), "a reader that has caught up has no gap ahead");
         if to <= self.scanned {
             return None;
         }
@@ -413,20 +423,23 @@ impl Session {
         Some(reason)
     }
 
-    /// `ping` to the place reached, where the client does not have it yet: at the end of a replay.
+    /// Sends a ping at the end of a replay, if the client does not have the scanned position yet.
     pub fn bridge_to_scanned(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
         self.bridge(self.scanned, now, out);
     }
 
-    /// `ping` over what was hidden from this reader since the last frame.
+    /// Sends a ping, which covers what was hidden from this reader since the last frame.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
         let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, self.scanned, now);
         self.put(ping, out);
         self.sent = self.scanned;
     }
 
-    /// Renews the grant in place (R6): same org, same user; every later frame obeys `filter`. The
-    /// answer is a new `hello` at the place reached.
+    /// Renews the grant in place (R6): same org, same user; every later frame obeys `filter`. The answer is a
+    /// new `hello` at the position reached.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`] if the org or the user is another one. Nothing has changed then.
     pub fn renew(
         &mut self,
         org: &OrgId,
@@ -440,8 +453,8 @@ impl Session {
             return Err(Refusal::new(Code::Forbidden, message));
         }
         self.bridge(self.scanned, greeting.now, out);
-        // Gaps that lie ahead lead to the new filter. So does hello, unless one of them has yet to
-        // declare that the filter of the presented cursor was another: only that gap crosses (R3).
+        // Gaps that lie ahead change the cursor's tag to the new filter. So does this hello, unless a gap has
+        // yet to declare that the presented cursor had another filter: only that gap may change it (R3).
         for due in &mut self.dues {
             due.tag = filter.tag().clone();
         }
@@ -449,7 +462,7 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.subscriber.filter = filter;
-        // It sees by another filter from here on (R6, R19).
+        // It has another filter from here on, so it gets frames of another generation (R6, R19).
         self.membership.leave();
         let hello = self.hello(greeting, true);
         self.put(hello, out);

@@ -1,22 +1,22 @@
-//! Who is slow, and what is done about it (R16, R17).
+//! Which readers are slow, and what is done about it (R16, R17).
 //!
-//! Starts once a reader has been level after its hello: a replay is no lag. From then on a reader that
-//! falls too far behind and does not gain is warned, every few seconds at most; each warning lets its
-//! policy act; after the last one it is closed. Being level again forgets them all.
+//! It starts once a reader has caught up after its hello: a replay is not lag. From then on a reader that
+//! is too far behind and does not gain is warned, every 5 s at most. Its policy acts on each warning, and
+//! after the last one it is closed. A reader that catches up again begins anew.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use crate::Event;
 
-/// What is done for a reader that is warned.
+/// What is done about a reader that is warned (PROTOCOL.md, "Slow readers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// Everything comes, in order, at the client's pace.
+    /// Nothing: it gets all events, in order, at its own pace.
     #[default]
     CatchUp,
-    /// It goes on at the head; what lies between is a declared gap.
+    /// It continues at the head; what lies between is a declared gap.
     Skip,
-    /// It gets the last value of each service and key; how many were left out is told.
+    /// It gets the last event of each service and key, and the number of events left out.
     Latest,
 }
 
@@ -24,7 +24,7 @@ impl Policy {
     /// Every policy.
     pub const ALL: [Policy; 3] = [Policy::CatchUp, Policy::Skip, Policy::Latest];
 
-    /// The word in `slow=` and in the configuration.
+    /// The name in `slow=` and in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Policy::CatchUp => "catch_up",
@@ -39,53 +39,54 @@ impl Policy {
     }
 }
 
-/// The bounds of the escalation.
+/// The limits of the escalation.
 #[derive(Debug, Clone, Copy)]
 pub struct SlowLimits {
-    /// Events behind without a warning.
+    /// How many events a reader may be behind without a warning.
     pub max_behind: u64,
-    /// Warnings before the end.
+    /// How many warnings come before the close.
     pub max_warnings: u32,
 }
 
-/// The shortest time between two warnings.
+/// The shortest time between two warnings (PROTOCOL.md, "Slow readers"): long enough to see whether a reader
+/// gains.
 pub const WARNING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How far one reader has come up the escalation.
+/// The escalation of one reader: its warnings so far. `now` is a time of any monotonic clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Escalation {
-    was_level: bool,
+    was_caught_up: bool,
     warnings: u32,
-    /// When it was warned last, and how far behind it was.
+    /// When its lag last mattered, and how far behind it was.
     warned: Option<(Duration, u64)>,
 }
 
-/// What is due.
+/// The next step of an escalation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// This is its so-manieth warning.
+    /// Warn it; the number of this warning, from 1.
     Warn(u32),
-    /// It has had them all.
+    /// Close it: it had all warnings.
     Close,
 }
 
 impl Escalation {
-    /// The reader is level.
-    pub fn handle_level(&mut self) {
-        *self = Self { was_level: true, ..Self::default() };
+    /// The reader has caught up: its warnings are forgotten.
+    pub fn handle_caught_up(&mut self) {
+        *self = Self { was_caught_up: true, ..Self::default() };
     }
 
-    /// Whether the reader has been level since its hello.
-    pub fn has_been_level(&self) -> bool {
-        self.was_level
+    /// Whether the reader has caught up since its hello.
+    pub fn was_caught_up(&self) -> bool {
+        self.was_caught_up
     }
 
-    /// Whether its lag matters at `now`: it has been level, and its last warning was long enough ago.
+    /// Whether its lag matters at `now`: it has caught up once, and its last warning was long enough ago.
     pub fn is_due(&self, now: Duration) -> bool {
-        self.was_level && self.warned.is_none_or(|(at, _)| now.saturating_sub(at) >= WARNING_INTERVAL)
+        self.was_caught_up && self.warned.is_none_or(|(at, _)| now.saturating_sub(at) >= WARNING_INTERVAL)
     }
 
-    /// The reader is so many events behind, counted by what it may see.
+    /// The reader is `lag` events behind, counted by what it may see. Returns the step to take, if any.
     pub fn handle_lag(&mut self, now: Duration, lag: u64, limits: SlowLimits) -> Option<Step> {
         if !self.is_due(now) || lag <= limits.max_behind {
             return None;
@@ -100,11 +101,12 @@ impl Escalation {
     }
 }
 
-/// Leaves out of `visible` what a later event of the same service and key makes old; how many that
-/// were. Events without a key all stay.
+/// Removes the events of `visible` that have a later event with the same service and key (R17); returns how
+/// many. Events without a key all stay.
 pub fn keep_latest(visible: &mut Vec<&Event>) -> usize {
     let before = visible.len();
-    let mut later = HashSet::new();
+    #[expect(clippy::disallowed_types, reason = "looked up only, never iterated")]
+    let mut later = std::collections::HashSet::new();
     let mut keep: Vec<bool> = visible
         .iter()
         .rev()
@@ -130,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn r16_a_replay_is_no_lag_and_a_level_reader_that_falls_behind_is_warned_and_closed() {
+    fn r16_a_replay_is_not_lag_and_a_reader_that_falls_behind_after_it_is_warned_and_closed() {
         let mut escalation = Escalation::default();
-        assert_eq!(escalation.handle_lag(s(0), 1_000_000, LIMITS), None, "it has never been level");
-        escalation.handle_level();
+        assert_eq!(escalation.handle_lag(s(0), 1_000_000, LIMITS), None, "it has never caught up");
+        escalation.handle_caught_up();
         assert_eq!(escalation.handle_lag(s(1), 500, LIMITS), None);
         for warning in 1..=10 {
             let now = s(1 + u64::from(warning) * 5);
@@ -144,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn r16_whoever_gains_is_not_warned_and_being_level_forgets_all() {
+    fn r16_whoever_gains_is_not_warned_and_catching_up_forgets_all() {
         let mut escalation = Escalation::default();
-        escalation.handle_level();
+        escalation.handle_caught_up();
         assert_eq!(escalation.handle_lag(s(5), 2000, LIMITS), Some(Step::Warn(1)));
         assert_eq!(escalation.handle_lag(s(10), 1999, LIMITS), None, "it gains");
         assert_eq!(escalation.handle_lag(s(15), 1999, LIMITS), Some(Step::Warn(2)), "it does not");
         assert_eq!(escalation.handle_lag(s(20), 400, LIMITS), None);
-        escalation.handle_level();
+        escalation.handle_caught_up();
         assert_eq!(escalation.handle_lag(s(21), 501, LIMITS), Some(Step::Warn(1)));
     }
 

@@ -1,13 +1,13 @@
-//! The reader's own inflater, in builds with debug assertions: whatever a session sends compressed is
-//! inflated as its client will, and compared with what was to be sent (R18, R19).
+//! Checks compression in builds with debug assertions: whatever a session sends compressed is inflated as its
+//! client will inflate it, and compared with the plain frame (R18, R19).
 //!
-//! A wrong back-reference is no error to an inflater. It gives other text, and so does every later frame of
-//! the context; nobody but a client would see it. In builds without debug assertions this is nothing, and
-//! costs nothing.
+//! A wrong back-reference is no error to an inflater: it yields other text, as does every later frame of
+//! the context, and only a client would notice. In builds without debug assertions the verifier is empty
+//! and costs nothing.
 
 use bytes::Bytes;
 
-/// What one client's inflater holds. It takes its memory (some 50 KiB) with the first compressed frame.
+/// One client's inflater. It allocates its memory (about 50 KiB) with the first compressed frame.
 #[derive(Debug, Default)]
 pub struct Verifier {
     #[cfg(debug_assertions)]
@@ -16,18 +16,18 @@ pub struct Verifier {
 
 #[cfg(not(debug_assertions))]
 impl Verifier {
-    /// Nothing is looked at.
+    /// Checks nothing.
     #[inline]
     pub fn see_message(&mut self, _frame: &Bytes, _plain: &Bytes, _is_alone: bool) {}
 
-    /// Nothing is looked at.
+    /// Checks nothing.
     #[inline]
     pub fn see_blocks(&mut self, _blocks: &[Bytes], _plain: &Bytes) {}
 }
 
 #[cfg(debug_assertions)]
 impl Verifier {
-    /// A WebSocket frame goes out that is to read as the frame `plain`. `is_alone`: the client forgets every
+    /// Checks a WebSocket frame, which must inflate to the frame `plain`. `is_alone`: the client forgets each
     /// message before the next (`server_no_context_takeover`).
     pub fn see_message(&mut self, frame: &Bytes, plain: &Bytes, is_alone: bool) {
         use tidegate_protocol::ws;
@@ -44,14 +44,15 @@ impl Verifier {
         assert!(text.as_deref() == Some(plain), "R19: the client of this frame reads other text");
     }
 
-    /// Blocks of a gzip body go out that are to read as `plain`.
+    /// Checks blocks of a gzip body, which must inflate to `plain`.
     pub fn see_blocks(&mut self, blocks: &[Bytes], plain: &Bytes) {
         let blocks: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
         let text = self.inflate(&blocks, plain.len());
         assert!(text.as_deref() == Some(&plain[..]), "R18: the client of this block reads other text");
     }
 
-    /// What the client reads in `pieces`, `None` where they are no deflate. Stops a byte past `length`.
+    /// The text that the client inflates from `pieces`; `None` if they are not deflate data. Stops one byte
+    /// after `length`.
     fn inflate(&mut self, pieces: &[&[u8]], length: usize) -> Option<Vec<u8>> {
         use flate2::{Decompress, FlushDecompress, Status};
 
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn r19_a_witness_takes_what_reads_right_and_nothing_else() {
+    fn r19_a_verifier_takes_what_reads_right_and_nothing_else() {
         let (text, other) = (ws::text_frame(&"abc".repeat(99)), ws::text_frame(&"abd".repeat(99)));
         assert!(!is_caught(|verifier| {
             verifier.see_message(&text, &text, false);
@@ -104,13 +105,13 @@ mod tests {
         assert!(is_caught(|verifier| verifier.see_message(&other, &text, false)), "not compressed");
         assert!(is_caught(|verifier| verifier.see_message(&deflated("x"), &text, false)), "shorter");
         assert!(is_caught(|verifier| verifier.see_message(&deflated(&"abc".repeat(100)), &text, false)));
-        // One that was compressed for this reader alone, where nobody knows of it.
+        // A frame for this reader alone must not be compressed.
         let private = deflated("private");
         assert!(is_caught(|verifier| verifier.see_message(&private, &private, false)));
     }
 
     #[test]
-    fn r18_a_witness_takes_blocks_that_read_right_and_nothing_else() {
+    fn r18_a_verifier_takes_blocks_that_read_right_and_nothing_else() {
         let frame = Bytes::from_static(b"data: abcabcabcabcabcabc\n\n");
         let blocks = |frame: &Bytes| {
             let mut out = Vec::new();

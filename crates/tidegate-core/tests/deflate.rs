@@ -1,5 +1,5 @@
-//! Shared compression (R18, R19): whoever joins when, whatever it misses or gets beside it, every
-//! client's own inflater gives the same text.
+//! Shared compression (R18, R19): whenever a client joins, whatever it misses or gets besides, its own
+//! inflater yields the same text.
 
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ fn small_events_one_by_one_shrink_to_less_than_a_third() {
 }
 
 #[test]
-fn r19_filters_past_the_bound_go_without_context_and_sweeps_give_places_back() {
+fn r19_filters_past_the_bound_go_without_context_and_sweeps_release_compressors() {
     let (mut generations, contexts) = generations(1);
     let (one, other) = (key("finance"), key("staff"));
     let (mut a, mut b) = (Client::new(), Client::new());
@@ -143,7 +143,7 @@ fn r19_filters_past_the_bound_go_without_context_and_sweeps_give_places_back() {
 enum Step {
     /// A batch is sealed that everybody sees.
     Batch(u16),
-    /// ...and this client is behind by so many.
+    /// ...and this client is behind by this many.
     Lag(usize, u8),
     /// It gets a private frame, uncompressed.
     Private(usize),
@@ -282,7 +282,7 @@ fn r19_a_frame_that_is_asked_for_again_goes_past_the_context() {
         let frame = ws::text_frame(&event(number));
         assert_eq!(member.take(&generations.deflate(&key, number, &frame)), Ok(event(number)));
         assert!(member.membership.is_member(), "{number}");
-        // One that was not kept, made anew for somebody who is behind.
+        // A view that was not kept, made anew for a reader that is behind.
         assert_eq!(other.take(&generations.deflate(&key, number, &frame)), Ok(event(number)));
         assert!(!other.membership.is_member(), "{number}");
     }

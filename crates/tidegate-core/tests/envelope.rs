@@ -1,5 +1,5 @@
-//! `?batch=gzip`: what is in an envelope is the batch that a plain reader gets, byte for byte; and what
-//! is short, only for some, or of a service that is kept out of compression stays as it is.
+//! `?batch=gzip`: an envelope has the batch that a plain reader gets, byte for byte. Frames stay plain if they
+//! are short, or have events that are targeted or of a service that is kept out of compression.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn org() -> OrgId {
     OrgId::parse("acme").expect("a name")
 }
 
-/// An event: its service, whom it is for, and how long it is.
+/// An event: its service, the user that it is for, and its length.
 type Sketch = (&'static str, Option<&'static str>, usize);
 
 fn event(seq: u64, (of, user, length): Sketch) -> Arc<Event> {
@@ -68,7 +68,7 @@ fn batch(sketches: &[Sketch]) -> Batch {
     Batch::new(10, seq, 1, events, &Arc::new(Budget::default()))
 }
 
-/// The JSON in a finished frame, and what stands before it.
+/// The JSON in a finished frame, and the text before it.
 fn json(framing: Framing, frame: &Bytes) -> (String, String) {
     let text = match framing {
         Framing::WebSocket => return (text(&frame[ws::header_length(frame)..]), String::new()),
@@ -82,7 +82,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// Holds the frames of a reader with envelopes against those of one without; how many were in one.
+/// Compares the frames of a reader with envelopes to those of one without; returns how many had one.
 fn hold(framing: Framing, plain: &[Bytes], got: &[Bytes]) -> usize {
     assert_eq!(plain.len(), got.len());
     let mut envelopes = 0;

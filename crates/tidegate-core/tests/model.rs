@@ -10,7 +10,7 @@
 //! `TIDEGATE_MODEL_SEEDS=20000` runs more seeds; a failure names its seed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -71,7 +71,7 @@ enum Fate {
     Lost,
 }
 
-/// An event with its number in the order of publishing, over all lives of the log.
+/// An event with its number in the order of publishing, over all incarnations of the log.
 #[derive(Clone)]
 struct Published {
     event: Arc<Event>,
@@ -107,7 +107,7 @@ struct World {
     now: u64,
     /// Of all sessions: in half of the worlds their frames come in envelopes.
     coding: Coding,
-    coverage: HashMap<&'static str, u64>,
+    coverage: BTreeMap<&'static str, u64>,
 }
 
 fn sees(filter: &Filter, user: &UserId, event: &Event) -> bool {
@@ -140,7 +140,7 @@ impl World {
             clients,
             now: 1_000,
             coding: if seed.is_multiple_of(2) { Coding::Plain } else { Coding::Enveloped(Arc::default()) },
-            coverage: HashMap::new(),
+            coverage: BTreeMap::new(),
             random,
         }
     }
@@ -208,8 +208,8 @@ impl World {
         }
         let fresh = Epoch::from_random(self.random.next());
         let mut epoch = std::mem::replace(&mut self.log.epoch, fresh);
-        // What is recovered is a prefix of what was written: where events of an earlier life are
-        // lost, so is every record of the lives after it.
+        // A prefix of what was written is recovered: if events of an earlier incarnation are lost, so is
+        // every record of the incarnations after it.
         while self.log.ancestors.last().is_some_and(|ancestor| ancestor.end > self.log.head) {
             epoch = self.log.ancestors.pop().map_or(epoch, |ancestor| ancestor.epoch);
         }
@@ -274,8 +274,8 @@ impl World {
         }
         let mut busy = true;
         match self.tail.next(session.scanned()) {
-            Next::Level => {
-                // A round that has not come yet.
+            Next::CaughtUp => {
+                // A fan-out pass that is still to come.
                 busy = self.tail.has_open();
                 if busy && self.random.one_in(2) {
                     self.tail.seal(self.now);
@@ -303,7 +303,7 @@ impl World {
                 *self.coverage.entry(what).or_default() += 1;
                 session.take(&batch, &view, self.now, &mut out);
             }
-            Next::Behind(start) => {
+            Next::BeforeTail(start) => {
                 let after = session.scanned().max(self.log.floor);
                 let stop = session.stop().unwrap_or(u64::MAX).max(after).min(start.max(after));
                 let mut events: Vec<Arc<Event>> = Vec::new();
@@ -424,7 +424,7 @@ impl World {
                 client.started = true;
                 client.accounts = filter;
                 let cursor = client.reader.cursor().expect("hello gives one").seq;
-                let owed = self.owed_behind(index, cursor);
+                let owed = self.owed_after(index, cursor);
                 self.clients[index].owed = owed;
             }
             Taken::Events(events) => {
@@ -444,7 +444,7 @@ impl World {
                 let is_filter = reason == GapReason::Filter.name();
                 let all = &self.all;
                 client.owed.retain(|number| {
-                    // What a gap declares lies behind its `prev`; what lies before must have come.
+                    // A gap declares what lies after its `prev`; what lies before must have come.
                     let at = all[*number].event.seq;
                     let is_declared = at <= seq && (crossed || at > prev);
                     match all[*number].fate {
@@ -456,9 +456,9 @@ impl World {
                     client.accounts = filter;
                     let (user, accounts) = (client.user.clone(), client.accounts.clone());
                     client.owed.retain(|number| sees(&accounts, &user, &all[*number].event));
-                    let more = self.owed_behind(index, seq);
+                    let more = self.owed_after(index, seq);
                     let client = &mut self.clients[index];
-                    // Of another life, a seq says nothing about this one; the gap that crosses will.
+                    // In another epoch `seq` says nothing about this one; the gap that changes it will.
                     if epoch == self.log.epoch {
                         client.owed.extend(more);
                     }
@@ -473,10 +473,10 @@ impl World {
         }
     }
 
-    fn owed_behind(&self, index: usize, seq: u64) -> BTreeSet<usize> {
+    fn owed_after(&self, index: usize, seq: u64) -> BTreeSet<usize> {
         let client = &self.clients[index];
-        let behind = self.by_seq.range(seq + 1..).map(|(_, number)| *number);
-        behind.filter(|number| sees(&client.accounts, &client.user, &self.all[*number].event)).collect()
+        let after = self.by_seq.range(seq + 1..).map(|(_, number)| *number);
+        after.filter(|number| sees(&client.accounts, &client.user, &self.all[*number].event)).collect()
     }
 
     fn step(&mut self) {
@@ -507,11 +507,11 @@ impl World {
         }
     }
 
-    /// The weather clears: everybody gets level, nothing is lost any more, and every debt is paid.
+    /// No more faults: every client catches up, and gets or is told of all that it is owed.
     fn settle(&mut self, seed: u64) {
         for index in 0..self.clients.len() {
-            for round in 0.. {
-                assert!(round < 10_000, "seed {seed}: client {index} never gets level");
+            for attempt in 0.. {
+                assert!(attempt < 10_000, "seed {seed}: client {index} never catches up");
                 if self.clients[index].connection.is_none() {
                     self.connect(index);
                 }
@@ -535,9 +535,9 @@ impl World {
                 .iter()
                 .map(|number| (self.all[*number].event.seq, self.all[*number].fate))
                 .collect();
-            assert!(owed.is_empty(), "seed {seed}: client {index} was never told of {owed:?}");
+            assert!(owed.is_empty(), "seed {seed}: client {index} was never got or heard of {owed:?}");
             let cursor = client.reader.cursor().expect("a cursor");
-            assert_eq!(cursor.seq, self.log.head, "seed {seed}: client {index} is not level");
+            assert_eq!(cursor.seq, self.log.head, "seed {seed}: client {index} has not caught up");
             let filter = &client.connection.as_ref().expect("a connection").filter;
             assert_eq!(cursor.tag.as_ref(), Some(filter.tag()), "seed {seed}: client {index}");
         }
@@ -545,7 +545,7 @@ impl World {
 }
 
 #[test]
-fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
+fn p1_p2_p5_r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
     let seeds =
         std::env::var("TIDEGATE_MODEL_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
@@ -568,7 +568,7 @@ fn r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() {
         world.tail = Tail::new(0, world.budget.clone());
         assert_eq!(world.budget.used(), 0, "seed {seed}: memory is still charged");
     }
-    // A model that never meets what it is about proves nothing.
+    // A model whose cases never occur proves nothing.
     for what in [
         "retention",
         "epoch",

@@ -1,37 +1,84 @@
-//! Scripts for what a worker does next: rounds, and turns of readers that catch up.
+//! Scripts for what a worker does next: fan-out passes, and turns of readers that catch up.
 //!
-//! `check("wait a1 a2 b1 | turn 500 | turn 500", "a: a1 | b: b1")`: steps on the left, what the worker
-//! did on the right. Readers are named after their org; `turn N` does what is due, one reader in a turn,
-//! which costs N microseconds; `news a` is a live event of the org.
+//! `check("wait a1 a2 b1 | turn 500 | turn 500", "a1 b1")`: steps on the left, what the worker did on the
+//! right. Readers are named after their org; `turn N` does what is due, one reader in a turn, which costs
+//! N microseconds; `news a` is a live event of the org.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, cmp::Ordering, collections::BTreeMap, rc::Rc, time::Duration};
 
 use tidegate_core::{
-    pace::{Mode, Pacing, Rounds},
+    pace::{Mode, Pace, Paced, Pacing, Passes},
     replay::{SLICE, Turns, Work},
 };
 
+/// An org of a test. The same name is the same org.
+struct Org<K> {
+    name: K,
+    pace: Cell<Pace>,
+}
+
+fn org<K>(name: K) -> Rc<Org<K>> {
+    Rc::new(Org { name, pace: Cell::default() })
+}
+
+impl<K: Ord> Paced for Org<K> {
+    fn pace(&self) -> &Cell<Pace> {
+        &self.pace
+    }
+}
+
+impl<K: Ord> Ord for Org<K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+}
+
+impl<K: Ord> PartialOrd for Org<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K: Ord> PartialEq for Org<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<K: Ord> Eq for Org<K> {}
+
 struct Worker {
-    turns: Turns<String, String>,
-    rounds: Rounds<String>,
+    orgs: BTreeMap<String, Rc<Org<String>>>,
+    turns: Turns<Org<String>, String>,
+    passes: Passes<Org<String>>,
     now: Duration,
 }
 
 impl Worker {
     fn new() -> Self {
-        // Every round is due at once: what goes first is the question here, not when.
+        // Every pass is due at once: what goes first is the question here, not when.
         let pacing = Pacing { mode: Mode::Immediate, ..Pacing::default() };
-        Self { turns: Turns::default(), rounds: Rounds::new(pacing), now: Duration::ZERO }
+        let (turns, passes) = (Turns::default(), Passes::new(pacing));
+        Self { orgs: BTreeMap::new(), turns, passes, now: Duration::ZERO }
+    }
+
+    fn org(&mut self, name: &str) -> Rc<Org<String>> {
+        self.orgs.entry(name.to_owned()).or_insert_with(|| org(name.to_owned())).clone()
+    }
+
+    fn news(&mut self, name: &str) {
+        let org = self.org(name);
+        self.passes.handle_news(self.now, &org);
     }
 
     /// Does what is due: one reader in a turn, which costs `cost`.
     fn turn(&mut self, cost: Duration) -> String {
-        match self.turns.poll_work(self.now, &mut self.rounds) {
+        match self.turns.poll_work(self.now, &mut self.passes) {
             None => "idle".to_owned(),
-            Some(Work::Round(org)) => {
+            Some(Work::Pass(org)) => {
                 self.now += cost;
-                self.rounds.handle_slice(self.now, org.clone(), cost, true);
-                format!("round {org}")
+                self.passes.handle_slice(self.now, org.clone(), cost, true);
+                format!("pass {}", org.name)
             }
             Some(Work::Replay(org)) => {
                 self.now += cost;
@@ -49,11 +96,11 @@ fn check(script: &str, expected: &str) {
     for step in script.split(" | ") {
         let (verb, words) = step.split_once(' ').expect("a verb and words");
         for word in words.split(' ') {
-            let org = word[..1].to_owned();
+            let org = worker.org(&word[..1]);
             match verb {
-                "wait" => worker.turns.handle_waiting(org, word.to_owned()),
-                "first" => worker.turns.handle_first(org, word.to_owned()),
-                "news" => worker.rounds.handle_news(worker.now, org),
+                "wait" => worker.turns.handle_waiting(&org, word.to_owned()),
+                "first" => worker.turns.handle_first(&org, word.to_owned()),
+                "news" => worker.news(&org.name),
                 "turn" => said.push(worker.turn(Duration::from_micros(word.parse().expect("microseconds")))),
                 other => panic!("{other}"),
             }
@@ -88,19 +135,17 @@ fn a_turn_that_took_too_long_is_made_up_for() {
 
 #[test]
 fn live_goes_before_replay() {
-    check(
-        "wait a1 b1 | news a | turn 500 500 | news b c | turn 500 500 500",
-        "round a a1 round b round c b1",
-    );
+    check("wait a1 b1 | news a | turn 500 500 | news b c | turn 500 500 500", "pass a a1 pass b pass c b1");
 }
 
 #[test]
 fn rounds_that_take_all_of_the_time_leave_replay_a_share() {
     let mut worker = Worker::new();
-    (0..10).for_each(|reader| worker.turns.handle_waiting("a".to_owned(), format!("a{reader}")));
+    let storm = worker.org("a");
+    (0..10).for_each(|reader| worker.turns.handle_waiting(&storm, format!("a{reader}")));
     let did: Vec<String> = (0..90)
         .map(|_| {
-            worker.rounds.handle_news(worker.now, "b".to_owned());
+            worker.news("b");
             worker.turn(Duration::from_millis(1))
         })
         .collect();
@@ -113,13 +158,13 @@ fn rounds_that_take_all_of_the_time_leave_replay_a_share() {
 #[test]
 fn p5_a_storm_of_one_org_starves_no_other() {
     let longest_wait = |storm: usize| {
-        let mut turns: Turns<u32, (u32, usize)> = Turns::default();
-        let mut rounds: Rounds<u32> = Rounds::new(Pacing::default());
-        (0..storm).for_each(|_| turns.handle_waiting(0, (0, 4)));
-        (1..=5).for_each(|org| turns.handle_waiting(org, (org, 4)));
+        let mut turns: Turns<Org<u32>, (u32, usize)> = Turns::default();
+        let mut passes: Passes<Org<u32>> = Passes::new(Pacing::default());
+        (0..storm).for_each(|_| turns.handle_waiting(&org(0), (0, 4)));
+        (1..=5).for_each(|name| turns.handle_waiting(&org(name), (name, 4)));
         let (mut now, mut done) = (Duration::ZERO, BTreeMap::<u32, Duration>::new());
-        while let Some(work) = turns.poll_work(now, &mut rounds) {
-            let Work::Replay(org) = work else { panic!("no rounds") };
+        while let Some(work) = turns.poll_work(now, &mut passes) {
+            let Work::Replay(org) = work else { panic!("no passes") };
             let mut took = Duration::ZERO;
             while took < SLICE {
                 let Some((of, left)) = turns.next_reader(&org) else { break };
@@ -127,7 +172,7 @@ fn p5_a_storm_of_one_org_starves_no_other() {
                 took += Duration::from_micros(if left == 4 { 900 } else { 30 });
                 match left {
                     1 => drop(done.insert(of, now + took)),
-                    left => turns.handle_waiting(org, (of, left - 1)),
+                    left => turns.handle_waiting(&org, (of, left - 1)),
                 }
             }
             now += took;

@@ -2,8 +2,8 @@
 //!
 //! `check("seal a b | open a l0-0 | serve", "hello l0-0 resumed | event 0>1")`: steps on the left, the
 //! frames that they make on the right. Services are letters; `b@u` is targeted at the user u; the
-//! reader is always u. A cursor may carry the tag of a filter, `l0-3~a+b`; lives of the log are l0,
-//! l1, ... in order.
+//! reader is always u. A cursor may carry the tag of a filter, `l0-3~a+b`; incarnations of the log are
+//! l0, l1, ... in order.
 
 use std::sync::Arc;
 
@@ -21,14 +21,16 @@ const TERMS: Terms = Terms { dedup_window_ms: 1, ping_interval_ms: 1, sync: None
 
 struct Script {
     log: LogState,
+    /// From one seq to the next.
+    step: Seq,
     tail: Tail,
     kept: Vec<Arc<Event>>,
     session: Option<Session>,
     said: Vec<String>,
 }
 
-fn epoch(life: usize) -> Epoch {
-    Epoch::parse(&format!("l{life}")).expect("an epoch")
+fn epoch(incarnation: usize) -> Epoch {
+    Epoch::parse(&format!("l{incarnation}")).expect("an epoch")
 }
 
 fn filter(text: &str) -> Filter {
@@ -42,8 +44,8 @@ fn filter(text: &str) -> Filter {
 const FILTERS: [&str; 7] = ["*", "a", "b", "c", "a+b", "b+c", "a+b+c"];
 
 fn cursor(text: &str) -> Cursor {
-    let (place, tag) = text.split_once('~').map_or((text, None), |(place, of)| (place, Some(filter(of))));
-    let mut cursor: Cursor = place.parse().expect("a cursor");
+    let (text, tag) = text.split_once('~').map_or((text, None), |(text, of)| (text, Some(filter(of))));
+    let mut cursor: Cursor = text.parse().expect("a cursor");
     cursor.tag = tag.map(|filter| filter.tag().clone());
     cursor
 }
@@ -60,7 +62,7 @@ impl Script {
     fn new() -> Self {
         let log = LogState { epoch: epoch(0), ancestors: vec![], born_empty: true, head: 0, floor: 0 };
         let tail = Tail::new(0, Arc::new(Budget::default()));
-        Self { log, tail, kept: Vec::new(), session: None, said: Vec::new() }
+        Self { log, step: 1, tail, kept: Vec::new(), session: None, said: Vec::new() }
     }
 
     fn greeting(&self) -> Greeting<'static> {
@@ -69,7 +71,9 @@ impl Script {
 
     fn seal(&mut self, words: &[&str]) {
         let prev = self.log.head;
-        let events: Vec<Arc<Event>> = (prev + 1..)
+        let step = self.step;
+        let events: Vec<Arc<Event>> = (1..)
+            .map(|n| prev + n * step)
             .zip(words)
             .map(|(seq, word)| {
                 let (word, key) = word.split_once('#').map_or((*word, None), |(word, key)| (word, Some(key)));
@@ -84,7 +88,7 @@ impl Script {
                 })
             })
             .collect();
-        self.log.head += words.len() as Seq;
+        self.log.head += words.len() as Seq * step;
         self.kept.extend(events.iter().cloned());
         self.tail.push(prev, &events, 1, BatchLimits { events: 100, bytes: 64 << 10 });
         self.tail.seal(1);
@@ -106,7 +110,7 @@ impl Script {
         self.say(out);
     }
 
-    /// What a parked reader's task does, until it is level.
+    /// What the task of a lagging reader does, until it has caught up.
     fn serve(&mut self) {
         let mut session = self.session.take().expect("open first");
         loop {
@@ -114,12 +118,12 @@ impl Script {
             session.take_gaps(1, &mut out);
             if out.is_empty() {
                 match self.tail.next(session.scanned()) {
-                    Next::Level => break,
+                    Next::CaughtUp => break,
                     Next::Batch(batch) => {
                         let view = batch.view(&session.subscriber().org, &session.view_key(), batch.prev);
                         session.take(&batch, &view, 1, &mut out);
                     }
-                    Next::Behind(start) => {
+                    Next::BeforeTail(start) => {
                         let to = session.stop().map_or(start, |stop| stop.min(start));
                         let after = session.scanned().max(self.log.floor);
                         let to = to.max(after);
@@ -139,16 +143,17 @@ impl Script {
             ["seal", services @ ..] => self.seal(services),
             ["open", services, from] => self.open(services, from),
             ["serve"] => self.serve(),
+            ["every", step] => self.step = step.parse().expect("a number"),
             ["shorten", count] => (0..count.parse().expect("a number")).for_each(|_| self.tail.drop_oldest()),
             ["floor", seq] => {
                 self.log.floor = seq.parse().expect("a seq");
                 self.kept.retain(|event| event.seq > self.log.floor);
             }
             ["restart"] | ["crash"] => {
-                let life = self.log.ancestors.len();
+                let incarnation = self.log.ancestors.len();
                 let lossy = words == ["crash"];
-                self.log.ancestors.push(Ancestor { epoch: epoch(life), end: self.log.head, lossy });
-                (self.log.epoch, self.log.born_empty) = (epoch(life + 1), false);
+                self.log.ancestors.push(Ancestor { epoch: epoch(incarnation), end: self.log.head, lossy });
+                (self.log.epoch, self.log.born_empty) = (epoch(incarnation + 1), false);
                 self.tail = Tail::new(self.log.head, Arc::new(Budget::default()));
             }
             ["ping"] => {
@@ -264,11 +269,30 @@ fn r1_a_long_silence_in_the_log_is_told() {
 }
 
 #[test]
+fn r1_seqs_that_were_never_given_are_no_silence() {
+    check(
+        "every 900 | seal a b b | open a l0-500 | serve | seal b | serve | seal a | serve",
+        "hello l0-500~a resumed | batch 500>2700[900] | ping 2700>3600 | event 3600>4500",
+    );
+    // Pages: one hidden event in 900 seqs each; a thousand of them are a silence.
+    check(
+        "every 900 | seal b b | shorten 1 | open a l0-0 | serve | ping",
+        "hello l0-0~a resumed | ping 0>1800",
+    );
+    let hidden = vec!["b"; 999].join(" ");
+    check(&format!("every 900 | seal {hidden} | shorten 10 | open a l0-7 | serve"), "hello l0-7~a resumed");
+    check(
+        &format!("every 900 | seal {hidden} b | shorten 10 | open a l0-7 | serve"),
+        "hello l0-7~a resumed | ping 7>900000",
+    );
+}
+
+#[test]
 fn r3_hello_and_its_id_stay_on_the_presented_side_until_the_gap() {
     check("seal a | open * gone-7 | serve", "hello gone-7~* | gap 7>l0-0~* epoch | event 0>1");
     check("seal a | open * l0-9 | serve", "hello l0-9~* | gap 9>l0-1~* epoch");
     check("seal a a | open b+c l0-1~a | serve", "hello l0-1~a resumed | gap 1>l0-1~b+c filter");
-    // Several at once: each from its own place.
+    // Several at once: each from its own position.
     check("seal a | open b gone-7~a | serve", "hello gone-7~a | gap 7>gone-7~b filter | gap 7>l0-0~b epoch");
 }
 
@@ -304,7 +328,7 @@ fn r6_renewal_is_a_new_hello_at_the_place_reached_and_every_later_frame_obeys_it
         "open a+b head | seal b | serve | renew a | seal b a | serve",
         "hello l0-0~a+b | event 0>1 | hello l0-1~a resumed | event 1>3",
     );
-    // In the middle of a replay, with a border ahead.
+    // In the middle of a replay, with a boundary ahead.
     check(
         "seal a b | crash | seal a b | open a l0-0 | renew b | serve",
         "hello l0-0~a resumed | hello l0-0~b resumed | event 0>2 | gap 2>l1-2~b epoch | event 2>4",
@@ -350,7 +374,7 @@ fn r9_a_gap_is_declared_exactly_below_the_floor() {
 }
 
 #[test]
-fn r9_a_removed_stretch_crosses_the_borders_inside_it() {
+fn r9_a_removed_stretch_crosses_the_boundaries_inside_it() {
     check(
         "seal a a | crash | seal a a | shorten 1 | open * l0-0 | floor 3 | serve",
         "hello l0-0~* resumed | gap 0>l1-3~* retention | event 3>4",
@@ -362,13 +386,13 @@ fn r9_a_removed_stretch_crosses_the_borders_inside_it() {
 }
 
 #[test]
-fn r11_a_clean_border_is_silent_and_a_lossy_one_is_declared_at_its_place() {
+fn r11_a_clean_boundary_is_silent_and_a_lossy_one_is_declared_at_its_seq() {
     check("seal a | restart | seal a | open * l0-0 | serve", "hello l1-0~* resumed | event 0>1 | event 1>2");
     check(
         "seal a | crash | seal a | open * l0-0 | serve",
         "hello l0-0~* resumed | event 0>1 | gap 1>l1-1~* epoch | event 1>2",
     );
-    // What was hidden before the border is bridged on the border's own side.
+    // What was hidden before the boundary is bridged in the epoch before it.
     check("seal a b | crash | open a l0-1 | serve", "hello l0-1~a resumed | ping 1>2 | gap 2>l1-2~a epoch");
 }
 
@@ -382,7 +406,7 @@ fn r16_a_skip_is_a_declared_gap_and_over_nothing_visible_a_ping() {
         "open a head | seal b | serve | seal b a@v | skip | skip | seal a | serve",
         "hello l0-0~a | ping 0>3 | event 3>4",
     );
-    // What was hidden before the skip is told before the gap.
+    // What was hidden before the skip is bridged before the gap.
     check(
         "open a head | seal b | serve | seal a | skip",
         "hello l0-0~a | ping 0>1 | gap 1>l0-2~a slow_consumer",

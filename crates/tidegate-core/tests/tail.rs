@@ -1,5 +1,4 @@
-//! Tails and batches: where runs are cut, what comes behind a place, and that every byte charged is
-//! given back.
+//! Tails and batches: how runs are cut, what comes after a position, and that every charged byte is released.
 
 use std::sync::Arc;
 
@@ -34,10 +33,10 @@ fn key(filter: &Filter, framing: Framing) -> ViewKey {
     ViewKey { epoch: Epoch::parse("e").expect("an epoch"), filter: filter.clone(), framing }
 }
 
-fn borders(tail: &Tail) -> Vec<(Seq, Seq)> {
-    let mut borders: Vec<_> = tail.newest_first().map(|batch| (batch.prev, batch.seq)).collect();
-    borders.reverse();
-    borders
+fn ranges(tail: &Tail) -> Vec<(Seq, Seq)> {
+    let mut ranges: Vec<_> = tail.newest_first().map(|batch| (batch.prev, batch.seq)).collect();
+    ranges.reverse();
+    ranges
 }
 
 #[test]
@@ -79,23 +78,23 @@ fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
     let limits = BatchLimits { events: 3, bytes: 1 << 20 };
     let mut tail = Tail::new(0, Arc::default());
     tail.push(0, &events([1]), 10, limits);
-    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
-    assert!(matches!(tail.next(0), Next::Level), "what is open is not served");
+    assert_eq!((ranges(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
+    assert!(matches!(tail.next(0), Next::CaughtUp), "what is open is not served");
     tail.push(1, &events([1, 2]), 11, limits);
     assert!(!tail.is_empty() && tail.has_open());
     tail.push(2, &events([3, 4]), 12, limits);
-    assert_eq!((borders(&tail), tail.has_open()), (vec![(0, 3)], true), "full by size");
+    assert_eq!((ranges(&tail), tail.has_open()), (vec![(0, 3)], true), "full by size");
     tail.seal(13);
     tail.seal(14);
-    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![(0, 3), (3, 4)], 4, false));
+    assert_eq!((ranges(&tail), tail.head(), tail.has_open()), (vec![(0, 3), (3, 4)], 4, false));
     // A hole drops what was open, too: it stands in the log.
     tail.push(4, &events([5]), 15, limits);
     tail.push(9, &events([10]), 16, limits);
     tail.seal(17);
-    assert_eq!((borders(&tail), tail.start()), (vec![(9, 10)], 9));
+    assert_eq!((ranges(&tail), tail.start()), (vec![(9, 10)], 9));
     let large = BatchLimits { events: 9, bytes: 100 };
     tail.push(10, &[event(11, "s", 5000), event(12, "s", 10)], 18, large);
-    assert_eq!((borders(&tail).last(), tail.has_open()), (Some(&(10, 11)), true), "full by bytes");
+    assert_eq!((ranges(&tail).last(), tail.has_open()), (Some(&(10, 11)), true), "full by bytes");
 }
 
 #[test]
@@ -103,32 +102,32 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
     let limits = BatchLimits { events: 2, bytes: 1 << 20 };
     let mut tail = Tail::new(0, Arc::default());
     put(&mut tail, 0, &events([1, 2, 3]), 10, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3)]);
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3)]);
     put(&mut tail, 0, &events([1, 2, 3]), 11, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3)], "held already");
     put(&mut tail, 2, &events([3, 4]), 12, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
-    // Seqs need not be dense: the border is the head, not the seq before.
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
+    // Seqs need not be dense: a batch follows on the head, not on the seq before its first.
     put(&mut tail, 4, &events([9]), 13, limits);
-    assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
+    assert_eq!((ranges(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
     put(&mut tail, 20, &events([21]), 14, limits);
-    assert_eq!((borders(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
+    assert_eq!((ranges(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
 }
 
 #[test]
-fn what_comes_behind_a_place_is_exact_at_every_border() {
+fn what_comes_after_a_position_is_exact_at_every_boundary() {
     let mut tail = Tail::new(5, Arc::default());
-    assert!(matches!(tail.next(5), Next::Level));
-    assert!(matches!(tail.next(4), Next::Behind(5)), "an empty tail begins at its head");
+    assert!(matches!(tail.next(5), Next::CaughtUp));
+    assert!(matches!(tail.next(4), Next::BeforeTail(5)), "an empty tail begins at its head");
     put(&mut tail, 5, &events([6, 7]), 10, LIMITS);
     put(&mut tail, 7, &events([9]), 20, LIMITS);
     let next = |at| match tail.next(at) {
-        Next::Level => "level".to_owned(),
-        Next::Behind(start) => format!("behind {start}"),
+        Next::CaughtUp => "caught up".to_owned(),
+        Next::BeforeTail(start) => format!("before {start}"),
         Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
     };
     let found: Vec<_> = (4..=10).map(next).collect();
-    assert_eq!(found, ["behind 5", "5..7", "5..7", "7..9", "7..9", "level", "level"]);
+    assert_eq!(found, ["before 5", "5..7", "5..7", "7..9", "7..9", "caught up", "caught up"]);
     let since = |at| tail.since(at).iter().map(|batch| batch.seq).collect::<Vec<_>>();
     assert_eq!(
         [since(0), since(6), since(7), since(8), since(9)],
@@ -146,7 +145,7 @@ fn old_batches_go_by_age_and_the_head_stays() {
     assert_eq!((tail.start(), tail.oldest()), (1, Some(20)), "what was sealed at that time stays");
     tail.drop_before(1000);
     assert_eq!((tail.start(), tail.head(), tail.oldest(), tail.memory()), (4, 4, None, 0));
-    assert!(matches!(tail.next(4), Next::Level));
+    assert!(matches!(tail.next(4), Next::CaughtUp));
     tail.drop_oldest();
 }
 
@@ -167,6 +166,20 @@ fn r16_lag_counts_what_the_reader_may_see_and_all_places_before_the_tail() {
     (0..2).for_each(|_| tail.drop_oldest());
     let lag = tail.lag(1, &ann, &b);
     assert_eq!(lag, 3 + 2, "what the log alone holds is not looked through");
+}
+
+#[test]
+fn r16_lag_counts_events_not_seqs() {
+    let mut tail = Tail::new(0, Arc::default());
+    let limits = BatchLimits { events: 2, ..LIMITS };
+    let all: Vec<_> = (1..=10).map(|n| event(n * 1000, "a", 0)).collect();
+    put(&mut tail, 0, &all, 0, limits);
+    let (user, all) = (UserId::parse("ann").expect("a user"), Filter::all());
+    assert_eq!([0, 1, 999, 1000, 9000, 10_000].map(|at| tail.lag(at, &user, &all)), [10, 10, 10, 9, 1, 0]);
+    (0..3).for_each(|_| tail.drop_oldest());
+    assert_eq!(tail.start(), 6000);
+    assert_eq!([0, 3000, 6000].map(|at| tail.lag(at, &user, &all)), [10, 7, 4]);
+    assert_eq!(tail.lag(5999, &user, &all), 5, "a seq that may be an event's is one");
 }
 
 #[test]
@@ -216,7 +229,7 @@ fn views_past_the_bound_are_made_but_not_kept() {
 }
 
 #[test]
-fn r8_views_differ_by_life_filter_and_framing_and_hold_nothing_targeted() {
+fn r8_views_differ_by_epoch_filter_and_framing_and_hold_nothing_targeted() {
     let users: Arc<[UserId]> = [UserId::parse("ann").expect("a user")].into();
     let targeted = Arc::new(Event { users: Some(users), ..(*event(2, "a", 0)).clone() });
     let batch = Batch::new(0, 3, 0, vec![event(1, "a", 0), targeted, event(3, "b", 0)], &Arc::default());

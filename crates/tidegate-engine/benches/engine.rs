@@ -1,4 +1,4 @@
-//! What the engines take: `cargo bench -p tidegate-engine --bench engine`.
+//! The cost of the engines: `cargo bench -p tidegate-engine --bench engine`.
 //!
 //! `publish` appends events of 300 B: in batches of 100 from one publisher, and one by one from 64
 //! publishers at once (the events per sync are printed). `read` takes the 20 events of one of
@@ -25,9 +25,6 @@ struct NoReaders;
 
 impl Feed for NoReaders {
     fn committed(&self, _: &OrgId, _: Seq, _: &[Arc<Event>]) {}
-    fn has_readers(&self, _: &OrgId) -> bool {
-        true
-    }
 }
 
 #[derive(Default)]
@@ -65,22 +62,22 @@ fn local() -> LocalOptions {
     LocalOptions {
         dedup_max_entries: 50_000_000,
         dedup_window: Duration::from_secs(10),
-        ..Default::default()
+        ..LocalOptions::for_tests()
     }
 }
 
 fn open(kind: &str) -> Bench {
     let (syncs, clock) = (Arc::new(Syncs::default()), Arc::new(Ahead::default()));
-    let around = Hooks { feed: Arc::new(NoReaders), clock: clock.clone(), observer: syncs.clone() };
+    let hooks = Hooks { feed: Arc::new(NoReaders), clock: clock.clone(), observer: syncs.clone() };
     if kind == "memory" {
-        let options = MemoryOptions { local: local(), ..MemoryOptions::default() };
-        let engine = Arc::new(LocalEngine::memory(options, around).expect("open"));
+        let options = MemoryOptions { local: local(), ..MemoryOptions::for_tests() };
+        let engine = Arc::new(LocalEngine::memory(options, hooks).expect("open"));
         return Bench { engine, syncs, clock, _dir: None };
     }
     // In target/, for /tmp may be memory.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
-    let options = DiskOptions { local: local(), ..DiskOptions::new(dir.path()) };
-    let engine = Arc::new(LocalEngine::disk(options, around).expect("open"));
+    let options = DiskOptions { local: local(), ..DiskOptions::for_tests(dir.path()) };
+    let engine = Arc::new(LocalEngine::disk(options, hooks).expect("open"));
     Bench { engine, syncs, clock, _dir: Some(dir) }
 }
 
@@ -179,7 +176,7 @@ fn sweep(criterion: &mut Criterion) {
     group.sample_size(10);
     let bench = open("disk");
     let mut n = 0;
-    // Each round writes a bucket of 10,000 events over 1,000 orgs, an hour after the last, and drops
+    // Each call writes a bucket of 10,000 events over 1,000 orgs, an hour after the last, and drops
     // the one from a day before.
     let mut fill = || {
         for at in 0..1_000 {

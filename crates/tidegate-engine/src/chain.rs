@@ -1,15 +1,16 @@
-//! The lives of a log (R10, R11): each start of the node is a new epoch for each log that it
-//! touches, with a parent, the parent's end, and whether acknowledged events may have been lost.
+//! The epochs of a log in the local engines (R10, R11). These engines begin a new epoch at each start of
+//! the process, for each log that is touched: with a parent, the seq at which the parent ended, and
+//! whether acknowledged events may have been lost at the boundary between the two.
 //!
-//! A node start is one numbered record. A log is drawn into the new start by its first append or
-//! open, in the same atomic write; until then its chain stands as an earlier start left it, and
-//! the numbers of the two starts tell whether any border between them was lossy.
+//! A start of the process is one numbered record. A log gets its epoch of the new start by its first
+//! append or open, in the same atomic write. Until then its chain is as an earlier start left it, and
+//! the numbers of the two starts tell whether any boundary between them was lossy.
 
 use tidegate_core::{Ancestor, LogState};
 use tidegate_protocol::{Epoch, Seq};
 
-/// Ancestors that a chain remembers. A client that was away for longer than this many restarts is
-/// told of a gap.
+/// The most ancestors that a chain remembers. A client that was away for more restarts than this gets a
+/// gap.
 pub const ANCESTORS_MAX: usize = 64;
 
 /// A start of the node.
@@ -17,7 +18,7 @@ pub const ANCESTORS_MAX: usize = 64;
 pub struct Start {
     /// Its number, from 1.
     pub number: u64,
-    /// The last start whose beginning was a lossy border; 0 for none.
+    /// The last start that began with a lossy boundary; 0 for none.
     pub last_lossy: u64,
     /// Whether it has ended by `close`.
     pub clean: bool,
@@ -28,13 +29,13 @@ pub struct Start {
 /// The epochs of one log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// The epoch of this life.
+    /// The present epoch.
     pub epoch: Epoch,
-    /// The number of the start that it began in.
+    /// The number of the start that this epoch began in.
     pub start: u64,
-    /// Earlier lives, oldest first.
+    /// The epochs before it, oldest first.
     pub ancestors: Vec<Ancestor>,
-    /// Whether older ones fell out.
+    /// Whether older ones were dropped from the list.
     pub trimmed: bool,
 }
 
@@ -44,8 +45,8 @@ impl Chain {
         Self { epoch, start: start.number, ancestors: Vec::new(), trimmed: false }
     }
 
-    /// The next life of a log that stood at `head` when `start` found it.
-    pub fn next_life(mut self, epoch: Epoch, start: &Start, head: Seq) -> Self {
+    /// The chain of a log that ended at `head` when `start` found it, with a new epoch.
+    pub fn next_incarnation(mut self, epoch: Epoch, start: &Start, head: Seq) -> Self {
         let lossy = start.last_lossy > self.start;
         self.ancestors.push(Ancestor { epoch: self.epoch, end: head, lossy });
         let surplus = self.ancestors.len().saturating_sub(ANCESTORS_MAX);
@@ -53,12 +54,12 @@ impl Chain {
         Self { epoch, start: start.number, trimmed: self.trimmed || surplus > 0, ..self }
     }
 
-    /// What readers are told of it.
+    /// The state that readers get.
     pub fn state(&self, head: Seq, floor: Seq) -> LogState {
         LogState {
             epoch: self.epoch.clone(),
-            // A log with ancestors may hold what was seen under an epoch that nobody remembers: a
-            // directory restored from a snapshot has lost the lives that came after it.
+            // A log with ancestors may hold events that were seen under an epoch that is in no list: a
+            // directory restored from a snapshot has lost the epochs that came after it.
             born_empty: self.ancestors.is_empty() && !self.trimmed,
             ancestors: self.ancestors.clone(),
             head,
@@ -67,8 +68,8 @@ impl Chain {
     }
 }
 
-/// Draws epochs: a keyed hash over a count, the key from the system's randomness, so that drawing
-/// one cannot fail at a time when a publisher waits for it.
+/// Draws epochs: a keyed hash over a counter, with a key from the system's randomness, so that drawing
+/// one cannot fail while a publisher waits for it.
 pub struct Epochs {
     key: [u8; 32],
     drawn: u64,
@@ -101,17 +102,17 @@ mod tests {
     }
 
     #[test]
-    fn r11_a_border_is_lossy_if_any_start_between_was() {
+    fn r11_a_boundary_is_lossy_if_any_start_between_was() {
         let mut epochs = Epochs::from_system().expect("randomness");
         let first = Chain::fresh(epochs.draw(), &start(3, 3));
-        assert!(first.state(0, 0).born_empty, "a lossy start before its birth is none of its business");
-        let quiet = first.clone().next_life(epochs.draw(), &start(9, 3), 7);
+        assert!(first.state(0, 0).born_empty, "a lossy start before the log was created does not matter");
+        let quiet = first.clone().next_incarnation(epochs.draw(), &start(9, 3), 7);
         assert_eq!(quiet.ancestors, [Ancestor { epoch: first.epoch.clone(), end: 7, lossy: false }]);
         assert!(!quiet.state(7, 0).born_empty);
-        // It slept through starts 10 to 12; 11 was lossy.
-        let slept = quiet.clone().next_life(epochs.draw(), &start(12, 11), 9);
-        assert!(slept.ancestors[1].lossy);
-        assert!(!slept.ancestors[0].lossy);
+        // It was not touched in starts 10 and 11; 11 was lossy.
+        let later = quiet.clone().next_incarnation(epochs.draw(), &start(12, 11), 9);
+        assert!(later.ancestors[1].lossy);
+        assert!(!later.ancestors[0].lossy);
     }
 
     #[test]
@@ -119,7 +120,7 @@ mod tests {
         let mut epochs = Epochs::from_system().expect("randomness");
         let mut chain = Chain::fresh(epochs.draw(), &start(1, 0));
         for number in 2..=u64::try_from(ANCESTORS_MAX).expect("small") + 2 {
-            chain = chain.next_life(epochs.draw(), &start(number, 0), number);
+            chain = chain.next_incarnation(epochs.draw(), &start(number, 0), number);
         }
         assert_eq!(chain.ancestors.len(), ANCESTORS_MAX);
         assert!(chain.trimmed);

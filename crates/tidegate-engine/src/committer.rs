@@ -1,7 +1,7 @@
-//! The committer: the one thread that gives events their places.
+//! The committer: the one thread that gives events their seqs.
 //!
-//! It takes what waits, decides each request in the order of its coming, writes all that came of
-//! it in one atomic commit, syncs, and only then moves the heads, feeds the tails and answers.
+//! It takes the requests that wait as one group, decides them in the order in which they came, writes
+//! the outcome in one atomic commit, syncs, and only then moves the heads, feeds the node and answers.
 //! Nothing that it decided is visible anywhere before that.
 
 use std::{
@@ -17,10 +17,11 @@ use tidegate_core::{DedupKey, NewEvent};
 use tidegate_protocol::{OrgId, SEQ_MAX, Seq, UnixMillis};
 
 use super::{
-    AppendError, Appended, Durability, FirstUse, StoredAt,
+    AppendError, Appended, Durability, FirstUse, Health, StoredAt,
     chain::{Chain, Epochs, Start},
+    clock::capped_millis,
     dedup::{Known, Window, WindowLimits},
-    local::{Log, LogNow, Shared, millis},
+    local::{Log, LogNow, Shared},
     queue::{Request, Taken},
     staged::{Pending, Staged},
     store::{Found, GivenId, Group, LogIndex, LogWrite, Store, StoreError},
@@ -28,6 +29,9 @@ use super::{
 
 /// How often a weaker policy syncs.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// The most events of one group, so that one commit does not hold up the rest for long; a larger batch
+/// is a group of its own.
+const GROUP_EVENTS_MAX: usize = 10_000;
 
 /// The thread's state.
 pub(super) struct Committer<S: Store> {
@@ -40,7 +44,7 @@ pub(super) struct Committer<S: Store> {
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
 
-/// What becomes of one event of a batch.
+/// The decision on one event of a batch.
 enum Verdict {
     New,
     Known(Seq),
@@ -48,16 +52,16 @@ enum Verdict {
 }
 
 impl<S: Store> Committer<S> {
-    /// Takes over what was found, and writes down that this start has begun: before that, nothing
-    /// may be acknowledged under its epochs.
+    /// Takes over the logs that were found, and writes down that this start has begun: nothing may be
+    /// acknowledged under its epochs before.
     pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
-        let now = shared.around.clock.now();
+        let now = shared.hooks.clock.now();
         let options = &shared.options;
         let mut window = Window::new(
-            millis(options.dedup_window),
+            capped_millis(options.dedup_window),
             WindowLimits { total: options.dedup_max_entries, per_log: options.dedup_max_entries_per_org },
             now,
-            shared.around.clock.steady(),
+            shared.hooks.clock.steady(),
         );
         for found in &found.ids {
             let GivenId { seq, key, content } = found.id;
@@ -75,14 +79,14 @@ impl<S: Store> Committer<S> {
 
     /// Works until the queue is closed or the log halts.
     pub fn run(mut self) {
-        // If this thread panics, whoever waits learns `Unknown` from the dropped answers, and the
+        // If this thread panics, those who wait get `Unknown` because their answers are dropped, and the
         // log must not look as if it worked.
         let guard = HaltOnPanic(self.shared.clone());
         let interval = self.shared.durability == Durability::Interval;
         let patience = if interval { SYNC_INTERVAL } else { Duration::from_secs(3600) };
         let mut synced = Instant::now();
         loop {
-            let outcome = match self.shared.queue.take(self.shared.options.group_events_max, patience) {
+            let outcome = match self.shared.queue.take(GROUP_EVENTS_MAX, patience) {
                 Taken::Requests(requests) => self.group(requests),
                 Taken::Nothing => Ok(()),
                 Taken::Closed { clean } => {
@@ -110,7 +114,7 @@ impl<S: Store> Committer<S> {
     /// A clean stop.
     fn finish(&mut self) {
         let start = Start { clean: true, ..self.start };
-        let now = self.shared.around.clock.now();
+        let now = self.shared.hooks.clock.now();
         let marked = (self.shared.store.sync())
             .and_then(|()| {
                 self.shared.store.commit(&Group { at: now, start: Some(start), ..Group::default() })
@@ -124,20 +128,20 @@ impl<S: Store> Committer<S> {
 
     /// Decides, commits and answers one group.
     fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
-        let now = self.shared.around.clock.now();
-        self.window.advance(self.shared.around.clock.steady());
+        let now = self.shared.hooks.clock.now();
+        self.window.advance(self.shared.hooks.clock.steady());
         let mut pending = Pending { now, ..Pending::default() };
         let mut sweeps = Vec::new();
         for request in requests {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
                     Ok(appended) => pending.appends.push((answer, appended)),
-                    // It may rest on an id of this very group: told when that is kept, or with it
-                    // that nothing is known.
+                    // It may be due to an id of this very group, so it is answered after the commit: that
+                    // may fail, and then the outcome is unknown here, too.
                     Err(error @ AppendError::IdConflict { first: FirstUse::Seq(_), .. }) => {
                         pending.refused.push((answer, error));
                     }
-                    // Nobody may wait any more; that is theirs to know.
+                    // The caller may have stopped waiting; then nobody needs the answer.
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Open { org, answer } => match self.stage(&mut pending, &org)? {
@@ -186,23 +190,23 @@ impl<S: Store> Committer<S> {
         staged.wanted = true;
         let mut stored: Vec<StoredAt> = Vec::with_capacity(events.len());
         for (event, verdict) in events.iter().zip(verdicts) {
-            let place = match verdict {
+            let stored_at = match verdict {
                 Verdict::Known(seq) => StoredAt { seq, duplicate: true },
                 Verdict::SameAs(index) => StoredAt { seq: stored[index].seq, duplicate: true },
                 Verdict::New => {
-                    let seq = staged.place(event, pending.now);
+                    let seq = staged.push(event, pending.now);
                     if let Some(key) = event.dedup {
                         self.window.insert(staged.index, key, Known { seq, content: event.content });
                     }
                     StoredAt { seq, duplicate: false }
                 }
             };
-            stored.push(place);
+            stored.push(stored_at);
         }
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
     }
 
-    /// What becomes of each event of a batch, and how many ids the window must take in.
+    /// The decision on each event of a batch, and how many ids the window has to take in.
     fn judge(&self, events: &[NewEvent]) -> Result<(Vec<Verdict>, usize), AppendError> {
         let mut verdicts = Vec::with_capacity(events.len());
         let mut here: HashMap<DedupKey, usize> = HashMap::new();
@@ -230,7 +234,8 @@ impl<S: Store> Committer<S> {
         Ok((verdicts, here.len()))
     }
 
-    /// Draws a log into the group, creating it where there is none, and into this start.
+    /// Takes a log into the group. Creates it if there is none; gives it an epoch of this start if it has
+    /// none.
     fn stage(
         &mut self,
         pending: &mut Pending,
@@ -259,21 +264,21 @@ impl<S: Store> Committer<S> {
     }
 
     fn stage_known(&mut self, org: &OrgId, log: Arc<Log>) -> Result<Staged, StoreError> {
-        let (epoch, stands) = {
+        let (epoch, end) = {
             let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
             (now.chain.as_ref().map(|chain| chain.epoch.clone()), (now.head, now.last_timestamp))
         };
         let index = log.index;
         if let Some(epoch) = epoch {
-            return Ok(Staged::new(org, Some(log), index, None, epoch, stands));
+            return Ok(Staged::new(org, Some(log), index, None, epoch, end));
         }
         let chain = match self.shared.store.chain(org)? {
-            Some(chain) => chain.next_life(self.epochs.draw(), &self.start, stands.0),
-            // Its past is not readable: a life with forgotten ancestors.
+            Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0),
+            // Its past is not readable: an incarnation with forgotten ancestors.
             None => Chain { trimmed: true, ..Chain::fresh(self.epochs.draw(), &self.start) },
         };
         let epoch = chain.epoch.clone();
-        Ok(Staged::new(org, Some(log), index, Some(chain), epoch, stands))
+        Ok(Staged::new(org, Some(log), index, Some(chain), epoch, end))
     }
 
     /// Writes the group, and once it is kept publishes and answers it.
@@ -328,7 +333,7 @@ impl<S: Store> Committer<S> {
     fn write(&self, group: &Group) -> Result<(), StoreError> {
         let began = Instant::now();
         self.shared.store.commit(group)?;
-        self.shared.around.observer.on_sync(began.elapsed(), group.events());
+        self.shared.hooks.observer.on_sync(began.elapsed(), group.events());
         self.shared.store.acknowledge()
     }
 
@@ -358,7 +363,7 @@ impl<S: Store> Committer<S> {
             }
         }
         if !write.events.is_empty() {
-            self.shared.around.feed.committed(&write.org, prev, &write.events);
+            self.shared.hooks.feed.committed(&write.org, prev, &write.events);
         }
     }
 }
@@ -367,7 +372,14 @@ impl<S: Store> Shared<S> {
     /// Takes no more writes, ever: a sync that failed once may report success the next time for
     /// pages that the kernel has since dropped.
     fn halt(&self, error: &StoreError) {
-        if self.halted.set(error.0.clone()).is_ok() {
+        let is_first = self.health.send_if_modified(|health| {
+            let is_first = !matches!(health, Health::Halted(_));
+            if is_first {
+                *health = Health::Halted(error.0.clone());
+            }
+            is_first
+        });
+        if is_first {
             tracing::error!(%error, "the log takes no more writes");
         }
         for request in self.queue.close(false) {

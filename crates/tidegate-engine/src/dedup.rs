@@ -1,8 +1,8 @@
-//! The dedup window: which ids were given lately, and for what (R12).
+//! The dedup window: the ids that publishers gave lately, each with the hash of its content (R12).
 //!
-//! It is an index over the log, rebuilt from it at open, and never ahead of it: an id enters with
-//! the group that writes its event. It is no cache either: an id within the window is never
-//! forgotten for want of room, the publish that would need the room is refused.
+//! It is an index over the log, rebuilt from the log at open, and never ahead of it: an id enters with
+//! the group that writes its event. It is not a cache: no id within the window is dropped to make
+//! room; a publish that needs the room is refused.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,21 +11,21 @@ use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{AppendError, store::LogIndex};
 
-/// What is known of an id.
+/// The first use of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// Where it stands.
+    /// The seq of its event.
     pub seq: Seq,
-    /// What it was used for.
+    /// The hash of its content.
     pub content: ContentHash,
 }
 
-/// How many ids are remembered at most.
+/// The most ids that are remembered.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowLimits {
     /// `dedup.max_entries`: of all logs together.
     pub total: usize,
-    /// `dedup.max_entries_per_org`: of one, so that one org cannot take the room of all others (P5).
+    /// `dedup.max_entries_per_org`: of one log, so that one org cannot take the room of all others (P5).
     pub per_log: usize,
 }
 
@@ -35,15 +35,15 @@ pub struct Window {
     window: u64,
     limits: WindowLimits,
     known: HashMap<DedupKey, Known>,
-    /// In the order in which they fall out.
+    /// In the order in which they expire: the time at which an id was given, the id, its log.
     order: VecDeque<(u64, DedupKey, LogIndex)>,
-    /// How many of them are each log's; what is at zero is forgotten.
+    /// How many of them each log has; a log with none has no entry.
     by_log: HashMap<LogIndex, usize>,
-    /// Time passed, as this window counts it: by a clock that does not step, for a step of the wall
-    /// clock would forget ids early or pin them.
+    /// The time of this window, by a clock that does not step: a step of the wall clock would expire ids
+    /// early or keep them for too long.
     elapsed: u64,
     steady: u64,
-    /// The wall clock's time at the start, to which what the log held is compared.
+    /// The wall clock's time at the start, to which the times of ids found in the log are compared.
     opened: UnixMillis,
 }
 
@@ -54,7 +54,7 @@ impl Window {
         Self { window, limits, known, order, by_log, elapsed: window, steady, opened }
     }
 
-    /// Moves to `steady` and lets go of what is older than the window.
+    /// Moves the time to `steady` and drops the ids that are older than the window.
     pub fn advance(&mut self, steady: u64) {
         self.elapsed += steady.saturating_sub(self.steady);
         self.steady = steady;
@@ -67,21 +67,21 @@ impl Window {
             self.lower(log);
         }
         if self.known.is_empty() {
-            // A burst may have grown it to the bound; idle, it takes nothing.
+            // A burst may have grown it to its bound; while it is idle it takes almost no memory.
             self.known.shrink_to(1024);
             self.order.shrink_to(1024);
             self.by_log.shrink_to(1024);
         }
     }
 
-    /// What is known of `key`.
+    /// The first use of `key`, if it is in the window.
     pub fn get(&self, key: &DedupKey) -> Option<Known> {
         self.known.get(key).copied()
     }
 
-    /// Whether `more` ids of `log` find room; `None` is a log that does not exist yet.
+    /// Whether there is room for `more` ids of `log`; `None` is a log that does not exist yet.
     pub fn check_room(&self, log: Option<LogIndex>, more: usize) -> Result<(), AppendError> {
-        // What needs no room may come into a window that a restart found overfull.
+        // A restart may find more ids than the bound allows; batches that need no room still come in.
         let is_over = |held: usize, max: usize| more > 0 && held + more > max;
         if is_over(self.known.len(), self.limits.total) {
             return Err(AppendError::DedupFull);
@@ -93,7 +93,7 @@ impl Window {
         Ok(())
     }
 
-    /// Notes an id that the group being written gives in `log`.
+    /// Adds an id that the group being written gives in `log`.
     pub fn insert(&mut self, log: LogIndex, key: DedupKey, known: Known) {
         self.known.insert(key, known);
         self.order.push_back((self.elapsed, key, log));
@@ -109,7 +109,7 @@ impl Window {
         }
     }
 
-    /// Notes an id that the log was found to hold, given at `at`; oldest first. One whose time
+    /// Adds an id that was found in the log, given at `at`; to be called oldest first. An id whose time
     /// lies ahead of the clock counts as given now.
     pub fn restore(&mut self, at: UnixMillis, log: LogIndex, key: DedupKey, known: Known) {
         let age = self.opened.saturating_sub(at);

@@ -1,67 +1,48 @@
 //! The engine of a node that keeps its logs itself, in memory or on its own disk.
 //!
-//! All that decides (places, epochs, dedup, retention) happens on one thread, the committer; this
-//! file is the side of it that callers see: the bounded way in, and reads that pass it by.
+//! Everything is decided (seqs, epochs, dedup, retention) on one thread, the committer. This file is
+//! the side that callers see: the bounded queue to that thread, and reads, which go past it.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use tidegate_core::{LogState, NewEvent};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    AppendError, Appended, Durability, Engine, Feed, Page, PageLimit, ReadError,
-    chain::{Chain, Epochs},
+    AppendError, Appended, Clock, Durability, Engine, Feed, Health, Page, PageLimit, ReadError,
+    chain::{Chain, Epochs, Start},
+    clock::capped_millis,
     committer::Committer,
     memory::MemoryStore,
     queue::{Queue, Refused, Request},
-    store::{Found, LogIndex, Store, StoreError},
+    store::{Found, LogIndex, Store, StoreError, Stretch},
+    watched::Watched,
 };
 
-/// Cuts in one sweep at most.
+/// The most cuts of retention in one sweep, so that a sweep ends.
 const CUTS_MAX: usize = 64;
+/// The most reads that wait for a disk at a time; further ones wait for their turn. A few keep a disk
+/// busy, and each takes a thread.
+const READS_MAX: usize = 8;
+/// The memory engine remembers an idle org for this much longer than the node keeps its tail: more
+/// than one sweep, which comes each minute. A tail that outlives its log would pass over what the log's
+/// next incarnation brings.
+const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
 
-/// Tells the time. Places are given by what the committer reads of it, once per group.
-pub trait Clock: Send + Sync + 'static {
-    /// Milliseconds since the Unix epoch.
-    fn now(&self) -> UnixMillis;
-
-    /// Milliseconds since some moment, by a clock that never steps.
-    fn steady(&self) -> u64 {
-        self.now()
-    }
-}
-
-/// The system's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> UnixMillis {
-        // A clock before 1970 reads as 1970; timestamps then stand still, they do not fall.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn steady(&self) -> u64 {
-        static START: OnceLock<Instant> = OnceLock::new();
-        u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// Is told how long syncs take and how many events each one carried.
+/// Is called after each sync, for metrics.
 pub trait SyncObserver: Send + Sync + 'static {
-    /// One group of `events` events was written and synced in `took`.
+    /// A group of `events` events was written and synced in `took`.
     fn on_sync(&self, took: Duration, events: usize);
 }
 
@@ -77,79 +58,50 @@ pub struct Hooks {
     pub feed: Arc<dyn Feed>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Watches the syncs.
+    /// Counts the syncs.
     pub observer: Arc<dyn SyncObserver>,
 }
 
-/// What both local engines are told.
+/// The settings that both local engines have. There are no defaults here: those of a node stand in
+/// its configuration.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     /// `dedup.window`: how long an id is known.
     pub dedup_window: Duration,
-    /// `dedup.max_entries`: how many ids are known at most.
+    /// `dedup.max_entries`: the most ids that are known at a time.
     pub dedup_max_entries: usize,
-    /// `dedup.max_entries_per_org`: how many of them one org may have.
+    /// `dedup.max_entries_per_org`: the most of them that one org may have.
     pub dedup_max_entries_per_org: usize,
-    /// `limits.orgs`: how many orgs the node holds at most.
+    /// `limits.orgs`: the most orgs that the node holds.
     pub orgs_max: usize,
-    /// Appends and opens that may wait for the log.
+    /// The most appends and opens that wait for the log.
     pub queue_requests_max: usize,
-    /// Bytes of events that may wait for the log; at least one whole request.
+    /// The most bytes of events that wait for the log; has to hold one whole request.
     pub queue_bytes_max: usize,
-    /// Events that one group takes at most (a larger batch is a group of its own).
-    pub group_events_max: usize,
-    /// Reads from disk at once.
-    pub reads_max: usize,
 }
 
-impl Default for LocalOptions {
-    fn default() -> Self {
-        Self {
-            dedup_window: Duration::from_secs(5 * 60),
-            dedup_max_entries: 1_000_000,
-            dedup_max_entries_per_org: usize::MAX,
-            orgs_max: 100_000,
-            queue_requests_max: 10_000,
-            queue_bytes_max: 64 << 20,
-            group_events_max: 10_000,
-            reads_max: 8,
-        }
-    }
-}
-
-/// What the memory engine is told.
+/// The settings of the memory engine.
 #[derive(Debug, Clone)]
 pub struct MemoryOptions {
-    /// What both local engines are told.
+    /// The settings that both local engines have.
     pub local: LocalOptions,
     /// `tail.window`: how long events are kept, and idle orgs remembered.
     pub window: Duration,
-    /// `log.max_bytes`: what the events of the node may take.
+    /// `log.max_bytes`: the most bytes of events that the node keeps.
     pub max_bytes: u64,
-}
-
-impl Default for MemoryOptions {
-    fn default() -> Self {
-        Self { local: LocalOptions::default(), window: Duration::from_secs(10 * 60), max_bytes: 256 << 20 }
-    }
-}
-
-/// Milliseconds of a duration, as the engine counts time.
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
 /// One org's log as the node knows it.
 pub(super) struct Log {
     pub index: LogIndex,
     pub now: RwLock<LogNow>,
-    /// When it was last written to or opened, by the node's time.
+    /// When it was last written to, opened, or left by a reader, by the node's time.
     pub touched: AtomicU64,
 }
 
-/// Where a log stands. Written by the committer alone, after the sync.
+/// The state of a log. Written by the committer alone, after the sync.
 pub(super) struct LogNow {
-    /// Its epochs; `None` until this start has touched it.
+    /// Its epochs; `None` until it is touched for the first time since this start.
     pub chain: Option<Chain>,
     pub head: Seq,
     pub floor: Seq,
@@ -168,7 +120,7 @@ impl Log {
     }
 }
 
-/// What the committer and the callers share.
+/// The state that the committer and the callers share.
 pub(super) struct Shared<S> {
     pub store: S,
     pub options: LocalOptions,
@@ -176,8 +128,9 @@ pub(super) struct Shared<S> {
     pub durability: Durability,
     pub logs: RwLock<HashMap<OrgId, Arc<Log>>>,
     pub queue: Queue,
-    pub around: Hooks,
-    pub halted: OnceLock<Arc<str>>,
+    pub hooks: Hooks,
+    pub watched: Watched,
+    pub health: watch::Sender<Health>,
 }
 
 impl<S: Store> Shared<S> {
@@ -197,17 +150,15 @@ impl<S: Store> Shared<S> {
         let (floor, head) = log.bounds();
         let bound = limit.to.min(head);
         let from = after.max(floor);
-        let mut events = if from < bound {
+        let Stretch { mut events, to } = if from < bound {
             self.store
                 .read(log.index, from, bound, limit.events.max(1), limit.bytes)
                 .map_err(|error| ReadError::Store(error.0))?
         } else {
-            Vec::new()
+            Stretch { events: Vec::new(), to: bound }
         };
-        // Seqs are dense, so a read that stops short of the bound stopped at a limit.
-        let to = events.last().map_or(bound, |event| event.seq);
-        // Retention raises the floor before it removes: what went missing during the read is
-        // covered by the floor as it is now.
+        // Retention raises the floor before it removes: events that it removed during the read lie below
+        // the floor as it is now.
         let (floor, _) = log.bounds();
         let after = after.max(floor);
         events.retain(|event| event.seq > after);
@@ -224,29 +175,26 @@ pub struct LocalEngine<S: Store> {
 
 impl LocalEngine<MemoryStore> {
     /// An engine that keeps the window of missed events in memory.
-    pub fn memory(options: MemoryOptions, around: Hooks) -> Result<Self, StoreError> {
-        let window = millis(options.window);
+    pub fn memory(options: MemoryOptions, hooks: Hooks) -> Result<Self, StoreError> {
+        let window = capped_millis(options.window);
         let store = MemoryStore::new(window, options.max_bytes);
-        // A log is not forgotten while the dedup window may still name places in it.
-        // And later than the hub forgets its tail, by more than a sweep: a tail that outlives its log
-        // would pass over what the next life of the log brings.
-        let forget_after = window.max(millis(options.local.dedup_window)) + 2 * 60_000;
-        let found =
-            Found { start: super::chain::Start { number: 1, ..Default::default() }, ..Found::default() };
-        Self::over(store, found, options.local, forget_after, Durability::Memory, around)
+        // A log is not forgotten while the dedup window may still name seqs of it.
+        let forget_after = window.max(capped_millis(options.local.dedup_window)) + FORGET_LATER_MILLIS;
+        let found = Found { start: Start { number: 1, ..Start::default() }, ..Found::default() };
+        Self::over(store, found, options.local, forget_after, Durability::Memory, hooks)
     }
 }
 
 impl<S: Store> LocalEngine<S> {
-    /// An engine over `store`, which was found to hold `found`. Logs that were not touched for
-    /// `forget_after` milliseconds, and hold no events, are forgotten.
+    /// An engine over `store`, which holds `found`. Logs that hold no events and were not touched for
+    /// `forget_after` milliseconds are forgotten.
     pub fn over(
         store: S,
         found: Found,
         options: LocalOptions,
         forget_after: u64,
         durability: Durability,
-        around: Hooks,
+        hooks: Hooks,
     ) -> Result<Self, StoreError> {
         let epochs = Epochs::from_system().map_err(|error| StoreError::new("draw an epoch", error))?;
         let logs = found.logs.iter().map(|log| {
@@ -261,11 +209,12 @@ impl<S: Store> LocalEngine<S> {
             durability,
             logs: RwLock::new(logs.collect()),
             queue: Queue::new(options.queue_requests_max, options.queue_bytes_max),
-            around,
-            halted: OnceLock::new(),
+            hooks,
+            watched: Watched::default(),
+            health: watch::Sender::new(Health::Ok),
             options,
         });
-        let reads = Arc::new(Semaphore::new(shared.options.reads_max.max(1)));
+        let reads = Arc::new(Semaphore::new(READS_MAX));
         let committer = Committer::begin(shared.clone(), found, epochs)?;
         let thread = std::thread::Builder::new()
             .name("tidegate-log".into())
@@ -274,7 +223,7 @@ impl<S: Store> LocalEngine<S> {
         Ok(Self { shared, reads, committer: Mutex::new(Some(thread)) })
     }
 
-    /// What the events kept take, in the store's own measure.
+    /// The bytes of the events that are kept, in the store's own measure.
     pub fn bytes(&self) -> u64 {
         self.shared.store.bytes()
     }
@@ -294,13 +243,13 @@ impl<S: Store> LocalEngine<S> {
         }
     }
 
-    /// The state of a log that this start has already drawn in, marking it as in use.
+    /// The state of a log that has an epoch of this start already; marks it as in use.
     fn opened(&self, org: &OrgId) -> Option<LogState> {
         let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
         let log = logs.get(org)?;
         let state = log.state()?;
         // Under the lock: the committer forgets a log under the write lock, and looks here first.
-        log.touched.fetch_max(self.shared.around.clock.now(), Ordering::Relaxed);
+        log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
         Some(state)
     }
 }
@@ -362,10 +311,22 @@ impl<S: Store> Engine for LocalEngine<S> {
         })
     }
 
+    fn watch(&self, org: &OrgId) {
+        self.shared.watched.add(org);
+    }
+
+    fn unwatch(&self, org: &OrgId) {
+        // First, so that no sweep finds the log neither watched nor lately touched.
+        if let Some(log) = self.shared.log(org) {
+            log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
+        }
+        self.shared.watched.remove(org);
+    }
+
     fn sweep(&self) {
-        let now = self.shared.around.clock.now();
+        let now = self.shared.hooks.clock.now();
         for round in 0..CUTS_MAX {
-            // Planned here, for it may look through much; the committer only writes floors down.
+            // Planned on this thread, because that may read much; the committer only writes the floors.
             let cut = self.shared.store.plan_cut(now, round).unwrap_or_else(|error| {
                 tracing::error!(%error, "plan retention");
                 None
@@ -380,8 +341,8 @@ impl<S: Store> Engine for LocalEngine<S> {
         }
     }
 
-    fn halted(&self) -> Option<Arc<str>> {
-        self.shared.halted.get().cloned()
+    fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
     }
 
     fn durability(&self) -> Durability {
@@ -394,7 +355,7 @@ impl<S: Store> Engine for LocalEngine<S> {
 }
 
 impl<S: Store> Drop for LocalEngine<S> {
-    /// Without `close` before it, this is an unclean stop: what waits is dropped unanswered.
+    /// Without `close` before it, this is an unclean stop: requests that wait are dropped unanswered.
     fn drop(&mut self) {
         self.stop(false);
     }

@@ -1,8 +1,8 @@
 //! A store in memory: the window of missed events and nothing more.
 //!
-//! It forgets at exit. Within its window it is held to a budget in bytes; the oldest events of the
-//! node go first, whoever they belong to. The dedup window does not live in the events kept here,
-//! so a small budget does not shorten it.
+//! It forgets everything at exit. Within its window it is held to a budget in bytes: the oldest events of
+//! the node are removed first, whichever org they belong to. The dedup window is kept apart from these
+//! events, so a small budget does not shorten it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,7 +14,7 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
     chain::Chain,
-    store::{Cut, Group, LogIndex, Store, StoreError},
+    store::{Cut, Group, LogIndex, Store, StoreError, Stretch},
 };
 
 type Tail = Arc<Mutex<VecDeque<Arc<Event>>>>;
@@ -99,20 +99,23 @@ impl Store for MemoryStore {
         to: Seq,
         events: usize,
         bytes: usize,
-    ) -> Result<Vec<Arc<Event>>, StoreError> {
-        let Some(tail) = self.tail(index) else { return Ok(Vec::new()) };
+    ) -> Result<Stretch, StoreError> {
+        let events = events.max(1);
+        let Some(tail) = self.tail(index) else { return Ok(Stretch { events: Vec::new(), to }) };
         let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Arc<Event>> = Vec::new();
         let mut room = bytes;
         let from = tail.partition_point(|event| event.seq <= after);
-        for event in tail.range(from..).take_while(|event| event.seq <= to).take(events.max(1)) {
-            if !found.is_empty() && event.fragment.len() > room {
-                break;
+        for event in tail.range(from..).take_while(|event| event.seq <= to) {
+            let bytes = event.fragment.len();
+            if found.len() >= events || (!found.is_empty() && bytes > room) {
+                let to = found.last().map_or(after, |event| event.seq);
+                return Ok(Stretch { events: found, to });
             }
-            room = room.saturating_sub(event.fragment.len());
+            room = room.saturating_sub(bytes);
             found.push(event.clone());
         }
-        Ok(found)
+        Ok(Stretch { events: found, to })
     }
 
     fn blocks(&self) -> bool {
@@ -158,7 +161,7 @@ impl Store for MemoryStore {
             let gone = tail.partition_point(|event| event.seq <= floor);
             tail.drain(..gone);
             if tail.is_empty() {
-                // A log that was busy once and is idle now holds no room for it.
+                // A log that was busy once and is idle now keeps no capacity.
                 *tail = VecDeque::new();
             }
         }

@@ -1,4 +1,4 @@
-//! What waits for the committer: bounded by requests and by bytes (P6).
+//! The queue of requests to the committer, bounded in requests and in bytes (P6).
 
 use std::{
     collections::VecDeque,
@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 
 use super::{AppendError, Appended, store::Cut};
 
-/// What the committer is asked for.
+/// A request to the committer.
 pub enum Request {
     /// Append a batch.
     Append { org: OrgId, events: Vec<NewEvent>, answer: oneshot::Sender<Result<Appended, AppendError>> },
     /// Open a log.
     Open { org: OrgId, answer: oneshot::Sender<Result<LogState, AppendError>> },
-    /// Remove what retention has planned, forget what is idle; the sweep waits for the answer.
+    /// Make the cut that retention has planned, forget idle logs; the sweep waits for the answer.
     Sweep { cut: Option<Cut>, done: mpsc::SyncSender<()> },
 }
 
@@ -43,7 +43,7 @@ impl Request {
 /// Why a request was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// As many wait as may.
+    /// As many wait as may wait.
     Requests,
     /// They hold as many bytes as they may.
     Bytes,
@@ -51,15 +51,15 @@ pub enum Refused {
     Closed,
 }
 
-/// What the committer found when it looked.
+/// What the committer finds in the queue.
 pub enum Taken {
-    /// Requests, in the order of their coming.
+    /// Requests, in the order in which they came.
     Requests(Vec<Request>),
     /// Nothing within the time given.
     Nothing,
-    /// Nothing, and nothing will come: stop, cleanly or not.
+    /// Nothing, and nothing will come: the committer stops.
     Closed {
-        /// Whether it was `close` that said so.
+        /// Whether the stop is a clean one.
         clean: bool,
     },
 }
@@ -68,7 +68,7 @@ pub enum Taken {
 struct Inner {
     waiting: VecDeque<Request>,
     bytes: usize,
-    /// Those among `waiting` that are outside the bounds.
+    /// How many of `waiting` are sweeps, which are outside the bounds.
     sweeps: usize,
     closed: Option<bool>,
 }
@@ -88,12 +88,12 @@ impl Queue {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Nothing between lock and unlock leaves it half changed.
+        // No code between lock and unlock leaves it half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request in, or refuses it. A sweep, of which there is one at a time, is outside the
-    /// bounds: it is what makes room.
+    /// Takes a request, or refuses it. A sweep is outside the bounds, because it makes room; there is one
+    /// at a time.
     pub fn push(&self, request: Request) -> Result<(), Refused> {
         let bytes = request.bytes();
         let mut inner = self.inner();
@@ -115,7 +115,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for requests and takes those that make up one group.
+    /// Waits for requests, `patience` at most, and takes those of one group.
     pub fn take(&self, max_events: usize, patience: Duration) -> Taken {
         let mut inner = self.inner();
         if inner.waiting.is_empty() && inner.closed.is_none() {
@@ -148,7 +148,7 @@ impl Queue {
         Taken::Requests(taken)
     }
 
-    /// Takes no more requests. Unless `clean`, those that wait are handed back.
+    /// Takes no more requests. Those that wait are handed back, unless the stop is `clean`.
     pub fn close(&self, clean: bool) -> VecDeque<Request> {
         let mut inner = self.inner();
         let mut left = VecDeque::new();

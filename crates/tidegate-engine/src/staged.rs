@@ -1,4 +1,4 @@
-//! A group while it is being decided: what it will add to which logs, and who waits for it.
+//! A group while it is being decided: its events, log by log, and those who wait for it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
     store::{GivenId, LogIndex},
 };
 
-/// The group being decided, and who waits for it.
+/// The group being decided, and those who wait for it.
 #[derive(Default)]
 pub(super) struct Pending {
     pub now: UnixMillis,
@@ -21,7 +21,7 @@ pub(super) struct Pending {
     pub by_org: HashMap<OrgId, usize>,
     pub created: usize,
     pub appends: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
-    /// Refusals that rest on what this group may have written.
+    /// Refusals that are due to what this group may write.
     pub refused: Vec<(oneshot::Sender<Result<Appended, AppendError>>, AppendError)>,
     pub opens: Vec<(oneshot::Sender<Result<LogState, AppendError>>, OrgId)>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Staged {
     pub org: OrgId,
     pub log: Option<Arc<Log>>,
     pub index: LogIndex,
-    /// Set where this group begins a life of it.
+    /// Set if this group begins an incarnation of it.
     pub chain: Option<Chain>,
     pub epoch: Epoch,
     pub prev: Seq,
@@ -67,8 +67,8 @@ impl Staged {
         }
     }
 
-    /// Gives an event its place.
-    pub fn place(&mut self, event: &NewEvent, now: UnixMillis) -> Seq {
+    /// Adds an event and gives it the next seq.
+    pub fn push(&mut self, event: &NewEvent, now: UnixMillis) -> Seq {
         self.head += 1;
         // A log's timestamps never fall, whatever the clock does (R14).
         self.last_timestamp = self.last_timestamp.max(now);

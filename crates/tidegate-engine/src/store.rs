@@ -1,4 +1,4 @@
-//! What a [`LocalEngine`](super::LocalEngine) keeps its logs in.
+//! Stores: where a [`LocalEngine`](super::LocalEngine) keeps its logs.
 //!
 //! A store holds bytes and answers reads; it decides nothing. Seqs, epochs, dedup and retention are
 //! decided by the committer, so that memory and disk cannot differ in them.
@@ -13,7 +13,7 @@ use super::chain::{Chain, Start};
 /// The number of an org within one store: given at creation, never given again.
 pub type LogIndex = u64;
 
-/// Why a store could not do what was asked: a sentence for the operator.
+/// Why a store failed: a sentence for the operator.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub Arc<str>);
@@ -25,10 +25,10 @@ impl StoreError {
     }
 }
 
-/// What the dedup window must know of an event whose publisher gave the id.
+/// What the dedup window has to know of an event whose publisher gave the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenId {
-    /// Where it stands.
+    /// Its seq.
     pub seq: Seq,
     /// Its key.
     pub key: DedupKey,
@@ -36,18 +36,18 @@ pub struct GivenId {
     pub content: ContentHash,
 }
 
-/// What one group adds to one log.
+/// One log's part of a group.
 #[derive(Debug, Clone)]
 pub struct LogWrite {
     /// Whose log.
     pub org: OrgId,
     /// Its number.
     pub index: LogIndex,
-    /// Its epochs, where this group begins a life of it.
+    /// Its epochs, if this group begins an incarnation of it.
     pub chain: Option<Chain>,
     /// The last seq, these events included.
     pub head: Seq,
-    /// The timestamp of the last event, 0 where there is none.
+    /// The timestamp of the last event, 0 if there is none.
     pub last_timestamp: UnixMillis,
     /// In seq order.
     pub events: Vec<Arc<Event>>,
@@ -55,7 +55,7 @@ pub struct LogWrite {
     pub ids: Vec<GivenId>,
 }
 
-/// All that one commit writes: kept together or not at all.
+/// Everything that one commit writes: kept together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Group {
     /// The node's time.
@@ -104,7 +104,7 @@ pub struct FoundLog {
 pub struct FoundId {
     /// The node's time at its commit.
     pub at: UnixMillis,
-    /// The log that it was given in; 0 where that is not known any more.
+    /// The log that it was given in; 0 if that is not known any more.
     pub log: LogIndex,
     /// The id.
     pub id: GivenId,
@@ -123,13 +123,23 @@ pub struct Found {
     pub start: Start,
 }
 
-/// What retention would remove: events up to a seq, per log.
+/// Events that retention would remove: those up to a seq, per log.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
     /// The new floors.
     pub floors: Vec<(LogIndex, Seq)>,
-    /// The store's own name for what goes.
+    /// The store's own name for the cut.
     pub token: u64,
+}
+
+/// The events that were read of a log, and how far that was.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// In seq order.
+    pub events: Vec<Arc<Event>>,
+    /// The seq up to which these are all events: the one asked for, or the last event's if a limit was
+    /// reached.
+    pub to: Seq,
 }
 
 /// Keeps logs.
@@ -137,18 +147,18 @@ pub trait Store: Send + Sync + 'static {
     /// The epochs of a log that was found at open.
     fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError>;
 
-    /// Keeps `group`, whole or not at all; as durable as the store's policy says once it returns.
-    /// Called from one thread. After an error the store is never written to again.
+    /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it
+    /// returns. Called from one thread. After an error the store is never written to again.
     fn commit(&self, group: &Group) -> Result<(), StoreError>;
 
     /// Notes that the last commit is about to be acknowledged.
     fn acknowledge(&self) -> Result<(), StoreError>;
 
-    /// Syncs what a weaker policy has left behind. Called each second from the committing thread.
+    /// Syncs what a weaker policy has left unsynced. Called each second from the committing thread.
     fn sync(&self) -> Result<(), StoreError>;
 
-    /// The events of a log in (`after`, `to`], in order, until one of the limits is reached; at
-    /// least one where there is one.
+    /// Reads the events of a log in (`after`, `to`], until there are `events` of them or the next would
+    /// make their fragments more than `bytes`; at least one event if there is one.
     fn read(
         &self,
         index: LogIndex,
@@ -156,24 +166,24 @@ pub trait Store: Send + Sync + 'static {
         to: Seq,
         events: usize,
         bytes: usize,
-    ) -> Result<Vec<Arc<Event>>, StoreError>;
+    ) -> Result<Stretch, StoreError>;
 
     /// Whether `read` may wait for a disk.
     fn blocks(&self) -> bool;
 
-    /// What is to be removed by now. `None` where nothing is. A sweep asks again, with a higher
-    /// `round`, until nothing is.
+    /// The next events that retention removes at `now`; `None` if there are none. A sweep asks again,
+    /// with a higher `round`, until there are none.
     fn plan_cut(&self, now: UnixMillis, round: usize) -> Result<Option<Cut>, StoreError>;
 
-    /// Removes what `cut` named; its floors are committed and published.
+    /// Removes the events of `cut`, whose floors are committed and visible by now.
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError>;
 
-    /// Whether `plan_cut` is cheap enough to be asked after every commit.
+    /// Whether `plan_cut` is cheap enough to be called after every commit.
     fn cuts_on_write(&self) -> bool;
 
     /// Called with the node's time in each sweep, from the committing thread.
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError>;
 
-    /// What the events kept take, in the store's own measure.
+    /// The bytes of the events that are kept, in the store's own measure.
     fn bytes(&self) -> u64;
 }

@@ -1,4 +1,4 @@
-//! What the committer takes away: events by retention, and logs that nobody needs any more.
+//! Removal: events that retention no longer keeps, and logs that nobody needs any more.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -37,38 +37,35 @@ impl<S: Store> Committer<S> {
         self.forget_idle(now)
     }
 
-    /// Forgets whole the logs that hold nothing, have no readers, and were long not touched (R10).
+    /// Forgets whole the logs that hold no events, are not watched, and were long not touched (R10).
     fn forget_idle(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        let forget_after = self.shared.forget_after;
         // A touch ahead of a clock that has stepped back counts as one of now.
         let idle_for = |log: &Log| now - log.touched.fetch_min(now, Ordering::Relaxed).min(now);
-        let candidates: Vec<(OrgId, Arc<Log>)> = {
+        let is_idle = |log: &Log| {
+            let bounds = log.bounds();
+            bounds.0 == bounds.1 && idle_for(log) >= forget_after
+        };
+        let candidates: Vec<OrgId> = {
             let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
-            // From half the time on it is asked for readers, so that the clock of a log that lost
-            // its last reader just now begins now, not at its last event.
-            let half = self.shared.forget_after / 2;
-            (logs.iter())
-                .filter(|(_, log)| {
-                    let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
-                    now.head == now.floor && idle_for(log) >= half
-                })
-                .map(|(org, log)| (org.clone(), log.clone()))
-                .collect()
+            logs.iter().filter(|(_, log)| is_idle(log)).map(|(org, _)| org.clone()).collect()
         };
         let mut forgotten = Vec::new();
-        for (org, log) in candidates {
-            if self.shared.around.feed.has_readers(&org) {
-                log.touched.fetch_max(now, Ordering::Relaxed);
+        for org in candidates {
+            let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
+            // Looked at with the map locked: whoever watches an org and then opens its log either is seen
+            // here, or does not find the log and has it made anew.
+            let Some(log) = logs.get(&org).filter(|log| is_idle(log)) else { continue };
+            if self.shared.watched.contains(&org) {
                 continue;
             }
-            let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
-            if idle_for(&log) >= self.shared.forget_after {
-                logs.remove(&org);
-                if logs.is_empty() {
-                    logs.shrink_to_fit();
-                }
-                self.by_index.remove(&log.index);
-                forgotten.push((log.index, org));
+            let index = log.index;
+            logs.remove(&org);
+            if logs.is_empty() {
+                logs.shrink_to_fit();
             }
+            self.by_index.remove(&index);
+            forgotten.push((index, org));
         }
         if self.by_index.is_empty() {
             self.by_index.shrink_to_fit();

@@ -1,4 +1,4 @@
-//! How fast frames are read and written: `cargo bench -p tidegate-core --bench ws`.
+//! How fast frames are read and written: `cargo bench -p tidegate-protocol --bench ws`.
 
 use std::hint::black_box;
 
@@ -50,7 +50,7 @@ fn read(c: &mut Criterion) {
     ] {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(name, |b| {
-            // Reading unmasks in place, so each round has its own copy.
+            // Reading unmasks in place, so each iteration has its own copy.
             b.iter_batched_ref(
                 || (Reader::new(Limits::default()), bytes.clone()),
                 |(reader, bytes)| assert_eq!(read_all(reader, bytes), events),

@@ -1,190 +1,170 @@
-//! The client's side of a stream: one cursor, and what each frame does to it (R2 to R4); and the delays
-//! between attempts to come back.
+//! The client's side of a stream: one cursor, and what each frame means for it (R2 to R4, PROTOCOL.md
+//! "Continuity"); and the delays between attempts to reconnect.
 //!
-//! Pure: frames in, what to do out. `tidegate tail` drives it over SSE; the model test of `tidegate-core`
-//! drives it against the gateway's sessions.
+//! Sans-IO: frames go in, and what to do comes out. `tidegate tail` drives it over SSE, and the model test of
+//! `tidegate-core` drives it against the gateway's sessions. The auditor (`tidegate-audit`) and the Python
+//! example have implementations of their own, on purpose: a fault here must not hide itself there.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Cursor, Epoch, FilterTag, Seq, gzip_batch};
+use crate::{
+    Cursor, Seq,
+    frame::{CompressedBatch, FrameError, Gap, GapReason, Hello, ServerFrame},
+};
 
-/// A frame, as far as a reader looks into it.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    prev: Option<Seq>,
-    seq: Option<Seq>,
-    cursor: Option<String>,
-    head: Option<Seq>,
-    epoch: Option<String>,
-    filter: Option<String>,
-    ping_interval_ms: Option<u64>,
-    #[serde(borrow)]
-    events: Option<Vec<&'a RawValue>>,
-    /// Of an event, whatever its publisher said; of a compressed batch, the frame inside.
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    compressed: Option<bool>,
-    encoding: Option<String>,
-    reason: Option<String>,
-    code: Option<String>,
-    message: Option<String>,
-    retry_in_ms: Option<u64>,
-}
-
-impl<'a> Frame<'a> {
-    /// The events of a batch with a seq above this.
-    fn events_above(&self, above: Seq) -> Option<Vec<&'a RawValue>> {
-        let events = self.events.as_ref()?;
-        let mut fresh = Vec::with_capacity(events.len());
-        for event in events {
-            if serde_json::from_str::<HasSeq>(event.get()).ok()?.seq > above {
-                fresh.push(*event);
-            }
-        }
-        Some(fresh)
-    }
-
-    /// The frame inside of one that was compressed for `?batch=gzip`.
-    fn opened(&self) -> Option<String> {
-        let data: &str = serde_json::from_str(self.data?.get()).ok()?;
-        gzip_batch::open(data).filter(|_| self.encoding.as_deref() == Some("gzip"))
-    }
-}
-
-#[derive(Deserialize)]
-struct HasSeq {
-    seq: Seq,
-}
-
-/// What a frame came to.
+/// What a frame means for the application.
 #[derive(Debug)]
 pub enum Taken<'a> {
     /// Nothing to show.
     Nothing,
     /// The stream is open, and live once it reaches this seq.
     Hello {
-        /// The log's end at that moment.
+        /// The end of the log at that moment.
         head: Seq,
     },
     /// The gateway asks for a sign of life: answer with `pong` (WebSocket).
     Ping,
-    /// Events that were not seen before, in order.
+    /// Events that were not seen before, in order: the JSON of each, as the gateway sent it.
     Events(Vec<Cow<'a, RawValue>>),
-    /// What is between is not to be had.
+    /// Events in (`prev`, `seq`] will not come.
     Gap {
-        /// Everything up to here was seen.
+        /// All events up to here were seen.
         prev: Seq,
-        /// The stream goes on behind this.
+        /// The stream continues after this; with reason `epoch` it may be lower than `prev`.
         seq: Seq,
-        /// Why.
+        /// The name of a [`GapReason`].
         reason: String,
     },
-    /// A word on the state of things.
+    /// A remark of the gateway, `<code>: <message>`; the stream goes on.
     Status(String),
-    /// Something between the cursor and this frame is missing: resume from the cursor.
+    /// Something between the cursor and this frame is missing: close the connection and resume from the
+    /// cursor.
     Hole,
-    /// A frame that no gateway may send.
+    /// A frame that no gateway may send, and why: close the connection.
     Broken(&'static str),
-    /// The gateway asks us to leave, and when to be back.
+    /// The gateway asks the client to reconnect.
     Leave {
-        /// Within which time, in milliseconds.
+        /// Within this time, in milliseconds.
         retry_in_ms: Option<u64>,
     },
-    /// The gateway refuses or ends the stream.
+    /// The gateway refuses the stream or ends it.
     Error {
-        /// The code of the table.
+        /// The name of a [`crate::Code`].
         code: String,
-        /// In words.
+        /// One sentence for people.
         message: String,
-        /// When to be back, in milliseconds.
+        /// Reconnect no earlier than after this time, in milliseconds.
         retry_in_ms: Option<u64>,
     },
 }
 
-/// The state of a reader over all its connections.
+/// What an event, batch or ping frame over `(prev, seq]` means to a reader (R2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Something between the cursor and the frame is missing.
+    Hole,
+    /// The reader has everything up to `seq` already.
+    Seen,
+    /// The frame moves the cursor to `seq`.
+    Advance,
+}
+
+impl Step {
+    /// Compares a frame with the reader's cursor.
+    pub fn of(cursor: Seq, prev: Seq, seq: Seq) -> Self {
+        if prev > cursor {
+            Self::Hole
+        } else if seq <= cursor {
+            Self::Seen
+        } else {
+            Self::Advance
+        }
+    }
+}
+
+/// The longest ping interval that a client believes: an hour. A larger one would let a dead connection
+/// stand for longer than anybody waits.
+const PING_INTERVAL_MS_MAX: u64 = 3_600_000;
+
+/// How much longer than a ping interval a connection may be silent (PROTOCOL.md, "Silence").
+const SILENCE_MARGIN_MS: u64 = 10_000;
+
+/// The state of one reader over all its connections: its cursor. Keep one for as long as the application
+/// reads the stream, and store [`StreamReader::cursor`] to continue after a restart.
+///
+/// Call [`StreamReader::connected`] for each new connection, then [`StreamReader::take`] for each frame.
 #[derive(Debug)]
 pub struct StreamReader {
     cursor: Option<Cursor>,
-    greeted: bool,
+    is_greeted: bool,
     silence_ms: u64,
 }
 
 impl StreamReader {
-    /// A reader that begins behind `cursor`, or wherever the first hello says.
+    /// A reader that continues after `cursor`; with `None` it starts where the first `hello` says.
     pub fn new(cursor: Option<Cursor>) -> Self {
-        Self { cursor, greeted: false, silence_ms: 60_000 }
+        Self { cursor, is_greeted: false, silence_ms: 60_000 }
     }
 
-    /// Where the reader stands: what to resume from.
+    /// The position to resume from; `None` before the first `hello`, if none was given.
     pub fn cursor(&self) -> Option<&Cursor> {
         self.cursor.as_ref()
     }
 
-    /// How long a connection may be silent before it counts as gone.
+    /// For how long a connection may be silent before it counts as dead, in milliseconds.
     pub fn silence_ms(&self) -> u64 {
         self.silence_ms
     }
 
-    /// A new connection is up; its hello comes first.
+    /// A new connection is open; its first frame must be `hello`.
     pub fn connected(&mut self) {
-        self.greeted = false;
+        self.is_greeted = false;
     }
 
-    /// Takes one frame.
+    /// Takes one frame: moves the cursor and returns what the application has to know. A frame that is a
+    /// hole or broken moves nothing.
     pub fn take<'a>(&mut self, text: &'a str) -> Taken<'a> {
-        let Ok(frame) = serde_json::from_str::<Frame<'a>>(text) else {
-            return Taken::Broken("a frame is not a JSON object as PROTOCOL.md has it");
+        let frame = match ServerFrame::parse(text) {
+            Ok(frame) => frame,
+            Err(error) => return Taken::Broken(fault(&error)),
         };
-        let retry_in_ms = frame.retry_in_ms;
-        let words = |frame: &Frame<'_>| {
-            (frame.code.clone().unwrap_or_default(), frame.message.clone().unwrap_or_default())
-        };
-        match frame.kind.as_str() {
-            "hello" => self.hello(&frame),
-            "error" => {
-                let (code, message) = words(&frame);
-                Taken::Error { code, message, retry_in_ms }
-            }
-            "goaway" => Taken::Leave { retry_in_ms },
-            "status" => {
-                let (code, message) = words(&frame);
-                Taken::Status(format!("{code}: {message}"))
-            }
-            "event" | "batch" | "ping" | "gap" if !self.greeted => Taken::Broken("a frame came before hello"),
-            "gap" => self.gap(frame),
-            "ping" => match self.advance(&frame, |_| Some(Vec::new())) {
+        if !self.is_greeted && frame.range().is_some() {
+            return Taken::Broken("a frame came before hello");
+        }
+        match frame {
+            ServerFrame::Hello(hello) => self.hello(hello),
+            ServerFrame::Gap(gap) => self.gap(gap),
+            ServerFrame::Ping(ping) => match self.advance(ping.prev, ping.seq, |_| Some(Vec::new())) {
                 Taken::Nothing => Taken::Ping,
                 hole => hole,
             },
-            "event" => self.advance(&frame, |_| {
+            ServerFrame::Event(frame) => self.advance(frame.prev, frame.event.seq, |_| {
                 let event: &RawValue = serde_json::from_str(text).ok()?;
                 Some(vec![Cow::Borrowed(event)])
             }),
-            "batch" if frame.compressed == Some(true) => self.advance(&frame, |above| {
-                let inside = frame.opened()?;
-                let batch: Frame<'_> = serde_json::from_str(&inside).ok()?;
-                let is_same = batch.kind == "batch" && (batch.prev, batch.seq) == (frame.prev, frame.seq);
-                let fresh = batch.events_above(above).filter(|_| is_same)?;
-                Some(fresh.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
+            ServerFrame::Batch(batch) => self.advance(batch.prev, batch.seq, |above| {
+                Some(events_above(&batch.events, above)?.into_iter().map(Cow::Borrowed).collect())
             }),
-            "batch" => self.advance(&frame, |above| {
-                Some(frame.events_above(above)?.into_iter().map(Cow::Borrowed).collect())
-            }),
-            // A later protocol may add frames that an older reader need not know.
-            _ => Taken::Nothing,
+            ServerFrame::CompressedBatch(batch) => {
+                self.advance(batch.prev, batch.seq, |above| opened(&batch, above))
+            }
+            ServerFrame::Status(status) => Taken::Status(format!("{}: {}", status.code, status.message)),
+            ServerFrame::Goaway(goaway) => Taken::Leave { retry_in_ms: goaway.retry_in_ms },
+            ServerFrame::Error(error) => Taken::Error {
+                code: error.code.into_owned(),
+                message: error.message.into_owned(),
+                retry_in_ms: error.retry_in_ms,
+            },
+            ServerFrame::Unknown => Taken::Nothing,
         }
     }
 
-    /// R3: hello says where this connection starts accounting, which is never past the cursor.
-    fn hello<'a>(&mut self, frame: &Frame<'_>) -> Taken<'a> {
-        let Some(start) = frame.cursor.as_ref().and_then(|text| text.parse::<Cursor>().ok()) else {
-            return Taken::Broken("hello has no cursor");
-        };
+    /// R3: hello says where this connection starts to account for events, which is never after the cursor.
+    fn hello<'a>(&mut self, hello: Hello<'_>) -> Taken<'a> {
+        let start = hello.cursor;
         match &mut self.cursor {
             Some(cursor) if start.seq > cursor.seq => {
                 return Taken::Broken("hello skips what was not seen");
@@ -195,52 +175,45 @@ impl StreamReader {
             }
             None => self.cursor = Some(start),
         }
-        if let Some(interval) = frame.ping_interval_ms {
-            self.silence_ms = interval.min(3_600_000) + 10_000;
+        if let Some(interval) = hello.ping_interval_ms {
+            self.silence_ms = interval.min(PING_INTERVAL_MS_MAX) + SILENCE_MARGIN_MS;
         }
-        self.greeted = true;
-        Taken::Hello { head: frame.head.unwrap_or_default() }
+        self.is_greeted = true;
+        Taken::Hello { head: hello.head }
     }
 
-    /// R2: one with reason `epoch` sets the cursor, whichever way the seq goes.
-    fn gap<'a>(&mut self, frame: Frame<'_>) -> Taken<'a> {
-        let epoch = frame.epoch.as_deref().and_then(Epoch::parse);
-        let tag = frame.filter.as_deref().and_then(FilterTag::parse);
-        let (Some(prev), Some(seq), Some(epoch), Some(cursor)) =
-            (frame.prev, frame.seq, epoch, &mut self.cursor)
-        else {
-            return Taken::Broken("a gap has no prev, seq or epoch");
-        };
-        let reason = frame.reason.unwrap_or_default();
-        // `prev` is on this side of any border: what lies before it was lost on the way here, and is
-        // to be had by resuming; the gap comes again then.
+    /// R2: a gap with reason `epoch` sets the cursor, even to a lower seq.
+    fn gap<'a>(&mut self, gap: Gap<'_>) -> Taken<'a> {
+        let Gap { prev, seq, epoch, filter: tag, reason, .. } = gap;
+        let Some(cursor) = &mut self.cursor else { return Taken::Broken("a frame came before hello") };
+        // `prev` is in the epoch of the cursor. What lies between was lost on the way here; the client gets
+        // it by resuming, and the gap again after it.
         if prev > cursor.seq {
             return Taken::Hole;
         }
-        if reason == "epoch" {
+        let reason = reason.into_owned();
+        if reason == GapReason::Epoch.name() {
             *cursor = Cursor { epoch, seq, tag };
             return Taken::Gap { prev, seq, reason };
         }
-        // Behind the cursor it tells nothing new, unless it is the filter that changed.
-        let news = seq > cursor.seq || reason == "filter";
+        // One that ends before the cursor is no news, unless the filter has changed.
+        let is_news = seq > cursor.seq || reason == GapReason::Filter.name();
         *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
-        if news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
+        if is_news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
     }
 
-    /// R2: a hole, seen already, or the events above the cursor.
+    /// R2: a hole, seen already, or the events above the cursor, which `above` reads from the frame.
     fn advance<'a>(
         &mut self,
-        frame: &Frame<'_>,
+        prev: Seq,
+        seq: Seq,
         above: impl FnOnce(Seq) -> Option<Vec<Cow<'a, RawValue>>>,
     ) -> Taken<'a> {
-        let (Some(prev), Some(seq), Some(cursor)) = (frame.prev, frame.seq, &mut self.cursor) else {
-            return Taken::Broken("a frame has no prev or no seq");
-        };
-        if prev > cursor.seq {
-            return Taken::Hole;
-        }
-        if seq <= cursor.seq {
-            return Taken::Nothing;
+        let Some(cursor) = &mut self.cursor else { return Taken::Broken("a frame came before hello") };
+        match Step::of(cursor.seq, prev, seq) {
+            Step::Hole => return Taken::Hole,
+            Step::Seen => return Taken::Nothing,
+            Step::Advance => {}
         }
         let Some(events) = above(cursor.seq) else {
             return Taken::Broken("an event has no seq, or a batch cannot be read");
@@ -250,32 +223,77 @@ impl StreamReader {
     }
 }
 
-/// The delays between attempts, in seconds, before jitter.
+/// The sentence for a frame that cannot be read.
+fn fault(error: &FrameError) -> &'static str {
+    match error {
+        FrameError::Fields { kind: "hello", .. } => "hello has no cursor, or a faulty field",
+        FrameError::Fields { kind: "gap", .. } => "a gap has no prev, seq or epoch, or a faulty field",
+        FrameError::Fields { .. } => "a frame has no prev or no seq, or a faulty field",
+        FrameError::NotAFrame(_) => "a frame is not a JSON object as PROTOCOL.md has it",
+    }
+}
+
+/// The events of a batch whose seq is above `above`; `None` if one has no seq.
+fn events_above<'a>(events: &[&'a RawValue], above: Seq) -> Option<Vec<&'a RawValue>> {
+    #[derive(Deserialize)]
+    struct HasSeq {
+        seq: Seq,
+    }
+    let mut fresh = Vec::with_capacity(events.len());
+    for event in events {
+        if serde_json::from_str::<HasSeq>(event.get()).ok()?.seq > above {
+            fresh.push(*event);
+        }
+    }
+    Some(fresh)
+}
+
+/// The events above `above` of a compressed batch; `None` if it cannot be read, or if the batch inside has
+/// another range than the frame around it.
+fn opened<'a>(outer: &CompressedBatch<'_>, above: Seq) -> Option<Vec<Cow<'a, RawValue>>> {
+    let text = outer.open()?;
+    let Ok(ServerFrame::Batch(batch)) = ServerFrame::parse(&text) else { return None };
+    if (batch.prev, batch.seq) != (outer.prev, outer.seq) {
+        return None;
+    }
+    let fresh = events_above(&batch.events, above)?;
+    Some(fresh.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
+}
+
+/// The delays between attempts, in seconds, before jitter (PROTOCOL.md, "Coming back").
 const BASE_S: [u64; 9] = [1, 2, 5, 10, 30, 60, 120, 240, 300];
 
-/// How long a stream must have been live before the delays begin anew.
+/// How far the jitter reaches to either side of a delay, in milliseconds.
+const JITTER_MS: u64 = 5000;
+
+/// The shortest delay, in milliseconds.
+const DELAY_MS_MIN: u64 = 1000;
+
+/// How long a stream must have been open before the delays begin anew, in milliseconds.
 pub const STABLE_MS: u64 = 10_000;
 
-/// Delays between attempts to connect: 1, 2, 5, 10, 30, 60, 120, 240, 300 s, each drawn uniformly
-/// from 5 s around it, never under 1 s nor over 305 s.
+/// Delays between attempts to connect: truncated exponential backoff with jitter. They are 1, 2, 5, 10, 30,
+/// 60, 120, 240 and then always 300 s, each drawn uniformly from 5 s to either side, but never under 1 s.
+/// The jitter keeps clients that lost their connections together from returning together.
 #[derive(Debug, Default)]
 pub struct Backoff {
     attempts: usize,
 }
 
 impl Backoff {
-    /// The delay before the next attempt. `random` is uniform over all of `u64`; `hint_ms` is what
-    /// the server asked for, and is never undercut.
+    /// The delay before the next attempt, in milliseconds. `random` is uniform over all of `u64`; `hint_ms`
+    /// is what the gateway asked for (`retry_in_ms`, `Retry-After`), and is never undercut.
     pub fn next_ms(&mut self, random: u64, hint_ms: Option<u64>) -> u64 {
         let base = BASE_S[self.attempts.min(BASE_S.len() - 1)] * 1000;
         self.attempts += 1;
-        let low = base.saturating_sub(5000).max(1000);
-        let span = base + 5000 - low;
+        let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN);
+        let span = base + JITTER_MS - low;
+        // Multiply and shift (Lemire 2019), without its rejection step: the bias of 10,001 values is below 2^-50.
         let jitter = u64::try_from((u128::from(random) * u128::from(span + 1)) >> 64).unwrap_or(span);
         (low + jitter).max(hint_ms.unwrap_or(0))
     }
 
-    /// Called once a stream has been live for [`STABLE_MS`].
+    /// Begins anew; call it once a stream has been open for [`STABLE_MS`].
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -301,7 +319,7 @@ mod tests {
         encoder.finish().expect("memory takes it")
     }
 
-    /// Runs frames and says what each came to, and where the cursor stands.
+    /// Takes frames; shows what each meant, and the cursor after it.
     fn run(cursor: Option<&str>, frames: &[&str]) -> Vec<String> {
         let mut reader = StreamReader::new(cursor.map(|text| text.parse().expect("a cursor")));
         reader.connected();

@@ -1,7 +1,7 @@
 //! The closed table of codes: wire name, WebSocket close code, HTTP status, retry or not, and meaning.
 //!
-//! Every refusal of the gateway has one of these (PROTOCOL.md, "Codes"). Clients in other languages take
-//! the table from `spec/codes.json`, which is generated from here (`tests/codes.rs`).
+//! Every refusal of a gateway has one of these codes (PROTOCOL.md, "Codes"). Clients in other languages
+//! take the table from `spec/codes.json`, which is generated from here (`tests/codes.rs`).
 
 /// Whether a request or stream that ended with a code is worth another try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,18 +25,18 @@ impl Retry {
     }
 }
 
-/// A reason that the peer is told, the same on every transport.
+/// The reason for a refusal or for the end of a stream, the same on every transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// An invariant of ours broke; this one connection or request ended.
+    /// An invariant of the gateway broke; it ended this one connection or request.
     Internal,
-    /// The node is going away.
+    /// The node is shutting down.
     Draining,
-    /// The node has no room for this now.
+    /// The node has no capacity for this now.
     Overloaded,
-    /// The token ran out; renew it, then come back.
+    /// The token expired; renew it, then reconnect.
     TokenExpired,
-    /// The reader took nothing for the write timeout, or fell too far behind.
+    /// The reader took no bytes for the write timeout, or fell too far behind the log.
     SlowConsumer,
     /// No pong within the ping timeout.
     PingTimeout,
@@ -44,7 +44,7 @@ pub enum Code {
     TooManyConnections,
     /// Too many requests or handshakes.
     RateLimited,
-    /// No credentials within the time for the first frame.
+    /// No `auth` frame within the time for the first frame.
     AuthTimeout,
     /// Credentials missing or not valid.
     Unauthorized,
@@ -52,31 +52,31 @@ pub enum Code {
     Forbidden,
     /// A frame, header or parameter that breaks the protocol.
     BadFrame,
-    /// The credentials were taken back.
+    /// An operator revoked the credentials.
     Revoked,
-    /// Another connection of the same user took this one's place.
+    /// Another connection of the same user replaced this one.
     Evicted,
-    /// A protocol version or option that this node does not speak.
+    /// A protocol version or option that this node does not support.
     Unsupported,
     /// Over a size limit.
     TooLarge,
-    /// The request is not what the endpoint takes (not JSON, a faulty parameter).
+    /// The request is not one that the endpoint accepts (not JSON, a faulty parameter).
     BadRequest,
     /// No such address.
     NotFound,
-    /// The address does not take this method.
+    /// The address does not support this method.
     MethodNotAllowed,
     /// The id was used for other content within the dedup window.
     IdConflict,
-    /// A content type that the endpoint does not take.
+    /// A content type that the endpoint does not accept.
     UnsupportedMedia,
     /// The request took too long to arrive.
     RequestTimeout,
     /// JSON, but with faulty fields.
     Invalid,
-    /// The dedup window has no room for more ids.
+    /// The dedup window holds as many ids as it may.
     DedupFull,
-    /// The log does not take writes until the node is restarted.
+    /// The log accepts no writes until the node is restarted.
     LogHalted,
     /// Whether the events were stored is not known.
     Unknown,
@@ -145,8 +145,8 @@ impl Code {
         }
     }
 
-    /// The close code that a WebSocket stream ends with; `None` for codes that only HTTP answers
-    /// carry.
+    /// The WebSocket close code (RFC 6455 7.4): 1xxx are registered, 4000 to 4499 are worth another try,
+    /// 4500 to 4999 are final. `None` for codes that only HTTP answers have.
     pub const fn close(self) -> Option<u16> {
         Some(match self {
             Code::Internal => 1011,
@@ -177,7 +177,7 @@ impl Code {
         })
     }
 
-    /// The HTTP status that a request, or an SSE stream before its first frame, is refused with.
+    /// The HTTP status (RFC 9110) that refuses a request, or an SSE stream before its first frame.
     pub const fn status(self) -> u16 {
         match self {
             Code::Internal => 500,
@@ -283,6 +283,43 @@ impl Code {
     /// The code with this wire name.
     pub fn from_name(name: &str) -> Option<Code> {
         Code::ALL.into_iter().find(|code| code.name() == name)
+    }
+}
+
+/// What a `status` frame reports; the stream goes on (PROTOCOL.md, "Frames").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StatusCode {
+    /// The log takes no writes until it has recovered or the node is restarted.
+    LogHalted,
+    /// The log works with difficulty: events may be late.
+    Degraded,
+    /// The log works again.
+    Recovered,
+    /// The reader falls behind.
+    SlowConsumer,
+    /// A token could not be verified now; the stream goes on with the one before.
+    Overloaded,
+}
+
+impl StatusCode {
+    /// Every one of them, in the order of the table.
+    pub const ALL: [StatusCode; 5] = [
+        StatusCode::LogHalted,
+        StatusCode::Degraded,
+        StatusCode::Recovered,
+        StatusCode::SlowConsumer,
+        StatusCode::Overloaded,
+    ];
+
+    /// The name on the wire. A [`Code`] that is reported while the stream goes on keeps its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StatusCode::LogHalted => Code::LogHalted.name(),
+            StatusCode::Degraded => "degraded",
+            StatusCode::Recovered => "recovered",
+            StatusCode::SlowConsumer => Code::SlowConsumer.name(),
+            StatusCode::Overloaded => Code::Overloaded.name(),
+        }
     }
 }
 

@@ -1,15 +1,17 @@
-//! Places in a log: epoch, seq, and the cursor text that carries both.
+//! Positions in a log: epoch, seq, and the cursor text that carries both.
 //!
 //! A cursor is written `<epoch>-<seq>` or `<epoch>-<seq>-<tag>` (R4). Applications treat it as
-//! opaque; clients and this gateway compose it.
+//! opaque; clients and gateways compose it.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-/// The place of an event in its org's log. Rises, need not be dense, stays below 2^53 so that a
-/// JavaScript number holds it exactly.
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// The position of an event in its org's log. It only rises, need not be dense, and stays below 2^53, so
+/// that a JavaScript number holds it exactly.
 pub type Seq = u64;
 
-/// The highest seq that a log may give (2^53 - 1, `Number.MAX_SAFE_INTEGER`).
+/// The highest seq that a log may assign (2^53 - 1, `Number.MAX_SAFE_INTEGER`).
 pub const SEQ_MAX: Seq = (1 << 53) - 1;
 
 const BASE36: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -27,7 +29,7 @@ fn is_token(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
 }
 
-/// One life of a log: a random word, fresh at each start of the log's keeper (R10, R11).
+/// One incarnation of a log: a random word, new at each start of the engine that keeps the log (R10, R11).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Epoch(Arc<str>);
 
@@ -40,7 +42,7 @@ impl Epoch {
         Self(base36(bits, 13).into())
     }
 
-    /// Parses `[0-9a-z]{1,32}`.
+    /// Parses `[0-9a-z]{1,32}`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         is_token(text, 32).then(|| Self(text.into()))
     }
@@ -63,7 +65,8 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// A short hash of the services that a cursor accounts for (R4).
+/// A short hash of the services that a cursor accounts for (R4): 8 base-36 digits (41 bits) of BLAKE3. It
+/// finds a change of filter; it does not protect against forgery, because a cursor grants nothing.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct FilterTag(Arc<str>);
 
@@ -79,7 +82,7 @@ impl FilterTag {
         Self(base36(u64::from_be_bytes(bits) % 36u64.pow(8), 8).into())
     }
 
-    /// Parses `[0-9a-z]{1,16}`.
+    /// Parses `[0-9a-z]{1,16}`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         is_token(text, 16).then(|| Self(text.into()))
     }
@@ -105,22 +108,22 @@ impl fmt::Debug for FilterTag {
 /// A reader's position: all that it may see up to `seq` of `epoch` has been seen.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// The life of the log that `seq` belongs to.
+    /// The incarnation of the log that `seq` belongs to.
     pub epoch: Epoch,
-    /// The last place accounted for.
+    /// The last position accounted for.
     pub seq: Seq,
     /// Which services it accounts for; absent (from a publish answer), it matches any filter.
     pub tag: Option<FilterTag>,
 }
 
-/// The text was not a cursor.
+/// The text is not a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cursor must be <epoch>-<seq> or <epoch>-<seq>-<tag>, as hello, gap or a publish answer gave it")]
 pub struct CursorError;
 
 impl Cursor {
-    /// The grammar as a regular expression (ECMA-262), for descriptions of the API. Of the seqs it
-    /// has those below 10^15: the bound itself, 2^53 - 1, would make it unreadable, and no log gets there.
+    /// The grammar as a regular expression (ECMA-262), for descriptions of the API. It allows seqs below
+    /// 10^15: the exact bound, 2^53 - 1, would make it unreadable, and no log gets there.
     pub const PATTERN: &'static str = "^[0-9a-z]{1,32}-(0|[1-9][0-9]{0,14})(-[0-9a-z]{1,16})?$";
 
     /// A cursor without a filter tag.
@@ -136,7 +139,7 @@ impl FromStr for Cursor {
         let mut parts = text.split('-');
         let epoch = parts.next().and_then(Epoch::parse).ok_or(CursorError)?;
         let digits = parts.next().ok_or(CursorError)?;
-        // `u64::from_str` takes a sign; a leading zero would give one place two texts.
+        // `u64::from_str` accepts a sign, and a leading zero would give one position two texts.
         let canonical =
             digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
         let seq = digits.parse::<Seq>().ok().filter(|seq| canonical && *seq <= SEQ_MAX).ok_or(CursorError)?;
@@ -148,6 +151,34 @@ impl FromStr for Cursor {
             return Err(CursorError);
         }
         Ok(Self { epoch, seq, tag })
+    }
+}
+
+/// Reads a string that `parse` accepts.
+fn deserialize_text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Option<T>,
+    error: impl fmt::Display,
+) -> Result<T, D::Error> {
+    let text = Cow::<str>::deserialize(deserializer)?;
+    parse(&text).ok_or_else(|| D::Error::custom(error))
+}
+
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_text(deserializer, Self::parse, "epoch must be 1 to 32 of 0-9 a-z")
+    }
+}
+
+impl<'de> Deserialize<'de> for FilterTag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_text(deserializer, Self::parse, "filter must be 1 to 16 of 0-9 a-z")
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_text(deserializer, |text| text.parse().ok(), CursorError)
     }
 }
 

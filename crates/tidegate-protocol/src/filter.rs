@@ -1,4 +1,4 @@
-//! Which services a session sees.
+//! Which services a stream shows.
 
 use std::{
     collections::BTreeSet,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::{FilterTag, ServiceName};
 
-/// A set of services, or all. "All" is a filter of its own: it also takes services that nobody has
-/// named yet (R8). A copy shares what it is a copy of.
+/// A set of services, or all. "All" is a filter of its own: it also admits services that nobody has named
+/// yet (R8). A clone shares its memory with the original.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Filter(Arc<Seen>);
 
@@ -30,7 +30,7 @@ impl Filter {
 
     /// These services and no other.
     pub fn only(services: BTreeSet<ServiceName>) -> Self {
-        // Names hold no comma, so the joined text is injective; the prefix keeps it apart from "*".
+        // Names have no comma, so different sets have different texts, and the prefix differs from "*".
         let mut canonical = String::from("=");
         for service in &services {
             canonical.push_str(service.as_str());
@@ -39,7 +39,7 @@ impl Filter {
         Self(Arc::new(Seen { tag: FilterTag::of(&canonical), services: Some(services) }))
     }
 
-    /// Whether events of `service` pass.
+    /// Whether the filter admits events of `service`.
     pub fn admits(&self, service: &ServiceName) -> bool {
         match self.services() {
             None => true,
@@ -47,7 +47,7 @@ impl Filter {
         }
     }
 
-    /// The short hash that cursors carry.
+    /// The short hash of the services that cursors carry.
     pub fn tag(&self) -> &FilterTag {
         &self.0.tag
     }
@@ -57,7 +57,7 @@ impl Filter {
         self.0.services.as_ref()
     }
 
-    /// The services as frames show them: `["*"]` for all.
+    /// The services as `hello` and `gap` name them: `["*"]` for all.
     pub fn names(&self) -> Vec<&str> {
         match self.services() {
             None => vec!["*"],
@@ -65,7 +65,7 @@ impl Filter {
         }
     }
 
-    /// Whether everything that `other` admits passes here too.
+    /// Whether this filter admits all that `other` admits.
     pub fn covers(&self, other: &Filter) -> bool {
         match (self.services(), other.services()) {
             (None, _) => true,

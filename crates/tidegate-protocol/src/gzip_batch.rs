@@ -1,15 +1,17 @@
-//! The inside of a `batch` frame with `compressed` (`?batch=gzip`): base64 and gzip undone, within a bound.
+//! Decodes the `data` of a `batch` frame with `compressed` (`?batch=gzip`): base64 (RFC 4648, section 4) and
+//! gzip (RFC 1952), up to a bound.
 
 use std::io::Read as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::read::GzDecoder;
 
-/// The most that a reader takes out of one: more than any batch or page of a gateway's defaults by far.
+/// The longest text that a reader inflates, in bytes. The largest batch of a gateway with default limits is
+/// far below: 256 KiB for one event, or 64 KiB for several.
 pub const OPENED_BYTES_MAX: usize = 16 << 20;
 
-/// What is in an envelope: `data` of a `batch` frame with `compressed`. `None` where that is not gzip in
-/// base64, not text, or more than [`OPENED_BYTES_MAX`].
+/// The text of the plain `batch` frame in `data`. `None` if that is not gzip in base64, not UTF-8, or more
+/// than [`OPENED_BYTES_MAX`].
 pub fn open(data: &str) -> Option<String> {
     let member = STANDARD.decode(data).ok()?;
     let mut text = String::new();

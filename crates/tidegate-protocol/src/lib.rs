@@ -1,11 +1,39 @@
 //! The wire of Tidegate, for both of its sides: names, cursors, filters, codes, frames, the WebSocket
-//! codec, and what a client does with each frame.
+//! codec, and a client's continuity.
 //!
-//! No IO, no clock, no randomness: bytes and text come in, values go out. What a client needs, and
-//! nothing of a gateway: what a gateway decides is `tidegate-core`. The text that all of this follows is
-//! PROTOCOL.md.
+//! **What it is.** All that a client needs, and that a gateway and its clients must agree on. PROTOCOL.md
+//! is the text that it implements; each item names the section or RFC that it follows.
 //!
-//! Reading order: names and cursors, then what travels, then the client.
+//! **What it is not.** There is no IO, no clock and no randomness: bytes and text go in, values come out, and
+//! time and random numbers are arguments. Nothing here decides anything for a gateway: that is
+//! `tidegate-core`. Sockets, HTTP and TLS are the caller's.
+//!
+//! **Reading order.** [`names`], [`cursor`] and [`filter`], then what travels ([`frame`], [`code`], [`ws`]),
+//! then [`client`].
+//!
+//! # Example
+//!
+//! A client keeps one [`client::StreamReader`] over all its connections and feeds it every frame. Here a
+//! stream resumes from a stored cursor, and one event arrives:
+//!
+//! ```
+//! use tidegate_protocol::{Cursor, client::{StreamReader, Taken}};
+//!
+//! let stored: Cursor = "0k3v9x1m2p4qz-41".parse()?;
+//! let mut reader = StreamReader::new(Some(stored));
+//! reader.connected();
+//! reader.take(r#"{"type":"hello","cursor":"0k3v9x1m2p4qz-41-y3sgfaip","head":42}"#);
+//! match reader.take(r#"{"type":"event","prev":40,"seq":42,"event":"invoice.paid","data":1}"#) {
+//!     Taken::Events(events) => assert_eq!(events.len(), 1),
+//!     Taken::Hole => unreachable!("a client would reconnect with reader.cursor()"),
+//!     other => unreachable!("{other:?}"),
+//! }
+//! assert_eq!(reader.cursor().map(Cursor::to_string).as_deref(), Some("0k3v9x1m2p4qz-42-y3sgfaip"));
+//! # Ok::<(), tidegate_protocol::CursorError>(())
+//! ```
+
+// The crate reads no clock, draws no random number, and iterates in no random order (`clippy.toml`).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod code;
 pub mod cursor;
@@ -21,7 +49,7 @@ pub mod ws;
 pub mod client;
 
 pub use self::time::UnixMillis;
-pub use code::{Code, Retry};
+pub use code::{Code, Retry, StatusCode};
 pub use cursor::{Cursor, CursorError, Epoch, FilterTag, SEQ_MAX, Seq};
 pub use filter::Filter;
 pub use frame::GapReason;

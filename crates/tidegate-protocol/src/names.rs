@@ -1,17 +1,17 @@
-//! The words that name things: parsed once, then never checked again.
+//! Names of orgs, services, users and events: parsed once, then never checked again.
 //!
-//! Each type holds text that is known to obey its grammar (PROTOCOL.md, "Names"). Text outside it
-//! is refused with a sentence that says what would have been right; it is never cleaned up.
+//! Each type holds text that is known to obey its grammar (PROTOCOL.md, "Names"). Other text is refused with
+//! a sentence that states the grammar; it is never cleaned up. A clone shares its memory with the original.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Why a piece of text is not a name: what it should have been.
+/// The text is not a name; the sentence states what it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} must be {rule}")]
 pub struct NameError {
-    /// What was being parsed, as users call it: `org`, `service`, ...
+    /// The kind of name, as users call it: `org`, `service`, ...
     pub kind: &'static str,
     /// The grammar in words.
     pub rule: &'static str,
@@ -54,7 +54,10 @@ macro_rules! name {
             /// The grammar in words.
             pub const RULE: &'static str = $rule;
 
-            /// Parses `text`, or says what it should have been.
+            /// Parses `text`.
+            ///
+            /// # Errors
+            /// [`NameError`] if it is outside the grammar, [`Self::RULE`].
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 if $valid(text) {
                     Ok(Self(text.into()))
@@ -98,13 +101,14 @@ macro_rules! name {
 }
 
 name! {
-    /// A tenant. Its log is its own; nothing crosses from one org to another.
+    /// A tenant. It has a log of its own; nothing crosses from one org to another.
     OrgId, "org", is_label,
     r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$",
     "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
 }
 name! {
-    /// The backend area that an event belongs to (`finance`, `staff`): what grants and filters name.
+    /// The part of the tenant's backend that an event belongs to (`finance`, `staff`). Grants and filters
+    /// name services.
     ServiceName, "service", is_label,
     r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$",
     "1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot"
@@ -135,13 +139,13 @@ name! {
 }
 
 name! {
-    /// Where a CloudEvent comes from, as its publisher names it; with the id it tells events apart.
+    /// `source` of a CloudEvent (1.0.2, "source"): where it comes from. Source and id identify the event.
     Source, "source", is_line,
     r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
     "1 to 1024 bytes of text without control characters"
 }
 name! {
-    /// What a CloudEvent is about, within its source.
+    /// `subject` of a CloudEvent (1.0.2, "subject"): what it is about, within its source.
     Subject, "subject", is_line,
     r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$",
     "1 to 1024 bytes of text without control characters"

@@ -1,6 +1,6 @@
 //! Times and durations as the wire has them: milliseconds since the Unix epoch, and RFC 3339 in UTC.
 //!
-//! No clock is read here; that is the caller's.
+//! Nothing here reads a clock; the caller does.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -12,7 +12,7 @@ pub type UnixMillis = u64;
 
 /// Writes `millis` as RFC 3339 in UTC with milliseconds (`2026-11-24T09:30:00.000Z`).
 pub fn write_rfc3339(out: &mut BytesMut, millis: UnixMillis) {
-    // Past the year 9999 RFC 3339 ends; a clock that far off is shown as the last instant it has.
+    // RFC 3339 ends with the year 9999; a later time is written as its last instant.
     let nanos = i128::from(millis.min(253_402_300_799_999)) * 1_000_000;
     write_datetime(
         out,
@@ -20,7 +20,7 @@ pub fn write_rfc3339(out: &mut BytesMut, millis: UnixMillis) {
     );
 }
 
-/// Writes an instant in UTC, of the years 0 to 9999, in that form.
+/// Writes an instant in UTC as RFC 3339 with milliseconds. Its year must be between 0 and 9999.
 pub fn write_datetime(out: &mut BytesMut, at: OffsetDateTime) {
     // Writing to a `BytesMut` cannot fail.
     let _ = write!(

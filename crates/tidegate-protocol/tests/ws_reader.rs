@@ -51,8 +51,8 @@ type Read = (Vec<Event<'static>>, Option<ReadError>);
 fn read(reader: &mut Reader, bytes: &[u8], pieces: &[usize]) -> Read {
     let (mut events, mut rest) = (Vec::new(), bytes);
     for piece in pieces.iter().cycle() {
-        let (piece, behind) = rest.split_at((*piece).clamp(1, rest.len().max(1)).min(rest.len()));
-        rest = behind;
+        let (piece, after) = rest.split_at((*piece).clamp(1, rest.len().max(1)).min(rest.len()));
+        rest = after;
         let mut piece = piece.to_vec();
         let mut input = &mut piece[..];
         loop {
@@ -141,7 +141,7 @@ fn ws_the_largest_that_limits_let_through() {
 }
 
 #[test]
-fn ws_nothing_is_read_behind_a_close() {
+fn ws_nothing_is_read_after_a_close() {
     let (events, error) = whole(&[fin(8, b"\x03\xE8bye"), fin(1, b"late"), vec![0xFF; 9]].concat());
     assert_eq!(error, None);
     assert_eq!(events, [Event::Close(Close { code: Some(1000), reason: "bye".into() })]);

@@ -1,6 +1,6 @@
-// What the page shows, and nothing of what it decides: that is stream.js.
+// What the page shows. What a stream does is decided in stream.js.
 //
-// Event data is the publishers' word: it reaches the document as text only.
+// Event data is text from publishers: it reaches the document only as text.
 
 import { Link, Stream, parseCursor, formatCursor } from './stream.js';
 
@@ -21,9 +21,9 @@ const END_WORDS = {
   forbidden: 'The token does not allow this',
   token_expired: 'The token has expired',
   revoked: 'The token was revoked',
-  evicted: 'A newer connection of this user took the place',
+  evicted: 'A newer connection of this user replaced this one',
   lost: 'The connection was lost',
-  hole: 'Something did not arrive',
+  hole: 'A frame did not arrive',
   silence: 'The gateway went silent',
   draining: 'The gateway is restarting',
   overloaded: 'The gateway is busy',
@@ -45,14 +45,14 @@ const number = new Intl.NumberFormat('en');
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
 const say = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 
-// ---- What is kept in this tab, so that a reload goes on where it was
+// ---- Stored in this tab, so that a reload continues at the same cursor
 
 const kept = (key) => sessionStorage.getItem(`tidegate.${key}`);
 const keep = (key, value) => {
   try {
     if (value) sessionStorage.setItem(`tidegate.${key}`, value);
     else sessionStorage.removeItem(`tidegate.${key}`);
-  } catch { /* no room: this tab will start at the tail, as a new one does */ }
+  } catch { /* no room: after a reload this tab starts at the tail, like a new one */ }
 };
 const place = () => `cursor/${session.org}/${session.services.join(',')}`;
 const parseServices = (text) => [...new Set(text.split(/[\s,]+/).filter(Boolean))].sort();
@@ -61,7 +61,7 @@ let session = null; // org, token, services, transport
 let link = null;
 let stream = new Stream();
 
-// The fragment never left the browser; it must not stay in the address bar or the history either.
+// Browsers do not send the fragment; it must not stay in the address bar or the history either.
 function takeFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
   if (!given.get('token')) return false;
@@ -71,7 +71,7 @@ function takeFragment() {
   return true;
 }
 
-// `same`: the stream goes on where it stands, over another connection.
+// `same`: the stream continues at its cursor, over another connection.
 function open({ atTail = false, same = false, rows = same ? [...shown, ...queue] : [] } = {}) {
   link?.stop();
   session = null;
@@ -110,7 +110,7 @@ function askForToken(why) {
   $('enter-form').token.focus();
 }
 
-// ---- What the stream says
+// ---- Effects of the stream
 
 const queue = []; // rows that wait for the next animation frame, oldest first
 const shown = []; // the rows in the list, oldest first
@@ -159,7 +159,7 @@ function phaseWords() {
   const seconds = Math.max(0, Math.ceil((stream.retryAt - performance.now()) / 1000));
   switch (stream.phase) {
     case 'live': return ['Live', stream.hello.sync ? `The log syncs as ${stream.hello.sync}` : 'Every event up to the head is here'];
-    case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} places behind the head`];
+    case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} seqs behind the head`];
     case 'waiting': return [`Reconnecting in ${seconds} s`, `${endWords()} · attempt ${stream.attempt}`];
     case 'connecting': return ['Connecting', stream.attempt ? `Attempt ${stream.attempt}` : 'Opening the stream'];
     default: return ['Closed', stream.reason ? `${endWords()} · ${stream.reason.code}` : 'The stream was closed here'];
@@ -180,7 +180,7 @@ function renderState() {
   $('state').dataset.phase = stream.phase;
   say('phase', phase);
   say('why', why);
-  // Said once per change; a countdown read aloud each second helps nobody.
+  // Announced once per change: a countdown read aloud every second helps nobody.
   if (announced !== stream.phase) {
     announced = stream.phase;
     say('announce', stream.phase === 'waiting' ? `Connection lost, reconnecting. ${endWords()}` : `${phase}. ${why}`);
@@ -274,7 +274,7 @@ function drawEvent({ event, live }) {
   const summary = make('summary');
   const chip = make('span', `chip hue-${hueOf(event.service)}`, event.service);
   const data = JSON.stringify(event.data) ?? '';
-  // Ids made of the time differ at their end.
+  // Ids made from the time differ at their end.
   const id = make('span', 'id mono', event.id.length > 16 ? `…${event.id.slice(-14)}` : event.id);
   id.title = event.id;
   const parts = [make('span', 'name', event.event), make('span', 'peek mono', data.slice(0, 200)), id, make('span', 'seq mono', `#${event.seq}`)];
@@ -282,7 +282,7 @@ function drawEvent({ event, live }) {
   if (!live) summary.lastElementChild.append(make('span', 'sr', ', replayed'));
   details.append(summary);
   details.classList.toggle('replayed', !live);
-  // Two hundred trees of JSON that nobody opened would be most of this page's memory.
+  // Two hundred JSON trees that nobody opened would be most of this page's memory.
   details.addEventListener('toggle', () => details.childElementCount === 1 && details.append(drawBody(event)));
   return details;
 }
@@ -302,7 +302,7 @@ function drawBody(event) {
 
 const HUES = 10;
 const hues = new Map();
-// A service keeps its colour from one visit to the next; two share one only when all are taken.
+// A service keeps its colour between visits; two share one only when all are taken.
 function hueOf(service) {
   if (!hues.has(service)) {
     let hue = 0;
@@ -374,7 +374,7 @@ function drawActivity() {
       ink.fillRect(left, 0, step + 0.5, height);
     }
     ink.fillStyle = colour('--tide');
-    // By the square root: a replay of hundreds must not flatten the three a second around it.
+    // Square root scale: a replay of hundreds must not flatten the three per second around it.
     const tall = Math.sqrt(count / top) * (height - 3);
     ink.fillRect(left + step * 0.15, height - tall, step * 0.7, tall);
     if (marks[i] === 'gap' || marks[i] === 'hole') {
@@ -411,7 +411,7 @@ $('filter').addEventListener('submit', (press) => {
 $('transport').addEventListener('change', ({ target }) => {
   save();
   keep('transport', target.value);
-  // The other transport goes on from the same cursor: nothing is shown twice, nothing is left out.
+  // The other transport continues at the same cursor: no event is shown twice or left out.
   if (session) open({ same: true });
 });
 $('pause').addEventListener('click', ({ currentTarget }) => {
@@ -447,7 +447,7 @@ addEventListener('hashchange', () => {
 addEventListener('online', () => link?.wake());
 document.addEventListener('visibilitychange', () => document.hidden || link?.wake());
 addEventListener('resize', () => { if (session) drawActivity(); schedule(); });
-// Browsers cut the sockets of a page that they freeze for the way back; leave in order instead.
+// Browsers cut the sockets of a page that they freeze for the back button; close in order instead.
 addEventListener('pagehide', () => {
   save();
   keep('rows', JSON.stringify([...shown, ...queue].slice(-TAIL)));

@@ -1,8 +1,8 @@
 // The reader's side of a unified stream, for the page that the gateway serves.
 //
-// `Stream` decides: facts in (with their time), effects out; it owns no clock, no socket, no
-// randomness of its own. `Link` carries the effects out over a WebSocket or an EventSource and
-// holds the one timer. Rules R1 to R5 and R14 of PROTOCOL.md are what is implemented here.
+// `Stream` decides: facts (with their time) in, effects out; it has no clock, socket or randomness of its
+// own. `Link` carries the effects out over a WebSocket or an EventSource and holds the one timer. It
+// implements rules R1 to R5 and R14 (docs/rules.md).
 
 import { CODES } from './codes.js';
 
@@ -13,9 +13,9 @@ const DELAY_MIN_MS = 1_000;
 const HINT_MAX_MS = 300_000;
 const STABLE_MS = 10_000; // live this long before the delays start over: accept-then-close must not loop at 1 s
 const HELLO_TIMEOUT_MS = 10_000;
-const PING_INTERVAL_MS = 25_000; // where a hello does not say
+const PING_INTERVAL_MS = 25_000; // if hello has none
 const PING_TIMEOUT_MS = 10_000;
-const LATE_MS = 2_000; // a timer this late means that the page slept; the frames may be waiting behind it
+const LATE_MS = 2_000; // a timer this late means that the page was suspended; frames may be waiting
 const LATE_GRACE_MS = 5_000;
 const KEYS_KEPT_MS = 300_000;
 const KEYS_MAX = 10_000;
@@ -25,11 +25,11 @@ const LATENCIES_MAX = 100;
 export const CLOSE_NAMES = {};
 for (const [name, { close }] of Object.entries(CODES)) if (close !== null) CLOSE_NAMES[close] ??= name;
 
-// `token_expired` asks for a renewed token first. This page was handed one and cannot get another,
-// so for it the code is as final as the rest.
+// `token_expired` asks for a new token first. This page got one token and cannot get another, so here the
+// code is final.
 const FINAL = new Set(Object.keys(CODES).filter((name) => CODES[name].retry !== 'yes'));
 
-/** Whether a stream that ended so must not be tried again. A name decides before a number. */
+/** Whether a stream with this end must not be opened again. A code's name counts before its number. */
 export function isFinal({ code, close, status }) {
   if (code) return FINAL.has(code);
   if (status) return status === 204 || (status >= 400 && status < 500 && status !== 408 && status !== 429);
@@ -37,8 +37,8 @@ export function isFinal({ code, close, status }) {
 }
 
 /**
- * The window a reconnect delay is drawn from, uniformly. Clamping `base ± jitter` instead would put
- * half of all clients on exactly one second. A server's hint moves the lower edge, never under it.
+ * The window from which a reconnect delay is drawn uniformly. Clamping `base ± jitter` instead would put
+ * half of all clients on exactly one second. A hint of the server raises the lower edge, never lowers it.
  */
 export function delayWindow(attempt, hint = 0) {
   const base = DELAYS_MS[Math.min(attempt, DELAYS_MS.length - 1)];
@@ -62,7 +62,7 @@ export function formatCursor({ epoch, seq, tag }) {
  * One stream's state. `phase` is connecting, catching_up, live, waiting or closed.
  *
  * Facts: `start`, `frame`, `closed`, `wake`, `tick`, `stop`. Each takes the monotonic time `now`
- * (and `wall`, epoch ms, where a fact is dated) and returns effects: `open`, `close`, `send`,
+ * (and `wall`, epoch ms, for facts with a date) and returns effects: `open`, `close`, `send`,
  * `event`, `resumed`, `gap`, `hole`, `fault`, `status`.
  */
 export class Stream {
@@ -70,7 +70,7 @@ export class Stream {
   reason = null; // why it is waiting or closed: { code, message }
   cursor = null;
   hello = null; // the last one
-  origin = 0; // where this connection began to account, for showing progress
+  origin = 0; // the seq where this connection began, to show progress
   retryAt = null;
   attempt = 0;
   chain = 0; // grows with each gap of reason `epoch`
@@ -82,18 +82,18 @@ export class Stream {
   lastEventAt = null;
   #random;
   #openedAt = -Infinity;
-  #notBefore = -Infinity; // the server's hint, which no impatience undercuts
+  #notBefore = -Infinity; // the server's hint; no attempt comes earlier
   #liveSince = null;
-  #silentAt = null; // without a frame until then, the peer is gone
+  #silentAt = null; // if no frame comes until then, the connection is dead
   #leaveAt = null;
-  #keys = new Map(); // (service, source, id) -> where and when seen; oldest first
+  #keys = new Map(); // (service, source, id) -> where and when it was seen; oldest first
 
   constructor({ cursor = null, random = Math.random } = {}) {
     this.cursor = cursor;
     this.#random = random;
   }
 
-  /** Opens at once. */
+  /** Opens the stream at once. */
   start(now) {
     this.phase = 'connecting';
     this.retryAt = this.#leaveAt = this.#liveSince = null;
@@ -110,11 +110,11 @@ export class Stream {
     return due.length ? Math.min(...due) : null;
   }
 
-  /** Time has passed. */
+  /** The time `deadline` has come. */
   tick(now, wall) {
     if (this.retryAt !== null && now >= this.retryAt) return this.start(now);
     if (this.#leaveAt !== null && now >= this.#leaveAt) {
-      // The moment to leave was drawn at random already; no second spread.
+      // The moment to leave was drawn at random already, so it is not spread again.
       return this.#lose({ code: 'draining', message: 'the node asked us to move' }, now, wall, DELAY_MIN_MS);
     }
     if (this.#liveSince !== null && now >= this.#liveSince + STABLE_MS) this.attempt = 0;
@@ -128,7 +128,7 @@ export class Stream {
     return [];
   }
 
-  /** The network or the page came back: the next attempt need not wait, but never storms. */
+  /** The network or the page came back: the next attempt may come sooner, but not at once with all others. */
   wake(now) {
     if (this.phase === 'waiting') {
       const soonest = Math.max(now, this.#notBefore, this.#openedAt + DELAY_MIN_MS) + this.#random() * 1000;
@@ -137,7 +137,7 @@ export class Stream {
     return [];
   }
 
-  /** The end: the user's wish, which is no disconnect, or a final `reason`. */
+  /** The end: by the user, which does not count as a disconnect, or with a final `reason`. */
   stop(now, wall, reason = null) {
     if (reason) this.#lost(wall);
     this.retryAt = this.#silentAt = this.#leaveAt = this.#liveSince = null;
@@ -175,7 +175,7 @@ export class Stream {
         return isFinal(frame)
           ? this.stop(now, wall, { code: frame.code, message: frame.message })
           : this.#lose({ code: frame.code, message: frame.message }, now, wall, 0, frame.retry_in_ms);
-      default: return []; // a newer gateway's frame: unknown types are its own affair
+      default: return []; // unknown frames of a newer gateway are ignored
     }
   }
 
@@ -196,12 +196,12 @@ export class Stream {
     };
   }
 
-  // hello says where this connection starts accounting, never the head (R3). Ahead of us without a
-  // gap, something between would be lost in silence. Behind us, what comes again is dropped as seen.
+  // hello says where this connection starts, not where the head is (R3). A start above our cursor without a
+  // gap would lose events silently. A start below it only repeats events, which are dropped.
   #greet(frame, now, wall) {
     const start = parseCursor(frame.cursor);
     if (!start || (this.cursor && start.seq > this.cursor.seq)) {
-      return this.#fault(`hello starts at ${frame.cursor}, we stand at ${this.cursor?.seq}`, now, wall);
+      return this.#fault(`hello starts at ${frame.cursor}, our cursor is ${this.cursor?.seq}`, now, wall);
     }
     const resumed = this.cursor !== null;
     this.cursor = resumed ? { ...start, seq: this.cursor.seq } : start;
@@ -212,12 +212,12 @@ export class Stream {
     this.offset = -Infinity; // another node, another clock
     this.#setClock(frame.server_time, wall);
     this.#listen(now);
-    this.#level(now);
+    this.#checkCaughtUp(now);
     return resumed ? [{ do: 'resumed', from: this.cursor.seq, head: frame.head }] : [];
   }
 
-  // R2: after a change of epoch the new seqs may be lower than ours; within one life of the log we
-  // never step back. What lies before its `prev` got lost on the way and is to be had by resuming.
+  // R2: after a change of epoch the new seqs may be lower than ours; within one epoch the cursor never goes
+  // back. Events before `prev` were lost on the way, and come by resuming.
   #gap(frame, now, wall) {
     const from = this.cursor.seq;
     if (frame.prev > from) return this.#hole(frame.prev, now, wall);
@@ -226,7 +226,7 @@ export class Stream {
     this.cursor = { epoch: frame.epoch, seq, tag: frame.filter ?? this.cursor.tag ?? null };
     if (fresh) this.chain += 1;
     this.counts.gaps += 1;
-    this.#level(now);
+    this.#checkCaughtUp(now);
     return [{ do: 'gap', reason: frame.reason, from: frame.prev, to: frame.seq, epoch: frame.epoch, count: frame.count ?? null }];
   }
 
@@ -239,7 +239,7 @@ export class Stream {
 
   #advance({ prev, seq }, events, now, wall) {
     const at = this.cursor.seq;
-    if (!(prev <= seq) || !Array.isArray(events)) return this.#fault('a frame does not say what it follows', now, wall);
+    if (!(prev <= seq) || !Array.isArray(events)) return this.#fault('a frame has no valid prev, seq or events', now, wall);
     if (prev > at) return this.#hole(prev, now, wall);
     const effects = [];
     for (const event of events) {
@@ -247,19 +247,18 @@ export class Stream {
       else effects.push({ do: 'event', event, live: this.#count(event, wall) });
     }
     if (seq > at) this.cursor = { ...this.cursor, seq };
-    this.#level(now);
+    this.#checkCaughtUp(now);
     return effects;
   }
 
-  // Every stamp was made before it arrived, so the least delayed one is nearest to the truth. A late
-  // one changes nothing; hello alone can be late by all that a page does while it loads.
+  // Every timestamp was made before it arrived, so the least delayed one is nearest to the truth, and a late
+  // one changes nothing. hello alone can be late by everything that a page does while it loads.
   #setClock(stamp, wall) {
     const offset = Date.parse(stamp) - wall;
     if (offset > this.offset) this.offset = offset;
   }
 
-  // Latency is measured on what happens now: after lunch a replayed event is an hour old (and the
-  // gateway's speed no worse).
+  // Latency is measured only on live events: a replayed one may be an hour old.
   #count(event, wall) {
     const live = event.seq > this.hello.head;
     this.counts.events += 1;
@@ -273,8 +272,8 @@ export class Stream {
     return live;
   }
 
-  // Within one chain of epochs the cursor alone decides. Across a break the same event may come
-  // under a new seq; it is the same one only if both were appended within the window (R14).
+  // Without a change of epoch, the cursor alone decides. After one, the same event may come under a new seq;
+  // it is the same only if both were appended within the window (R14).
   #sameAgain(event, now) {
     const key = JSON.stringify([event.service, event.source ?? '', event.id]);
     const appended = Date.parse(event.timestamp);
@@ -294,7 +293,7 @@ export class Stream {
     this.#silentAt = now + (this.hello.ping_interval_ms ?? PING_INTERVAL_MS) + PING_TIMEOUT_MS;
   }
 
-  #level(now) {
+  #checkCaughtUp(now) {
     this.phase = this.cursor.seq >= this.hello.head ? 'live' : 'catching_up';
     if (this.phase !== 'live') this.#liveSince = null;
     else this.#liveSince ??= now;
@@ -342,8 +341,8 @@ function openWebSocket(target, sink) {
   return { send: (frame) => socket.send(JSON.stringify(frame)), close: () => socket.close(1000) };
 }
 
-// EventSource would retry by itself, with its first address: two loops of retries. It is closed at
-// its first error and ours goes on. It hides the status of a refusal, so that is asked for once.
+// EventSource would reconnect by itself, with its first address, beside our own reconnects. So it is closed
+// at its first error. It hides the status of a refusal, so the status is requested once.
 function openEventSource(target, sink) {
   const url = streamUrl(location.origin, target);
   const source = new EventSource(url);
@@ -402,7 +401,7 @@ export class Link {
     this.#on({ do: 'changed' });
   }
 
-  // A late word from a transport that was left must not end the one that followed it.
+  // A late event from an old transport must not end its successor.
   #open(cursor) {
     this.#close();
     const current = (act) => (fact) => {
@@ -419,7 +418,7 @@ export class Link {
     try {
       transport = this.#transport = open({ ...this.#target, cursor }, sink);
     } catch {
-      // Only a token or an org that cannot stand in a request gets here.
+      // Only a token or an org that no request can carry gets here.
       this.#run(this.stream.stop(performance.now(), Date.now(), { code: 'bad_request', message: 'the token or org is malformed' }));
     }
   }

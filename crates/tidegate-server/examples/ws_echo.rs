@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tidegate_core::deflate::compress_alone;
 use tidegate_protocol::ws::{self, Event, Limits, Reader};
 use tidegate_server::transport::{
-    guarded::{Guarded, Patience},
+    guarded::{Guarded, Timeouts},
     socket::{self, Leftover, ReadFault, Taken},
     upgrade::{Switched, Upgrade},
 };
@@ -26,7 +26,7 @@ use tokio::{
 const LIMITS: Limits = Limits { message_bytes_max: 32 << 20, message_fragments_max: 1 << 17, deflate: false };
 
 /// Longer than the suite's slowest cases take.
-const PATIENCE: Patience = Patience { head: Duration::from_secs(10), write: Duration::from_secs(33) };
+const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(10), write: Duration::from_secs(33) };
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -36,7 +36,7 @@ async fn main() -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
-            let stream = Guarded::new(stream, Default::default(), PATIENCE);
+            let stream = Guarded::new(stream, Default::default(), TIMEOUTS);
             let served = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service_fn(|request| async { answer(request) }))
                 .with_upgrades();

@@ -1,7 +1,7 @@
-//! The life of a node: what the commands `serve` and `dev` hand over to.
+//! The lifecycle of a node, for the commands `serve` and `dev`.
 //!
-//! Bind, start the log and the workers, accept, sweep; on the first signal drain, on the second
-//! leave.
+//! It binds the ports, opens the log, starts the workers, then accepts and sweeps. The first signal starts
+//! the drain; a second one stops at once.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -41,9 +41,9 @@ pub struct Start {
     pub tokens: TokenVerifier,
     /// Verifies publishers' API keys.
     pub publishers: Publishers,
-    /// What the configuration was read from, to be read again.
+    /// The sources of the configuration, to be reread.
     pub sources: Sources,
-    /// Who started it, and what that adds.
+    /// The command that started the node.
     pub mode: RunMode,
 }
 
@@ -54,17 +54,17 @@ pub enum RunMode {
     Serve,
     /// `tidegate dev`.
     Dev {
-        /// The development org, token and key; announces the address once it is bound.
+        /// The development org, token and key. It prints the address once the port is bound.
         session: Box<DevSession>,
-        /// Whether events are made up, for something to be seen.
+        /// Whether to publish made-up events.
         feed: bool,
     },
 }
 
-/// How a node ended that had started.
+/// How a node ended, if it had started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Asked to by SIGTERM, and everything was drained: exit code 0.
+    /// Stopped by SIGTERM after a drain: exit code 0.
     Drained,
     /// Interrupted from the keyboard: exit code 130.
     Interrupted,
@@ -73,8 +73,12 @@ pub enum Ended {
 /// How often tails and logs are swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// What a socket takes that is not on its way yet.
+/// How many unsent bytes a socket accepts.
 const NOTSENT_BYTES: u32 = 32 << 10;
+
+/// How long the disk engine remembers an org that holds no events: a client that comes back within a week
+/// goes on in the epoch that it knows.
+const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
@@ -88,7 +92,7 @@ pub fn run(start: Start) -> anyhow::Result<Ended> {
         .build()
         .context("start the runtime")?;
     let ended = runtime.block_on(serve(start));
-    // Reads of the log that nobody waits for any more.
+    // Does not wait for reads of the log that nobody needs any more.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
@@ -96,9 +100,9 @@ pub fn run(start: Start) -> anyhow::Result<Ended> {
 async fn serve(start: Start) -> anyhow::Result<Ended> {
     let Start { loaded, tokens, publishers, sources, mode } = start;
     let config = loaded.config.clone();
-    // Before anything else, so that no signal is missed while starting.
+    // Before anything else, so that no signal is lost during the start.
     let mut signals = Signals::listen()?;
-    // Of a terminal that is closed, to `dev`: the default, which ends it, is right.
+    // In `dev`, SIGHUP comes from a closed terminal, and the default (exit) is right.
     let hangup = match mode {
         RunMode::Serve => Some(signal(SignalKind::hangup()).context("listen for SIGHUP")?),
         RunMode::Dev { .. } => None,
@@ -113,7 +117,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     let metrics = Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone()));
     let engine = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
-        // Recovery reads files; it has the thread to itself.
+        // Recovery reads files. Nothing else runs on this thread yet.
         tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics))
             .await?
             .context("open the log")?
@@ -154,8 +158,8 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     }
 
     let ended = signals.next().await;
-    tracing::info!(window = ?node.config().drain.window, "drain; a second signal leaves at once");
-    // The service manager hears of no reload behind the word that the node stops.
+    tracing::info!(window = ?node.config().drain.window, "drain; a second signal stops at once");
+    // The service manager must not get a reload message after the message that the node stops.
     if let Some(rereads) = rereads {
         rereads.abort();
         drop(rereads.await);
@@ -164,7 +168,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
     node.draining.send_replace(Some(Instant::now()));
     tokio::select! {
         () = drained(&node) => {}
-        _ = signals.next() => tracing::warn!("leave at once"),
+        _ = signals.next() => tracing::warn!("stop at once"),
     }
     accept.abort();
     watchdog.abort();
@@ -172,7 +176,7 @@ async fn serve(start: Start) -> anyhow::Result<Ended> {
         feed.abort();
     }
     let closing = node.clone();
-    // The log last: what was acknowledged is synced already; this marks the stop as clean.
+    // The log stops last. Acknowledged events are synced already; this marks the stop as clean.
     tokio::task::spawn_blocking(move || closing.engine.close()).await?;
     // The last answers are on their way to their sockets.
     let deadline = tokio::time::Instant::now() + FLUSH_GRACE;
@@ -193,7 +197,7 @@ fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
         let kind = (socket2::Type::STREAM, Some(socket2::Protocol::TCP));
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind.0, kind.1)?;
-        // A restart must not wait for the last run's connections to be forgotten (TIME_WAIT).
+        // A restart must not wait until the kernel forgets the connections of the last run (TIME_WAIT).
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(4096)?;
@@ -214,8 +218,36 @@ fn engine(
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    let around = Hooks { feed: hub, clock, observer: metrics };
-    let local = LocalOptions {
+    let hooks = Hooks { feed: hub, clock, observer: metrics };
+    Ok(match config.log.engine {
+        LogEngine::Memory => Arc::new(LocalEngine::memory(memory_options(config), hooks)?),
+        LogEngine::Disk => {
+            let options = DiskOptions {
+                local: local_options(config),
+                dir: config.log.dir.clone(),
+                sync_always: config.log.sync == LogSync::Always,
+                retention: config.log.retention,
+                max_bytes: config.log.max_bytes.bytes() as u64,
+                bucket: None,
+                forget_after: FORGET_AFTER,
+            };
+            Arc::new(LocalEngine::disk(options, hooks)?)
+        }
+    })
+}
+
+/// The settings of the memory engine.
+pub fn memory_options(config: &Config) -> MemoryOptions {
+    MemoryOptions {
+        local: local_options(config),
+        window: config.tail.window,
+        // Tails hold the same events: one budget for both.
+        max_bytes: config.log.max_bytes.bytes().min(config.tail.max_bytes.bytes()) as u64,
+    }
+}
+
+fn local_options(config: &Config) -> LocalOptions {
+    LocalOptions {
         dedup_window: config.dedup.window,
         dedup_max_entries: config.dedup.max_entries,
         dedup_max_entries_per_org: config.dedup.max_entries_per_org,
@@ -223,48 +255,25 @@ fn engine(
         queue_requests_max: config.limits.publishes_in_flight,
         // What each event holds beside its bytes comes on top, so that one request always fits.
         queue_bytes_max: config.limits.publish_queue_bytes.bytes() + config.limits.events_per_batch * 512,
-        ..LocalOptions::default()
-    };
-    let max_bytes = config.log.max_bytes.bytes() as u64;
-    Ok(match config.log.engine {
-        LogEngine::Memory => Arc::new(LocalEngine::memory(
-            // Tails hold the same events: one budget for both.
-            MemoryOptions {
-                local,
-                window: config.tail.window,
-                max_bytes: max_bytes.min(config.tail.max_bytes.bytes() as u64),
-            },
-            around,
-        )?),
-        LogEngine::Disk => {
-            let options = DiskOptions {
-                local,
-                sync_always: config.log.sync == LogSync::Always,
-                retention: config.log.retention,
-                max_bytes,
-                ..DiskOptions::new(&config.log.dir)
-            };
-            Arc::new(LocalEngine::disk(options, around)?)
-        }
-    })
+    }
 }
 
-/// Accepts connections and hands them to the workers in turn.
+/// Accepts connections and distributes them over the workers in turn.
 async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<WorkerThread>>) {
     let mut turn = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, mostly: wait for some to come back rather than spin.
+                // Usually out of file descriptors: wait for some to become free instead of spinning.
                 tracing::warn!(%error, "accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let Some(place) = node.take_socket() else {
+        let Some(socket) = node.take_socket() else {
             node.metrics.refusal(config_key!(limits.connections));
-            tracing::warn!(%peer, "drop a connection: there are as many sockets as there may be");
+            tracing::warn!(%peer, "drop a connection: the maximum of open sockets is reached");
             continue;
         };
         let stream = match stream.into_std() {
@@ -274,14 +283,14 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
                 continue;
             }
         };
-        // What the kernel holds back for a slow reader is lag that nobody sees: it takes this much that
-        // it cannot send yet, and no more.
+        // Data in the kernel's buffers is lag that nobody sees, so the kernel accepts only this much that it
+        // cannot send yet.
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_BYTES) {
             tracing::debug!(%error, "set TCP_NOTSENT_LOWAT");
         }
         turn = (turn + 1) % workers.len();
-        // A worker with a full hall gets no more; the next one may have room, else the socket closes.
-        let accepted = Accepted { stream, peer, place };
+        // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
+        let accepted = Accepted { stream, peer, slot: socket };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
         {
@@ -290,7 +299,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
     }
 }
 
-/// Reads the configuration again at each SIGHUP, one after another.
+/// Rereads the configuration at each SIGHUP, one reread at a time.
 async fn reread_on(
     mut hangup: Signal,
     node: Arc<Node>,
@@ -306,12 +315,12 @@ async fn reread_on(
     }
 }
 
-/// Reads the configuration again and takes over what may change while the node runs; all of it, or
-/// nothing where anything is wrong. What the node runs with from then on.
+/// Rereads the configuration and applies what may change while the node runs: all of it, or nothing if
+/// anything is wrong. Returns the configuration that the node runs with from then on.
 async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
     let read = {
         let (sources, running) = (sources.clone(), running.clone());
-        // It reads files; nobody waits for those here.
+        // It reads files, so it runs on the blocking pool.
         tokio::task::spawn_blocking(move || config::reread(&sources, &running)).await
     };
     let Reread { loaded, changed, waiting } = match read {
@@ -328,7 +337,7 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
             return running;
         }
     };
-    // Also where nothing is new: keys are fetched anew then.
+    // Even if nothing has changed: this fetches the issuers' keys again.
     node.reconfigure(loaded.config.clone());
     node.metrics.config_reread(RereadOutcome::Taken);
     tracing::info!(changed = changed.join(", "), "the configuration is taken over");
@@ -338,7 +347,7 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
     loaded
 }
 
-/// Sweeps tails and logs each minute, and when the tails are over their budget.
+/// Sweeps tails and logs every minute, and when the tails are over their budget.
 async fn sweep(node: Arc<Node>) {
     let mut minute = tokio::time::interval(SWEEP);
     loop {
@@ -358,13 +367,13 @@ async fn sweep(node: Arc<Node>) {
     }
 }
 
-/// Tells the service manager that the node lives, as long as every worker turns. A disk that hangs is
-/// no reason to start again: `/readyz` and the publishers' answers say that.
+/// Notifies the service manager's watchdog as long as every worker makes progress. A hanging disk is no
+/// reason to restart: `/readyz` and the answers to publishers report it.
 async fn watchdog(workers: Arc<Vec<WorkerThread>>) {
     let Some(interval) = systemd::watchdog_interval() else { return };
     let mut look = tokio::time::interval(interval);
     let mut before = vec![0; workers.len()];
-    // The first comes at once, before a worker can have turned.
+    // The first tick comes at once, before a worker can have made progress.
     look.tick().await;
     loop {
         look.tick().await;
@@ -373,11 +382,7 @@ async fn watchdog(workers: Arc<Vec<WorkerThread>>) {
             before = turns;
             systemd::alive();
         } else {
-            tracing::warn!(
-                ?before,
-                ?turns,
-                "a worker does not turn; the service manager is not told that all is well"
-            );
+            tracing::warn!(?before, ?turns, "a worker makes no progress; the watchdog is not notified");
         }
     }
 }
@@ -386,8 +391,8 @@ fn have_all_turned(before: &[u64], now: &[u64]) -> bool {
     before.iter().zip(now).all(|(before, now)| now > before)
 }
 
-/// Waits until every stream has gone and every publish that was let in is answered, or the drain
-/// window and its grace are over.
+/// Waits until every stream has ended and every admitted publish is answered, or until the drain window and
+/// its grace are over.
 async fn drained(node: &Node) {
     let config = node.config();
     let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
@@ -398,7 +403,7 @@ async fn drained(node: &Node) {
     }
 }
 
-/// Publishes the made-up day of an imaginary company, as a publisher's request would.
+/// Publishes the made-up events of an imaginary company, as a publisher's request would.
 async fn run_feed(node: Arc<Node>, org: OrgId) {
     let mut feed = Feed::new(random());
     loop {

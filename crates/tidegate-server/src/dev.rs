@@ -1,7 +1,7 @@
-//! The development directory: what `tidegate dev` makes once and finds again.
+//! The development directory, which `tidegate dev` creates once and finds again.
 //!
-//! One file of it, `dev.toml` (0600), holds what production never keeps in plain: a secret, a token, a
-//! publish key. The feed of made-up events is not here.
+//! Its file `dev.toml` (0600) holds in plain text what production never does: a secret, a token, a publish
+//! key. The made-up events are in `feed`.
 
 use std::{
     io::{self, Write},
@@ -17,27 +17,27 @@ use crate::{
     config::{Config, Sources},
 };
 
-/// Where `dev` keeps its things unless told otherwise.
+/// Where `dev` keeps its files by default.
 pub const DEFAULT_DIR: &str = ".tidegate-dev";
 const ORG: &str = "dev";
 const USER: &str = "dev";
 const YEAR_MILLIS: u64 = 365 * 86_400_000;
 
-/// What the directory keeps, and what other commands take from it.
+/// The content of `dev.toml`, which other commands read too.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
     /// The development org.
     pub org: OrgId,
-    /// Signs the token.
+    /// The secret that signs the token.
     secret: String,
-    /// Reads all services; made at the first start.
+    /// A token for all services; made at the first start.
     pub token: Option<String>,
-    /// Publishes to all services; made at the first start.
+    /// A publish key for all services; made at the first start.
     pub publish_key: Option<String>,
-    /// Where the last run listened.
+    /// The address of the last run.
     pub url: Option<String>,
-    /// Where its operators' listener was.
+    /// The address of its operators' listener.
     pub admin_url: Option<String>,
 }
 
@@ -47,15 +47,15 @@ pub enum DevError {
     /// The file system refused.
     #[error("{action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The action, as a verb.
         action: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// `dev.toml` is not what `dev` wrote.
-    #[error("read {}: {reason}; remove the file to start afresh", path.display())]
+    /// `dev.toml` was not written by `dev`.
+    #[error("read {}: {reason}; remove the file to start again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -68,17 +68,17 @@ pub enum DevError {
     /// No token could be made.
     #[error(transparent)]
     Mint(#[from] MintError),
-    /// The configuration has public keys alone.
+    /// The configuration has only public keys.
     #[error(
-        "auth.keys has no secret (HS256), which `tidegate dev` needs to make its token; leave auth.keys out, and it brings its own"
+        "auth.keys has no secret (HS256), which `tidegate dev` needs to make its token; without auth.keys it uses its own"
     )]
     NoSecret,
-    /// The configuration would let strangers in.
+    /// The configuration would let other machines connect.
     #[error(
-        "{key}: \"{address}\" is not on loopback; `tidegate dev` hands out its token to everybody who can connect, so it stays there (`tidegate serve` is for others)"
+        "{key}: \"{address}\" is not on loopback; `tidegate dev` gives its token to everyone who can connect, so it must be (`tidegate serve` is for others)"
     )]
     NotLoopback {
-        /// Which key.
+        /// The configuration key.
         key: &'static str,
         /// Its value.
         address: std::net::SocketAddr,
@@ -91,7 +91,7 @@ pub struct DevDir {
     saved: Saved,
 }
 
-/// A development run: its org, token and key are good for the configuration it was made with.
+/// A development run. Its org, token and key are valid for the configuration it was made with.
 pub struct DevSession {
     dir: PathBuf,
     saved: Saved,
@@ -118,7 +118,7 @@ fn file_of(dir: &Path) -> PathBuf {
 fn read(dir: &Path) -> Result<Option<Saved>, DevError> {
     let path = file_of(dir);
     match std::fs::read_to_string(&path) {
-        // The text holds secrets, so only the parser's words go into the error, never the line.
+        // The file holds secrets, so the error has only the parser's message, never the line.
         Ok(text) => toml::from_str(&text)
             .map(Some)
             .map_err(|error| DevError::Malformed { path, reason: error.message().to_owned() }),
@@ -137,14 +137,14 @@ fn write(dir: &Path, saved: &Saved) -> Result<(), DevError> {
 }
 
 impl Saved {
-    /// What a `dev` directory keeps; `None` where there is none.
+    /// The content of a `dev` directory; `None` if there is none.
     pub fn find(dir: &Path) -> Result<Option<Self>, DevError> {
         read(dir)
     }
 }
 
 impl DevDir {
-    /// Opens `dir`, or makes it.
+    /// Opens `dir`, or creates it.
     pub fn open(dir: PathBuf) -> Result<Self, DevError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
@@ -154,7 +154,7 @@ impl DevDir {
         if let Some(saved) = read(&dir)? {
             return Ok(Self { dir, saved });
         }
-        // It lies in the middle of somebody's project, and must not be committed there.
+        // The directory is inside somebody's project and must not be committed.
         let ignore = dir.join(".gitignore");
         std::fs::write(&ignore, "*\n").map_err(io("write", &ignore))?;
         let mut random = [0u8; 32];
@@ -168,7 +168,7 @@ impl DevDir {
         Ok(Self { dir, saved })
     }
 
-    /// What a development gateway is told in place of the defaults; files and flags still win.
+    /// Settings of a development gateway that replace the defaults; files and flags still win.
     pub fn configure(&self, sources: &mut Sources) {
         sources.command("dev", "listen.public", "127.0.0.1:8080");
         sources.command("dev", "listen.admin", "127.0.0.1:8081");
@@ -184,7 +184,7 @@ impl DevDir {
         );
     }
 
-    /// Makes sure that the token and the publish key are good for `config`, making those that are not.
+    /// Makes sure that the token and the publish key are valid for `config`, and makes new ones if not.
     pub fn prepare(mut self, config: &Config, json: bool, now: UnixMillis) -> Result<DevSession, DevError> {
         for (key, address) in [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)]
         {
@@ -202,7 +202,7 @@ impl DevDir {
             None => keys.create(org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?.plain,
         };
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
-        // With days to spare, so that it does not end in the middle of a session.
+        // With days to spare, so that it does not expire during a session.
         let soon = now + YEAR_MILLIS / 12;
         let good = |token: &String| {
             tokens.verify_at_hand(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok())
@@ -246,8 +246,7 @@ impl DevSession {
         &self.publish_key
     }
 
-    /// Says on standard output that the gateway serves, and where; other commands find it in the
-    /// directory.
+    /// Prints that the gateway is running, and where; stores the address in the directory for other commands.
     pub fn announce(&mut self, url: &str, admin_url: &str) -> Result<(), DevError> {
         self.saved.url = Some(url.to_owned());
         self.saved.admin_url = Some(admin_url.to_owned());
@@ -259,12 +258,12 @@ impl DevSession {
             })
             .to_string()
         } else {
-            // Other commands look in the usual place by themselves.
+            // Other commands look in the default directory by themselves.
             let at = match self.dir == Path::new(DEFAULT_DIR) {
                 true => String::new(),
                 false => format!(" --data-dir '{}'", self.dir.display()),
             };
-            // The page takes the token out of the fragment, which no browser sends anywhere.
+            // The token is in the fragment, which browsers do not send.
             format!(
                 "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}\n  Operators {admin_url}/metrics\n  Org       {org}\n\n  \
                  Try: tidegate publish{at} --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \

@@ -1,7 +1,7 @@
-//! The tails of a node's orgs: where what an engine commits meets the workers that have readers.
+//! The tails of a node's orgs: what an engine commits goes from here to the workers that have readers.
 //!
-//! The engine feeds it in seq order (R13); it calls each worker that has readers of the org, once.
-//! Full batches are sealed here, others by the round that serves them. It sends nothing itself.
+//! The engine feeds it in seq order (R13); it notifies each worker that has readers of the org, once.
+//! Full batches are sealed here, others by the fan-out pass that serves them. It sends nothing itself.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -33,7 +33,7 @@ pub struct Org {
 #[derive(Debug, Default)]
 struct Presence {
     readers: AtomicUsize,
-    is_called: AtomicBool,
+    is_notified: AtomicBool,
 }
 
 impl Org {
@@ -42,13 +42,13 @@ impl Org {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its compressors. Never asked for with the tail locked.
+    /// Its compressors. The tail must not be locked meanwhile.
     pub fn generations(&self) -> MutexGuard<'_, Generations> {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that a reader on `worker` will want calls from now on. Comes before the look at the tail
-    /// that finds it level: a commit behind that look then finds this.
+    /// Counts a reader on `worker`, which is notified from now on. Call this before the final look at the
+    /// tail, or a commit in between is missed.
     pub fn arrive(&self, worker: usize) {
         self.workers[worker].readers.fetch_add(1, Ordering::SeqCst);
     }
@@ -63,35 +63,35 @@ impl Org {
     }
 }
 
-/// The orgs that have news for one worker.
+/// The orgs that have new events for one worker.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub struct Notifications {
     orgs: Mutex<Vec<Arc<Org>>>,
-    bell: Notify,
+    has_orgs: Notify,
 }
 
-impl Calls {
-    fn call(&self, worker: usize, org: &Arc<Org>) {
-        // Queued already: the round to come takes the news along.
-        if !org.workers[worker].is_called.swap(true, Ordering::SeqCst) {
+impl Notifications {
+    fn notify(&self, worker: usize, org: &Arc<Org>) {
+        // If it is queued already, the next pass takes these events along.
+        if !org.workers[worker].is_notified.swap(true, Ordering::SeqCst) {
             self.orgs.lock().unwrap_or_else(PoisonError::into_inner).push(org.clone());
-            self.bell.notify_one();
+            self.has_orgs.notify_one();
         }
     }
 
-    /// Takes the orgs that have news. At most one entry per org.
+    /// Takes the orgs that have new events, each once.
     pub fn take(&self, worker: usize) -> Vec<Arc<Org>> {
         let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
         for org in &orgs {
-            // Before the tail is looked at, so that later news calls again.
-            org.workers[worker].is_called.store(false, Ordering::SeqCst);
+            // Before the worker looks at the tail, so that a later commit notifies again.
+            org.workers[worker].is_notified.store(false, Ordering::SeqCst);
         }
         orgs
     }
 
-    /// Waits for news.
-    pub async fn ring(&self) {
-        self.bell.notified().await;
+    /// Waits until an org has new events.
+    pub async fn notified(&self) {
+        self.has_orgs.notified().await;
     }
 }
 
@@ -106,7 +106,7 @@ pub struct HubLimits {
     pub org_bytes: usize,
     /// When a batch is full.
     pub batch: BatchLimits,
-    /// Compressors at a time, over all orgs.
+    /// Compressors at the same time, over all orgs.
     pub contexts: usize,
 }
 
@@ -116,7 +116,7 @@ pub struct Hub {
     budget: Arc<Budget>,
     limits: HubLimits,
     clock: Arc<dyn Clock>,
-    calls: Vec<Arc<Calls>>,
+    notifications: Vec<Arc<Notifications>>,
     over: Notify,
     contexts: Arc<Contexts>,
 }
@@ -129,7 +129,7 @@ impl Hub {
             budget: Arc::default(),
             limits,
             clock,
-            calls: (0..workers).map(|_| Arc::default()).collect(),
+            notifications: (0..workers).map(|_| Arc::default()).collect(),
             over: Notify::new(),
             contexts: Arc::new(Contexts::new(limits.contexts)),
         }
@@ -145,9 +145,9 @@ impl Hub {
         &self.contexts
     }
 
-    /// The calls for `worker`.
-    pub fn calls(&self, worker: usize) -> Arc<Calls> {
-        self.calls[worker].clone()
+    /// The notifications for `worker`.
+    pub fn notifications(&self, worker: usize) -> Arc<Notifications> {
+        self.notifications[worker].clone()
     }
 
     /// How many orgs have a tail.
@@ -164,8 +164,8 @@ impl Hub {
         self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The org, with an empty tail at `head` where it has none. A `head` that is out of date when the
-    /// next commit comes is put right by it.
+    /// The org, with an empty tail at `head` if it has none. If `head` is out of date by then, the next
+    /// commit corrects it.
     pub fn org(&self, id: &OrgId, head: Seq) -> Arc<Org> {
         match self.lock().entry(id.clone()) {
             Entry::Occupied(entry) => entry.get().clone(),
@@ -174,26 +174,26 @@ impl Hub {
                     id: id.clone(),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
                     generations: Mutex::new(Generations::new(self.contexts.clone())),
-                    workers: self.calls.iter().map(|_| Presence::default()).collect(),
+                    workers: self.notifications.iter().map(|_| Presence::default()).collect(),
                 }))
                 .clone(),
         }
     }
 
-    /// Drops what is past the window, then, over all tails, the oldest past the budget, and forgets
-    /// orgs that have neither batches nor readers.
+    /// Drops what is older than the window, forgets orgs that have neither batches nor readers, and brings
+    /// all tails under the budget.
     pub fn sweep(&self) {
         let oldest_kept = self.clock.now().saturating_sub(millis(self.limits.window));
         self.lock().retain(|_, org| {
             org.generations().sweep();
             let is_empty = {
                 let mut tail = org.tail();
-                // Left open by the last reader that went.
+                // The last reader that went may have left events open.
                 tail.seal(self.clock.now());
                 tail.drop_before(oldest_kept);
                 tail.is_empty()
             };
-            // Whoever holds the org has it from this map: with the map locked, nobody gets it now.
+            // Everybody who holds the org got it from this map, and with the map locked nobody can.
             !is_empty || Arc::strong_count(org) > 1
         });
         self.shrink();
@@ -230,7 +230,7 @@ impl Feed for Hub {
             let mut tail = org.tail();
             tail.push(prev, events, now, self.limits.batch);
             if !org.has_readers() {
-                // No round will come. A reader that comes meanwhile seals what it finds open itself.
+                // No pass will come. A reader that comes meanwhile has what is open served by a pass.
                 tail.seal(now);
             }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
@@ -239,18 +239,14 @@ impl Feed for Hub {
                 tail.drop_oldest();
             }
             if is_over() {
-                // Other tails hold it. They are looked at off the log's thread.
+                // Other tails hold the memory. They are shortened on another thread than the log's.
                 self.over.notify_one();
             }
         }
-        for (worker, calls) in self.calls.iter().enumerate() {
+        for (worker, notifications) in self.notifications.iter().enumerate() {
             if org.workers[worker].readers.load(Ordering::SeqCst) > 0 {
-                calls.call(worker, &org);
+                notifications.notify(worker, &org);
             }
         }
-    }
-
-    fn has_readers(&self, id: &OrgId) -> bool {
-        self.lock().get(id).is_some_and(|org| org.has_readers())
     }
 }

@@ -1,7 +1,7 @@
-//! The Tidegate node: everything that touches the world.
+//! The Tidegate node: everything that does IO.
 //!
-//! Reading order: how a node starts and what it is made of, how events get in and are kept, how they
-//! get out, and what stands around it.
+//! The modules in reading order: how a node starts and its parts, how events get in and are kept, how they
+//! get out, what surrounds that.
 
 pub mod app;
 pub mod cli;
@@ -26,4 +26,5 @@ pub mod systemd;
 
 pub mod dev;
 pub mod feed;
+mod follow;
 pub mod page;

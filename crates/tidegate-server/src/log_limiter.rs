@@ -18,7 +18,7 @@ impl LogLimiter {
         Self { every, said: Mutex::new((None, 0)) }
     }
 
-    /// `Some` if the line is to be written now, with the number of lines left out since the last one.
+    /// `Some` if the line may be written now, with the number of lines left out since the last one.
     pub fn say(&self) -> Option<u64> {
         self.say_at(Instant::now())
     }

@@ -1,13 +1,13 @@
-//! Log lines on standard error, as `[logs]` asks for them.
+//! Log lines on standard error, as configured in `[logs]`.
 
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
 use crate::config::{LogFormat, LogsSettings};
 
-/// Starts logging for the process. A second start changes nothing.
+/// Starts logging for the process. A second call changes nothing.
 pub fn start(logs: &LogsSettings) {
-    // Dependencies speak at warn and above: their info is not about what a node does. What h2 warns
-    // about is the doing of peers, who should not be able to fill a log; it is counted.
+    // Dependencies log at warn and above: their info lines are not about the node. The warnings of h2 are
+    // caused by peers, who must not be able to fill a log; they are counted in a metric.
     let level = logs.level.word();
     let others = if level == "error" { "error" } else { "warn" };
     let filter = EnvFilter::new(format!(

@@ -1,4 +1,4 @@
-//! The node: what every request and every reader of one process shares.
+//! The node: what all requests and readers of one process share.
 
 use std::{
     net::IpAddr,
@@ -28,70 +28,70 @@ use crate::{
     refusals::{LimitedBy as _, no_log, refused},
 };
 
-/// How often the log speaks of pages that are refused for their origin.
+/// How often a refused origin is logged at most.
 const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
 
-/// A node's parts. Shared by all threads; holds no connection.
+/// The parts of a node, shared by all threads. It holds no connection.
 pub struct Node {
     config: ArcSwap<Config>,
-    /// Tells the time.
+    /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Keeps the logs.
+    /// Stores the logs.
     pub engine: Arc<dyn Engine>,
-    /// Keeps the tails.
+    /// Holds the tails.
     pub hub: Arc<Hub>,
-    /// Counts.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Lets connections in.
+    /// Admits connections.
     pub admission: Arc<Admission>,
     tokens: ArcSwap<TokenVerifier>,
-    /// Knows publishers.
+    /// Verifies publishers' API keys.
     pub publishers: Arc<Publishers>,
-    /// What every hello says.
+    /// The part of `hello` that is the same for all readers.
     pub terms: Terms,
-    /// What `?batch=gzip` compresses; and, with it, what is never compressed.
+    /// The settings of `?batch=gzip`, including what is never compressed.
     pub enveloping: Arc<Enveloping>,
-    /// Whether the page is served at `/`.
+    /// Whether the dev page is served at `/`.
     pub has_page: bool,
-    /// What `/openapi.json` answers: the document and its `ETag`. The `http` module makes them.
+    /// The document of `/openapi.json` and its `ETag`; the `http` module makes them.
     pub description: PerConfig<(Bytes, HeaderValue)>,
-    /// How often the log speaks of pages that are refused for their origin.
+    /// Limits how often a refused origin is logged.
     pub refused_origins: LogLimiter,
-    /// Holds publishers to their rate.
+    /// The publish rate of each API key.
     pub publish_rates: PublishRates,
-    /// Holds addresses to their rate of bad credentials.
+    /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
-    /// Each org's share of the publish requests being answered.
+    /// Each org's share of the publish requests in flight.
     pub publish_shares: OrgShares,
-    /// Readers that wait for their replay.
+    /// The readers that wait for their replay.
     pub replays: Replays,
-    /// Publish requests being answered.
+    /// The slots for publish requests in flight.
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
 }
 
-/// A node's parts that others have made.
+/// The parts of a node that are made elsewhere.
 pub struct Parts {
-    /// Tells the time.
+    /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Keeps the logs.
+    /// Stores the logs.
     pub engine: Arc<dyn Engine>,
-    /// Keeps the tails.
+    /// Holds the tails.
     pub hub: Arc<Hub>,
-    /// Counts.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Knows subscribers.
+    /// Verifies subscribers' tokens.
     pub tokens: TokenVerifier,
-    /// Knows publishers.
+    /// Verifies publishers' API keys.
     pub publishers: Arc<Publishers>,
-    /// Whether the page is served at `/`.
+    /// Whether the dev page is served at `/`.
     pub has_page: bool,
 }
 
 impl Node {
-    /// Puts a node together.
+    /// Assembles a node.
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
         let terms = Terms {
@@ -104,7 +104,7 @@ impl Node {
             excluded: config.compression.exclude_services.clone(),
         };
         Self {
-            // Connections are named after the start.
+            // Connection ids begin with the start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: OrgShares::default(),
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    /// The bounds of its tails.
+    /// The limits of its tails.
     pub fn hub_limits(config: &Config) -> HubLimits {
         HubLimits {
             window: config.tail.window,
@@ -139,18 +139,18 @@ impl Node {
         }
     }
 
-    /// What it is told, as of now: `auth` and `limits` can change while it runs.
+    /// The present configuration; `auth` and `limits` can change while the node runs.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
 
-    /// Knows subscribers, as of now.
+    /// The present verifier of tokens.
     pub fn tokens(&self) -> Arc<TokenVerifier> {
         self.tokens.load_full()
     }
 
-    /// Goes on with another configuration. What its parts were built with is as before; the caller has
-    /// seen to that ([`crate::config::reread`]).
+    /// Applies another configuration. The caller has made sure that it differs only in what can change while
+    /// the node runs ([`crate::config::reread`]).
     pub fn reconfigure(&self, config: Config) {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         tokens.inherit(&self.tokens());
@@ -161,17 +161,17 @@ impl Node {
         self.tokens.store(Arc::new(tokens));
     }
 
-    /// Now, by the wall clock.
+    /// The time now, by the wall clock.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
     }
 
-    /// Whether it is going away.
+    /// Whether it is draining.
     pub fn is_draining(&self) -> bool {
         self.draining.borrow().is_some()
     }
 
-    /// What `token` allows in `org`, or why nothing.
+    /// The grant of `token` for `org`, or why there is none.
     pub async fn authorize(&self, token: &str, org: &OrgId) -> Result<StreamGrant, Refusal> {
         let longest = self.config().limits.token_bytes.bytes();
         if token.len() > longest {
@@ -184,10 +184,10 @@ impl Node {
         Ok(grant)
     }
 
-    /// What `verify` says of credentials that `address` brings with a request; not asked where the address
-    /// has brought too many bad ones. For history and cursors: a stream's credentials are looked at as often
-    /// as `limits.handshakes_per_second` lets streams knock, an API key costs a hash, and one broken program
-    /// must not keep the streams and publishers of all that share its address away.
+    /// Runs `verify` for credentials in a request from `address`, unless the address has sent too many bad
+    /// ones. It is for history and cursors only: a stream costs a handshake of
+    /// `limits.handshakes_per_second`, and an API key costs only a hash. One broken program must not block
+    /// the streams and publishers of everyone who shares its address.
     pub async fn within_rate<G>(
         &self,
         address: IpAddr,
@@ -195,22 +195,22 @@ impl Node {
     ) -> Result<G, Refusal> {
         self.failed_auths.check(address, self.config().limits.failed_auths_per_second)?;
         let verified = verify.await;
-        // Those that are genuine, but for something else or too old, are no guesses; of those whose keys
-        // cannot be had nobody knows.
+        // Not counted: genuine credentials that are expired or for something else, which are not guesses, and
+        // credentials whose keys are not available, which nobody can judge.
         if let Err(Refusal { code: Code::Unauthorized, .. }) = verified {
             self.failed_auths.add(address, self.config().limits.failed_auths_per_second);
         }
         verified
     }
 
-    /// The state of an org's log, which is made where there is none. What the log cannot say in time is
-    /// refused like a full queue: nobody waits on a disk without end.
+    /// The state of an org's log, which is created if there is none. If the engine does not answer in time,
+    /// the request is refused as if its queue were full, so that nobody waits for a hanging disk.
     pub async fn open_log(&self, org: &OrgId) -> Result<LogState, Refusal> {
         let opened = tokio::time::timeout(self.config().limits.publish_timeout, self.engine.open(org));
         opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
     }
 
-    /// Counts an accepted socket; `None` where there are as many as streams and publishes may need.
+    /// Counts an accepted socket; `None` if there are as many as all streams and publishes can need.
     pub fn take_socket(&self) -> Option<OpenSocket> {
         let config = self.config();
         let limits = &config.limits;
@@ -219,7 +219,7 @@ impl Node {
         (before < limits.connections + limits.publishes_in_flight).then_some(socket)
     }
 
-    /// Accepted sockets that are open.
+    /// The number of open sockets.
     pub fn sockets(&self) -> usize {
         self.sockets.load(Ordering::SeqCst)
     }
@@ -229,7 +229,7 @@ impl Node {
         self.sockets() == 0
     }
 
-    /// The bounds of a publish request.
+    /// The limits of a publish request.
     pub fn publish_limits(&self) -> PublishLimits {
         let config = self.config();
         let limits = &config.limits;
@@ -241,7 +241,7 @@ impl Node {
         }
     }
 
-    /// The bounds of what a client sends over WebSocket.
+    /// The limits of what a client sends over WebSocket.
     pub fn ws_limits(&self) -> ws::Limits {
         ws::Limits {
             message_bytes_max: self.config().limits.client_frame_bytes.bytes(),
@@ -250,7 +250,7 @@ impl Node {
     }
 }
 
-/// The place of one accepted socket in the count; given back when dropped.
+/// Counts one accepted socket; dropping it ends the count.
 #[derive(Debug)]
 pub struct OpenSocket(Arc<AtomicUsize>);
 

@@ -1,18 +1,18 @@
-//! The page that the gateway serves at `/`: a live client of one org's stream, built by hand and
-//! compiled in, so that `tidegate dev` shows something without a file beside the binary.
+//! The page that the gateway serves at `/`: a live client of one org's stream. It is written by hand and
+//! compiled in, so `tidegate dev` needs no file beside the binary.
 //!
-//! Not the router and not a file server: [`asset`] knows its few names, everything else is `None`.
-//! The router answers with [`HEADERS`] on top. The page's own tests are in `assets/tests`.
+//! It is no file server: [`asset`] knows a few names, everything else is `None`. The router adds [`HEADERS`].
+//! The page's own tests are in `assets/tests`.
 
 use std::sync::LazyLock;
 
-/// What the page may do: run its own script and style, talk to this gateway, and nothing else. No
-/// inline script or style passes, so an event's data could not become one even if it reached markup.
+/// The page may run its own script and style and connect to this gateway, nothing else. No inline script or
+/// style is allowed, so an event's data could not become one even if it reached the markup.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The headers of every asset, next to its own content type and etag. `no-cache` lets browsers keep
-/// a copy and makes them ask; a new binary's page is never mixed with an old one's script.
+/// The headers of every asset, beside its own content type and etag. With `no-cache` browsers keep a copy but
+/// revalidate it, so a new binary's page is never mixed with an old one's script.
 pub const HEADERS: [(&str, &str); 5] = [
     ("content-security-policy", CONTENT_SECURITY_POLICY),
     ("cache-control", "no-cache"),
@@ -24,15 +24,15 @@ pub const HEADERS: [(&str, &str); 5] = [
 /// One file of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asset {
-    /// For `content-type`.
+    /// The value of `content-type`.
     pub content_type: &'static str,
     /// The body.
     pub bytes: &'static [u8],
-    /// For `etag`, quotes included; a request whose `if-none-match` holds it is answered 304.
+    /// The value of `etag`, with quotes. A request whose `if-none-match` has it is answered 304.
     pub etag: &'static str,
 }
 
-/// The file at this request path, if the page has one there.
+/// The file at this request path, if the page has one.
 pub fn asset(path: &str) -> Option<Asset> {
     let path = if path == "/" { "/index.html" } else { path };
     ASSETS.iter().find(|(name, _)| *name == path).map(|(_, asset)| *asset)

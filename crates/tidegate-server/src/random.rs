@@ -1,6 +1,6 @@
-//! Random bits of the system, for jitter and names. Nothing secret is made of them.
+//! Random bits from the system, for jitter and names. Do not make secrets from them.
 
-/// 64 random bits. A system without any gives its clock instead.
+/// 64 random bits. If the system gives none, they come from the clock.
 pub fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|_| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! What the service manager is told (`sd_notify(3)`): that the node is ready, reloads, stops, lives.
-//! Does nothing where nobody asked for it by `NOTIFY_SOCKET`.
+//! Notifications for the service manager (`sd_notify(3)`): the node is ready, reloads, stops, is alive.
+//! Without `NOTIFY_SOCKET` they do nothing.
 //!
-//! The variable stays set, for a node has no children that could inherit it.
+//! The variable stays set, because a node has no child processes that could inherit it.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The configuration is being read again; [`ready`] says when that is over, whatever came of it.
+/// The configuration is being reread. [`ready`] ends the reload, whether it succeeded or not.
 pub fn reloading() {
-    // `Type=notify-reload` asks for the time, to know which reload is meant.
+    // `Type=notify-reload` needs the time to know which reload is meant.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "read the clock for the service manager"),
     }
 }
 
-/// The node is going away.
+/// The node is stopping.
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// How often the service manager wants to hear that the node lives; `None` where it does not.
+/// How often the service manager's watchdog must be notified; `None` if it is off.
 pub fn watchdog_interval() -> Option<Duration> {
-    // Twice in its time, so that one late word is not the end.
+    // Twice per watchdog timeout, so that one late notification does not cause a restart.
     sd_notify::watchdog_enabled().map(|within| within / 2)
 }
 
-/// The node lives.
+/// The node is alive.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }

@@ -1,4 +1,5 @@
-//! One look: over a transport, until all has come that was there. What was seen, or why nothing.
+//! One look: a request over a transport, read until everything visible was received. Returns what was seen,
+//! or the code of the refusal.
 
 use std::time::Duration;
 
@@ -11,35 +12,36 @@ use crate::{
     transport::{OpenError, Stream, Transport},
 };
 
-/// How long one look may take, on however slow a machine.
+/// How long one look may take, even on a slow machine.
 const LOOK_MAX: Duration = Duration::from_secs(20);
 
-/// Pings that bring nothing, until a stream is taken to be at its end; two would be enough but for one
-/// that falls between a slow start's frames.
+/// After so many pings without progress, a stream counts as being at its end. Two would be enough, but one
+/// ping can fall between the frames of a slow start.
 const QUIET_PINGS_MAX: u32 = 3;
 
-/// What came.
+/// What a look has seen.
 #[derive(Debug)]
 pub enum Seen {
-    /// This code.
+    /// A refusal with this code.
     Refused(String),
-    /// Events, each by its place and its data, and the reasons of gaps, in order.
+    /// Events as pairs of seq and data, and the reasons of gaps, in order.
     Events {
         events: Vec<(u64, String)>,
         gaps: Vec<String>,
-        /// Where it got to, and whether that is the end.
+        /// The seq that was reached.
         reached: u64,
+        /// Whether that is the end.
         is_end: bool,
     },
 }
 
-/// Where tries go.
+/// The gateway that requests go to.
 pub struct Door<'a> {
     pub client: &'a reqwest::Client,
     pub url: &'a str,
 }
 
-/// The address of an org's thing, with what is asked for.
+/// The URL of a resource of an org, with the query of the request.
 fn address(door: &Door<'_>, asking: &Asking<'_>, thing: &str, more: &[(&str, Option<String>)]) -> String {
     let mut query = String::new();
     let services = ("services", asking.services.clone());
@@ -56,12 +58,12 @@ fn event(text: &str) -> anyhow::Result<(u64, String)> {
     Ok((seq, raw::word(text, "data").unwrap_or_default().to_owned()))
 }
 
-/// One page of history with at most `limit` events. Nothing but a cursor says where it starts.
+/// One page of history with at most `limit` events. Only a cursor can set its start.
 pub async fn page(door: &Door<'_>, asking: &Asking<'_>, limit: usize) -> anyhow::Result<Seen> {
     let more = [("after", asking.cursor.clone()), ("limit", Some(limit.to_string()))];
     let url = address(door, asking, "events", &more);
     let answer = door.client.get(url).bearer_auth(&asking.token).timeout(LOOK_MAX).send().await;
-    let answer = answer.context("ask for a page")?;
+    let answer = answer.context("request a page")?;
     let status = answer.status();
     let text = answer.text().await.context("read a page")?;
     if status != 200 {
@@ -79,14 +81,16 @@ pub async fn page(door: &Door<'_>, asking: &Asking<'_>, limit: usize) -> anyhow:
     })
 }
 
-/// A stream, until it is live: at the head, in the log's present life, with the tag of its filter.
+/// A stream, read until it is live: at the head, in the log's current epoch, with the tag of its filter.
 pub async fn stream(
     door: &Door<'_>,
     asking: &Asking<'_>,
     transport: Transport,
     epoch: &str,
 ) -> anyhow::Result<Seen> {
-    tokio::time::timeout(LOOK_MAX, follow(door, asking, transport, epoch)).await.context("it hangs")?
+    tokio::time::timeout(LOOK_MAX, follow(door, asking, transport, epoch))
+        .await
+        .context("the stream did not become live in time")?
 }
 
 async fn follow(
@@ -97,11 +101,11 @@ async fn follow(
 ) -> anyhow::Result<Seen> {
     let by_header = transport == Transport::SseLastEventId;
     let (in_address, last_event_id) = match &asking.cursor {
-        // What stands in the header wins over what stands in the address.
+        // The header takes precedence over the query.
         Some(cursor) if by_header => (Some("0000000000000-0".to_owned()), Some(cursor.clone())),
         cursor => (cursor.clone(), None),
     };
-    // A cursor wins over `tail=`.
+    // A cursor takes precedence over `tail=`.
     let tail = match &asking.tried.start {
         Start::Tail(count) => Some(count.to_string()),
         Start::Cursor { seq, .. } if seq % 3 == 0 => Some("1000".to_owned()),
@@ -120,7 +124,7 @@ async fn follow(
     let mut goal = (0, String::new());
     let mut quiet_pings = 0;
     loop {
-        let incoming = stream.next().await.context("the stream ended without a word")?;
+        let incoming = stream.next().await.context("the stream ended without an error frame")?;
         let text = incoming.text();
         let number = |name: &str| raw::member(text, name).and_then(|seq| seq.parse::<u64>().ok());
         match raw::word(text, "type").unwrap_or_default() {
@@ -173,7 +177,7 @@ async fn follow(
         }
         ensure!(
             quiet_pings < QUIET_PINGS_MAX,
-            "it rests at {at:?}, but should get to {goal:?} of the life {epoch}, with {events:?} and {gaps:?}"
+            "it stays at {at:?}, but should reach {goal:?} of the epoch {epoch}, with {events:?} and {gaps:?}"
         );
     }
 }

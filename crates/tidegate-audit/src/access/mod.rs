@@ -1,5 +1,6 @@
-//! Tries at random who may see what: `model` says what must come of each, in fifty lines; `world` makes
-//! what there is to see and draws tries from a seed; `look` tries them over WebSocket, SSE and history.
+//! Random requests (tries) check who may see what. `model` says in fifty lines what each try must show;
+//! `world` creates the orgs, users and events, and draws tries from a seed; `look` makes them over WebSocket,
+//! SSE and history.
 
 mod look;
 mod model;
@@ -28,29 +29,29 @@ use look::{Door, Seen};
 use model::{Start, Verdict, verdict};
 use world::World;
 
-/// Tries that are under way at a time.
+/// Tries that run at the same time.
 const AT_A_TIME: usize = 24;
 
-/// Of a hundred tries, so many go over WebSocket, and as many over SSE; history has the rest.
+/// Of a hundred tries, so many use WebSocket and as many use SSE; the rest use history.
 const STREAMS: u32 = 15;
 
-/// Findings after which nothing more is tried: each may have waited for what never comes.
+/// The audit stops after so many findings, because each may have waited for a timeout.
 const FINDINGS_MAX: usize = 10;
 
-/// How the audit runs.
+/// Options of the audit.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     common: Common,
-    /// How many tries
+    /// Number of tries
     #[arg(long, default_value_t = 100_000)]
     tries: u64,
-    /// What the tries are drawn from; the same seed draws the same ones
+    /// Random seed; the same seed draws the same tries
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Counts by name, of any task.
+/// Counters by name, shared by all tasks.
 #[derive(Default)]
 struct Tally(Mutex<BTreeMap<String, u64>>);
 
@@ -60,7 +61,7 @@ impl Tally {
     }
 }
 
-/// Runs it; false if something was found.
+/// Runs the audit. False if there are findings.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let Options { common, tries, seed } = options;
     let settings = [
@@ -68,14 +69,14 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         "limits.connections_per_address=20000",
         "limits.handshakes_per_second=1000000",
         "limits.failed_auths_per_second=1000000",
-        // A stream that says twice that nothing more comes is at its end, whatever it has told.
+        // Pings show that a stream is at its end, so they come often.
         "ping.interval=\"1s\"",
         "ping.timeout=\"900ms\"",
-        // Most of a log is behind its tail, so that streams are served from both.
+        // A small tail: most of the log is older, so that streams are served from both.
         "limits.event_bytes=\"4KiB\"",
         "limits.request_bytes=\"8KiB\"",
         "tail.org_max_bytes=\"8KiB\"",
-        // All that it can say, to look for tokens in.
+        // The most detailed log, to search it for tokens.
         "logs.level=trace",
     ];
     let gateway = Gateway::start(&common.gateway, common.dir, &settings).await?;
@@ -91,7 +92,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
             if number >= tries || findings.count() > FINDINGS_MAX {
                 break;
             }
-            if let Err(error) = one(&world, &door, seed, number, &tally).await {
+            if let Err(error) = make_try(&world, &door, seed, number, &tally).await {
                 findings.add(format!("seed {seed}, try {number}"), format!("{error:#}"));
             }
             bar.inc(1);
@@ -101,10 +102,10 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     bar.finish_and_clear();
     let mut report = Report::default();
     let tally = tally.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // What never came up was not tried.
+    // Every case of these names must have occurred.
     for name in NAMES {
         if tries >= 1000 && !tally.contains_key(*name) {
-            findings.add("the tries", format!("none of them was: {name}"));
+            findings.add("the tries", format!("none of them covered: {name}"));
         }
     }
     let log = gateway.log().context("read the gateway's log")?;
@@ -119,7 +120,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     Ok(report.print("access", &findings, kept.as_deref()))
 }
 
-/// What must have come up in a run.
+/// The cases that must occur in a run.
 const NAMES: &[&str] = &[
     "history: tries",
     "websocket: tries",
@@ -134,8 +135,14 @@ const NAMES: &[&str] = &[
     "events hidden",
 ];
 
-/// One try: what the model says, and what came.
-async fn one(world: &World, door: &Door<'_>, seed: u64, number: u64, tally: &Tally) -> anyhow::Result<()> {
+/// Makes one try, and compares the result with the model.
+async fn make_try(
+    world: &World,
+    door: &Door<'_>,
+    seed: u64,
+    number: u64,
+    tally: &Tally,
+) -> anyhow::Result<()> {
     let mut rng = world::rng(seed, number);
     let mut asking = world.asking(&mut rng);
     let turn = rng.random_range(0..100);
@@ -167,7 +174,7 @@ async fn one(world: &World, door: &Door<'_>, seed: u64, number: u64, tally: &Tal
             |grant| format!("{} of {} with {}", grant.user, grant.org, grant.services.join(",")),
         );
         format!(
-            "{name}, {grant}, asks {} for services={:?} cursor={:?}",
+            "{name}, {grant}, requests {} with services={:?} cursor={:?}",
             asking.tried.org, asking.services, asking.cursor
         )
     };
@@ -176,12 +183,12 @@ async fn one(world: &World, door: &Door<'_>, seed: u64, number: u64, tally: &Tal
             anyhow::ensure!(codes.contains(&code.as_str()), "{}: refused as {code}, not {codes:?}", asked());
             tally.add(format!("refused: {code}"), 1);
         }
-        (Verdict::Sees { seqs, gaps }, Seen::Events { events, gaps: told, reached, is_end }) => {
+        (Verdict::Sees { seqs, gaps }, Seen::Events { events, gaps: reported, reached, is_end }) => {
             let data = |seq: u64| {
                 let number = log.events.iter().position(|event| event.seq == seq);
                 number.map(|number| format!("{} {number}", asking.tried.org))
             };
-            // A page ends at its limit, and tells of several gaps as one, the gravest.
+            // A page ends at its limit, and reports several gaps as one, the most serious.
             let most = if is_page { limit } else { usize::MAX };
             let wanted: Vec<u64> = seqs.iter().copied().take(most).collect();
             let got: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
@@ -190,10 +197,10 @@ async fn one(world: &World, door: &Door<'_>, seed: u64, number: u64, tally: &Tal
                 anyhow::ensure!(data(*seq).as_ref() == Some(text), "{}: {seq} is {text}", asked());
             }
             let gaps = if is_page { &gaps[gaps.len().saturating_sub(1)..] } else { &gaps[..] };
-            anyhow::ensure!(told == gaps, "{}: told of gaps {told:?}, not {gaps:?}", asked());
-            // What it says it has looked through holds nothing that it should have shown.
+            anyhow::ensure!(reported == gaps, "{}: reported the gaps {reported:?}, not {gaps:?}", asked());
+            // The range that it has accounted for holds no visible event that it has not shown.
             let left = seqs.get(wanted.len());
-            anyhow::ensure!(left.is_none_or(|left| left > reached), "{}: {left:?} is passed over", asked());
+            anyhow::ensure!(left.is_none_or(|left| left > reached), "{}: {left:?} was skipped", asked());
             anyhow::ensure!(!is_end || left.is_none(), "{}: it ends before {left:?}", asked());
             gaps.iter().for_each(|gap| tally.add(format!("gaps: {gap}"), 1));
             let targeted =
@@ -202,7 +209,7 @@ async fn one(world: &World, door: &Door<'_>, seed: u64, number: u64, tally: &Tal
             tally.add("events seen", got.len() as u64);
             tally.add("events hidden", (log.events.len() - seqs.len()) as u64);
         }
-        (must, seen) => anyhow::bail!("{}: {seen:?} came, not {must:?}", asked()),
+        (must, seen) => anyhow::bail!("{}: the result was {seen:?}, not {must:?}", asked()),
     }
     Ok(())
 }

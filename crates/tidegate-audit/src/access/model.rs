@@ -1,23 +1,23 @@
-//! Who may see what. All of it: nothing of the gateway stands behind these lines, and what they say,
-//! every transport must do.
+//! The model of access: who may see what. It is complete and uses nothing of the gateway; every transport
+//! must behave as it says.
 
 use std::collections::BTreeSet;
 
-/// An event of an org's log; `users` where it is meant for some alone.
+/// An event of an org's log. If it is targeted, `users` are those who may see it.
 pub struct Event {
     pub seq: u64,
     pub service: &'static str,
     pub users: Option<Vec<&'static str>>,
 }
 
-/// What a token that is genuine and in time says; `*` among its services is all.
+/// The content of a valid token; `*` among its services means all services.
 pub struct Grant {
     pub org: &'static str,
     pub user: &'static str,
     pub services: &'static [&'static str],
 }
 
-/// Where somebody asks to start.
+/// The requested start.
 pub enum Start {
     Head,
     Oldest,
@@ -26,7 +26,7 @@ pub enum Start {
     Cursor { of: &'static str, seq: u64, made_for: Option<Vec<&'static str>> },
 }
 
-/// What somebody asks for, with which token. `services`: those named in the address, if any are.
+/// A request with a token. `services` are those named in the query, if any.
 pub struct Try<'a> {
     pub grant: Option<&'a Grant>,
     pub org: &'static str,
@@ -34,21 +34,21 @@ pub struct Try<'a> {
     pub start: Start,
 }
 
-/// What must come of it: one of these codes, or these events behind these gaps, and no other.
+/// The required result: a refusal with one of these codes, or exactly these events after these gaps.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     Refused(Vec<&'static str>),
     Sees { seqs: Vec<u64>, gaps: Vec<&'static str> },
 }
 
-/// The rule. `log` is that of the org asked for, in order, in its first life, and `head` its end.
+/// The rule. `log` is the log of the requested org in order, in its first epoch, and `head` is its end.
 pub fn verdict(tried: &Try<'_>, log: &[Event], head: u64) -> Verdict {
     let mut refused = Vec::new();
     let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let may = |service: &str, list: &[&str]| list.contains(&"*") || list.contains(&service);
     let (user, granted) = tried.grant.map_or(("", &[][..]), |grant| (grant.user, grant.services));
     let named = tried.services.as_ref().filter(|names| !matches!(names.as_slice(), [""] | ["*"]));
-    // Only a genuine token opens anything, only its own org, and of that only the services it lists.
+    // A valid token is required; it opens only its own org, and of that only the services that it lists.
     if tried.grant.is_none() {
         refused.push("unauthorized");
     }
@@ -65,19 +65,20 @@ pub fn verdict(tried: &Try<'_>, log: &[Event], head: u64) -> Verdict {
     if !refused.is_empty() {
         return Verdict::Refused(refused);
     }
-    // Asking for fewer services shows fewer; who is not among an event's users does not see it.
+    // A request for fewer services shows fewer; a user who is not among an event's users does not see it.
     let shown = named.map_or(granted, Vec::as_slice);
     let is_for = |event: &Event| event.users.as_ref().is_none_or(|users| users.contains(&user));
     let visible = log.iter().filter(|event| may(event.service, shown) && is_for(event));
     let visible: Vec<u64> = visible.map(|event| event.seq).collect();
     let set = |list: &[&'static str]| list.iter().copied().collect::<BTreeSet<_>>();
     let mut gaps = Vec::new();
-    let behind = match &tried.start {
+    let after = match &tried.start {
         Start::Head | Start::Tail(0) | Start::Faulty => head,
         Start::Oldest => 0,
         Start::Tail(count) => visible.iter().rev().nth(*count).copied().unwrap_or(0),
         Start::Cursor { of, seq, made_for } => {
-            // A cursor is a place and no right: of another org it is of no place here, so all is behind it.
+            // A cursor is a position, not a permission. A cursor of another org has no position in this log,
+            // so the stream starts at the beginning.
             if made_for.as_ref().is_some_and(|other| set(other) != set(shown)) {
                 gaps.push("filter");
             }
@@ -87,5 +88,5 @@ pub fn verdict(tried: &Try<'_>, log: &[Event], head: u64) -> Verdict {
             if *of == tried.org { head.min(*seq) } else { 0 }
         }
     };
-    Verdict::Sees { seqs: visible.into_iter().filter(|seq| *seq > behind).collect(), gaps }
+    Verdict::Sees { seqs: visible.into_iter().filter(|seq| *seq > after).collect(), gaps }
 }

@@ -1,5 +1,5 @@
-//! What there is to see, and tries to see it: some orgs, services that look alike, users, events for all
-//! and for some; and of a seed and a number a token, an address and a place to start.
+//! The world that tries look at: some orgs, services with similar names, users, events for all and for some
+//! users. From a seed and a number it draws a try: a token, a URL and a start.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,28 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use super::model::{Event, Grant, Start, Try};
 use crate::{gateway::Gateway, raw};
 
-/// Orgs; in the last, nobody has published.
+/// The orgs. The last has no events.
 const ORGS: &[&str] = &["alpha", "Alpha", "beta", "alpha2", "void"];
-/// Orgs that no token is for, and one that is no name.
+/// Orgs without tokens, and one that is not a valid name.
 const STRANGE_ORGS: &[&str] = &["gamma", "ALPHA", "a%6cpha"];
 const SERVICES: &[&str] = &["a", "b", "A", "ab", "never"];
 const USERS: &[&str] = &["u1", "u10", "U1", "u2"];
 const GRANTS: &[&[&str]] =
     &[&["*"], &["a"], &["b", "a"], &["ab"], &["A", "never"], &["a", "b", "A", "ab", "never"]];
-/// Events of one org.
+/// Number of events of each org.
 const EVENTS: usize = 240;
 
-/// A genuine token and what it says.
+/// A valid token and its content.
 pub struct Token {
     pub text: String,
     pub grant: Grant,
 }
 
-/// All of it, in place.
+/// The orgs with their logs, and the tokens.
 pub struct World {
     pub logs: BTreeMap<&'static str, Log>,
     tokens: Vec<Token>,
-    /// The tag of each set of services, as the gateway gives it.
+    /// The filter tag of each set of services, as the gateway reports it.
     tags: BTreeMap<Vec<&'static str>, String>,
 }
 
@@ -42,18 +42,18 @@ pub struct Log {
     pub events: Vec<Event>,
 }
 
-/// One try: what it asks for in words of the model, and in words of the wire.
+/// One try: the request for the model, and the same request for the wire.
 pub struct Asking<'a> {
     pub tried: Try<'a>,
     pub token: String,
-    /// Of the address, without a place to start.
+    /// The value of `services=` in the query.
     pub services: Option<String>,
     /// The cursor, as text.
     pub cursor: Option<String>,
 }
 
 impl World {
-    /// Makes it.
+    /// Creates it on a gateway.
     pub async fn make(gateway: &Gateway, client: &reqwest::Client, rng: &mut StdRng) -> anyhow::Result<Self> {
         let mut world = Self { logs: BTreeMap::new(), tokens: Vec::new(), tags: BTreeMap::new() };
         for org in ORGS {
@@ -66,7 +66,7 @@ impl World {
                 world.tokens.push(Token { text, grant });
             }
             let key = gateway.command(&["key", "create", "--org", org, "--services", "*", "--json"]).await?;
-            let key = raw::word(&key, "key").context("no key was made")?.to_owned();
+            let key = raw::word(&key, "key").context("key create printed no key")?.to_owned();
             let log = if *org == "void" {
                 Log::default()
             } else {
@@ -78,14 +78,15 @@ impl World {
         Ok(world)
     }
 
-    /// Learns epochs and tags. That no two sets share a tag is the gateway's promise, and checked.
+    /// Reads the epochs and tags. The gateway promises that different sets have different tags, which is
+    /// checked too.
     async fn ask_tags(&mut self, gateway: &Gateway, client: &reqwest::Client) -> anyhow::Result<()> {
         let url = &gateway.announced().url;
         for token in self.tokens.iter().filter(|token| token.grant.user == USERS[0]) {
             let ask =
                 client.get(format!("{url}/v1/orgs/{}/cursor", token.grant.org)).bearer_auth(&token.text);
             let text = ask.send().await?.text().await?;
-            let cursor = raw::word(&text, "cursor").with_context(|| format!("ask for a cursor: {text}"))?;
+            let cursor = raw::word(&text, "cursor").with_context(|| format!("request a cursor: {text}"))?;
             let mut parts = cursor.split('-');
             let (epoch, _, tag) = (parts.next(), parts.next(), parts.next().unwrap_or_default().to_owned());
             if let Some(log) = self.logs.get_mut(token.grant.org) {
@@ -103,12 +104,12 @@ impl World {
         Ok(())
     }
 
-    /// The signature of every token, which nobody may find anywhere.
+    /// The signature of every token. None may appear in the gateway's log.
     pub fn signatures(&self) -> impl Iterator<Item = &str> {
         self.tokens.iter().filter_map(|token| token.text.rsplit('.').next())
     }
 
-    /// The try of this number.
+    /// Draws a try.
     pub fn asking(&self, rng: &mut StdRng) -> Asking<'_> {
         let token = &self.tokens[rng.random_range(0..self.tokens.len())];
         let org = match rng.random_range(0..20) {
@@ -123,7 +124,7 @@ impl World {
             10 => Some(vec!["a", "*"]),
             11 if rng.random_bool(0.3) => Some(vec!["a", ""]),
             12 if rng.random_bool(0.3) => Some(vec!["%61%2C", "b"]),
-            // Mostly within the grant, for most would be refused otherwise.
+            // Mostly within the grant, because otherwise most tries would be refused.
             _ => {
                 let list = if token.grant.services == ["*"] || rng.random_bool(0.15) {
                     SERVICES
@@ -187,17 +188,17 @@ impl World {
     }
 }
 
-/// A token with one character of its claims or signature changed.
+/// A token with one changed character in its claims or signature.
 fn spoilt(token: &str, rng: &mut StdRng) -> String {
     let mut bytes = token.as_bytes().to_vec();
     let first = token.find('.').map_or(0, |at| at + 1);
-    // The last character of a part may hold bits that count for nothing.
+    // The last character of a part may hold unused bits.
     let at = rng.random_range(first..bytes.len() - 1);
     bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Publishes an org's events; its log.
+/// Publishes the events of an org, and returns its log.
 async fn publish(
     gateway: &Gateway,
     client: &reqwest::Client,
@@ -225,19 +226,20 @@ async fn publish(
         let request = client.post(format!("{}/v1/orgs/{org}/events", gateway.announced().url));
         let request = request.bearer_auth(key).header("content-type", "application/json");
         let answer = request.body(format!("[{}]", texts.join(","))).send().await.context("publish")?;
-        let text = answer.text().await.context("read a publish answer")?;
-        let places = raw::elements(raw::member(&text, "events").unwrap_or("[]"));
-        ensure!(places.len() == texts.len(), "a publish was answered with {text}");
-        for (event, place) in log.events[first..].iter_mut().zip(places) {
-            event.seq =
-                raw::member(place, "seq").and_then(|seq| seq.parse().ok()).context("a place without seq")?;
+        let text = answer.text().await.context("read a publish response")?;
+        let answers = raw::elements(raw::member(&text, "events").unwrap_or("[]"));
+        ensure!(answers.len() == texts.len(), "a publish was answered with {text}");
+        for (event, answer) in log.events[first..].iter_mut().zip(answers) {
+            event.seq = raw::member(answer, "seq")
+                .and_then(|seq| seq.parse().ok())
+                .context("an answer without seq")?;
             log.head = event.seq;
         }
     }
     Ok(log)
 }
 
-/// The random numbers of one try.
+/// The random number generator of one try.
 pub fn rng(seed: u64, number: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
 }

@@ -1,29 +1,28 @@
-//! Centrifugo, its memory engine with history and recovery on: one channel, the JSON protocol.
+//! Centrifugo with its memory engine, history and recovery enabled: one channel, the JSON protocol.
 //!
-//! A message is one or several JSON objects, a line each: replies with the `id` of a command, pushes, and
+//! A message is one or several JSON objects, one per line: replies with the `id` of a command, pushes, and
 //! an empty object as ping.
 
-use std::{fs, process::Command, sync::Arc};
+use std::{fs, process::Command};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::{
-    Asked, Dialect, Request, Running, Start,
+    Dialect, Request, Running, Start, StreamRequest,
     process::{Server, free_port, need},
     upgrade,
 };
 use crate::{
-    digest::{Digest, Read, Refused, Word},
+    digest::{Digest, MessageKind, ReadMessage, Refused},
     event::Marks,
-    http::Target,
 };
 
-/// Starts one.
+/// Starts the server.
 pub fn start(start: &Start) -> anyhow::Result<Running> {
     let program = std::path::absolute(start.peers.join("centrifugo")).context("find the peers' directory")?;
-    need(&program, "run scripts/bench-peers centrifugo, or name its directory by --peers")?;
-    let dir = tempfile::tempdir().context("make a directory for the server")?;
+    need(&program, "centrifugo")?;
+    let dir = tempfile::tempdir().context("create a directory for the server")?;
     let port = free_port()?;
     let config = serde_json::json!({
         "http_server": { "address": "127.0.0.1", "port": port.to_string() },
@@ -42,18 +41,13 @@ pub fn start(start: &Start) -> anyhow::Result<Running> {
     let mut command = Command::new(&program);
     command.arg("--config").arg(&file).current_dir(dir.path());
     let server = Server::listening(&mut command, start.cores.as_ref(), dir, port)?;
-    Ok(Running {
-        target: Target::parse(&format!("http://127.0.0.1:{port}"))?,
-        admin: None,
-        orgs: None,
-        version: format!("Centrifugo {}", VERSION),
-        setup: "memory engine, history and recovery on, JSON".to_owned(),
-        server,
-        dialect: Arc::new(Centrifugo { compress: start.compress, marks: start.marks.clone() }),
-    })
+    let dialect = Centrifugo { compress: start.compress, marks: start.marks.clone() };
+    let version = format!("Centrifugo {}", VERSION);
+    Running::other(port, version, "memory engine, history and recovery on, JSON", server, dialect)
 }
 
-/// What `scripts/bench-peers` installs; a program built from the module proxy does not know its version.
+/// The version that `scripts/bench-peers` installs. A program built from the module proxy does not know its
+/// version.
 const VERSION: &str = "6.9.1";
 
 struct Centrifugo {
@@ -62,7 +56,7 @@ struct Centrifugo {
 }
 
 impl Dialect for Centrifugo {
-    fn stream(&self, _: Asked<'_>) -> Request {
+    fn stream(&self, _: StreamRequest<'_>) -> Request {
         Request { path: "/connection/websocket".to_owned(), headers: upgrade(self.compress) }
     }
 
@@ -75,10 +69,7 @@ impl Dialect for Centrifugo {
     }
 
     fn publish(&self) -> Request {
-        Request {
-            path: "/api/publish".to_owned(),
-            headers: vec![("content-type", "application/json".to_owned())],
-        }
+        Request::of_json("/api/publish")
     }
 
     fn wrap(&self) -> (&'static str, &'static str) {
@@ -90,7 +81,7 @@ impl Dialect for Centrifugo {
     }
 }
 
-impl Read for Centrifugo {
+impl ReadMessage for Centrifugo {
     fn read(&self, message: &[u8]) -> Digest {
         #[derive(Deserialize)]
         struct Reply {
@@ -109,18 +100,18 @@ impl Read for Centrifugo {
         }
         for line in message.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice::<Reply>(line) {
-                _ if line == b"{}" => digest.word = Word::Answer("{}".to_owned()),
+                _ if line == b"{}" => digest.kind = MessageKind::Reply("{}".to_owned()),
                 Ok(Reply { error: Some(Problem { code, message }), .. }) => {
-                    digest.word = Word::Refused(Refused {
+                    digest.kind = MessageKind::Refused(Refused {
                         code: code.to_string(),
                         message,
                         limit: None,
                         retry_in_ms: None,
                     });
                 }
-                Ok(Reply { id: Some(2), .. }) => digest.word = Word::Ready { cursor: None, head: 0 },
+                Ok(Reply { id: Some(2), .. }) => digest.kind = MessageKind::Ready { cursor: None, head: 0 },
                 Ok(_) => {}
-                Err(error) => digest.word = Word::Broken(format!("a reply is not JSON: {error}")),
+                Err(error) => digest.kind = MessageKind::Broken(format!("a reply is not JSON: {error}")),
             }
         }
         digest
@@ -144,12 +135,12 @@ mod tests {
         let dialect = Centrifugo { compress: false, marks: marks.clone() };
         let read = |text: &str| dialect.read(text.as_bytes());
         let both = "{\"id\":1,\"connect\":{\"client\":\"c\",\"ping\":25}}\n{\"id\":2,\"subscribe\":{\"epoch\":\"e\"}}";
-        assert_eq!(read(both).word, Word::Ready { cursor: None, head: 0 });
-        assert_eq!(read(r#"{"id":1,"connect":{}}"#).word, Word::Events);
-        assert_eq!(read("{}").word, Word::Answer("{}".into()));
+        assert_eq!(read(both).kind, MessageKind::Ready { cursor: None, head: 0 });
+        assert_eq!(read(r#"{"id":1,"connect":{}}"#).kind, MessageKind::Events);
+        assert_eq!(read("{}").kind, MessageKind::Reply("{}".into()));
         assert!(matches!(
-            read(r#"{"id":2,"error":{"code":103,"message":"permission denied"}}"#).word,
-            Word::Refused(_)
+            read(r#"{"id":2,"error":{"code":103,"message":"permission denied"}}"#).kind,
+            MessageKind::Refused(_)
         ));
         let mut text = String::new();
         for number in 0..2 {
@@ -157,7 +148,7 @@ mod tests {
             marks.write(&mut text, Mark { publisher: 0, number, intended_us: 1 });
             text.push_str("\"}},\"offset\":1}}}\n");
         }
-        assert_eq!((read(&text).marks.len(), read(&text).word), (2, Word::Events));
-        assert!(matches!(read("x").word, Word::Broken(_)));
+        assert_eq!((read(&text).marks.len(), read(&text).kind), (2, MessageKind::Events));
+        assert!(matches!(read("x").kind, MessageKind::Broken(_)));
     }
 }

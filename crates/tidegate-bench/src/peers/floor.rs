@@ -1,13 +1,12 @@
-//! The floor: what a fan-out costs at the least. One thread, a bare loop of `send` calls over the same
-//! sockets, no rules kept: at once, an event each; or in batches of 50 ms.
+//! The floor: the minimum cost of a fan-out. One thread runs a bare loop of `send` calls over the same
+//! sockets, without any of Tidegate's rules: each event at once, or in batches of 50 ms.
 //!
-//! It is run as a process of its own, so that it is measured as the others are.
+//! It runs as a process of its own, so that it is measured in the same way as the others.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,62 +17,53 @@ use tidegate_protocol::ws::{FrameBuilder, handshake};
 use super::{
     Running, Start,
     bun::Raw,
-    process::{Announced, Server},
+    process::{Announcement, Server},
 };
-use crate::{
-    http::Target,
-    poll::{Poll, Ready},
-};
+use crate::poll::{Poll, Ready};
 
-/// How long the batched floor waits.
+/// How long the batched floor collects a batch.
 pub const WINDOW_MS: u64 = 50;
 
-/// Starts one: this program, as `floor`.
+/// Starts this program with the subcommand `floor`.
 pub fn start(start: &Start, window_ms: u64) -> anyhow::Result<Running> {
     let program = std::env::current_exe().context("find this program")?;
-    let dir = tempfile::tempdir().context("make a directory for the floor")?;
+    let dir = tempfile::tempdir().context("create a directory for the floor")?;
     let mut command = Command::new(program);
     command.args(["floor", "--window-ms", &window_ms.to_string()]);
-    let (server, line) = Server::announcing(&mut command, start.cores.as_ref(), dir)?;
-    let announced: Announced =
-        serde_json::from_str(&line).with_context(|| format!("read the floor's line: {line}"))?;
-    Ok(Running {
-        target: Target::parse(&format!("http://127.0.0.1:{}", announced.port))?,
-        admin: None,
-        orgs: None,
-        version: format!("tidegate-bench {}", env!("CARGO_PKG_VERSION")),
-        setup: match window_ms {
-            0 => "a bare loop of send calls, each event at once".to_owned(),
-            _ => format!("a bare loop of send calls, batches of {window_ms} ms"),
-        },
-        server,
-        dialect: Arc::new(Raw { compress: false, marks: start.marks.clone() }),
-    })
+    let (server, announcement): (_, Announcement) =
+        Server::announcing_json(&mut command, start.cores.as_ref(), dir)?;
+    let setup = match window_ms {
+        0 => "a bare loop of send calls, each event at once".to_owned(),
+        _ => format!("a bare loop of send calls, batches of {window_ms} ms"),
+    };
+    let dialect = Raw { compress: false, marks: start.marks.clone() };
+    let version = format!("tidegate-bench {}", env!("CARGO_PKG_VERSION"));
+    Running::other(announcement.port, version, &setup, server, dialect)
 }
 
 const LISTENER: u64 = u64::MAX;
 const INPUT: u64 = u64::MAX - 1;
 
-/// One socket, whatever it turned out to be.
+/// One connection: a publisher, or after its upgrade a reader.
 struct Connection {
     socket: TcpStream,
     is_reader: bool,
     input: Vec<u8>,
-    /// What its socket did not take.
+    /// Output that the socket has not accepted yet.
     rest: Vec<u8>,
 }
 
-/// Serves until standard input ends. `window_ms` 0 sends each event at once.
+/// Serves until standard input ends. If `window_ms` is 0, each event is sent at once.
 pub fn serve(window_ms: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("listen on 127.0.0.1")?;
-    // Std's backlog is 128, too short for thousands that connect at once.
+    // The standard library's backlog is 128, too short for thousands of connections at once.
     rustix::net::listen(&listener, 4096)?;
     listener.set_nonblocking(true)?;
     println!("{}", serde_json::json!({ "port": listener.local_addr()?.port() }));
     let stdin = std::io::stdin();
     let poll = Poll::new()?;
     poll.watch_reads(&listener, LISTENER)?;
-    // A file or /dev/null cannot be watched, and says nothing either.
+    // A file or /dev/null cannot be watched; it then has no end to wait for.
     let _ = poll.watch_reads(&stdin, INPUT);
     let window = Duration::from_millis(window_ms);
     let mut floor = Floor { connections: Vec::new(), free: Vec::new(), scratch: vec![0; 64 * 1024] };
@@ -138,29 +128,29 @@ impl Floor {
         }
     }
 
-    /// What one connection has to say.
+    /// Handles one connection that became ready.
     fn turn(&mut self, index: usize, ready: Ready, at_once: bool, batch: &mut Vec<Bytes>) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else { return };
-        let mut lives = !ready.writable || connection.flush();
+        let mut is_open = !ready.writable || connection.flush();
         let mut events = Vec::new();
-        while lives && ready.readable {
+        while is_open && ready.readable {
             match connection.socket.read(&mut self.scratch) {
-                Ok(0) => lives = false,
+                Ok(0) => is_open = false,
                 Ok(read) => {
-                    // Readers' own frames are of no interest.
+                    // Frames of readers are ignored.
                     if !connection.is_reader {
                         connection.input.extend_from_slice(&self.scratch[..read]);
-                        lives = connection.requests(&mut events);
+                        is_open = connection.requests(&mut events);
                     }
                     if read < self.scratch.len() && !ready.ended {
                         break;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => lives = false,
+                Err(_) => is_open = false,
             }
         }
-        if !lives {
+        if !is_open {
             self.connections[index] = None;
             self.free.push(index);
         }
@@ -175,7 +165,7 @@ impl Floor {
         }
     }
 
-    /// The loop that this is all about.
+    /// The send loop over all readers, whose cost is the floor.
     fn send(&mut self, frame: &Bytes) {
         for (index, slot) in self.connections.iter_mut().enumerate() {
             let Some(connection) = slot.as_mut().filter(|connection| connection.is_reader) else { continue };
@@ -214,7 +204,8 @@ impl Connection {
         true
     }
 
-    /// Answers the whole requests in `input`: an upgrade makes a reader, a POST an event.
+    /// Answers the complete requests in `input`. An upgrade makes the connection a reader; a POST is an
+    /// event.
     fn requests(&mut self, events: &mut Vec<Bytes>) -> bool {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 32];

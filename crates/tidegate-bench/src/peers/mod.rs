@@ -1,4 +1,4 @@
-//! The servers that can be measured, one file each: how it is started, what its protocol says.
+//! The servers that can be measured, one file each: how to start it, and its protocol.
 
 pub mod bun;
 pub mod centrifugo;
@@ -13,29 +13,29 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 use serde::Serialize;
 use tidegate_protocol::Cursor;
 
-use crate::{affinity::Cores, digest::Read, event::Marks, http::Target};
+use crate::{affinity::Cores, digest::ReadMessage, event::Marks, http::Target};
 use process::Server;
 
 /// A server to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// Tidegate, started here with these settings.
+    /// Tidegate, started by this tool with these settings.
     Tidegate(Vec<String>),
     /// Bun's WebSocket server, which is uWebSockets.
     Bun,
     SocketIo,
     Nchan,
     Centrifugo,
-    /// A bare loop of `send` calls, an event each.
+    /// A bare loop of `send` calls, one event each.
     Floor,
-    /// The same loop over batches of 50 ms.
+    /// The same loop with batches of 50 ms.
     FloorBatched,
-    /// A Tidegate gateway that runs already.
+    /// A Tidegate gateway that is already running.
     Address(String),
 }
 
 impl Peer {
-    /// Those with a name.
+    /// The servers with a name.
     pub const NAMED: [(&'static str, Peer); 7] = [
         ("tidegate", Peer::Tidegate(Vec::new())),
         ("bun", Peer::Bun),
@@ -46,7 +46,7 @@ impl Peer {
         ("floor-batched", Peer::FloorBatched),
     ];
 
-    /// Whether it is Tidegate, which alone has cursors, services and an answer that names places.
+    /// Whether it is Tidegate. Only Tidegate has cursors, services and orgs.
     pub fn is_tidegate(&self) -> bool {
         matches!(self, Self::Tidegate(_) | Self::Address(_))
     }
@@ -85,14 +85,17 @@ impl FromStr for Peer {
             return Ok(Self::Address(text.to_owned()));
         }
         if text.starts_with("https://") {
-            return Err("TLS is not spoken here: give http:// and the gateway's own port".to_owned());
+            return Err("TLS is not supported: give http:// and the gateway's own port".to_owned());
         }
         let names: Vec<_> = Self::NAMED.iter().map(|(name, _)| *name).collect();
-        Err(format!("no peer is called {text:?}; there are {}, or an address http://...", names.join(", ")))
+        Err(format!(
+            "{text:?} is not a known server; give one of {}, or an address http://...",
+            names.join(", ")
+        ))
     }
 }
 
-/// How readers are connected.
+/// The transport of readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -112,13 +115,13 @@ impl Transport {
     }
 }
 
-/// What one reader asks for.
+/// What one reader subscribes to.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct StreamRequest<'a> {
     pub transport: Transport,
-    /// The services it wants to see; all if none.
+    /// The services of the subscription; all if none.
     pub services: Option<&'a str>,
-    /// Where it wants to go on.
+    /// The cursor to resume from.
     pub cursor: Option<&'a Cursor>,
 }
 
@@ -129,64 +132,92 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// A peer's protocol.
-pub trait Dialect: Read + Send + Sync {
-    /// What opens a stream.
-    fn stream(&self, asked: Asked<'_>) -> Request;
-    /// What a reader says first, once it is connected.
+/// The protocol of a server.
+pub trait Dialect: ReadMessage + Send + Sync {
+    /// The request that opens a stream.
+    fn stream(&self, stream: StreamRequest<'_>) -> Request;
+    /// The messages that a reader sends first.
     fn greeting(&self) -> &'static [&'static str] {
         &[]
     }
-    /// Whether a reader that is connected is subscribed too; otherwise a message says so.
+    /// Whether a connected reader is subscribed at once. If not, a message of kind `Ready` says when it is.
     fn is_ready_at_once(&self) -> bool {
         true
     }
-    /// Where events are published, as JSON.
+    /// The request that publishes events, without its body.
     fn publish(&self) -> Request;
-    /// What is put around a published event; nothing for most.
+    /// Text before and after a published event; most servers need none.
     fn wrap(&self) -> (&'static str, &'static str) {
         ("", "")
     }
-    /// Which events are this run's.
+    /// The marks of this run's events.
     fn marks(&self) -> &Marks;
 }
 
-/// What a server is started with.
+/// How to start a server.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// Tidegate's program.
+    /// Path of the tidegate program.
     pub gateway: PathBuf,
-    /// Where `scripts/bench-peers` has put the others.
+    /// Directory in which `scripts/bench-peers` installed the other servers.
     pub peers: PathBuf,
-    /// More settings of Tidegate, as `--set` takes them.
+    /// Additional settings of Tidegate, as for `--set`.
     pub settings: Vec<String>,
-    /// How many connections it must hold.
+    /// How many connections the server must hold.
     pub connections: usize,
-    /// How many users these belong to, on Tidegate.
+    /// How many users these connections belong to, on Tidegate.
     pub users: usize,
     pub compress: bool,
     pub cores: Option<Cores>,
     pub marks: Marks,
-    /// For a gateway that runs already.
+    /// For a gateway that is already running.
     pub attached: tidegate::Attached,
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
     pub dialect: Arc<dyn Dialect>,
     pub target: Target,
-    /// Its program and version.
+    /// Its name and version.
     pub version: String,
-    /// How it was set up, in words for a report.
+    /// Its setup, as text for a report.
     pub setup: String,
     pub server: Server,
-    /// Where operators look, on Tidegate.
+    /// The operators' address, on Tidegate.
     pub admin: Option<Target>,
-    /// What makes further orgs, on a Tidegate that was started here.
-    pub orgs: Option<tidegate::Orgs>,
+    /// Creates further orgs, on a Tidegate that this tool started.
+    pub orgs: Option<tidegate::OrgCreator>,
 }
 
-/// Starts a peer, or finds the one that runs.
+impl Request {
+    /// A request whose body is JSON.
+    pub fn of_json(path: &str) -> Self {
+        Self { path: path.to_owned(), headers: vec![("content-type", "application/json".to_owned())] }
+    }
+}
+
+impl Running {
+    /// A server other than Tidegate, at `port` of this machine.
+    pub fn other(
+        port: u16,
+        version: String,
+        setup: &str,
+        server: Server,
+        dialect: impl Dialect + 'static,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            dialect: Arc::new(dialect),
+            target: Target::parse(&format!("http://127.0.0.1:{port}"))?,
+            version,
+            setup: setup.to_owned(),
+            server,
+            admin: None,
+            orgs: None,
+        })
+    }
+}
+
+/// Starts a server, or attaches to a running one.
 pub fn start(peer: &Peer, start: &Start) -> anyhow::Result<Running> {
     match peer {
         Peer::Tidegate(settings) => tidegate::start(start, settings),
@@ -206,7 +237,7 @@ pub fn upgrade(compress: bool) -> Vec<(&'static str, String)> {
         ("upgrade", "websocket".to_owned()),
         ("connection", "Upgrade".to_owned()),
         ("sec-websocket-version", "13".to_owned()),
-        // Whose answer it is stands in no doubt: each connection asks once.
+        // The key may be constant: each connection sends one request only, so no response can be confused.
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==".to_owned()),
     ];
     if compress {
@@ -215,7 +246,7 @@ pub fn upgrade(compress: bool) -> Vec<(&'static str, String)> {
     headers
 }
 
-/// The headers of a stream of server-sent events.
+/// The request headers of a stream of server-sent events.
 pub fn event_stream(compress: bool) -> Vec<(&'static str, String)> {
     let mut headers = vec![("accept", "text/event-stream".to_owned())];
     if compress {

@@ -1,29 +1,28 @@
 //! nchan, a module of nginx: one channel, one worker, WebSocket and SSE subscribers.
 
-use std::{fs, process::Command, sync::Arc};
+use std::{fs, process::Command};
 
 use anyhow::Context as _;
 
 use super::{
-    Asked, Dialect, Request, Running, Start, Transport, event_stream,
+    Dialect, Request, Running, Start, StreamRequest, Transport, event_stream,
     process::{Server, free_port, need},
     upgrade,
 };
 use crate::{
-    digest::{Digest, Read},
+    digest::{Digest, ReadMessage},
     event::Marks,
-    http::Target,
 };
 
-/// Starts one.
+/// Starts the server.
 pub fn start(start: &Start) -> anyhow::Result<Running> {
     let root = std::path::absolute(start.peers.join("nchan")).context("find the peers' directory")?;
     let program = root.join("usr/sbin/nginx");
-    need(&program, "run scripts/bench-peers nchan, or name its directory by --peers")?;
-    let dir = tempfile::tempdir().context("make a directory for the server")?;
+    need(&program, "nchan")?;
+    let dir = tempfile::tempdir().context("create a directory for the server")?;
     let port = free_port()?;
     let at = dir.path().display();
-    // As large as a run could need: a message that leaves the buffer too early would be lost.
+    // The buffer is larger than any run needs: a message that leaves it too early would be lost.
     let config = format!(
         "load_module {module};
 daemon off; worker_processes 1; pid {at}/pid; error_log {at}/nginx.log warn;
@@ -56,15 +55,9 @@ http {{
     let mut command = Command::new(&program);
     command.arg("-c").arg(&file).arg("-p").arg(dir.path()).env("LD_LIBRARY_PATH", libraries);
     let server = Server::listening(&mut command, start.cores.as_ref(), dir, port)?;
-    Ok(Running {
-        target: Target::parse(&format!("http://127.0.0.1:{port}"))?,
-        admin: None,
-        orgs: None,
-        version: format!("nchan 1.3.6 ({})", version.trim().trim_start_matches("nginx version: ")),
-        setup: "one worker, messages in memory".to_owned(),
-        server,
-        dialect: Arc::new(Nchan { compress: start.compress, marks: start.marks.clone() }),
-    })
+    let dialect = Nchan { compress: start.compress, marks: start.marks.clone() };
+    let version = format!("nchan 1.3.6 ({})", version.trim().trim_start_matches("nginx version: "));
+    Running::other(port, version, "one worker, messages in memory", server, dialect)
 }
 
 struct Nchan {
@@ -73,8 +66,8 @@ struct Nchan {
 }
 
 impl Dialect for Nchan {
-    fn stream(&self, asked: Asked<'_>) -> Request {
-        let headers = match asked.transport {
+    fn stream(&self, stream: StreamRequest<'_>) -> Request {
+        let headers = match stream.transport {
             Transport::Ws => upgrade(self.compress),
             Transport::Sse => event_stream(self.compress),
         };
@@ -82,10 +75,7 @@ impl Dialect for Nchan {
     }
 
     fn publish(&self) -> Request {
-        Request {
-            path: "/publish".to_owned(),
-            headers: vec![("content-type", "application/json".to_owned())],
-        }
+        Request::of_json("/publish")
     }
 
     fn marks(&self) -> &Marks {
@@ -93,7 +83,7 @@ impl Dialect for Nchan {
     }
 }
 
-impl Read for Nchan {
+impl ReadMessage for Nchan {
     fn read(&self, message: &[u8]) -> Digest {
         let mut digest = Digest::default();
         digest.scan(&self.marks, message);

@@ -1,11 +1,11 @@
-//! A server's process, which ends with the run, and what it costs: processor time, memory.
+//! The process of a server, which ends with the run, and its costs: CPU time and memory.
 
 use std::{
     collections::HashMap,
     fs,
     io::{BufRead as _, BufReader},
     os::unix::process::ExitStatusExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -14,41 +14,41 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::affinity::{Cores, on_cores};
 
-/// How long a server may take to say that it serves.
+/// How long a server may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// How long a server may take to end by itself.
+/// How long a server may take to end after SIGTERM.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// A process and all that it started.
+/// A process and all its children.
 #[derive(Debug)]
 pub struct Server {
     child: Option<Child>,
     root: Option<u32>,
     log: Option<std::path::PathBuf>,
-    /// Removed behind it.
+    /// Removed after the process has ended.
     _dir: Option<tempfile::TempDir>,
 }
 
-/// What a server of this tool's own says of itself, in one line of JSON.
+/// The line of JSON that the servers in `peers/` and the floor print when they are ready.
 #[derive(Debug, Deserialize)]
-pub struct Announced {
+pub struct Announcement {
     pub port: u16,
     #[serde(default)]
     pub version: String,
 }
 
 impl Server {
-    /// One that runs already; without `pid` its costs are not known.
+    /// A server that is already running. Without `pid` its costs are unknown.
     pub fn attached(pid: Option<u32>) -> Self {
         Self { child: None, root: pid, log: None, _dir: None }
     }
 
-    /// Runs `command` on `cores` and gives the first line that it prints.
+    /// Runs `command` on `cores`, and returns the first line that it prints.
     pub fn announcing(
         command: &mut Command,
         cores: Option<&Cores>,
@@ -59,17 +59,17 @@ impl Server {
         let stdout = server.child.as_mut().and_then(|child| child.stdout.take());
         let stdout = stdout.context("read what the server prints")?;
         let (sender, receiver) = mpsc::channel();
-        // Reads on for as long as it runs: a full pipe would stop it.
+        // Keeps reading while the server runs: a full pipe would block it.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Only the first is waited for.
+                // Only the first line is received.
                 let _ = sender.send(line);
             }
         });
         match receiver.recv_timeout(START_MAX) {
             Ok(line) => Ok((server, line)),
             Err(error) => {
-                // One that has closed its output is about to end: its status says more than its silence.
+                // A server that has closed its output is about to end: wait for its exit status.
                 if error == mpsc::RecvTimeoutError::Disconnected {
                     server.wait(END_MAX);
                 }
@@ -78,7 +78,19 @@ impl Server {
         }
     }
 
-    /// Runs `command` on `cores` and waits until something answers at `port`.
+    /// The same for a server whose first line is JSON.
+    pub fn announcing_json<T: DeserializeOwned>(
+        command: &mut Command,
+        cores: Option<&Cores>,
+        dir: tempfile::TempDir,
+    ) -> anyhow::Result<(Self, T)> {
+        let (server, line) = Self::announcing(command, cores, dir)?;
+        let announcement = serde_json::from_str(&line)
+            .with_context(|| format!("read the first line of {}: {line}", name_of(command)))?;
+        Ok((server, announcement))
+    }
+
+    /// Runs `command` on `cores`, and waits until `port` accepts connections.
     pub fn listening(
         command: &mut Command,
         cores: Option<&Cores>,
@@ -100,7 +112,8 @@ impl Server {
     fn spawn(command: &mut Command, cores: Option<&Cores>, dir: tempfile::TempDir) -> anyhow::Result<Self> {
         let log = dir.path().join("server.log");
         let file = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        // Its standard input ends with this process, which those of this tool's own watch.
+        // Its standard input closes when this process ends; the servers in `peers/` and the floor end then
+        // too.
         command.stdin(Stdio::piped()).stderr(file);
         let name = name_of(command);
         let child = on_cores(cores, || command.spawn())?.with_context(|| format!("run {name}"))?;
@@ -108,7 +121,7 @@ impl Server {
         Ok(Self { child: Some(child), root, log: Some(log), _dir: Some(dir) })
     }
 
-    /// Waits for its end, no longer than `limit`.
+    /// Waits until it ends, no longer than `limit`.
     fn wait(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.is_running() && Instant::now() < deadline {
@@ -116,12 +129,12 @@ impl Server {
         }
     }
 
-    /// Whether it still runs; one that runs elsewhere always does.
+    /// Whether it is still running. Always true for a server that this tool did not start.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Why it is no longer there, as far as it said.
+    /// How it ended: its exit status and the last line of its log.
     pub fn last_words(&mut self) -> String {
         let status = match self.child.as_mut().map(Child::try_wait) {
             Some(Ok(Some(status))) => match status.signal() {
@@ -135,12 +148,12 @@ impl Server {
         format!("{status}{last}")
     }
 
-    /// Its process, where it is known.
+    /// Its process id, if known.
     pub fn pid(&self) -> Option<u32> {
         self.root
     }
 
-    /// What it has cost so far; none where its process is not known.
+    /// Its costs so far. None if its process is unknown.
     pub fn costs(&self) -> Option<Costs> {
         costs(self.root?)
     }
@@ -150,7 +163,7 @@ impl Server {
         drop(child.stdin.take());
         let pids = tree(child.id());
         if let Some(pid) = Pid::from_raw(child.id() as i32) {
-            // It may be gone already, which is as good.
+            // The process may have ended already.
             let _ = kill_process(pid, Signal::TERM);
         }
         self.child = Some(child);
@@ -158,7 +171,7 @@ impl Server {
         let Some(mut child) = self.child.take() else { return };
         let _ = child.kill();
         let _ = child.wait();
-        // Workers that their master left behind.
+        // Worker processes that the main process left running.
         for pid in pids.into_iter().skip(1).filter(|pid| parent_and_ticks(*pid).is_some_and(|(p, _)| p == 1))
         {
             if let Some(pid) = Pid::from_raw(pid as i32) {
@@ -178,15 +191,15 @@ fn name_of(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
 
-/// What a process and its children have cost.
+/// The costs of a process and its children.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Costs {
-    /// User and system time of all threads.
+    /// User and system CPU time of all threads.
     pub cpu_seconds: f64,
     pub resident_kib: u64,
 }
 
-/// The costs of a process and all that it started; none if it is gone.
+/// The costs of a process and all its children. None if it has ended.
 pub fn costs(root: u32) -> Option<Costs> {
     let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
     let mut costs = Costs::default();
@@ -199,7 +212,7 @@ pub fn costs(root: u32) -> Option<Costs> {
     Some(costs)
 }
 
-/// `root`, then its children and theirs.
+/// `root`, then its children and their children.
 fn tree(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -224,7 +237,7 @@ fn parent_and_ticks(pid: u32) -> Option<(u32, u64)> {
 }
 
 fn read_stat(stat: &str) -> Option<(u32, u64)> {
-    // The name, in brackets, may hold anything.
+    // The name, in parentheses, may contain any character.
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some((number(1)? as u32, number(11)? + number(12)?))
@@ -239,7 +252,7 @@ pub fn field_kib(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().split(' ').next()?.parse().ok())
 }
 
-/// The kernel's memory for sockets and in slabs, in KiB, over the whole machine.
+/// The kernel's memory for sockets and slabs, in KiB, of the whole machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Kernel {
     pub tcp_kib: u64,
@@ -247,7 +260,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Now.
+    /// Reads the current values.
     pub fn now() -> Self {
         let page_kib = rustix::param::page_size() as u64 / 1024;
         let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
@@ -267,7 +280,7 @@ fn tcp_pages(sockstat: &str) -> Option<u64> {
     words.next()?.parse().ok()
 }
 
-/// A port that nobody listens at, below those that systems give to outgoing connections.
+/// A free port, below the ports that systems use for outgoing connections.
 pub fn free_port() -> anyhow::Result<u16> {
     use rand::Rng as _;
     for _ in 0..50 {
@@ -279,9 +292,23 @@ pub fn free_port() -> anyhow::Result<u16> {
     bail!("no free port was found on 127.0.0.1");
 }
 
-/// That a program is there, else how to get it.
-pub fn need(path: &Path, how: &str) -> anyhow::Result<()> {
-    if path.exists() { Ok(()) } else { bail!("{} is not there: {how}", path.display()) }
+/// A temporary directory with a server's script in it, and the path of the script.
+pub fn script(name: &str, text: &str) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
+    let dir = tempfile::tempdir().context("create a directory for the server")?;
+    let path = dir.path().join(name);
+    fs::write(&path, text).context("write the server's script")?;
+    Ok((dir, path))
+}
+
+/// Checks that the program of a peer exists. The error says how to install it.
+pub fn need(path: &Path, peer: &str) -> anyhow::Result<()> {
+    if !path.exists() {
+        bail!(
+            "{} does not exist: run scripts/bench-peers {peer}, or give its directory with --peers",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

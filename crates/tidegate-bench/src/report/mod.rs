@@ -1,8 +1,8 @@
-//! A page of results: docs/BENCHMARKS.md with its tables, plots and commands, made from what --json kept.
-//! Every figure on it comes from those files; words that judge are written by people elsewhere.
+//! The page of results: docs/BENCHMARKS.md with tables, plots and commands, made from results saved with
+//! --json. Every figure on it comes from those files; conclusions are written elsewhere, by people.
 
 mod plot;
-mod wishes;
+mod targets;
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
 
@@ -16,13 +16,13 @@ use crate::{
 };
 use plot::{Bar, Bars, Line, Lines};
 
-/// What is made of which results.
+/// Options of the report.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Results that --json kept
+    /// Result files that were saved with --json
     #[arg(required = true, value_name = "FILE")]
     runs: Vec<PathBuf>,
-    /// The directory that gets BENCHMARKS.md, and bench/ with its plots
+    /// Output directory: gets BENCHMARKS.md, and the plots in bench/
     #[arg(long, value_name = "DIR", default_value = "docs")]
     out: PathBuf,
 }
@@ -31,7 +31,7 @@ pub struct Options {
 struct Section {
     scenario: &'static str,
     title: &'static str,
-    /// What is measured, and what is to be looked at.
+    /// What is measured, and how to read it.
     words: &'static str,
     table: fn(&[Row]) -> Table,
 }
@@ -40,82 +40,82 @@ const SECTIONS: [Section; 8] = [
     Section {
         scenario: "fanout",
         title: "Fan-out",
-        words: "Every event goes to every reader. The load is events a second x publishers, each event published by itself; `most` means that each publisher publishes again once it was answered, or, where a bound on p99 is named, the highest rate under it. (sat.) marks a server that did not take the rate: its latencies are those of a growing queue.",
+        words: "Every event goes to every reader. The load is events per second x publishers, each event published by itself. `most` means that each publisher sends its next event when the last one was answered; if a bound on p99 is named, it means the highest rate within that bound. (sat.) marks a server that did not keep up with the rate: its latencies are those of a growing queue.",
         table: fanout::table,
     },
     Section {
         scenario: "idle",
         title: "Idle connections",
-        words: "Connections that only stand. Resident memory is the server's growth divided by the connections; the kernel's own is counted over both ends of each connection, since both are on this machine.",
+        words: "Connections without events. Resident memory is the server's growth divided by the number of connections. The kernel's memory is that of both ends of each connection, because both are on this machine.",
         table: idle::table,
     },
     Section {
         scenario: "storm",
         title: "Reconnect storm",
-        words: "All connections are cut by resets, events are published while nobody is there, and all come back at once from their cursors. The time runs from the first attempt until the last reader is live and has every event. Another org on the same gateway goes on meanwhile: its latency before and during the storm stands below.",
+        words: "All connections are reset, events are published while no reader is connected, and all readers reconnect at once with their cursors. The time runs from the first attempt until the last reader is live and has every event. Another org on the same gateway continues meanwhile: the last rows show its latency before and during the storm.",
         table: storm::table,
     },
     Section {
         scenario: "stalled",
         title: "Stalled readers",
-        words: "Some readers stop reading while events go on to the others. `control` is the same load without them.",
+        words: "Some readers stop reading while events continue to the others. `control` is the same load without stalled readers.",
         table: stalled::table,
     },
     Section {
         scenario: "bandwidth",
         title: "Bandwidth",
-        words: "Bytes read from the sockets, frame headers and envelopes included, against the bytes of the events as they were published. Events go one at a time, the hardest case for compression.",
+        words: "Bytes read from the sockets, including frame headers and envelopes, compared with the bytes of the events as they were published. Events are sent one at a time, which is the hardest case for compression.",
         table: bandwidth::table,
     },
     Section {
         scenario: "filters",
         title: "Filters",
-        words: "Every reader gets every event; what differs is how many different `services=` filters they came through.",
+        words: "Every reader gets every event; the runs differ in the number of different `services=` filters.",
         table: filters::table,
     },
     Section {
         scenario: "orgs",
         title: "Many orgs on one worker",
-        words: "Busy orgs share one worker, each with readers and publishers of its own, and small orgs stand beside them; the small ones are measured alone first. Pacing lets an org's next frame wait, so that all have their share: none may starve, and the number of events in a frame may not swing. Its deviation is told from frame to frame and over time (of averages over half a second, as a share). What a process costs stands once, with all big orgs.",
+        words: "Busy orgs share one worker, each with its own readers and publishers. A few small orgs are on the same worker; they are measured alone first. Pacing delays an org's next frame so that all orgs get their share: no org may starve, and the number of events per frame may not oscillate. Its deviation is shown from frame to frame, and over time (of averages over half a second, as a share of the mean). The cost of the process is shown once, in the row of all big orgs.",
         table: orgs::table,
     },
     Section {
         scenario: "ingest",
         title: "Ingest",
-        words: "As many events as are taken; one reader checks that each arrives once. Tidegate answers a publish after its log is synced to disk (unless its setup says otherwise); servers that keep nothing have nothing to sync.",
+        words: "As many events as the server accepts; one reader checks that each arrives once. Tidegate answers a publish after its log is synced to disk (unless its setup says otherwise); servers that store nothing have nothing to sync.",
         table: ingest::table,
     },
 ];
 
-const IN_SHORT: &str = "\
-Each bar with the figure of Tidegate's defaults (disk engine, synced; paced batches) unless the row names another setting, taken from the runs below. Ratios are of servers in one run. CPU is the server's, for one delivery.
+const TARGETS_INTRO: &str = "\
+Each target with the figure that Tidegate reached, taken from the runs below. Tidegate ran with its defaults (disk engine, synced; paced batches) unless the row names another setting. Ratios compare servers within one run. CPU is the server's CPU time per delivery.
 ";
 
 const HOW_TO_READ: &str = "\
-Made by `tidegate-bench report` from measured runs; every figure stands in their files. The commands stand with their tables, and servers in one table were measured in one run, in the same way.
+`tidegate-bench report` makes this page from measured runs; every figure comes from their result files. Each table comes with its command. The servers in one table were measured in one run, in the same way.
 
 ## How to read this
 
-- **Latency** runs from the moment that an event was *meant* to be published to the moment a reader has read it, over all deliveries. The schedule waits for nobody: what a stalled server holds up is late by its own clock (no coordinated omission).
-- **Delivered, missing, twice**: every event carries its publisher and number, and each connection's are checked one by one. On Tidegate `prev` and `seq` are checked too.
-- **CPU us/delivery** is the server's processor time, user and system, of all its threads and processes (`/proc/<pid>/stat`), divided by deliveries. Publishing is in it.
-- **bytes/delivery** is what was read from the sockets. **events/frame**: how many events a message held on average.
-- **answer** is how long a publisher waited for the answer to one publish. Tidegate's log is synced to disk before it; the others store nothing.
-- **Resident** is the server's `VmRSS`; **KiB/connection** is what it grew by since before the readers came, for each of them, with all that the load made it hold. Machines differ by a factor of two, ratios hardly.
-- **floor** is a bare loop of `send` calls over the same sockets, one event each, without a protocol, rules or storage; **floor-batched** the same over batches of 50 ms. No server that keeps a process's sockets can be much below the one of its kind.
-- Server and load had processor cores of their own where it says so. A note tells where the load side itself was the limit.
+- **Latency** is the time from the moment at which an event was *scheduled* to the moment at which a reader has read it, over all deliveries. The schedule does not wait for the server, so the delay of a stalled server counts in full (no coordinated omission).
+- **Delivered, missing, twice**: every event carries its publisher and its number, and the events of each connection are checked one by one. On Tidegate, `prev` and `seq` are checked too.
+- **CPU us/delivery** is the server's CPU time, user and system, of all its threads and processes (`/proc/<pid>/stat`), divided by the number of deliveries. It includes the cost of publishing.
+- **bytes/delivery** counts the bytes read from the sockets. **events/frame** is the average number of events in a message.
+- **answer** is how long a publisher waited for the response to one publish. Tidegate syncs its log to disk before it responds; the others store nothing.
+- **Resident** is the server's `VmRSS`. **KiB/connection** is its growth since before the readers connected, divided by the number of readers; it includes everything that the load made the server hold. Machines differ by a factor of two; ratios between servers hardly differ.
+- **floor** is a bare loop of `send` calls over the same sockets, one event each, without a protocol, rules or storage; **floor-batched** is the same with batches of 50 ms. No server of the same kind can use much less CPU.
+- Server and load had CPU cores of their own if the run says so. A note says if the load itself was the bottleneck.
 
 ## How to run it again
 
 ```sh
-scripts/bench                  # all of this page, some 50 minutes; --quick shows in minutes that it works here
-cargo build --release --workspace                               # or one scenario by itself
+scripts/bench                  # all of this page, about 50 minutes; --quick checks in minutes that it works here
+cargo build --release --workspace                               # or a single scenario
 scripts/bench-peers            # the other servers, from public registries, into target/bench-peers
 target/release/tidegate-bench fanout --peer tidegate,bun,floor,floor-batched --json fanout.json
 target/release/tidegate-bench report fanout.json --out docs
 ```
 
-`tidegate-bench --help` lists the scenarios; `--peer http://ADDRESS` measures a gateway that runs.
+`tidegate-bench --help` lists the scenarios; `--peer http://ADDRESS` measures a running gateway.
 ";
 
 /// Writes the page and its plots.
@@ -147,23 +147,22 @@ pub fn write(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A machine in one line.
-pub fn in_words(machine: &Machine) -> String {
+/// A machine as one line of text.
+pub fn describe(machine: &Machine) -> String {
     let Machine { processor, cores, memory_mib, kernel, system, .. } = machine;
     format!("{cores} cores ({processor}), {} GiB, {system}, {kernel}", (memory_mib + 512) / 1024)
 }
 
-/// The page, and the plots beside it by their names.
+/// The page, and its plots with their file names.
 fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
     let (mut page, mut plots) = (format!("# Benchmarks\n\n{HOW_TO_READ}"), Vec::new());
-    let machines: BTreeSet<String> = runs.iter().map(|run| in_words(&run.machine)).collect();
+    let machines: BTreeSet<String> = runs.iter().map(|run| describe(&run.machine)).collect();
     let _ = write!(page, "\n## Measured on\n\n");
     for machine in machines {
         let _ = writeln!(page, "- {machine}");
     }
     if runs.iter().any(|run| run.machine.profile == "debug") {
-        let _ =
-            writeln!(page, "- **Some runs were made by a debug build: their figures are worth nothing.**");
+        let _ = writeln!(page, "- **Some runs used a debug build: their figures are meaningless.**");
     }
     let servers: BTreeSet<(String, String, String)> = runs
         .iter()
@@ -174,7 +173,7 @@ fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
     table.words = 3;
     table.rows = servers.into_iter().map(|(peer, version, setup)| vec![peer, version, setup]).collect();
     let _ = write!(page, "\n{}", table.markdown());
-    in_short(&mut page, runs);
+    write_targets(&mut page, runs);
     for section in &SECTIONS {
         let of: Vec<_> = runs.iter().filter(|run| run.scenario == section.scenario).collect();
         if of.is_empty() {
@@ -182,14 +181,20 @@ fn page(runs: &[Run]) -> (String, Vec<(String, String)>) {
         }
         let _ = write!(page, "\n## {}\n\n{}\n", section.title, section.words);
         for (index, run) in of.iter().enumerate() {
-            one(&mut page, &mut plots, section, index, run);
+            write_run(&mut page, &mut plots, section, index, run);
         }
     }
     (page, plots)
 }
 
-/// One run of a scenario: its command, plots, table and notes.
-fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, index: usize, run: &Run) {
+/// Writes one run of a scenario: its command, plots, table and notes.
+fn write_run(
+    page: &mut String,
+    plots: &mut Vec<(String, String)>,
+    section: &Section,
+    index: usize,
+    run: &Run,
+) {
     let _ = write!(page, "\n```sh\n{}\n```\n\n", run.command);
     let cores = match (&run.server_cores, &run.load_cores) {
         (Some(server), Some(load)) => format!("Server on core {server}, load on core {load}. "),
@@ -198,7 +203,7 @@ fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, 
     let first = run.rows.first();
     let what = first.map(|row| {
         let transport = row.transport.map_or("", |transport| transport.name());
-        // Where rows differ, their table has the column.
+        // If the rows differ, their table has a column for it.
         let readers = match run.rows.iter().all(|other| other.connections == row.connections) {
             true => format!("{} readers", grouped(row.connections)),
             false => "Readers".to_owned(),
@@ -227,21 +232,21 @@ fn one(page: &mut String, plots: &mut Vec<(String, String)>, section: &Section, 
     }
 }
 
-/// What was wished, and what is.
-fn in_short(page: &mut String, runs: &[Run]) {
-    let Some(table) = wishes::table(runs, true) else { return };
-    let _ = write!(page, "\n## What was wished, and what is\n\n{IN_SHORT}\n{}", table.markdown());
+/// Writes the targets, and whether they are met.
+fn write_targets(page: &mut String, runs: &[Run]) {
+    let Some(table) = targets::table(runs, true) else { return };
+    let _ = write!(page, "\n## Targets\n\n{TARGETS_INTRO}\n{}", table.markdown());
 }
 
-/// The wishes that a run tells of, for the terminal; empty if of none.
-pub fn judged(run: &Run) -> String {
-    let table = wishes::table(std::slice::from_ref(run), false);
+/// The targets that a run has figures for, as text for a terminal; empty if there are none.
+pub fn targets_text(run: &Run) -> String {
+    let table = targets::table(std::slice::from_ref(run), false);
     table.map_or_else(String::new, |table| table.text().replace("**", ""))
 }
 
 /// The plots of a run: file name, title, SVG.
 fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
-    // Where one server alone was measured, its loads are what differs.
+    // If only one server was measured, the bars are named by its loads.
     let is_alone = run.rows.iter().all(|row| row.peer == run.rows[0].peer);
     let bars = |title: &str, of: &dyn Fn(&Row) -> Option<f64>, unit: &'static str, log: bool| {
         let bars = run.rows.iter().filter_map(|row| {
@@ -255,7 +260,7 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
             })
         });
         let bars: Vec<_> = bars.collect();
-        // One bar by itself compares nothing.
+        // A single bar compares nothing.
         (bars.len() > 1).then(|| {
             let title = title.to_owned();
             (title.clone(), Bars { title, unit, log, bars }.svg())
@@ -267,15 +272,12 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
     };
     match run.scenario.as_str() {
         "fanout" | "filters" => {
-            add(
-                "cpu",
-                bars("Server processor time for one delivery", &|row| row.cpu_us_per_delivery, "us", true),
-            );
+            add("cpu", bars("Server CPU time per delivery", &|row| row.cpu_us_per_delivery, "us", true));
             add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", true));
             if run.rows.iter().any(|row| row.rate.is_none()) {
                 add(
                     "rate",
-                    bars("Events a second to every reader", &|row| Some(row.published_per_s), "/s", false),
+                    bars("Events per second to every reader", &|row| Some(row.published_per_s), "/s", false),
                 );
             }
         }
@@ -286,7 +288,12 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
         "storm" => {
             add(
                 "time",
-                bars("Until all are live again", &|row| Some(row.storm?.back_ms / 1000.0), "s", false),
+                bars(
+                    "Time until all readers are live again",
+                    &|row| Some(row.storm?.back_ms / 1000.0),
+                    "s",
+                    false,
+                ),
             );
             add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", false));
         }
@@ -302,7 +309,7 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
         "bandwidth" => add(
             "share",
             bars(
-                "Bytes on the wire, of the events' own bytes",
+                "Bytes on the wire, as a share of the bytes published",
                 &|row| Some(row.bandwidth_share()? * 100.0),
                 "%",
                 false,
@@ -320,7 +327,7 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
             add("latency", bars("Latency, p99", &|row| Some(row.latency?.p99_ms), "ms", false));
         }
         "ingest" => {
-            add("rate", bars("Events taken a second", &|row| Some(row.published_per_s), "/s", false));
+            add("rate", bars("Events accepted per second", &|row| Some(row.published_per_s), "/s", false));
         }
         _ => {}
     }
@@ -330,7 +337,7 @@ fn plots_of(run: &Run) -> Vec<(&'static str, String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{books::Counts, latency::Summary};
+    use crate::{latency::Summary, ledger::Counts};
 
     fn run(scenario: &str) -> Run {
         let row = |peer: &str, missing| Row {

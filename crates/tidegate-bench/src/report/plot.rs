@@ -1,16 +1,16 @@
-//! Plots as SVG, by hand: two shapes are needed, and what is written here takes the colours of a light or a
-//! dark page by itself, which a drawing library does not do.
+//! Plots as SVG, written by hand: only two kinds are needed, and they follow the light or dark colour scheme
+//! of the page, which plotting libraries do not do.
 
 use std::fmt::Write as _;
 
 use crate::result::short;
 
 const WIDTH: f64 = 720.0;
-/// Where the longest bar ends, before its number.
+/// The right end of the longest bar; its number follows.
 const RIGHT: f64 = 630.0;
 const FONT: &str = "13px system-ui, -apple-system, 'Segoe UI', sans-serif";
 
-/// The colours, on light and on dark.
+/// The colours, for light and dark pages.
 const STYLE: &str = "
   text { fill: #24292f; font: FONT; }
   .title { font-weight: 600; }
@@ -52,21 +52,21 @@ fn escaped(text: &str) -> String {
 /// One bar.
 #[derive(Debug)]
 pub struct Bar {
-    /// What it is grouped under, wherever it stands among the others; nothing needs no heading.
+    /// The heading of its group; empty for none. Bars of a group need not be adjacent.
     pub group: String,
     pub name: String,
     pub value: f64,
-    /// Said behind the value.
+    /// Text after the value.
     pub mark: &'static str,
     pub ours: bool,
 }
 
-/// Bars in groups, lying.
+/// Horizontal bars in groups.
 #[derive(Debug)]
 pub struct Bars {
     pub title: String,
     pub unit: &'static str,
-    /// Where values differ by orders of magnitude.
+    /// Whether the scale is logarithmic if values differ by orders of magnitude.
     pub log: bool,
     pub bars: Vec<Bar>,
 }
@@ -77,10 +77,10 @@ impl Bars {
         let values = || self.bars.iter().map(|bar| bar.value).filter(|value| *value > 0.0);
         let most = values().fold(f64::MIN_POSITIVE, f64::max);
         let least = values().fold(most, f64::min);
-        // A logarithmic bar begins below the least, at a power of ten.
+        // A logarithmic scale begins at a power of ten below the smallest value.
         let log = self.log && most / least > 5.0;
         let floor = 10f64.powf((least / 1.5).log10().floor());
-        // Where bars begin: behind the longest name, as wide as such letters are at the most.
+        // Bars begin after the longest name, at the maximum width of its letters.
         let letters = self.bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
         let left = (letters as f64 * 7.5 + 24.0).clamp(120.0, 360.0);
         let length = |value: f64| {
@@ -121,7 +121,7 @@ impl Bars {
         svg(y + 12.0, &format!("{}, {}{scale}", self.title, self.unit), &body)
     }
 
-    /// The bars, those of a group together: groups in the order of their first bars.
+    /// The bars with those of a group together; groups are in the order of their first bars.
     fn by_group(&self) -> Vec<&Bar> {
         let mut groups: Vec<&str> = Vec::new();
         for bar in &self.bars {
@@ -133,7 +133,7 @@ impl Bars {
     }
 }
 
-/// A round distance (1, 2 or 5 of a power of ten) with which at most five steps reach `most`.
+/// A round step (1, 2 or 5 times a power of ten) of which at most five reach `most`.
 fn round_step(most: f64) -> f64 {
     let power = 10f64.powf((most / 5.0).log10().floor());
     [1.0, 2.0, 5.0, 10.0]
@@ -159,7 +159,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The plot; none where there are no points.
+    /// The plot; none if there are no points.
     pub fn svg(&self) -> Option<String> {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let last = points().map(|(x, _)| *x).reduce(f64::max)?.max(0.001);
@@ -187,7 +187,7 @@ impl Lines {
             bottom + 18.0,
             short(last)
         );
-        // Names below, in columns where they are many.
+        // Names are below, in columns if there are many.
         let columns = if self.lines.len() > 4 { 4 } else { 1 };
         let width = if columns > 1 { 1.5 } else { 2.0 };
         let (mut y, mut column) = (bottom + 40.0, 0);
@@ -246,7 +246,7 @@ mod tests {
         let wide =
             Bars { title: "t".into(), unit: "us", log: true, bars: vec![bar("a", 0.1), bar("b", 100.0)] };
         let found = widths(&wide.svg());
-        assert!(found[0] > 30.0, "the least can be seen: {found:?}");
+        assert!(found[0] > 30.0, "the smallest value is visible: {found:?}");
     }
 
     #[test]

@@ -1,40 +1,43 @@
-//! Bandwidth: what the wire carries of the events' own bytes, plain and compressed, for small events and
-//! for real webhooks. Events go one at a time, the hardest case for compression.
+//! Bandwidth: bytes on the wire compared with bytes published, plain and compressed, for small events and for
+//! real webhooks. Events are sent one at a time, which is the hardest case for compression.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, percent};
+use super::{
+    Outcome,
+    columns::{self, CPU, Column, DELIVERED, EVENTS_PER_FRAME, GAPS, LOAD, MISSING, SERVER, TWICE, percent},
+};
 use crate::{
     event::Payload,
     options::{Common, Load, Setting, positive},
     peers::Peer,
-    result::{Row, Table, grouped, maybe, short},
+    result::{Row, Table, maybe, short},
     schedule::Arrivals,
     session::{Plan, Session},
 };
 
-/// What is run.
+/// Options of the scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
-    /// How many readers
+    /// Number of readers
     #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = positive::<usize>)]
     pub connections: usize,
-    /// Events per second and publishers
+    /// Events per second and number of publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "50x1")]
     pub load: Load,
-    /// Real webhooks: api.github.com/index.json of the npm package @octokit/webhooks-examples
+    /// Real webhooks to measure too: api.github.com/index.json of the npm package @octokit/webhooks-examples
     #[arg(long, value_name = "FILE")]
     pub webhooks: Option<PathBuf>,
 }
 
-/// The size of a small event here: the first wish's own.
+/// The size of a small event; the bandwidth target is defined for it.
 const SMALL_BYTES: usize = 280;
 
-/// Runs it.
+/// Runs the scenario.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut payloads = vec![Payload::Order { bytes: SMALL_BYTES }];
     if let Some(path) = &options.webhooks {
@@ -44,14 +47,14 @@ pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     for peer in &setting.common.peer {
         for payload in &payloads {
             for compress in [false, true] {
-                outcome.add(peer, one(setting, options, peer, payload, compress).map(Some));
+                outcome.add(peer, measure_peer(setting, options, peer, payload, compress).map(Some));
             }
         }
     }
     Ok(outcome)
 }
 
-fn one(
+fn measure_peer(
     setting: &Setting,
     options: &Options,
     peer: &Peer,
@@ -66,39 +69,24 @@ fn one(
     session.measure(&work)
 }
 
+/// The columns of its table.
+const COLUMNS: &[Column] = &[
+    SERVER,
+    ("events", LOAD.1),
+    DELIVERED,
+    MISSING,
+    TWICE,
+    GAPS,
+    ("bytes/event, JSON", |row| short(row.event_bytes)),
+    ("bytes/delivery, wire", |row| short(row.wire_bytes_per_delivery)),
+    ("bandwidth (<= 30 % of raw)", |row| percent(row.bandwidth_share())),
+    EVENTS_PER_FRAME,
+    CPU,
+    ("compressed", |row| if row.compressed > 0 { "yes" } else { "no" }.to_owned()),
+    ("mean latency (<= 30 ms)", |row| maybe(row.latency.map(|latency| latency.mean_ms))),
+];
+
 /// Its table.
 pub fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[
-        "server",
-        "events",
-        "delivered",
-        "missing",
-        "twice",
-        "gaps",
-        "bytes/event, JSON",
-        "bytes/delivery, wire",
-        "bandwidth (<= 30 % of raw)",
-        "events/frame",
-        "CPU us/delivery",
-        "compressed",
-        "mean latency (<= 30 ms)",
-    ]);
-    for row in rows {
-        table.rows.push(vec![
-            row.peer.clone(),
-            row.label.clone(),
-            grouped(row.counts.delivered),
-            grouped(row.missing),
-            grouped(row.counts.duplicates),
-            grouped(row.counts.gaps + row.counts.holes),
-            short(row.event_bytes),
-            short(row.wire_bytes_per_delivery),
-            percent(row.bandwidth_share()),
-            short(row.events_per_frame),
-            row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
-            if row.compressed > 0 { "yes" } else { "no" }.to_owned(),
-            maybe(row.latency.map(|latency| latency.mean_ms)),
-        ]);
-    }
-    table
+    columns::table(COLUMNS, rows)
 }

@@ -1,8 +1,8 @@
-//! Fan-out: every event to every reader, at one rate after the other; or the most that is carried.
+//! Fan-out: every event goes to every reader, at several rates; or a search for the highest rate.
 
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, columns};
 use crate::{
     options::{Common, Load, Setting, positive},
     peers::Peer,
@@ -11,30 +11,30 @@ use crate::{
     session::{Plan, Session},
 };
 
-/// What is run.
+/// Options of the scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
-    /// How many readers
+    /// Number of readers
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub connections: usize,
-    /// Events per second and publishers, several with commas between them: 50x1,1000x4,maxx16. max: each
-    /// publishes again once it was answered
+    /// Events per second and number of publishers; several separated by commas: 50x1,1000x4,maxx16. With max,
+    /// each publisher sends its next event when the last one was answered
     #[arg(long, value_name = "RATExPUBLISHERS", value_delimiter = ',', default_value = "50x1,1000x4")]
     pub load: Vec<Load>,
-    /// Whether publishers take turns or all publish at the same moment
+    /// How publishers share the schedule: in turn, or all at the same moment
     #[arg(long, value_enum, default_value = "even")]
     pub arrivals: Arrivals,
-    /// Measure each so often, servers taking turns, and show the run with the median processor time
+    /// Number of measurements per load and server, in alternation; the one with the median CPU time is shown
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = positive::<u32>)]
     pub repeat: u32,
-    /// Raise each load's rate until p99 is above this or the server saturates, and show the most carried
+    /// Search for the highest rate at which p99 stays within this bound and the server keeps up
     #[arg(long, value_name = "MILLISECONDS")]
     pub search_p99: Option<f64>,
 }
 
-/// Runs it.
+/// Runs the scenario.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     for load in &options.load {
@@ -56,8 +56,8 @@ pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// The run with the median processor time a delivery, with the range of all; whatever one of the others
-/// found wrong is kept.
+/// The run with the median CPU time per delivery, with a note on the range of all runs. The faults of the
+/// other runs are added to it.
 fn median(mut rows: Vec<Row>) -> Option<Row> {
     let us = |row: &Row| row.cpu_us_per_delivery.unwrap_or(0.0);
     rows.sort_by(|one, other| us(one).total_cmp(&us(other)));
@@ -84,8 +84,8 @@ fn once(setting: &Setting, options: &Options, peer: &Peer, load: Load, label: St
     session.measure(&work)
 }
 
-/// Doubles the rate while it is carried, then halves the distance to the first that is not. A rate is given up
-/// only when it was not carried twice: one hiccup of the machine would end the search far below the truth.
+/// Doubles the rate until the server no longer keeps up, then continues with a binary search. A rate counts
+/// as too high only after two failures: otherwise one hiccup of the machine could end the search far too low.
 fn search(
     setting: &Setting,
     options: &Options,
@@ -101,11 +101,11 @@ fn search(
         let mut row = once(setting, options, peer, load, format!("most x {}", load.publishers))?;
         let p99_ms = row.latency.map_or(f64::INFINITY, |latency| latency.p99_ms);
         if !row.is_saturated() && row.missing == 0 && p99_ms <= bound_ms {
-            let mut note = format!("the most carried with p99 up to {bound_ms} ms, to 10 %");
+            let mut note = format!("the highest rate with p99 up to {bound_ms} ms, within 10 %");
             if let Some(syncs) = row.syncs {
                 let events = row.published as f64 / syncs.count as f64;
                 note += &format!(
-                    "; a sync of the log took {} ms, for {} events",
+                    "; a sync of the log took {} ms for {} events",
                     short(syncs.mean_ms),
                     short(events)
                 );
@@ -131,12 +131,12 @@ fn search(
             (None, _) => rate / 2.0,
         };
     }
-    carried.ok_or_else(|| anyhow::anyhow!("{peer} carries no rate with p99 up to {bound_ms} ms"))
+    carried.ok_or_else(|| anyhow::anyhow!("{peer} keeps no rate with p99 up to {bound_ms} ms"))
 }
 
 /// Its table.
 pub fn table(rows: &[Row]) -> Table {
-    super::table(rows)
+    columns::common(rows)
 }
 
 #[cfg(test)]

@@ -1,71 +1,77 @@
-//! Orgs: many busy orgs on one worker, and small ones beside them. Pacing (R15) must neither starve one
-//! nor swing, and a small org must not wait for the big ones: it is measured alone first.
+//! Orgs: many busy orgs and a few small ones on one worker. Pacing (R15) must not starve any org and must not
+//! oscillate, and the small orgs must not wait for the big ones: they are measured alone first.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
-use super::{Outcome, percent};
+use super::{
+    Outcome,
+    columns::{
+        self, CORE_SHARE, CPU, Column, DELIVERED, EVENTS_PER_FRAME, GAPS, LOAD, MAX, MISSING, P50, P99, RATE,
+        SERVER, TWICE, percent,
+    },
+};
 use crate::{
     event::Marks,
     latency::Latencies,
     options::{Common, Load, Setting, positive},
     peers::Peer,
-    reader::Seat,
+    reader::ReaderSpec,
     result::{self, Orgs, Row, Table, grouped, maybe, short},
     schedule::Arrivals,
     session::{Plan, Session},
 };
 
-/// What is run.
+/// Options of the scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
-    /// How many big orgs there are
+    /// Number of big orgs
     #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = positive::<u16>)]
     pub orgs: u16,
-    /// How many readers each of them has
+    /// Number of readers of each big org
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = positive::<usize>)]
     pub connections: usize,
-    /// Events per second and publishers of each
+    /// Events per second and number of publishers of each big org
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "200x4")]
     pub load: Load,
-    /// How many small orgs stand beside them
+    /// Number of small orgs
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = positive::<u16>)]
     pub small: u16,
-    /// How many readers each small one has
+    /// Number of readers of each small org
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = positive::<usize>)]
     pub small_connections: usize,
-    /// Events per second and publishers of each small one
+    /// Events per second and number of publishers of each small org
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "10x1")]
     pub small_load: Load,
 }
 
-/// How often a look is taken at how many events a message holds.
+/// How often the number of events in a message is sampled.
 const SAMPLE: Duration = Duration::from_millis(500);
 
-/// Runs it.
+/// Runs the scenario.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
-        outcome.add(peer, one(setting, options, peer));
+        outcome.add(peer, measure_peer(setting, options, peer));
     }
     Ok(outcome)
 }
 
-/// An org: its session, and what goes to it.
+/// An org: its session and its load.
 struct Org {
     session: Session,
     load: Load,
 }
 
-fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<Row>> {
+fn measure_peer(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<Row>> {
     ensure!(peer.is_tidegate(), "it has no orgs; orgs is for tidegate");
     ensure!(
         !matches!(peer, Peer::Address(_)),
-        "a gateway that runs already has one org to be measured with; give tidegate, or tidegate+KEY=VALUE"
+        "a running gateway has one org for this tool; give tidegate, or tidegate+KEY=VALUE"
     );
     let Options { orgs: big, small, .. } = *options;
     let mut all: Vec<Org> = Vec::new();
@@ -86,11 +92,11 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<
             None => Session::open(setting, peer, plan)?,
             Some(first) => {
                 let running = &first.session.running;
-                let orgs = running.orgs.as_ref().context("make further orgs")?;
-                let running = orgs.make(&name, running, &Marks::of_run(rand::random()))?;
-                let mut session = Session::on(setting, peer, running, plan)?;
-                session.stand_beside();
-                session.seat(vec![Seat::default(); connections])?;
+                let orgs = running.orgs.as_ref().context("create further orgs")?;
+                let running = orgs.create(&name, running, &Marks::of_run(rand::random()))?;
+                let mut session = Session::on_server(setting, peer, running, plan)?;
+                session.join_run();
+                session.add_readers(vec![ReaderSpec::default(); connections])?;
                 session.probe()?;
                 session
             }
@@ -99,14 +105,14 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<
     }
     let small = usize::from(small);
     let (alone, latencies) = measure(&mut all[..small])?;
-    let mut rows = vec![together("small orgs, alone", &alone, &latencies)];
+    let mut rows = vec![combine("small orgs, alone", &alone, &latencies)];
     let (beside, _) = measure(&mut all)?;
     let (small, big) = beside.split_at(small);
     let of = |orgs: &[Org]| sum_of_latencies(orgs);
     let label = format!("small orgs, beside {} big", options.orgs);
-    let mut small_row = together(&label, small, &of(&all[..small.len()])?);
-    let mut big_row = together("big orgs, all", big, &of(&all[small.len()..])?);
-    // One process served both: its costs stand once, over what it delivered to both.
+    let mut small_row = combine(&label, small, &of(&all[..small.len()])?);
+    let mut big_row = combine("big orgs, all", big, &of(&all[small.len()..])?);
+    // One process served both, so its costs are shown once, divided by the deliveries to both.
     let delivered = small_row.counts.delivered + big_row.counts.delivered;
     let share = big_row.counts.delivered as f64 / delivered.max(1) as f64;
     big_row.cpu_us_per_delivery = big_row.cpu_us_per_delivery.map(|us| us * share);
@@ -117,37 +123,37 @@ fn one(setting: &Setting, options: &Options, peer: &Peer) -> anyhow::Result<Vec<
         row.kib_per_connection = None;
         row
     }));
-    // The first one's server goes last.
+    // The first session owns the server, so it is dropped last.
     while all.pop().is_some() {}
     Ok(rows)
 }
 
-/// Connections and files beside an org's own readers: all that the others have.
+/// Connections and files that the other orgs need, beside an org's own readers.
 fn room(options: &Options) -> usize {
     let Options { orgs, connections, load, small, small_connections, small_load, .. } = *options;
     let each = |readers: usize, load: Load| readers + usize::from(load.publishers) + 8;
     usize::from(orgs) * each(connections, load) + usize::from(small) * each(small_connections, small_load)
 }
 
-/// Measures all of them at the same time, after a warm-up together; their rows, and all latencies.
+/// Measures all orgs at the same time, after a common warm-up. Returns their rows, and the latencies of all.
 fn measure(orgs: &mut [Org]) -> anyhow::Result<(Vec<Row>, Latencies)> {
-    at_once(orgs, |Org { session, load }| {
+    in_parallel(orgs, |Org { session, load }| {
         let work = session.work(*load, Arrivals::Even);
         session.warm_up(&work)
     })?;
-    let rows = at_once(orgs, |Org { session, load }| {
+    let rows = in_parallel(orgs, |Org { session, load }| {
         let work = session.work(*load, Arrivals::Even);
         let (mut points, mut last) = (Vec::new(), (Duration::ZERO, 0, 0));
         let mut row = session.measured(&work, |session, at| {
-            let Ok(standing) = session.crowd.standing() else { return };
+            let Ok(status) = session.pool.status() else { return };
             let (before, delivered, frames) = last;
             if at < before + SAMPLE {
                 return;
             }
-            last = (at, standing.delivered, standing.frames);
-            // Nothing to say where none came, nor just after the counts began anew.
-            if let Some(frames @ 1..) = standing.frames.checked_sub(frames) {
-                let delivered = standing.delivered.saturating_sub(delivered);
+            last = (at, status.delivered, status.frames);
+            // No sample if no message came, or if the counts were reset just before.
+            if let Some(frames @ 1..) = status.frames.checked_sub(frames) {
+                let delivered = status.delivered.saturating_sub(delivered);
                 points.push((at.as_secs_f64(), delivered as f64 / frames as f64));
             }
         })?;
@@ -157,8 +163,8 @@ fn measure(orgs: &mut [Org]) -> anyhow::Result<(Vec<Row>, Latencies)> {
     Ok((rows, sum_of_latencies(orgs)?))
 }
 
-/// Does the same with each, all at the same time.
-fn at_once<T: Send>(
+/// Calls `each` for every org, all at the same time.
+fn in_parallel<T: Send>(
     orgs: &mut [Org],
     each: impl Fn(&mut Org) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Vec<T>> {
@@ -169,7 +175,7 @@ fn at_once<T: Send>(
             Ok(done) => done,
             Err(_) => bail!("an org's thread panicked"),
         });
-        // All are waited for, whoever fails first.
+        // All threads are joined, even if one fails.
         done.collect::<Vec<_>>().into_iter().collect()
     })
 }
@@ -182,8 +188,8 @@ fn sum_of_latencies(orgs: &[Org]) -> anyhow::Result<Latencies> {
     Ok(all)
 }
 
-/// The rows of several orgs as one.
-fn together(label: &str, rows: &[Row], latencies: &Latencies) -> Row {
+/// Combines the rows of several orgs.
+fn combine(label: &str, rows: &[Row], latencies: &Latencies) -> Row {
     let Some(first) = rows.first() else { return Row::default() };
     let medians = || rows.iter().filter_map(|row| row.latency.map(|latency| latency.p50_ms));
     let mut all = Row {
@@ -215,7 +221,7 @@ fn together(label: &str, rows: &[Row], latencies: &Latencies) -> Row {
         all.missing += row.missing;
         all.counts.add(&row.counts);
         all.ended += row.ended;
-        // Each has watched the same process over its own time.
+        // Each row measured the same process over its own time.
         all.cpu_share = all.cpu_share.into_iter().chain(row.cpu_share).reduce(f64::max);
         us = us.into_iter().chain(cpu_us(row)).reduce(f64::max);
         bytes += wire_bytes(row);
@@ -223,7 +229,7 @@ fn together(label: &str, rows: &[Row], latencies: &Latencies) -> Row {
     let delivered = all.counts.delivered.max(1) as f64;
     all.wire_bytes_per_delivery = bytes / delivered;
     all.cpu_us_per_delivery = us.map(|us| us / delivered);
-    // What all say is said once.
+    // A note that all rows have is shown once.
     let notes: BTreeSet<_> = rows.iter().flat_map(|row| &row.notes).collect();
     let notes = notes.into_iter().filter(|note| !note.starts_with(result::SATURATED)).cloned();
     all.notes = all.saturation().into_iter().chain(notes).collect();
@@ -232,56 +238,39 @@ fn together(label: &str, rows: &[Row], latencies: &Latencies) -> Row {
     all
 }
 
+/// The columns of its table.
+const COLUMNS: &[Column] = &[
+    SERVER,
+    ("orgs", LOAD.1),
+    ("readers", |row| grouped(row.connections)),
+    RATE,
+    DELIVERED,
+    MISSING,
+    TWICE,
+    GAPS,
+    P50,
+    P99,
+    MAX,
+    ("worst/best p50", |row| {
+        let spread = row.orgs.filter(|orgs| orgs.count > 1 && orgs.p50_best_ms > 0.0);
+        maybe(spread.map(|orgs| orgs.p50_worst_ms / orgs.p50_best_ms))
+    }),
+    EVENTS_PER_FRAME,
+    ("± from frame to frame", |row| short(row.frame_deviation)),
+    ("± over time", |row| percent(row.orgs.map_or_else(|| row.drift(), |orgs| orgs.drift))),
+    CPU,
+    CORE_SHARE,
+];
+
 /// Its table.
 pub fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[
-        "server",
-        "orgs",
-        "readers",
-        "events/s",
-        "delivered",
-        "missing",
-        "twice",
-        "gaps",
-        "p50 ms",
-        "p99",
-        "max",
-        "worst/best p50",
-        "events/frame",
-        "± from frame to frame",
-        "± over time",
-        "CPU us/delivery",
-        "of a core",
-    ]);
-    for row in rows {
-        let spread = row.orgs.filter(|orgs| orgs.count > 1 && orgs.p50_best_ms > 0.0);
-        table.rows.push(vec![
-            row.peer.clone(),
-            row.label.clone(),
-            grouped(row.connections),
-            super::rate_of(row),
-            grouped(row.counts.delivered),
-            grouped(row.missing),
-            grouped(row.counts.duplicates),
-            grouped(row.counts.gaps + row.counts.holes),
-            maybe(row.latency.map(|latency| latency.p50_ms)),
-            maybe(row.latency.map(|latency| latency.p99_ms)),
-            maybe(row.latency.map(|latency| latency.max_ms)),
-            maybe(spread.map(|orgs| orgs.p50_worst_ms / orgs.p50_best_ms)),
-            short(row.events_per_frame),
-            short(row.frame_deviation),
-            percent(row.orgs.map_or_else(|| row.drift(), |orgs| orgs.drift)),
-            row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
-            percent(row.cpu_share),
-        ]);
-    }
-    table
+    columns::table(COLUMNS, rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{books::Counts, latency::Summary};
+    use crate::{latency::Summary, ledger::Counts};
 
     #[test]
     fn several_orgs_as_one() {
@@ -295,13 +284,13 @@ mod tests {
             ..Row::default()
         };
         let rows = [row(2.0, &[2.0, 2.0]), row(3.0, &[1.0, 3.0])];
-        let all = together("all", &rows, &Latencies::default());
+        let all = combine("all", &rows, &Latencies::default());
         let orgs = all.orgs.expect("orgs");
         assert_eq!((orgs.count, orgs.p50_worst_ms / orgs.p50_best_ms, orgs.drift), (2, 1.5, Some(0.5)));
         assert_eq!((all.connections, all.rate, all.counts.delivered), (20, Some(100.0), 200));
         assert_eq!((all.events_per_frame, all.frame_deviation), (2.0, 1.0));
-        // The same process: twice the deliveries, and no more time.
+        // It is the same process: twice the deliveries in the same CPU time.
         assert_eq!(all.cpu_us_per_delivery, Some(2.0));
-        assert_eq!(row(1.0, &[4.0]).drift(), None, "one look is no swing");
+        assert_eq!(row(1.0, &[4.0]).drift(), None, "one sample has no deviation");
     }
 }

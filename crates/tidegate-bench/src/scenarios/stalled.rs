@@ -1,62 +1,67 @@
-//! Stalled readers: some stop reading while events go on. The server's memory must stay flat, and the
-//! others must not notice; a control run without the stalled ones stands beside it.
+//! Stalled readers: some stop reading while events continue. The server's memory must stay constant, and the
+//! other readers must not be delayed; a control run without stalled readers is measured for comparison.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::Outcome;
+use super::{
+    Outcome,
+    columns::{
+        self, CPU, Column, DELIVERED, GAPS, LOAD, MAX, MISSING, P50, P99, RATE, RESIDENT, SERVER, TWICE,
+    },
+};
 use crate::{
     options::{Common, Load, Setting, positive, seconds},
     peers::Peer,
-    reader::Seat,
-    result::{Row, Table, grouped, maybe, short},
+    reader::ReaderSpec,
+    result::{Row, Table, grouped, maybe},
     schedule::Arrivals,
     session::{Plan, Session},
 };
 
-/// What is run.
+/// Options of the scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(flatten)]
     pub common: Common,
-    /// How many readers read
+    /// Number of readers that keep reading
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub connections: usize,
-    /// How many stop reading
+    /// Number of readers that stop reading
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = positive::<usize>)]
     pub stalled: usize,
-    /// Events per second and publishers
+    /// Events per second and number of publishers
     #[arg(long, value_name = "RATExPUBLISHERS", default_value = "500x4")]
     pub load: Load,
-    /// How long the run without stalled readers is measured; as long as the other if not given
+    /// Duration of the control run, without stalled readers [default: the value of --seconds]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub control_seconds: Option<Duration>,
 }
 
-/// Runs it.
+/// Runs the scenario.
 pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut control = setting.clone();
     control.common.seconds = options.control_seconds.unwrap_or(setting.common.seconds);
     for peer in &setting.common.peer {
-        outcome.add(peer, one(&control, options, peer, 0).map(Some));
-        outcome.add(peer, one(setting, options, peer, options.stalled).map(Some));
+        outcome.add(peer, measure_peer(&control, options, peer, 0).map(Some));
+        outcome.add(peer, measure_peer(setting, options, peer, options.stalled).map(Some));
     }
     Ok(outcome)
 }
 
-fn one(setting: &Setting, options: &Options, peer: &Peer, stalled: usize) -> anyhow::Result<Row> {
+fn measure_peer(setting: &Setting, options: &Options, peer: &Peer, stalled: usize) -> anyhow::Result<Row> {
     let label = match stalled {
         0 => "control".to_owned(),
         stalled => format!("{} stalled", grouped(stalled as u64)),
     };
     let mut plan = Plan::of(setting, options.connections, options.load.publishers, label);
-    // Among the others, not behind them: every walk over the readers meets them.
+    // Spread among the others, so that every part of a fan-out pass meets them.
     let every = options.connections.div_ceil(stalled.max(1));
     for index in (0..stalled).rev() {
-        let at = (index * every).min(plan.seats.len());
-        plan.seats.insert(at, Seat { stalls: true, ..Seat::default() });
+        let at = (index * every).min(plan.readers.len());
+        plan.readers.insert(at, ReaderSpec { stalls: true, ..ReaderSpec::default() });
     }
     let mut session = Session::open(setting, peer, plan)?;
     let work = session.work(options.load, Arrivals::Even);
@@ -79,42 +84,26 @@ pub fn growth_kib(row: &Row) -> Option<f64> {
     Some(*last as f64 - *first as f64)
 }
 
+/// The columns of its table.
+const COLUMNS: &[Column] = &[
+    SERVER,
+    ("run", LOAD.1),
+    RATE,
+    DELIVERED,
+    MISSING,
+    TWICE,
+    GAPS,
+    P50,
+    P99,
+    MAX,
+    CPU,
+    ("resident MiB at the end", RESIDENT.1),
+    ("grown in the second half, MiB", |row| maybe(growth_kib(row).map(|kib| kib / 1024.0))),
+];
+
 /// Its table.
 pub fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[
-        "server",
-        "run",
-        "events/s",
-        "delivered",
-        "missing",
-        "twice",
-        "gaps",
-        "p50 ms",
-        "p99",
-        "max",
-        "CPU us/delivery",
-        "resident MiB at the end",
-        "grown in the second half, MiB",
-    ]);
-    for row in rows {
-        let mib = |kib: f64| kib / 1024.0;
-        table.rows.push(vec![
-            row.peer.clone(),
-            row.label.clone(),
-            super::rate_of(row),
-            grouped(row.counts.delivered),
-            grouped(row.missing),
-            grouped(row.counts.duplicates),
-            grouped(row.counts.gaps + row.counts.holes),
-            maybe(row.latency.map(|latency| latency.p50_ms)),
-            maybe(row.latency.map(|latency| latency.p99_ms)),
-            maybe(row.latency.map(|latency| latency.max_ms)),
-            row.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), |us| format!("{us:.2}")),
-            maybe(row.resident_kib.map(|kib| mib(kib as f64))),
-            growth_kib(row).map_or_else(|| "–".to_owned(), |kib| short(mib(kib))),
-        ]);
-    }
-    table
+    columns::table(COLUMNS, rows)
 }
 
 #[cfg(test)]

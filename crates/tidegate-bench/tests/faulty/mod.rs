@@ -1,4 +1,4 @@
-//! A server that speaks enough of the protocol to be measured, and has one fault: what the tool must see.
+//! A server that implements enough of the protocol to be measured, with one fault that the tool must find.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -13,17 +13,17 @@ use tidegate_protocol::ws::{FrameBuilder, handshake};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// One event does not go to the first reader, and the frames around it close ranks.
+    /// The first reader does not get one event, and the `prev` of the next frame hides this.
     Loses,
-    /// One event goes to the first reader again, at a new place.
+    /// The first reader gets one event twice, the second time with a new seq.
     Doubles,
-    /// One event does not go to the first reader, and the next frame's `prev` betrays it.
+    /// The first reader does not get one event, and the `prev` of the next frame shows this.
     Skips,
-    /// No reader is let in.
+    /// All readers are refused.
     Refuses,
 }
 
-/// Which of the run's events the fault meets: neither the first nor the last.
+/// The number of the event with the fault: neither the first nor the last of the run.
 const FAULTY_EVENT: u64 = 7;
 
 /// The server.
@@ -39,12 +39,12 @@ struct Log {
 
 struct Reader {
     socket: TcpStream,
-    /// The seq of the last frame that it got.
+    /// The seq of the last frame that was sent to it.
     seq: u64,
 }
 
 impl Faulty {
-    /// Starts one; its threads end with the test.
+    /// Starts a server; its threads end with the test process.
     pub fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -58,7 +58,7 @@ impl Faulty {
         Self(address)
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> String {
         format!("http://{}", self.0)
     }
@@ -88,7 +88,7 @@ fn connection(socket: &TcpStream, log: &Mutex<Log>) {
         }
         if let Some(key) = key {
             reader(socket, log, &key);
-            // Its pongs are of no interest.
+            // Its pongs are ignored.
             let _ = input.read_to_end(&mut Vec::new());
             return;
         }
@@ -130,7 +130,7 @@ fn reader(socket: &TcpStream, log: &Mutex<Log>, key: &str) {
 fn send(socket: &mut TcpStream, text: &str) {
     let mut frame = FrameBuilder::with_capacity(text.len());
     frame.payload_mut().extend_from_slice(text.as_bytes());
-    // A reader that has gone is no concern of this server.
+    // The reader may have disconnected.
     let _ = socket.write_all(&frame.finish());
 }
 
@@ -163,7 +163,7 @@ impl Log {
             reader.seq = seq;
         }
         if fault == Fault::Doubles && meets {
-            // The place that the first reader was shown is nobody else's.
+            // The seq of the duplicate is used for the first reader only.
             self.seq += 1;
             self.readers[0].seq = self.seq;
         }

@@ -1,4 +1,4 @@
-//! An event as it stands in a body: its members, not looked into yet.
+//! An event as it is in a body: its members, with their values unparsed.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -10,25 +10,25 @@ use serde_json::value::RawValue;
 
 use super::{PublishError, PublishLimits, fields::Faults, too_many};
 
-/// The members that a form of event knows.
+/// The known members of one form of event.
 pub(super) trait Members<'a>: Default {
-    /// Where the value of a member goes, and its name; `None` for one that is not known.
+    /// The slot for the value of a member, and its name; `None` for an unknown one.
     fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)>;
 }
 
-/// An event, or what stands in the place of one.
+/// An event, or the value in its place.
 pub(super) struct Draft<M> {
-    /// `None` for a value that is no object.
+    /// `None` for a value that is not an object.
     pub(super) members: Option<M>,
     repeated: Option<&'static str>,
     suspect: Option<String>,
 }
 
 impl<M> Draft<M> {
-    /// Names what is wrong with the members as such.
+    /// Reports repeated and suspect members.
     pub(super) fn report(&self, at: &str, faults: &mut Faults) {
         if let Some(name) = self.repeated {
-            faults.add(format!("{at}/{name}"), "repeated", format!("{name} stands more than once"));
+            faults.add(format!("{at}/{name}"), "repeated", format!("{name} occurs more than once"));
         }
         if let Some(name) = &self.suspect {
             faults.suspect(format!("{at}/{name}"), name);
@@ -36,8 +36,8 @@ impl<M> Draft<M> {
     }
 }
 
-/// Whether a name that is not known is surely meant as `users`. Unknown members are ignored, but for
-/// these: ignoring one would show everybody what was meant for one.
+/// Whether an unknown member is certainly a misspelling of `users`. Other unknown members are ignored;
+/// these are refused, because ignoring one would show everybody what was meant for some.
 pub fn is_meant_as_users(name: &str) -> bool {
     matches!(&*name.to_ascii_lowercase(), "user" | "users" | "user_id" | "user_ids" | "userid" | "userids")
 }
@@ -47,7 +47,7 @@ where
     M: 'a,
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A value of any kind: one that is no object is a faulty field, not a syntax error.
+        // A value of any kind: one that is not an object is a faulty field, not a syntax error.
         let raw = <&'a RawValue>::deserialize(deserializer)?;
         if !raw.get().starts_with('{') {
             return Ok(Self { members: None, repeated: None, suspect: None });
@@ -86,7 +86,7 @@ impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
     }
 }
 
-/// Reads an array of events, until it holds more than it may.
+/// Reads an array of events, until it has more than `limits` allow.
 pub(super) fn read_array<'a, M: Members<'a> + 'a>(
     text: &'a str,
     limits: &PublishLimits,

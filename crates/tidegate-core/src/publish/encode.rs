@@ -1,4 +1,4 @@
-//! An event that was found good, encoded once, and what makes two of them the same.
+//! Encodes a valid event, once, and computes the hashes that identify it.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use time::OffsetDateTime;
 use super::{PublishLimits, fields::Faults};
 use crate::{ContentHash, DedupKey, NewEvent, json};
 
-/// All that a publisher said of an event, parsed.
+/// All parts of an event, parsed.
 pub(super) struct Checked<'a> {
     pub(super) service: ServiceName,
     pub(super) name: EventName,
     pub(super) id: EventId,
-    /// Whether the publisher can name the id again.
+    /// Whether the publisher can send the id again.
     pub(super) is_given: bool,
     pub(super) key: Option<Key>,
     pub(super) source: Option<Source>,
@@ -28,7 +28,7 @@ pub(super) struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// Encodes it; only `data` that nests too deep can stop it, which `pointer` points to.
+    /// Encodes it. The only fault left is `data` that is nested too deep; `pointer` points to it.
     pub(super) fn encode(
         self,
         org: &OrgId,
@@ -80,7 +80,8 @@ fn write_member(out: &mut BytesMut, lead: &str, value: &str) {
     json::write_string(out, value);
 }
 
-/// The key of R12: a hash over length-prefixed parts, so that no two lists of parts read alike.
+/// The dedup key of an event (R12). The parts are length-prefixed, so that different parts never have the
+/// same text. `source` is empty if the event has none.
 pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str) -> DedupKey {
     let mut hasher = blake3::Hasher::new();
     for part in [org.as_str(), service.as_str(), id.as_str(), source] {
@@ -90,12 +91,12 @@ pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str)
     DedupKey(half(&hasher.finalize()))
 }
 
-/// The body holds all that was said but for who may see it, which stands beside it.
+/// The hash of all that the publisher sent: the body, and the users, who are not in it.
 fn content_hash(body: &[u8], users: Option<&[UserId]>) -> ContentHash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(body);
     for user in users.unwrap_or_default() {
-        // No user holds a comma (`UserId`).
+        // No user has a comma (`UserId`).
         hasher.update(b",").update(user.as_str().as_bytes());
     }
     ContentHash(half(&hasher.finalize()))

@@ -1,4 +1,4 @@
-//! Fields read into what they must be, and the list of those that cannot be.
+//! Parses fields, and collects the faulty ones.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -8,10 +8,11 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::{Bound, Fault, PublishLimits};
 
-/// How many faulty fields one answer names.
+/// How many faulty fields one answer reports: enough for one fault in each event of a usual batch, and a
+/// bound on the size of the answer.
 const FAULTS_MAX: usize = 100;
 
-/// What is wrong with a body so far.
+/// The faulty fields of a body so far.
 #[derive(Default)]
 pub(super) struct Faults {
     pub(super) list: Vec<Fault>,
@@ -28,20 +29,21 @@ impl Faults {
         }
     }
 
-    /// A name that is surely meant as `users`.
+    /// Reports a misspelling of `users`.
     pub(super) fn suspect(&mut self, pointer: String, name: &str) {
-        let detail =
-            format!("{name} is not a field of an event; the list of users that alone may see it is `users`");
+        let detail = format!(
+            "{name} is not a field of an event; the list of the only users that may see it is `users`"
+        );
         self.add(pointer, "unknown_field", detail);
     }
 
-    /// Data that is nested deeper than allowed.
+    /// Reports data that is nested deeper than allowed.
     pub(super) fn too_deep(&mut self, pointer: String, limits: &PublishLimits) {
         let detail = format!("data nests deeper than the {} levels that are allowed", limits.depth);
         self.push(Fault { pointer, code: "depth", bound: Some(Bound::Depth), detail });
     }
 
-    /// The instant that `text` names, in UTC.
+    /// Parses an RFC 3339 time, to UTC.
     pub(super) fn time(&mut self, pointer: impl FnOnce() -> String, text: &str) -> Option<OffsetDateTime> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339)
             .ok()
@@ -54,7 +56,7 @@ impl Faults {
         parsed
     }
 
-    /// The set of users that `texts` name; `pointer` is that of the list, or of one of them.
+    /// Parses a list of users, to a sorted set; `pointer` is that of the list, or of one entry.
     pub(super) fn users<T: AsRef<str>>(
         &mut self,
         texts: &[T],
@@ -82,7 +84,7 @@ impl Faults {
     }
 }
 
-/// A string that borrows where it has no escapes.
+/// A string that borrows if it has no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);

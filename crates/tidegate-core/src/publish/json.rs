@@ -1,4 +1,4 @@
-//! The gateway's own form of an event: an object, an array of them, or one a line.
+//! The gateway's own form of events: an object, an array of them, or one in each line (NDJSON).
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -74,7 +74,7 @@ pub(super) fn read_lines<'a>(
     Ok(drafts)
 }
 
-/// Makes an event of the draft that stands at `at`.
+/// Makes an event of `draft`, whose JSON pointer is `at`.
 pub(super) fn check(
     org: &OrgId,
     draft: &Draft<Fields<'_>>,

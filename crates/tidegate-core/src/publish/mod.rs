@@ -1,8 +1,8 @@
-//! Reads a publish body into events that a log can append: one event, an array, or NDJSON of the
-//! gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
+//! Reads a publish body into events that a log can append (PROTOCOL.md, "Publishing"): one event, an array,
+//! or NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
 //!
-//! A batch is taken whole or refused whole. Faulty fields are all reported at once, each with a
-//! JSON pointer (RFC 6901) to it. What is not JSON is refused with its place in the body.
+//! A body is accepted whole or refused whole. All faulty fields are reported at once, each with a JSON
+//! pointer (RFC 6901). A syntax error is reported with its position in the body.
 
 pub mod cloudevents;
 
@@ -19,16 +19,16 @@ use crate::NewEvent;
 use fields::Faults;
 use tidegate_protocol::{EventId, OrgId};
 
-/// Bounds of one publish request.
+/// The limits of one publish request.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishLimits {
-    /// Bytes of one event as stored.
+    /// The largest size of one event as stored, in bytes.
     pub event_bytes: usize,
-    /// Events in one request.
+    /// The largest number of events in one request.
     pub events: usize,
-    /// Nesting of `data`.
+    /// How many arrays and objects may be nested in `data`.
     pub depth: usize,
-    /// Users that one event may be targeted at.
+    /// The largest number of users that one event may be targeted at.
     pub users: usize,
 }
 
@@ -50,21 +50,21 @@ pub enum Bound {
 pub enum BodyForm {
     /// `application/json`: an event or an array of events.
     Json,
-    /// `application/x-ndjson`: an event per line.
+    /// `application/x-ndjson`: one event in each line.
     Ndjson,
 }
 
-/// One field that cannot be taken.
+/// One faulty field: an entry of `errors` in a problem (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it stands in the body (RFC 6901); in NDJSON the first part is the event's index. A name
-    /// that does not begin with a slash is that of a header.
+    /// A JSON pointer into the body (RFC 6901); in NDJSON its first part is the event's index. Without a
+    /// leading slash it is the name of a header; empty, it is the whole body.
     pub pointer: String,
-    /// A stable word for the kind of fault.
+    /// The kind of fault: one of the words of `errors[].code` in PROTOCOL.md.
     pub code: &'static str,
     /// The bound that the field is over, if that is the fault.
     pub bound: Option<Bound>,
-    /// What is wrong and what would be right.
+    /// One sentence for people: what is wrong, and what would be right.
     pub detail: String,
 }
 
@@ -92,10 +92,10 @@ pub enum PublishError {
     Invalid(Vec<Fault>),
 }
 
-/// Where the ids of events come from that bring none.
+/// Assigns ids to events that have none.
 pub trait IdSource {
-    /// The id of the event at `index`, and whether the publisher can name it again (then it enters
-    /// the dedup window).
+    /// The id of the event at `index` (from 0), and whether the publisher can send it again (then it enters the
+    /// dedup window).
     fn id(&mut self, index: usize) -> (EventId, bool);
 }
 
@@ -105,7 +105,10 @@ impl<F: FnMut(usize) -> (EventId, bool)> IdSource for F {
     }
 }
 
-/// Reads `body` into events of `org`.
+/// Reads `body` into events of `org`. `ids` assigns the ids of events that have none.
+///
+/// # Errors
+/// [`PublishError`] if any event is faulty or too large: then no event is accepted.
 pub fn read_body(
     org: &OrgId,
     form: BodyForm,
@@ -128,7 +131,7 @@ fn utf8(body: &[u8]) -> Result<&str, PublishError> {
         .map_err(|error| PublishError::NotJson(format!("byte {} is not UTF-8", error.valid_up_to())))
 }
 
-/// Makes events of all `drafts`, or none: `check` is given an event's index and where it stands.
+/// Makes events of all `drafts`, or of none: `check` gets an event's index and its JSON pointer.
 fn take<D>(
     drafts: &[D],
     is_list: bool,

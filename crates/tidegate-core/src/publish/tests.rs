@@ -1,4 +1,4 @@
-//! What bodies become, and what is said of those that cannot be taken.
+//! The events that bodies become, and the faults of those that are refused.
 
 use super::*;
 use tidegate_protocol::{ServiceName, UserId};
@@ -70,7 +70,7 @@ fn faulty_fields_are_all_named_with_their_pointers() {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_its_place() {
+fn what_is_not_json_is_refused_with_its_position() {
     for (body, says) in [
         ("", "EOF"),
         ("{", "EOF"),

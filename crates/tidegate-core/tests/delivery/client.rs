@@ -1,6 +1,11 @@
-//! A client, and the oracle: every frame that it reads is held against the log. As each frame has exactly
-//! what the reader may see in (prev, seq], and follows on the frame before, nothing is missing and nothing
-//! comes twice from where it began to where it stands.
+//! A client that compares every frame with the log: each must have exactly what the reader may see in
+//! (prev, seq], and follow on the frame before. So nothing is missing and nothing comes twice from its start
+//! to its position.
+//!
+//! It does not share `tidegate_protocol::client::StreamReader`, on purpose. That one accepts whatever a client
+//! may accept: it drops frames that it has seen, resumes after holes, and reads gaps of any reason. This one
+//! fails on them, because a gateway must not send them here, and a fault in the shared reader cannot hide a
+//! fault of the gateway. `tests/model.rs` is the test that drives `StreamReader`.
 
 use std::sync::Arc;
 
@@ -16,19 +21,19 @@ pub const EXCLUDED: &str = "x";
 pub struct Client {
     decoder: Decoder,
     user: UserId,
-    /// By the last hello; what is asked for next stands in `asked`, in order.
+    /// The services of the last hello; `asked` has those that were requested since, in order.
     filter: Filter,
     asked: Vec<Filter>,
     /// Its cursor.
     at: Seq,
     is_greeted: bool,
-    /// The last event seen by a client without any logic (R5).
+    /// The last event that a client without any logic has seen (R5).
     last_seen: Seq,
-    /// On the way to it.
+    /// The bytes on their way to it.
     wire: Vec<u8>,
-    /// How many events it has had.
+    /// How many events it has received.
     pub events: u64,
-    /// Frames of a kind, for the account of what was met.
+    /// The kinds of frames that it met, for the coverage.
     pub met: Vec<&'static str>,
 }
 
@@ -67,8 +72,8 @@ impl Client {
         self.wire.extend_from_slice(bytes);
     }
 
-    /// Bytes arrive, in pieces as `cuts` says; what is less than the next piece stays under way, but in the
-    /// end.
+    /// Bytes arrive, in pieces of the lengths of `cuts`. A rest shorter than the next piece stays on its way,
+    /// unless `is_all`.
     pub fn arrive(&mut self, log: &[Arc<Event>], cuts: &mut impl Iterator<Item = usize>, is_all: bool) {
         let wire = std::mem::take(&mut self.wire);
         let mut rest = &wire[..];
@@ -77,8 +82,8 @@ impl Client {
             if cut > rest.len() && !is_all {
                 break;
             }
-            let (piece, behind) = rest.split_at(cut.min(rest.len()));
-            rest = behind;
+            let (piece, after) = rest.split_at(cut.min(rest.len()));
+            rest = after;
             for frame in self.decoder.feed(piece) {
                 self.take(log, &frame);
             }
@@ -104,7 +109,7 @@ impl Client {
                 let cursor = frame["cursor"].as_str().expect("a cursor");
                 let seq: Seq = cursor.split('-').nth(1).expect("a seq").parse().expect("a number");
                 if self.is_greeted {
-                    assert_eq!(seq, self.at, "R6: hello stands at the place reached");
+                    assert_eq!(seq, self.at, "R6: hello is at the position reached");
                 }
                 (self.at, self.is_greeted) = (seq, true);
                 self.last_seen = self.last_seen.max(seq);
@@ -137,12 +142,12 @@ impl Client {
             other => panic!("a frame of type {other}"),
         }
         if let Some(id) = read.id.as_deref().filter(|_| kind != "hello") {
-            let place = id.split('-').nth(1).and_then(|seq| seq.parse().ok());
-            assert_eq!(place, Some(self.at), "the id of {text}");
+            let seq = id.split('-').nth(1).and_then(|seq| seq.parse().ok());
+            assert_eq!(seq, Some(self.at), "the id of {text}");
         }
     }
 
-    /// All that it may see in (`prev`, `seq`].
+    /// The events that it may see in (`prev`, `seq`].
     fn visible<'a>(&self, log: &'a [Arc<Event>], prev: Seq, seq: Seq) -> Vec<&'a Event> {
         let first = log.partition_point(|event| event.seq <= prev);
         let seen = log[first..].iter().take_while(|event| event.seq <= seq);
@@ -162,16 +167,16 @@ impl Client {
         let expected = self.visible(log, prev, seq);
         let omitted: Vec<&Event> =
             expected.iter().filter(|event| !shown.contains(&event.seq)).copied().collect();
-        let told = frame["omitted"].as_u64().unwrap_or_default();
+        let reported = frame["omitted"].as_u64().unwrap_or_default();
         assert_eq!(
             omitted.len() as u64,
-            told,
+            reported,
             "R1, R17: of {:?} {shown:?} is shown: {text}",
             seqs(&expected)
         );
         assert_eq!(shown.len() + omitted.len(), expected.len(), "R1: {:?}: {text}", seqs(&expected));
         assert!(shown.is_sorted(), "{text}");
-        if told > 0 {
+        if reported > 0 {
             assert_eq!(frame["reason"].as_str(), Some("conflated"), "R17: {text}");
             self.met.push("omitted");
         }

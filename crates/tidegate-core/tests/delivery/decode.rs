@@ -1,5 +1,5 @@
-//! A client's half of the transports: bytes in any split to frames. Written for these tests, by the
-//! standards, over another inflater's state than any of the gateway's.
+//! A client's half of the transports: bytes, cut anywhere, to frames. Written for these tests from the
+//! standards, with inflaters of its own.
 
 use std::{collections::VecDeque, io::Write as _};
 
@@ -16,7 +16,7 @@ pub struct Read {
     pub is_deflated: bool,
 }
 
-/// What a client makes of its bytes.
+/// How a client reads its bytes.
 pub enum Decoder {
     WebSocket {
         bytes: Vec<u8>,
@@ -96,7 +96,7 @@ impl Decoder {
     }
 }
 
-/// The first byte, the payload of the first message in `bytes` and how much lies behind it (RFC 6455, 5.2).
+/// The first byte and the payload of the first message in `bytes`, and how many bytes follow it (RFC 6455 5.2).
 fn message(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (head, length) = match second {

@@ -1,9 +1,9 @@
-//! Scripts of generations (R18, R19): in which form each reader gets each batch.
+//! Scripts of generations (R18, R19): the form in which each reader gets each batch.
 //!
 //! `check("a joins | 3 x 300 | b joins | 1 x 300", "a s4 | b a1")`: readers are letters, `a` to `d` over
 //! WebSocket with permessage-deflate, `e` with `server_no_context_takeover`, `f` over SSE with gzip; `a`, `c`,
 //! `e` are on one worker, the others on another; all see all services as the user of their letter. `3 x 300`
-//! publishes so many events of so many bytes, each a batch of its own, and runs a round of each worker.
+//! publishes 3 events of 300 bytes, each a batch of its own, and runs a fan-out pass of each worker.
 //! Forms: `s` shared in context, `a` alone, `p` plain, `b` a block, `-` made for the one reader.
 
 use super::world::{Kind, News, World};
@@ -16,8 +16,8 @@ fn step(world: &mut World, words: &[&str]) {
     let publish = |world: &mut World, count: &str, bytes: &str, service, user| {
         for _ in 0..count.parse().expect("a count") {
             world.publish(&[News { service, user, key: None, bytes: bytes.parse().expect("bytes") }]);
-            world.round(0);
-            world.round(1);
+            world.fan_out(0);
+            world.fan_out(1);
             world.arrive(&mut std::iter::repeat(7), true);
         }
     };

@@ -1,7 +1,7 @@
-//! The way of a batch to a reader (R1, R5, R8, R16 to R19), from the tail to what a client makes of the
-//! bytes: whoever joins when, falls behind, skips, renews its grant or gets frames of its own beside, over
-//! each transport and coding, in whatever pieces the bytes come, every client reads what an oracle says that
-//! it may see.
+//! The way of a batch to a reader (R1, R5, R8, R16 to R19), from the tail to the events that a client reads
+//! from its bytes. Readers join, fall behind, skip, renew their grants and get private frames, in any order,
+//! over each transport and coding, and their bytes arrive cut anywhere. Every client reads exactly what it
+//! may see by the log.
 
 mod client;
 mod decode;
@@ -35,8 +35,8 @@ const SERVICES: [&str; 6] = ["a", "a", "a", "b", "b", client::EXCLUDED];
 enum Step {
     /// Service, user, key, bytes of each.
     Publish(Vec<(usize, Option<bool>, Option<bool>, usize)>),
-    Round(usize),
-    /// A reader begins, with a filter, or comes back where it stood.
+    FanOut(usize),
+    /// A reader begins, with a filter, or comes back to its position.
     Join(usize, usize),
     Stall(usize),
     Serve(usize, usize),
@@ -58,7 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     );
     let step = prop_oneof![
         8 => prop::collection::vec(event, 1..6).prop_map(Step::Publish),
-        8 => (0..2_usize).prop_map(Step::Round),
+        8 => (0..2_usize).prop_map(Step::FanOut),
         2 => (reader.clone(), 0..FILTERS.len()).prop_map(|(reader, filter)| Step::Join(reader, filter)),
         3 => reader.clone().prop_map(Step::Stall),
         6 => (reader.clone(), 1..6_usize).prop_map(|(reader, turns)| Step::Serve(reader, turns)),
@@ -83,7 +83,7 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
 }
 
 fn run(steps: &[Step], cuts: &[usize]) -> World {
-    // Four filters of two framings want a compressor; three have one.
+    // Four filters of two framings need a compressor each; there are three.
     let mut world = World::new(READERS, 3);
     let mut cuts = cuts.iter().copied().cycle();
     for reader in 0..READERS {
@@ -104,7 +104,7 @@ fn run(steps: &[Step], cuts: &[usize]) -> World {
                     .collect();
                 world.publish(&news);
             }
-            Step::Round(worker) => world.round(*worker),
+            Step::FanOut(worker) => world.fan_out(*worker),
             Step::Join(reader, filter) => {
                 world.join(*reader, KINDS[*reader], ["u", "v"][reader % 2], FILTERS[*filter]);
             }
@@ -146,7 +146,7 @@ fn r1_r5_r8_r16_r17_r18_r19_every_client_reads_what_it_may_see_however_its_bytes
     if let Err(error) = outcome {
         panic!("{error}");
     }
-    // A property that never meets what it is about proves nothing.
+    // A property whose cases never occur proves nothing.
     let met = met.into_inner();
     for what in [
         "s",
@@ -155,7 +155,7 @@ fn r1_r5_r8_r16_r17_r18_r19_every_client_reads_what_it_may_see_however_its_bytes
         "b",
         "-",
         "join",
-        "parked",
+        "fell behind",
         "page",
         "cut batch",
         "batch of the tail",

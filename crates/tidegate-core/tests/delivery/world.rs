@@ -1,5 +1,5 @@
 //! The gateway's half, driven as its workers drive it: one org's log and tail, its generations, two workers
-//! with their groups of level readers, and tasks that serve those who are not.
+//! with their groups of readers that are caught up, and tasks that serve the lagging ones.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -70,15 +70,15 @@ pub struct Reader {
     pub client: Client,
     worker: usize,
     is_live: bool,
-    /// Its socket takes nothing.
+    /// Its socket accepts no bytes.
     is_stalled: bool,
-    was_level: bool,
-    /// In which form each frame of a batch came: `s` with the context that is shared, `a` alone, `p` plain,
-    /// `b` as a block, `-` made for it.
+    was_caught_up: bool,
+    /// The form of each batch's frame: `s` with the shared context, `a` compressed alone, `p` plain, `b` a
+    /// block, `-` made for it.
     pub forms: String,
 }
 
-/// The level readers of one worker that see the same.
+/// The readers of one worker that are caught up and see the same.
 struct Group {
     key: ViewKey,
     compresses: bool,
@@ -177,7 +177,7 @@ impl World {
         self.tail.push(prev, &events, 1, LIMITS);
     }
 
-    /// A stream begins: at the head, or where the one before stood.
+    /// A stream begins: at the head, or at the position of the reader's stream before it.
     pub fn join(&mut self, index: usize, kind: Kind, name: &str, services: &str) {
         let before = self.readers[index].take();
         self.leave(index);
@@ -207,7 +207,7 @@ impl World {
             worker: index % 2,
             is_live: false,
             is_stalled: false,
-            was_level: false,
+            was_caught_up: false,
             forms: String::new(),
         };
         out.iter().for_each(|bytes| reader.client.send(bytes));
@@ -215,7 +215,7 @@ impl World {
         self.meet("join");
     }
 
-    /// Takes a reader out of its worker's walk.
+    /// Takes a reader out of its worker's groups.
     fn leave(&mut self, index: usize) {
         for groups in &mut self.workers {
             groups.iter_mut().for_each(|group| group.readers.retain(|other| *other != index));
@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    /// Puts a level reader into it.
+    /// Puts a reader that has caught up into a group.
     fn enter(&mut self, index: usize) {
         let Some(reader) = &mut self.readers[index] else { return };
         let (key, at) = (reader.session.view_key(), reader.session.scanned());
@@ -255,26 +255,26 @@ impl World {
         batch.compressed_view(&org, key, start, by)
     }
 
-    /// A round of one worker: what is open is sealed, and goes to its readers at the head.
-    pub fn round(&mut self, worker: usize) {
+    /// A fan-out pass of one worker: open events are sealed and sent to its readers that are caught up.
+    pub fn fan_out(&mut self, worker: usize) {
         let Some(from) = self.workers[worker].iter().map(|group| group.position).min() else { return };
         self.tail.seal(1);
         let (batches, head) = (self.tail.since(from), self.tail.head());
         for at in 0..self.workers[worker].len() {
             let group = &self.workers[worker][at];
             let (key, compresses, readers) = (group.key.clone(), group.compresses, group.readers.clone());
-            let (mut chain, mut border) = (group.chain, group.position);
-            let batches = &batches[batches.partition_point(|batch| batch.seq <= border)..];
-            if batches.is_empty() && border < head {
-                readers.into_iter().for_each(|reader| self.park(reader));
+            let (mut chain, mut position) = (group.chain, group.position);
+            let batches = &batches[batches.partition_point(|batch| batch.seq <= position)..];
+            if batches.is_empty() && position < head {
+                readers.into_iter().for_each(|reader| self.fall_behind(reader));
                 continue;
             }
             let mut views = Vec::new();
             for batch in batches {
-                if batch.prev != border {
+                if batch.prev != position {
                     chain = batch.prev;
                 }
-                border = batch.seq;
+                position = batch.seq;
                 let view = self.view(batch, &key, compresses, chain);
                 if !matches!(view, View::Empty { targeted: false }) {
                     chain = batch.seq;
@@ -282,7 +282,7 @@ impl World {
                 views.push((batch.clone(), view));
             }
             let group = &mut self.workers[worker][at];
-            (group.position, group.chain) = (border, chain);
+            (group.position, group.chain) = (position, chain);
             for reader in readers {
                 self.offer(reader, &views);
             }
@@ -290,15 +290,15 @@ impl World {
         self.workers[worker].retain(|group| !group.readers.is_empty());
     }
 
-    /// Out of the walk, while it goes on: the group stays.
-    fn park(&mut self, index: usize) {
+    /// Takes a reader out of its group during a pass: the group stays.
+    fn fall_behind(&mut self, index: usize) {
         for group in self.workers.iter_mut().flatten() {
             group.readers.retain(|other| *other != index);
         }
         if let Some(reader) = &mut self.readers[index] {
             reader.is_live = false;
         }
-        self.meet("parked");
+        self.meet("fell behind");
     }
 
     fn offer(&mut self, index: usize, views: &[(Arc<Batch>, View)]) {
@@ -306,13 +306,13 @@ impl World {
         let seen = views.partition_point(|(batch, _)| batch.seq <= reader.session.scanned());
         for (batch, view) in &views[seen..] {
             if reader.is_stalled || batch.prev > reader.session.scanned() {
-                return self.park(index);
+                return self.fall_behind(index);
             }
             reader.take(batch, view);
         }
     }
 
-    /// What its own task does in so many turns, until it is level and live again. Whether it is.
+    /// Up to `turns` turns of a lagging reader's own task. Returns whether it is live again.
     pub fn serve(&mut self, index: usize, turns: usize) -> bool {
         for _ in 0..turns {
             let Some(reader) = &mut self.readers[index] else { return true };
@@ -325,10 +325,10 @@ impl World {
             if out.is_empty() {
                 let at = reader.session.scanned();
                 match self.tail.next(at) {
-                    Next::Level => {
+                    Next::CaughtUp => {
                         reader.session.bridge_to_scanned(1, &mut out);
                         if out.is_empty() {
-                            reader.was_level = true;
+                            reader.was_caught_up = true;
                             self.enter(index);
                             return true;
                         }
@@ -344,7 +344,7 @@ impl World {
                         }
                         continue;
                     }
-                    Next::Behind(start) => {
+                    Next::BeforeTail(start) => {
                         self.page(index, start, false);
                         continue;
                     }
@@ -368,11 +368,11 @@ impl World {
         self.meet(if latest { "window of latest" } else { "page" });
     }
 
-    /// What the policy of a slow reader does.
+    /// Does what the policy of a slow reader does.
     pub fn act(&mut self, index: usize, is_latest: bool) {
         let head = self.tail.head();
         let Some(reader) = &mut self.readers[index] else { return };
-        if reader.is_live || !reader.was_level {
+        if reader.is_live || !reader.was_caught_up {
             return;
         }
         let at = reader.session.scanned();
@@ -397,7 +397,7 @@ impl World {
 
     pub fn ping(&mut self, index: usize) {
         let Some(reader) = &mut self.readers[index] else { return };
-        // As the clock of a worker: parked readers are being written to.
+        // As a worker does: a lagging reader is written to by its own task.
         if !reader.is_live {
             return;
         }
@@ -427,7 +427,7 @@ impl World {
         self.meet("renewal");
     }
 
-    /// The compressors that nothing went through since the last time go.
+    /// Evicts the compressors that were not used since the last time.
     pub fn sweep(&mut self) {
         let before = self.contexts.used();
         self.generations.sweep();
@@ -440,18 +440,18 @@ impl World {
         self.tail.drop_oldest();
     }
 
-    /// What is under way arrives, in pieces of such lengths.
+    /// What is on its way arrives, in pieces of these lengths.
     pub fn arrive(&mut self, cuts: &mut impl Iterator<Item = usize>, is_all: bool) {
         for reader in self.readers.iter_mut().flatten() {
             reader.client.arrive(&self.kept, cuts, is_all);
         }
     }
 
-    /// Every reader gets level, has all that is on its way, and its stream ends.
+    /// Every reader catches up and receives all that is on its way, and its stream ends.
     pub fn settle(&mut self, cuts: &mut impl Iterator<Item = usize>) {
         self.tail.seal(1);
         for worker in 0..2 {
-            self.round(worker);
+            self.fan_out(worker);
         }
         let refusal = Refusal::new(Code::Draining, "it ends");
         for index in 0..self.readers.len() {
@@ -463,7 +463,7 @@ impl World {
             reader.session.end(&mut out);
             out.iter().for_each(|bytes| reader.client.send(bytes));
             reader.client.arrive(&self.kept, cuts, true);
-            assert_eq!(reader.client.at(), self.log.head, "reader {index} is not level");
+            assert_eq!(reader.client.at(), self.log.head, "reader {index} has not caught up");
             for form in reader.forms.chars() {
                 self.meet(&form.to_string());
             }
@@ -496,7 +496,7 @@ impl Reader {
     }
 }
 
-/// Whether a piece is this frame, which is also so where it stands in a stored block.
+/// Whether a piece is this frame, also as the content of a stored block.
 fn is_same(frame: &Bytes) -> impl Fn(&Bytes) -> bool {
     let at = frame.as_ptr();
     move |piece| piece.as_ptr() == at

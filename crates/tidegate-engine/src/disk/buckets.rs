@@ -1,7 +1,7 @@
 //! Buckets: one keyspace per stretch of time, so that retention drops whole files.
 //!
-//! A bucket's name carries its number, which orders buckets whatever the clock does, and the time
-//! at which it was opened. It ends where the next one begins.
+//! A bucket's name has its number, which orders buckets whatever the clock does, and the time at which it
+//! was opened. It ends when the next one begins.
 
 use std::{
     ops::RangeInclusive,
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::store::{LogIndex, StoreError};
 
-/// The whole of a bucket's keys from `space` on.
+/// The highest key of a bucket.
 const LAST_KEY: [u8; 16] = [0xff; 16];
 
-/// A stretch of time.
+/// The events of a stretch of time.
 pub struct Bucket {
     pub number: u64,
     pub opened_at: UnixMillis,
@@ -38,8 +38,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// When it was closed, if it was. A time ahead of the clock (which has since stepped back)
-    /// is taken for `now`, once, or the bucket would outlive its retention by the step.
+    /// When it was closed, if it was. If that is ahead of the clock, which has stepped back since, it is set
+    /// to `now`; otherwise the bucket would outlive its retention by the step.
     pub fn closed_by(&self, now: UnixMillis) -> Option<UnixMillis> {
         let closed_at = self.closed_at.fetch_min(now.max(1), Ordering::Relaxed).min(now.max(1));
         (closed_at > 0).then_some(closed_at)
@@ -75,7 +75,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// The numbers of the commits that it holds, in order.
+    /// The numbers of the commits in it, in order.
     pub fn commits(&self) -> Result<Vec<u64>, StoreError> {
         self.numbers(record::COMMITS, 0..=u64::MAX)
     }
@@ -85,7 +85,7 @@ impl Bucket {
         keys.map(|entry| Ok(split_key(&entry.key().map_err(read_failed)?)?.1)).collect()
     }
 
-    /// Adds events of a log in (`after`, `to`] to `found` until a limit is met; false once it is.
+    /// Adds events of a log in (`after`, `to`] to `found` until a limit is reached; false if one is.
     pub fn read(
         &self,
         index: LogIndex,
@@ -112,8 +112,8 @@ impl Bucket {
         Ok(found.len() < events)
     }
 
-    /// Moves what is in memory to disk. A quiet keyspace would otherwise pin all later journals
-    /// (fjall #288), and a closed bucket is quiet for ever.
+    /// Moves the events that are in memory to disk. A keyspace that gets no writes would otherwise keep all
+    /// later journals from being removed (fjall #288), and a closed bucket never gets any.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.keyspace.rotate_memtable().map(drop).map_err(write_failed)
     }
@@ -146,7 +146,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Finds the buckets of `db`. `bytes` tells what is known of their sizes.
+    /// Finds the buckets of `db`. `bytes` gives the size of each that was noted.
     pub fn find(
         db: &Database,
         keyspaces_dir: PathBuf,
@@ -169,7 +169,7 @@ impl Buckets {
         Ok(Self { db: db.clone(), keyspaces_dir, list: RwLock::new(Arc::new(list)) })
     }
 
-    /// The buckets as they are now; what is dropped later stays readable through this.
+    /// The buckets as they are now; those that are dropped later can still be read through this list.
     pub fn list(&self) -> Arc<Vec<Arc<Bucket>>> {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -188,7 +188,7 @@ impl Buckets {
         }
         let keyspace =
             self.db.keyspace(&name(number, now), KeyspaceCreateOptions::default).map_err(write_failed)?;
-        // The database syncs what lies in the new directory, not that the directory is there.
+        // The database syncs the files in the new directory, but not the directory's own entry.
         sync_dir(&self.keyspaces_dir)?;
         let bucket = Arc::new(Bucket {
             number,
@@ -202,7 +202,7 @@ impl Buckets {
         Ok(bucket)
     }
 
-    /// Closes a bucket: nothing will be written to it again.
+    /// Closes a bucket: nothing is written to it from now on.
     pub fn close(&self, bucket: &Bucket, now: UnixMillis) -> Result<(), StoreError> {
         let closed = bucket.closed_at.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
         if closed.is_ok() { bucket.flush() } else { Ok(()) }

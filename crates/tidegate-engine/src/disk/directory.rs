@@ -1,4 +1,4 @@
-//! The directory of a disk log: who holds it, and in which format it is.
+//! The directory of a disk log: its lock and its format.
 //!
 //! ```text
 //! log.dir/
@@ -23,7 +23,7 @@ use crate::store::StoreError;
 /// The format that this version writes and reads.
 const FORMAT: &str = "tidegate log 1\n";
 
-/// A directory that is ours alone until this is dropped.
+/// A directory that this process alone uses, until this is dropped.
 pub struct Directory {
     path: PathBuf,
     _lock: File,
@@ -39,9 +39,9 @@ pub fn sync_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 impl Directory {
-    /// Takes the directory, creating it where there is none.
+    /// Takes the directory; creates it if there is none.
     pub fn take(path: &Path) -> Result<Self, StoreError> {
-        // What publishers send is nobody else's to read.
+        // Events are for the gateway's own user to read.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| failed("create the log directory", path, error))?;
         let lock_path = path.join("lock");
@@ -117,7 +117,7 @@ impl Directory {
         self.path.join("head")
     }
 
-    /// Where damaged journals are kept for whoever wants to look.
+    /// Where copies of damaged journals are kept, for an operator to examine.
     pub fn damaged(&self) -> PathBuf {
         self.path.join("damaged")
     }

@@ -1,10 +1,10 @@
 //! The head file: the highest commit that was acknowledged (R11).
 //!
-//! The store recovers the longest valid prefix of its journals and says nothing of what it cut
-//! off. This file, written after each sync and before the answer, is what tells: recovery that ends
-//! below it has lost acknowledged events. It is itself not synced, for that would double the price
-//! of each commit; after a power cut it may be stale, which hides only a loss that needs a second
-//! fault (a sync that lied, or damage to the journal) in the same cut.
+//! The store recovers the longest valid prefix of its journals and does not report what it cut off. This
+//! file, written after each sync and before the answer, shows it: a recovery that ends below the number
+//! in the file has lost acknowledged events. The file itself is not synced, because that would double
+//! the cost of each commit. After a power cut it may be stale, which hides only a loss that needs a
+//! second fault (a sync that was reported and not done, or damage to the journal) in the same cut.
 //!
 //! Two slots, each with a CRC, written in turn: a torn write leaves the other.
 
@@ -22,7 +22,7 @@ const SLOT: usize = 16;
 /// Slots lie in different sectors, so that one torn sector cannot hold both.
 const STRIDE: u64 = 4096;
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acknowledged {
     /// There is none.
@@ -56,7 +56,7 @@ fn decode(slot: &[u8; SLOT]) -> Option<u64> {
 }
 
 impl HeadFile {
-    /// Opens the file, creating it where there is none, and reads it.
+    /// Opens the file and reads it; creates it if there is none.
     pub fn open(path: &Path) -> Result<(Self, Acknowledged), StoreError> {
         let failed = |error: std::io::Error| StoreError(format!("open {}: {error}", path.display()).into());
         let existed = match std::fs::metadata(path) {
@@ -84,14 +84,14 @@ impl HeadFile {
         Ok((Self { file }, acknowledged))
     }
 
-    /// Notes `commit`, leaving the one before it in the other slot.
+    /// Notes `commit`; the other slot keeps the one before it.
     pub fn note(&self, commit: u64) -> Result<(), StoreError> {
         let written = self.file.write_all_at(&encode(commit), (commit % 2) * STRIDE);
         written.map_err(|error| StoreError::new("write the head file", error))
     }
 
-    /// Notes `commit` alone, also where it is lower than what stood there: a loss that has been
-    /// written down as a lossy border need not be found again. Synced.
+    /// Notes `commit` in both slots, even if it is lower than the number there: a loss that has been
+    /// recorded as a lossy boundary need not be found again. Synced.
     pub fn reset(&self, commit: u64) -> Result<(), StoreError> {
         let other = commit + 1;
         let written = (self.file.write_all_at(&encode(commit), (commit % 2) * STRIDE))

@@ -1,12 +1,11 @@
-//! Journals are looked through before fjall reads them, and cut at the first batch that is not
-//! whole.
+//! Checks the journals before fjall reads them, and cuts each at the first batch that is not whole.
 //!
-//! fjall itself does so only for some damage: a batch that was torn within an item's value fails its
-//! checksum, and then fjall refuses to open at all, though such a batch is what a power cut leaves
-//! of a write that was under way; and a damaged length can make it allocate gigabytes. A batch that
-//! was never synced was never acknowledged, so cutting it is right; whether one that *was* has gone
-//! with it, the head file and the marks tell (`recovery.rs`). What is cut is copied aside first,
-//! unless it is nothing but the zeros that journals are preallocated with.
+//! fjall itself does so only for some damage. A batch that was torn within an item's value fails its
+//! checksum, and then fjall refuses to open at all, although a power cut during a write leaves just such
+//! a batch; and a damaged length can make it allocate gigabytes. A batch that was never synced was never
+//! acknowledged, so it is right to cut it; the head file and the marks show whether an acknowledged one
+//! was cut with it (`recovery.rs`). The journal is copied to `damaged/` first, unless the cut part is
+//! only the zeros that journals are preallocated with.
 //!
 //! The format is that of fjall 3 (`src/journal/entry.rs`): little-endian; Start 1 (count u32, seqno
 //! u64), Item 2 (type u8, compression u8, keyspace u64, key length u16, value length u32, stored
@@ -24,7 +23,7 @@ use crate::store::StoreError;
 const TRAILER: &[u8] = b"FJL\x03";
 
 /// Cuts the journals of `store` after their last whole batch. Returns whether a *whole* batch was
-/// found behind the cut: with one commit under way at a time, that one was acknowledged.
+/// found after the cut: there is one commit at a time, so that one was acknowledged.
 pub fn journals(store: &Path, damaged: &Path) -> Result<bool, StoreError> {
     let mut lost = false;
     for path in list(store)? {
@@ -45,12 +44,12 @@ pub fn journals(store: &Path, damaged: &Path) -> Result<bool, StoreError> {
             .open(copy)
             .map_err(failed)?;
         copy.write_all(&journal).and_then(|()| copy.sync_all()).map_err(failed)?;
-        let whole_behind = holds_whole_batch(rest);
-        lost |= whole_behind;
+        let whole_after = holds_whole_batch(rest);
+        lost |= whole_after;
         tracing::warn!(
             journal = %path.display(),
             kept = valid,
-            whole_behind,
+            whole_after,
             "a journal ends in a batch that is not whole; it was cut there and copied to damaged/"
         );
         let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
@@ -90,7 +89,7 @@ fn holds_whole_batch(bytes: &[u8]) -> bool {
     (0..bytes.len()).any(|at| bytes[at] == 1 && batch(&bytes[at..]).is_some())
 }
 
-/// What follows the batch at the front of `bytes`, if a whole one stands there.
+/// The bytes after the batch that `bytes` begins with, if it is whole.
 fn batch(bytes: &[u8]) -> Option<&[u8]> {
     let (start, items) = bytes.split_at_checked(13)?;
     if start[0] != 1 {

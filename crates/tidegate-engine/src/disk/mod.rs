@@ -1,8 +1,8 @@
-//! A store on disk: a fjall database with one keyspace per stretch of time.
+//! A store on disk: a fjall database with one keyspace per stretch of time, called a bucket.
 //!
 //! Each commit is one atomic batch over all keyspaces that it touches: events, heads, epochs, ids
-//! and its own number. fjall applies a batch to memory only after the journal is synced, so what
-//! can be read has been synced (with `log.sync = "always"`).
+//! and its own number. fjall applies a batch to memory only after the journal is synced, so everything
+//! that can be read has been synced (with `log.sync = "always"`).
 
 mod buckets;
 mod directory;
@@ -33,14 +33,16 @@ use self::{
 use super::{
     Durability,
     chain::Chain,
-    local::{Hooks, LocalEngine, LocalOptions, millis},
-    store::{Cut, Group, LogIndex, Store, StoreError},
+    clock::capped_millis,
+    local::{Hooks, LocalEngine, LocalOptions},
+    store::{Cut, Group, LogIndex, Store, StoreError, Stretch},
 };
 
-/// What the disk engine is told.
+/// The settings of the disk engine. There are no defaults here: those of a node stand in its
+/// configuration.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
-    /// What both local engines are told.
+    /// The settings that both local engines have.
     pub local: LocalOptions,
     /// `log.dir`: the directory of the log, this process's alone.
     pub dir: PathBuf,
@@ -48,41 +50,23 @@ pub struct DiskOptions {
     pub sync_always: bool,
     /// `log.retention`: how long events are kept at least. Raised to the dedup window.
     pub retention: Duration,
-    /// `log.max_bytes`: what the events of the node may take. The oldest go first, but none within
-    /// the dedup window; looked at once a minute, and removed a bucket (a sixteenth) at a time.
+    /// `log.max_bytes`: the most bytes of events that the node keeps. The oldest are removed first, but
+    /// none within the dedup window; once a minute, a bucket (about a sixteenth) at a time.
     pub max_bytes: u64,
-    /// How long a bucket is written to; by default a 24th of the retention, within a minute and an
-    /// hour.
+    /// How long a bucket is written to; if `None`, a 24th of the retention, but at least a minute and at
+    /// most an hour.
     pub bucket: Option<Duration>,
     /// An org that holds no events and was not touched for this long is forgotten whole, its epoch
     /// and seq with it.
     pub forget_after: Duration,
-    /// Bytes of the store's block cache.
-    pub cache_bytes: u64,
 }
 
-impl DiskOptions {
-    /// The defaults, in `dir`.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            local: LocalOptions::default(),
-            dir: dir.into(),
-            sync_always: true,
-            retention: Duration::from_secs(24 * 3600),
-            max_bytes: 8 << 30,
-            bucket: None,
-            forget_after: Duration::from_secs(7 * 24 * 3600),
-            cache_bytes: 64 << 20,
-        }
-    }
-}
-
-/// What the committing thread alone writes.
+/// The state that the committing thread alone changes.
 struct Writer {
     /// The number of the last commit.
     commit: u64,
     next_index: LogIndex,
-    /// Whether the head file must be set anew, both slots: at the first acknowledgement.
+    /// Whether both slots of the head file have to be set: true until the first acknowledgement.
     head_is_old: bool,
 }
 
@@ -100,19 +84,19 @@ pub struct DiskStore {
     retention: u64,
     dedup_window: u64,
     max_bytes: u64,
-    /// Last, so that the lock goes after the database is closed.
+    /// The last field, so that the lock is released after the database is closed.
     _directory: Directory,
 }
 
 impl LocalEngine<DiskStore> {
     /// Opens the log in `options.dir`, or creates it.
-    pub fn disk(options: DiskOptions, around: Hooks) -> Result<Self, StoreError> {
+    pub fn disk(options: DiskOptions, hooks: Hooks) -> Result<Self, StoreError> {
         let durability = if options.sync_always { Durability::Always } else { Durability::Interval };
-        let (store, found) = DiskStore::open(&options, around.clock.now())?;
+        let (store, found) = DiskStore::open(&options, hooks.clock.now())?;
         let local = options.local.clone();
-        // A log is not forgotten while the dedup window may still name places in it.
-        let forget_after = millis(options.forget_after).max(millis(local.dedup_window));
-        Self::over(store, found, local, forget_after, durability, around)
+        // A log is not forgotten while the dedup window may still name seqs of it.
+        let forget_after = capped_millis(options.forget_after).max(capped_millis(local.dedup_window));
+        Self::over(store, found, local, forget_after, durability, hooks)
     }
 }
 
@@ -121,17 +105,17 @@ impl DiskStore {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bucket for a group at `at`: a new one where the current one has had its time or size,
-    /// or where the clock has stepped back by more than a bucket (its end would be far ahead).
+    /// The bucket for a group: a new one if the current one is old or large enough, or if the clock has
+    /// stepped back by more than a bucket (the bucket's end would be far ahead).
     fn bucket_for(&self, group: &Group) -> Result<Arc<Bucket>, StoreError> {
         if let Some(current) = self.buckets.current() {
             let age = group.at.abs_diff(current.opened_at);
             let full = current.bytes.load(Ordering::Relaxed) >= self.bucket_bytes;
-            // What holds no events goes where the last ones went: an idle node makes no buckets.
+            // A group without events goes to the current bucket: an idle node makes no buckets.
             if group.events() == 0 || !(full || age >= self.bucket_millis) {
                 return Ok(current);
             }
-            // The heads of this time are then on disk with its events; see `Bucket::flush`.
+            // So that the heads of this time are on disk with its events; see `Bucket::flush`.
             self.meta.rotate_memtable().map_err(write_failed)?;
         }
         self.buckets.begin(group.at)
@@ -176,7 +160,7 @@ impl DiskStore {
         batch.insert(&self.meta, &meta_key(b'b', bucket.number)[..], &total.to_be_bytes()[..]);
         batch.insert(&self.meta, "n", &writer.next_index.to_be_bytes()[..]);
         batch.insert(&self.meta, "c", &commit.to_be_bytes()[..]);
-        // The same number beside the events, for the two keyspaces reach the disk apart.
+        // The same number next to the events, because the two keyspaces reach the disk apart.
         batch.insert(&bucket.keyspace, &key(COMMITS, commit)[..], &[1][..]);
         batch.commit().map_err(write_failed)?;
         bucket.bytes.store(total, Ordering::Relaxed);
@@ -226,15 +210,19 @@ impl Store for DiskStore {
         to: Seq,
         events: usize,
         mut bytes: usize,
-    ) -> Result<Vec<Arc<Event>>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         let mut found = Vec::new();
         for bucket in self.buckets.list().iter() {
             let after = found.last().map_or(after, |event: &Arc<Event>| event.seq);
-            if after >= to || !bucket.read(index, after, to, &mut found, (events, &mut bytes))? {
+            if after >= to {
                 break;
             }
+            if !bucket.read(index, after, to, &mut found, (events, &mut bytes))? {
+                let to = found.last().map_or(after, |event| event.seq);
+                return Ok(Stretch { events: found, to });
+            }
         }
-        Ok(found)
+        Ok(Stretch { events: found, to })
     }
 
     fn blocks(&self) -> bool {
@@ -243,10 +231,10 @@ impl Store for DiskStore {
 
     fn plan_cut(&self, now: UnixMillis, round: usize) -> Result<Option<Cut>, StoreError> {
         let buckets = self.buckets.list();
-        // All are asked: an end ahead of a clock that has stepped back is pulled in at once.
+        // All of them, so that an end ahead of a clock that has stepped back is set right at once.
         let ends: Vec<Option<UnixMillis>> = buckets.iter().map(|bucket| bucket.closed_by(now)).collect();
         let (Some(oldest), Some(&Some(closed_at))) = (buckets.first(), ends.first()) else { return Ok(None) };
-        // One bucket by age in a sweep: a clock that leaps for a moment costs one bucket, not all.
+        // By age one bucket per sweep: a clock that leaps for a moment costs one bucket, not all.
         let aged = round == 0 && closed_at + self.retention <= now;
         let over = self.buckets.bytes() > self.max_bytes && closed_at + self.dedup_window <= now;
         if !aged && !over {
@@ -265,8 +253,7 @@ impl Store for DiskStore {
     }
 
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError> {
-        // A bucket that nothing is written to any more is ended by the clock; the one that follows
-        // may stay empty for long.
+        // A bucket that gets no more events is ended by the clock; the next one may stay empty for long.
         if let Some(current) = self.buckets.current()
             && now.abs_diff(current.opened_at) >= self.bucket_millis
             && current.bytes.load(Ordering::Relaxed) > 0

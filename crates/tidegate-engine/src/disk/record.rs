@@ -1,7 +1,7 @@
-//! How things are written in the store: keys and values, byte for byte.
+//! The format of the store: keys and values, byte for byte.
 //!
-//! Numbers are big-endian, so that keys sort. Values begin with a format byte; one that is not
-//! known is an error, never a guess.
+//! Numbers are big-endian, so that keys sort. Values begin with a format byte; a value with an unknown
+//! format is an error.
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
@@ -35,7 +35,7 @@ pub const IDS: u64 = 1;
 pub const FIRST_LOG: LogIndex = 16;
 
 const FORMAT: u8 = 1;
-/// Ids with the log of each; before, they stood without.
+/// The format of ids that has the log of each; the one before has not.
 const IDS_FORMAT: u8 = 2;
 const TARGETED: u8 = 1;
 
@@ -125,7 +125,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[..text.len().min(255)]);
 }
 
-/// An event as it is kept.
+/// Writes an event.
 pub fn encode_event(event: &Event) -> Vec<u8> {
     let mut out = Vec::with_capacity(event.memory() + 16);
     out.put_u8(FORMAT);
@@ -142,8 +142,8 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
     out
 }
 
-/// The event at `seq`; its fragment shares `value`'s buffer. Consecutive events mostly share a
-/// service, so the last one is handed in to share its name.
+/// Reads the event with this seq; its fragment shares the buffer of `value`. `last` is the service of the
+/// event before it, whose name is shared if it is the same.
 pub fn decode_event(seq: Seq, value: Bytes, last: Option<&ServiceName>) -> Result<Event, StoreError> {
     let mut reader = Reader(&value);
     reader.format()?;
@@ -166,14 +166,14 @@ pub fn decode_event(seq: Seq, value: Bytes, last: Option<&ServiceName>) -> Resul
     Ok(Event { seq, timestamp, service, users, fragment: value.slice(fragment..) })
 }
 
-/// The time of an event as it is kept.
+/// Reads the time of an event.
 pub fn event_timestamp(value: &[u8]) -> Result<UnixMillis, StoreError> {
     let mut reader = Reader(value);
     reader.format()?;
     reader.u64()
 }
 
-/// The ids of one commit, log by log.
+/// Writes the ids of one commit, log by log.
 pub fn encode_ids<'a>(
     at: UnixMillis,
     logs: impl Iterator<Item = (LogIndex, &'a Vec<GivenId>)>,
@@ -193,7 +193,7 @@ pub fn encode_ids<'a>(
     Ok(out)
 }
 
-/// The time of a commit and the ids given in it.
+/// Reads the time of a commit and the ids given in it.
 pub fn decode_ids(value: &[u8]) -> Result<(UnixMillis, Vec<FoundId>), StoreError> {
     let mut reader = Reader(value);
     let format = reader.u8()?;
@@ -201,7 +201,7 @@ pub fn decode_ids(value: &[u8]) -> Result<(UnixMillis, Vec<FoundId>), StoreError
     let mut ids = Vec::new();
     while !reader.0.is_empty() {
         let (log, count) = match format {
-            // No log has this number: they count for the node and for no org.
+            // No log has the number 0: these ids count for the node and for no org.
             FORMAT => (0, 1),
             IDS_FORMAT => (reader.u64()?, reader.u32()?),
             _ => return Err(damaged()),
@@ -216,7 +216,7 @@ pub fn decode_ids(value: &[u8]) -> Result<(UnixMillis, Vec<FoundId>), StoreError
     Ok((at, ids))
 }
 
-/// A start record.
+/// Writes a start record.
 pub fn encode_start(start: &Start) -> Vec<u8> {
     let mut out = vec![FORMAT];
     out.put_u64(start.number);
@@ -239,7 +239,7 @@ pub fn decode_start(value: &[u8]) -> Result<Start, StoreError> {
     reader.end(start)
 }
 
-/// An org's number and epochs.
+/// Writes an org's number and epochs.
 pub fn encode_org(index: LogIndex, chain: &Chain) -> Vec<u8> {
     let mut out = vec![FORMAT];
     out.put_u64(index);
@@ -277,7 +277,7 @@ pub fn decode_org(value: &[u8]) -> Result<(LogIndex, Chain), StoreError> {
     Ok((index, Chain { epoch, start, ancestors, trimmed }))
 }
 
-/// Where a log stood at its last write.
+/// Writes the state of a log at its last write.
 pub fn encode_head(head: Seq, last_timestamp: UnixMillis, touched: UnixMillis) -> [u8; 24] {
     let mut out = [0; 24];
     out[..8].copy_from_slice(&head.to_be_bytes());

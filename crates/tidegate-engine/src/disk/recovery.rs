@@ -1,12 +1,12 @@
-//! Opening a store: what is there, whether all of it that was acknowledged is there, and what to do
-//! where it is not (R11).
+//! Opening a store: finds the logs, finds out whether everything that was acknowledged is there, and
+//! repairs them if it is not (R11).
 //!
-//! Loss shows in three ways: the marks of commits, which lie beside the events, end below the head
-//! file; they end below (or above) the number in `meta`, which reaches the disk apart from them; or
-//! they have a hole, where a journal that others follow was cut short. Any of them makes this start
-//! a lossy border for every org. Then, and only then, all events are looked through: heads are set
-//! to what is there, and floors to the highest seq that is missing, so that a hole in the middle is
-//! a gap like any other (R9).
+//! A loss shows in three ways. The marks of commits, which lie next to the events, end below the head
+//! file; or they end below (or above) the number in `meta`, which reaches the disk apart from them; or
+//! they have a hole, because a journal that others follow was cut short. In each case this start is a
+//! lossy boundary for every org. Then, and only then, all events are read: heads are set to the last
+//! event that is there, and floors to the highest seq that is missing, so that a hole in the middle is
+//! a gap like any other (R9). This relies on the committer, which gives every seq.
 
 use std::{
     collections::HashMap,
@@ -29,13 +29,15 @@ use super::{
 };
 use crate::{
     chain::Start,
-    local::millis,
+    clock::capped_millis,
     store::{Found, FoundId, FoundLog, StoreError},
 };
 
-/// The shortest and longest time that a bucket is written to, unless it is configured.
+/// The size of the store's block cache: history is read seldom, and tails serve the recent past.
+const CACHE_BYTES: u64 = 64 << 20;
+/// The shortest and the longest time that a bucket is written to, unless it is set.
 const BUCKET_MILLIS: std::ops::RangeInclusive<u64> = 60_000..=3_600_000;
-/// A log that was found is remembered for this long at least, for its readers to come back.
+/// A log that was found is remembered for at least this long, so that its readers can come back.
 const GRACE_MILLIS: u64 = 3_600_000;
 
 impl DiskStore {
@@ -48,7 +50,7 @@ impl DiskStore {
         }
         let cut = mend::journals(&directory.store(), &directory.damaged())?;
         let failed = |error| StoreError::new(&format!("open the log in {}", options.dir.display()), error);
-        let db = Database::builder(directory.store()).cache_size(options.cache_bytes).open();
+        let db = Database::builder(directory.store()).cache_size(CACHE_BYTES).open();
         let db = db.map_err(failed)?;
         let small = || KeyspaceCreateOptions::default().max_memtable_size(16 << 20);
         let meta = db.keyspace("meta", small).map_err(failed)?;
@@ -56,9 +58,9 @@ impl DiskStore {
         let sizes = |number| number_in(&meta, &meta_key(b'b', number)).map(Option::unwrap_or_default);
         let buckets = Buckets::find(&db, keyspaces_dir, now, sizes)?;
 
-        let dedup_window = millis(options.local.dedup_window);
-        let retention = millis(options.retention).max(dedup_window);
-        let bucket_millis = options.bucket.map_or(retention / 24, millis);
+        let dedup_window = capped_millis(options.local.dedup_window);
+        let retention = capped_millis(options.retention).max(dedup_window);
+        let bucket_millis = options.bucket.map_or(retention / 24, capped_millis);
         let bucket_millis = match options.bucket {
             Some(_) => bucket_millis.max(1),
             None => bucket_millis.clamp(*BUCKET_MILLIS.start(), *BUCKET_MILLIS.end()),
@@ -106,7 +108,7 @@ impl DiskStore {
         if unsynced {
             tracing::warn!(
                 "the log was not stopped cleanly and was synced each second only: acknowledged events may be \
-                 lost, and every reader is told of a gap"
+                 lost, and every reader gets a gap"
             );
         }
         let number = before.number + 1;
@@ -120,7 +122,7 @@ impl DiskStore {
     }
 
     fn find_logs(&self, options: &DiskOptions, now: UnixMillis) -> Result<Vec<FoundLog>, StoreError> {
-        let grace = (now + GRACE_MILLIS).saturating_sub(millis(options.forget_after)).min(now);
+        let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
         let mut logs = Vec::new();
         for entry in self.meta.prefix("o") {
             let (name, value) = entry.into_inner().map_err(read_failed)?;
@@ -158,8 +160,7 @@ impl DiskStore {
 
     fn is_damaged(&self, acknowledged: Acknowledged, before: Start) -> Result<bool, StoreError> {
         let noted = number_in(&self.meta, b"c")?.unwrap_or(0);
-        // Journals hold what was written lately; what lies in older buckets has been on disk since
-        // they were closed.
+        // Journals hold the latest writes alone; older buckets have been on disk since they were closed.
         let mut marks = Vec::new();
         let mut marked = 0;
         for bucket in self.buckets.list().iter().rev() {
@@ -175,8 +176,8 @@ impl DiskStore {
         let hole = marks.windows(2).any(|pair| pair[0] + 1 != pair[1]);
         let below = match acknowledged {
             Acknowledged::Commit(commit) => last < commit,
-            // It was created with the directory, so somebody took it away; it can prove nothing,
-            // and what cannot be proved is not promised.
+            // It was created with the directory, so somebody removed it. Without it, it cannot be
+            // shown that nothing is lost.
             Acknowledged::Missing | Acknowledged::Unreadable => before.number > 0,
         };
         let damaged = below || hole || last != noted;
@@ -186,14 +187,14 @@ impl DiskStore {
                 recovered = last,
                 noted,
                 hole,
-                "the log has lost acknowledged commits: what is left is kept, and every reader is told of a gap"
+                "the log has lost acknowledged commits: what is left is kept, and every reader gets a gap"
             );
         }
         Ok(damaged)
     }
 
-    /// Makes heads and floors true to the events that are there, and the marks whole again, so that
-    /// the next start does not find the same loss once more.
+    /// Sets heads and floors by the events that are there, and fills the holes in the marks, so that the
+    /// next start does not find the same loss again.
     fn repair(&self, logs: &mut [FoundLog]) -> Result<(), StoreError> {
         let mut by_index: HashMap<u64, &mut FoundLog> = logs.iter_mut().map(|log| (log.index, log)).collect();
         let mut seen: HashMap<u64, u64> = by_index.values().map(|log| (log.index, log.floor)).collect();
@@ -201,7 +202,7 @@ impl DiskStore {
         let buckets = self.buckets.list();
         for bucket in buckets.iter() {
             bucket.scan(|index, seq, value| {
-                // Events whose org is lost are out of reach, and their number is not given again.
+                // Events of a log whose org is not known cannot be read; its number is not given again.
                 next_index = next_index.max(index + 1);
                 let (Some(log), Some(seen)) = (by_index.get_mut(&index), seen.get_mut(&index)) else {
                     return Ok(());

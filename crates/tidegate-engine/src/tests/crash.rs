@@ -1,7 +1,7 @@
 //! SIGKILL under load: a child appends and says what was acknowledged, the parent kills it in the
 //! middle, opens the log and counts.
 //!
-//! The child is this test binary again, told by its environment to be one. It is killed after a
+//! The child is this test binary again; its environment says that it is one. It is killed after a
 //! number of acknowledgements drawn at random, not after a time.
 
 use std::{
@@ -21,16 +21,16 @@ const ORGS: [&str; 3] = ["acme", "other", "third"];
 
 fn options(dir: PathBuf) -> DiskOptions {
     // Short buckets, so that kills also meet the beginning and closing of buckets.
-    DiskOptions { bucket: Some(Duration::from_millis(50)), ..DiskOptions::new(dir) }
+    DiskOptions { bucket: Some(Duration::from_millis(50)), ..DiskOptions::for_tests(dir) }
 }
 
 /// The child. Does nothing when it runs as a test like any other.
 #[test]
 fn child() {
     let (Ok(dir), Ok(round)) = (std::env::var(DIR), std::env::var(ROUND)) else { return };
-    let feed: Arc<Record> = Arc::default();
-    let around = Hooks { feed, clock: Arc::new(SystemClock), observer: Arc::new(()) };
-    let engine = LocalEngine::disk(options(dir.into()), around).unwrap();
+    let feed: Arc<RecordingFeed> = Arc::default();
+    let hooks = Hooks { feed, clock: Arc::new(SystemClock), observer: Arc::new(()) };
+    let engine = LocalEngine::disk(options(dir.into()), hooks).unwrap();
     let filler = vec![b' '; 20_000];
     std::thread::scope(|scope| {
         for publisher in 0..6 {
@@ -50,8 +50,8 @@ fn child() {
                     }
                     let appended = runtime.block_on(engine.append(&org(name), events)).unwrap();
                     let mut acks = String::new();
-                    for (id, place) in ids.iter().zip(appended.stored) {
-                        acks += &format!("ack {name} {} {id}\n", place.seq);
+                    for (id, stored) in ids.iter().zip(appended.stored) {
+                        acks += &format!("ack {name} {} {id}\n", stored.seq);
                     }
                     // One write, so that lines of several threads do not mix; a pipe that nobody
                     // reads any more ends this process too.
@@ -72,7 +72,7 @@ fn p3_what_was_acknowledged_survives_sigkill_once_and_in_order() {
         let drawn = draw.draw().as_str().bytes().fold(0usize, |sum, byte| sum * 7 + usize::from(byte));
         let target = acked.len() + 1 + drawn % 1500;
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "engine::tests::crash::child", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "tests::crash::child", "--nocapture", "--test-threads=1"])
             .env(DIR, dir.path())
             .env(ROUND, round.to_string())
             .stdout(Stdio::piped())

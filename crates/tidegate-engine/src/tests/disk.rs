@@ -1,4 +1,4 @@
-//! What only a disk can get wrong: restarts, damage, and other processes.
+//! Tests of the disk engine alone: restarts, damage, and other processes.
 
 use std::{
     fs::{self, OpenOptions},
@@ -41,7 +41,7 @@ fn written(journal: &Path) -> u64 {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// Opens the database itself, between two lives of the engine.
+/// Opens the database itself, between two runs of the engine.
 fn raw(world: &World, change: impl FnOnce(&fjall::Database, &fjall::Keyspace)) {
     let db = fjall::Database::builder(world.dir.path().join("store")).open().unwrap();
     let meta = db.keyspace("meta", fjall::KeyspaceCreateOptions::default).unwrap();
@@ -50,23 +50,23 @@ fn raw(world: &World, change: impl FnOnce(&fjall::Database, &fjall::Keyspace)) {
 }
 
 #[test]
-fn r11_every_start_is_a_new_epoch_with_its_parent() {
+fn r11_every_start_of_a_local_engine_is_a_new_epoch_with_its_parent() {
     let world = disk();
-    let mut lives = Vec::new();
-    for (life, id) in ["a", "b", "c", "d"].iter().enumerate() {
+    let mut epochs = Vec::new();
+    for (start, id) in ["a", "b", "c", "d"].iter().enumerate() {
         let node = world.open();
         assert!(node.engine.head(&org("acme")).is_none(), "no epoch until this start has touched it");
-        assert_eq!(node.put("acme", &[id]), [(life as u64 + 1, false)]);
+        assert_eq!(node.put("acme", &[id]), [(start as u64 + 1, false)]);
         let state = node.state("acme");
-        assert_eq!(state.ancestors, lives);
-        assert_eq!(state.born_empty, life == 0);
-        lives.push(Ancestor { epoch: state.epoch, end: state.head, lossy: false });
+        assert_eq!(state.ancestors, epochs);
+        assert_eq!(state.born_empty, start == 0);
+        epochs.push(Ancestor { epoch: state.epoch, end: state.head, lossy: false });
         // With every commit synced, a crash loses nothing that was acknowledged either.
-        if life % 2 == 0 {
+        if start % 2 == 0 {
             node.engine.close();
         }
     }
-    assert_eq!(world.open().state("acme").ancestors, lives);
+    assert_eq!(world.open().state("acme").ancestors, epochs);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn r11_an_empty_log_keeps_its_epoch_over_a_restart() {
 }
 
 #[test]
-fn r11_a_weaker_policy_makes_an_unclean_stop_a_lossy_border() {
+fn r11_a_weaker_policy_makes_an_unclean_stop_a_lossy_boundary() {
     let mut world = disk();
     world.sync_always = false;
     let lossy = |node: &Node<'_>| node.state("acme").ancestors.last().unwrap().lossy;
@@ -92,13 +92,13 @@ fn r11_a_weaker_policy_makes_an_unclean_stop_a_lossy_border() {
     drop(node);
     world.sync_always = true;
     let node = world.open();
-    assert!(lossy(&node), "an unclean stop of a life that was not synced");
+    assert!(lossy(&node), "an unclean stop of a run that was not synced");
     drop(node);
-    assert!(!lossy(&world.open()), "an unclean stop of a life that was");
+    assert!(!lossy(&world.open()), "an unclean stop of a run that was");
 }
 
 #[test]
-fn r11_a_lossy_border_reaches_orgs_that_slept_through_it() {
+fn r11_a_lossy_boundary_reaches_orgs_that_were_not_touched_then() {
     let mut world = disk();
     world.sync_always = false;
     world.open().put("acme", &["a"]);
@@ -133,7 +133,7 @@ fn r11_an_image_of_a_running_log_opens_with_all_that_was_acknowledged() {
 }
 
 #[test]
-fn r11_a_journal_cut_short_is_a_lossy_border_once() {
+fn r11_a_journal_cut_short_is_a_lossy_boundary_once() {
     let world = disk();
     let node = world.open();
     node.put("acme", &["a", "b"]);

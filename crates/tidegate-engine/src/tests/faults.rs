@@ -1,5 +1,5 @@
-//! Faults of the store, injected: what is promised is promised after the sync, and a sync that
-//! failed is never taken for one that worked.
+//! Faults of the store, injected: nothing is promised before the sync, and a sync that failed is never
+//! taken for one that worked.
 
 use std::sync::{
     Arc, Mutex,
@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tidegate_core::Event;
 
 use super::{
-    store::{Cut, Found, Group, LogIndex, Store, StoreError},
+    store::{Cut, Found, Group, LogIndex, Store, StoreError, Stretch},
     *,
 };
 
@@ -21,7 +21,7 @@ const FAILSAFE: std::time::Duration = std::time::Duration::from_secs(20);
 /// What was called, in order.
 type Calls = Arc<Mutex<Vec<&'static str>>>;
 
-/// A memory store that stops at each commit of events until it is told how the commit goes.
+/// A memory store that stops at each commit of events until the test says how the commit goes.
 struct Gated {
     inner: MemoryStore,
     entered: mpsc::Sender<usize>,
@@ -73,7 +73,7 @@ impl Store for Gated {
         to: Seq,
         events: usize,
         bytes: usize,
-    ) -> Result<Vec<Arc<Event>>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         self.inner.read(index, after, to, events, bytes)
     }
     fn blocks(&self) -> bool {
@@ -97,15 +97,12 @@ impl Store for Gated {
 }
 
 /// Notes when the feed is called.
-struct Noting(Arc<Record>, Calls);
+struct Noting(Arc<RecordingFeed>, Calls);
 
 impl Feed for Noting {
     fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]) {
         self.1.lock().unwrap().push("feed");
         self.0.committed(org, prev, events);
-    }
-    fn has_readers(&self, org: &OrgId) -> bool {
-        self.0.has_readers(org)
     }
 }
 
@@ -132,9 +129,9 @@ fn bench(local: LocalOptions, fail_acknowledge: usize) -> Bench {
         fail_acknowledge,
         calls: calls.clone(),
     };
-    let around = Hooks { feed: Arc::new(Noting(world.feed.clone(), calls.clone())), ..world.around() };
+    let hooks = Hooks { feed: Arc::new(Noting(world.feed.clone(), calls.clone())), ..world.hooks() };
     let found = Found { start: Start { number: 1, ..Start::default() }, ..Found::default() };
-    let engine = LocalEngine::over(store, found, local, 1_000_000, Durability::Always, around).unwrap();
+    let engine = LocalEngine::over(store, found, local, 1_000_000, Durability::Always, hooks).unwrap();
     calls.lock().unwrap().clear();
     Bench { world, engine, entered, verdicts, calls }
 }
@@ -150,21 +147,25 @@ impl Bench {
         self.entered.recv_timeout(FAILSAFE).unwrap()
     }
 
+    fn health(&self) -> Health {
+        self.engine.health().borrow().clone()
+    }
+
     fn fed(&self) -> usize {
-        self.world.feed.fed.lock().unwrap().values().map(Vec::len).sum()
+        self.world.feed.count()
     }
 }
 
 #[test]
 fn p3_nothing_is_answered_fed_or_readable_before_the_sync() {
-    let bench = bench(LocalOptions::default(), usize::MAX);
+    let bench = bench(LocalOptions::for_tests(), usize::MAX);
     let mut first = bench.send(&["a"]);
     assert_eq!(bench.enter(), 1);
     assert!((&mut first).now_or_never().is_none(), "answered before the sync");
     assert_eq!(bench.fed(), 0, "fed before the sync");
     assert!(bench.engine.head(&org("acme")).is_none());
     bench.verdicts.send(Verdict::Keep).unwrap();
-    assert_eq!(places(&bench.world.block_on(first).unwrap()), [(1, false)]);
+    assert_eq!(seqs(&bench.world.block_on(first).unwrap()), [(1, false)]);
     assert_eq!(*bench.calls.lock().unwrap(), ["sync", "head file", "feed"]);
 
     let mut second = bench.send(&["b"]);
@@ -180,7 +181,7 @@ fn p3_nothing_is_answered_fed_or_readable_before_the_sync() {
 #[test]
 fn group_commit_takes_all_that_waits_and_r12_a_pending_duplicate_waits_with_it() {
     for verdict in [Verdict::Keep, Verdict::Fail] {
-        let bench = bench(LocalOptions::default(), usize::MAX);
+        let bench = bench(LocalOptions::for_tests(), usize::MAX);
         let first = bench.send(&["a"]);
         assert_eq!(bench.enter(), 1);
         let waiting = [bench.send(&["b", "c"]), bench.send(&["c", "d"]), bench.send(&["b"])];
@@ -192,11 +193,11 @@ fn group_commit_takes_all_that_waits_and_r12_a_pending_duplicate_waits_with_it()
         }
         bench.verdicts.send(verdict).unwrap();
         let answers = waiting.into_iter().map(|sent| bench.world.block_on(sent));
-        let answers: Vec<_> = answers.map(|answer| answer.map(|appended| places(&appended))).collect();
+        let answers: Vec<_> = answers.map(|answer| answer.map(|appended| seqs(&appended))).collect();
         bench.world.block_on(first).unwrap();
         if verdict == Verdict::Keep {
-            let places = [vec![(2, false), (3, false)], vec![(3, true), (4, false)], vec![(2, true)]];
-            assert_eq!(answers, places.map(Ok));
+            let stored = [vec![(2, false), (3, false)], vec![(3, true), (4, false)], vec![(2, true)]];
+            assert_eq!(answers, stored.map(Ok));
             assert_eq!(bench.fed(), 4);
         } else {
             assert_eq!(answers, [const { Err(AppendError::Unknown) }; 3]);
@@ -206,9 +207,11 @@ fn group_commit_takes_all_that_waits_and_r12_a_pending_duplicate_waits_with_it()
 
 #[test]
 fn a_failed_sync_halts_the_log_and_is_never_retried() {
-    let bench = bench(LocalOptions::default(), usize::MAX);
+    let bench = bench(LocalOptions::for_tests(), usize::MAX);
     bench.verdicts.send(Verdict::Keep).unwrap();
     bench.world.block_on(bench.send(&["a"])).unwrap();
+    let mut health = bench.engine.health();
+    assert_eq!(*health.borrow_and_update(), Health::Ok);
     let failing = bench.send(&["b"]);
     assert_eq!([bench.enter(), bench.enter()], [1, 1]);
     let behind = bench.send(&["c"]);
@@ -216,8 +219,8 @@ fn a_failed_sync_halts_the_log_and_is_never_retried() {
     assert_eq!(bench.world.block_on(failing).unwrap_err(), AppendError::Unknown);
     assert_eq!(bench.world.block_on(behind).unwrap_err(), AppendError::Halted, "certainly not stored");
     assert_eq!(bench.world.block_on(bench.send(&["b"])).unwrap_err(), AppendError::Halted);
-    let halted = bench.engine.halted().expect("halted");
-    assert_eq!(&*halted, "sync the log: input/output error");
+    assert!(health.has_changed().unwrap(), "who follows the health is woken");
+    assert_eq!(bench.health(), Health::Halted("sync the log: input/output error".into()));
     assert_eq!((bench.fed(), bench.engine.head(&org("acme")).unwrap().head), (1, 1));
     assert!(bench.engine.open(&org("acme")).now_or_never().unwrap().is_ok(), "readers go on");
     bench.engine.sweep();
@@ -228,26 +231,26 @@ fn a_failed_sync_halts_the_log_and_is_never_retried() {
 #[test]
 fn a_head_file_that_cannot_be_written_halts_the_log_too() {
     // The first acknowledgement is that of the start.
-    let bench = bench(LocalOptions::default(), 1);
+    let bench = bench(LocalOptions::for_tests(), 1);
     bench.verdicts.send(Verdict::Keep).unwrap();
     assert_eq!(bench.world.block_on(bench.send(&["a"])).unwrap_err(), AppendError::Unknown);
     assert_eq!(bench.fed(), 0);
-    assert!(bench.engine.halted().is_some());
+    assert!(matches!(bench.health(), Health::Halted(_)));
 }
 
 #[test]
 fn a_panic_in_the_store_halts_the_log() {
-    let bench = bench(LocalOptions::default(), usize::MAX);
+    let bench = bench(LocalOptions::for_tests(), usize::MAX);
     bench.verdicts.send(Verdict::Panic).unwrap();
     assert_eq!(bench.world.block_on(bench.send(&["a"])).unwrap_err(), AppendError::Unknown);
     bench.engine.close();
-    assert!(bench.engine.halted().is_some());
+    assert!(matches!(bench.health(), Health::Halted(_)));
     assert_eq!(bench.world.block_on(bench.send(&["a"])).unwrap_err(), AppendError::Halted);
 }
 
 #[test]
 fn p6_the_queue_is_bounded_by_requests() {
-    let bench = bench(LocalOptions { queue_requests_max: 2, ..LocalOptions::default() }, usize::MAX);
+    let bench = bench(LocalOptions { queue_requests_max: 2, ..LocalOptions::for_tests() }, usize::MAX);
     let writing = bench.send(&["a"]);
     assert_eq!(bench.enter(), 1);
     let waiting = [bench.send(&["b"]), bench.send(&["c"])];
@@ -259,15 +262,15 @@ fn p6_the_queue_is_bounded_by_requests() {
         bench.world.block_on(sent).unwrap();
     }
     bench.verdicts.send(Verdict::Keep).unwrap();
-    assert_eq!(places(&bench.world.block_on(bench.send(&["d"])).unwrap()), [(4, false)]);
+    assert_eq!(seqs(&bench.world.block_on(bench.send(&["d"])).unwrap()), [(4, false)]);
 }
 
 #[test]
 fn a_publisher_that_stops_waiting_does_not_disturb() {
-    let bench = bench(LocalOptions::default(), usize::MAX);
+    let bench = bench(LocalOptions::for_tests(), usize::MAX);
     drop(bench.send(&["a"]));
     bench.verdicts.send(Verdict::Keep).unwrap();
     bench.verdicts.send(Verdict::Keep).unwrap();
-    let places = places(&bench.world.block_on(bench.send(&["a", "b"])).unwrap());
-    assert_eq!(places, [(1, true), (2, false)]);
+    let stored = seqs(&bench.world.block_on(bench.send(&["a", "b"])).unwrap());
+    assert_eq!(stored, [(1, true), (2, false)]);
 }

@@ -1,66 +1,25 @@
-//! What every engine must do, run over each of them; and what only a disk can get wrong.
+//! Tests of what is special to the local engines; what every engine has to do is in
+//! [`conformance`](crate::conformance), run by `tests/conformance.rs`.
 //!
 //! Time is moved by hand and nothing sleeps. A [`World`] outlives the engines opened in it, like the
 //! directory and the clock of a machine outlive its processes.
 
 #![allow(clippy::unwrap_used)]
 
-mod conformance;
 mod crash;
 mod disk;
 mod faults;
 mod model;
 mod retention;
+mod sparse;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use tidegate_core::{ContentHash, DedupKey, Event, LogState, NewEvent};
-use tidegate_protocol::{EventId, OrgId, Seq, ServiceName, UnixMillis};
+use tidegate_core::{Event, LogState, NewEvent};
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::*;
-
-/// A clock that stands still until it is moved.
-pub struct ManualClock(AtomicU64);
-
-impl Clock for ManualClock {
-    fn now(&self) -> UnixMillis {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// Keeps what it is fed, and checks that it follows on.
-#[derive(Default)]
-pub struct Record {
-    pub fed: Mutex<HashMap<OrgId, Vec<Arc<Event>>>>,
-    pub readers: Mutex<HashSet<OrgId>>,
-}
-
-impl Feed for Record {
-    fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]) {
-        let mut fed = self.fed.lock().unwrap();
-        let fed = fed.entry(org.clone()).or_default();
-        let mut last = fed.last().map_or(prev, |event| event.seq);
-        assert_eq!(last, prev, "r13: the feed follows on");
-        for event in events {
-            assert!(event.seq > last, "r13: the feed rises");
-            last = event.seq;
-        }
-        fed.extend_from_slice(events);
-    }
-
-    fn has_readers(&self, org: &OrgId) -> bool {
-        self.readers.lock().unwrap().contains(org)
-    }
-}
+pub use crate::conformance::{DAWN, ManualClock, RecordingFeed, event, event_with, has_id, org};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -73,7 +32,7 @@ pub struct World {
     pub kind: Kind,
     pub dir: tempfile::TempDir,
     pub clock: Arc<ManualClock>,
-    pub feed: Arc<Record>,
+    pub feed: Arc<RecordingFeed>,
     pub local: LocalOptions,
     pub window: Duration,
     pub max_bytes: u64,
@@ -82,8 +41,6 @@ pub struct World {
     runtime: tokio::runtime::Runtime,
 }
 
-/// Where the clock begins.
-pub const DAWN: UnixMillis = 1_795_512_600_000;
 pub const MINUTE: u64 = 60_000;
 
 impl World {
@@ -91,9 +48,9 @@ impl World {
         Self {
             kind,
             dir: tempfile::tempdir().unwrap(),
-            clock: Arc::new(ManualClock(AtomicU64::new(DAWN))),
+            clock: Arc::new(ManualClock::new(DAWN)),
             feed: Arc::default(),
-            local: LocalOptions::default(),
+            local: LocalOptions::for_tests(),
             window: Duration::from_secs(600),
             max_bytes: 256 << 20,
             sync_always: true,
@@ -102,7 +59,7 @@ impl World {
         }
     }
 
-    pub fn around(&self) -> Hooks {
+    pub fn hooks(&self) -> Hooks {
         Hooks { feed: self.feed.clone(), clock: self.clock.clone(), observer: Arc::new(()) }
     }
 
@@ -114,7 +71,7 @@ impl World {
             max_bytes: self.max_bytes,
             bucket: self.bucket,
             forget_after: self.window,
-            ..DiskOptions::new(dir)
+            ..DiskOptions::for_tests(dir)
         }
     }
 
@@ -124,23 +81,23 @@ impl World {
     }
 
     pub fn try_open(&self, dir: &Path) -> Result<Node<'_>, store::StoreError> {
-        self.feed.fed.lock().unwrap().clear();
+        self.feed.clear();
         let engine: Box<dyn Counted> = match self.kind {
             Kind::Memory => {
                 let (local, window, max_bytes) = (self.local.clone(), self.window, self.max_bytes);
-                Box::new(LocalEngine::memory(MemoryOptions { local, window, max_bytes }, self.around())?)
+                Box::new(LocalEngine::memory(MemoryOptions { local, window, max_bytes }, self.hooks())?)
             }
-            Kind::Disk => Box::new(LocalEngine::disk(self.disk_options(dir), self.around())?),
+            Kind::Disk => Box::new(LocalEngine::disk(self.disk_options(dir), self.hooks())?),
         };
         Ok(Node { world: self, engine })
     }
 
     pub fn pass(&self, millis: u64) {
-        self.clock.0.fetch_add(millis, Ordering::SeqCst);
+        self.clock.pass(millis);
     }
 
     pub fn step_back(&self, millis: u64) {
-        self.clock.0.fetch_sub(millis, Ordering::SeqCst);
+        self.clock.step_back(millis);
     }
 
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -174,10 +131,10 @@ impl Node<'_> {
         self.world.block_on(self.engine.append(&self::org(org), events))
     }
 
-    /// Appends `ids`, each a new event, and returns the places.
+    /// Appends `ids`, each a new event, and returns their seqs.
     pub fn put(&self, org: &str, ids: &[&str]) -> Vec<(Seq, bool)> {
         let events = ids.iter().map(|id| event(org, id)).collect();
-        places(&self.append(org, events).unwrap())
+        seqs(&self.append(org, events).unwrap())
     }
 
     pub fn state(&self, org: &str) -> LogState {
@@ -212,37 +169,7 @@ impl Node<'_> {
 
 pub const SEQ_END: Seq = tidegate_protocol::SEQ_MAX;
 
-pub fn org(name: &str) -> OrgId {
-    OrgId::parse(name).unwrap()
-}
-
-pub fn places(appended: &Appended) -> Vec<(Seq, bool)> {
-    appended.stored.iter().map(|place| (place.seq, place.duplicate)).collect()
-}
-
-/// An event whose publisher gave `id`; its content is its id.
-pub fn event(org: &str, id: &str) -> NewEvent {
-    event_with(org, id, id)
-}
-
-pub fn event_with(org: &str, id: &str, content: &str) -> NewEvent {
-    let hash = |text: &str| {
-        let mut bits = [0; 16];
-        bits.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
-        bits
-    };
-    NewEvent {
-        service: ServiceName::parse("finance").unwrap(),
-        id: EventId::parse(id).unwrap(),
-        dedup: Some(DedupKey(hash(&format!("{}:{org}{id}", org.len())))),
-        content: ContentHash(hash(content)),
-        users: None,
-        body: Bytes::from(format!("\"service\":\"finance\",\"id\":\"{id}\",\"data\":\"{content}\"")),
-    }
-}
-
-/// Whether the fragment of `event` carries `id`.
-pub fn has_id(event: &Event, id: &str) -> bool {
-    let text = String::from_utf8(event.fragment.to_vec()).unwrap();
-    text.contains(&format!("\"id\":\"{id}\""))
+/// The seq of each event of a batch, and whether it is a duplicate.
+pub fn seqs(appended: &Appended) -> Vec<(Seq, bool)> {
+    appended.stored.iter().map(|stored| (stored.seq, stored.duplicate)).collect()
 }

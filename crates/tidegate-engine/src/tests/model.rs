@@ -1,5 +1,5 @@
-//! Random lives against a model simple enough to be believed: a list of events per org, the time at
-//! which each id was given, and the epochs so far.
+//! Random histories of the local engines against a model that is simple enough to be believed: a list of
+//! events per org, the time at which each id was given, and the epochs so far.
 
 use std::collections::HashMap;
 
@@ -44,9 +44,13 @@ struct Model {
 fn run(kind: Kind, ops: Vec<Op>) {
     let mut world = World::new(kind);
     world.bucket = Some(Duration::from_secs(60));
-    // Nothing is forgotten: that is another test.
-    world.feed.readers.lock().unwrap().extend(["o0", "o1", "o2"].map(org));
-    let mut node = world.open();
+    fn open(world: &World) -> Node<'_> {
+        let node = world.open();
+        // Nothing is forgotten: that is another test.
+        ["o0", "o1", "o2"].iter().for_each(|name| node.engine.watch(&org(name)));
+        node
+    }
+    let mut node = open(&world);
     let mut models: [Model; 3] = Default::default();
     let (dedup, retention) = (5 * MINUTE, 10 * MINUTE);
     for op in ops {
@@ -89,7 +93,7 @@ fn run(kind: Kind, ops: Vec<Op>) {
                     node.engine.close();
                 }
                 drop(node);
-                node = world.open();
+                node = open(&world);
                 if kind == Kind::Memory {
                     models = Default::default();
                 }
@@ -130,8 +134,7 @@ fn check(node: &Node<'_>, models: &mut [Model; 3], retention: u64) {
             _ => model.epochs.push((state.epoch.clone(), end)),
         }
         let past = &model.epochs[..model.epochs.len() - 1];
-        // A life in which the log was opened while it was still empty is one that this model has
-        // not seen.
+        // This model has not seen an epoch in which the log was opened while it was still empty.
         assert!(epochs.ends_with(past), "{epochs:?} {past:?}");
     }
 }

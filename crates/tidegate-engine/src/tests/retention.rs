@@ -1,4 +1,4 @@
-//! What goes, and what stays because something else still leans on it.
+//! Retention: which events and logs are removed, and which stay because something else needs them.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn r9_a_log_whose_events_are_all_gone_keeps_its_seq_and_epochs() {
     let node = world.open();
     node.put("acme", &["a", "b"]);
     let first = node.state("acme").epoch;
-    world.feed.readers.lock().unwrap().insert(org("acme"));
+    node.engine.watch(&org("acme"));
     for _ in 0..12 {
         world.pass(MINUTE);
         node.engine.sweep();
@@ -128,7 +128,7 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
         node.put("acme", &[&format!("id{minute}")]);
         world.pass(MINUTE);
     }
-    world.feed.readers.lock().unwrap().insert(org("acme"));
+    node.engine.watch(&org("acme"));
     let leap = 10 * 365 * 24 * 60 * MINUTE;
     world.pass(leap);
     node.engine.sweep();
@@ -160,7 +160,7 @@ fn r9_pages_are_whole_while_retention_removes() {
                 for n in 0..300 {
                     let events = vec![event("acme", &format!("a{n}")), event("acme", &format!("b{n}"))];
                     runtime.block_on(engine.append(&org("acme"), events)).unwrap();
-                    clock.0.fetch_add(MINUTE / 2, Ordering::SeqCst);
+                    clock.pass(MINUTE / 2);
                     engine.sweep();
                 }
             });

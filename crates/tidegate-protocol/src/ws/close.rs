@@ -1,17 +1,16 @@
-//! Close frames: the codes that may travel, and the body of one that a client sent
-//! (RFC 6455 5.5.1, 7.4).
+//! Close frames (RFC 6455 5.5.1, 7.4): the codes that may be sent, and the body of one that a client sent.
 
 use std::borrow::Cow;
 
 use super::{CONTROL_BYTES_MAX, ReadError};
 
-/// The longest reason, in bytes of UTF-8: a control frame's 125 without the code.
+/// The longest reason, in bytes of UTF-8: the 125 of a control frame without the code (RFC 6455 5.5).
 pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
-/// What a client's close frame says.
+/// The body of a client's close frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close<'a> {
-    /// Its code; `None` where the frame was empty (1005, which itself never travels).
+    /// Its code; `None` if the frame was empty (1005, which itself is never sent).
     pub code: Option<u16>,
     /// Its reason, often empty.
     pub reason: Cow<'a, str>,
@@ -42,8 +41,8 @@ fn as_reason(payload: &[u8]) -> Result<&str, ReadError> {
     std::str::from_utf8(&payload[2..]).map_err(|_| ReadError::ReasonNotUtf8)
 }
 
-/// Whether a close frame may carry this code: those of RFC 6455 7.4.1 and of the registry that it
-/// opens (1012 to 1014) that are not kept for local use, and 3000 to 4999 (7.4.2).
+/// Whether a close frame may have this code: those of RFC 6455 7.4.1 and of its registry (1012 to 1014) that
+/// are not reserved for local use, and 3000 to 4999 (7.4.2).
 pub const fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

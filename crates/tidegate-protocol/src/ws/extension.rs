@@ -1,26 +1,27 @@
-//! permessage-deflate (RFC 7692): what a client offers, and what is answered.
+//! permessage-deflate (RFC 7692): a client's offer and the server's answer.
 //!
-//! The server's half of the stream is [`crate::deflate`]; the client's is inflated by
-//! [`super::Reader`], each message by itself, for the answer always asks for
-//! `client_no_context_takeover`: so an idle connection holds no window.
+//! What the server sends is compressed by `tidegate_core::deflate`. What the client sends is inflated by
+//! [`super::Reader`], each message by itself: the answer always asks for `client_no_context_takeover`, so
+//! that an idle connection holds no window.
 
 use super::HeaderLine;
 
 const NAME: &str = "permessage-deflate";
 
-/// A permessage-deflate that was agreed upon.
+/// The parameters of a negotiated permessage-deflate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deflate {
-    /// Whether the client wants every message compressed by itself (`server_no_context_takeover`).
+    /// Whether the client wants every message compressed by itself (`server_no_context_takeover`,
+    /// RFC 7692 7.1.1.1).
     pub alone: bool,
-    /// Whether the client asked for the window that is used anyway.
+    /// Whether the client asked for the window of 15 bits that is used anyway; the answer then repeats it.
     names_window: bool,
 }
 
 impl Deflate {
-    /// The first of the client's offers that can be taken (RFC 7692, section 7.1): parameters that
-    /// are not known, not valid or repeated decline an offer, and so does a window of less than
-    /// 15 bits, for frames are shared by all.
+    /// The first acceptable offer (RFC 7692 7.1); `None` if there is none. An offer is declined for
+    /// parameters that are unknown, invalid or repeated, and for a window of less than 15 bits, because
+    /// all connections share the compressed frames.
     pub fn choose(headers: &[HeaderLine<'_>]) -> Option<Self> {
         headers
             .iter()
@@ -45,7 +46,7 @@ impl Deflate {
                 ("server_no_context_takeover", None) => 0,
                 ("client_no_context_takeover", None) => 1,
                 ("server_max_window_bits", Some("15")) => 2,
-                // What a client may use is at most what can be read.
+                // A client's window may be any size: an inflater of 15 bits reads all of them.
                 ("client_max_window_bits", None) => 3,
                 ("client_max_window_bits", Some("8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")) => 3,
                 _ => return None,
@@ -57,7 +58,7 @@ impl Deflate {
         Some(Self { alone: seen[0], names_window: seen[2] })
     }
 
-    /// The value of `Sec-WebSocket-Extensions` in the answer.
+    /// The value of `Sec-WebSocket-Extensions` in the answer (RFC 6455 9.1).
     pub const fn answer(self) -> &'static str {
         match (self.alone, self.names_window) {
             (false, false) => "permessage-deflate; client_no_context_takeover",
@@ -71,7 +72,7 @@ impl Deflate {
     }
 }
 
-/// The parts between separators that stand outside of quotes (RFC 9110, section 5.6.4).
+/// The parts between separators outside of quotes (RFC 9110 5.6.4).
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -95,7 +96,7 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A value, out of its quotes. Those that are known need no escapes.
+/// A value without its quotes. No known value needs escapes.
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }

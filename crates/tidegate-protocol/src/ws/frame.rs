@@ -1,6 +1,6 @@
-//! The writing half: finished server frames, each one [`Bytes`] that any number of sockets share.
+//! Writes server frames: each is one [`Bytes`] that any number of sockets share.
 //!
-//! A server's frames carry no mask (RFC 6455 5.1) and are never fragmented here.
+//! A server's frames have no mask (RFC 6455 5.1), and are never fragmented here.
 
 use std::{fmt, io};
 
@@ -8,14 +8,14 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{CONTROL_BYTES_MAX, REASON_BYTES_MAX, close::is_sendable, head::Opcode};
 
-/// The longest header of a server's frame.
+/// The longest header of a server's frame, in bytes (RFC 6455 5.2, without a mask).
 pub const HEADER_BYTES_MAX: usize = 10;
 
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 
-/// How long the header of a frame with this much payload is: 2, 4 or 10 bytes (RFC 6455 5.2).
-/// What follows it in a finished frame is the payload.
+/// The length of the header of a frame with this much payload: 2, 4 or 10 bytes (RFC 6455 5.2). The payload
+/// follows it.
 pub const fn header_bytes(payload_bytes: usize) -> usize {
     match payload_bytes {
         0..=125 => 2,
@@ -24,8 +24,8 @@ pub const fn header_bytes(payload_bytes: usize) -> usize {
     }
 }
 
-/// A text frame that is written in place: its payload is encoded straight behind the room that
-/// its header will need, so that it is never copied.
+/// A text frame that is written in place: the payload is encoded directly after the room that the header
+/// will need, so that it is never copied.
 ///
 /// ```
 /// use std::fmt::Write as _;
@@ -36,27 +36,26 @@ pub const fn header_bytes(payload_bytes: usize) -> usize {
 /// assert_eq!(&frame.finish()[..], b"\x81\x04[1] ");
 /// # Ok::<(), std::fmt::Error>(())
 /// ```
-///#[derive(Debug)]
+#[derive(Debug)]
 pub struct FrameBuilder {
     /// [`HEADER_BYTES_MAX`] bytes of room, then the payload.
     buffer: BytesMut,
 }
 
 impl FrameBuilder {
-    /// A frame without payload, with room for this much.
+    /// An empty frame with room for this much payload.
     pub fn with_capacity(payload_bytes: usize) -> Self {
         let mut buffer = BytesMut::with_capacity(HEADER_BYTES_MAX + payload_bytes);
         buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
         Self { buffer }
     }
 
-    /// Where the payload is appended. What is in it already must stay: the room for the header
-    /// is its front.
+    /// The buffer to append the payload to. Its content must stay: the room for the header comes first.
     pub fn payload_mut(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// How much payload there is so far.
+    /// The length of the payload so far.
     pub fn payload_bytes(&self) -> usize {
         self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
     }
@@ -131,7 +130,7 @@ pub fn text_frame(payload: &str) -> Bytes {
     frame(Opcode::Text, &[payload.as_bytes()])
 }
 
-/// A finished frame of text, or binary, whose payload is compressed (RFC 7692, section 6): RSV1 is set.
+/// A finished text or binary frame whose payload is compressed already: RSV1 is set (RFC 7692 6).
 pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(payload.len());
     frame.buffer.extend_from_slice(payload);
@@ -139,12 +138,12 @@ pub fn deflated_frame(is_text: bool, payload: &[u8]) -> Bytes {
     frame.finish_with(FIN | RSV1 | opcode.bits())
 }
 
-/// Whether the payload of a finished frame is compressed.
+/// Whether the payload of a finished frame is compressed (RSV1 is set).
 pub fn is_deflated(frame: &[u8]) -> bool {
     frame.first().is_some_and(|first| first & RSV1 != 0)
 }
 
-/// How long the header of a finished frame of ours is, read from the frame.
+/// The length of the header of a finished server frame, in bytes, read from the frame.
 pub fn header_length(frame: &[u8]) -> usize {
     match frame.get(1) {
         Some(126) => 4,
@@ -158,19 +157,18 @@ pub fn binary_frame(payload: &[u8]) -> Bytes {
     frame(Opcode::Binary, &[payload])
 }
 
-/// A finished ping (RFC 6455 5.5.2). Of the payload at most [`CONTROL_BYTES_MAX`] bytes go.
+/// A finished ping (RFC 6455 5.5.2). A payload is cut after [`CONTROL_BYTES_MAX`] bytes.
 pub fn ping(payload: &[u8]) -> Bytes {
     frame(Opcode::Ping, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
 }
 
-/// A finished pong (RFC 6455 5.5.3) that answers a ping with this payload.
+/// A finished pong (RFC 6455 5.5.3), the answer to a ping with this payload.
 pub fn pong(payload: &[u8]) -> Bytes {
     frame(Opcode::Pong, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]])
 }
 
-/// A finished close frame (RFC 6455 5.5.1). A reason past [`REASON_BYTES_MAX`] is cut there, at
-/// the border of a character. A code that must not travel (none of [`crate::Code`]'s) makes an
-/// empty body, which says 1005.
+/// A finished close frame (RFC 6455 5.5.1). A reason longer than [`REASON_BYTES_MAX`] is cut at a character
+/// boundary. A code that must not be sent (none of [`crate::Code`]'s) gives an empty body, which means 1005.
 pub fn close(code: u16, reason: &str) -> Bytes {
     if !is_sendable(code) {
         return frame(Opcode::Close, &[]);

@@ -1,7 +1,7 @@
-//! The opening handshake, as pure functions of a request's head (RFC 6455 4.2).
+//! The opening handshake (RFC 6455 4.2), as pure functions of a request's head.
 //!
-//! Header values are bytes, for nothing says that a client sends ASCII. The HTTP around it is
-//! `tidegate-server`'s `transport::upgrade`.
+//! Header values are bytes, because a client may send more than ASCII. `tidegate-server`'s
+//! `transport::upgrade` has the HTTP around it.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use sha1::{Digest as _, Sha1};
 use super::{HeaderLine, extension::Deflate};
 use crate::Code;
 
-/// What is hashed behind the key (RFC 6455 1.3).
+/// Hashed together with the key, after it (RFC 6455 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// The head of a request.
@@ -25,14 +25,14 @@ pub struct Request<'h, 'a> {
     pub headers: &'h [HeaderLine<'a>],
 }
 
-/// A handshake that may be answered with 101.
+/// A valid handshake, which may be answered with 101.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake<'a> {
-    /// The value of `Sec-WebSocket-Accept`.
+    /// The value of `Sec-WebSocket-Accept` (RFC 6455 4.2.2).
     pub accept_key: String,
-    /// What the client offers to speak.
+    /// The subprotocols that the client offers.
     pub protocols: Protocols<'a>,
-    /// The compression that can be agreed upon, where the client offers one.
+    /// The compression to agree on, if the client offers one that is acceptable.
     pub deflate: Option<Deflate>,
 }
 
@@ -43,13 +43,12 @@ pub struct Handshake<'a> {
 pub struct Protocols<'a>(Vec<&'a str>);
 
 impl<'a> Protocols<'a> {
-    /// Whether `name` is offered. Names are compared by case.
+    /// Whether `name` is offered. Case matters.
     pub fn offers(&self, name: &str) -> bool {
         self.0.contains(&name)
     }
 
-    /// What stands behind `prefix` in the first name that begins with it: the token in
-    /// `tidegate.bearer.<token>`.
+    /// The rest of the first name that begins with `prefix`: the token in `tidegate.bearer.<token>`.
     pub fn after(&self, prefix: &str) -> Option<&'a str> {
         self.0.iter().find_map(|name| name.strip_prefix(prefix))
     }
@@ -66,7 +65,7 @@ impl fmt::Debug for Protocols<'_> {
     }
 }
 
-/// Why a request is no handshake that this server takes.
+/// Why a request is not a handshake that this server accepts. The text is one sentence for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// RFC 6455 4.2.1, item 1.
@@ -93,7 +92,7 @@ pub enum Refusal {
     /// RFC 6455 4.1, item 10.
     #[error("Sec-WebSocket-Protocol must be a list of different tokens, separated by commas")]
     Protocols,
-    /// A body would be read as frames by one of two parties in a row, as a request by the other.
+    /// With a body, a proxy and the server might disagree on where the frames begin (request smuggling).
     #[error("a WebSocket handshake must not have a body")]
     Body,
 }
@@ -112,8 +111,8 @@ impl Refusal {
         }
     }
 
-    /// The HTTP status to answer with: its code's, or 426 where another protocol or version
-    /// would be taken (RFC 6455 4.4, RFC 9110 15.5.22).
+    /// The HTTP status to answer with: its code's, or 426 if another protocol or version would be accepted
+    /// (RFC 6455 4.4, RFC 9110 15.5.22).
     pub const fn status(self) -> u16 {
         match self {
             Refusal::NoUpgrade | Refusal::Version => 426,
@@ -127,8 +126,8 @@ impl Refusal {
         }
     }
 
-    /// The header lines that the answer needs. The connection always ends: what a client that was
-    /// refused sends next may be frames, and must not be read as a request.
+    /// The header lines that the answer needs. The connection always ends: the next bytes of a refused client
+    /// may be frames, and must not be read as a request.
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Refusal::NotGet => &[("allow", "GET"), ("connection", "close")],
@@ -146,13 +145,16 @@ impl Refusal {
     }
 }
 
-/// Whether the request asks for WebSocket at all: its Upgrade header names it. What does not may
-/// still be right for another transport at the same address.
+/// Whether the request asks for WebSocket: its Upgrade header names it. If not, it may be meant for another
+/// transport at the same address.
 pub fn is_asked(headers: &[HeaderLine<'_>]) -> bool {
     has_token(headers, "upgrade", "websocket")
 }
 
 /// Checks a handshake (RFC 6455 4.2.1) and computes its answer (4.2.2).
+///
+/// # Errors
+/// [`Refusal`] names the first rule that the request breaks.
 pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
     let Request { method, is_http11, headers } = request;
     if method != "GET" {
@@ -173,12 +175,12 @@ pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
     if !has_token(headers, "connection", "upgrade") {
         return Err(Refusal::NoConnectionUpgrade);
     }
-    // Before the key, for other versions may have none.
+    // Before the key, because other versions may have none.
     if only(headers, "sec-websocket-version") != Some(b"13") {
         return Err(Refusal::Version);
     }
     let key = only(headers, "sec-websocket-key").ok_or(Refusal::Key)?;
-    // Room for sixteen bytes and what base64 may round up to; a longer key does not fit.
+    // Room for 16 bytes, rounded up to whole groups of base64; a longer key does not fit.
     let mut nonce = [0; 18];
     if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
         return Err(Refusal::Key);
@@ -201,7 +203,7 @@ fn protocols<'a>(headers: &[HeaderLine<'a>]) -> Result<Protocols<'a>, Refusal> {
         let name = std::str::from_utf8(name).ok().filter(|name| is_token(name)).ok_or(Refusal::Protocols)?;
         names.push(name);
     }
-    // Sorted, so that a header full of names costs no square.
+    // Sorted, so that many names do not take quadratic time.
     let mut sorted = names.clone();
     sorted.sort_unstable();
     if sorted.is_sorted_by(|one, next| one < next) { Ok(Protocols(names)) } else { Err(Refusal::Protocols) }
@@ -215,7 +217,7 @@ fn values<'h, 'a>(headers: &'h [HeaderLine<'a>], name: &'h str) -> impl Iterator
         .map(|(_, value)| value.trim_ascii())
 }
 
-/// The value of a header that may stand once.
+/// The value of a header that may occur once; `None` if it is absent or repeated.
 fn only<'a>(headers: &[HeaderLine<'a>], name: &str) -> Option<&'a [u8]> {
     let mut values = values(headers, name);
     values.next().filter(|_| values.next().is_none())

@@ -1,9 +1,8 @@
-//! The head of a frame as a client sends it (RFC 6455 5.2): parsed, and refused as early as its
-//! bytes allow.
+//! Parses the head of a client's frame (RFC 6455 5.2), and refuses a faulty one with its first faulty byte.
 
 use super::ReadError;
 
-/// The most payload that a control frame may carry (RFC 6455 5.5).
+/// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
 /// Flags and short length, then up to eight bytes of length, then the mask.
@@ -61,13 +60,13 @@ pub(super) struct Frame {
     pub(super) fin: bool,
     /// RSV1: the message is compressed (RFC 7692, section 6).
     pub(super) is_deflated: bool,
-    /// Turned along with the payload, so that the first byte is for the next byte to come.
+    /// Rotated with the payload, so that its first byte is for the next byte to come.
     pub(super) mask: [u8; 4],
     pub(super) left: u64,
 }
 
-/// The bytes of a head that are here so far. Kept in place, for a head is often cut in two and
-/// an allocation for it would be the only one of an idle connection.
+/// The bytes of a head that have arrived so far. Kept in place: a head is often cut in two, and an allocation
+/// for it would be the only one of an idle connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Head {
     bytes: [u8; HEAD_BYTES_MAX],
@@ -79,7 +78,7 @@ impl Head {
         self.filled == 0
     }
 
-    /// Takes from `input` until the head is whole; `None` where the input ends before that.
+    /// Takes from `input` until the head is whole; `None` if the input ends before that.
     pub(super) fn read(&mut self, input: &mut &mut [u8], deflate: bool) -> Result<Option<Frame>, ReadError> {
         if !self.fill(input, 2) {
             return Ok(None);
@@ -119,7 +118,7 @@ impl Head {
         Ok(Some(Frame { opcode, fin, is_deflated, mask, left }))
     }
 
-    /// Fills up to `wanted` bytes in all; whether they are here.
+    /// Fills up to `wanted` bytes in total; returns whether they have arrived.
     fn fill(&mut self, input: &mut &mut [u8], wanted: usize) -> bool {
         let filled = usize::from(self.filled);
         let taken = wanted.saturating_sub(filled).min(input.len());
@@ -133,7 +132,7 @@ impl Head {
 
 fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), ReadError> {
     let opcode = Opcode::from_bits(first & 0x0F);
-    // RFC 7692 6: RSV1 stands on the first frame of a data message, where that was agreed.
+    // RFC 7692 6: RSV1 is allowed on the first frame of a data message, if the extension was negotiated.
     let is_first = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
     let allowed = if deflate && is_first { RSV1 } else { 0 };
     if first & RESERVED & !allowed != 0 {

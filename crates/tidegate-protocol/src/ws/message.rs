@@ -1,4 +1,4 @@
-//! What is kept of messages and frames that are not whole yet.
+//! The parts of messages and frames that are not whole yet.
 
 use std::{borrow::Cow, cell::RefCell};
 
@@ -10,7 +10,7 @@ use super::{
     utf8::Utf8,
 };
 
-/// The kept part. A [`super::Reader`] has one only while something is open.
+/// A message or frame that is partly here. A [`super::Reader`] has one only while something is open.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     /// The frame whose payload is still arriving.
@@ -33,8 +33,8 @@ impl Partial {
             + self.message.as_ref().map_or(0, |message| message.body.capacity())
     }
 
-    /// Takes in `payload`, the next piece of `frame` (whose `left` is what comes after it). Gives
-    /// the event that it makes whole.
+    /// Takes `payload`, the next piece of `frame` (whose `left` counts the bytes after it). Returns the event
+    /// that it completes.
     pub(super) fn take(
         &mut self,
         frame: Frame,
@@ -60,8 +60,8 @@ impl Partial {
             },
             fragments: 1,
         });
-        // What the last frame announces is all that will ever be needed. Never more is allocated
-        // ahead than has arrived: an announced length costs its sender nothing.
+        // The length of the last frame bounds what will be needed. But never allocate more than has arrived:
+        // announcing a length costs the sender nothing.
         let most = if frame.fin {
             Some(payload.len().saturating_add(usize::try_from(frame.left).unwrap_or(usize::MAX)))
         } else {
@@ -111,7 +111,7 @@ impl Body {
         }
     }
 
-    /// Adds `payload`; `most` is how many bytes will be added from here on, where that is known.
+    /// Adds `payload`; `most` is how many bytes will be added from here on, if that is known.
     fn push(&mut self, payload: &[u8], most: Option<usize>) -> Result<(), ReadError> {
         let (needed, capacity) = (self.len() + payload.len(), self.capacity());
         if needed > capacity {
@@ -143,7 +143,7 @@ impl Body {
     }
 }
 
-/// A compressed message of at most `bytes_max`, as what it is.
+/// Inflates a compressed message of at most `bytes_max` bytes.
 pub(super) fn inflated(bytes: &[u8], is_text: bool, bytes_max: usize) -> Result<Event<'static>, ReadError> {
     let plain = inflate(bytes, bytes_max)?;
     if !is_text {
@@ -152,7 +152,7 @@ pub(super) fn inflated(bytes: &[u8], is_text: bool, bytes_max: usize) -> Result<
     String::from_utf8(plain).map(|text| Event::Text(Cow::Owned(text))).map_err(|_| ReadError::TextNotUtf8)
 }
 
-/// Inflates one message (RFC 7692, section 7.2.2), which refers to nothing before it.
+/// Inflates one message (RFC 7692 7.2.2), which refers to nothing before it.
 fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, ReadError> {
     thread_local! {
         static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));

@@ -1,27 +1,27 @@
-//! The reading half: bytes as they come from a client in, whole messages and control frames out.
+//! Reads a client's bytes, cut anywhere, into whole messages and control frames.
 //!
-//! Strict: what RFC 6455 forbids a client is an error, found as early as its bytes are here. After
-//! an error, or a close frame, nothing more is read. The connection loop of `tidegate-server`
-//! drives it; it answers nothing itself.
+//! Strict: whatever RFC 6455 forbids a client is an error, found with the first byte that shows it. After an
+//! error or a close frame nothing more is read. The connection loop of `tidegate-server` drives it; it
+//! answers nothing itself.
 
 use std::{borrow::Cow, mem};
 
 use super::{
-    Close,
+    Event, ReadError,
     head::{Frame, Head, Opcode, unmask},
     message::{Partial, inflated},
 };
 
-/// What one message may be. The time for which one may stay open is for the caller to limit
-/// ([`Reader::is_idle`]), and so is how often control frames and messages come.
+/// The limits of one message. The caller limits how long a message may stay open ([`Reader::is_idle`]) and
+/// how many frames and messages come in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Payload bytes in one message, all fragments together. Default 64 KiB.
     pub message_bytes_max: usize,
     /// Frames in one message, empty ones included. Default 64.
     pub message_fragments_max: usize,
-    /// Whether permessage-deflate was agreed upon (RFC 7692). What a compressed message inflates to is
-    /// held to `message_bytes_max` as well.
+    /// Whether permessage-deflate (RFC 7692) was negotiated. `message_bytes_max` also limits what a
+    /// compressed message inflates to.
     pub deflate: bool,
 }
 
@@ -31,141 +31,37 @@ impl Default for Limits {
     }
 }
 
-/// What a client sent. Borrowed from the input where it came whole, owned where it had to be put
-/// together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A whole text message (RFC 6455 5.6), known to be UTF-8.
-    Text(Cow<'a, str>),
-    /// A whole binary message (RFC 6455 5.6).
-    Binary(Cow<'a, [u8]>),
-    /// A ping (RFC 6455 5.5.2): to be answered by a pong with the same payload; of several
-    /// unanswered ones the last is enough.
-    Ping(Cow<'a, [u8]>),
-    /// A pong (RFC 6455 5.5.3), asked for or not.
-    Pong(Cow<'a, [u8]>),
-    /// The client closes (RFC 6455 5.5.1): to be answered by a close frame if none was sent. The
-    /// last event.
-    Close(Close<'a>),
-}
-
-impl<'a> Event<'a> {
-    /// The event that a whole control frame is.
-    pub(super) fn of_control(opcode: Opcode, payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
-        Ok(match opcode {
-            Opcode::Ping => Event::Ping(payload),
-            Opcode::Pong => Event::Pong(payload),
-            _ => Event::Close(Close::parse(payload)?),
-        })
-    }
-}
-
-/// How a client broke the protocol or a limit. The connection ends: send a close frame with
-/// [`ReadError::close_code`] and this sentence, then close the socket (RFC 6455 7.1.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ReadError {
-    /// RFC 6455 5.2: no extension that gives RSV1, RSV2 or RSV3 a meaning was agreed.
-    #[error("a frame has a reserved bit set, and no extension was agreed")]
-    ReservedBits,
-    /// RFC 6455 5.2: opcodes 3 to 7 and 11 to 15.
-    #[error("a frame has a reserved opcode")]
-    ReservedOpcode,
-    /// RFC 6455 5.1: a client masks.
-    #[error("a client's frames must be masked")]
-    Unmasked,
-    /// RFC 6455 5.5.
-    #[error("a control frame must not be fragmented")]
-    FragmentedControl,
-    /// RFC 6455 5.5.
-    #[error("a control frame carries at most 125 bytes")]
-    OversizedControl,
-    /// RFC 6455 5.2.
-    #[error("a frame's length must be written in its shortest form")]
-    NonMinimalLength,
-    /// RFC 6455 5.2: the highest bit of a length is zero.
-    #[error("a frame's length must be below 2^63")]
-    LengthOverflow,
-    /// RFC 6455 5.4.
-    #[error("a continuation frame came where no message was open")]
-    LoneContinuation,
-    /// RFC 6455 5.4.
-    #[error("a message began before the last one ended")]
-    InterleavedMessage,
-    /// RFC 6455 5.5.1: a body begins with a code of two bytes.
-    #[error("a close frame must be empty or begin with a code of two bytes")]
-    CloseTooShort,
-    /// RFC 6455 7.4.
-    #[error("a close frame has a code that must not be sent")]
-    CloseCode,
-    /// RFC 6455 5.5.1, 8.1.
-    #[error("the reason of a close frame is not UTF-8")]
-    ReasonNotUtf8,
-    /// RFC 6455 8.1.
-    #[error("a text message is not UTF-8")]
-    TextNotUtf8,
-    /// RFC 7692, section 7.2.2.
-    #[error("a compressed message is not deflate data")]
-    NotDeflate,
-    /// Over [`Limits::message_bytes_max`].
-    #[error("a message is larger than this server takes")]
-    MessageTooLarge,
-    /// Over [`Limits::message_fragments_max`].
-    #[error("a message has more fragments than this server takes")]
-    TooManyFragments,
-}
-
-impl ReadError {
-    /// The code to close with (RFC 6455 7.4.1): 1002, 1007 or 1009.
-    pub const fn close_code(self) -> u16 {
-        match self {
-            ReadError::ReservedBits
-            | ReadError::ReservedOpcode
-            | ReadError::Unmasked
-            | ReadError::FragmentedControl
-            | ReadError::OversizedControl
-            | ReadError::NonMinimalLength
-            | ReadError::LengthOverflow
-            | ReadError::LoneContinuation
-            | ReadError::InterleavedMessage
-            | ReadError::CloseTooShort
-            | ReadError::CloseCode => 1002,
-            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 | ReadError::NotDeflate => 1007,
-            ReadError::MessageTooLarge | ReadError::TooManyFragments => 1009,
-        }
-    }
-}
-
-/// Whether more is to be read.
+/// Whether the reader still reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum State {
     Open,
     Closed,
     Failed(ReadError),
 }
 
-/// Reads what one client sends (RFC 6455 5), from any cut of its bytes.
+/// Reads what one client sends (RFC 6455 5), however its bytes are cut.
 ///
-/// Between messages it owns no heap at all; while a message or a frame is partly here, that part
-/// ([`Reader::held_bytes`]). Work is linear in the bytes read.
+/// Between messages it owns no heap memory; while a message or a frame is partly here, it owns that part
+/// ([`Reader::held_bytes`]). The work is linear in the bytes read.
 #[derive(Debug)]
 pub struct Reader {
     limits: Limits,
     head: Head,
-    life: Life,
+    state: State,
     partial: Option<Box<Partial>>,
 }
 
 impl Reader {
     /// A reader for a connection that has just been upgraded.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, head: Head::default(), life: Life::Open, partial: None }
+        Self { limits, head: Head::default(), state: State::Open, partial: None }
     }
 
-    /// Takes bytes from the front of `input` until they make an event; `None` once the input is
-    /// used up. The input is unmasked in place. To be called until it gives `None` or an error:
+    /// Takes bytes from the front of `input` until they complete an event; returns `None` once the input is
+    /// used up. Unmasks the input in place. Call it until it returns `None` or an error:
     ///
     /// ```
-    /// # use tidegate_core::ws::{Event, Limits, Reader};
+    /// # use tidegate_protocol::ws::{Event, Limits, Reader};
     /// # let mut scratch = *b"\x81\x82\0\0\0\0hi";
     /// # let mut reader = Reader::new(Limits::default());
     /// let mut input = &mut scratch[..];
@@ -175,24 +71,26 @@ impl Reader {
     /// # Ok::<(), tidegate_protocol::ws::ReadError>(())
     /// ```
     ///
-    /// An error stays: later calls give it again. After a close frame all input is taken and
-    /// dropped (RFC 6455 5.5.1).
+    /// After a close frame all input is taken and dropped (RFC 6455 5.5.1).
+    ///
+    /// # Errors
+    /// [`ReadError`] if the client breaks the protocol or a limit. Later calls return the same error.
     pub fn read<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
-        match self.life {
-            Life::Open => {}
-            Life::Closed => {
+        match self.state {
+            State::Open => {}
+            State::Closed => {
                 *input = &mut [];
                 return Ok(None);
             }
-            Life::Failed(error) => return Err(error),
+            State::Failed(error) => return Err(error),
         }
         let result = self.read_open(input);
         let ended = match &result {
-            Ok(Some(Event::Close(_))) => Life::Closed,
-            Err(error) => Life::Failed(*error),
+            Ok(Some(Event::Close(_))) => State::Closed,
+            Err(error) => State::Failed(*error),
             Ok(_) => return result,
         };
-        self.life = ended;
+        self.state = ended;
         self.partial = None;
         result
     }
@@ -202,8 +100,8 @@ impl Reader {
         self.head.is_empty() && self.partial.is_none()
     }
 
-    /// The heap that the open frame and message take, for the caller's accounts: at most twice
-    /// the payload received, whatever the number of fragments, and about 150 bytes.
+    /// The heap memory of the open frame and message, in bytes: at most twice the payload received, however
+    /// many fragments it came in, and about 150 bytes.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
     }
@@ -229,7 +127,7 @@ impl Reader {
             let stands_alone =
                 frame.opcode.is_control() || (frame.fin && frame.opcode != Opcode::Continuation);
             if is_fresh && stands_alone && frame.left == 0 {
-                // The usual case: all of it is in the input, nothing is copied or allocated.
+                // The usual case: the input has the whole frame, and nothing is copied or allocated.
                 if frame.is_deflated {
                     let is_text = frame.opcode == Opcode::Text;
                     return inflated(payload, is_text, self.limits.message_bytes_max).map(Some);
@@ -247,7 +145,7 @@ impl Reader {
         }
     }
 
-    /// Judges a frame by what came before it, before any of its payload is taken.
+    /// Checks a frame against the open message and the limits, before any of its payload is taken.
     fn admit(&mut self, frame: Frame) -> Result<Frame, ReadError> {
         if frame.opcode.is_control() {
             return Ok(frame);

@@ -1,8 +1,8 @@
-//! Text that arrives in pieces cut anywhere (RFC 6455 8.1), checked once and as it comes.
+//! Validates text that arrives in pieces, cut anywhere (RFC 6455 8.1).
 //!
-//! Each byte is validated once: whole characters go into the `String` piece by piece, the up to
-//! three bytes of a character cut in two wait beside it. So the finished text needs neither a
-//! second check nor `unsafe`, and a fault shows with the first byte that no text can have there.
+//! Each byte is validated once, as it arrives: whole characters go into the `String`, and up to three bytes
+//! of a character that is cut wait beside it. So the finished text needs neither a second check nor `unsafe`,
+//! and a fault is found with the first byte that cannot be part of any text.
 
 /// The text so far.
 #[derive(Debug, Default)]
@@ -12,12 +12,12 @@ pub(super) struct Utf8 {
     cut_len: u8,
 }
 
-/// The bytes are not UTF-8, whatever follows.
+/// The bytes are not UTF-8, whatever comes next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8;
 
 impl Utf8 {
-    /// How many bytes are here.
+    /// How many bytes have arrived.
     pub(super) fn len(&self) -> usize {
         self.text.len() + usize::from(self.cut_len)
     }
@@ -28,7 +28,7 @@ impl Utf8 {
             let Some((&next, rest)) = bytes.split_first() else {
                 return Ok(());
             };
-            // Four bytes are a character or a fault, so this index never reaches the end.
+            // Four bytes are a character or a fault, so the index stays below 4.
             self.cut[usize::from(self.cut_len)] = next;
             self.cut_len += 1;
             bytes = rest;
@@ -41,7 +41,7 @@ impl Utf8 {
                 Err(_) => return Err(NotUtf8),
             }
         }
-        let (whole, cut) = bytes.split_at(last_border(bytes));
+        let (whole, cut) = bytes.split_at(last_boundary(bytes));
         self.text.push_str(simdutf8::basic::from_utf8(whole).map_err(|_| NotUtf8)?);
         if !cut.is_empty() {
             match std::str::from_utf8(cut) {
@@ -55,14 +55,14 @@ impl Utf8 {
         Ok(())
     }
 
-    /// The whole text; a character must not be left open.
+    /// The whole text; an error if its last character is incomplete.
     pub(super) fn finish(self) -> Result<String, NotUtf8> {
         if self.cut_len == 0 { Ok(self.text) } else { Err(NotUtf8) }
     }
 }
 
-/// Where a character that the end of `bytes` cuts in two begins; their length where none is cut.
-fn last_border(bytes: &[u8]) -> usize {
+/// The index of a character that the end of `bytes` cuts; the length if none is cut.
+fn last_boundary(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
         let at = bytes.len() - back;
         let needs = match bytes[at] {

@@ -1,8 +1,8 @@
 //! The server cases 1 to 7, 9 and 10 of the Autobahn test suite (0.8.2), as data: what the client
 //! sends, and what a server that echoes must answer. `scripts/autobahn` runs the suite itself.
 //!
-//! The answers are those of the suite's verdict OK, never NON-STRICT. Where the suite leaves the
-//! answer open (7.1.6, 7.13: INFORMATIONAL), it is what RFC 6455 wants.
+//! The answers are those of the suite's verdict OK, never NON-STRICT. If the suite leaves the
+//! answer open (7.1.6, 7.13: INFORMATIONAL), it is the one that RFC 6455 requires.
 
 mod utf8;
 
@@ -194,7 +194,7 @@ fn pong(payload: impl AsRef<[u8]>) -> Answer {
 const HELLO: &str = "Hello, world!";
 const OCTETS: &[u8] = b"\x00\xFF\xFE\xFD\xFC\xFB\x00\xFF";
 
-/// Runs `cases` as the suite cuts them, and, where they are small, octet by octet and all at once.
+/// Runs `cases` as the suite cuts them, and small ones octet by octet and all at once too.
 fn run(count: usize, cases: &[Case]) {
     assert_eq!(cases.len(), count, "cases in this section of the suite");
     for case in cases {
@@ -252,7 +252,7 @@ fn ws_autobahn_2_pings_and_pongs() {
 }
 
 /// A good message, then a frame that fails the connection, then a ping that is not answered.
-fn fails_behind_hello(id: &str, faulty: Vec<u8>) -> Case {
+fn fails_after_hello(id: &str, faulty: Vec<u8>) -> Case {
     Case::fails(id, 1002, vec![text(HELLO), faulty, frame(PING, "")], vec![echo(HELLO)]).at(1)
 }
 
@@ -264,9 +264,9 @@ fn ws_autobahn_3_reserved_bits() {
         7,
         &[
             Case::fails("3.1", 1002, vec![rsv(1, TEXT, hello)], vec![]),
-            fails_behind_hello("3.2", rsv(2, TEXT, hello)),
-            fails_behind_hello("3.3", rsv(3, TEXT, hello)),
-            fails_behind_hello("3.4", rsv(4, TEXT, hello)).chopped(1),
+            fails_after_hello("3.2", rsv(2, TEXT, hello)),
+            fails_after_hello("3.3", rsv(3, TEXT, hello)),
+            fails_after_hello("3.4", rsv(4, TEXT, hello)).chopped(1),
             Case::fails("3.5", 1002, vec![rsv(5, BINARY, OCTETS)], vec![]),
             Case::fails("3.6", 1002, vec![rsv(6, BINARY, hello)], vec![]),
             Case::fails("3.7", 1002, vec![rsv(7, 8, b"")], vec![]),
@@ -283,9 +283,9 @@ fn ws_autobahn_4_reserved_opcodes() {
         cases.extend([
             Case::fails(id(1), 1002, vec![reserved(1, "")], vec![]),
             Case::fails(id(2), 1002, vec![reserved(2, "reserved opcode payload")], vec![]),
-            fails_behind_hello(&id(3), reserved(3, "")),
-            fails_behind_hello(&id(4), reserved(4, HELLO)),
-            fails_behind_hello(&id(5), reserved(5, HELLO)).chopped(1),
+            fails_after_hello(&id(3), reserved(3, "")),
+            fails_after_hello(&id(4), reserved(4, HELLO)),
+            fails_after_hello(&id(5), reserved(5, HELLO)).chopped(1),
         ]);
     }
     run(10, &cases);

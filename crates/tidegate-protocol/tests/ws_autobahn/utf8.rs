@@ -60,7 +60,12 @@ pub fn groups() -> Vec<Group> {
             false,
             &[b"\xF7\xBF\xBF\xBF", b"\xFB\xBF\xBF\xBF\xBF", b"\xFD\xBF\xBF\xBF\xBF\xBF"],
         ),
-        group(11, "borders", true, &[b"\xED\x9F\xBF", b"\xEE\x80\x80", b"\xEF\xBF\xBD", b"\xF4\x8F\xBF\xBF"]),
+        group(
+            11,
+            "boundaries",
+            true,
+            &[b"\xED\x9F\xBF", b"\xEE\x80\x80", b"\xEF\xBF\xBD", b"\xF4\x8F\xBF\xBF"],
+        ),
         group(
             12,
             "continuations alone",
@@ -170,7 +175,7 @@ pub fn groups() -> Vec<Group> {
             ],
         ),
     ];
-    // Among the borders is the one past the last code point.
+    // Among the boundaries is the one past the last code point.
     groups[6].vectors.push((false, b"\xF4\x90\x80\x80".to_vec()));
     // All continuations but the last.
     groups[7].vectors.push((false, (0x80..0xBF).collect()));

@@ -1,5 +1,4 @@
-//! The connections of an org, listed and closed: for an operator who looks after one user's trouble, or
-//! takes credentials back.
+//! Lists and closes the connections of an org, for operators who help a user or revoke credentials.
 
 use std::sync::Arc;
 
@@ -17,14 +16,14 @@ use crate::{
     random::random,
 };
 
-/// Connections in one answer.
+/// The maximum of connections in one answer, and the default.
 const LISTED_MAX: usize = 1000;
 const LISTED: usize = 100;
 
-/// Over what time those who are sent away come back, where they are few.
+/// The shortest time over which closed connections come back, if they are few.
 const SPREAD_MS: u64 = 4_000;
 
-/// One connection as it is shown.
+/// One connection in an answer.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     connection_id: String,
@@ -46,9 +45,9 @@ struct Listed<'a> {
 /// Why connections are closed.
 #[derive(Debug, Clone, Copy)]
 enum Reason {
-    /// Their credentials are taken back: they are not to come again.
+    /// Their credentials are revoked: they must not come back.
     Revoked,
-    /// They are to come again, to another node perhaps.
+    /// They should come back, perhaps to another node.
     Draining,
 }
 
@@ -68,16 +67,16 @@ impl Reason {
         }
     }
 
-    /// What each of them is told; those that may come back do so over `spread` milliseconds.
+    /// The refusal that each of them gets. Those that may come back do so over `spread` milliseconds.
     fn refusal(self, spread: u64) -> Refusal {
         match self {
             Self::Revoked => Refusal::new(
                 Code::Revoked,
-                "an operator has ended this connection; its credentials are not taken any more",
+                "an operator has ended this connection; its credentials are revoked",
             ),
             Self::Draining => {
                 let refusal =
-                    Refusal::new(Code::Draining, "an operator has ended this connection; come back");
+                    Refusal::new(Code::Draining, "an operator has ended this connection; reconnect");
                 refusal.retry_in(1000 + random() % spread.max(1))
             }
         }
@@ -120,7 +119,7 @@ fn show<'a>(node: &Node, connection: &'a Connection) -> Shown<'a> {
     }
 }
 
-/// Lists them, the oldest first.
+/// Lists connections, the oldest first.
 pub fn list<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<Full<Bytes>>, Refusal> {
     let query = Query::of(request);
     query.only(&["user", "limit", "after"])?;
@@ -129,7 +128,7 @@ pub fn list<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<
     let after = query.one("after")?.map(str::parse::<ConnectionId>).transpose();
     let after = after.map_err(|error| bad(format!("after: {error}")))?;
     let whose = user.as_ref().map_or(Whose::All, Whose::User);
-    // One more than is shown tells whether there are more.
+    // One more than is listed shows whether there are more.
     let found = node.admission.list(&org, whose, after.as_ref(), max + 1);
     let shown = &found[..max.min(found.len())];
     let next = (found.len() > max).then(|| shown.last()).flatten();
@@ -137,7 +136,7 @@ pub fn list<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<
     Ok(json(&Listed { connections: shown.iter().map(|of| show(node, of)).collect(), next }))
 }
 
-/// Closes one.
+/// Closes one connection.
 pub fn close<B>(
     node: &Node,
     org: &str,
@@ -157,7 +156,7 @@ pub fn close<B>(
     Ok(json(&serde_json::json!({ "closed": 1 })))
 }
 
-/// Closes those of a user, or, where that is said in so many words, of everybody.
+/// Closes the connections of a user, or, if the request says so explicitly, of everybody.
 pub fn close_all<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Response<Full<Bytes>>, Refusal> {
     let query = Query::of(request);
     query.only(&["user", "all", "reason"])?;
@@ -171,7 +170,7 @@ pub fn close_all<B>(node: &Node, org: &str, request: &Request<B>) -> Result<Resp
         }
     };
     let found: Vec<Arc<Connection>> = node.admission.list(&org, whose, None, usize::MAX);
-    // All that come back cost a handshake; they are not to be refused for that.
+    // Each that comes back costs a handshake, so they must not come faster than the rate of handshakes.
     let rate = node.config().limits.handshakes_per_second.max(1) as u64;
     let spread = SPREAD_MS.max(found.len() as u64 * 2000 / rate);
     let ends = |connection: &&Arc<Connection>| node.admission.end(connection, reason.refusal(spread));

@@ -1,6 +1,6 @@
-//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It asks
-//! for no credentials, so it is bound to loopback unless an operator chooses otherwise, and serves no
-//! pages, for a browser reaches loopback too.
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It needs no
+//! credentials, so it is bound to loopback by default. It answers no pages, because a browser can reach
+//! loopback too.
 
 mod connections;
 
@@ -11,15 +11,16 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
 use crate::{http::refuse_whole, node::Node};
 
-/// How many operators' connections are served at a time.
+/// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
 
-/// How long one of them lasts at most; a scraper connects again.
+/// The longest life of such a connection; a scraper connects again.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -27,9 +28,9 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves operators until the task is dropped.
 pub async fn serve(listener: TcpListener, node: Arc<Node>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -40,7 +41,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
         };
         let node = node.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _slot = slot;
             let timeout = node.config().limits.first_frame_timeout;
             let is_loopback = stream.local_addr().map_or(true, |at| at.ip().to_canonical().is_loopback());
             let service = hyper::service::service_fn(move |request| {
@@ -51,7 +52,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(timeout)
                 .serve_connection(TokioIo::new(stream), service);
-            // Whoever takes nothing of its answers must not keep its place for ever.
+            // A client that does not read its answers must not hold its slot for ever.
             match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
@@ -61,25 +62,25 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
     }
 }
 
-/// No page of anybody gets an answer. One of another origin, or one that does more than read, is told by
-/// its `Origin`; one whose name was made to lead here (DNS rebinding) by its `Host`, which on loopback is
-/// an address or `localhost`. Elsewhere, in a container perhaps, this node has names that it does not know.
+/// Refuses all pages. A page of another origin, and one that does more than read, is recognised by its
+/// `Origin`. A page whose name was made to resolve to this listener (DNS rebinding) is recognised by its
+/// `Host`: on loopback it must be an address or `localhost`. Elsewhere, such as in a container, the node may
+/// have names that it does not know.
 fn refuse_pages(headers: &HeaderMap, is_loopback: bool) -> Result<(), Refusal> {
     if headers.contains_key(header::ORIGIN) {
         return Err(Refusal::new(
             Code::Forbidden,
-            "this listener serves no pages, and Origin says that one asks",
+            "this listener serves no pages, and Origin shows that this is one",
         ));
     }
     if is_loopback && !headers.get_all(header::HOST).iter().all(is_no_name) {
-        let message =
-            "on loopback, this listener is asked for by its address or as localhost: Host says another name";
+        let message = "on loopback, Host must be this listener's address or localhost";
         return Err(Refusal::new(Code::Forbidden, message));
     }
     Ok(())
 }
 
-/// Whether `host` is one that no name server can lead elsewhere.
+/// Whether `host` is an address or `localhost`, which no name server can redirect.
 fn is_no_name(host: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let host = authority.host();
@@ -105,7 +106,7 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
     };
     let method = request.method();
     if !allowed.split(", ").any(|name| name == method.as_str()) {
-        let message = format!("{method} is not taken here; {allowed} may be");
+        let message = format!("{method} is not allowed here; {allowed} are");
         let mut response = refuse_whole(&Refusal::new(Code::MethodNotAllowed, message));
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         return response;
@@ -125,7 +126,7 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Who says nothing, like curl, gets OpenMetrics; who asks for text, gets the older format.
+    // Clients without a preference, like curl, get OpenMetrics. Those that ask for text get the older format.
     if accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*" {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {
@@ -133,12 +134,12 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     }
 }
 
-/// Whether traffic should come here, and if not, why.
+/// Why no traffic should come here, if there is a reason.
 fn ready(node: &Node) -> Response<Full<Bytes>> {
-    let halted = node.engine.halted();
-    let reason = match &halted {
-        Some(reason) => Some(format!("the log takes no writes: {reason}")),
-        None => node.is_draining().then(|| "the node is draining".to_owned()),
+    let reason = match &*node.engine.health().borrow() {
+        Health::Halted(reason) => Some(format!("the log takes no writes: {reason}")),
+        Health::Degraded(reason) => Some(format!("the log is degraded: {reason}")),
+        Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
     };
     let body = serde_json::json!({
         "ready": reason.is_none(),

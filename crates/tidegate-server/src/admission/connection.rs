@@ -1,4 +1,4 @@
-//! One connection as other threads see it: who it is, and how it is told to end.
+//! One connection as other threads see it: who it is, and how to end it.
 
 use std::{
     fmt,
@@ -16,8 +16,7 @@ use tidegate_protocol::{Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
 
 use crate::transport::Transport;
 
-/// The name of a connection: the start of the node that it belongs to, and its number in it, which is
-/// its place in the order of arrival.
+/// The id of a connection: the start of its node, and its number in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionId {
     pub(super) start: Epoch,
@@ -30,13 +29,13 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// A text that no connection has as its name.
+/// A text that is not the id of any connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a connection_id is 1 to 32 of 0-9 a-z, a hyphen, and a number, as hello gave it")]
 pub struct ConnectionIdError;
 
 impl ConnectionId {
-    /// The grammar as a regular expression. Every number of so many digits fits.
+    /// The grammar as a regular expression. Every number of that many digits is valid.
     pub const PATTERN: &'static str = "^[0-9a-z]{1,32}-(0|[1-9][0-9]{0,18})$";
 }
 
@@ -52,47 +51,47 @@ impl FromStr for ConnectionId {
     }
 }
 
-/// Who comes, by which road.
+/// A connection that asks to be counted and registered.
 #[derive(Debug)]
 pub struct Arrival<'a> {
     /// The org whose stream it is.
     pub org: &'a OrgId,
-    /// Who reads.
+    /// The user.
     pub user: &'a UserId,
     /// The services that it sees.
     pub filter: &'a Filter,
     /// When its grant ends.
     pub expires_at: UnixMillis,
-    /// The road.
+    /// The transport.
     pub transport: Transport,
     /// Now.
     pub now: UnixMillis,
-    /// The connection that this one takes the place of (R20).
+    /// The connection that this one replaces (R20).
     pub replaces: Option<&'a ConnectionId>,
 }
 
-/// A connection that was let in. Its reader belongs to one worker; this is what other threads have of
-/// it. An idle connection keeps one, so it is small.
+/// An admitted connection, as threads other than its worker see it. Every idle connection has one, so it is
+/// small.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) number: u64,
-    /// Whose stream it reads.
+    /// The org whose stream it reads.
     pub org: OrgId,
-    /// Who reads.
+    /// The user.
     pub user: UserId,
     /// The client's address.
     pub address: IpAddr,
-    /// The road that it came by.
+    /// The transport.
     pub transport: Transport,
-    /// When it was let in.
+    /// When it was admitted.
     pub connected_at: UnixMillis,
     grant: Mutex<(Filter, UnixMillis)>,
-    bell: Bell,
+    notifier: Notifier,
     ended: OnceLock<Box<Refusal>>,
 }
 
 impl Connection {
-    /// `org` and `user` are those of `arrival`, in the copies that all of their connections share.
+    /// `org` and `user` are those of `arrival`, as copies that all their connections share.
     pub(super) fn new(
         number: u64,
         address: IpAddr,
@@ -107,7 +106,7 @@ impl Connection {
             transport: arrival.transport,
             connected_at: arrival.now,
             grant: Mutex::new((arrival.filter.clone(), arrival.expires_at)),
-            bell: Bell::default(),
+            notifier: Notifier::default(),
             ended: OnceLock::new(),
         }
     }
@@ -116,75 +115,75 @@ impl Connection {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The services that it sees and when its grant ends, as of now.
+    /// The services that it sees now, and when its grant ends.
     pub fn grant(&self) -> (Filter, UnixMillis) {
         self.lock().clone()
     }
 
-    /// When its grant ends, as of now.
+    /// When its grant ends now.
     pub fn expires_at(&self) -> UnixMillis {
         self.lock().1
     }
 
-    /// Takes over a copy of what it sees that others have, too.
+    /// Replaces its filter by an equal copy that others share.
     pub fn share(&self, filter: &Filter) {
         let mut grant = self.lock();
-        debug_assert!(grant.0 == *filter, "another filter than its own");
+        debug_assert!(grant.0 == *filter, "a different filter");
         grant.0 = filter.clone();
     }
 
-    /// Notes what it sees from now on, and for how long.
+    /// Replaces the grant.
     pub fn renew(&self, filter: Filter, expires_at: UnixMillis) {
         *self.lock() = (filter, expires_at);
     }
 
-    /// Asks its task to end it. The first reason counts; whether this was the first.
+    /// Asks its task to end it. Only the first reason counts; returns whether this was the first.
     pub fn end(&self, refusal: Refusal) -> bool {
         let is_first = self.ended.set(Box::new(refusal)).is_ok();
-        self.call();
+        self.notify();
         is_first
     }
 
-    /// Why it is to end, if it is.
+    /// Why it is ending, if it is.
     pub fn ending(&self) -> Option<&Refusal> {
         self.ended.get().map(|refusal| &**refusal)
     }
 
-    /// Rings for its task.
-    pub fn call(&self) {
-        self.bell.ring();
+    /// Notifies its task.
+    pub fn notify(&self) {
+        self.notifier.notify();
     }
 
-    /// Whether it was rung for since this was last asked; wakes the task that asks, and that one alone,
-    /// where it was not.
-    pub fn poll_called(&self, context: &Context<'_>) -> Poll<()> {
-        self.bell.poll(context)
+    /// Ready if there was a notification since the last poll; else wakes this task, and only this one, at the
+    /// next.
+    pub fn poll_notified(&self, context: &Context<'_>) -> Poll<()> {
+        self.notifier.poll(context)
     }
 }
 
-/// Rings for the reader's own task: parked, or to end. As many rings as come before the task looks are
-/// one.
+/// Notifies the reader's task: that its reader lags, or that it must end. Notifications before the task polls
+/// are merged into one.
 #[derive(Debug, Default)]
-struct Bell {
-    is_rung: AtomicBool,
+struct Notifier {
+    is_notified: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Bell {
-    fn ring(&self) {
-        // Whoever rang before has woken the task, or is about to.
-        if !self.is_rung.swap(true, Ordering::AcqRel) {
+impl Notifier {
+    fn notify(&self) {
+        // An earlier notification has woken the task, or is about to.
+        if !self.is_notified.swap(true, Ordering::AcqRel) {
             self.task.wake();
         }
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.is_rung.swap(false, Ordering::AcqRel) {
+        if self.is_notified.swap(false, Ordering::AcqRel) {
             return Poll::Ready(());
         }
         self.task.register(context.waker());
-        // Rung meanwhile, perhaps before anybody could be woken.
-        if self.is_rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        // Notified in between, perhaps before the waker was registered.
+        if self.is_notified.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -212,41 +211,41 @@ mod tests {
     }
 
     #[test]
-    fn a_bell_rung_before_anybody_listens_is_heard_once() {
-        let bell = Bell::default();
+    fn a_notification_before_the_first_poll_is_seen_once() {
+        let notifier = Notifier::default();
         let context = Context::from_waker(Waker::noop());
-        assert_eq!(bell.poll(&context), Poll::Pending);
+        assert_eq!(notifier.poll(&context), Poll::Pending);
         for _ in 0..2 {
-            bell.ring();
-            bell.ring();
-            assert_eq!(bell.poll(&context), Poll::Ready(()));
-            assert_eq!(bell.poll(&context), Poll::Pending);
+            notifier.notify();
+            notifier.notify();
+            assert_eq!(notifier.poll(&context), Poll::Ready(()));
+            assert_eq!(notifier.poll(&context), Poll::Pending);
         }
     }
 
     #[test]
-    fn no_ring_is_lost_between_two_threads() {
-        const ROUNDS: usize = 20_000;
-        let (bell, heard) = (Bell::default(), AtomicUsize::new(0));
-        // So that the ring of a round meets every step of the look that waits for it.
-        let linger = |round: usize| (0..round % 61).for_each(|_| std::hint::spin_loop());
+    fn no_notification_is_lost_between_two_threads() {
+        const PASSES: usize = 20_000;
+        let (notifier, seen) = (Notifier::default(), AtomicUsize::new(0));
+        // So that the notification of a pass meets every step of the poll that waits for it.
+        let linger = |pass: usize| (0..pass % 61).for_each(|_| std::hint::spin_loop());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for round in 0..ROUNDS {
-                    while heard.load(Ordering::Acquire) < round {
+                for pass in 0..PASSES {
+                    while seen.load(Ordering::Acquire) < pass {
                         std::thread::yield_now();
                     }
-                    linger(round);
-                    bell.ring();
+                    linger(pass);
+                    notifier.notify();
                 }
             });
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             runtime.block_on(async {
-                for round in 0..ROUNDS {
-                    linger(round / 61);
-                    // For ever, where a ring is lost.
-                    poll_fn(|context| bell.poll(context)).await;
-                    heard.store(round + 1, Ordering::Release);
+                for pass in 0..PASSES {
+                    linger(pass / 61);
+                    // Hangs if a notification is lost.
+                    poll_fn(|context| notifier.poll(context)).await;
+                    seen.store(pass + 1, Ordering::Release);
                 }
             });
         });
@@ -254,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_a_connection_costs_here_is_small() {
-        // An idle connection may take 2 KiB in all.
+        // The budget of an idle connection is 2 KiB in all.
         assert!(size_of::<Connection>() <= 144, "{}", size_of::<Connection>());
     }
 }

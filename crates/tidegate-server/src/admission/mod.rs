@@ -1,14 +1,13 @@
-//! Who gets a connection: counters per node, org, user and address, and a rate of handshakes. And how
-//! often each API key may publish, and each address bring bad credentials.
+//! Who gets a connection: counters per node, org, user and address, and a rate of handshakes. Also how often
+//! each API key may publish, and each address may send bad credentials.
 //!
-//! A stream that knocks holds a [`Slot`]; dropping it gives the places back, whatever way the
-//! connection ended. What reaches zero is forgotten. One that was let in stands in the registry until
-//! then, by org and in the order of arrival, so that others can list it and end it.
+//! A stream that is admitted holds a [`Slot`]. Dropping it decrements the counters, however the connection
+//! ended; counters at zero are removed. Once the stream has been authorised it is also in the registry, by
+//! org and in order of arrival, so that other threads can list it and end it.
 //!
-//! The places of org and user are *held* by those numbers that stand in the user's list: a connection
-//! that is evicted, replaced or asked to leave is taken out of it at once, while its socket goes on
-//! counting for the node and the address until it is closed. So a place is given back once, in
-//! whatever order things happen.
+//! A connection counts for its org and user as long as its number is in the user's list. If it is evicted,
+//! replaced or asked to leave, it is removed from that list at once, while its socket still counts for the
+//! node and the address until it is closed. So a slot is released once, in whatever order things happen.
 
 mod connection;
 mod rates;
@@ -30,7 +29,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use rates::{FailedAuths, PublishRates};
-pub use replays::{ReplayPlace, Replays};
+pub use replays::{ReplaySlot, Replays};
 pub use shares::OrgShares;
 
 use crate::{
@@ -39,18 +38,18 @@ use crate::{
     random::random,
     refusals::LimitedBy as _,
 };
-use rates::{Bucket, Line};
+use rates::{Bucket, RetryQueue};
 
-/// The bounds on connections.
+/// The limits on connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// In all.
+    /// Of the node.
     pub total: usize,
     /// Of one org.
     pub per_org: usize,
     /// Of one user of an org.
     pub per_user: usize,
-    /// What happens to a user's connection over that.
+    /// What happens if a user has more than that.
     pub user_policy: UserPolicy,
     /// From one address.
     pub per_address: usize,
@@ -86,16 +85,16 @@ struct Counts {
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
     handshakes: Bucket,
-    /// When those who came too fast come back.
-    line: Line,
+    /// Spreads the retries of clients that came too fast.
+    retries: RetryQueue,
 }
 
 /// The connections of one org.
 #[derive(Debug, Default)]
 struct Members {
-    /// How many places are held: the sum over `users`.
+    /// How many connections count: the sum over `users`.
     held: usize,
-    /// The numbers of those that hold a place, in the order of arrival.
+    /// The numbers of the connections that count, in order of arrival.
     users: HashMap<UserId, Vec<u64>>,
     /// All that are not closed yet.
     connections: BTreeMap<u64, Arc<Connection>>,
@@ -110,11 +109,11 @@ pub enum Whose<'a> {
     All,
 }
 
-/// How long a client is asked to stay away where a count is full: it falls when somebody leaves,
-/// which nobody can foretell.
+/// How long a client is asked to wait if a counter is full. It falls when another client leaves, which nobody
+/// can predict.
 const FULL_RETRY_MS: u64 = 5_000;
 
-/// What an address is counted as. Who has one of IPv6 has a whole /64 of them (RFC 6177).
+/// The key that an address is counted under. Whoever has one IPv6 address has a whole /64 (RFC 6177).
 fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -126,7 +125,7 @@ fn counted_as(address: IpAddr) -> IpAddr {
 }
 
 impl Admission {
-    /// No connections yet. Those to come are named after `start`.
+    /// An admission without connections. Their ids begin with `start`.
     pub fn new(limits: ConnectionLimits, start: Epoch) -> Arc<Self> {
         let now = Instant::now();
         let counts = Counts {
@@ -136,7 +135,7 @@ impl Admission {
             orgs: HashMap::new(),
             next_number: 0,
             handshakes: Bucket::full(limits.handshakes_per_second, now),
-            line: Line::new(now),
+            retries: RetryQueue::new(now),
         };
         Arc::new(Self { start, counts: Mutex::new(counts) })
     }
@@ -145,30 +144,31 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets other bounds, from now on. Who is in stays, also where there are more than may be now.
+    /// Changes the limits. Existing connections stay, even if there are more than the new limits allow.
     pub fn set_limits(&self, limits: ConnectionLimits) {
         self.lock().limits = limits;
     }
 
-    /// Lets a stream knock: counts it in all and by its address, before anybody knows who it is.
-    pub fn knock(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
+    /// Admits a stream: counts it for the node and its address, before it is authenticated.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
         let mut counts = self.lock();
         let limits = counts.limits;
         if counts.streams >= limits.total {
-            let message = "the gateway has as many connections as it may";
+            let message = "the gateway has its maximum of connections";
             return Err(over(config_key!(limits.connections), Code::Overloaded, message));
         }
         let counted = counted_as(address);
-        if !raise(&mut counts.addresses, counted, limits.per_address) {
-            let message = "this address has as many connections as it may";
+        if !increment(&mut counts.addresses, counted, limits.per_address) {
+            let message = "this address has its maximum of connections";
             return Err(over(config_key!(limits.connections_per_address), Code::TooManyConnections, message));
         }
-        // The rate last, for it is everybody's: who is refused for another bound takes nothing of it.
+        // The rate comes last, because all clients share it: a client that another limit refuses uses none of
+        // it.
         let now = Instant::now();
         if counts.handshakes.take(limits.handshakes_per_second, now).is_err() {
-            let retry = counts.line.next(limits.handshakes_per_second, now, random());
-            lower(&mut counts.addresses, &counted);
-            let message = "the gateway takes no more new connections this second";
+            let retry = counts.retries.next(limits.handshakes_per_second, now, random());
+            decrement(&mut counts.addresses, &counted);
+            let message = "too many new connections; the gateway takes no more this second";
             return Err(
                 over(config_key!(limits.handshakes_per_second), Code::RateLimited, message).retry_in(retry)
             );
@@ -178,12 +178,12 @@ impl Admission {
         Ok(Slot { admission: self.clone(), address, connection: None })
     }
 
-    /// The name of a connection.
+    /// The id of a connection.
     pub fn id_of(&self, connection: &Connection) -> ConnectionId {
         ConnectionId { start: self.start.clone(), number: connection.number }
     }
 
-    /// A connection of `org` by its name.
+    /// Finds a connection of `org` by its id.
     pub fn find(&self, org: &OrgId, id: &ConnectionId) -> Option<Arc<Connection>> {
         if id.start != self.start {
             return None;
@@ -193,7 +193,7 @@ impl Admission {
         found.ending().is_none().then(|| found.clone())
     }
 
-    /// The connections of `org` that are not ending, in the order of arrival, behind `after`.
+    /// The connections of `org` that are not ending, in order of arrival, after `after`.
     pub fn list(
         &self,
         org: &OrgId,
@@ -201,14 +201,14 @@ impl Admission {
         after: Option<&ConnectionId>,
         max: usize,
     ) -> Vec<Arc<Connection>> {
-        let behind = match after {
+        let from = match after {
             Some(id) if id.start == self.start => Bound::Excluded(id.number),
-            // Of another start, and so before all of this one.
+            // An id of an earlier start, so all connections of this one come after it.
             _ => Bound::Unbounded,
         };
         let counts = self.lock();
         let Some(members) = counts.orgs.get(org) else { return Vec::new() };
-        let all = members.connections.range((behind, Bound::Unbounded)).map(|(_, connection)| connection);
+        let all = members.connections.range((from, Bound::Unbounded)).map(|(_, connection)| connection);
         let is_meant = |connection: &&Arc<Connection>| {
             let is_theirs = match whose {
                 Whose::User(user) => connection.user == *user,
@@ -219,14 +219,14 @@ impl Admission {
         all.filter(is_meant).take(max).cloned().collect()
     }
 
-    /// Ends a connection and gives back the places that it holds of its org and its user. Whether it
-    /// was not ending before.
+    /// Ends a connection and stops counting it for its org and user. Returns whether it was not ending
+    /// before.
     pub fn end(&self, connection: &Connection, refusal: Refusal) -> bool {
         self.release(connection);
         connection.end(refusal)
     }
 
-    /// Gives back the places that a connection holds of its org and its user, if it still does.
+    /// Stops counting a connection for its org and user, if it still counts.
     fn release(&self, connection: &Connection) {
         let mut counts = self.lock();
         if let Some(members) = counts.orgs.get_mut(&connection.org) {
@@ -234,7 +234,7 @@ impl Admission {
         }
     }
 
-    /// What is held now.
+    /// The present counts.
     pub fn slots_held(&self) -> SlotsHeld {
         let counts = self.lock();
         let members = || counts.orgs.values();
@@ -258,7 +258,7 @@ fn over(limit: ConfigKey, code: Code, message: &str) -> Refusal {
     Refusal::new(code, message).limited_by(limit).retry_in(FULL_RETRY_MS)
 }
 
-fn raise<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> bool {
+fn increment<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> bool {
     let count = counts.entry(key).or_default();
     if *count >= max {
         return false;
@@ -267,12 +267,12 @@ fn raise<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> bo
     true
 }
 
-/// The copy of a name that stands in the map already, so that there is one for all who bear it.
-fn kept<K: Hash + Eq + Clone, V>(map: &HashMap<K, V>, name: &K) -> K {
-    map.get_key_value(name).map_or(name, |(kept, _)| kept).clone()
+/// The copy of a name that is already in the map, so that all connections share one.
+fn shared<K: Hash + Eq + Clone, V>(map: &HashMap<K, V>, name: &K) -> K {
+    map.get_key_value(name).map_or(name, |(shared, _)| shared).clone()
 }
 
-fn lower<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
@@ -282,30 +282,29 @@ fn lower<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 impl Members {
-    /// The connections that have to make room for `arrival`, or why there is none.
-    fn make_way(
+    /// The connections that must end to make room for `arrival`, or why there is no room.
+    fn make_room(
         &self,
         arrival: &Arrival<'_>,
         start: &Epoch,
         limits: &ConnectionLimits,
     ) -> Result<Vec<Arc<Connection>>, Refusal> {
         let theirs = self.users.get(arrival.user).map(Vec::as_slice).unwrap_or_default();
-        // Of another start, user or org, or gone: as if nobody had been named, for an answer would tell
-        // strangers who is there.
+        // An id of another start, user or org, or of a closed connection, is ignored without an error: an
+        // error would reveal to strangers who is connected.
         let replaced = arrival.replaces.filter(|id| id.start == *start).map(|id| id.number);
         let replaced = replaced.and_then(|number| self.connections.get(&number));
         let replaced = replaced.filter(|connection| connection.user == *arrival.user);
-        let frees_place = replaced.is_some_and(|connection| theirs.contains(&connection.number));
-        let held = theirs.len() - usize::from(frees_place);
+        let frees_slot = replaced.is_some_and(|connection| theirs.contains(&connection.number));
+        let held = theirs.len() - usize::from(frees_slot);
         let surplus = (held + 1).saturating_sub(limits.per_user);
         if surplus > 0 && limits.user_policy == UserPolicy::RejectNew {
-            let message =
-                format!("this user has {} connections, which is as many as allowed", limits.per_user);
+            let message = format!("this user has {} connections, which is the maximum", limits.per_user);
             return Err(over(config_key!(limits.connections_per_user), Code::TooManyConnections, &message));
         }
-        let freed = surplus + usize::from(frees_place);
+        let freed = surplus + usize::from(frees_slot);
         if self.held - freed.min(self.held) >= limits.per_org {
-            let message = "this org has as many connections as it may";
+            let message = "this org has its maximum of connections";
             return Err(over(config_key!(limits.connections_per_org), Code::TooManyConnections, message));
         }
         let oldest = theirs.iter().filter(|number| replaced.is_none_or(|of| of.number != **number));
@@ -324,7 +323,7 @@ impl Members {
     }
 }
 
-/// The place of one connection in the counters.
+/// The counts of one connection; dropping it decrements them.
 #[derive(Debug)]
 pub struct Slot {
     admission: Arc<Admission>,
@@ -333,24 +332,24 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Counts the connection by who it turned out to be and registers it. Those that it takes the place
-    /// of are ended.
+    /// Counts the connection for its user and org and registers it. The connections that it evicts or
+    /// replaces are ended.
     pub fn enter(&mut self, arrival: &Arrival<'_>) -> Result<Arc<Connection>, Refusal> {
         let admission = self.admission.clone();
         let mut counts = admission.lock();
         let counts = &mut *counts;
-        let org = kept(&counts.orgs, arrival.org);
-        // An org without connections refuses none, for no bound is zero: this leaves no empty one behind.
+        let org = shared(&counts.orgs, arrival.org);
+        // No limit is zero, so an org without connections cannot refuse: no empty entry is left.
         let members = counts.orgs.entry(org.clone()).or_default();
-        let leaving = members.make_way(arrival, &admission.start, &counts.limits)?;
+        let leaving = members.make_room(arrival, &admission.start, &counts.limits)?;
         for connection in leaving {
             members.release(&connection);
-            let message = "another connection of this user has taken the place of this one";
+            let message = "another connection of this user has replaced this one";
             connection.end(Refusal::new(Code::Evicted, message));
         }
         let number = counts.next_number;
         counts.next_number += 1;
-        let user = kept(&members.users, arrival.user);
+        let user = shared(&members.users, arrival.user);
         let held = members.users.entry(user.clone()).or_insert_with(|| Vec::with_capacity(1));
         held.push(number);
         let connection = Arc::new(Connection::new(number, self.address, (org, user), arrival));
@@ -360,8 +359,8 @@ impl Slot {
         Ok(connection)
     }
 
-    /// Gives back the places of org and user of a connection that was asked to leave: the one that it
-    /// comes back with is not to be refused for it (R20).
+    /// Stops counting a connection for its org and user because it was asked to leave: its successor must not
+    /// be refused because of it (R20).
     pub fn release(&self) {
         if let Some(connection) = &self.connection {
             self.admission.release(connection);
@@ -373,7 +372,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut counts = self.admission.lock();
         counts.streams -= 1;
-        lower(&mut counts.addresses, &counted_as(self.address));
+        decrement(&mut counts.addresses, &counted_as(self.address));
         let Some(connection) = &self.connection else { return };
         let Some(members) = counts.orgs.get_mut(&connection.org) else { return };
         members.release(connection);

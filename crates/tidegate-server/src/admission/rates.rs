@@ -1,5 +1,5 @@
-//! How often: token buckets for handshakes, for each API key's publishes, and for the bad credentials
-//! of each address.
+//! Rates: token buckets for handshakes, for the publishes of each API key, and for the bad credentials of
+//! each address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,7 +16,7 @@ use tidegate_protocol::{Code, Refusal};
 use super::counted_as;
 use crate::{config::config_key, refusals::LimitedBy as _};
 
-/// A token bucket that holds one second's worth.
+/// A token bucket that holds one second of its rate.
 #[derive(Debug)]
 pub(super) struct Bucket {
     tokens: f64,
@@ -24,20 +24,20 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     pub fn full(per_second: usize, now: Instant) -> Self {
         Self { tokens: per_second as f64, filled: now }
     }
 
-    /// Takes one, or says in how many milliseconds there will be one.
+    /// Takes a token, or returns in how many milliseconds there will be one.
     pub fn take(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
-        self.look(per_second, now)?;
+        self.check_token(per_second, now)?;
         self.tokens -= 1.0;
         Ok(())
     }
 
-    /// Whether there is one to take, or in how many milliseconds there will be.
-    fn look(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
+    /// Whether there is a token, or in how many milliseconds there will be one.
+    fn check_token(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
         let rate = per_second as f64;
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + since * rate).min(rate);
@@ -45,72 +45,72 @@ impl Bucket {
         if self.tokens >= 1.0 { Ok(()) } else { Err(((1.0 - self.tokens) / rate * 1000.0).ceil() as u64) }
     }
 
-    /// Whether nobody has touched it for a second: then it is full again, like one that is new.
-    fn has_rested(&self, now: Instant) -> bool {
+    /// Whether it has been untouched for a second: then it is full, like a new one.
+    fn is_idle(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.filled).as_secs() >= 1
     }
 }
 
-/// When those who are refused for a rate are to come back: as many at a time as the rate lets in, one
-/// behind the other, so that a storm that comes as one does not come back as one.
+/// Tells clients that are over a rate when to retry: one after the other, as many per second as the rate
+/// admits. Otherwise they would all come back at once.
 #[derive(Debug)]
-pub(super) struct Line {
-    /// How many have been told a time that is not over yet.
-    told: f64,
-    looked: Instant,
+pub(super) struct RetryQueue {
+    /// How many clients have been given a time that has not come yet.
+    given: f64,
+    checked: Instant,
 }
 
-/// The latest that anybody is told.
-const LINE_MAX_MS: f64 = 60_000.0;
+/// The longest time that is given.
+const RETRY_MAX_MS: f64 = 60_000.0;
 
-/// Beside its place in the line each gets a little of its own, for clocks and networks differ.
+/// Each time is varied by this much, because clocks and networks differ.
 const JITTER_MS: u64 = 250;
 
-impl Line {
-    /// Nobody stands in it.
+impl RetryQueue {
+    /// An empty queue.
     pub fn new(now: Instant) -> Self {
-        Self { told: 0.0, looked: now }
+        Self { given: 0.0, checked: now }
     }
 
-    /// In how many milliseconds the next one is to come.
+    /// In how many milliseconds the next client should retry.
     pub fn next(&mut self, per_second: usize, now: Instant, random: u64) -> u64 {
         let rate = per_second as f64;
-        let since = now.saturating_duration_since(self.looked).as_secs_f64();
-        self.told = (self.told - since * rate).max(0.0) + 1.0;
-        self.looked = now;
-        let place_ms = (self.told / rate * 1000.0).ceil();
-        if place_ms > LINE_MAX_MS {
-            // Whoever comes now comes back among the others.
-            self.told -= 1.0;
-            return random % LINE_MAX_MS as u64 + 1;
+        let since = now.saturating_duration_since(self.checked).as_secs_f64();
+        self.given = (self.given - since * rate).max(0.0) + 1.0;
+        self.checked = now;
+        let turn_ms = (self.given / rate * 1000.0).ceil();
+        if turn_ms > RETRY_MAX_MS {
+            // The queue is full: a random time among the others.
+            self.given -= 1.0;
+            return random % RETRY_MAX_MS as u64 + 1;
         }
-        place_ms as u64 + random % JITTER_MS
+        turn_ms as u64 + random % JITTER_MS
     }
 }
 
-/// How often each API key may publish. Keys are known ones, so there are as many entries as keys that
-/// have published lately.
+/// How often each API key may publish. Only known keys get here, so there are as many entries as keys that
+/// have published recently.
 #[derive(Debug)]
 pub struct PublishRates {
     per_second: AtomicUsize,
     keys: Mutex<HashMap<String, Bucket>>,
 }
 
-/// From how many keys on those that have rested are forgotten.
+/// Idle buckets are removed once there are more than this many.
 const KEYS_KEPT: usize = 1024;
 
 impl PublishRates {
-    /// Each key may publish `per_second` requests a second, and a second's worth at once.
+    /// Each key may send `per_second` publish requests a second, with a burst of one second.
     pub fn new(per_second: usize) -> Self {
         Self { per_second: per_second.into(), keys: Mutex::default() }
     }
 
-    /// Sets another rate, from now on.
+    /// Changes the rate.
     pub fn set_limit(&self, per_second: usize) {
         self.per_second.store(per_second, Ordering::Relaxed);
     }
 
-    /// Takes a request of `key` into account.
+    /// Counts a request of `key`.
     pub fn take(&self, key: &str) -> Result<(), Refusal> {
         let now = Instant::now();
         let per_second = self.per_second.load(Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl PublishRates {
             Some(bucket) => bucket.take(per_second, now),
             None => {
                 if keys.len() >= KEYS_KEPT {
-                    keys.retain(|_, bucket| !bucket.has_rested(now));
+                    keys.retain(|_, bucket| !bucket.is_idle(now));
                 }
                 let mut bucket = Bucket::full(per_second, now);
                 let taken = bucket.take(per_second, now);
@@ -136,17 +136,17 @@ impl PublishRates {
     }
 }
 
-/// From how many addresses on those that are new share one bucket.
+/// If there are more addresses than this, new ones share one bucket.
 const ADDRESSES_KEPT: usize = 16_384;
 
-/// How often each address may bring bad credentials, where a try costs no handshake. Good ones cost
-/// nothing, but wait with the rest: whether they are good is what must not be looked at.
+/// How often each address may send bad credentials in requests that cost no handshake. Good credentials cost
+/// nothing, but an address over its rate is refused before they are checked.
 #[derive(Debug)]
 pub struct FailedAuths(Mutex<Failing>);
 
 #[derive(Debug)]
 struct Failing {
-    /// Those that have failed lately.
+    /// Addresses that have failed recently.
     addresses: HashMap<IpAddr, Bucket>,
     /// All others, while there is no room for more.
     others: Bucket,
@@ -154,25 +154,25 @@ struct Failing {
 }
 
 impl FailedAuths {
-    /// Nobody has failed yet.
+    /// No address has failed yet.
     pub fn new(per_second: usize) -> Self {
         let now = Instant::now();
         let (addresses, others) = (HashMap::new(), Bucket::full(per_second, now));
         Self(Mutex::new(Failing { addresses, others, swept: now }))
     }
 
-    /// Whether credentials from `address` may be looked at now.
+    /// Checks that credentials from `address` may be verified now.
     pub fn check(&self, address: IpAddr, per_second: usize) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = failing.addresses.len() >= ADDRESSES_KEPT;
-        let looked = match failing.addresses.get_mut(&counted_as(address)) {
-            Some(bucket) => bucket.look(per_second, now),
-            None if is_full => failing.others.look(per_second, now),
+        let checked = match failing.addresses.get_mut(&counted_as(address)) {
+            Some(bucket) => bucket.check_token(per_second, now),
+            None if is_full => failing.others.check_token(per_second, now),
             None => return Ok(()),
         };
         drop(failing);
-        looked.map_err(|retry| {
+        checked.map_err(|retry| {
             let message =
                 format!("this address brings bad credentials more than {per_second} times a second");
             let refusal = Refusal::new(Code::RateLimited, message);
@@ -180,7 +180,7 @@ impl FailedAuths {
         })
     }
 
-    /// Takes into account that credentials from `address` were bad.
+    /// Counts bad credentials from `address`.
     pub fn add(&self, address: IpAddr, per_second: usize) {
         let now = Instant::now();
         let address = counted_as(address);
@@ -195,22 +195,22 @@ impl FailedAuths {
             Entry::Vacant(_) if is_full => &mut failing.others,
             Entry::Vacant(entry) => entry.insert(Bucket::full(per_second, now)),
         };
-        // Where several failed at once there is none left to take, and the next one waits.
+        // If several failed at once the bucket may be empty already; the next check then refuses.
         let _ = bucket.take(per_second, now);
     }
 
-    /// Forgets those that have rested.
+    /// Removes idle buckets.
     pub fn sweep(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now());
     }
 }
 
 impl Failing {
-    /// At most once a second, for it looks at all.
+    /// At most once a second, because it visits every entry.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept).as_secs() >= 1 {
             self.swept = now;
-            self.addresses.retain(|_, bucket| !bucket.has_rested(now));
+            self.addresses.retain(|_, bucket| !bucket.is_idle(now));
             self.addresses.shrink_to(ADDRESSES_KEPT / 16);
         }
     }
@@ -238,7 +238,7 @@ mod tests {
         );
         assert!(refusal.retry_in_ms.is_some_and(|millis| (1..=500).contains(&millis)), "{refusal:?}");
         failed.check(v4(2), 2).expect("another address");
-        // An address of IPv6 is a whole /64.
+        // An IPv6 address counts as its /64.
         let v6 = |network, host| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host));
         (0..1000).for_each(|host| failed.add(v6(1, host), 2));
         failed.check(v6(1, 5000), 2).expect_err("of the same network");
@@ -263,17 +263,17 @@ mod tests {
     #[test]
     fn those_who_are_refused_come_back_as_the_rate_lets_them_in() {
         let start = Instant::now();
-        let mut line = Line::new(start);
-        let told: Vec<u64> = (0..8000).map(|number| line.next(2000, start, number * 7919)).collect();
-        let in_second = |second: u64| told.iter().filter(|millis| *millis / 1000 == second).count();
+        let mut queue = RetryQueue::new(start);
+        let given: Vec<u64> = (0..8000).map(|number| queue.next(2000, start, number * 7919)).collect();
+        let in_second = |second: u64| given.iter().filter(|millis| *millis / 1000 == second).count();
         for second in 0..4 {
             assert!((1600..=2400).contains(&in_second(second)), "{second}: {}", in_second(second));
         }
-        // Those who were told have come; the line is as if it were new.
+        // All those times have come, and the queue is empty again.
         let later = start + std::time::Duration::from_secs(4);
-        assert!(line.next(2000, later, 0) <= 1);
-        // Nobody is sent away for longer than a minute, and not all for as long.
-        let many: Vec<u64> = (0..10_000).map(|number| line.next(10, later, number * 7919)).collect();
+        assert!(queue.next(2000, later, 0) <= 1);
+        // Nobody waits longer than a minute, and the waits differ.
+        let many: Vec<u64> = (0..10_000).map(|number| queue.next(10, later, number * 7919)).collect();
         assert!(many.iter().all(|millis| (1..=60_250).contains(millis)));
         assert!(many[9000..].iter().filter(|millis| **millis < 30_000).count() > 300);
     }

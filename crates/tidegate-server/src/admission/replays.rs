@@ -1,8 +1,8 @@
-//! How many readers that come back may wait for their replay, over all orgs and workers.
+//! How many returning readers may wait for their replay, over all orgs and workers.
 //!
-//! A reader waits from its knock until a turn has brought it level or filled its socket: then it waits for
-//! its own client, and costs the gateway nothing. So what is bounded is what the gateway owes, not how
-//! many clients are slow.
+//! A reader waits from its admission until the gateway has served it up to the head or until its socket is
+//! full. After that it waits for its own client, and costs the gateway nothing. So this bounds the work that
+//! the gateway owes, not the number of slow clients.
 
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_protocol::{Code, OrgId, Refusal};
@@ -10,12 +10,12 @@ use tidegate_protocol::{Code, OrgId, Refusal};
 use super::shares::{OrgShare, OrgShares};
 use crate::{config::config_key, refusals::LimitedBy as _};
 
-/// The soonest that one is told to come back, and over how long those that are refused are spread: a
-/// storm that comes back as one is refused as one.
+/// The shortest retry delay, and the range over which refused readers are spread. Without the range, a storm
+/// that comes back all at once would be refused all at once again.
 const RETRY_MS: u64 = 1000;
 const SPREAD_MS: u64 = 4000;
 
-/// Those that wait.
+/// The readers that wait.
 #[derive(Debug, Default)]
 pub struct Replays {
     waiting: Gauge,
@@ -23,43 +23,43 @@ pub struct Replays {
 }
 
 impl Replays {
-    /// Nobody waits; `waiting` shows how many do.
+    /// An empty count; the gauge `waiting` shows it.
     pub fn new(waiting: Gauge) -> Self {
         Self { waiting, shares: OrgShares::default() }
     }
 
-    /// Takes a place for a reader of `org`, if fewer than `max` are taken, and half of them by the org.
-    /// `random` bits say when one that is refused is to come back.
-    pub fn enter(&self, org: &OrgId, max: usize, random: u64) -> Result<ReplayPlace, Refusal> {
+    /// Takes a slot for a reader of `org`, if fewer than `max` are taken and the org has fewer than half of
+    /// them. `random` bits vary the retry time of a refused reader.
+    pub fn enter(&self, org: &OrgId, max: usize, random: u64) -> Result<ReplaySlot, Refusal> {
         let before = self.waiting.inc();
         let is_free = usize::try_from(before).is_ok_and(|before| before < max);
         let share = if is_free { self.shares.take(org, max) } else { None };
         let is_of_org = is_free && share.is_none();
-        let place = ReplayPlace(Box::new(Place { waiting: self.waiting.clone(), share }));
-        if place.0.share.is_some() {
-            return Ok(place);
+        let slot = ReplaySlot(Box::new(Held { waiting: self.waiting.clone(), share }));
+        if slot.0.share.is_some() {
+            return Ok(slot);
         }
         let message = match is_of_org {
-            true => "as many readers of this org wait for what they missed as may",
-            false => "as many readers wait for what they missed as may",
+            true => "too many readers of this org are waiting for their replay",
+            false => "too many readers are waiting for their replay",
         };
         let refusal = Refusal::new(Code::Overloaded, message).limited_by(config_key!(limits.replays_waiting));
         Err(refusal.retry_in(RETRY_MS + random % SPREAD_MS))
     }
 }
 
-/// The place of a reader among those that wait for their replay; given back when dropped.
+/// The slot of a reader that waits for its replay; dropping it releases it.
 #[derive(Debug)]
-pub struct ReplayPlace(Box<Place>);
+pub struct ReplaySlot(Box<Held>);
 
-/// On the heap, for most readers wait for nothing.
+/// On the heap, because most readers wait for nothing.
 #[derive(Debug)]
-struct Place {
+struct Held {
     waiting: Gauge,
     share: Option<OrgShare>,
 }
 
-impl Drop for Place {
+impl Drop for Held {
     fn drop(&mut self) {
         self.waiting.dec();
     }
@@ -72,14 +72,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_bounded_given_back_and_those_refused_are_spread() {
+    fn slots_are_bounded_and_released_and_the_refused_are_spread() {
         let replays = Replays::default();
         let [a, b, c] = ["a", "b", "c"].map(|name| OrgId::parse(name).expect("a name"));
         let (first, second) = (replays.enter(&a, 2, 0), replays.enter(&b, 2, 0));
         assert!(first.is_ok() && second.is_ok());
         let retries: BTreeSet<u64> = (0..1000)
             .map(|random| {
-                let refusal = replays.enter(&c, 2, random * 7919).expect_err("no place");
+                let refusal = replays.enter(&c, 2, random * 7919).expect_err("no slot");
                 assert_eq!((refusal.code, refusal.limit), (Code::Overloaded, Some("limits.replays_waiting")));
                 refusal.retry_in_ms.expect("when to come back")
             })
@@ -88,7 +88,7 @@ mod tests {
         drop(first);
         let refusal = replays.enter(&b, 2, 0).expect_err("its half is taken");
         assert!(refusal.to_string().contains("of this org"), "{refusal}");
-        assert!(replays.enter(&a, 2, 0).is_ok(), "the place is given back, and those refused hold none");
+        assert!(replays.enter(&a, 2, 0).is_ok(), "the slot is given back, and those refused hold none");
         drop(second);
         assert_eq!(replays.waiting.get(), 0);
     }

@@ -1,5 +1,5 @@
-//! Places that all orgs take of the same number: one org gets at most half of them, so that its storm
-//! leaves room for the others.
+//! Shares of a number of slots that all orgs use: one org gets at most half of them, so that its storm leaves
+//! room for the others.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,11 +8,11 @@ use std::{
 
 use tidegate_protocol::OrgId;
 
-/// How many places each org holds.
+/// How many slots each org holds.
 #[derive(Debug, Clone, Default)]
 pub struct OrgShares(Arc<Mutex<HashMap<OrgId, usize>>>);
 
-/// A place in an org's share; given back when dropped.
+/// A slot in an org's share; dropping it releases it.
 #[derive(Debug)]
 pub struct OrgShare {
     shares: OrgShares,
@@ -20,11 +20,11 @@ pub struct OrgShare {
 }
 
 impl OrgShares {
-    /// Takes a place in the share of `org`, which is half of `places`; `None` where it holds them all.
-    pub fn take(&self, org: &OrgId, places: usize) -> Option<OrgShare> {
+    /// Takes a slot in the share of `org`, which is half of `slots`; `None` if the share is used up.
+    pub fn take(&self, org: &OrgId, slots: usize) -> Option<OrgShare> {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = shares.get(org).copied().unwrap_or(0);
-        if held >= places.div_ceil(2) {
+        if held >= slots.div_ceil(2) {
             return None;
         }
         shares.insert(org.clone(), held + 1);

@@ -29,7 +29,7 @@ fn user(name: &str) -> UserId {
     UserId::parse(name).expect("a user")
 }
 
-/// A connection that was let in, with its slot.
+/// An admitted connection and its slot.
 struct In {
     slot: Slot,
     connection: Arc<Connection>,
@@ -41,7 +41,7 @@ fn enter_as(
     replaces: Option<&ConnectionId>,
 ) -> Result<In, Refusal> {
     let (org, user) = (org(org_name), user(user_name));
-    let mut slot = admission.knock(HERE)?;
+    let mut slot = admission.admit(HERE)?;
     let arrival = Arrival {
         org: &org,
         user: &user,
@@ -60,8 +60,8 @@ fn enter(admission: &Arc<Admission>, user: &str) -> Result<In, Refusal> {
 }
 
 fn held(admission: &Admission) -> (usize, usize) {
-    let places = admission.slots_held();
-    (places.orgs, places.users)
+    let slots = admission.slots_held();
+    (slots.orgs, slots.users)
 }
 
 fn is_evicted(connection: &Connection) -> bool {
@@ -69,7 +69,7 @@ fn is_evicted(connection: &Connection) -> bool {
 }
 
 #[test]
-fn each_bound_refuses_by_its_name_and_gives_places_back() {
+fn each_bound_refuses_by_its_name_and_gives_slots_back() {
     for (limits, name) in [
         (ConnectionLimits { total: 2, ..WIDE }, "limits.connections"),
         (ConnectionLimits { per_address: 2, ..WIDE }, "limits.connections_per_address"),
@@ -99,20 +99,20 @@ fn who_is_refused_for_another_bound_takes_nothing_of_the_rate() {
     for (limits, limit) in [(one_each, "limits.connections_per_address"), (one_in_all, "limits.connections")]
     {
         let admission = admission(limits);
-        let held = admission.knock(HERE).expect("room");
+        let held = admission.admit(HERE).expect("room");
         for _ in 0..100 {
-            assert_eq!(admission.knock(HERE).expect_err("over it").limit, Some(limit));
+            assert_eq!(admission.admit(HERE).expect_err("over it").limit, Some(limit));
         }
         drop(held);
-        admission.knock(elsewhere).expect("the rate is left to others");
+        admission.admit(elsewhere).expect("the rate is left to others");
     }
 }
 
 #[test]
 fn who_comes_too_fast_holds_no_place() {
     let admission = admission(ConnectionLimits { handshakes_per_second: 1, ..WIDE });
-    drop(admission.knock(HERE).expect("within the rate"));
-    let refusal = (0..1000).find_map(|_| admission.knock(HERE).err()).expect("over the rate");
+    drop(admission.admit(HERE).expect("within the rate"));
+    let refusal = (0..1000).find_map(|_| admission.admit(HERE).err()).expect("over the rate");
     assert_eq!(refusal.limit, Some("limits.handshakes_per_second"));
     assert!(admission.is_idle(), "{:?}", admission.slots_held());
 }
@@ -243,14 +243,14 @@ fn an_ipv6_client_is_its_network() {
         assert_eq!(counted_as(address.parse().expect(address)), counted.parse::<IpAddr>().expect(counted));
     }
     let admission = admission(ConnectionLimits { per_address: 1, ..WIDE });
-    let held = admission.knock("2001:db8::1".parse().expect("an address")).expect("room");
-    admission.knock("2001:db8::2".parse().expect("an address")).expect_err("the same client");
-    admission.knock("2001:db8:0:1::2".parse().expect("an address")).expect("another");
+    let held = admission.admit("2001:db8::1".parse().expect("an address")).expect("room");
+    admission.admit("2001:db8::2".parse().expect("an address")).expect_err("the same client");
+    admission.admit("2001:db8:0:1::2".parse().expect("an address")).expect("another");
     drop(held);
     assert!(admission.is_idle());
 }
 
-/// What happens to connections, in orders that nobody planned.
+/// Random operations on connections.
 #[test]
 fn counts_agree_with_what_is_held_whatever_the_order() {
     let limits = ConnectionLimits { per_user: 3, per_org: 6, user_policy: UserPolicy::EvictOldest, ..WIDE };
@@ -282,12 +282,12 @@ fn counts_agree_with_what_is_held_whatever_the_order() {
             _ => drop(ins.swap_remove(draw(ins.len()))),
         }
         evicted += ins.iter().filter(|of| is_evicted(&of.connection)).count();
-        let places = admission.slots_held();
-        assert_eq!((places.streams, places.registered), (ins.len(), ins.len()));
-        assert_eq!(places.orgs, places.users);
-        assert!(places.orgs <= 12 && places.orgs <= ins.len());
+        let slots = admission.slots_held();
+        assert_eq!((slots.streams, slots.registered), (ins.len(), ins.len()));
+        assert_eq!(slots.orgs, slots.users);
+        assert!(slots.orgs <= 12 && slots.orgs <= ins.len());
         let live = |of: &&In| of.connection.ending().is_none();
-        assert!(places.orgs <= ins.iter().filter(live).count(), "who is ending holds no place");
+        assert!(slots.orgs <= ins.iter().filter(live).count(), "who is ending holds no slot");
     }
     assert!(evicted > 100 && refused > 100, "{evicted} {refused}");
     drop(ins);
@@ -304,13 +304,13 @@ fn threads_that_enter_and_leave_at_once_leave_nothing_behind() {
             let admission = &admission;
             scope.spawn(move || {
                 let mut last = None;
-                for round in 0..25_000_u32 {
-                    let address = IpAddr::V4(Ipv4Addr::from_bits(round % 1000));
-                    drop(admission.knock(address).expect("room"));
-                    let name = format!("u{}", (round + thread) % 7);
+                for turn in 0..25_000_u32 {
+                    let address = IpAddr::V4(Ipv4Addr::from_bits(turn % 1000));
+                    drop(admission.admit(address).expect("room"));
+                    let name = format!("u{}", (turn + thread) % 7);
                     let entered = enter_as(admission, ("acme", &name), last.as_ref()).expect("room");
                     last = Some(admission.id_of(&entered.connection));
-                    if round % 3 == 0 {
+                    if turn % 3 == 0 {
                         entered.slot.release();
                     }
                 }

@@ -1,5 +1,5 @@
-//! Reads the two JSON objects of a token, strictly: a repeated name is refused, for two readers of
-//! the same token would see two different things.
+//! Reads the two JSON objects of a token strictly: a repeated name is refused, because two readers of the
+//! same token could see different values.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,16 +11,16 @@ use serde_json::Value;
 
 const TWICE: &str = "names a field twice";
 
-/// An object with each name once.
+/// An object in which each name occurs once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Object(BTreeMap<String, Value>);
 
 impl Object {
-    /// Parses an object, or says what it is not.
+    /// Parses an object, or says why it is none.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(json).map_err(|error| match error.classify() {
             serde_json::error::Category::Data if error.to_string().starts_with(TWICE) => TWICE.to_owned(),
-            // In words of our own: the parser's quote what stands there.
+            // Our own words: the parser's error quotes the input.
             serde_json::error::Category::Data => "is not an object".to_owned(),
             _ => "is not JSON".to_owned(),
         })
@@ -59,10 +59,10 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Past this a JavaScript number, and many a JSON parser, is no longer exact.
+/// Above this a JavaScript number, and a number in many JSON parsers, is no longer exact.
 const LAST_SECOND: u64 = 1 << 53;
 
-/// A NumericDate (RFC 7519, 2): seconds since 1970, whole or not, read down to whole ones.
+/// A NumericDate (RFC 7519, 2): seconds since 1970, rounded down to whole ones.
 pub(super) fn numeric_date(value: &Value) -> Option<u64> {
     let Value::Number(number) = value else {
         return None;

@@ -1,5 +1,4 @@
-//! One request for a key set: to the address of the configuration and nowhere else, bounded in time and
-//! bytes.
+//! One request for a key set: to the configured address only, with bounds on time and bytes.
 
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use crate::{
     metrics::JwksOutcome,
 };
 
-/// The longest key set. Real ones have some KiB.
+/// The longest key set that is read. Real ones have a few KiB.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Why a key set was not had.
+/// Why a key set could not be fetched.
 #[derive(Debug)]
 pub(super) struct FetchError {
     pub(super) outcome: JwksOutcome,
@@ -37,13 +36,13 @@ impl Fetch {
     pub(super) fn new(url: JwksUrl, algorithms: Vec<JwtAlgorithm>, timeout: Duration) -> Self {
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-            // An address that sends us elsewhere is not the one that was configured.
+            // A redirect would lead to an address that is not configured.
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
-            // One request in ten minutes: a connection that is kept is one more that breaks.
+            // There is one request in ten minutes; a connection kept open for that long would only break.
             .pool_max_idle_per_host(0);
-        // Through the environment's proxy where it names one, for some networks have no other way out; TLS
-        // goes through it to the end. What is on this machine needs none.
+        // Uses the environment's proxy if one is set, because some networks have no other way out; TLS goes
+        // through it end to end. Hosts on this machine need no proxy.
         client = if url.is_loopback() { client.no_proxy() } else { client.https_only(true) };
         let client = client.build().inspect_err(|error| tracing::error!(%error, "make an HTTP client")).ok();
         Self { client, url, algorithms, timeout }
@@ -51,7 +50,7 @@ impl Fetch {
 
     /// Fetches the set.
     pub(super) async fn fetch(&self) -> Result<Read, FetchError> {
-        // The client's own timeout covers it all; this one does not rely on it.
+        // The client's own timeout covers everything; this one is a safeguard.
         match tokio::time::timeout(self.timeout, self.get()).await {
             Ok(body) => jwks::read(&body?, &self.algorithms)
                 .map_err(|reason| FetchError::new(JwksOutcome::Malformed, reason)),
@@ -69,16 +68,16 @@ impl Fetch {
         let request = client
             .get(self.url.url().clone())
             .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
-            // What is small on the way and large in memory is not asked for, and not taken.
+            // No content codings, because a small body could become a large one in memory.
             .header(http::header::ACCEPT_ENCODING, "identity");
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
         if status.is_redirection() {
-            let reason = format!("it was answered with a redirect ({status}), which is not followed");
+            let reason = format!("the answer is a redirect ({status}), which is not followed");
             return Err(FetchError::new(JwksOutcome::Redirect, reason));
         }
         if status != http::StatusCode::OK {
-            return Err(FetchError::new(JwksOutcome::Status, format!("it was answered with {status}")));
+            return Err(FetchError::new(JwksOutcome::Status, format!("the answer is {status}")));
         }
         if response.headers().get(http::header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
             return Err(FetchError::new(JwksOutcome::Malformed, "it came with a Content-Encoding"));
@@ -94,7 +93,7 @@ impl Fetch {
     }
 }
 
-/// An error with all that lies under it, for the log.
+/// An error with all its causes, for the log.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Who may sign: an issuer with its own keys, its audiences, and the orgs that it may speak for.
+//! An issuer: its keys, its audiences, and the orgs that it may speak for.
 
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ enum Keys {
     Fetched(Box<KeySource>),
 }
 
-/// One issuer. Its keys belong to it alone, so none is ever tried for another's token.
+/// One issuer. Its keys are never tried for another issuer's token.
 pub(super) struct Issuer {
-    /// `iss`, byte for byte; `None` where none is asked for.
+    /// `iss`, byte for byte; `None` if it is not checked.
     name: Option<String>,
     audiences: Vec<String>,
-    /// The key to set for another audience.
+    /// The configuration key to set for another audience.
     audience_key: &'static str,
     orgs: OrgScope,
     keys: Keys,
@@ -41,7 +41,8 @@ pub(super) fn not_expected() -> Refusal {
 }
 
 impl Issuer {
-    /// All issuers of the configuration; its short form, `auth.keys`, is one that may speak for all orgs.
+    /// All issuers of the configuration. Its short form, `auth.keys`, is one issuer that may speak for all
+    /// orgs.
     pub(super) fn all(auth: &AuthSettings) -> Vec<Self> {
         let short_form = (!auth.keys.is_empty()).then(|| Self {
             name: auth.issuer.clone(),
@@ -65,7 +66,7 @@ impl Issuer {
         short_form.into_iter().chain(issuers).collect()
     }
 
-    /// What an operator calls it by.
+    /// Its name for operators.
     pub(super) fn named(&self) -> String {
         match &self.name {
             Some(name) => format!("{name:?}"),
@@ -73,12 +74,12 @@ impl Issuer {
         }
     }
 
-    /// Whether it takes tokens whatever they name as their issuer.
+    /// Whether it accepts tokens without looking at `iss`.
     pub(super) fn takes_any_iss(&self) -> bool {
         self.name.is_none()
     }
 
-    /// Whether `iss` of these claims is its name, as text and to the byte.
+    /// Whether `iss` of these claims is its name, as text, byte for byte.
     pub(super) fn is_named_by(&self, claims: &Object) -> bool {
         match (&self.name, claims.get("iss")) {
             (Some(mine), Some(Value::String(theirs))) => mine == theirs,
@@ -98,7 +99,7 @@ impl Issuer {
         }
     }
 
-    /// Its keys for a token that names `kid`, fetched if need be.
+    /// Its keys for a token that names `kid`, fetched if needed.
     pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
         match &self.keys {
             Keys::Listed(keys) => Ok(keys.clone()),
@@ -106,7 +107,7 @@ impl Issuer {
         }
     }
 
-    /// Its keys as they are known now.
+    /// Its keys as they are known now, without a fetch.
     pub(super) fn keys_at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
         match &self.keys {
             Keys::Listed(keys) => Ok(keys.clone()),
@@ -114,7 +115,7 @@ impl Issuer {
         }
     }
 
-    /// Whether verified claims are this issuer's, and meant for this gateway.
+    /// Checks that verified claims are this issuer's, and meant for this gateway.
     pub(super) fn check_claims(&self, claims: &Object) -> Result<(), Refusal> {
         if !self.takes_any_iss() && !self.is_named_by(claims) {
             return Err(not_expected());
@@ -131,7 +132,7 @@ impl Issuer {
         };
         match (self.audiences.as_slice(), named.as_slice()) {
             ([], []) => Ok(()),
-            // RFC 7519 4.1.3: a token that is meant for somebody is refused by everybody else.
+            // RFC 7519 4.1.3: a token with an audience is refused by everybody who is not in it.
             ([], _) => Err(Refusal::unauthorized(format!(
                 "the token names an audience (`aud`) and this gateway has none set ({})",
                 self.audience_key
@@ -141,7 +142,7 @@ impl Issuer {
         }
     }
 
-    /// Whether it may speak for `org`.
+    /// Checks that it may speak for `org`.
     pub(super) fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
         if self.orgs.admits(org) {
             Ok(())

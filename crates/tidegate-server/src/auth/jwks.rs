@@ -1,5 +1,5 @@
-//! Reads a JSON Web Key Set (RFC 7517; RFC 7518, 6; RFC 8037, 2): bytes in, keys that may be used out.
-//! Fetching them is not here.
+//! Reads a JSON Web Key Set (RFC 7517; RFC 7518, 6; RFC 8037, 2): bytes in, usable keys out. Fetching is in
+//! `fetch`.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::config::{JwtAlgorithm, PublicKey};
 
-/// More keys than any issuer needs, few enough to read in no time.
+/// More keys than any issuer needs, and few enough to try quickly.
 const KEYS_MAX: usize = 32;
 
 const KID_MAX: usize = 128;
 
-/// Members that only a private or a secret key has (RFC 7518, 6.2.2, 6.3.2, 6.4.1).
+/// Members that only private or secret keys have (RFC 7518, 6.2.2, 6.3.2, 6.4.1).
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 #[derive(Deserialize)]
@@ -24,39 +24,39 @@ struct Document {
     keys: Vec<Box<RawValue>>,
 }
 
-/// What came of a key set.
+/// The result of reading a key set.
 pub(super) struct Read {
-    /// The keys that may be used.
+    /// The keys that can be used.
     pub(super) keys: KeySet,
-    /// What is said of each that may not, for the log.
-    pub(super) passed_over: Vec<String>,
+    /// For each other key, why it cannot be used; for the log.
+    pub(super) unused: Vec<String>,
 }
 
-/// Reads a set for an issuer that signs with `algorithms`, or says why it is none.
+/// Reads a set for an issuer that signs with `algorithms`, or says why it is not a key set.
 pub(super) fn read(body: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Read, &'static str> {
     let document: Document =
         serde_json::from_slice(body).map_err(|_| "it is not a JSON object with a list `keys`")?;
     if document.keys.len() > KEYS_MAX {
         return Err("it has more than 32 keys");
     }
-    let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut keys, mut unused) = (Vec::new(), Vec::new());
     for (index, raw) in document.keys.iter().enumerate() {
         match key(raw.get().as_bytes(), algorithms) {
             Ok(key) => keys.push(key),
-            Err(reason) => passed_over.push(format!("key {}: {reason}", index + 1)),
+            Err(reason) => unused.push(format!("key {}: {reason}", index + 1)),
         }
     }
-    // Which of two keys with one name is meant, nobody can say: neither.
+    // Two keys with one name are both refused, because nobody knows which is meant.
     let names: Vec<Option<String>> = keys.iter().map(|key| key.kid().map(str::to_owned)).collect();
     keys.retain(|key| {
         let is_alone =
             key.kid().is_none() || names.iter().filter(|name| name.as_deref() == key.kid()).count() == 1;
         if !is_alone {
-            passed_over.push(format!("{}: another has the same kid", key.named()));
+            unused.push(format!("{}: another has the same kid", key.named()));
         }
         is_alone
     });
-    Ok(Read { keys: KeySet::new(keys, Naming::Strict), passed_over })
+    Ok(Read { keys: KeySet::new(keys, Naming::Strict), unused })
 }
 
 fn key(json: &[u8], algorithms: &[JwtAlgorithm]) -> Result<VerifyingKey, String> {

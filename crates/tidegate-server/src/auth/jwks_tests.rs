@@ -1,4 +1,4 @@
-//! Which keys of a set may be used.
+//! Which keys of a set are used.
 
 use aws_lc_rs::{
     rsa::KeySize,
@@ -36,9 +36,9 @@ fn read(keys: &Value) -> Read {
     jwks::read(json!({"keys": keys}).to_string().as_bytes(), &ALL).expect("a set")
 }
 
-/// What is said of the one key, if it is not used.
+/// The reason for which the one key is not used, if any.
 fn said(key: &Value) -> String {
-    read(&json!([key])).passed_over.pop().unwrap_or_default()
+    read(&json!([key])).unused.pop().unwrap_or_default()
 }
 
 fn with(key: &Value, name: &str, value: Value) -> Value {
@@ -67,7 +67,7 @@ fn usable_keys_are_used_whatever_else_they_say() {
     let only_rsa = jwks::read(json!({"keys": [rsa, ec]}).to_string().as_bytes(), &[JwtAlgorithm::Rs256]);
     let only_rsa = only_rsa.expect("a set");
     assert_eq!(only_rsa.keys.kids(), ["r"]);
-    assert_eq!(only_rsa.passed_over, ["key 2: it is for ES256, which the issuer's `algorithms` do not list"]);
+    assert_eq!(only_rsa.unused, ["key 2: it is for ES256, which the issuer's `algorithms` do not list"]);
 }
 
 #[test]
@@ -119,14 +119,14 @@ fn keys_that_must_not_be_used_are_passed_over_with_a_reason() {
     }
     let twice = r#"{"keys":[{"kty":"EC","kty":"RSA"}]}"#;
     let twice = jwks::read(twice.as_bytes(), &ALL).expect("a set");
-    assert_eq!(twice.passed_over, ["key 1: names a field twice"]);
+    assert_eq!(twice.unused, ["key 1: names a field twice"]);
 }
 
 #[test]
 fn of_two_keys_with_one_name_neither_is_used() {
     let read = read(&json!([ec("a"), ec("b"), ec("a"), ec("c")]));
     assert_eq!(read.keys.kids(), ["b", "c"]);
-    assert_eq!(read.passed_over.len(), 2);
+    assert_eq!(read.unused.len(), 2);
 }
 
 #[test]

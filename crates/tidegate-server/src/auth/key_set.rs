@@ -1,4 +1,4 @@
-//! An issuer's keys, and which of them a token may be signed by.
+//! The keys of an issuer, and which of them may have signed a token.
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,7 +11,7 @@ enum Verifier {
     Public(PublicKey),
 }
 
-/// A key with the one algorithm that it is for.
+/// A key with its one algorithm.
 pub(super) struct VerifyingKey {
     kid: Option<String>,
     algorithm: JwtAlgorithm,
@@ -27,7 +27,7 @@ impl VerifyingKey {
         self.kid.as_deref()
     }
 
-    /// What an operator calls it by.
+    /// Its name for operators.
     pub(super) fn named(&self) -> String {
         match &self.kid {
             Some(kid) => format!("the {} key {kid:?}", self.algorithm.word()),
@@ -55,8 +55,8 @@ impl From<&JwtKey> for VerifyingKey {
     }
 }
 
-/// The signed part of a token, and what its header says of the signature. Nothing else of a header is
-/// looked at: no key and no address of one (`jwk`, `jku`, `x5u`, `x5c`) is taken from a token.
+/// The signed part of a token, and what its header says about the signature. No key, and no address of a key,
+/// is ever taken from a token's header (`jwk`, `jku`, `x5u`, `x5c`).
 pub(super) struct Signed<'a> {
     pub(super) message: &'a str,
     pub(super) signature: &'a str,
@@ -64,16 +64,16 @@ pub(super) struct Signed<'a> {
     pub(super) kid: Option<&'a str>,
 }
 
-/// How tokens and keys find each other by name.
+/// How the `kid` of a token selects keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Naming {
-    /// A name on one side only says nothing: the signature decides. For keys that an operator lists.
+    /// A token or a key without a `kid` matches any; the signature decides. For keys that an operator lists.
     Loose,
-    /// A token names its key; without a name there must be but one. For sets that change by themselves.
+    /// A token must name its key, unless there is only one. For published sets, which change by themselves.
     Strict,
 }
 
-/// The keys of one issuer at a time. Another's are never tried.
+/// The keys of one issuer. Keys of different issuers are never mixed.
 pub(super) struct KeySet {
     keys: Vec<VerifyingKey>,
     naming: Naming,
@@ -96,7 +96,7 @@ impl KeySet {
         self.keys.iter().filter_map(VerifyingKey::kid).collect()
     }
 
-    /// Whether a key has this name.
+    /// Whether a key has this `kid`.
     pub(super) fn knows(&self, kid: &str) -> bool {
         self.keys.iter().any(|key| key.kid() == Some(kid))
     }
@@ -119,7 +119,7 @@ impl KeySet {
         }
     }
 
-    /// The key that has signed, or why none has. The key decides the algorithm.
+    /// The key that has signed, or why none has. The key determines the algorithm.
     pub(super) fn check(&self, signed: &Signed<'_>) -> Result<&VerifyingKey, Refusal> {
         let mut candidates = self.candidates(signed.kid)?;
         candidates.retain(|key| key.algorithm.word() == signed.algorithm);
@@ -127,7 +127,7 @@ impl KeySet {
             return Err(Refusal::unauthorized("the token's `alg` is not the one that its key is for"));
         }
         let wrong = || Refusal::unauthorized("the token's signature does not match");
-        // Without padding and without trailing bits: a token has one spelling.
+        // Without padding and without trailing bits, so a token has only one spelling.
         let signature = URL_SAFE_NO_PAD.decode(signed.signature).map_err(|_| wrong())?;
         candidates
             .into_iter()

@@ -1,10 +1,9 @@
-//! The keys of an issuer that publishes them: kept fresh by one task, waited for by tokens.
+//! The keys of an issuer that publishes them: one task keeps them fresh, tokens wait for it.
 //!
-//! The task does all fetching of its issuer, so there is one request at a time however many tokens
-//! wait. It fetches at the start, each `auth.jwks_refresh`, and when a token names a key that is not
-//! known, at most each `auth.jwks_cooldown`. Where it fails, the keys stay for
-//! `auth.jwks_stale_if_error`; after that there are none, and tokens are refused for a while, never
-//! let in.
+//! The task is the only one that fetches, so there is one request at a time however many tokens wait. It
+//! fetches at the start, every `auth.jwks_refresh`, and when a token names an unknown key, but not more often
+//! than every `auth.jwks_cooldown`. If a fetch fails, the keys stay valid for `auth.jwks_stale_if_error`.
+//! After that there are none, and tokens are refused with a code that asks for a retry.
 
 use std::{
     collections::HashSet,
@@ -25,13 +24,14 @@ use crate::{
     random::random,
 };
 
-/// Names of keys that tokens asked for and no set had; what is over is forgotten and asked for again.
+/// How many names of keys that no set had are remembered. Names over that are forgotten, and fetched for
+/// again.
 const ABSENT_MAX: usize = 256;
 
 /// How much longer than a fetch may take its tokens wait for it.
 const WAIT_GRACE: Duration = Duration::from_millis(500);
 
-/// The delays between tries after one that failed.
+/// The delays after failed fetches.
 const BACKOFF: [Duration; 6] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
@@ -41,32 +41,32 @@ const BACKOFF: [Duration; 6] = [
     Duration::from_secs(60),
 ];
 
-/// Keys that were fetched.
+/// The keys of the last good fetch.
 #[derive(Clone)]
 struct Known {
     keys: Arc<KeySet>,
-    /// When they were asked for: what was taken back since is not known.
+    /// When the fetch began: keys that were withdrawn after that are not known to be.
     fetched: Instant,
-    /// Until when they are good without another fetch.
+    /// The keys are valid until then without another fetch.
     good_until: Instant,
 }
 
 #[derive(Clone)]
 struct State {
     known: Option<Known>,
-    /// Fetches that have ended, well or not.
-    rounds: u64,
+    /// How many fetches have ended, successful or not.
+    fetches: u64,
     is_fetching: bool,
-    /// When a token may bring about the next fetch.
+    /// The earliest time at which a token may cause the next fetch.
     asks_from: Instant,
-    /// When the next fetch is due anyway.
+    /// The time of the next regular fetch.
     next: Instant,
 }
 
 /// Names that tokens gave and no key has.
 #[derive(Default)]
 struct Missing {
-    /// Since the last fetch began: they may be there by now.
+    /// Asked for since the last fetch began; the next set may have them.
     asked: HashSet<String>,
     /// Asked for before a fetch that did not have them.
     absent: HashSet<String>,
@@ -110,10 +110,10 @@ fn later(retry_in: Duration, message: &'static str) -> Refusal {
 }
 
 impl KeySource {
-    /// A source that has no keys before [`KeySource::keep_fresh`].
+    /// A source without keys until [`KeySource::keep_fresh`] is called.
     pub(super) fn new(issuer: &str, url: &JwksUrl, algorithms: &[JwtAlgorithm], auth: &AuthSettings) -> Self {
         let now = Instant::now();
-        let state = State { known: None, rounds: 0, is_fetching: false, asks_from: now, next: now };
+        let state = State { known: None, fetches: 0, is_fetching: false, asks_from: now, next: now };
         let shared =
             Shared { state: watch::channel(state).0, missing: Mutex::default(), asks: Notify::new() };
         let times = Times {
@@ -132,15 +132,15 @@ impl KeySource {
         }
     }
 
-    /// Takes over the keys of a source that this one replaces: a configuration that is read again while
-    /// the issuer is away must not cost what is known. Not from another address or for other algorithms.
+    /// Takes over the keys of the source that this one replaces, so that rereading the configuration while
+    /// the issuer is away loses no keys. Only if address and algorithms are the same.
     pub(super) fn inherit(&self, before: &Self) {
         if (&self.issuer, &self.url, &self.algorithms) != (&before.issuer, &before.url, &before.algorithms) {
             return;
         }
         let mut known = before.shared.state.borrow().known.clone();
         if let Some(known) = &mut known {
-            // A shorter time holds at once; a longer one is for what is fetched from now on.
+            // A shorter time applies at once, a longer one to the next fetch.
             known.good_until = known.good_until.min(known.fetched + self.times.stale);
         }
         self.shared.state.send_modify(|state| state.known = known);
@@ -149,7 +149,8 @@ impl KeySource {
     /// Starts the task that keeps the keys fresh, on this thread's runtime. It ends with the source.
     pub(super) fn keep_fresh(&self, metrics: &Arc<Metrics>) {
         let fetch = Fetch::new(self.url.clone(), self.algorithms.clone(), self.times.timeout);
-        // So that the first tokens wait for the first answer, rather than be sent away before it.
+        // Set before the task runs, so that the first tokens wait for the first answer instead of being
+        // refused.
         self.shared.state.send_modify(|state| state.is_fetching = true);
         let mut keeper = Keeper {
             shared: self.shared.clone(),
@@ -159,46 +160,46 @@ impl KeySource {
             metrics: metrics.clone(),
             held: 0,
             failures: 0,
-            told: Vec::new(),
+            logged: Vec::new(),
         };
         let inherited = self.shared.state.borrow().known.as_ref().map_or(0, |known| known.keys.len());
         keeper.count(inherited);
         let _ = self.task.set(tokio::spawn(keeper.run()).abort_handle());
     }
 
-    /// The keys for a token that names `kid`, by what is known now.
+    /// The keys that are known now.
     pub(super) fn at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
         let state = self.shared.state.borrow();
         let now = Instant::now();
         match &state.known {
             Some(known) if known.good_until > now && !known.keys.is_empty() => Ok(known.keys.clone()),
             Some(known) if known.good_until > now => {
-                let message = "the issuer of the token publishes no key that can be used; come back";
+                let message = "the issuer of the token publishes no usable key; try again later";
                 Err(later(state.next.saturating_duration_since(now), message))
             }
             _ => {
-                let message = "the keys of the token's issuer cannot be had now; come back";
+                let message = "the keys of the token's issuer are not available now; try again later";
                 Err(later(state.next.saturating_duration_since(now), message))
             }
         }
     }
 
-    /// The keys for a token that names `kid`, fetched where they are not known and may be.
+    /// The keys for a token that names `kid`, fetched if they are unknown and a fetch is allowed.
     pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
         let known = self.at_hand();
         match (&known, kid) {
             (Ok(keys), Some(kid)) if !keys.knows(kid) => self.look_for(kid, keys).await,
-            (Err(_), _) if self.next_round().await => self.at_hand(),
+            (Err(_), _) if self.next_fetch().await => self.at_hand(),
             _ => known,
         }
     }
 
-    /// A name that no key has. It is final only where a set that was asked for after it has been seen
-    /// without it; a key that was made this minute must not send its client away for good.
+    /// Handles a name that no key has. It is final only if a fetch that began after the name was first seen
+    /// did not have it: the client of a key that was created a minute ago must be able to retry.
     async fn look_for(&self, kid: &str, keys: &Arc<KeySet>) -> Result<Arc<KeySet>, Refusal> {
         let missing = || self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing().absent.contains(kid) {
-            // It may come yet: the next fetch that is allowed looks.
+            // The key may still appear: the next allowed fetch looks for it.
             self.shared.asks.notify_one();
             return Ok(keys.clone());
         }
@@ -208,35 +209,35 @@ impl KeySource {
                 missing.asked.insert(kid.to_owned());
             }
         }
-        if self.next_round().await {
+        if self.next_fetch().await {
             let keys = self.at_hand()?;
             if keys.knows(kid) || missing().absent.contains(kid) {
                 return Ok(keys);
             }
         }
-        // It came too late for the set that it waited for, or too early for the next.
+        // The name came after the current fetch began, or before the next one is allowed.
         self.shared.asks.notify_one();
         let wait = self.shared.state.borrow().asks_from.saturating_duration_since(Instant::now());
-        Err(later(wait, "the token's `kid` names no key that is known yet; come back"))
+        Err(later(wait, "the token's `kid` names no key that is known yet; try again later"))
     }
 
-    /// Waits for the fetch that is under way, or brings one about if that is allowed now. Whether one
-    /// has ended: there may be none to wait for.
-    async fn next_round(&self) -> bool {
+    /// Waits for the fetch that is running, or starts one if that is allowed now. Returns whether one has
+    /// ended; false also if there was none to wait for.
+    async fn next_fetch(&self) -> bool {
         let mut state = self.shared.state.subscribe();
         let (before, is_fetching, asks_from) = {
             let state = state.borrow_and_update();
-            (state.rounds, state.is_fetching, state.asks_from)
+            (state.fetches, state.is_fetching, state.asks_from)
         };
         if !is_fetching {
-            // Also where it is too early: the task then looks as soon as it may.
+            // Even if it is too early: the task then fetches as soon as it may.
             self.shared.asks.notify_one();
         }
         let is_near = is_fetching || asks_from <= Instant::now();
         if !is_near || self.task.get().is_none() {
             return false;
         }
-        let ended = state.wait_for(|state| state.rounds > before);
+        let ended = state.wait_for(|state| state.fetches > before);
         let ended = tokio::time::timeout(self.times.timeout + WAIT_GRACE, ended).await;
         matches!(ended, Ok(Ok(_)))
     }
@@ -249,11 +250,11 @@ struct Keeper {
     times: Times,
     fetch: Fetch,
     metrics: Arc<Metrics>,
-    /// Keys counted in the gauge.
+    /// The number of keys that the gauge includes.
     held: i64,
     failures: usize,
-    /// What was said last of keys that cannot be used.
-    told: Vec<String>,
+    /// The reasons that were logged last for unused keys.
+    logged: Vec<String>,
 }
 
 impl Drop for Keeper {
@@ -267,7 +268,7 @@ impl Keeper {
         loop {
             let began = Instant::now();
             self.shared.state.send_modify(|state| state.is_fetching = true);
-            // What is asked for from here on may be newer than what comes.
+            // Names that are asked for from here on may be newer than the answer.
             let asked = std::mem::take(&mut self.missing().asked);
             let fetched = self.fetch.fetch().await;
             self.metrics.jwks_fetch(fetched.as_ref().map_or_else(|error| error.outcome, |_| JwksOutcome::Ok));
@@ -288,7 +289,7 @@ impl Keeper {
             let next = Instant::now() + next;
             self.shared.state.send_modify(|state| {
                 state.is_fetching = false;
-                state.rounds += 1;
+                state.fetches += 1;
                 state.asks_from = began + self.times.cooldown;
                 state.next = next;
             });
@@ -300,7 +301,7 @@ impl Keeper {
         self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `next`, or until somebody asks and `asks_from` has come. Keys that grow too old
+    /// Waits until `next`, or until somebody asks and `asks_from` has come. Keys that become too old
     /// meanwhile are dropped.
     async fn rest(&mut self, next: Instant, asks_from: Instant) {
         let good_until = self.shared.state.borrow().known.as_ref().map(|known| known.good_until);
@@ -335,18 +336,18 @@ impl Keeper {
     }
 
     fn take(&mut self, read: Read, asked: HashSet<String>, began: Instant) {
-        let Read { keys, passed_over } = read;
+        let Read { keys, unused } = read;
         let names = |keys: &KeySet| keys.kids().into_iter().map(str::to_owned).collect::<Vec<_>>();
         let known = self.shared.state.borrow().known.as_ref().map(|known| names(&known.keys));
         let count = keys.len();
         if self.failures > 0 || known.as_ref() != Some(&names(&keys)) {
             tracing::info!(issuer = self.issuer, keys = count, "the issuer's keys are fetched");
         }
-        if passed_over != self.told {
-            for reason in &passed_over {
+        if unused != self.logged {
+            for reason in &unused {
                 tracing::warn!(issuer = self.issuer, "a key of the issuer's set is not used: {reason}");
             }
-            self.told = passed_over;
+            self.logged = unused;
         }
         self.failures = 0;
         self.count(count);
@@ -362,7 +363,7 @@ impl Keeper {
         self.shared.state.send_modify(|state| state.known = Some(known));
     }
 
-    /// Counts a failure; how long until the next try.
+    /// Counts a failure and returns the delay before the next attempt.
     fn failed(&mut self) -> Duration {
         let backoff = BACKOFF[self.failures.min(BACKOFF.len() - 1)].min(self.times.refresh);
         self.failures += 1;
@@ -370,7 +371,7 @@ impl Keeper {
     }
 }
 
-/// Give or take a tenth, so that nodes that were started together do not ask together.
+/// Varies by a tenth, so that nodes that were started together do not fetch together.
 fn jittered(time: Duration) -> Duration {
     time.mul_f64(0.9 + 0.2 * (random() as f64 / u64::MAX as f64))
 }

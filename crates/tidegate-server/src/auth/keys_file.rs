@@ -1,8 +1,8 @@
 //! `keys.toml`: publishers' API keys, hashed.
 //!
-//! Commands write it, servers only read it. Writers take a lock beside the file and replace it whole
-//! (temporary file, sync, rename), so a reader sees the old keys or the new ones. It does not lie
-//! under the log's lock: keys come and go while a server runs.
+//! Commands write it, servers only read it. A writer takes a lock file beside it and replaces it whole
+//! (temporary file, sync, rename), so a reader sees either the old keys or the new ones. The log's lock does
+//! not cover it: keys are added and revoked while a server runs.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,7 +17,7 @@ use tidegate_protocol::{Filter, OrgId, UnixMillis, time::write_rfc3339};
 
 use super::parse_services;
 
-/// What every API key begins with, so that secret scanners know it.
+/// The prefix of every API key; secret scanners search for it.
 pub(super) const PREFIX: &str = "tgk_";
 const LONGEST_FILE: u64 = 64 << 20;
 const HEADER: &str =
@@ -29,10 +29,10 @@ const HEADER: &str =
 pub struct KeyEntry {
     /// The public part: `tgk_<id>_...`.
     pub id: String,
-    /// What the key is for, in words of who made it.
+    /// A description by the key's maker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The org that it may publish to.
+    /// The org that the key may publish to.
     pub org: OrgId,
     /// The services, or `["*"]`.
     pub services: Vec<String>,
@@ -40,7 +40,7 @@ pub struct KeyEntry {
     pub hash: String,
     /// When it was made (RFC 3339).
     pub created: String,
-    /// When it was taken back (RFC 3339); the entry stays, so that logs can be read.
+    /// When it was revoked (RFC 3339). The entry stays, so that old log lines can be understood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
 }
@@ -52,11 +52,11 @@ struct Document {
     keys: Vec<KeyEntry>,
 }
 
-/// A key as its publisher gets it, once.
+/// A new key. Only its publisher gets the whole of it, once.
 pub struct NewKey {
-    /// The whole key. It is kept nowhere.
+    /// The whole key. It is stored nowhere.
     pub plain: String,
-    /// What the file keeps of it.
+    /// What the file stores.
     pub entry: KeyEntry,
 }
 
@@ -66,19 +66,19 @@ pub enum KeysFileError {
     /// The file system refused.
     #[error("{action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The action, as a verb.
         action: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is not a file of keys.
+    /// The file is not one of keys.
     #[error("read {}: {reason}", path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why, with the line where there is one.
+        /// The reason, with the line if it is known.
         reason: String,
     },
     /// There is no key with this id.
@@ -86,7 +86,7 @@ pub enum KeysFileError {
     NoSuchKey(String),
 }
 
-/// What tells one version of the file from the next.
+/// Identifies a version of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     inode: u64,
@@ -121,12 +121,12 @@ fn rfc3339(now: UnixMillis) -> String {
 }
 
 impl KeysFile {
-    /// The file at `path`, whether it is there or not.
+    /// The file at `path`, even if it does not exist yet.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -135,12 +135,12 @@ impl KeysFile {
         move |source| KeysFileError::Io { action, path: self.path.clone(), source }
     }
 
-    /// All keys, revoked ones included; none where there is no file.
+    /// All keys, including revoked ones; none if there is no file.
     pub fn list(&self) -> Result<Vec<KeyEntry>, KeysFileError> {
         self.read().map(|(keys, _)| keys)
     }
 
-    /// The stamp of the file as it is now; `None` where there is none.
+    /// The stamp of the file now; `None` if there is no file.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         std::fs::metadata(&self.path).ok().map(Stamp::from)
     }
@@ -152,7 +152,7 @@ impl KeysFile {
             Err(error) => return Err(self.io("read")(error)),
         };
         let malformed = |reason: String| KeysFileError::Malformed { path: self.path.clone(), reason };
-        // Of the open file, not of the path: between the two the file may be replaced.
+        // Of the open file, not of the path, which may be replaced between the two calls.
         let stamp = Stamp::from(file.metadata().map_err(self.io("read"))?);
         if stamp.length > LONGEST_FILE {
             return Err(malformed("it is longer than 64MiB".to_owned()));
@@ -167,7 +167,7 @@ impl KeysFile {
         let mut seen = std::collections::BTreeSet::new();
         for key in &document.keys {
             if !seen.insert(&key.id) {
-                return Err(malformed(format!("the key {} stands there twice", key.id)));
+                return Err(malformed(format!("the key {} appears twice", key.id)));
             }
             if let Err(reason) = parse_services(key.services.iter().map(String::as_str)) {
                 return Err(malformed(format!("`services` of the key {} {reason}", key.id)));
@@ -207,7 +207,7 @@ impl KeysFile {
         })
     }
 
-    /// Takes the key `id` back. A running server follows within a second.
+    /// Revokes the key `id`. A running server follows within a second.
     pub fn revoke(&self, id: &str, now: UnixMillis) -> Result<KeyEntry, KeysFileError> {
         self.change(|keys| match keys.iter_mut().find(|key| key.id == id) {
             Some(key) => {
@@ -232,7 +232,7 @@ impl KeysFile {
             .mode(0o700)
             .create(dir)
             .map_err(self.io("create the directory of"))?;
-        // The lock is a file of its own: the one that is replaced would be locked under two names.
+        // The lock is a separate file, because the file itself is replaced.
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -252,19 +252,18 @@ impl KeysFile {
     }
 }
 
-/// Writes `text` to `path` so that a crash leaves the old file or the new one, readable by its owner
-/// alone.
+/// Writes `text` to `path` so that a crash leaves the old file or the new one. Only the owner can read it.
 pub(crate) fn replace(path: &Path, dir: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = dir.join(name);
-    // A leftover of a crash may have other rights than ours; mode only counts for new files.
+    // A file left by a crash may have other permissions; the mode applies only to new files.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
-    // Where root runs the command and the service does not, the service must still read the file.
+    // If root runs the command and the service runs as another user, the service must still read the file.
     if rustix::process::geteuid().is_root() {
         let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(dir))?;
         std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;

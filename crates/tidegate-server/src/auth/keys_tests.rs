@@ -1,4 +1,4 @@
-//! Publishers' keys: what is taken, what is not, and how the file may change under a running server.
+//! Publishers' keys: which are accepted, and how the file may change under a running server.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -116,7 +116,7 @@ fn a_running_server_follows_new_and_revoked_keys() {
         said(&publishers, &second.plain, NOW + 3000),
         "unauthorized: the API key is not one of this gateway's"
     );
-    // A clock that was set back does not stop the looking.
+    // A clock that was set back does not stop the checks of the file.
     let third = create(&keys.file, &["*"]);
     assert_eq!(said(&publishers, &third.plain, NOW), "acme *");
     keys.file.revoke(&third.entry.id, NOW).expect("revoked");
@@ -137,7 +137,7 @@ fn a_broken_file_changes_nothing_at_runtime_and_stops_a_start() {
         (good.replace("org =", "orgs ="), "unknown field `orgs`"),
         (good.replace("[\"*\"]", "[]"), "is empty, which grants nothing"),
         (good.replace(hash.as_str(), "abc"), "is not 64 hex digits"),
-        (format!("{good}\n{}", &good[good.find("[[key]]").expect("a key")..]), "stands there twice"),
+        (format!("{good}\n{}", &good[good.find("[[key]]").expect("a key")..]), "appears twice"),
     ] {
         std::fs::write(&path, &broken).expect("written");
         assert_eq!(said(&publishers, &key.plain, NOW + 5000), "acme *");

@@ -1,5 +1,5 @@
-//! Makes subscribers' tokens: for `tidegate token create`, for `dev`, and for tests. A company's own
-//! backend makes its tokens itself.
+//! Makes subscribers' tokens for `tidegate token create`, for `dev`, and for tests. In production a company's
+//! own backend makes them.
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -8,30 +8,30 @@ use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
 use crate::config::{AuthSettings, JwtKey};
 
-/// What a token is to say.
+/// The content of a token.
 #[derive(Debug, Clone)]
 pub struct TokenClaims {
-    /// The org whose stream may be read.
+    /// The org whose stream it allows to read.
     pub org: OrgId,
-    /// Who reads.
+    /// The user.
     pub user: UserId,
-    /// Which services.
+    /// The services.
     pub services: Filter,
     /// When it is issued.
     pub issued_at: UnixMillis,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: UnixMillis,
 }
 
-/// Why no token was made.
+/// Why no token could be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// It is a public key.
+    /// The key is public.
     #[error("sign the token: the key is public and cannot sign; a secret (HS256) can")]
     PublicKey,
 }
 
-/// Makes a token that a gateway with `auth` takes, signed with `key`.
+/// Makes a token, signed with `key`, that a gateway with `auth` accepts.
 pub fn mint(auth: &AuthSettings, key: &JwtKey, claims: &TokenClaims) -> Result<String, MintError> {
     let secret = key.secret().ok_or(MintError::PublicKey)?;
     let mut header = Map::new();

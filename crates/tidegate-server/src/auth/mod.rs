@@ -1,8 +1,8 @@
 //! Who may read and who may publish: credentials in, grants out.
 //!
-//! A grant is a value that only this module makes. Handlers take one as an argument, so code that
-//! forgot to ask does not compile. Not here: how credentials travel (headers, first frames,
-//! subprotocols) and what is done with a refusal; that is the transports'.
+//! A grant is a value that only this module makes. Handlers take one as an argument, so code that forgets to
+//! check does not compile. How credentials travel (headers, first frames, subprotocols) and how refusals are
+//! sent is not here but with the transports.
 
 mod claims;
 mod fetch;
@@ -31,15 +31,15 @@ pub use mint::{MintError, TokenClaims, mint};
 pub use publishers::Publishers;
 pub use token::{Inspection, TokenVerifier};
 
-/// Why credentials were not taken: a code of the table and one sentence, safe to send to the peer.
+/// Why credentials were refused: a code of the table and one sentence that is safe to send to the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// `unauthorized`, `token_expired` or `forbidden`; `overloaded` where the keys cannot be had.
+    /// `unauthorized`, `token_expired` or `forbidden`; `overloaded` if the keys are not available.
     pub code: Code,
-    /// What is wrong, never with a secret or a token in it.
+    /// What is wrong. It never contains a secret or a token.
     pub message: Cow<'static, str>,
-    /// When another try is worth it, where that is known.
+    /// When a retry is worth it, if that is known.
     pub retry_in_ms: Option<u64>,
 }
 
@@ -78,17 +78,17 @@ impl StreamGrant {
         &self.filter
     }
 
-    /// When the grant ends: the token's `exp` and the leeway.
+    /// When the grant ends: the token's `exp` plus the leeway.
     pub fn expires_at(&self) -> UnixMillis {
         self.expires_at
     }
 
-    /// Whether the stream of `org` may be read.
+    /// Checks that the stream of `org` may be read.
     pub fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
         if self.org == *org { Ok(()) } else { Err(Refusal::forbidden("the token is for another org")) }
     }
 
-    /// The filter of a stream that asks for `services`, or for all that the grant allows.
+    /// The filter of a stream that asks for `services`, or for everything that the grant allows.
     pub fn filter_for(&self, services: Option<BTreeSet<ServiceName>>) -> Result<Filter, Refusal> {
         let Some(services) = services else {
             return Ok(self.filter.clone());
@@ -126,7 +126,7 @@ impl PublishGrant {
         &self.key_id
     }
 
-    /// Whether events of `service` may be published.
+    /// Checks that events of `service` may be published.
     pub fn check(&self, service: &ServiceName) -> Result<(), Refusal> {
         if self.services.admits(service) {
             Ok(())
@@ -136,7 +136,8 @@ impl PublishGrant {
     }
 }
 
-/// Reads `["*"]` or a list of service names; the error goes on from the name of whatever held them.
+/// Reads `["*"]` or a list of service names. The error continues a sentence that begins with the field's
+/// name.
 pub fn parse_services<'a>(names: impl Iterator<Item = &'a str>) -> Result<Filter, String> {
     let names: Vec<&str> = names.collect();
     match names.as_slice() {
@@ -145,7 +146,7 @@ pub fn parse_services<'a>(names: impl Iterator<Item = &'a str>) -> Result<Filter
         names if names.contains(&"*") => Err("has \"*\" beside other names; it must stand alone".to_owned()),
         names => names
             .iter()
-            .map(|name| ServiceName::parse(name).map_err(|error| format!("has a name that is none: {error}")))
+            .map(|name| ServiceName::parse(name).map_err(|error| format!("has a faulty name: {error}")))
             .collect::<Result<BTreeSet<_>, _>>()
             .map(Filter::only),
     }

@@ -1,4 +1,4 @@
-//! Verifies publishers' API keys against `keys.toml`, following its changes.
+//! Verifies publishers' API keys against `keys.toml`, and follows its changes.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use super::{
     parse_services,
 };
 
-/// How often the file is looked at while its keys are used.
+/// How often the file is checked for changes while its keys are used.
 const LOOK_EVERY_MILLIS: u64 = 1000;
 
 struct Known {
@@ -33,7 +33,7 @@ pub struct Publishers {
     file: KeysFile,
     keys: ArcSwap<HashMap<String, Known>>,
     looked_at: AtomicU64,
-    /// The version of the file that was read last, for good or bad.
+    /// The version of the file that was read last, even if it could not be used.
     seen: Mutex<Option<Stamp>>,
 }
 
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Publishers {
 
 fn index(entries: Vec<KeyEntry>) -> HashMap<String, Known> {
     let known = |entry: KeyEntry| {
-        // `KeysFile::read` has refused files where either fails.
+        // `KeysFile::read` has refused files in which one of these fails.
         let services = parse_services(entry.services.iter().map(String::as_str)).ok()?;
         let hash = blake3::Hash::from_hex(&entry.hash).ok()?;
         Some((entry.id, Known { org: entry.org, services, hash, revoked: entry.revoked.is_some() }))
@@ -54,8 +54,8 @@ fn index(entries: Vec<KeyEntry>) -> HashMap<String, Known> {
 }
 
 impl Publishers {
-    /// Reads the keys; a file that is not there holds none yet. To be called before a port is bound:
-    /// a broken file is an error now, and keeps the old keys later.
+    /// Reads the keys; a file that does not exist has none. Call this before a port is bound: a broken file
+    /// is an error now, and later only leaves the old keys in place.
     pub fn open(file: KeysFile, now: UnixMillis) -> Result<Self, KeysFileError> {
         let (entries, stamp) = file.read()?;
         Ok(Self {
@@ -66,7 +66,7 @@ impl Publishers {
         })
     }
 
-    /// What the API key `plain` allows in `org`.
+    /// The grant of the API key `plain` in `org`.
     pub fn verify(&self, plain: &str, org: &OrgId, now: UnixMillis) -> Result<PublishGrant, Refusal> {
         let malformed = || Refusal::unauthorized("an API key looks like tgk_<id>_<secret>");
         let (id, secret) =
@@ -80,11 +80,11 @@ impl Publishers {
         }
         let mut keys = self.keys.load();
         if !keys.contains_key(id) {
-            // It may have been made this very second.
+            // The key may have been made within this second.
             self.follow();
             keys = self.keys.load();
         }
-        // One sentence for an unknown id and a wrong secret: neither tells which ids exist.
+        // The same sentence for an unknown id and a wrong secret, so that neither reveals which ids exist.
         let unknown = || Refusal::unauthorized("the API key is not one of this gateway's");
         let known = keys.get(id).ok_or_else(unknown)?;
         if !bool::from(known.hash.as_bytes().ct_eq(hash_of(plain).as_bytes())) {
@@ -99,9 +99,9 @@ impl Publishers {
         Ok(PublishGrant { org: known.org.clone(), services: known.services.clone(), key_id: id.to_owned() })
     }
 
-    /// Reads the file again if it is another one than before.
+    /// Rereads the file if it has changed.
     fn follow(&self) {
-        // Who holds the lock is reading this very change; the others go on with what is known.
+        // The holder of the lock is reading this change already; others go on with the known keys.
         let mut seen = match self.seen.try_lock() {
             Ok(seen) => seen,
             Err(std::sync::TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
@@ -114,7 +114,7 @@ impl Publishers {
         match self.file.read() {
             Ok((entries, stamp)) => {
                 if stamp.is_none() {
-                    tracing::warn!(file = %self.file.path().display(), "the file of API keys is gone: no publisher is known");
+                    tracing::warn!(file = %self.file.path().display(), "the file of API keys is gone: no publisher is accepted");
                 }
                 tracing::info!(keys = entries.len(), "API keys reread");
                 self.keys.store(Arc::new(index(entries)));
@@ -122,7 +122,7 @@ impl Publishers {
             }
             Err(error) => {
                 tracing::warn!(%error, "the API keys stay as they were: their file cannot be used");
-                // Marked as seen, so that one broken version is told of once.
+                // Recorded even so, so that one broken version is logged once.
                 *seen = stamp;
             }
         }

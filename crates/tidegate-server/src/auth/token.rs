@@ -1,8 +1,8 @@
-//! Verifies subscribers' tokens (JWT, RFC 7519; JWS compact form, RFC 7515; RFC 8725 for what to
-//! mistrust).
+//! Verifies subscribers' tokens (JWT, RFC 7519; JWS compact form, RFC 7515), following the best practices of
+//! RFC 8725.
 //!
-//! The key decides the algorithm. What the header says of keys (`jwk`, `jku`, `x5u`, `x5c`) is never
-//! looked at, and nothing of the claims is before the signature holds.
+//! The key determines the algorithm. Keys in the header (`jwk`, `jku`, `x5u`, `x5c`) are never used, and no
+//! claim except `iss` is read before the signature is verified.
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{config::AuthSettings, metrics::Metrics};
 
-/// The longest name of a key, in bytes. It is compared, and nothing else is done with it.
+/// The longest `kid`, in bytes. It is only compared.
 pub(super) const KID_MAX: usize = 128;
 
 /// Turns tokens into grants.
@@ -38,18 +38,18 @@ impl fmt::Debug for TokenVerifier {
     }
 }
 
-/// A token opened for its owner to look at (`tidegate token inspect`).
+/// A token opened for its owner (`tidegate token inspect`).
 #[derive(Debug)]
 pub struct Inspection {
     /// The header, if it could be read.
     pub header: Option<Value>,
-    /// The claims, if they could be read; not to be believed unless `verdict` is a grant.
+    /// The claims, if they could be read. Do not trust them unless `verdict` is a grant.
     pub claims: Option<Value>,
-    /// The issuer whose keys were asked, in words.
+    /// The name of the issuer whose keys were tried.
     pub issuer: Option<String>,
-    /// The key that has signed it, in words.
+    /// The name of the key that signed it.
     pub key: Option<String>,
-    /// What the gateway makes of the token.
+    /// The gateway's verdict on the token.
     pub verdict: Result<StreamGrant, Refusal>,
 }
 
@@ -70,7 +70,7 @@ fn object(part: &str, name: &str) -> Result<Object, Refusal> {
     Object::parse(&bytes).map_err(|reason| malformed(&format!("its {name} {reason}")))
 }
 
-/// What the header says of the signature.
+/// What the header says about the signature.
 fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
     let Some(Value::String(algorithm)) = parts.header.get("alg") else {
         return Err(malformed("its header must have `alg` as text"));
@@ -81,22 +81,22 @@ fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
         Some(Value::String(_)) => return Err(malformed("its `kid` is longer than 128 bytes")),
         Some(_) => return Err(malformed("its `kid` must be text")),
     };
-    // RFC 7515 4.1.11: what is marked critical and not understood is refused. We understand none.
+    // RFC 7515 4.1.11: a critical header that is not understood must be refused. We understand none.
     if parts.header.get("crit").is_some() {
         return Err(Refusal::unauthorized(
             "the token has critical header fields (`crit`), which are not supported",
         ));
     }
-    // RFC 7797 7: no JWT has it.
+    // RFC 7797 7: a JWT must not have it.
     if parts.header.get("b64").is_some() {
-        return Err(malformed("its header has `b64`, which no JWT has"));
+        return Err(malformed("its header has `b64`, which a JWT must not have"));
     }
     Ok(Signed { message: parts.message, signature: parts.signature, algorithm, kid })
 }
 
 impl TokenVerifier {
-    /// A verifier with the issuers and claim names of `auth`, for tokens up to `longest` bytes. Keys
-    /// that have to be fetched come with [`TokenVerifier::keep_fresh`].
+    /// A verifier with the issuers and claim names of `auth`, for tokens up to `longest` bytes. Published
+    /// keys are fetched once [`TokenVerifier::keep_fresh`] is called.
     pub fn new(auth: &AuthSettings, longest: usize) -> Self {
         Self {
             issuers: Issuer::all(auth),
@@ -108,19 +108,19 @@ impl TokenVerifier {
         }
     }
 
-    /// Takes over the keys that the verifier before it has fetched, where the issuer is the same.
+    /// Takes over the fetched keys of the previous verifier, for issuers that are the same.
     pub fn inherit(&self, before: &Self) {
         for issuer in &self.issuers {
             before.issuers.iter().for_each(|before| issuer.inherit(before));
         }
     }
 
-    /// Starts to fetch keys, on this thread's runtime, for as long as this verifier lives.
+    /// Starts to fetch keys on this thread's runtime. It stops when this verifier is dropped.
     pub fn keep_fresh(&self, metrics: &Arc<Metrics>) {
         self.issuers.iter().for_each(|issuer| issuer.keep_fresh(metrics));
     }
 
-    /// Opens a token for its owner; nothing of it may be acted on.
+    /// Opens a token for its owner. Nothing in it may be acted on.
     pub async fn inspect(&self, token: &str, now: UnixMillis) -> Inspection {
         let part = |index: usize, name: &str| {
             token.split('.').nth(index).and_then(|part| object(part, name).ok()).map(Object::into_json)
@@ -139,8 +139,8 @@ impl TokenVerifier {
         Inspection { header: part(0, "header"), claims: part(1, "payload"), issuer, key, verdict }
     }
 
-    /// What `token` allows at `now`. Whether that covers what was asked for is the grant's to say. Waits
-    /// where keys have to be fetched, for a bounded time.
+    /// The grant of `token` at `now`. Whether it covers the request is checked by the grant. Waits for a
+    /// bounded time if keys must be fetched.
     pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let parts = self.split(token)?;
         let signed = signed(&parts)?;
@@ -149,7 +149,7 @@ impl TokenVerifier {
         self.grant_by(&parts, &signed, issuer, &keys, now)
     }
 
-    /// What `token` allows, by the keys that are at hand.
+    /// The grant of `token`, by the keys that are known now.
     pub fn verify_at_hand(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let parts = self.split(token)?;
         let signed = signed(&parts)?;
@@ -170,7 +170,7 @@ impl TokenVerifier {
         self.grant(parts, issuer, now)
     }
 
-    /// What a token whose signature holds allows.
+    /// The grant of a token whose signature is verified.
     fn grant(&self, parts: &Parts<'_>, issuer: &Issuer, now: UnixMillis) -> Result<StreamGrant, Refusal> {
         let claims = object(parts.claims, "payload")?;
         let expires_at = self.check_times(&claims, now)?;
@@ -190,8 +190,8 @@ impl TokenVerifier {
         Ok(StreamGrant { org, user, filter, expires_at })
     }
 
-    /// The issuer whose keys may have signed. The claims are not believed by that: `iss` chooses among
-    /// the issuers of the configuration, and is looked at again once the signature holds.
+    /// The issuer whose keys may have signed. This does not trust the claims: `iss` only selects one of the
+    /// configured issuers, and is checked again once the signature is verified.
     fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, Refusal> {
         match self.issuers.as_slice() {
             [only] if only.takes_any_iss() => Ok(only),

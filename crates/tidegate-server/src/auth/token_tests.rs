@@ -317,7 +317,7 @@ fn claims_are_typed_and_named() {
         ),
         (
             with("services", json!(["fin*"])),
-            "the token's claim `services` has a name that is none: service must be 1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot",
+            "the token's claim `services` has a faulty name: service must be 1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with a dot",
         ),
         (
             with("aud", json!("other")),

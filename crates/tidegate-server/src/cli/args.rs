@@ -46,8 +46,7 @@ pub(super) struct DataArgs {
 }
 
 impl DataArgs {
-    /// The sources, completed by a development directory where the user named no configuration, or
-    /// named one.
+    /// The sources. A development directory completes them if the user named it, or named no configuration.
     fn sources(&self) -> Result<Sources, Failure> {
         let mut sources = self.config.sources();
         let dev = match &self.data_dir {
@@ -72,12 +71,12 @@ impl DataArgs {
         Ok(sources)
     }
 
-    /// Everything, checked whole.
+    /// The whole configuration, checked.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         config::load(&self.sources()?).map_err(Failure::usage)
     }
 
-    /// What was asked for of the keys' file, without asking for a configuration that could serve.
+    /// The path of the keys' file. The rest of the configuration need not be valid.
     pub(super) fn keys_file(&self) -> Result<PathBuf, Failure> {
         config::keys_file(&self.sources()?).map_err(Failure::usage)
     }
@@ -88,7 +87,7 @@ pub(super) fn quoted_path(path: &Path) -> String {
     config::quoted(&path.to_string_lossy())
 }
 
-/// The time now. The only clock of the commands that make or check credentials.
+/// The time now. The only clock of the commands that create or check credentials.
 pub(super) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis::try_from(since.as_millis()).unwrap_or(UnixMillis::MAX)

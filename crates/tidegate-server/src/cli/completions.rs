@@ -1,4 +1,4 @@
-//! `tidegate completions`: what a shell needs to complete this command line.
+//! `tidegate completions`: shell completion of this command line.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
@@ -12,7 +12,7 @@ Where it goes:
   fish        tidegate completions fish > ~/.config/fish/completions/tidegate.fish
   powershell  in $PROFILE: tidegate completions powershell | Out-String | Invoke-Expression
   elvish      in rc.elv: eval (tidegate completions elvish | slurp)
-A new shell has it then. Files are to be made anew after an upgrade.";
+New shells then use it. Make the files again after an upgrade.";
 
 #[derive(Debug, Args)]
 #[command(after_help = WHERE)]

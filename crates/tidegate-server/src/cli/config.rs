@@ -15,9 +15,9 @@ use crate::{
 /// Checks and shows the configuration.
 #[derive(Debug, Subcommand)]
 pub(super) enum Config {
-    /// Show every key with its value and where that came from, secrets left out
+    /// Show every key with its value and where that came from; secrets are left out
     Print(Which),
-    /// Check everything that `serve` would, and stop there
+    /// Check everything that `serve` would, then exit
     Check(Which),
     /// Print docs/config.md
     #[command(hide = true)]
@@ -35,7 +35,7 @@ impl Config {
         let load = |which: Which| config::load(&which.config.sources()).map_err(Failure::usage);
         match self {
             Config::Print(which) => {
-                // Shown also where it does not fit together: that is when one wants to see it.
+                // Printed even if the values do not fit together, because then a user needs to see them.
                 let (loaded, unfit) = config::read(&which.config.sources()).map_err(Failure::usage)?;
                 print(config::effective(&loaded))?;
                 if unfit.is_empty() { Ok(()) } else { Err(Failure::usage(config::ConfigErrors(unfit))) }

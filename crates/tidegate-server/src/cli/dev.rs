@@ -15,21 +15,21 @@ use crate::{
     dev::{DEFAULT_DIR, DevDir},
 };
 
-/// Runs a gateway to develop against, on loopback only.
+/// Runs a gateway for development, on loopback only.
 #[derive(Debug, Args)]
 pub(super) struct Dev {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The address to listen on, which must be on loopback; with port 0, the operators' port is free too
+    /// The address to listen on, which must be on loopback; with port 0, the operators' port is chosen too
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where its keys and its log are kept, over restarts
+    /// The directory for its keys and its log, which survive restarts
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     data_dir: PathBuf,
-    /// Make up no events
+    /// Publish no made-up events
     #[arg(long)]
     no_feed: bool,
-    /// Print one line of JSON when it serves: url, admin_url, org, token, publish_key
+    /// When it is ready, print one line of JSON: url, admin_url, org, token, publish_key
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `tidegate health`: asks the operators' listener, for images in which nothing else could.
+//! `tidegate health`: asks the operators' listener, for images that have no other HTTP client.
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,9 +12,9 @@ use super::{Failure, args::ConfigArgs, print};
 use crate::config;
 
 /// How long the gateway may take to answer.
-const PATIENCE: Duration = Duration::from_secs(4);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Asks a running gateway whether it is ready: exit code 0 where it is, 1 where not
+/// Asks a running gateway whether it is ready: exit code 0 if it is, 1 if not
 #[derive(Debug, Args)]
 pub(super) struct Health {
     #[command(flatten)]
@@ -44,7 +44,7 @@ impl Health {
     }
 }
 
-/// Where a listener on all addresses can be reached from its own machine.
+/// The address at which a listener on all addresses can be reached from its own machine.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -56,12 +56,12 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 fn ask(address: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    // More than a few lines is no answer of a gateway.
+    // A gateway's answer is a few lines.
     stream.take(64 << 10).read_to_string(&mut answer)?;
     Ok(answer)
 }

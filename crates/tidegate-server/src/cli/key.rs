@@ -1,4 +1,4 @@
-//! `tidegate key`: publishers' API keys, in `keys.toml`, beside a running server or without one.
+//! `tidegate key`: publishers' API keys in `keys.toml`, whether a server is running or not.
 
 use clap::{Args, Subcommand};
 use tidegate_protocol::OrgId;
@@ -13,11 +13,11 @@ use crate::auth::{KeyEntry, KeysFile, KeysFileError, parse_services};
 /// Makes, lists and revokes API keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum Key {
-    /// Make a key and print it, once
+    /// Make a key and print it; it is shown only once
     Create(Create),
     /// Show the keys, without their secrets
     List(List),
-    /// Take a key back; a running server follows within a second
+    /// Revoke a key; a running server follows within a second
     Revoke(Revoke),
 }
 
@@ -28,10 +28,10 @@ pub(super) struct Create {
     /// The org to publish to
     #[arg(long)]
     org: OrgId,
-    /// The services to publish to, with commas between; * is all
+    /// The services to publish to, separated by commas; * is all
     #[arg(long, value_name = "NAMES", default_value = "*")]
     services: String,
-    /// What it is for, in your words
+    /// A description of the key
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     /// Print JSON
@@ -43,7 +43,7 @@ pub(super) struct Create {
 pub(super) struct List {
     #[command(flatten)]
     data: DataArgs,
-    /// Print JSON, a key a line
+    /// Print JSON, one key per line
     #[arg(long)]
     json: bool,
 }
@@ -83,7 +83,7 @@ impl Create {
         }
         print(format_args!("{}\n", made.plain))?;
         eprintln!(
-            "tidegate: key {} for {} ({}) is in {}; the line above is shown this once",
+            "tidegate: key {} for {} ({}) is in {}; the line above is not shown again",
             made.entry.id,
             made.entry.org,
             made.entry.services.join(","),
@@ -134,7 +134,7 @@ impl List {
 
 impl Revoke {
     fn run(self) -> Result<(), Failure> {
-        // Whoever has only the whole key at hand may paste it; its secret goes nowhere.
+        // A user may paste the whole key; its secret is not used.
         let id = self.id.strip_prefix("tgk_").unwrap_or(&self.id);
         let id = id.split('_').next().unwrap_or(id);
         let file = KeysFile::at(self.data.keys_file()?);

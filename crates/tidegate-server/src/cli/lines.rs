@@ -1,4 +1,4 @@
-//! Reads a file of events, a line each, and gives an id to those that have none. For `publish`.
+//! Reads a file with one event per line, and gives an id to events that have none. For `publish`.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use super::Failure;
 
 const LONGEST_LINE: u64 = 8 << 20;
 
-/// What events are read from: its bytes, its name, and its length where it has one.
+/// A source of events: its bytes, its name, and its length if that is known.
 pub(super) type Source = (Box<dyn Read + Send>, String, Option<u64>);
 
 /// Opens the file of `--file`; `-` is standard input.
@@ -40,17 +40,17 @@ pub(super) struct Lines<R> {
     line: u64,
 }
 
-/// An event and where it stood.
+/// An event and where it came from.
 pub(super) struct Line {
     /// Its JSON, which has an id.
     pub(super) event: String,
-    /// The line of the file.
+    /// Its line in the file.
     pub(super) number: u64,
-    /// What it took of the file, skipped lines above it included.
+    /// How many bytes of the file it took, including skipped lines above it.
     pub(super) bytes: u64,
 }
 
-/// What must be known of an event here; all else is the gateway's to judge.
+/// The part of an event that is checked here; the gateway checks the rest.
 #[derive(Deserialize)]
 struct HasId<'a> {
     #[serde(borrow)]
@@ -58,13 +58,13 @@ struct HasId<'a> {
 }
 
 impl<R: Read> Lines<R> {
-    /// The lines of `source`, which people call `name`.
+    /// The lines of `source`; `name` is for error messages.
     pub(super) fn new(source: R, name: String) -> Self {
         Self { reader: BufReader::new(source), name, line: 0 }
     }
 
-    /// Reads on a thread of its own: a terminal or pipe may never give more, and must not keep the
-    /// command from being interrupted.
+    /// Reads on a separate thread: reading a terminal or pipe may block for ever, and the command must stay
+    /// interruptible.
     pub(super) fn follow(mut self) -> mpsc::Receiver<Result<Line, Failure>>
     where
         R: Send + 'static,
@@ -81,7 +81,7 @@ impl<R: Read> Lines<R> {
         receiver
     }
 
-    /// The next event, with an id of its own or of ours.
+    /// The next event, with its own id or a new one.
     fn next(&mut self) -> Result<Option<Line>, Failure> {
         let mut taken = 0;
         loop {

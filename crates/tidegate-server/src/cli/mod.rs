@@ -1,7 +1,7 @@
-//! The command line: what users type, one file per command.
+//! The command line, one file per command.
 //!
-//! Standard output carries what was asked for, standard error everything else. Exit codes: 0, 1
-//! failed, 2 usage or configuration, 130 interrupted.
+//! Standard output carries only the result, standard error everything else. Exit codes: 0, 1 failed, 2 usage
+//! or configuration, 130 interrupted.
 
 mod args;
 mod completions;
@@ -15,7 +15,6 @@ mod printer;
 mod publish;
 mod remote;
 mod serve;
-mod sse;
 mod tail;
 mod token;
 
@@ -36,13 +35,13 @@ struct Cli {
 enum Command {
     /// Run a gateway
     Serve(serve::Serve),
-    /// Run a gateway to develop against, with an org, a token, a key and a feed of events
+    /// Run a gateway for development, with an org, a token, a key and a feed of made-up events
     Dev(dev::Dev),
     /// Publish one event, or a file of them
     Publish(publish::Publish),
-    /// Follow an org's stream; resumes by itself
+    /// Follow an org's stream; reconnects and resumes by itself
     Tail(tail::Tail),
-    /// Make and look at subscribers' tokens
+    /// Make and inspect subscribers' tokens
     #[command(subcommand)]
     Token(token::Token),
     /// Make, list and revoke publishers' API keys
@@ -51,7 +50,7 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
-    /// Print a script that makes a shell complete this command line
+    /// Print a completion script for a shell
     Completions(completions::Completions),
     /// Print the description of the API (OpenAPI 3.1)
     #[command(name = "openapi")]
@@ -62,16 +61,16 @@ enum Command {
     Version,
 }
 
-/// Why a command ended without having done what was asked.
+/// Why a command did not do what was asked.
 #[derive(Debug)]
 enum Failure {
-    /// It was tried and did not work: 1.
+    /// It failed: exit code 1.
     Failed(String),
-    /// What was typed or configured cannot be: 2.
+    /// The arguments or the configuration are invalid: exit code 2.
     Usage(String),
-    /// The user stopped it: 130.
+    /// The user interrupted it: exit code 130.
     Interrupted,
-    /// Whoever read our output has gone: nobody is left to tell, and nothing is wrong.
+    /// The reader of our output has closed it. This is not an error.
     OutputClosed,
 }
 
@@ -84,7 +83,7 @@ impl Failure {
         Self::Usage(error.to_string())
     }
 
-    /// What writing to standard output came to.
+    /// The failure of a write to standard output.
     fn output(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Self::OutputClosed,
@@ -93,14 +92,14 @@ impl Failure {
     }
 }
 
-/// Writes to standard output, whose reader may have gone.
+/// Writes to standard output. Its reader may have closed it.
 fn print(text: impl fmt::Display) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     write!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command of the process.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),

@@ -1,9 +1,6 @@
-//! Shows events and gaps on standard output, for people or as JSON lines. For `tail`.
+//! Prints events and gaps on standard output, as text or as JSON lines. For `tail`.
 
-use std::{
-    borrow::Cow,
-    io::{self, Write as _},
-};
+use std::io::{self, Write as _};
 
 use serde_json::value::RawValue;
 use tidegate_protocol::Seq;
@@ -12,17 +9,17 @@ use super::{Failure, print, remote::printable};
 
 /// Writes events to standard output.
 pub(super) struct Printer {
-    /// Whether lines are JSON.
+    /// Whether to print JSON lines.
     pub(super) json: bool,
-    /// How many are still asked for.
+    /// How many more events to print.
     pub(super) left: Option<u64>,
-    /// The org, for events that came without it.
+    /// The org, for events of batches, which come without it.
     pub(super) org: String,
 }
 
 impl Printer {
-    /// Prints events; whether they were the last that were asked for.
-    pub(super) fn events(&mut self, events: &[Cow<'_, RawValue>]) -> Result<bool, Failure> {
+    /// Prints events. Returns whether the last one that was asked for is printed.
+    pub(super) fn events(&mut self, events: &[Box<RawValue>]) -> Result<bool, Failure> {
         let mut out = io::BufWriter::new(io::stdout().lock());
         for event in events {
             let line = if self.json { json_line(event, &self.org) } else { human_line(event) };
@@ -39,25 +36,25 @@ impl Printer {
         Ok(false)
     }
 
-    /// A gap is no event, yet whoever reads the events must see it in its place.
+    /// A gap is not an event, but must be visible at its position between them.
     pub(super) fn gap(&self, prev: Seq, seq: Seq, reason: &str, data: &str) -> Result<(), Failure> {
         if self.json {
             return print(format_args!("{}\n", data.replace(['\n', '\r'], " ")));
         }
         let reason = printable(reason);
-        // Seqs of two lives of a log do not compare, so no range can be named.
+        // Seqs of two epochs cannot be compared, so no range is named.
         let what = match reason.as_str() {
             "epoch" => {
-                format!("the log began anew; what came behind {prev} may be missing; going on behind {seq}")
+                format!("the log is a new one; events after {prev} may be missing; continuing after {seq}")
             }
-            "filter" => format!("the services changed; of the new ones, nothing up to {seq} was seen"),
-            _ => format!("events after {prev} up to {seq} are not to be had"),
+            "filter" => format!("the services changed; events of the new ones up to {seq} are not shown"),
+            _ => format!("events after {prev} up to {seq} are no longer available"),
         };
         print(format_args!("-- gap ({reason}): {what} --\n"))
     }
 }
 
-/// The fields of an event in their order, values token for token.
+/// The fields of an event in their order, with their values token for token.
 type Fields<'a> = Vec<(String, &'a RawValue)>;
 
 fn fields(event: &RawValue) -> Fields<'_> {
@@ -81,7 +78,7 @@ fn fields(event: &RawValue) -> Fields<'_> {
     serde_json::Deserializer::from_str(event.get()).deserialize_map(Ordered).unwrap_or_default()
 }
 
-/// One shape for each event, whether it came alone or in a batch.
+/// The same shape for every event, whether it came alone or in a batch.
 fn json_line(event: &RawValue, org: &str) -> String {
     let mut line = format!("{{\"type\":\"event\",\"org\":{}", serde_json::json!(org));
     for (name, value) in fields(event) {

@@ -1,7 +1,7 @@
 //! `tidegate publish`: one event from flags, or a file of them.
 //!
-//! Every event has an id before it is first sent, so that sending a batch again after an outcome that
-//! is not known stores nothing twice. Batches go one after the other, in the order of the file.
+//! Every event gets an id before it is first sent, so that a batch can be sent again after an unknown outcome
+//! without storing anything twice. Batches are sent one after the other, in the order of the file.
 
 use std::{
     io::Read,
@@ -22,8 +22,9 @@ use super::{
     args::duration,
     lines::{Line, Lines, open},
     print,
-    remote::{Refused, Remote, RemoteArgs, block_on, client, delay, printable, transport},
+    remote::{RemoteArgs, block_on, client, printable},
 };
+use crate::follow::{Gateway, Refused, delay, transport};
 
 /// Publishes events.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub(super) struct Publish {
     /// The API key [default: the one of `tidegate dev`]
     #[arg(long, env = "TIDEGATE_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// A file with an event a line (NDJSON), or - for standard input
+    /// A file with one event per line (NDJSON), or - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "data", "id", "event_key", "users"])]
     file: Option<PathBuf>,
     /// The service of one event
@@ -46,20 +47,20 @@ pub(super) struct Publish {
     /// Its data, as JSON
     #[arg(long, value_name = "JSON", default_value = "{}")]
     data: String,
-    /// Its id; sent again with the same id it is stored once [default: a new one]
+    /// Its id; an event that is sent again with the same id is stored once [default: a new id]
     #[arg(long)]
     id: Option<EventId>,
     /// What it is about
     #[arg(long)]
     event_key: Option<Key>,
-    /// The users who alone may see it, with commas between
+    /// The only users who may see it, separated by commas
     #[arg(long, value_delimiter = ',')]
     users: Vec<UserId>,
-    /// Events in a request
+    /// Events per request
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch: u32,
-    /// How long to go on trying where the gateway cannot be reached or has no room. Less than its
-    /// dedup.window, or a repetition could be stored twice
+    /// How long to retry if the gateway cannot be reached or has no room. Must be less than the gateway's
+    /// dedup.window, or a repeated event could be stored twice
     #[arg(long, value_name = "TIME", default_value = "4m", value_parser = duration)]
     retry_for: Duration,
     /// Print the summary as JSON
@@ -67,23 +68,23 @@ pub(super) struct Publish {
     json: bool,
 }
 
-/// A request stays below half of what gateways take by default, to leave room for one long event.
+/// Less than half of what gateways accept by default, to leave room for one long event.
 const BATCH_BYTES: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_millis(20);
+const LINE_TIMEOUT: Duration = Duration::from_millis(20);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Answer {
     cursor: String,
-    events: Vec<Place>,
+    events: Vec<StoredAt>,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct StoredAt {
     duplicate: bool,
 }
 
-/// What came of it so far.
+/// The results so far.
 #[derive(Default)]
 struct Summary {
     events: u64,
@@ -92,12 +93,12 @@ struct Summary {
     cursor: Option<String>,
 }
 
-/// Events of one request, each a line of JSON, with the line of the file that each came from.
+/// The events of one request, each a line of JSON, with their line numbers in the file.
 #[derive(Default)]
 struct Batch {
     lines: Vec<u64>,
     body: String,
-    /// The bytes that they took in the file.
+    /// How many bytes they took in the file.
     taken: u64,
 }
 
@@ -107,7 +108,7 @@ impl Publish {
         let key = self.key.clone().or_else(|| remote.saved.as_ref()?.publish_key.clone());
         let key =
             key.ok_or_else(|| Failure::Usage("--key (or TIDEGATE_KEY) must give an API key".to_owned()))?;
-        let sender = Sender { client: client()?, remote, key, retry_for: self.retry_for };
+        let sender = Sender { client: client()?, gateway: remote.gateway, key, retry_for: self.retry_for };
         let (source, name, length) = match &self.file {
             Some(path) => open(path)?,
             None => {
@@ -130,11 +131,11 @@ impl Publish {
         done
     }
 
-    /// The event of the flags as a line of JSON; its data goes as it was typed.
+    /// The event of the flags as a line of JSON; its data is sent as typed.
     fn single(&self) -> Result<String, Failure> {
         let data: &RawValue = serde_json::from_str(&self.data)
             .map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))?;
-        // One line per event, so line breaks between tokens (the only place for them) go.
+        // One line per event, so line breaks are removed; they can only be between tokens.
         let data = data.get().replace(['\n', '\r'], " ");
         let mut fields = serde_json::Map::new();
         fields.insert("service".to_owned(), serde_json::json!(self.service));
@@ -167,12 +168,12 @@ impl Publish {
         let seconds = took.as_secs_f64();
         let noun = if *events == 1 { "event" } else { "events" };
         print(format_args!(
-            "published {events} {noun}, {duplicates} of them known before, in {seconds:.2} s{cursor}\n"
+            "published {events} {noun}, {duplicates} of them duplicates, in {seconds:.2} s{cursor}\n"
         ))
     }
 }
 
-/// A bar on standard error; it hides itself where that is no terminal.
+/// A progress bar on standard error; hidden if that is not a terminal.
 fn progress(length: Option<u64>, hidden: bool) -> ProgressBar {
     if hidden {
         return ProgressBar::hidden();
@@ -191,7 +192,7 @@ fn progress(length: Option<u64>, hidden: bool) -> ProgressBar {
 
 struct Sender {
     client: reqwest::Client,
-    remote: Remote,
+    gateway: Gateway,
     key: String,
     retry_for: Duration,
 }
@@ -206,14 +207,14 @@ impl Sender {
         summary: &mut Summary,
     ) -> Result<(), Failure> {
         let mut batch = Batch::default();
-        // A bad line ends the run, but not before what stands above it has been sent.
+        // A bad line ends the run, but events above it are sent first.
         let mut broken = Ok(());
         loop {
             let next = if batch.lines.is_empty() {
                 Some(lines.recv().await)
             } else {
-                // A pipe that pauses should not hold back what it has given.
-                tokio::time::timeout(PATIENCE, lines.recv()).await.ok()
+                // A pipe that pauses must not hold back events that it has given.
+                tokio::time::timeout(LINE_TIMEOUT, lines.recv()).await.ok()
             };
             match next {
                 Some(Some(Ok(line))) => {
@@ -238,7 +239,7 @@ impl Sender {
         }
     }
 
-    /// Sends one batch until the gateway has answered for good.
+    /// Sends one batch, with retries, until the gateway's answer is final.
     async fn send(
         &self,
         batch: Batch,
@@ -253,20 +254,25 @@ impl Sender {
             let (why, asked) = match self.attempt(body.clone()).await {
                 Ok(Ok(answer)) => {
                     summary.events += answer.events.len() as u64;
-                    summary.duplicates += answer.events.iter().filter(|place| place.duplicate).count() as u64;
+                    summary.duplicates +=
+                        answer.events.iter().filter(|stored| stored.duplicate).count() as u64;
                     summary.cursor = Some(answer.cursor);
                     bar.inc(batch.taken);
                     bar.set_message(format!("{} events", summary.events));
                     return Ok(());
                 }
-                Ok(Err(refused)) if is_retryable(refused.status) => (refused.sentence(), refused.retry_after),
+                Ok(Err(refused)) if is_retryable(refused.status) => {
+                    (refused.to_string(), refused.retry_after)
+                }
                 Ok(Err(refused)) => return Err(final_refusal(&refused, &batch.lines, name)),
                 Err(error) => (error, None),
             };
             let wait = delay(&mut backoff, asked);
             if began.elapsed() + wait > self.retry_for {
                 let tried = crate::config::humane(self.retry_for);
-                return Err(Failure::Failed(format!("gave up within {tried} (--retry-for): {why}")));
+                return Err(Failure::Failed(printable(&format!(
+                    "gave up within {tried} (--retry-for): {why}"
+                ))));
             }
             summary.retries += 1;
             bar.suspend(|| {
@@ -276,11 +282,11 @@ impl Sender {
         }
     }
 
-    /// One request: an answer, a refusal, or a transport that failed with the outcome not known.
+    /// Sends one request. The outer error is one of the transport: the outcome is unknown.
     async fn attempt(&self, body: bytes::Bytes) -> Result<Result<Answer, Refused>, String> {
         let response = self
             .client
-            .post(self.remote.address("events"))
+            .post(self.gateway.address("events"))
             .timeout(REQUEST_TIMEOUT)
             .bearer_auth(&self.key)
             .header("content-type", "application/x-ndjson")
@@ -295,23 +301,24 @@ impl Sender {
     }
 }
 
-/// 503 is certainly not stored, 504 is not known; with ids on every event both are safe to repeat.
+/// 503 means certainly not stored, 504 that the outcome is unknown. Every event has an id, so both are safe
+/// to repeat.
 fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// The gateway's sentence, with its pointers into the batch turned into lines of the file.
+/// The gateway's refusal, with pointers into the batch turned into lines of the file.
 fn final_refusal(refused: &Refused, lines: &[u64], name: &str) -> Failure {
-    let mut text = refused.sentence();
+    let mut text = printable(&refused.to_string());
     for error in refused.problem.errors.iter().take(10) {
         let mut parts = error.pointer.trim_start_matches('/').splitn(2, '/');
         let line =
             parts.next().and_then(|index| index.parse::<usize>().ok()).and_then(|index| lines.get(index));
-        let place = match line {
+        let at = match line {
             Some(line) => format!("{name}, line {line}, /{}", parts.next().unwrap_or_default()),
             None => error.pointer.clone(),
         };
-        text.push_str(&format!("\n  {}: {}", printable(&place), printable(&error.detail)));
+        text.push_str(&format!("\n  {}: {}", printable(&at), printable(&error.detail)));
     }
     let more = refused.problem.errors.len().saturating_sub(10);
     if more > 0 {

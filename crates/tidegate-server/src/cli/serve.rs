@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Serve {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The public address (listen.public); with port 0, the operators' port is free too
+    /// The public address (listen.public); with port 0, the operators' port is chosen too
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
 }
@@ -32,7 +32,7 @@ impl Serve {
     }
 }
 
-/// `--listen`: a port 0 there stands for both listeners, so that test runs never clash.
+/// `--listen` with port 0 chooses both ports, so that test runs never clash.
 pub(super) fn listen_on(sources: &mut Sources, address: Option<&str>) {
     let Some(address) = address else { return };
     sources.flag("--listen", "listen.public", config::quoted(address));
@@ -41,7 +41,7 @@ pub(super) fn listen_on(sources: &mut Sources, address: Option<&str>) {
     }
 }
 
-/// Opens what is needed before a port is bound, then hands over to the node.
+/// Opens everything that is needed before a port is bound, then runs the node.
 pub(super) fn start(
     sources: Sources,
     loaded: Loaded,

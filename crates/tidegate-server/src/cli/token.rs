@@ -1,4 +1,4 @@
-//! `tidegate token`: subscribers' tokens, made and looked at with the keys of the configuration.
+//! `tidegate token`: makes and inspects subscribers' tokens with the keys of the configuration.
 
 use std::{io::Read as _, sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Makes and looks at tokens.
+/// Makes and inspects tokens.
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
     /// Make a token and print it
     Create(Create),
-    /// Show what a token says, and what the gateway makes of it
+    /// Show the content of a token, and whether the gateway accepts it
     Inspect(Inspect),
 }
 
@@ -28,19 +28,19 @@ pub(super) enum Token {
 pub(super) struct Create {
     #[command(flatten)]
     data: DataArgs,
-    /// The org whose stream may be read
+    /// The org whose stream it allows to read
     #[arg(long)]
     org: OrgId,
-    /// Who reads
+    /// The user
     #[arg(long)]
     user: UserId,
-    /// The services that may be seen, with commas between; * is all
+    /// The services that it allows to see, separated by commas; * is all
     #[arg(long, value_name = "NAMES")]
     services: String,
-    /// How long it is good for
+    /// How long it is valid
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     expires_in: Duration,
-    /// Which of several keys signs it [default: the first that is a secret]
+    /// The kid of the key that signs it [default: the first secret]
     #[arg(long)]
     kid: Option<String>,
 }
@@ -69,16 +69,16 @@ impl Create {
         let loaded = self.data.load()?;
         let auth = &loaded.config.auth;
         let key = match &self.kid {
-            // Public keys verify and cannot sign.
+            // Public keys can only verify.
             None => auth.keys.iter().find(|key| key.secret().is_some()).ok_or(
-                "auth.keys has no secret (HS256) to sign with: tokens come from your issuer then, and \
-                 `tidegate token inspect` shows what the gateway makes of one",
+                "auth.keys has no secret (HS256) to sign with: your issuer makes the tokens; \
+                 `tidegate token inspect` shows whether the gateway accepts one",
             ),
             Some(kid) => auth
                 .keys
                 .iter()
                 .find(|key| key.kid.as_ref() == Some(kid))
-                .ok_or("--kid names none of auth.keys"),
+                .ok_or("--kid names no key of auth.keys"),
         };
         let key = key.map_err(|reason| Failure::Usage(reason.to_owned()))?;
         let issued_at = now();

@@ -452,6 +452,17 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 #[test]
+fn r23_the_memory_window_is_longer_than_any_delay_of_a_client() {
+    let mut backoff = tidegate_protocol::client::Backoff::default();
+    let longest = (0..20).map(|_| backoff.next_ms(u64::MAX, None)).max().expect("delays");
+    for (window, is_good) in [(longest - 1, false), (longest, false), (longest + 1, true)] {
+        let set = format!("tail.window={window}ms");
+        assert_eq!(given("", &[], &[&set]).said() == "good", is_good, "a window of {window} ms");
+    }
+    assert!(given("", &[], &[]).config().tail.window.as_millis() > u128::from(longest), "the default");
+}
+
+#[test]
 fn all_faults_are_found_in_one_go() {
     let given = given(
         "[log]\nengin = \"disk\"\nsync = \"no\"\n[limits]\norgs = 0\n",

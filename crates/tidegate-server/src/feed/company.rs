@@ -1,4 +1,4 @@
-//! Who and what there is at the imaginary company.
+//! The people and things of the imaginary company.
 
 /// Number, name, country.
 pub const CUSTOMERS: [(&str, &str, &str); 12] = [
@@ -40,11 +40,11 @@ pub const GOODS: [(&str, &str, u64, u64); 10] = [
     ("SKU-2055", "Sextant, brass", 34_900, 12),
     ("SKU-2061", "Kayak dry bag, 30 l", 4_300, 70),
 ];
-/// Where parcels are scanned, and goods come from.
+/// Where parcels are scanned, and where goods come from.
 pub const DEPOTS: [&str; 6] = ["Rotterdam", "Hamburg", "Leixões", "Antwerp", "Aarhus", "Le Havre"];
-/// Who carries parcels.
+/// The carriers of parcels.
 pub const CARRIERS: [&str; 3] = ["Gull Post", "Meridian Freight", "Dockside Express"];
-/// What tickets are about.
+/// The subjects of tickets.
 pub const SUBJECTS: [&str; 6] = [
     "Parcel has not moved for two days",
     "Wrong size, can I exchange it?",

@@ -1,9 +1,8 @@
-//! Who a request comes from: the other end of the socket, or, where that is a trusted proxy, the client
-//! that `X-Forwarded-For` names.
+//! Who a request comes from: the other end of the socket, or, if that is a trusted proxy, the client that
+//! `X-Forwarded-For` names.
 //!
-//! Each proxy writes the address that it was called from at the right end of the header, behind what it
-//! was sent. So the entries are believed from the right, as long as those who wrote them are trusted;
-//! what stands further left may be anybody's invention.
+//! Each proxy appends the address that called it to the right end of the header. So the entries are trusted
+//! from the right, as long as trusted proxies wrote them; everything further left may be forged.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +15,7 @@ use crate::config::Network;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The client behind `peer`. Without a port of its own (0) where a proxy told of it.
+/// The client behind `peer`. The port is 0 if a proxy named the client.
 pub fn of(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let other_end = peer.ip().to_canonical();
@@ -30,7 +29,7 @@ pub fn of(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketA
     let entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     let mut client = None;
     for entry in entries {
-        // What cannot be read was not written by a proxy that we know: nothing left of it counts.
+        // A known proxy would not have written an unreadable entry, so nothing left of it counts.
         let Some(address) = std::str::from_utf8(entry).ok().and_then(entry_address) else { break };
         client = Some(address);
         if !is_trusted(address) {
@@ -43,7 +42,7 @@ pub fn of(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketA
     }
 }
 
-/// The address of an entry: bare, in brackets, or with a port behind it.
+/// The address of an entry: bare, in brackets, or followed by a port.
 fn entry_address(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim_matches([' ', '\t']);
     let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
@@ -52,13 +51,13 @@ fn entry_address(entry: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Says that a proxy seems to be in front that nobody has told of; once, for a client can cause it.
+/// Warns about a proxy that is not configured. Once, because any client can cause it.
 fn warn_once(peer: IpAddr) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
             %peer,
-            "a request brings X-Forwarded-For, which is not believed: if a proxy of yours is in front, all its \
+            "a request brings X-Forwarded-For, which is ignored: if a proxy of yours is in front, all its \
              clients count as one address; list it in listen.trusted_proxies"
         );
     });
@@ -80,11 +79,11 @@ mod tests {
     fn the_rightmost_address_that_is_not_trusted_counts() {
         let trusted = networks();
         for (peer, lines, client) in [
-            // Not a proxy: what it says is nothing.
+            // Not a proxy, so its header is ignored.
             ("198.51.100.1:9", &["203.0.113.5"][..], "198.51.100.1:9"),
             ("198.51.100.1:9", &[], "198.51.100.1:9"),
             ("[2001:db8::1]:9", &["203.0.113.5"], "[2001:db8::1]:9"),
-            // A proxy that says nothing, or nothing that can be read.
+            // A proxy that sends no entry, or none that can be read.
             ("10.1.2.3:9", &[], "10.1.2.3:9"),
             ("10.1.2.3:9", &[""], "10.1.2.3:9"),
             ("10.1.2.3:9", &["unknown"], "10.1.2.3:9"),
@@ -95,19 +94,19 @@ mod tests {
             ("192.0.2.8:9", &["203.0.113.5"], "192.0.2.8:9"),
             ("10.1.2.3:9", &["203.0.113.5, 10.9.9.9,192.0.2.7"], "203.0.113.5:0"),
             ("[fd00::1]:9", &["2001:db8::7"], "[2001:db8::7]:0"),
-            // What the client itself has sent is further left.
+            // The client's own entry is further left.
             ("10.1.2.3:9", &["1.1.1.1, 203.0.113.5"], "203.0.113.5:0"),
             ("10.1.2.3:9", &["10.0.0.1, 203.0.113.5, 10.0.0.2"], "203.0.113.5:0"),
             ("10.1.2.3:9", &["1.1.1.1", "203.0.113.5"], "203.0.113.5:0"),
             ("10.1.2.3:9", &["203.0.113.5", "10.0.0.1", "10.0.0.2"], "203.0.113.5:0"),
-            // Something unreadable ends the walk at the last that could be read.
+            // An unreadable entry ends the search at the last readable one.
             ("10.1.2.3:9", &["203.0.113.5, garbage, 10.0.0.2"], "10.0.0.2:0"),
             ("10.1.2.3:9", &["203.0.113.5,, 10.0.0.2"], "10.0.0.2:0"),
             ("10.1.2.3:9", &["203.0.113.5", "\u{e4}", "10.0.0.2"], "10.0.0.2:0"),
             ("10.1.2.3:9", &["203.0.113.5, 10.0.0.256"], "10.1.2.3:9"),
-            // All trusted: the leftmost.
+            // All trusted: the leftmost counts.
             ("10.1.2.3:9", &["10.0.0.5, 10.0.0.6"], "10.0.0.5:0"),
-            // Ports, brackets, and IPv4 in the clothes of IPv6.
+            // Ports, brackets, and IPv4-mapped IPv6 addresses.
             ("10.1.2.3:9", &["203.0.113.5:4711"], "203.0.113.5:0"),
             ("10.1.2.3:9", &["[2001:db8::7]:4711"], "[2001:db8::7]:0"),
             ("10.1.2.3:9", &["[2001:db8::7]"], "[2001:db8::7]:0"),
@@ -115,7 +114,7 @@ mod tests {
             ("10.1.2.3:9", &["203.0.113.5, [::ffff:10.0.0.2]:80"], "203.0.113.5:0"),
             ("[::ffff:10.1.2.3]:9", &["203.0.113.5"], "203.0.113.5:0"),
             ("[::ffff:198.51.100.1]:9", &["203.0.113.5"], "198.51.100.1:9"),
-            // Not addresses, though near.
+            // Almost addresses.
             ("10.1.2.3:9", &["203.0.113.5:"], "10.1.2.3:9"),
             ("10.1.2.3:9", &["[203.0.113.5]"], "10.1.2.3:9"),
             ("10.1.2.3:9", &["2001:db8::7%eth0"], "10.1.2.3:9"),

@@ -1,5 +1,5 @@
-//! Which requests carry CloudEvents, and how (HTTP protocol binding of CloudEvents 1.0.2, section 3);
-//! what is answered to them. For `publish`.
+//! Which requests carry CloudEvents and in which mode (HTTP protocol binding of CloudEvents 1.0.2, section
+//! 3), and the answer to them. For `publish`.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tidegate_core::{
@@ -13,14 +13,14 @@ use tidegate_protocol::{Code, Cursor, Refusal};
 
 use super::{Answer, full};
 
-/// The header that tells the place of what was published.
+/// Carries the cursor of the published events.
 pub const CURSOR: &str = "tidegate-cursor";
 
-/// Attributes that a CloudEvent must have, and nothing else has in its headers.
+/// Attributes that every CloudEvent has, and that occur in headers of no other request.
 const MARKS: [&str; 4] = ["specversion", "id", "source", "type"];
 
-/// The mode of a request by its content type, and else by its headers; `None` for one that carries no
-/// CloudEvents. The content type wins: a structured event may repeat its attributes in headers.
+/// The mode of a request: by its content type, else by its headers; `None` if it carries no CloudEvents. The
+/// content type wins, because a structured event may repeat its attributes in headers.
 pub fn mode<'h>(headers: &'h HeaderMap, content_type: Option<&'h str>) -> Result<Option<Mode<'h>>, Refusal> {
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match essence.to_ascii_lowercase().as_str() {
@@ -42,8 +42,8 @@ fn attributes(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())))
 }
 
-/// Refuses events whose body is for everybody while a header says whom they are for. All attributes
-/// must stand in the body too (section 3.2.3); of this one it is not left to trust.
+/// Refuses events whose body is for everybody if a header names users. The specification requires all
+/// attributes in the body too (section 3.2.3); for this one the gateway checks it.
 pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) -> Result<(), PublishError> {
     let at = |index| match mode {
         Mode::Structured => Some("/users".to_owned()),
@@ -57,23 +57,23 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
     let Some(pointer) = events.iter().position(|event| event.users.is_none()).and_then(at) else {
         return Ok(());
     };
-    let detail = format!("the header ce-{name} is there, but no users in the body, which alone counts");
+    let detail = format!("the header ce-{name} is set, but the body has no users; only the body counts");
     Err(PublishError::Invalid(vec![Fault { pointer, code: "required", bound: None, detail }]))
 }
 
-/// Refuses a header that says whom events are for beside a body that is no CloudEvent: nothing reads it,
-/// and what was meant for some would go to all.
+/// Refuses a header that names users beside a body that is not a CloudEvent. Nothing reads the header, so
+/// events meant for some users would go to all.
 pub fn refuse_users(headers: &HeaderMap) -> Result<(), PublishError> {
     let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(&name.replace('-', "_")))
     else {
         return Ok(());
     };
-    let detail = format!("ce-{name} counts with CloudEvents alone; users stand in the event itself here");
+    let detail = format!("ce-{name} is only for CloudEvents; put users into the event itself");
     let fault = Fault { pointer: format!("ce-{name}"), code: "unknown_field", bound: None, detail };
     Err(PublishError::Invalid(vec![fault]))
 }
 
-/// Says that events were taken: an empty body, because routers take one for an event to deliver.
+/// Answers that events were accepted. The body is empty, because routers take a body for an event to deliver.
 pub fn accepted(cursor: &Cursor) -> Response<Answer> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::ACCEPTED;

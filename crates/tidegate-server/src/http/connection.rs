@@ -1,5 +1,5 @@
-//! One connection of the public listener, over a socket that does not wait for ever: HTTP/1.1, or
-//! HTTP/2 where the client begins with that.
+//! One connection of the public listener: HTTP/1.1, or HTTP/2 if the client begins with it. The socket below
+//! it has timeouts.
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::{answer, http2};
 use crate::{
     config::{ConfigKey, LimitSettings, config_key},
-    transport::guarded::{Guarded, Patience, Slow, Turns},
+    transport::guarded::{Guarded, RequestState, Slow, Timeouts},
     worker::{Accepted, Peer, Worker},
 };
 
@@ -24,9 +24,9 @@ pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
     tokio::task::spawn_local(connection(worker, accepted));
 }
 
-/// One connection, until it ends or turns into a WebSocket.
+/// One connection, until it ends or state into a WebSocket.
 async fn connection(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, peer, place } = accepted;
+    let Accepted { stream, peer, slot } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -34,39 +34,39 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
             return;
         }
     };
-    // What is written is whole frames and answers; waiting for more would only delay them.
+    // Every write is a whole frame or answer, so waiting for more would only delay it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set TCP_NODELAY");
     }
-    let turns = Arc::new(Turns::default());
-    // An upgraded socket takes its place in the count along.
-    let peer = Peer { address: peer, place: Rc::new(place), bodies: Rc::default() };
-    let (patience, idle) = {
+    let state = Arc::new(RequestState::default());
+    // An upgraded socket keeps its slot in the count.
+    let peer = Peer { address: peer, slot: Rc::new(slot), bodies: Rc::default() };
+    let (timeouts, idle) = {
         let limits = &worker.node.config().limits;
-        // Longer than a reader's own timeout, which is the one that has a code and a count.
+        // Longer than a reader's own timeout, which has a code and a metric.
         let write = limits.write_timeout + STALL_GRACE;
-        (Patience { head: limits.first_frame_timeout, write }, limits.idle_timeout)
+        (Timeouts { head: limits.first_frame_timeout, write }, limits.idle_timeout)
     };
     let node = worker.node.clone();
-    let mut socket = Guarded::new(stream, turns.clone(), patience);
-    // Boxed, each is as large as it needs to be, for as long as it lasts.
+    let mut socket = Guarded::new(stream, state.clone(), timeouts);
+    // Boxed, so that each uses only the memory it needs, only while it runs.
     match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
-        Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, turns)).await,
-        Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, turns)).await,
+        Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state)).await,
+        Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, state)).await,
         Ok(Err(error)) => {
-            if Slow::behind(&error).is_some() {
+            if Slow::cause_of(&error).is_some() {
                 node.metrics.refusal(config_key!(limits.first_frame_timeout));
             }
-            tracing::debug!(%error, peer = %peer.address, "end a connection that has not asked");
+            tracing::debug!(%error, peer = %peer.address, "end a connection that has sent no request");
         }
         Err(_) => {
             node.metrics.refusal(config_key!(limits.idle_timeout));
-            tracing::debug!(peer = %peer.address, "let go of a connection that says nothing");
+            tracing::debug!(peer = %peer.address, "close an idle connection");
         }
     }
 }
 
-async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
+async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
     let mut builder = http1::Builder::new();
     {
         let limits = &worker.node.config().limits;
@@ -78,14 +78,14 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns
     }
     let (address, bodies) = (peer.address, peer.bodies.clone());
     let service = hyper::service::service_fn({
-        let (worker, turns) = (worker.clone(), turns.clone());
+        let (worker, state) = (worker.clone(), state.clone());
         move |request: Request<hyper::body::Incoming>| {
-            turns.asked();
+            state.asked();
             let answered = answer(worker.clone(), peer.clone(), request.map(Either::Left));
-            let turns = turns.clone();
+            let state = state.clone();
             async move {
                 let answered = answered.await;
-                turns.answered();
+                state.answered();
                 answered
             }
         }
@@ -98,35 +98,35 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns
             ended = bodies.counted(&worker, connection.as_mut()) => break ended,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 is_leaving = true;
-                // What is being answered is finished, and who rests is let go; streams end by their
-                // own drain. Who has only just come is answered once (with `Connection: close`).
-                if turns.has_asked() {
+                // Running requests finish and idle connections close; streams end by their own drain. A
+                // client that has only just connected still gets one answer (with `Connection: close`).
+                if state.has_asked() {
                     connection.as_mut().graceful_shutdown();
                 }
             }
         }
     };
     if let Err(error) = ended {
-        if let Some(limit) = bound_of(&error, &turns, &worker.node.config().limits) {
+        if let Some(limit) = bound_of(&error, &state, &worker.node.config().limits) {
             worker.node.metrics.refusal(limit);
         }
-        // The peer's doing, mostly; what we answered was logged where it was answered.
+        // Usually the peer's doing. Our own answers were logged where they were made.
         tracing::debug!(%error, peer = %address, "end an HTTP connection");
     }
 }
 
-/// The bound that a connection was over when it ended, where it ended for one: hyper answers these
-/// itself, or there is nobody left to answer.
-fn bound_of(error: &hyper::Error, turns: &Turns, limits: &LimitSettings) -> Option<ConfigKey> {
+/// The key of the limit that ended the connection, if one did. Counted here because hyper answers these
+/// itself, or no peer is left to answer.
+fn bound_of(error: &hyper::Error, state: &RequestState, limits: &LimitSettings) -> Option<ConfigKey> {
     if error.is_parse_too_large() {
-        let is_large = turns.head_bytes() >= limits.header_bytes.bytes();
+        let is_large = state.head_bytes() >= limits.header_bytes.bytes();
         return Some(if is_large { config_key!(limits.header_bytes) } else { config_key!(limits.headers) });
     }
     if error.is_timeout() {
         return Some(config_key!(limits.idle_timeout));
     }
-    match Slow::behind(error)? {
+    match Slow::cause_of(error)? {
         Slow::Head => Some(config_key!(limits.first_frame_timeout)),
-        Slow::Taking => Some(config_key!(limits.write_timeout)),
+        Slow::Answer => Some(config_key!(limits.write_timeout)),
     }
 }

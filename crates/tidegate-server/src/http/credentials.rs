@@ -1,7 +1,7 @@
-//! How a request brings its credentials, and on which road: a reader's token, a publisher's key.
+//! Where a request carries its credentials: a reader's token, a publisher's key.
 //!
-//! Not here: what they are worth ([`crate::auth`]), nor the ways that WebSocket alone has (subprotocol,
-//! first frame).
+//! Verification is in [`crate::auth`]. The two ways that only WebSocket has (subprotocol, first frame) are in
+//! `stream` and in the worker.
 
 use http::{HeaderMap, HeaderValue, Request, header};
 use tidegate_protocol::{Code, Refusal};
@@ -12,38 +12,38 @@ use crate::node::Node;
 /// A reader's token.
 #[derive(Debug)]
 pub struct Token {
-    /// The token, not looked at yet.
+    /// The token, not verified yet.
     pub text: String,
-    /// How it came.
-    pub road: Road,
+    /// Where it was.
+    pub source: TokenSource,
 }
 
-/// The ways that a request can bring a token.
+/// The places in a request that can hold a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Road {
-    /// `Authorization: Bearer`: a client that is somebody's code.
+pub enum TokenSource {
+    /// `Authorization: Bearer`: a client with code of its own.
     Header,
     /// `?access_token=`: a native EventSource, which can set no header.
     Address,
-    /// The cookie that `auth.cookie` names: a native EventSource, and whatever else a page asks for.
+    /// The cookie that `auth.cookie` names: a native EventSource, or any other request that a page causes.
     Cookie,
 }
 
-impl Road {
-    /// Whether the answer to a refusal has to be 200 for the client to come back: a native EventSource
-    /// gives up for good at every other status (R22).
-    pub fn comes_back_by_200(self, code: Code) -> bool {
+impl TokenSource {
+    /// Whether a refusal must be answered 200 for the client to retry: a native EventSource gives up for good
+    /// after every other status (R22).
+    pub fn retries_after_200(self, code: Code) -> bool {
         match (self, code) {
-            (Road::Header, _) => false,
-            // The address of an EventSource stays as it is, and so does the token in it: whoever has a
-            // new token makes a new EventSource. A cookie may have been renewed in the meantime.
-            (Road::Address, Code::TokenExpired) => false,
-            (Road::Address | Road::Cookie, code) => code.is_retryable(),
+            (TokenSource::Header, _) => false,
+            // An EventSource keeps its address, and so its token: a page with a new token opens a new
+            // EventSource. A cookie may have been renewed in the meantime.
+            (TokenSource::Address, Code::TokenExpired) => false,
+            (TokenSource::Address | TokenSource::Cookie, code) => code.is_retryable(),
         }
     }
 }
 
-/// The credentials of `Authorization: Bearer`; `None` where there is no such header.
+/// The credentials of `Authorization: Bearer`; `None` if there is no such header.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -59,65 +59,66 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     Ok(Some(token))
 }
 
-/// The token of a request for a stream over SSE: by header, else in the address, else by cookie.
+/// The token of a request for an SSE stream: from the header, else the query, else the cookie.
 pub fn of_stream<B>(node: &Node, request: &Request<B>, query: &Query) -> Result<Token, Refusal> {
     let in_address = query.one("access_token")?;
     if let Some(token) = bearer(request.headers())? {
-        return Ok(Token { text: token.to_owned(), road: Road::Header });
+        return Ok(Token { text: token.to_owned(), source: TokenSource::Header });
     }
     if let Some(token) = in_address {
-        return Ok(Token { text: token.to_owned(), road: Road::Address });
+        return Ok(Token { text: token.to_owned(), source: TokenSource::Address });
     }
     by_cookie(node, request)?.ok_or_else(|| {
-        let message = "read with Authorization: Bearer <token>, or ?access_token= where no header can be set";
+        let message = "read with Authorization: Bearer <token>, or ?access_token= if you cannot set headers";
         Refusal::new(Code::Unauthorized, message)
     })
 }
 
-/// The token of a request for history or a cursor: by header, else by cookie.
+/// The token of a request for history or a cursor: from the header, else the cookie.
 pub fn of_page<B>(node: &Node, request: &Request<B>) -> Result<Token, Refusal> {
     if let Some(token) = bearer(request.headers())? {
-        return Ok(Token { text: token.to_owned(), road: Road::Header });
+        return Ok(Token { text: token.to_owned(), source: TokenSource::Header });
     }
     by_cookie(node, request)?
         .ok_or_else(|| Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"))
 }
 
-/// The token in the cookie that `auth.cookie` names. A browser adds its cookies to whatever any page
-/// makes it ask for, so this road is open only to a page that may use it.
+/// The token in the cookie that `auth.cookie` names. A browser adds its cookies to every request that any
+/// page causes, so the request must show that an allowed page caused it.
 fn by_cookie<B>(node: &Node, request: &Request<B>) -> Result<Option<Token>, Refusal> {
     let config = node.config();
     let Some(name) = &config.auth.cookie else { return Ok(None) };
     let Some(text) = cookie(request.headers(), name.as_str())? else { return Ok(None) };
     prove_page(node, request)?;
-    Ok(Some(Token { text, road: Road::Cookie }))
+    Ok(Some(Token { text, source: TokenSource::Cookie }))
 }
 
-/// Whether the browser says that one of our own pages asks, or one of a listed origin.
+/// Whether the browser reports that the request comes from one of our own pages, or from a listed origin.
 fn prove_page<B>(node: &Node, request: &Request<B>) -> Result<(), Refusal> {
     let site = header_once(request.headers(), "sec-fetch-site")?.map(HeaderValue::as_bytes);
     let message = match origins::of(node, request) {
-        // Browsers leave Origin out where a page asks its own origin by GET, and then say this.
-        origins::Of::Nobody if site == Some(b"same-origin") => return Ok(()),
-        origins::Of::Nobody => {
-            "a cookie is taken only from a browser that says which page asks (Origin, or Sec-Fetch-Site: \
+        // Browsers omit Origin if a page sends a GET to its own origin, and then send this header.
+        origins::PageOrigin::Absent if site == Some(b"same-origin") => return Ok(()),
+        origins::PageOrigin::Absent => {
+            "a cookie is taken only from a browser that names the page's origin (Origin, or Sec-Fetch-Site: \
              same-origin); use Authorization: Bearer <token>"
         }
-        origins::Of::Listed(_) => return Ok(()),
-        // `http://` in front of our name is not `https://`: a browser that can tell them apart says so.
-        origins::Of::Ours if matches!(site, None | Some(b"same-origin")) => return Ok(()),
-        origins::Of::Ours => "a cookie is taken from this page only if auth.origins lists its origin",
-        origins::Of::Stranger => origins::REFUSED,
+        origins::PageOrigin::Listed(_) => return Ok(()),
+        // `http://` and our host is not `https://` and our host. A browser that sends Sec-Fetch-Site tells
+        // them apart.
+        origins::PageOrigin::Own if matches!(site, None | Some(b"same-origin")) => return Ok(()),
+        origins::PageOrigin::Own => "a cookie is taken from this page only if auth.origins lists its origin",
+        origins::PageOrigin::Other => origins::REFUSED,
     };
     Err(Refusal::new(Code::Forbidden, message))
 }
 
-/// The only value of a cookie, over all `Cookie` lines (HTTP/2 clients may send one for each). Which of
-/// two of the same name is meant, nobody can know: a page of another subdomain can add one.
+/// The only value of a cookie, over all `Cookie` lines (HTTP/2 clients may send one for each). Two of the
+/// same name are refused, because a page of another subdomain can add one and nobody knows which is meant.
 fn cookie(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refusal> {
     let mut found = None;
     for line in headers.get_all(header::COOKIE) {
-        // Other cookies may hold what is no text.
+        // Other cookies may hold bytes that are not text.
         for pair in line.as_bytes().split(|byte| *byte == b';') {
             let Some(at) = pair.iter().position(|byte| *byte == b'=') else { continue };
             if pair[..at].trim_ascii() != name.as_bytes() {
@@ -127,7 +128,8 @@ fn cookie(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refusal> {
                 Refusal::new(Code::Unauthorized, format!("the cookie {name} must hold a token"))
             })?;
             if found.replace(value.to_owned()).is_some() {
-                let message = format!("the cookie {name} (auth.cookie) stands more than once in the headers");
+                let message =
+                    format!("the cookie {name} (auth.cookie) appears more than once in the headers");
                 return Err(Refusal::new(Code::BadRequest, message));
             }
         }
@@ -157,7 +159,7 @@ mod tests {
         {
             assert_eq!(found(lines), Ok(None), "{lines:?}");
         }
-        // A value keeps its own `=`; what others hold is not looked at.
+        // A value keeps its own `=`; other cookies are ignored.
         assert_eq!(found(&[b"tg=a=b; x=\xff"]), Ok(Some("a=b".to_owned())));
         assert_eq!(found(&[b"tg=\xff"]), Err(Code::Unauthorized));
         assert_eq!(found(&[b"tg=a; tg=a"]), Err(Code::BadRequest));
@@ -166,16 +168,16 @@ mod tests {
 
     #[test]
     fn r22_what_a_native_eventsource_comes_back_for() {
-        for (road, code, by_200) in [
-            (Road::Header, Code::Overloaded, false),
-            (Road::Address, Code::Overloaded, true),
-            (Road::Cookie, Code::TooManyConnections, true),
-            (Road::Address, Code::TokenExpired, false),
-            (Road::Cookie, Code::TokenExpired, true),
-            (Road::Address, Code::Unauthorized, false),
-            (Road::Cookie, Code::Forbidden, false),
+        for (source, code, by_200) in [
+            (TokenSource::Header, Code::Overloaded, false),
+            (TokenSource::Address, Code::Overloaded, true),
+            (TokenSource::Cookie, Code::TooManyConnections, true),
+            (TokenSource::Address, Code::TokenExpired, false),
+            (TokenSource::Cookie, Code::TokenExpired, true),
+            (TokenSource::Address, Code::Unauthorized, false),
+            (TokenSource::Cookie, Code::Forbidden, false),
         ] {
-            assert_eq!(road.comes_back_by_200(code), by_200, "{road:?} {code:?}");
+            assert_eq!(source.retries_after_200(code), by_200, "{source:?} {code:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `GET /v1/orgs/{org}/events`, pages of history, and `GET /v1/orgs/{org}/cursor`, where a page that
-//! is about to read state takes its starting point.
+//! `GET /v1/orgs/{org}/events` gives pages of history. `GET /v1/orgs/{org}/cursor` gives the starting point
+//! to a page that is about to read state.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc};
 
 use bytes::{BufMut as _, BytesMut};
 use http::{Request, Response};
@@ -15,9 +15,10 @@ use crate::{
     config::config_key,
     node::Node,
     refusals::{refused, unreadable},
+    worker::Worker,
 };
 
-/// What is missing at the start of a page: nothing of (`prev`, `seq`] comes; the page is of `epoch`.
+/// What is missing at the start of a page: no event of (`prev`, `seq`] comes. The page is of `epoch`.
 struct Gap {
     prev: Seq,
     seq: Seq,
@@ -39,7 +40,7 @@ async fn authorize<B>(
     Ok((grant, filter, query))
 }
 
-/// The cursor of now: take it, read the state, then stream from it.
+/// The cursor at the head now: take it, read the state, then stream from it.
 pub async fn cursor<B>(
     node: &Node,
     address: IpAddr,
@@ -52,13 +53,15 @@ pub async fn cursor<B>(
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
 }
 
-/// One page behind `after=`, or from the oldest.
+/// One page after `after=`, or from the oldest event. It is read through the pages that the worker shares
+/// with lagging readers.
 pub async fn events<B>(
-    node: &Node,
+    worker: &Rc<Worker>,
     address: IpAddr,
     org: OrgId,
     request: &Request<B>,
 ) -> Result<Response<Answer>, Refusal> {
+    let node = &*worker.node;
     let config = node.config();
     let limits = &config.limits;
     let (grant, filter, query) = authorize(node, address, &org, request).await?;
@@ -81,11 +84,12 @@ pub async fn events<B>(
     let mut dues = opening.dues;
     let mut out = BytesMut::with_capacity(4096);
     out.put_slice(b"{\"events\":[");
-    // A page declares the gap at its start and ends at the place of the next one.
+    // A page declares the gap at its start and ends at the position of the next one.
     let mut gap = None;
     while dues.front().is_some_and(|due| due.at == cursor.seq || due.reason == GapReason::Filter) {
         let Some(due) = dues.pop_front() else { break };
-        // Several at one place are told as one: from the first place to the last, with the gravest.
+        // Several gaps at one position are declared as one: from the first `prev` to the last `seq`, with the
+        // reason that matters most (any reason other than `filter`).
         let (prev, reason) = match gap {
             Some((prev, GapReason::Filter)) => (prev, due.reason),
             Some(first) => first,
@@ -100,16 +104,16 @@ pub async fn events<B>(
     let mut found = 0;
     let mut bytes = 0;
     let mut searched = 0;
-    // A filter may hide whole pages; the search for the first event is bounded like a page.
+    // A filter may hide whole pages, so the search for the first visible event is bounded like a page.
     while cursor.seq < stop
         && found < limit
         && bytes < limits.page_bytes.bytes()
         && searched < limits.tail_search_events
     {
         let page = PageLimit { events: limit - found, bytes: limits.page_bytes.bytes() - bytes, to: stop };
-        let page = node.engine.read(&org, cursor.seq, page).await.map_err(unreadable)?;
+        let page = worker.read(&org, &log.epoch, cursor.seq, page).await.map_err(unreadable)?;
         if page.after > cursor.seq {
-            // Retention came in between.
+            // Retention has removed events in the meantime.
             if found > 0 {
                 break;
             }

@@ -1,7 +1,7 @@
 //! The public listener: which address answers what.
 //!
-//! Requests come from a worker's connections and are answered on its thread. Handlers take grants as
-//! arguments; this file only finds the handler.
+//! Requests come from a worker's connections and are answered on its thread. This file only finds the
+//! handler; handlers take grants as arguments.
 
 mod client_address;
 mod cloudevents;
@@ -57,7 +57,7 @@ pub async fn answer(
         Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
     };
     let origin = origins::of(&worker.node, &request);
-    // Behind a request to switch come frames, which are no requests.
+    // After an upgrade request come frames, not requests.
     let mut is_over = worker.node.is_draining() || upgrade::is_asked(&request);
     let node = worker.node.clone();
     let path = request.uri().path().to_owned();
@@ -68,10 +68,10 @@ pub async fn answer(
             is_over = true;
             Err(refusal)
         }
-        // A WebSocket is told by a frame, for a page cannot see why an upgrade failed.
+        // A WebSocket gets the refusal as a frame, because a page cannot see why an upgrade failed.
         Ok(())
             if is_guarded
-                && origin == origins::Of::Stranger
+                && origin == origins::PageOrigin::Other
                 && !(matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _))
                     && upgrade::is_asked(&request)) =>
         {
@@ -79,7 +79,7 @@ pub async fn answer(
         }
         Ok(()) => match found {
             Found::Route(route, org) => dispatch(route, org, worker, peer, request).await,
-            Found::ByOther(path) => Ok(by_other(request.method(), path)),
+            Found::OtherMethod(path) => Ok(other_method(request.method(), path)),
             Found::Nothing if node.has_page && matches!(*request.method(), Method::GET | Method::HEAD) => {
                 asset(&request)
             }
@@ -91,23 +91,23 @@ pub async fn answer(
         refuse(&refusal)
     });
     if let Found::Route(route, _) = found {
-        // In debug builds, so in every test: no answer that the description does not know.
+        // In debug builds, and so in every test: each answer must be in the description.
         debug_assert!(
-            openapi::tells(route, &response),
-            "openapi/operation.rs does not tell of {} {:?} as an answer of {}",
+            openapi::describes(route, &response),
+            "openapi/operation.rs does not describe {} {:?} as an answer of {}",
             response.status(),
             response.extensions().get::<Code>(),
             route.id
         );
     }
-    if let origins::Of::Listed(origin) = origin {
+    if let origins::PageOrigin::Listed(origin) = origin {
         origins::allow(&node, &mut response, origin);
     }
     if is_guarded || matches!(found, Found::Route(..)) {
-        // Also where there was no Origin, or none that is listed: the next one may be.
+        // Even if the request had no Origin, or none that is listed: the next one may have one.
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
     }
-    // HTTP/2 says it with a frame of its own, and takes this one off.
+    // HTTP/2 has a frame for this and removes the header.
     if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -123,7 +123,7 @@ async fn dispatch(
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
         Endpoint::Publish => publish::answer(&worker.node, org_of(org)?, request).await,
-        Endpoint::History => history::events(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
+        Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,
         Endpoint::Description => Ok(openapi::answer(&worker.node, &request)),
@@ -131,10 +131,10 @@ async fn dispatch(
     }
 }
 
-/// Something is at this address, by other methods.
-fn by_other(method: &Method, path: &str) -> Response<Answer> {
+/// The path exists, but only with other methods.
+fn other_method(method: &Method, path: &str) -> Response<Answer> {
     let allowed = table::allowed(path);
-    let message = format!("{method:.20} is not taken here; {allowed} are");
+    let message = format!("{method:.20} is not allowed here; {allowed} are");
     let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         response.headers_mut().insert(header::ALLOW, allowed);
@@ -142,15 +142,15 @@ fn by_other(method: &Method, path: &str) -> Response<Answer> {
     response
 }
 
-/// What RFC 9112 (3.2, 6.1) asks of every request: it says once, and in one way, whom it is for and where
-/// it ends. Two parties that read such a request each in their own way serve it to the wrong one, or see
-/// another request behind it.
+/// What RFC 9112 (3.2, 6.1) requires of every request: it states its host and its end once and in one way. If
+/// two parties read such a request differently, it may be served to the wrong one, or they may see another
+/// request after it (request smuggling).
 fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
     let bad = |message| Err(Refusal::new(Code::BadRequest, message));
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return bad("Host stands more than once in the headers");
+        return bad("Host appears more than once in the headers");
     }
     if host.is_none() && request.version() == Version::HTTP_11 {
         return bad("a request of HTTP/1.1 must have a Host header");
@@ -158,7 +158,7 @@ fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
     if let Some(host) = host {
         let is_one = |text: &str| text.parse::<Authority>().is_ok_and(|one| !one.as_str().contains('@'));
         if !host.to_str().is_ok_and(is_one) {
-            return bad("Host must be one host name or address, and a port where it is not the usual one");
+            return bad("Host must be one host name or address, and a port if it is not the default one");
         }
         if request.uri().authority().is_some_and(|authority| authority.as_str() != *host) {
             return bad("the address and the Host header name different hosts");
@@ -211,12 +211,12 @@ fn knows<B>(request: &Request<B>, etag: impl AsRef<[u8]>) -> bool {
     request.headers().get_all(header::IF_NONE_MATCH).iter().any(of_line)
 }
 
-/// The only value of a header; `None` where there is none.
+/// The only value of a header, if it is there.
 fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let value = values.next();
     if values.next().is_some() {
-        return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the headers")));
+        return Err(Refusal::new(Code::BadRequest, format!("{name} appears more than once in the headers")));
     }
     Ok(value)
 }

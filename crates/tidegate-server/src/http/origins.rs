@@ -1,5 +1,5 @@
-//! Pages and their origins: which may connect, and the headers that let a browser hand them the answer
-//! (CORS, WHATWG Fetch section 3.2). WebSockets need only the first, all else needs both.
+//! The origins of pages: which may connect, and the CORS headers that let a browser give them the answer
+//! (WHATWG Fetch section 3.2). WebSockets need only the first.
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use tidegate_protocol::{Code, Refusal};
@@ -7,62 +7,63 @@ use tidegate_protocol::{Code, Refusal};
 use super::{Answer, full};
 use crate::{config, node::Node};
 
-/// What a page of an origin that may not connect is told.
+/// The refusal for a page whose origin may not connect.
 pub const REFUSED: &str = "pages of this origin may not connect; auth.origins lists those that may";
 
-/// How much of a refused origin is logged.
+/// How many characters of a refused origin are logged.
 const SHOWN_MAX: usize = 120;
 
-/// Whose page asks.
+/// Where the page behind a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Of {
-    /// No page: what sends no Origin is no browser, or a page of ours that asks by GET.
-    Nobody,
-    /// A page that was served under the name that the request is sent to.
-    Ours,
-    /// A page of an origin that `auth.origins` lists.
+pub enum PageOrigin {
+    /// There is no Origin: the client is not a browser, or it is a page of ours that sends a GET.
+    Absent,
+    /// The page was served under the host that the request is sent to.
+    Own,
+    /// The page's origin is listed in `auth.origins`.
     Listed(HeaderValue),
-    /// Any other, also one whose origin cannot be made out.
-    Stranger,
+    /// Any other origin, or one that cannot be read.
+    Other,
 }
 
-/// Whose page asks, as the browser says. Compared byte for byte: browsers write an origin one way.
-pub fn of<B>(node: &Node, request: &Request<B>) -> Of {
+/// The origin of a request as the browser states it. Compared byte for byte, because browsers write an origin
+/// in only one way.
+pub fn of<B>(node: &Node, request: &Request<B>) -> PageOrigin {
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next() else { return Of::Nobody };
+    let Some(origin) = origins.next() else { return PageOrigin::Absent };
     if origins.next().is_some() {
-        return Of::Stranger;
+        return PageOrigin::Other;
     }
     if node.config().auth.origins.iter().any(|allowed| origin == allowed.as_str()) {
-        return Of::Listed(origin.clone());
+        return PageOrigin::Listed(origin.clone());
     }
-    // Which of the two schemes is ours depends on what stands in front.
+    // A proxy may end TLS, so both schemes are accepted.
     let authority = origin.to_str().ok().and_then(|origin| {
         origin
             .strip_prefix("https://")
             .or_else(|| origin.strip_prefix("http://"))
             .filter(|text| !text.is_empty())
     });
-    if authority.is_some() && authority == host(request) { Of::Ours } else { Of::Stranger }
+    if authority.is_some() && authority == host(request) { PageOrigin::Own } else { PageOrigin::Other }
 }
 
-/// The name and port that a request is sent to, as its sender wrote them (over HTTP/2, `:authority`).
+/// The host and port that a request is sent to, as its sender wrote them (over HTTP/2, `:authority`).
 fn host<B>(request: &Request<B>) -> Option<&str> {
     request.headers().get(header::HOST).and_then(|host| host.to_str().ok())
 }
 
-/// Pages of other origins may do nothing here unless they are listed.
+/// Refuses a page of another origin, unless the origin is listed.
 pub fn check<B>(node: &Node, request: &Request<B>) -> Result<(), Refusal> {
-    if of(node, request) == Of::Stranger { Err(refuse(node, request)) } else { Ok(()) }
+    if of(node, request) == PageOrigin::Other { Err(refuse(node, request)) } else { Ok(()) }
 }
 
-/// What a page of an origin that may not connect is told; the log says how to let it in.
+/// The refusal for a page whose origin may not connect. The log says how to allow it.
 pub fn refuse<B>(node: &Node, request: &Request<B>) -> Refusal {
     log_refused(node, request.headers());
     Refusal::new(Code::Forbidden, REFUSED)
 }
 
-/// Says which key to set, and to what; seldom, for whoever wants can send such requests without end.
+/// Logs which key to set to what value. Rate-limited, because anybody can send such requests.
 fn log_refused(node: &Node, headers: &HeaderMap) {
     let Some(others) = node.refused_origins.say() else { return };
     let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -72,13 +73,13 @@ fn log_refused(node: &Node, headers: &HeaderMap) {
         let set = format!("auth.origins = [\"{text}\"]");
         tracing::warn!(others, "refuse a page of another origin; to let it in, set {set}");
     } else {
-        // Escaped: a header value may hold quotes and what is no text.
+        // Escaped: a header value may hold quotes and bytes that are not text.
         let shown: String = format!("{first:?}").chars().take(SHOWN_MAX).collect();
         tracing::warn!(others, "refuse a page of an origin that auth.origins cannot list: {shown}");
     }
 }
 
-/// Lets a page of a listed origin read the answer. Its cookies count only where one may hold a token.
+/// Lets a page of a listed origin read the answer. Credentials are allowed only if a cookie can hold a token.
 pub fn allow(node: &Node, response: &mut Response<Answer>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -89,9 +90,8 @@ pub fn allow(node: &Node, response: &mut Response<Answer>, origin: HeaderValue) 
     }
 }
 
-/// Answers what a browser asks before a request with headers of its own; `allowed` are the methods that
-/// are taken at its address. Whether a public page may reach a private network is asked of the user by
-/// the browser, and not promised here.
+/// Answers a CORS preflight; `allowed` are the methods of the path. `Access-Control-Allow-Private-Network` is
+/// not sent: the browser asks its user instead.
 pub fn preflight(allowed: &str) -> Response<Answer> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -45,12 +45,12 @@ pub fn refuse(refusal: &Refusal) -> Response<Answer> {
     refuse_whole(refusal).map(Either::Left)
 }
 
-/// The same, where no answer is a stream.
+/// The same, for a listener that answers no streams.
 pub fn refuse_whole(refusal: &Refusal) -> Response<Full<Bytes>> {
     problem(status_of(refusal.code), refusal, &[], &[])
 }
 
-/// Answers with a refusal under a status that says more than its code's.
+/// Answers with a refusal and a status that is more precise than its code's.
 pub fn refuse_as(status: StatusCode, refusal: &Refusal) -> Response<Answer> {
     problem(status, refusal, &[], &[]).map(Either::Left)
 }
@@ -59,7 +59,7 @@ fn status_of(code: Code) -> StatusCode {
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Answers that data is of a kind that is not taken.
+/// Answers that this type of data is not accepted.
 pub fn unsupported(fault: Fault) -> Response<Answer> {
     with_errors(Code::UnsupportedMedia, vec![fault])
 }
@@ -84,7 +84,7 @@ fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     problem(status_of(code), &Refusal::new(code, detail), &errors, &[]).map(Either::Left)
 }
 
-/// Answers that the outcome is not known, with the ids that make sending again safe.
+/// Answers that the outcome is unknown. The ids make a retry safe.
 pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
     problem(status_of(refusal.code), refusal, &[], ids).map(Either::Left)
 }
@@ -110,7 +110,7 @@ fn problem(
     let json = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
-    // For whoever holds the answer against the description; it does not travel.
+    // For the check against the description. It is not sent.
     response.extensions_mut().insert(refusal.code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,4 +1,4 @@
-//! `POST /v1/orgs/{org}/events`: a batch in, its places out.
+//! `POST /v1/orgs/{org}/events`: takes a batch and answers where each event was stored.
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
@@ -24,10 +24,10 @@ use crate::{
     refusals::{LimitedBy as _, bound_of, key_of, refused},
 };
 
-/// When a publisher is asked to come back where no better time is known.
+/// When a publisher should retry, if no better time is known.
 const RETRY_MS: u64 = 1000;
 
-/// Answers a publish request: who may, then what, then where.
+/// Answers a publish request. It checks the key first, then the body, then appends.
 pub async fn answer(
     node: &Arc<Node>,
     org: OrgId,
@@ -39,15 +39,17 @@ pub async fn answer(
     let grant = node.publishers.verify(key, &org, node.now()).map_err(refused)?;
     node.publish_rates.take(grant.key_id())?;
     if node.is_draining() {
-        return Err(Refusal::new(Code::Draining, "the gateway is going away; send again").retry_in(RETRY_MS));
+        return Err(
+            Refusal::new(Code::Draining, "the gateway is shutting down; send again").retry_in(RETRY_MS)
+        );
     }
-    let Ok(_place) = node.publishes.try_acquire() else {
-        let refusal = Refusal::new(Code::Overloaded, "the gateway is answering as many publishes as it may");
+    let Ok(_slot) = node.publishes.try_acquire() else {
+        let refusal = Refusal::new(Code::Overloaded, "too many publishes are in flight");
         return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
-    // A body may take its time: what one org sends slowly must not keep out all others.
+    // A body may take long to arrive. The share keeps one org's slow bodies from blocking all others.
     let Some(_share) = node.publish_shares.take(&org, node.config().limits.publishes_in_flight) else {
-        let message = "the gateway is answering as many publishes of this org as it may";
+        let message = "too many publishes of this org are in flight";
         let refusal = Refusal::new(Code::Overloaded, message);
         return Err(refusal.limited_by(config_key!(limits.publishes_in_flight)).retry_in(RETRY_MS));
     };
@@ -61,17 +63,17 @@ pub async fn answer(
     response
 }
 
-/// What a request carries.
+/// The form of a request's events.
 enum Form<'h> {
-    /// Events of the gateway's own form; those without an id get one that begins with `prefix`.
+    /// The gateway's own form. Events without an id get one that begins with `prefix`.
     Own { form: BodyForm, prefix: Option<String> },
-    /// CloudEvents; those without a service are of this one.
+    /// CloudEvents. Those without a service belong to this one.
     CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
 }
 
 fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    // A faulty one is refused also where it means nothing.
+    // A faulty key is refused even if the request is one of CloudEvents, which ignore it.
     let prefix = idempotency_key(headers)?;
     if let Some(mode) = cloudevents::mode(headers, value)? {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
@@ -91,10 +93,10 @@ fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> 
     Ok(Form::Own { form, prefix })
 }
 
-/// The prefix of the ids of events that bring none.
+/// The prefix for the ids of events that have none.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = header_once(headers, "idempotency-key")? else { return Ok(None) };
-    // Room for the index behind it (`EventId`).
+    // `EventId` has room for the index after the key.
     let key = value.to_str().ok().filter(|key| key.len() <= 120 && EventId::parse(key).is_ok());
     match key {
         Some(key) => Ok(Some(key.to_owned())),
@@ -120,7 +122,7 @@ async fn read(node: &Node, headers: &HeaderMap, body: Incoming) -> Result<Bytes,
     match tokio::time::timeout(node.config().limits.request_timeout, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
+        Ok(Err(_)) => Err(Refusal::new(Code::BadRequest, "the body ended early")),
         Err(_) => {
             let key = config_key!(limits.request_timeout);
             let refusal = Refusal::new(Code::RequestTimeout, format!("the body did not arrive within {key}"));
@@ -178,7 +180,7 @@ async fn publish(
     }
 }
 
-/// The events of a body, as `form` has them.
+/// The events of a body of this form.
 fn events_of(
     node: &Node,
     grant: &PublishGrant,
@@ -190,7 +192,7 @@ fn events_of(
     match form {
         Form::Own { form, prefix } => {
             let mut assign = |index: usize| match prefix {
-                // A printable prefix and digits, within the length: always an id.
+                // A printable prefix and digits, within the length: always a valid id.
                 Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
@@ -206,10 +208,10 @@ fn events_of(
 }
 
 fn parse_id(text: &str) -> EventId {
-    EventId::parse(text).unwrap_or_else(|_| unreachable!("ids that the gateway makes are ids"))
+    EventId::parse(text).unwrap_or_else(|_| unreachable!("ids that the gateway makes are valid"))
 }
 
-/// Counts what was appended; its highest place.
+/// Counts the appended events and returns their highest position.
 fn count(node: &Node, appended: &Appended) -> Cursor {
     let duplicates = appended.stored.iter().filter(|place| place.duplicate).count() as u64;
     node.metrics.published.inc_by(appended.stored.len() as u64 - duplicates);
@@ -245,7 +247,7 @@ fn refusal_of(
         AppendError::IdConflict { index, .. } => {
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
             tracing::debug!(service, id, "refuse an id with other content");
-            Refusal::new(Code::IdConflict, format!("{error}: send other content under another id"))
+            Refusal::new(Code::IdConflict, format!("{error}: other content needs another id"))
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {

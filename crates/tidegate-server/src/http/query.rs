@@ -1,4 +1,4 @@
-//! The query of an address.
+//! The query parameters of a request.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
@@ -21,28 +21,32 @@ impl Query {
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    /// That it has no parameters but these.
+    /// Refuses parameters other than these.
     pub fn only(&self, names: &[&str]) -> Result<(), Refusal> {
         match self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             None => Ok(()),
             Some((key, _)) => {
-                let message = format!("{key:.32} is no parameter here; {} are", names.join(", "));
+                let message = format!("{key:.32} is not a parameter here; {} are", names.join(", "));
                 Err(Refusal::new(Code::BadRequest, message))
             }
         }
     }
 
-    /// The only value of `name`.
+    /// The only value of `name`, if it is there.
     pub fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let mut values = self.0.iter().filter(|(key, _)| key == name);
         let value = values.next();
         if values.next().is_some() {
-            return Err(Refusal::new(Code::BadRequest, format!("{name} stands more than once in the query")));
+            return Err(Refusal::new(
+                Code::BadRequest,
+                format!("{name} appears more than once in the query"),
+            ));
         }
         Ok(value.map(|(_, value)| value.as_str()))
     }
 
-    /// The only value of `name`, as a number in `range`, whose end is perhaps the bound with the key `limit`.
+    /// The only value of `name`, as a number in `range`. `limit` is the key of the upper bound, if it has
+    /// one.
     pub fn number(
         &self,
         name: &str,
@@ -63,7 +67,7 @@ impl Query {
         }
     }
 
-    /// `services=`; `None`, for all that the grant allows, where it is absent, empty or `*`.
+    /// `services=`. `None` if it is absent, empty or `*`: all that the grant allows.
     pub fn services(&self, max: usize) -> Result<Option<BTreeSet<ServiceName>>, Refusal> {
         let text = match self.one("services")? {
             None | Some("" | "*") => return Ok(None),

@@ -1,7 +1,7 @@
 //! `GET /v1/orgs/{org}/stream`: from a request to a reader, over WebSocket or SSE.
 //!
-//! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a
-//! close code, for browsers see a failed upgrade as 1006 and would come back for ever.
+//! A well-formed WebSocket upgrade is always accepted and then refused by an `error` frame and a close code:
+//! browsers see a failed upgrade as 1006 and would reconnect for ever.
 
 use std::rc::Rc;
 
@@ -30,16 +30,16 @@ use crate::{
     worker::{
         Peer, Reader, Sink, StreamRequest, Worker,
         sse::{self, Bodies},
-        websocket,
+        websocket::{self, Asked, Upgraded},
     },
 };
 
 /// The subprotocol of version 1.
 const PROTOCOL: &str = "tidegate.v1";
-/// What a token rides on, where a browser can set no header.
+/// Carries the token, because browsers cannot set headers on a WebSocket.
 const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
-/// How long an EventSource whose cookie has expired waits before it shows it again: a page that renews
-/// it has mostly done so by its first try, 1 to 6 s after the stream ended.
+/// How long an EventSource whose cookie has expired waits before it tries again. A page that renews the
+/// cookie has usually done so by its first attempt, 1 to 6 s after the stream ended.
 const COOKIE_RENEWAL_MS: u64 = 30_000;
 
 /// Opens a stream.
@@ -80,34 +80,44 @@ fn upgrade(
     };
     let protocol = protocols.offers(PROTOCOL).then_some(PROTOCOL);
     let token = subprotocol(&protocols).and_then(|offered| Ok(header?.or(offered)));
-    // Whoever is not let in for the number of connections must not cost a place; all else is looked
-    // at with the place taken, so that it is counted.
-    let slot = node.admission.knock(peer.address.ip());
-    let wanted = origin.and(wanted);
-    let (token, wanted) = match token {
-        Ok(token) => (token, wanted),
-        Err(refusal) => (None, wanted.and(Err(refusal))),
+    // A connection that is refused because of the number of connections must not take a slot. Everything else
+    // is checked while the slot is held, so that it is counted.
+    let slot = node.admission.admit(peer.address.ip());
+    let wanted = origin.and(wanted).and_then(|wanted| Ok((wanted, token?)));
+    let deflate = match &wanted {
+        Ok((wanted, _)) if may_compress(&node, wanted, &query) => upgrade.deflate(),
+        _ => None,
     };
-    let may_compress = |wanted: &StreamRequest| may_compress(&node, wanted, &query);
-    let deflate = upgrade.deflate().filter(|_| wanted.as_ref().is_ok_and(may_compress));
-    let wanted = wanted.map(|wanted| match deflate {
-        Some(deflate) => StreamRequest { coding: Coding::Deflate(deflate), ..wanted },
-        None => wanted,
-    });
     let (response, switching) = upgrade.accept(protocol, deflate);
-    tokio::task::spawn_local(websocket::run(worker, peer, switching, token, wanted, slot));
+    let upgraded = Upgraded { switching, deflates: deflate.is_some() };
+    match (wanted, slot) {
+        (Ok((mut request, token)), Ok(slot)) => {
+            if let Some(deflate) = deflate {
+                request.coding = Coding::Deflate(deflate);
+            }
+            let asked = Asked { request, token, slot };
+            tokio::task::spawn_local(websocket::run(worker, peer, upgraded, asked));
+        }
+        // A refused connection is counted while it closes.
+        (Err(refusal), slot) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, slot.ok()));
+        }
+        (Ok(_), Err(refusal)) => {
+            tokio::task::spawn_local(websocket::refuse(worker, peer, upgraded, refusal, None));
+        }
+    }
     Ok(response.map(|()| full("")))
 }
 
-/// The token in the subprotocols; what is neither that nor the protocol is not spoken here.
+/// The token in the subprotocols. Other subprotocols than that and version 1 are not supported.
 fn subprotocol(protocols: &Protocols<'_>) -> Result<Option<String>, Refusal> {
     let token = protocols.after(TOKEN_PROTOCOL).map(str::to_owned);
     if protocols.iter().filter(|protocol| protocol.starts_with(TOKEN_PROTOCOL)).count() > 1 {
-        let message = "of the subprotocols one may bring a token, not two";
+        let message = "only one of the subprotocols may carry a token";
         return Err(Refusal::new(Code::BadRequest, message));
     }
     if protocols.iter().next().is_some() && !protocols.offers(PROTOCOL) {
-        let message = "of the subprotocols this gateway speaks tidegate.v1 alone";
+        let message = "tidegate.v1 is the only subprotocol of this gateway";
         return Err(Refusal::new(Code::Unsupported, message));
     }
     Ok(token)
@@ -121,15 +131,19 @@ async fn events(
 ) -> Result<Response<Answer>, Refusal> {
     let node = worker.node.clone();
     let query = Query::of(&request);
-    // As over WebSocket: every try costs a handshake, and holds a place while it is looked at.
-    let slot = node.admission.knock(peer.address.ip());
+    // As over WebSocket: every attempt costs a handshake, and holds a slot while it is checked.
+    let slot = node.admission.admit(peer.address.ip());
     let token = match credentials::of_stream(&node, &request, &query) {
         Ok(token) => token,
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
-    let road = token.road;
-    match open_events(&worker, &node, (slot, peer.bodies), org, &request, query, token).await {
-        Err(refusal) if road.comes_back_by_200(refusal.code) => {
+    let source = token.source;
+    let opened = async {
+        let wanted = wanted_events(&node, org, &query, request.headers())?;
+        open_events(&worker, wanted, &token, slot?, peer.bodies).await
+    };
+    match opened.await {
+        Err(refusal) if source.retries_after_200(refusal.code) => {
             node.metrics.close(refusal.code);
             node.metrics.refused(&refusal);
             let again_ms = match refusal.code {
@@ -144,26 +158,33 @@ async fn events(
     }
 }
 
-async fn open_events(
-    worker: &Rc<Worker>,
+/// What a request for an SSE stream asks for.
+fn wanted_events(
     node: &Node,
-    (slot, bodies): (Result<Slot, Refusal>, Rc<Bodies>),
     org: &str,
-    request: &Request<Incoming>,
-    query: Query,
-    token: Token,
-) -> Result<Response<Answer>, Refusal> {
-    accepts_event_stream(request.headers())?;
-    let mut wanted = wanted(node, org_of(org)?, &query, request.headers())?;
-    if may_compress(node, &wanted, &query) && accepts_gzip(request.headers()) {
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<StreamRequest, Refusal> {
+    accepts_event_stream(headers)?;
+    let mut wanted = wanted(node, org_of(org)?, query, headers)?;
+    if may_compress(node, &wanted, query) && accepts_gzip(headers) {
         wanted.coding = Coding::Gzip(gzip::Body::default());
     }
+    Ok(wanted)
+}
+
+async fn open_events(
+    worker: &Rc<Worker>,
+    mut wanted: StreamRequest,
+    token: &Token,
+    mut slot: Slot,
+    bodies: Rc<Bodies>,
+) -> Result<Response<Answer>, Refusal> {
     let is_gzip = matches!(wanted.coding, Coding::Gzip(_));
-    let mut slot = slot?;
-    let grant: StreamGrant = node.authorize(&token.text, &wanted.org).await?;
-    let entered = wanted.enter(node, &grant, Transport::Sse, &mut slot).await?;
-    let (body, frames) = sse::SseBody::new(wanted.org.clone(), bodies);
-    // Drawn for each connection, so that clients that lost a node do not come back as one.
+    let grant: StreamGrant = worker.node.authorize(&token.text, &wanted.org).await?;
+    let entered = wanted.enter(worker, &grant, Transport::Sse, &mut slot).await?;
+    let (body, frames) = sse::SseBody::new(entered.org.clone(), bodies);
+    // Random for each connection, so that clients that lost a node do not all come back at once.
     let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
     let mut first = Vec::new();
     if let Coding::Gzip(body) = &mut wanted.coding {
@@ -194,15 +215,15 @@ fn sse_response(body: Answer) -> Response<Answer> {
     response
 }
 
-/// Whether the transport may compress this stream, as far as the node and the address say. What comes
-/// compressed in its frames is not compressed again.
+/// Whether the transport may compress this stream, by configuration and query. Frames that are compressed
+/// inside their JSON are not compressed again.
 fn may_compress(node: &Node, wanted: &StreamRequest, query: &Query) -> bool {
     node.config().compression.is_on_for(&wanted.org)
         && query.one("deflate") != Ok(Some("0"))
         && wanted.coding == Coding::Plain
 }
 
-/// Whether gzip is among the codings that the client takes (RFC 9110, section 12.5.3).
+/// Whether the client accepts gzip (RFC 9110, section 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let accepts = |part: &str| {
@@ -233,7 +254,7 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(Code::BadRequest, message))
 }
 
-/// What the address asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
+/// What the request asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
 fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
     let bad = |name: &str, error: tidegate_protocol::CursorError| {
         Refusal::new(Code::BadRequest, format!("{name}: {error}"))
@@ -246,7 +267,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         }
     };
     let cursor = match query.one("cursor")? {
-        // A page that has none yet may say so.
+        // A page that has no cursor yet may send an empty one.
         Some("") | None => None,
         Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
     };
@@ -269,7 +290,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
         }
         Some("gzip") => Coding::Plain,
         Some(_) => {
-            let message = "batch must be gzip, for batches that are compressed inside of their JSON";
+            let message = "batch must be gzip, for batches that are compressed inside their JSON";
             return Err(Refusal::new(Code::BadRequest, message));
         }
     };

@@ -1,29 +1,29 @@
-//! The addresses of the public listener: what answers which method at which path.
+//! The routes of the public listener: what answers which method at which path.
 //!
-//! The one list of them. `http::answer` finds its handler here, and `http::openapi` makes the document
-//! of it: an address cannot be served without being described, nor described without being served.
-//! Not here: the page of `tidegate dev`, which is no part of the API.
+//! This is the only list of them. `http::answer` finds its handler here, and `http::openapi` makes the
+//! document from it, so every served address is described and every described one is served. The page of
+//! `tidegate dev` is not here: it is not part of the API.
 
 use http::Method;
 
-/// What answers.
+/// What answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// `http::publish`.
     Publish,
-    /// `http::history`, a page of it.
+    /// `http::history`, a page of events.
     History,
-    /// `http::history`, the place of now.
+    /// `http::history`, the cursor at the head.
     Cursor,
     /// `http::stream`.
     Stream,
     /// `http::openapi`.
     Description,
-    /// `http::origins`, what a browser asks before a request.
+    /// `http::origins`, the CORS preflight.
     Preflight,
 }
 
-/// One address by one method.
+/// One method at one path.
 #[derive(Debug)]
 pub struct Route {
     /// The method.
@@ -32,7 +32,7 @@ pub struct Route {
     pub path: &'static str,
     /// What answers.
     pub endpoint: Endpoint,
-    /// Its name in the description, unlike all others.
+    /// Its unique name in the description.
     pub id: &'static str,
 }
 
@@ -45,7 +45,7 @@ const fn route(method: Method, path: &'static str, endpoint: Endpoint, id: &'sta
     Route { method, path, endpoint, id }
 }
 
-/// Every route, in the order of `Allow`.
+/// All routes, in the order of `Allow`.
 pub static ROUTES: [Route; 10] = [
     route(Method::GET, EVENTS, Endpoint::History, "readEvents"),
     route(Method::POST, EVENTS, Endpoint::Publish, "publishEvents"),
@@ -59,23 +59,23 @@ pub static ROUTES: [Route; 10] = [
     route(Method::OPTIONS, DESCRIPTION, Endpoint::Preflight, "preflightDescription"),
 ];
 
-/// Whether pages of other origins are refused at this path. The description is for everybody.
+/// Whether requests from pages of other origins are refused at this path. The description is public.
 pub fn is_guarded(path: &str) -> bool {
     path.starts_with("/v1/")
 }
 
-/// What is at an address.
+/// What a path leads to.
 #[derive(Debug, Clone, Copy)]
 pub enum Found<'p> {
-    /// This answers; where the path names an org, it is that segment.
+    /// This route answers. The text is the org's segment of the path, if the path has one.
     Route(&'static Route, &'p str),
-    /// Something is here, by another method.
-    ByOther(&'static str),
-    /// Nothing.
+    /// The path exists, but not with this method.
+    OtherMethod(&'static str),
+    /// The path does not exist.
     Nothing,
 }
 
-/// Finds what answers `method` at `path`.
+/// Finds the route for `method` at `path`.
 pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
     let mut other = None;
     for route in &ROUTES {
@@ -86,18 +86,18 @@ pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
             other = Some(route.path);
         }
     }
-    other.map_or(Found::Nothing, Found::ByOther)
+    other.map_or(Found::Nothing, Found::OtherMethod)
 }
 
-/// The methods that are taken at a path of the list, for `Allow`.
+/// The methods of a path in the list, for `Allow`.
 pub fn allowed(path: &str) -> String {
     let methods: Vec<&str> =
         ROUTES.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
     methods.join(", ")
 }
 
-/// The segment of `path` that stands for `{org}`, empty where the template has none; `None` where they
-/// do not match. What the segment holds is for the handler to judge.
+/// The segment of `path` that stands for `{org}`, empty if the template has none; `None` if they do not
+/// match. The handler parses the segment.
 fn org_in<'p>(template: &str, path: &'p str) -> Option<&'p str> {
     let Some((before, after)) = template.split_once("{org}") else {
         return (template == path).then_some("");
@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(route.id, id);
         }
         assert!(matches!(find(&Method::GET, "/v1/orgs/acme/cursor"), Found::Route(_, "acme")));
-        assert!(matches!(find(&Method::PUT, "/v1/orgs/a/events"), Found::ByOther(EVENTS)));
+        assert!(matches!(find(&Method::PUT, "/v1/orgs/a/events"), Found::OtherMethod(EVENTS)));
         assert_eq!(allowed(EVENTS), "GET, POST, OPTIONS");
         for path in [
             "",

@@ -1,9 +1,9 @@
-//! A TCP socket under HTTP that does not wait for ever: not for the rest of a request's head, and not
-//! for a peer that takes nothing of its answer. hyper bounds neither of the two: its one timeout for
-//! heads also covers the rest between two requests, which is longer.
+//! A TCP socket under HTTP with two timeouts that hyper lacks: for the rest of a request's head, and for a
+//! peer that does not take its answer. (Hyper's one timeout for heads also covers the pause between two
+//! requests, which is longer.)
 //!
-//! A worker serves HTTP over it, and lets it look at the first bytes to know which version; a WebSocket
-//! takes the bare socket out again.
+//! A worker serves HTTP over it, and reads its first bytes to learn the version. A WebSocket takes the bare
+//! socket out.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -23,29 +23,29 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// What the service above knows and the socket below has to: whose turn it is.
+/// Shared by the service above and the socket below: whether a request is being read or answered.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct RequestState {
     requests: AtomicU64,
     is_answering: AtomicBool,
     /// Bytes that have come since the last request was answered.
     head_bytes: AtomicUsize,
 }
 
-/// What a peer was too slow with. Comes inside an [`io::Error`].
+/// Which timeout has passed. It is wrapped in an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Slow {
     /// The rest of a request's head.
-    #[error("a request's head did not come in time")]
+    #[error("a request's head did not arrive in time")]
     Head,
-    /// Taking what it is sent.
+    /// Answer its answer.
     #[error("the peer takes no bytes")]
-    Taking,
+    Answer,
 }
 
 impl Slow {
-    /// What an error came of, if it was that.
-    pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+    /// The timeout that caused `error`, if one did.
+    pub fn cause_of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -57,15 +57,15 @@ impl Slow {
     }
 }
 
-impl Turns {
-    /// The head of a request is whole.
+impl RequestState {
+    /// The head of a request is complete.
     pub fn asked(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_bytes.store(0, Ordering::Relaxed);
         self.is_answering.store(true, Ordering::Relaxed);
     }
 
-    /// How much of a head that is not whole yet has come.
+    /// How much of an incomplete head has come.
     pub fn head_bytes(&self) -> usize {
         self.head_bytes.load(Ordering::Relaxed)
     }
@@ -75,52 +75,52 @@ impl Turns {
         self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// The request is answered; what comes now is the head of the next.
+    /// The request is answered; the next bytes are the head of the next one.
     pub fn answered(&self) {
         self.is_answering.store(false, Ordering::Relaxed);
     }
 }
 
-/// How long it waits.
+/// The timeouts.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// For a request's head, from its first byte to its last.
     pub head: Duration,
     /// For the peer to take a byte.
     pub write: Duration,
 }
 
-/// The socket.
+/// A socket with timeouts.
 #[derive(Debug)]
 pub struct Guarded {
     stream: TcpStream,
-    turns: Arc<Turns>,
-    patience: Patience,
-    /// While a head is begun: which request's, and how long it may take.
+    state: Arc<RequestState>,
+    timeouts: Timeouts,
+    /// While a head is incomplete: its request's number, and its timeout.
     head: Option<(u64, Pin<Box<Sleep>>)>,
-    /// While the peer takes nothing.
+    /// While the peer takes nothing: its timeout.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Once we have said our last word: how long the peer may go on speaking.
+    /// After our last byte: how long the peer may still send.
     leaving: Option<Pin<Box<Sleep>>>,
-    /// What was read to see how the peer begins, to be read again.
+    /// Bytes that were read to learn the version, to be read again.
     early: Vec<u8>,
 }
 
-/// How long what still comes is taken in and thrown away behind our last word. A socket that is closed
-/// over bytes that nobody has read tells the peer's system to forget our answer: whoever was refused in
-/// the middle of a large body would never learn why.
+/// How long bytes are still read and discarded after our last answer. If a socket is closed with unread
+/// bytes, the peer's system discards our answer (RST), so a client that was refused in the middle of a large
+/// body would never learn why.
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Guarded {
     /// Guards `stream`.
-    pub fn new(stream: TcpStream, turns: Arc<Turns>, patience: Patience) -> Self {
-        Self { stream, turns, patience, head: None, stalled: None, leaving: None, early: Vec::new() }
+    pub fn new(stream: TcpStream, state: Arc<RequestState>, timeouts: Timeouts) -> Self {
+        Self { stream, state, timeouts, head: None, stalled: None, leaving: None, early: Vec::new() }
     }
 
-    /// Whether the peer begins with `words`; waits for as many bytes as it takes to tell. They count as
-    /// the beginning of a head, and are read again.
+    /// Whether the peer begins with `words`. Reads as many bytes as needed to tell; they count as the
+    /// beginning of a head, and are read again.
     pub async fn begins_with(&mut self, words: &[u8]) -> io::Result<bool> {
-        debug_assert!(self.early.is_empty(), "asked once");
+        debug_assert!(self.early.is_empty(), "called once");
         let mut early = Vec::with_capacity(words.len());
         while early.len() < words.len() && words.starts_with(&early) {
             let mut byte = [0; 32];
@@ -142,15 +142,15 @@ impl Guarded {
     }
 
     fn poll_socket(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (before, request) = (buffer.filled().len(), self.turns.requests.load(Ordering::Relaxed));
+        let (before, request) = (buffer.filled().len(), self.state.requests.load(Ordering::Relaxed));
         self.head.take_if(|(of, _)| *of != request);
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let is_answering = self.turns.is_answering.load(Ordering::Relaxed);
+        let is_answering = self.state.is_answering.load(Ordering::Relaxed);
         if !is_answering {
-            self.turns.head_bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+            self.state.head_bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
         }
         if buffer.filled().len() > before && self.head.is_none() && !is_answering {
-            self.head = Some((request, Box::pin(sleep(self.patience.head))));
+            self.head = Some((request, Box::pin(sleep(self.timeouts.head))));
         }
         if let (Poll::Pending, Some((_, head))) = (&read, &mut self.head) {
             ready!(head.as_mut().poll(context));
@@ -164,10 +164,10 @@ impl Guarded {
             self.stalled = None;
             return wrote;
         }
-        let patience = self.patience.write;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let timeouts = self.timeouts.write;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeouts)));
         ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Taking)))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Answer)))
     }
 }
 
@@ -214,7 +214,7 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Of a bare TCP socket: never waits.
+        // A bare TCP socket never waits here.
         Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
@@ -227,7 +227,7 @@ impl AsyncWrite for Guarded {
         let mut scratch = [0; 8192];
         while leaving.as_mut().poll(context).is_pending() {
             let mut buffer = ReadBuf::new(&mut scratch);
-            // The peer has gone, one way or the other.
+            // The peer has closed or reset the connection.
             if ready!(Pin::new(&mut this.stream).poll_read(context, &mut buffer)).is_err()
                 || buffer.filled().is_empty()
             {

@@ -1,6 +1,6 @@
 //! The two transports of a stream, by name.
 
-/// How readers are connected.
+/// The transport of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// A WebSocket.
@@ -10,7 +10,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// The word of the `transport` label and of logs.
+    /// Its name in the `transport` label and in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Transport::WebSocket => "websocket",

@@ -1,4 +1,4 @@
-//! How bytes reach readers.
+//! How bytes reach readers: sockets, the upgrade to WebSocket, timeouts.
 
 pub mod guarded;
 mod kind;

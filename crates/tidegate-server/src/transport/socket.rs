@@ -1,8 +1,8 @@
-//! Moves bytes between a TCP socket and the WebSocket codec without owning a buffer for it.
+//! Moves bytes between a TCP socket and the WebSocket codec, without a buffer per connection.
 //!
-//! Nothing here waits: the connection loop waits for the socket to be ready, calls, and waits
-//! again when told that the socket would block. Reading goes through one scratch per thread,
-//! writing straight from shared frames, so an idle connection holds no buffer at all.
+//! Nothing here waits: the connection loop waits until the socket is ready, calls, and waits again after a
+//! call that would block. Reads go through one scratch buffer per thread, writes come straight from shared
+//! frames, so an idle connection holds no buffer at all.
 
 use std::{cell::Cell, collections::VecDeque, io, mem, ops::ControlFlow};
 
@@ -14,31 +14,31 @@ use rustix::{
 use tidegate_protocol::ws::{Event, ReadError, Reader};
 use tokio::{io::Interest, net::TcpStream};
 
-/// What one read takes from a socket at most.
+/// The most that one read takes from a socket.
 pub const SCRATCH_BYTES: usize = 16 * 1024;
 
-/// How many frames one write hands over at most.
+/// The most frames that one write passes on.
 pub const WRITE_FRAMES_MAX: usize = 16;
 
 thread_local! {
-    /// Taken out while in use, so that a callback that reads again gets one of its own.
+    /// Taken out while in use, so that a callback that reads again gets its own.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// This many bytes were read and all their events handed over. There may be more.
+    /// This many bytes were read and all their events passed on. There may be more.
     Bytes(usize),
-    /// The socket has nothing now.
+    /// The socket has nothing to read now.
     Blocked,
-    /// The client has shut down its half.
+    /// The client has closed its sending side.
     Ended,
-    /// `on_event` broke off; what was read behind that event is dropped.
+    /// `on_event` stopped; bytes after that event are dropped.
     Stopped,
 }
 
-/// Why a read failed. Either ends the connection.
+/// Why a read failed. Both reasons end the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadFault {
     /// The socket failed.
@@ -49,8 +49,8 @@ pub enum ReadFault {
     Broken(#[from] ReadError),
 }
 
-/// Reads once, at most [`SCRATCH_BYTES`], and hands each event to `on_event`. One client's turn
-/// is as long as its caller lets it be: call again, or let others go first.
+/// Reads once, at most [`SCRATCH_BYTES`], and passes each event to `on_event`. The caller decides how long
+/// one client's turn is: call again, or serve others first.
 pub fn try_read(
     stream: &TcpStream,
     reader: &mut Reader,
@@ -72,7 +72,7 @@ pub fn try_read(
     taken
 }
 
-/// Hands the events in `input` to `on_event`: for bytes that came before the socket did
+/// Passes the events in `input` to `on_event`: for bytes that came before the socket did
 /// ([`super::upgrade::Switched::early`]).
 pub fn feed(
     reader: &mut Reader,
@@ -87,15 +87,15 @@ pub fn feed(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Writes the first [`WRITE_FRAMES_MAX`] of `frames` in one call and returns how many bytes the
-/// socket took: 0 where it would block. To be used only while there is no [`Leftover`].
+/// Writes the first [`WRITE_FRAMES_MAX`] of `frames` in one call and returns how many bytes the socket took:
+/// 0 if it would block. Call it only while there is no [`Leftover`].
 pub fn try_send(stream: &TcpStream, frames: &[Bytes]) -> io::Result<usize> {
     send(stream, frames.iter())
 }
 
-/// By `send` and `sendmsg`, not `writev`, which does some of the work of a file's write for each call; and
-/// past tokio, whose books of readiness are one more cold cache line for each of a thousand sockets. They
-/// are put right where the socket would block, for then somebody is going to wait for it.
+/// It uses `send` and `sendmsg`, because `writev` does part of the work of a file write in every call. It
+/// bypasses tokio, whose readiness state would be one more cold cache line for each of a thousand sockets. If
+/// the socket would block, that state is corrected, because a task is about to wait for it.
 fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::Result<usize> {
     let mut slices = [io::IoSlice::new(&[]); WRITE_FRAMES_MAX];
     let mut used = 0;
@@ -118,7 +118,7 @@ fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::
         Ok(taken) => Ok(taken),
         Err(Errno::AGAIN) => {
             let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            // The answer is its own question.
+            // The result is ignored: the call only clears the readiness flag.
             let _ = stream.try_io(Interest::WRITABLE, blocked);
             Ok(0)
         }
@@ -126,11 +126,11 @@ fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::
     }
 }
 
-/// What must go out before anything else: the rest of a frame that the socket took a part of,
-/// then control frames. A frame is never begun inside another (R7).
+/// Bytes that must be written before anything else: the rest of a frame that the socket took in part, then
+/// control frames. No frame begins inside another (R7).
 #[derive(Debug)]
 pub struct Leftover {
-    /// On the heap while there is any.
+    /// On the heap, and only while there is something.
     waiting: Option<Box<Waiting>>,
     answer_bytes_max: usize,
 }
@@ -140,23 +140,23 @@ struct Waiting {
     rest: Bytes,
     pushed: VecDeque<Bytes>,
     pushed_bytes: usize,
-    /// Of those, what came by [`Leftover::push`] since the last time nothing was left over.
+    /// How many of them came by [`Leftover::push`] since the leftover was last empty.
     answer_bytes: usize,
 }
 
 /// The leftover has no room for another frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more waits to be written than this connection may hold")]
+#[error("more bytes wait to be written than this connection may hold")]
 pub struct LeftoverFull;
 
 impl Leftover {
-    /// Nothing left over. Answers pushed may hold `answer_bytes_max` in all; what was begun is
-    /// always kept, and is not counted, so that a close frame finds room behind it.
+    /// An empty leftover. Pushed answers may hold `answer_bytes_max` in all. The rest of a begun frame is
+    /// always kept and is not counted, so there is room for a close frame after it.
     pub const fn new(answer_bytes_max: usize) -> Self {
         Self { waiting: None, answer_bytes_max }
     }
 
-    /// Whether nothing is left over, so that other frames may go.
+    /// Whether nothing is left over, so that other frames may be written.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_none()
     }
@@ -166,7 +166,7 @@ impl Leftover {
         self.waiting.as_ref().map_or(0, |waiting| waiting.rest.len() + waiting.pushed_bytes)
     }
 
-    /// Puts an answer to the client behind what waits already.
+    /// Appends an answer to the client.
     pub fn push(&mut self, frame: Bytes) -> Result<(), LeftoverFull> {
         let answer_bytes = self.waiting.as_ref().map_or(0, |waiting| waiting.answer_bytes) + frame.len();
         if answer_bytes > self.answer_bytes_max {
@@ -179,8 +179,7 @@ impl Leftover {
         Ok(())
     }
 
-    /// Keeps the frames of a round that the socket took in part: handles of bytes that are shared
-    /// with other readers.
+    /// Keeps the frames of a pass that the socket took in part. Their bytes are shared with other readers.
     pub fn keep(&mut self, frames: &[Bytes]) {
         let bytes = frames.iter().map(Bytes::len).sum::<usize>();
         if bytes > 0 {
@@ -190,11 +189,10 @@ impl Leftover {
         }
     }
 
-    /// After [`try_send`] has taken `taken` bytes of `frames`: keeps the rest of the frame that
-    /// it ended in. Returns how many of `frames` are dealt with; those behind them were not
-    /// begun, and stay the caller's.
+    /// After [`try_send`] has taken `taken` bytes of `frames`: keeps the rest of the last frame that was
+    /// begun. Returns how many of `frames` were begun; the others stay the caller's.
     pub fn keep_rest(&mut self, frames: &[Bytes], mut taken: usize) -> usize {
-        debug_assert!(self.is_empty(), "what is left over goes before other frames");
+        debug_assert!(self.is_empty(), "the leftover is written before other frames");
         for (index, frame) in frames.iter().enumerate() {
             if taken == 0 {
                 return index;
@@ -208,7 +206,7 @@ impl Leftover {
         frames.len()
     }
 
-    /// Writes until nothing is left over or the socket would block; whether nothing is left.
+    /// Writes until nothing is left over or the socket would block. Returns whether nothing is left.
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while let Some(Waiting { rest, pushed, .. }) = self.waiting.as_deref() {
             let taken = send(stream, [rest].into_iter().chain(pushed))?;
@@ -226,7 +224,7 @@ impl Leftover {
             waiting.rest.advance(taken);
             return;
         }
-        // Let go of, not only emptied: the frame may be the last thing to hold its batch.
+        // Dropped, not only emptied: the frame may be the last one that holds its batch.
         taken -= mem::take(&mut waiting.rest).len();
         waiting.pushed_bytes = waiting.pushed_bytes.saturating_sub(taken);
         while let Some(front) = waiting.pushed.front_mut() {
@@ -310,7 +308,8 @@ mod tests {
             frames[..sent].iter().flatten().chain(ws::pong(b"!").iter()).copied().collect();
         let mut got = Vec::new();
         while got.len() < expected.len() {
-            // Neither waits for the other: a full socket has room again only once the client reads.
+            // The two sides do not wait for each other: a full socket has room again only after the client
+            // reads.
             tokio::select! {
                 writable = server.writable(), if !leftover.is_empty() => {
                     writable.expect("open");
@@ -338,8 +337,8 @@ mod tests {
         }
         leftover.keep(&frames[..1]);
         assert_eq!(leftover.bytes(), 4 + 2 + 2 + 5);
-        // Room for answers comes back with the last byte, not with each: who reads nothing but asks
-        // and asks is stopped.
+        // The room for answers is free again only after the last byte, not after each one: a client that
+        // keeps asking and never reads is stopped.
         leftover.advance(12);
         assert_eq!(leftover.push(ws::pong(b"")), Err(LeftoverFull));
         leftover.advance(1);

@@ -1,8 +1,8 @@
 //! From an HTTP/1.1 request to a bare TCP socket that speaks WebSocket.
 //!
-//! The rules are [`tidegate_protocol::ws::handshake`]'s; here they meet hyper. The HTTP listener calls
-//! it for requests that ask for WebSocket, answers what it gives, and hands the socket to a
-//! connection loop.
+//! [`tidegate_protocol::ws::handshake`] has the rules; this file applies them to hyper. The HTTP listener
+//! calls it for requests that ask for WebSocket, sends its response, and gives the socket to a connection
+//! loop.
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::guarded::Guarded;
 
-/// A handshake that is in order, not answered yet.
+/// A valid handshake that has not been answered yet.
 #[derive(Debug)]
 pub struct Upgrade {
     accept_key: String,
@@ -27,19 +27,19 @@ pub struct Upgrade {
     on_upgrade: OnUpgrade,
 }
 
-/// Why a request is not upgraded. The caller makes the response of it.
+/// Why a request is not upgraded. The caller makes the response from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
     /// The request is at fault.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The connection is not served with upgrades: a fault of ours.
+    /// The connection is served without upgrades: a fault of ours.
     #[error("this listener cannot switch to WebSocket")]
     NotUpgradable,
 }
 
 impl UpgradeError {
-    /// The status to answer with.
+    /// The status of the response.
     pub fn status(self) -> StatusCode {
         let status = match self {
             UpgradeError::Refused(refusal) => refusal.status(),
@@ -48,7 +48,7 @@ impl UpgradeError {
         StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
-    /// The code to answer with.
+    /// The code of the response.
     pub fn code(self) -> Code {
         match self {
             UpgradeError::Refused(refusal) => refusal.code(),
@@ -56,8 +56,8 @@ impl UpgradeError {
         }
     }
 
-    /// The header lines that the answer needs. One of them ends the connection, and must stay:
-    /// what a refused client sends next may be frames.
+    /// The headers that the response needs. One of them closes the connection. It is required, because a
+    /// refused client may already have sent frames.
     pub fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             UpgradeError::Refused(refusal) => refusal.headers(),
@@ -66,8 +66,8 @@ impl UpgradeError {
     }
 }
 
-/// Whether the request asks for WebSocket; one that does not may be right for SSE. HTTP/2 has no
-/// Upgrade header: there the others tell.
+/// Whether the request asks for WebSocket; if not, it may still be right for SSE. HTTP/2 has no Upgrade
+/// header, so the other headers decide there.
 pub fn is_asked<B>(request: &Request<B>) -> bool {
     let is_http2 = request.version() == Version::HTTP_2;
     handshake::is_asked(&lines(request))
@@ -75,7 +75,7 @@ pub fn is_asked<B>(request: &Request<B>) -> bool {
 }
 
 impl Upgrade {
-    /// Checks the handshake (RFC 6455 4.2.1). Gives the subprotocols offered, too.
+    /// Checks the handshake (RFC 6455 4.2.1). Returns the offered subprotocols too.
     pub fn of<B>(request: &Request<B>) -> Result<(Self, handshake::Protocols<'_>), UpgradeError> {
         let checked = handshake::check(handshake::Request {
             method: request.method().as_str(),
@@ -88,13 +88,13 @@ impl Upgrade {
         Ok((upgrade, checked.protocols))
     }
 
-    /// The compression that can be agreed upon.
+    /// The compression that can be agreed on.
     pub fn deflate(&self) -> Option<Deflate> {
         self.deflate
     }
 
-    /// The 101 response (RFC 6455 4.2.2), and what becomes of the socket once it is sent.
-    /// `protocol` is one of those offered, and `deflate` what was offered, or they are `None`.
+    /// The 101 response (RFC 6455 4.2.2), and the socket once the response is sent. `protocol` and `deflate`
+    /// must have been offered, or be `None`.
     pub fn accept(
         self,
         protocol: Option<&'static str>,
@@ -124,38 +124,37 @@ fn lines<B>(request: &Request<B>) -> Vec<ws::HeaderLine<'_>> {
     request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 
-/// A socket that becomes free when the 101 response has been sent.
+/// A socket that becomes available when the 101 response has been sent.
 #[derive(Debug)]
 pub struct Switching(OnUpgrade);
 
 /// A socket that speaks WebSocket from here on.
 #[derive(Debug)]
 pub struct Switched {
-    /// The socket itself, nothing of HTTP left around it.
+    /// The bare socket, without any layer of HTTP.
     pub stream: TcpStream,
-    /// What the client sent behind its request without waiting for the answer: the first bytes
-    /// to be read. Usually none.
+    /// Bytes that the client sent after its request without waiting for the answer. Read them first. Usually
+    /// there are none.
     pub early: Vec<u8>,
 }
 
-/// The socket did not become free.
+/// Why the socket did not become available.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
     /// The connection ended before the 101 response was sent, or the response was replaced.
     #[error("switch the connection: {0}")]
     Ended(#[source] hyper::Error),
-    /// The listener serves something else than bare TCP: a fault of ours.
+    /// The listener serves something other than bare TCP: a fault of ours.
     #[error("the connection is not a TCP socket")]
     NotTcp,
 }
 
 impl Switching {
-    /// Waits for the socket. To be awaited in a task of its own, after the response was returned
-    /// to hyper.
+    /// Waits for the socket. Await it in a separate task, after the response was returned to hyper.
     pub async fn socket(self) -> Result<Switched, SwitchError> {
         let upgraded = self.0.await.map_err(SwitchError::Ended)?;
         let parts = upgraded.downcast::<TokioIo<Guarded>>().map_err(|_| SwitchError::NotTcp)?;
-        // Copied, for it would keep hyper's whole read buffer alive.
+        // Copied, because it would keep hyper's whole read buffer alive.
         Ok(Switched { stream: parts.io.into_inner().into_inner(), early: parts.read_buf.to_vec() })
     }
 }
@@ -173,21 +172,21 @@ mod tests {
     };
 
     use super::*;
-    use crate::transport::guarded::Patience;
+    use crate::transport::guarded::Timeouts;
 
     /// Longer than any of these exchanges takes.
-    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), write: Duration::from_secs(10) };
+    const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(10), write: Duration::from_secs(10) };
 
     type Outcome = Result<Switched, Option<SwitchError>>;
 
-    /// Serves one connection; resolves to its socket, or to nothing where it was refused.
+    /// Serves one connection; resolves to its socket, or to nothing if it was refused.
     async fn serve_one() -> (SocketAddr, JoinHandle<Outcome>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let addr = listener.local_addr().expect("bound");
         let task = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.expect("accept");
             let (switched_in, mut switched) = tokio::sync::mpsc::unbounded_channel();
-            let stream = Guarded::new(stream, Arc::default(), PATIENCE);
+            let stream = Guarded::new(stream, Arc::default(), TIMEOUTS);
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match Upgrade::of(&request) {
                     Ok((upgrade, protocols)) => {
@@ -251,11 +250,11 @@ mod tests {
         ] {
             let (addr, served) = serve_one().await;
             let mut client = TcpStream::connect(addr).await.expect("connect");
-            // A second request behind it, which must not be answered.
+            // Followed by a second request, which must not be answered.
             let request = format!("{HANDSHAKE}{lines}{HANDSHAKE}\r\n");
             client.write_all(request.as_bytes()).await.expect("write");
             let mut answer = Vec::new();
-            // The server may reset the connection for the bytes that it did not read.
+            // The server may reset the connection because of bytes that it did not read.
             let _ = client.read_to_end(&mut answer).await;
             let answer = String::from_utf8_lossy(&answer);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{lines:?}: {answer}");

@@ -1,158 +1,191 @@
-//! Workers: each a thread with a runtime of its own that owns the connections it was handed, from
-//! the first byte to the last (R7).
+//! Workers: each is a thread with a runtime of its own that owns the connections it was handed, from the
+//! first byte to the last (R7).
 //!
-//! A sealed batch wakes a worker once; the worker walks its readers that stand at the head and hands
-//! each the shared bytes without waiting. Who cannot take them leaves the walk for its own task, and
-//! catches up in turns between the walks.
+//! A sealed batch wakes a worker once. The worker passes over its readers that are caught up and hands
+//! each the shared bytes without waiting. A reader that cannot take them lags from then on: it is served
+//! by itself, in turns between the passes, until it has caught up.
 //!
-//! Reading order: this file (the thread), `live` (the walk), `start` and `reader` (one stream, and
-//! `clock`, what time brings to it), `replays` and `pages` (those that catch up), then the two transports,
-//! `websocket` and `sse`.
+//! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the
+//! passes), `start` and `reader` (one stream), `readers` and `timers` (what time brings to it), `catch_up`
+//! (readers that lag, and the pages of the log that they share), then the two transports, `websocket` and
+//! `sse`.
 
-mod clock;
-mod live;
-mod pages;
+mod catch_up;
+mod fan_out;
+mod org;
 mod reader;
-mod replays;
+mod readers;
 pub mod sse;
 pub mod start;
+mod thread;
+mod timers;
 pub mod websocket;
 
 use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
     net::SocketAddr,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::mpsc::{self, error::TrySendError},
-    task::LocalSet,
-};
+use tidegate_core::{pace::Passes, replay::Work};
+use tidegate_protocol::OrgId;
 
-pub use live::Worker;
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
+pub use thread::{Serve, WorkerThread};
 
-use self::sse::Bodies;
-use crate::node::{Node, OpenSocket};
-
-/// How many accepted sockets may wait for a worker to take them.
-const HANDOVER_MAX: usize = 1024;
+use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sse::Bodies};
+use crate::{
+    hub::Org,
+    node::{Node, OpenSocket},
+};
 
 /// A socket on its way to a worker.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket.
     pub stream: std::net::TcpStream,
-    /// Who is at its other end.
+    /// The address of its other end.
     pub peer: SocketAddr,
-    /// Its place in the count of sockets.
-    pub place: OpenSocket,
+    /// Its slot in the count of sockets.
+    pub slot: OpenSocket,
 }
 
 /// Who asks, and what its socket is counted by.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The client's address: of the socket's other end, or what a trusted proxy there says of it
+    /// The client's address: the socket's other end, or the address that a trusted proxy there reports
     /// (`http::client_address`).
     pub address: SocketAddr,
-    /// Kept as long as the socket is.
-    pub place: Rc<OpenSocket>,
+    /// Its slot in the count of sockets, kept as long as the socket is.
+    pub slot: Rc<OpenSocket>,
     /// What its connection takes out of bodies of streams.
     pub bodies: Rc<Bodies>,
 }
 
-/// What a worker does with a socket: serves it on its thread, in tasks of its own.
-pub type Serve = fn(Rc<Worker>, Accepted);
-
-/// A running worker.
-#[derive(Debug)]
-pub struct WorkerThread {
-    sockets: mpsc::Sender<Accepted>,
-    turns: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
+/// What one worker owns.
+pub struct Worker {
+    /// Its number.
+    pub id: usize,
+    /// The node.
+    pub node: Arc<Node>,
+    /// The orgs that have readers here.
+    orgs: RefCell<HashMap<OrgId, Rc<OrgState>>>,
+    /// Whether an org may have lost its last reader here since the last tick.
+    may_forget_orgs: Cell<bool>,
+    /// Which org has its fan-out pass next.
+    passes: RefCell<Passes<OrgState>>,
+    /// Readers that lag, and the pages that they share.
+    catch_up: CatchUp,
+    /// Every reader of this worker.
+    readers: Readers,
+    started: Instant,
 }
 
-impl WorkerThread {
-    /// Starts the thread of worker `id`, which gives each socket to `serve`.
-    pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
-        let turns = Arc::new(AtomicU64::new(0));
-        let turned = turns.clone();
-        let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Worker::new(id, node)), handed, serve, &turned));
-        })?;
-        Ok(Self { sockets, turns, thread })
+impl Worker {
+    /// A worker without readers.
+    pub fn new(id: usize, node: Arc<Node>) -> Self {
+        let config = node.config();
+        let pages = node.metrics.replay_pages_kept().clone();
+        Self {
+            orgs: RefCell::default(),
+            may_forget_orgs: Cell::default(),
+            passes: RefCell::new(Passes::new(config.batch.pacing())),
+            catch_up: CatchUp::new(config.tail.page_bytes.bytes(), pages),
+            readers: Readers::default(),
+            started: Instant::now(),
+            id,
+            node,
+        }
     }
 
-    /// Hands it a socket; gives it back where the worker has too many waiting.
-    pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
-        self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
+    /// The state of an org for a reader that has come.
+    fn org(&self, org: Arc<Org>) -> Rc<OrgState> {
+        // There is one `Org` of a name, for the hub forgets none that is held.
+        let mut orgs = self.orgs.borrow_mut();
+        orgs.entry(org.id.clone()).or_insert_with(|| Rc::new(OrgState::new(org))).clone()
     }
 
-    /// How often its clock has looked at its readers: it grows several times a second, if the thread
-    /// turns.
-    pub fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
+    /// A reader goes: nothing may hold the state of its org any more.
+    fn handle_reader_gone(&self) {
+        self.may_forget_orgs.set(true);
     }
 
-    /// Ends it: no more sockets; the ones it has are dropped.
-    pub fn stop(self) {
-        drop(self.sockets);
-        if self.thread.join().is_err() {
-            tracing::error!("a worker panicked");
+    /// Forgets orgs that have no reader here, once their pace may be forgotten: an org whose only reader
+    /// comes back at once is served no sooner for it.
+    fn forget_orgs(&self) {
+        if !self.may_forget_orgs.take() {
+            return;
+        }
+        let (now, passes) = (self.since_start(), self.passes.borrow());
+        self.orgs.borrow_mut().retain(|_, org| {
+            let is_held = Rc::strong_count(org) > 1;
+            let is_kept = is_held || !passes.is_rested(now, org);
+            if is_kept && !is_held {
+                self.may_forget_orgs.set(true);
+            }
+            is_kept
+        });
+    }
+
+    /// Charges an org for what was done for its readers here outside of its passes, as far as waiting saves
+    /// it ([`tidegate_core::pace::Written::saved_by_waiting`]).
+    fn charge(&self, org: &OrgState, cost: Duration) {
+        self.passes.borrow_mut().handle_cost(self.since_start(), org, cost);
+    }
+
+    /// How often ticks begin: often enough for the shortest of the timeouts.
+    fn tick_interval(&self) -> Duration {
+        let config = self.node.config();
+        let shortest = config.ping.timeout.min(config.limits.write_timeout).min(config.ping.interval);
+        (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(250))
+    }
+
+    /// Begins a tick, in which the timers of all readers are looked at.
+    fn begin_tick(&self) {
+        self.readers.begin_tick(&self.node);
+        self.catch_up.forget_idle();
+        self.forget_orgs();
+    }
+
+    /// The time since it began.
+    pub fn since_start(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When there is something to do, as far as is known now.
+    fn next_work(&self) -> Option<Instant> {
+        let is_now = self.readers.is_ticking() || !self.catch_up.is_empty();
+        let due = if is_now { Some(Duration::ZERO) } else { self.passes.borrow().poll_timeout() };
+        due.map(|due| self.started + due)
+    }
+
+    /// Does what is due for a slice of time: a pass, or else readers that catch up. The tick goes last.
+    fn serve_slice(&self) {
+        let work = self.catch_up.poll_work(self.since_start(), &mut self.passes.borrow_mut());
+        match work {
+            Some(Work::Pass(org)) => self.serve_pass(org),
+            Some(Work::Replay(org)) => self.serve_lagging(org),
+            None => {}
+        }
+        if self.readers.is_ticking() {
+            self.readers.tick_slice(&self.node);
         }
     }
 }
 
-/// The worker's thread: sockets come, orgs have news, rounds and turns are due, time passes. Ends when no more
-/// sockets can come.
-async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
-    let calls = worker.node.hub.calls(worker.id);
-    let mut tick = tokio::time::interval(worker.tick());
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let due = worker.next_work();
-        tokio::select! {
-            // Rounds may be due all the time: the others come first, for they are never long.
-            biased;
-            _ = tick.tick(), if !worker.is_ticking() => {
-                worker.begin_tick();
-                turns.fetch_add(1, Ordering::Relaxed);
-            }
-            socket = sockets.recv() => match socket {
-                Some(accepted) => serve(worker.clone(), accepted),
-                None => break,
-            },
-            // Somebody waits for a turn.
-            () = worker.replays.called() => {}
-            () = calls.ring() => {
-                // What the others of this turn bring goes along (R15).
-                tokio::task::yield_now().await;
-                calls.take(worker.id).iter().for_each(|org| worker.news(org));
-            }
-            () = at(due) => {
-                worker.serve_slice();
-                // Others on this thread get their turn between two slices.
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-    worker.replays.clear();
+/// The CPU time that this thread has used.
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Waits for a time; for ever where there is none.
-async fn at(due: Option<Instant>) {
-    match due {
-        Some(due) if due <= Instant::now() => {}
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
+/// Runs something for one reader; `None` if it panicked, which the panic hook has logged.
+fn guard<T>(act: impl FnOnce() -> T) -> Option<T> {
+    // What the reader holds may be half changed: it is ended, and nothing of it is used again except to
+    // close its socket.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).ok()
 }

@@ -14,33 +14,33 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use tidegate_core::pace::{Rounds, Written};
-use tidegate_protocol::OrgId;
+use tidegate_core::pace::Written;
 use tokio::sync::Notify;
 
 use super::{
-    live::Worker,
+    Worker,
+    org::OrgState,
     reader::{Attendance, Gone, Reader},
 };
 use crate::transport::Transport;
 
-/// The place between a reader and the body of its response: frames go in when it is empty, HTTP
-/// takes them out when the peer has room.
+/// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
+/// out when the peer has room.
 #[derive(Debug)]
 pub struct Slot {
     sent: Rc<Bodies>,
-    org: OrgId,
+    org: Rc<OrgState>,
     frames: RefCell<VecDeque<Bytes>>,
     body: RefCell<Option<Waker>>,
     emptied: Notify,
-    /// Whether there is an end, and a clean one.
+    /// Whether the body ends after `frames`, and whether that is a clean end.
     end: Cell<Option<bool>>,
     is_gone: Cell<bool>,
     taken: Cell<Option<Instant>>,
 }
 
 impl Slot {
-    fn new(org: OrgId, sent: Rc<Bodies>) -> Self {
+    fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> Self {
         Self {
             sent,
             org,
@@ -88,19 +88,19 @@ impl Slot {
         }
     }
 
-    /// When something was last taken; now, where nothing waits.
+    /// When something was last taken; `now` if nothing waits.
     pub fn progress(&self, now: Instant) -> Instant {
         if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
     }
 
-    /// Ends the body behind what is in it, or cuts the connection there.
+    /// Ends the body after what is in it, or cuts the connection there.
     pub fn end(&self, cleanly: bool) {
         self.end.set(Some(cleanly));
         self.wake_body();
     }
 }
 
-/// A body that is not to end, but has: its connection is cut.
+/// A body that must not end has ended: its connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream has ended")]
 pub struct Cut;
@@ -113,13 +113,13 @@ pub struct SseBody {
 
 impl SseBody {
     /// A body of a stream of `org`, and the slot that fills it. What is taken out is noted in `sent`, which
-    /// is that of its connection.
-    pub fn new(org: OrgId, sent: Rc<Bodies>) -> (Self, Rc<Slot>) {
+    /// belongs to its connection.
+    pub fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> (Self, Rc<Slot>) {
         let slot = Rc::new(Slot::new(org, sent));
         (Self { slot: slot.clone() }, slot)
     }
 
-    /// How many bytes wait at its front; `None` at the end.
+    /// How many bytes wait at its front; `None` at its end.
     pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
         let slot = &self.slot;
         if let Some(frame) = slot.frames.borrow().front() {
@@ -137,7 +137,7 @@ impl SseBody {
         self.slot.end.get() == Some(false)
     }
 
-    /// Takes up to `length` bytes from its front, never of two frames at once.
+    /// Takes up to `length` bytes from its front, never from two frames at once.
     pub fn take(&mut self, length: usize) -> Bytes {
         let slot = &self.slot;
         let taken = {
@@ -181,45 +181,47 @@ impl Drop for SseBody {
     }
 }
 
-/// What the HTTP connection of one peer took out of bodies, until the cost of sending it is told.
+/// What the HTTP connection of one peer took out of bodies and has not been charged for yet.
 ///
-/// A round gives an SSE reader no more than a place for its frames; the call that sends them is made when
-/// the runtime comes to the task of its connection. That is most of what the round costs, so it counts for
-/// the pace (R15) as if the walk had made it.
+/// A fan-out pass only puts the frames of an SSE reader into its slot; the system call that sends them is
+/// made when the runtime comes to the task of the connection. That is most of what the pass costs, so it
+/// counts for the pace (R15) as if the pass had made it.
 #[derive(Debug, Default)]
-pub struct Bodies(RefCell<Option<(OrgId, Written)>>);
+pub struct Bodies(RefCell<Option<(Rc<OrgState>, Written)>>);
 
 impl Bodies {
-    fn handle_taken(&self, org: &OrgId, length: usize) {
+    fn handle_taken(&self, org: &Rc<OrgState>, length: usize) {
         let mut taken = self.0.borrow_mut();
-        // Streams of one org, but for a client that mixes them over HTTP/2.
+        // They are streams of one org, unless a client mixes orgs over HTTP/2.
         let (_, written) = taken.get_or_insert_with(|| (org.clone(), Written::default()));
         // One call sends all that was taken.
         written.sends = 1;
         written.bytes += length as u64;
     }
 
-    /// What `connection` gives, which sends what was taken. That took how long it was polled.
+    /// Drives `connection`, which sends what was taken, and charges the time that this takes.
     pub async fn counted<F: Future>(&self, worker: &Worker, connection: F) -> F::Output {
         let mut connection = pin!(connection);
         poll_fn(|context| {
-            // Not the processor time, which is a system call to ask for: two a send would show.
+            // Not the CPU time: asking for it is a system call, and two more a send would show.
             let began = Instant::now();
             let polled = connection.as_mut().poll(context);
-            self.tell(began.elapsed(), worker.since_start(), &worker.rounds);
+            if let Some((org, cost)) = self.take_cost(began.elapsed()) {
+                worker.charge(&org, cost);
+            }
             polled
         })
         .await
     }
 
-    fn tell(&self, took: Duration, now: Duration, rounds: &RefCell<Rounds<OrgId>>) {
-        if let Some((org, written)) = self.0.take() {
-            rounds.borrow_mut().handle_cost(now, &org, written.saved_by_waiting(took));
-        }
+    /// The org to charge for what was sent in `took`, and how much; `None` if nothing was taken.
+    fn take_cost(&self, took: Duration) -> Option<(Rc<OrgState>, Duration)> {
+        let (org, written) = self.0.take()?;
+        Some((org, written.saved_by_waiting(took)))
     }
 }
 
-/// The task of a reader over SSE: two inputs, the bell and the body. Ends with the stream.
+/// The task of a reader over SSE. It has two inputs: notifications and the body. Ends with the stream.
 pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
     let _attendance = Attendance::begin(reader.clone(), Transport::Sse);
     loop {
@@ -231,15 +233,15 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
         if slot.is_gone.get() {
             break;
         }
-        if reader.is_parked() {
+        if reader.lags() {
             tokio::select! {
                 caught_up = reader.clone().catch_up() => if caught_up.is_err() { break },
-                () = reader.called() => {}
+                () = reader.notified() => {}
             }
             continue;
         }
         tokio::select! {
-            () = reader.called() => {}
+            () = reader.notified() => {}
             () = slot.emptied.notified() => {}
         }
     }
@@ -247,31 +249,42 @@ pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::pace::Pacing;
+    use std::sync::Arc;
+
+    use tidegate_core::pace::{Pacing, Passes};
+    use tidegate_engine::SystemClock;
+    use tidegate_protocol::OrgId;
 
     use super::*;
+    use crate::hub::{Hub, HubLimits};
 
     #[test]
     fn r15_what_http_sends_after_the_walk_makes_its_org_wait() {
-        let org = OrgId::parse("acme").expect("a name");
+        let limits = HubLimits {
+            window: Duration::from_secs(1),
+            bytes: 1 << 20,
+            org_bytes: 1 << 20,
+            batch: tidegate_core::BatchLimits { events: 100, bytes: 64 << 10 },
+            contexts: 1,
+        };
+        let hub = Hub::new(1, limits, Arc::new(SystemClock));
+        let acme = OrgId::parse("acme").expect("a name");
         let ms = Duration::from_millis;
         let waits = |taken: Option<usize>| {
-            let (bodies, rounds) = (Bodies::default(), RefCell::new(Rounds::new(Pacing::default())));
-            let round = |now| {
-                rounds.borrow_mut().handle_news(now, org.clone());
-                assert_eq!(rounds.borrow_mut().poll_round(now), Some(org.clone()));
-                if let Some(length) = taken {
-                    bodies.handle_taken(&org, length);
-                }
-                bodies.tell(ms(10), now, &rounds);
-                // It is told once.
-                bodies.tell(ms(10), now, &rounds);
-                rounds.borrow_mut().handle_slice(now, org.clone(), ms(1), true);
-                rounds.borrow_mut().handle_news(now, org.clone());
-                let due = rounds.borrow().poll_timeout().expect("news");
-                due - now
-            };
-            round(ms(5))
+            let (bodies, mut passes) = (Bodies::default(), Passes::new(Pacing::default()));
+            let (org, now) = (Rc::new(OrgState::new(hub.org(&acme, 0))), ms(5));
+            passes.handle_news(now, &org);
+            assert!(passes.poll_pass(now).is_some_and(|polled| Rc::ptr_eq(&polled, &org)));
+            if let Some(length) = taken {
+                bodies.handle_taken(&org, length);
+            }
+            if let Some((charged, cost)) = bodies.take_cost(ms(10)) {
+                passes.handle_cost(now, &charged, cost);
+            }
+            assert!(bodies.take_cost(ms(10)).is_none(), "it is charged once");
+            passes.handle_slice(now, org.clone(), ms(1), true);
+            passes.handle_news(now, &org);
+            passes.poll_timeout().expect("news") - now
         };
         assert_eq!(waits(None), ms(1), "a poll that takes nothing costs no org anything");
         assert_eq!(waits(Some(0)), ms(11));

@@ -1,6 +1,6 @@
-//! Where a stream starts: what the client asks for, and the place that this is.
+//! Where a stream starts: what the client asks for, and which seq that is.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use tidegate_core::{
     LogState,
@@ -8,22 +8,22 @@ use tidegate_core::{
     session::Coding,
     slow::Policy,
 };
-use tidegate_engine::{PageLimit, ReadError};
-use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName, UserId};
+use tidegate_engine::{Engine, PageLimit, ReadError};
+use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName};
 
+use super::{Worker, org::OrgState};
 use crate::{
-    admission::{Arrival, Connection, ConnectionId, ReplayPlace, Slot},
+    admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
     auth::StreamGrant,
-    node::Node,
     random::random,
     refusals::{refused, unreadable},
     transport::Transport,
 };
 
-/// What a client asks of a stream, beside its credentials.
+/// What a client asks of a stream, credentials aside.
 #[derive(Debug, Clone)]
 pub struct StreamRequest {
-    /// The org of the address.
+    /// The org in the address.
     pub org: OrgId,
     /// `services=`; `None` for all that the grant allows.
     pub services: Option<BTreeSet<ServiceName>>,
@@ -35,40 +35,75 @@ pub struct StreamRequest {
     pub replaces: Option<ConnectionId>,
     /// `slow=`, or the policy of the configuration.
     pub slow: Policy,
-    /// The compression that was agreed upon.
+    /// The compression that was negotiated.
     pub coding: Coding,
 }
 
-/// A stream that may begin: what its grant and its places in the counters allow.
+/// A stream that may begin: its grant covers it, and it is counted.
 pub struct Entered {
+    /// Its org on this worker.
+    pub org: Rc<OrgState>,
     /// What it sees.
     pub filter: Filter,
-    /// What others have of it.
+    /// What other threads have of it.
     pub connection: Arc<Connection>,
-    /// The log as it was when the place was found.
+    /// The log as it was when the start was found.
     pub log: LogState,
-    /// The place to start at, and the gaps due from there on.
+    /// The cursor to start at, and the gaps due from there on.
     pub opening: Opening,
-    /// Its place among those that wait for their replay, where it has missed something.
-    pub replay: Option<ReplayPlace>,
+    /// Its slot among the readers that wait for their replay, if it has missed something.
+    pub replay: Option<ReplaySlot>,
+    /// Keeps the log from being forgotten.
+    pub watch: Watch,
+}
+
+/// One call of [`Engine::watch`], undone when this is dropped.
+pub struct Watch {
+    /// `None` once somebody else is to undo it.
+    engine: Option<Arc<dyn Engine>>,
+    org: OrgId,
+}
+
+impl Watch {
+    fn begin(engine: &Arc<dyn Engine>, org: &OrgId) -> Self {
+        engine.watch(org);
+        Self { engine: Some(engine.clone()), org: org.clone() }
+    }
+
+    /// Leaves it to the caller to call [`Engine::unwatch`].
+    pub fn hand_over(mut self) {
+        self.engine = None;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(engine) = &self.engine {
+            engine.unwatch(&self.org);
+        }
+    }
 }
 
 impl StreamRequest {
-    /// Lets it in, if its grant covers it and there is room. Nobody is evicted for a stream that is
-    /// refused, so all that can fail comes before.
+    /// Lets the stream in, if its grant covers it and there is room. Nobody is evicted for a stream that
+    /// is refused, so everything that can fail comes before that.
     pub async fn enter(
         &self,
-        node: &Node,
+        worker: &Rc<Worker>,
         grant: &StreamGrant,
         transport: Transport,
         slot: &mut Slot,
     ) -> Result<Entered, Refusal> {
+        let node = &worker.node;
         if node.is_draining() {
             return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
+        // Before the log is opened: from here on it is fed and not forgotten, so that what is found here is
+        // what the reader goes on from.
+        let watch = Watch::begin(&node.engine, grant.org());
         let log = node.open_log(grant.org()).await?;
-        let from = self.place(node, grant, &filter, &log).await.map_err(unreadable)?;
+        let from = self.start(worker, grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         let replay = match opening.cursor.seq < log.head {
             true => Some(node.replays.enter(grant.org(), node.config().limits.replays_waiting, random())?),
@@ -83,13 +118,16 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        Ok(Entered { filter, connection, log, opening, replay })
+        // The head of now: the search for a start may have taken a while.
+        let head = node.engine.head(grant.org()).map_or(log.head, |log| log.head);
+        let org = worker.org(node.hub.org(grant.org(), head));
+        Ok(Entered { org, filter, connection, log, opening, replay, watch })
     }
 
-    /// The place to start at, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
-    async fn place(
+    /// Where to start, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
+    async fn start(
         &self,
-        node: &Node,
+        worker: &Rc<Worker>,
         grant: &StreamGrant,
         filter: &Filter,
         log: &LogState,
@@ -97,50 +135,62 @@ impl StreamRequest {
         Ok(match (&self.cursor, self.tail) {
             (Some(cursor), _) => From::Cursor(cursor.clone()),
             (None, Some(0)) | (None, None) => From::Head,
-            (None, Some(count)) => {
-                From::Seq(find_tail(node, log, grant.org(), grant.user(), filter, count).await?)
-            }
+            (None, Some(count)) => From::Seq(find_tail(worker, log, grant, filter, count).await?),
         })
     }
 }
 
-/// The place behind which the last `count` events stand that this reader may see. Looks through a
-/// bounded number of events; where that does not find enough, the stream starts where it looked.
+/// The seq after which the last `count` events come that this reader may see. Looks through a bounded
+/// number of events; if these do not hold enough, the stream starts at the oldest of them.
 async fn find_tail(
-    node: &Node,
+    worker: &Rc<Worker>,
     log: &LogState,
-    org: &OrgId,
-    user: &UserId,
+    grant: &StreamGrant,
     filter: &Filter,
     count: usize,
 ) -> Result<Seq, ReadError> {
-    let config = node.config();
+    let config = worker.node.config();
     let limits = &config.limits;
     let count = count.min(limits.tail_events);
-    // From the head backwards, in stretches; seqs need not be dense, so a stretch of seqs holds at
-    // most as many events.
+    // From the head backwards, in stretches of seqs. Seqs need not be dense: a stretch holds at most as many
+    // events, and one that holds few is followed by one of twice as many seqs.
     const STRETCH: Seq = 1000;
+    let mut stretch = STRETCH;
     let mut found: Vec<Seq> = Vec::new();
     let mut searched = 0;
     let mut end = log.head;
     while end > log.floor && found.len() < count && searched < limits.tail_search_events {
-        let begin = end.saturating_sub(STRETCH).max(log.floor);
+        let begin = end.saturating_sub(stretch).max(log.floor);
         let mut at = begin;
         let mut here: Vec<Seq> = Vec::new();
+        let before = searched;
+        let mut is_too_long = false;
         while at < end {
             let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
-            let page = node.engine.read(org, at, limit).await?;
+            let page = worker.read(grant.org(), &log.epoch, at, limit).await?;
             searched += page.events.len();
+            if page.to < end && stretch > STRETCH {
+                // It is denser here. The page is of its far end, which may not be needed.
+                is_too_long = true;
+                break;
+            }
             here.extend(
                 page.events
                     .iter()
-                    .filter(|event| filter.admits(&event.service) && event.is_for(user))
+                    .filter(|event| filter.admits(&event.service) && event.is_for(grant.user()))
                     .map(|event| event.seq),
             );
             if page.to <= at {
                 break;
             }
             at = page.to;
+        }
+        if is_too_long {
+            stretch = (stretch / 2).max(STRETCH);
+            continue;
+        }
+        if searched - before < STRETCH as usize / 2 {
+            stretch = stretch.saturating_mul(2);
         }
         here.append(&mut found);
         found = here;

@@ -1,4 +1,4 @@
-//! `tidegate completions`, in the one shell that is everywhere.
+//! `tidegate completions`, in bash, which is everywhere.
 
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn bash_completes_subcommands_flags_and_values() {
     let parsed = bash(&["-n", file]);
     assert_eq!((parsed.code, parsed.err.as_str()), (Some(0), ""), "bash -n");
 
-    // What bash itself sets before it calls a completion function, and what it shows afterwards.
+    // Bash sets this before it calls a completion function; the output is shown afterwards.
     let complete = r#"
         source "$0"
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))

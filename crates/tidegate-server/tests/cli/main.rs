@@ -1,4 +1,4 @@
-//! The built binary, as users and scripts run it: exit codes, and what is said where.
+//! The built binary, as users and scripts run it: exit codes, and what is printed where.
 
 mod completions;
 mod remote;
@@ -10,7 +10,7 @@ use std::{
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -25,7 +25,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// The binary in `dir`, with nothing of our own environment in it.
+/// The binary in `dir`, without our own environment.
 fn tidegate(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.current_dir(dir).env_clear().args(args).stdin(Stdio::null());
@@ -178,7 +178,7 @@ fn tokens_are_made_and_looked_at() {
     assert!(ran.out.contains("\"sub\": \"ann\""), "{}", ran.out);
     assert_eq!(ran.err, "tidegate: refused (unauthorized): the token's signature does not match\n");
     let ran = run(dir.path(), &[&create[..], &["--kid", "b"]].concat());
-    assert_eq!((ran.code, ran.err.as_str()), (Some(2), "tidegate: --kid names none of auth.keys\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), "tidegate: --kid names no key of auth.keys\n"));
 }
 
 #[test]

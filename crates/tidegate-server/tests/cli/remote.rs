@@ -1,4 +1,4 @@
-//! `publish` and `tail` against a gateway that answers from a script, one answer a connection.
+//! `publish` and `tail` against a gateway that answers from a script, one answer per connection.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{Ran, dir, tidegate};
 
-/// A gateway that gives each connection the next answer, and keeps what it was asked.
+/// A gateway that gives each connection the next answer, and keeps the requests.
 struct Script {
     url: String,
     asked: JoinHandle<Vec<String>>,
@@ -96,7 +96,7 @@ fn one_event_goes_out_as_it_was_typed() {
     ];
     let (ran, asked) = run(script(vec![stored(1, 0)]), &args, None);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.out.starts_with("published 1 event, 0 of them known before, in "), "{}", ran.out);
+    assert!(ran.out.starts_with("published 1 event, 0 of them duplicates, in "), "{}", ran.out);
     assert!(
         asked[0].starts_with("POST /v1/orgs/acme/events HTTP/1.1\r\n")
             && asked[0].contains("authorization: Bearer tgk_k\r\n")
@@ -260,7 +260,7 @@ fn an_interrupted_command_ends_with_130_and_says_how_far_it_came() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(b"{}\n").expect("written");
-    // The pipe stays open; what it has given so far is sent all the same.
+    // The pipe stays open, but what it has given is sent.
     script.asked.join().expect("the script was played");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("sent");
@@ -335,8 +335,8 @@ fn gaps_are_shown_in_their_place() {
     let (ran, _) = run(script, &["tail", "--count", "1"], None);
     assert_eq!(
         ran.out,
-        "-- gap (retention): events after 4 up to 6 are not to be had --\n\
-         -- gap (epoch): the log began anew; what came behind 6 may be missing; going on behind 2 --\n\
+        "-- gap (retention): events after 4 up to 6 are no longer available --\n\
+         -- gap (epoch): the log is a new one; events after 6 may be missing; continuing after 2 --\n\
          t         3  s  e  i  1\n"
     );
 }

@@ -1,4 +1,4 @@
-//! The operators' side: health, readiness, metrics, keys beside a running server, restarts.
+//! The operators' listener: health, readiness, metrics, keys beside a running server, restarts.
 
 use crate::{
     client::{http::Request, stream::Frames as _},
@@ -26,7 +26,7 @@ fn metrics_come_in_both_formats_under_their_contracted_names() {
     stream.next("hello");
     gateway.say("s", "1");
     stream.next("event");
-    // Counted once the round is over, so perhaps after the reader has the event.
+    // Counted once the fan-out pass is over, so perhaps after the reader has the event.
     eventually("the count", || (gateway.metric("tidegate_events_delivered_total") == 1.0).then_some(()));
     gateway.ws("?services=a%20b").refusal();
     gateway.publish(&" ".repeat(5 << 20));
@@ -75,13 +75,13 @@ fn no_page_is_served_whatever_name_leads_to_the_operators_listener() {
         if answer.status == 200 { None } else { Some((answer.status, answer.refusal())) }
     };
     let refused = Some((403, "forbidden".to_owned()));
-    // A page elsewhere, one of a name that was made to lead here, a file; what a browser asks first.
+    // A page of another origin, one whose name resolves here, a local file, a preflight.
     for origin in ["https://evil.example", &format!("http://localhost:{port}"), "null"] {
         assert_eq!(ask("DELETE", &connections, "origin", origin), refused, "{origin}");
         assert_eq!(ask("OPTIONS", &connections, "origin", origin), refused, "{origin}");
         assert_eq!(ask("GET", "/metrics", "origin", origin), refused, "{origin}");
     }
-    // A page that reads from its own name brings no Origin, but that name.
+    // A page that reads from its own host sends no Origin, but that host.
     for name in
         ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b"]
     {
@@ -153,7 +153,7 @@ fn a_command_asks_whether_it_is_ready() {
     };
     let healthy = health(&["--admin", &admin]);
     assert_eq!((healthy.status.code(), healthy.stderr.is_empty()), (Some(0), true), "{healthy:?}");
-    // The address of all addresses is no address to connect to.
+    // The unspecified address cannot be connected to.
     let port = gateway.admin.port();
     assert_eq!(health(&["--admin", &format!("0.0.0.0:{port}")]).status.code(), Some(0));
     let mut stream = gateway.ws("");

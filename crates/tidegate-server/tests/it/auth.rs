@@ -1,4 +1,4 @@
-//! How a reader proves who it is, on every road, and how that ends.
+//! How a reader authenticates, in each way, and how that ends.
 
 use serde_json::{Value, json};
 
@@ -129,7 +129,7 @@ fn an_expired_token_ends_the_stream_and_a_renewed_one_keeps_it() {
     assert_eq!((error["code"].as_str(), code), (Some("token_expired"), 4001));
     gateway.say("s", "1");
     kept.next("event");
-    // Over SSE there is no renewal: a new stream, from where this one ends.
+    // SSE has no renewal: a new stream begins where this one ends.
     let short = gateway.token_with(&json!({"exp": now_s() + 2}));
     let mut ended = gateway.sse_as(&short, "");
     ended.next("hello");

@@ -1,5 +1,5 @@
-//! Everything that can be wrong with a request, in one table: each is answered with a code and a
-//! sentence, and behind all of them the gateway serves as before and has lost nothing.
+//! Everything that can be wrong with a request, in one table. Each row is answered with a code and a
+//! sentence; afterwards the gateway serves as before and has lost nothing.
 
 use std::io::{BufReader, Read as _, Write as _};
 
@@ -14,7 +14,7 @@ use crate::{
     gateway::Gateway,
 };
 
-/// Sends bytes as they are and reads the first answer.
+/// Sends raw bytes and reads the first answer.
 fn raw(gateway: &Gateway, bytes: &[u8]) -> Option<Answer> {
     let mut stream = connect(gateway.public);
     let _ = stream.write_all(bytes);
@@ -22,7 +22,7 @@ fn raw(gateway: &Gateway, bytes: &[u8]) -> Option<Answer> {
     Answer::read(&mut BufReader::new(stream))
 }
 
-/// A publish of this body, otherwise in order.
+/// A publish with this body that is otherwise valid.
 fn bodies() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
     let event = |more: &str| format!(r#"{{"service":"s","event":"e","data":1{more}}}"#).into_bytes();
     vec![
@@ -76,7 +76,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
     ]
 }
 
-/// Requests that are wrong elsewhere than in a body.
+/// Requests with faults outside the body.
 fn requests(gateway: &Gateway) -> Vec<(&'static str, Request, u16, &'static str)> {
     let publish = |name: &str, value: &str| {
         gateway.publishing().with(name, value).body(r#"{"service":"s","event":"e","data":1}"#)
@@ -136,7 +136,7 @@ fn requests(gateway: &Gateway) -> Vec<(&'static str, Request, u16, &'static str)
     ]
 }
 
-/// What is not HTTP, or not HTTP that two parties would read alike; answered by a status alone.
+/// Requests that are not HTTP, or that two parties could read differently; answered by a status alone.
 const NOT_HTTP: &[(&str, &str)] = &[
     ("a word", "hello\r\n\r\n"),
     ("TLS", "\x16\x03\x01\x02\0\x01\0\x01"),
@@ -193,7 +193,7 @@ fn everything_wrong_is_answered_and_nothing_is_lost() {
         tried += 1;
     }
     assert!(tried >= 70, "{tried}");
-    // Cut in the middle of everything.
+    // Cut at every kind of position.
     for bytes in [
         "POST /v1/orgs/dev/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
         "GET /v1/orgs/dev/stream HTTP/1.1\r\nhost",

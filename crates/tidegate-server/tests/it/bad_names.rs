@@ -1,6 +1,6 @@
-//! Names that are none, in every place where a name can stand: each is refused with a code, and what is
-//! refused in one spelling is not accepted in another. A name is taken as it is written; nothing decodes
-//! it a second time, and no two spellings are one name.
+//! Invalid names in every position where a name can be: each is refused with a code, and a name that is
+//! refused in one spelling is not accepted in another. A name is taken as it is written; nothing decodes it a
+//! second time, and no two spellings are one name.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{
     gateway::Gateway,
 };
 
-/// Where a name can stand.
+/// The positions of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Orgs and services.
@@ -119,7 +119,7 @@ fn names() -> Vec<(&'static str, String, &'static [Kind])> {
     names
 }
 
-/// What only bytes or JSON escapes can write: in a query (percent-encoded), and in JSON between quotes.
+/// Names that only bytes or JSON escapes can write: in a query (percent-encoded), and in JSON between quotes.
 const IN_QUERIES: &[(&str, &str)] = &[
     ("overlong dot", "%c0%ae"),
     ("overlong slash", "%c0%af"),
@@ -150,7 +150,7 @@ fn in_query(name: &str) -> String {
     name.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// The name in a path: as it is where HTTP can carry it, else percent-encoded.
+/// The name in a path: unchanged if HTTP can carry it, else percent-encoded.
 fn in_path(name: &str) -> Option<String> {
     let is_whole =
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b));
@@ -188,14 +188,14 @@ fn a_name_that_is_none_is_refused_wherever_it_stands() {
         let text = Value::from(name.as_str());
         if kinds.contains(&Kind::Label) {
             assert_faulty(&gateway, &with("service", &text), "/service", what);
-            // In a token, where the signer is at fault.
+            // In a token; the signer made the mistake.
             for claims in [json!({"org": name}), json!({"services": ["a", name]})] {
                 let token = gateway.token_with(&claims);
                 let answer =
                     gateway.getting("cursor").with("authorization", &format!("Bearer {token}")).send();
                 assert!(matches!(answer.status, 401 | 431), "{what}: {answer:?}");
             }
-            // A comma makes two services of one, and a star alone is all.
+            // A comma makes two services of one, and a star alone means all.
             if !matches!(name.as_str(), "" | "*" | "a,b") {
                 let query = format!("services={}", in_query(name));
                 if query.len() < 8000 {
@@ -205,7 +205,8 @@ fn a_name_that_is_none_is_refused_wherever_it_stands() {
                     assert_eq!(error["code"], "bad_request", "{what}");
                 }
             }
-            // As an org in a path, as it is and encoded. What a path cannot hold as one part is not found.
+            // As an org in a path, unchanged and encoded. A name that cannot be one segment of a path is not
+            // found.
             for path in
                 [in_path(name), Some(in_query(name)).filter(|path| path.len() < 8000)].into_iter().flatten()
             {
@@ -266,8 +267,8 @@ fn a_name_that_is_none_is_refused_wherever_it_stands() {
     assert!(!gateway.log().contains('\u{1b}') && !gateway.log().contains("panicked"));
 }
 
-/// A name with another spelling is not that name: an org cannot be reached, nor an event hidden or
-/// doubled, by spelling it otherwise.
+/// A name with another spelling is another name: no spelling reaches another org, or hides or doubles an
+/// event.
 #[test]
 fn no_two_spellings_are_one_name() {
     let gateway = Gateway::start();
@@ -292,13 +293,13 @@ fn no_two_spellings_are_one_name() {
         let answer = gateway.getting("").to(path).send();
         assert_eq!((answer.status, answer.refusal().as_str()), (404, "not_found"), "{path}");
     }
-    // In a query, decoding is part of the form: one name, however it is spelt. Case is another name.
+    // In a query, decoding is part of the form: all encodings are the same name. Case makes another name.
     let count = |services: &str| {
         let page = gateway.getting(&format!("events?services={services}")).send().json();
         page["events"].as_array().expect("events").len()
     };
     assert_eq!((count("finance"), count("%66inance"), count("Finance"), count("finance.")), (1, 1, 0, 0));
-    // And in JSON, where an escape is a way to write a character.
+    // In JSON, an escape is only a way to write a character.
     let id = r#"{"service":"finance","event":"e","id":"inv-1","data":1}"#;
     assert_eq!(gateway.publish(id).json()["events"][0]["duplicate"], false);
     let escaped = id.replace("inv-1", r"\u0069nv-1").replace("\"finance\"", r#""f\u0069nance""#);
@@ -307,8 +308,8 @@ fn no_two_spellings_are_one_name() {
     assert_eq!(gateway.publish(&upper).json()["events"][0]["duplicate"], false, "another");
 }
 
-/// What is allowed in ids, keys and users comes out in every framing as it went in, and is never taken for
-/// a part of it.
+/// Characters that ids, keys and users may contain come out unchanged in every framing, and are never taken
+/// for part of it.
 #[test]
 fn odd_names_that_are_allowed_come_out_whole() {
     let gateway = Gateway::start();

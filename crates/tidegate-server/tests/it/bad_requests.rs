@@ -1,7 +1,7 @@
-//! Requests that two parties could read in two ways, and handshakes that are none, byte by byte: each has
-//! one answer, nothing behind a refused one is answered, and the gateway serves as before.
+//! Requests that two parties could read in two ways, and invalid handshakes, byte by byte: each has one
+//! answer, nothing after a refused one is answered, and the gateway serves as before.
 //!
-//! What hyper itself cannot read is answered by it: a status, no body, and the end of the connection.
+//! If hyper itself cannot read a request, it answers with a status and no body, and closes the connection.
 
 use std::io::{Read as _, Write as _};
 
@@ -10,23 +10,23 @@ use crate::{
     gateway::Gateway,
 };
 
-/// What must come of it.
+/// The expected result.
 #[derive(Debug, Clone, Copy)]
 enum Comes {
     /// One answer: a problem with this code.
     Problem(u16, &'static str),
-    /// One answer without a body, by the HTTP library; or none, where the connection was reset with it.
+    /// One answer without a body, by the HTTP library; or none, if the connection was reset with it.
     Bare(u16),
-    /// So many answers, all 200: what is behind the first is another request to anybody.
+    /// This many answers, all 200: the bytes after the first request are another request to any reader.
     Served(usize),
-    /// A WebSocket, and in it an `error` frame with this code.
+    /// A WebSocket that gets an `error` frame with this code.
     Error(&'static str),
     /// A WebSocket that works.
     Open,
 }
 use Comes::{Bare, Error, Open, Problem, Served};
 
-/// The parts of requests to one gateway.
+/// Parts of requests to one gateway.
 struct Parts {
     host: String,
     read: String,
@@ -53,12 +53,12 @@ impl Parts {
         }
     }
 
-    /// A request of its own, to stand behind another.
+    /// A second request, to follow another.
     fn behind(&self) -> String {
         format!("{}Connection: close\r\n\r\n", self.read)
     }
 
-    /// Bodies that end in two ways, or nowhere.
+    /// Bodies with two ends, or none.
     fn framings(&self) -> Vec<(&'static str, String, Comes)> {
         let Self { publish, read, .. } = self;
         let behind = self.behind();
@@ -72,7 +72,7 @@ impl Parts {
         vec![
             ("CL and TE", sent(&format!("{both}{chunked}"), &smuggled), Problem(400, "bad_request")),
             ("TE and CL", sent(&format!("{chunked}{both}"), &smuggled), Problem(400, "bad_request")),
-            // Read by its chunks, as RFC 9112 (6.3) has it, and the connection ends.
+            // Read by its chunks, as RFC 9112 (6.3) says, and then the connection closes.
             (
                 "TE and the CL of a sound body",
                 sent(&format!("Content-Length: {}\r\n{chunked}", whole.len()), &(whole.clone() + &behind)),
@@ -174,7 +174,7 @@ impl Parts {
         ]
     }
 
-    /// Heads that are none, or name two hosts.
+    /// Invalid heads, and heads that name two hosts.
     fn heads(&self) -> Vec<(&'static str, String, Comes)> {
         let Self { read, host, .. } = self;
         let behind = self.behind();
@@ -195,7 +195,7 @@ impl Parts {
             ("an empty name", with(": a\r\n"), Bare(400)),
             ("a name that is not ASCII", with("X\u{e4}: a\r\n"), Bare(400)),
             ("no colon", with("X\r\n"), Bare(400)),
-            // Lenient, and without a second reading: a line ends at LF.
+            // Lenient, but not ambiguous: a line ends at LF.
             ("bare LFs", format!("{read}\r\n").replace("\r\n", "\n") + &behind, Served(2)),
             ("HTTP/1.0", of(&line.replace("1.1", "1.0")), Served(1)),
             ("HTTP/0.9", format!("GET {path}\r\n\r\n"), Bare(400)),
@@ -270,7 +270,7 @@ impl Parts {
         ]
     }
 
-    /// Handshakes of WebSocket. Bytes behind a refused one are frames to its sender, and not answered.
+    /// WebSocket handshakes. To their sender, bytes after a refused one are frames, so they are not answered.
     fn handshakes(&self) -> Vec<(&'static str, String, Comes)> {
         let Self { upgrade, .. } = self;
         let behind = self.behind();
@@ -356,10 +356,10 @@ impl Parts {
     }
 }
 
-/// Sends it, and reads all that comes; of a WebSocket, what was to come.
+/// Sends the request and reads everything that comes; of a WebSocket, the expected frames.
 fn sent(gateway: &Gateway, bytes: &[u8], comes: Comes) -> String {
     let mut stream = connect(gateway.public);
-    // It may be refused, and the connection reset, before it is all sent.
+    // The request may be refused, and the connection reset, before all of it is sent.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
@@ -394,7 +394,7 @@ fn assert_comes(what: &str, answer: &str, comes: Comes) {
                     body.is_empty() && head.to_ascii_lowercase().contains("connection: close")
                 })
         }
-        // Behind them may come hyper's refusal of what is left.
+        // Hyper's refusal of the remaining bytes may follow.
         Served(count) => statuses.iter().filter(|status| **status == "200").count() == count,
         Error(code) => statuses == ["101"] && answer.contains(&format!("\"code\":\"{code}\"")),
         Open => statuses == ["101"] && answer.contains("\"type\":\"hello\""),
@@ -437,7 +437,8 @@ fn every_request_has_one_reading() {
     assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
 }
 
-/// A refused handshake ends its connection, on which frames may follow; an accepted one takes them as such.
+/// A refused handshake closes its connection, because frames may follow; an accepted one reads them as
+/// frames.
 #[test]
 fn a_refused_handshake_ends_the_connection() {
     let gateway = Gateway::start();

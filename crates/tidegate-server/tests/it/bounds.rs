@@ -1,4 +1,4 @@
-//! Every bound under `[limits]` is hit, by a scenario of its own. A key without one turns the test red.
+//! Every limit under `[limits]` is reached by a scenario. A key without one fails the test.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use crate::{
     http2_abuse, slow,
 };
 
-/// What a scenario hands back.
+/// The result of a scenario.
 enum Hit {
-    /// The gateway has refused something by the bound's name: it must have counted it.
+    /// The gateway has refused something because of the limit, so it must have counted it.
     Counted(Gateway),
-    /// It has ended something that nobody can be told of any more; it will count it.
+    /// The gateway has ended something without an answer; it will count it.
     Silent(Gateway),
-    /// Nothing is refused: the scenario has seen the bound's effect.
+    /// Nothing is refused: the scenario has seen the limit's effect.
     Seen,
 }
 
@@ -36,13 +36,13 @@ use Hit::{Counted, Seen, Silent};
 
 const EVENT: &str = r#"{"service":"s","event":"e","data":1}"#;
 
-/// The sizes that go with small events.
+/// Sizes for small events.
 fn small(more: &[&str]) -> Gateway {
     let sizes = ["limits.event_bytes=1KiB", "limits.request_bytes=8KiB"];
     Gateway::with(&sizes.iter().chain(more).copied().collect::<Vec<_>>())
 }
 
-/// That a request was refused with this, and names the bound.
+/// Checks that a request was refused with this code and names the limit.
 fn refused(answer: &Answer, limit: &str, status: u16, code: &str) {
     assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "{answer:?}");
     assert_eq!(answer.json()["limit"], limit, "{answer:?}");
@@ -51,14 +51,14 @@ fn refused(answer: &Answer, limit: &str, status: u16, code: &str) {
     assert_eq!(answer.header("retry-after").is_some(), [429, 503].contains(&status), "{answer:?}");
 }
 
-/// That a stream ends with this, and names the bound.
+/// Checks that a stream ends with this code and names the limit.
 fn ended(mut stream: Ws, limit: &str, close: u16, code: &str) {
     let (error, closed) = stream.refusal();
     assert_eq!((error["code"].as_str(), closed), (Some(code), close), "{error}");
     assert_eq!(error["limit"], limit, "{error}");
 }
 
-/// One connection that is let in, and one over the bound, over both transports.
+/// One connection within the limit and one above it, over both transports.
 fn second_connection(settings: &[&str], limit: &str, (close, status, code): (u16, u16, &str)) -> Hit {
     let gateway = Gateway::with(settings);
     let mut first = gateway.ws("");
@@ -105,7 +105,7 @@ fn connections_per_user_policy(_: &str) -> Hit {
     Seen
 }
 
-/// Refused whether the token is good or not, and over SSE before it is looked at.
+/// Refused whether the token is good or not, and over SSE before the token is read.
 fn handshakes_per_second(limit: &str) -> Hit {
     let gateway = Gateway::with(&["limits.handshakes_per_second=1"]);
     let sse = gateway.getting("stream").with("authorization", "Bearer nonsense");
@@ -122,7 +122,7 @@ fn handshakes_per_second(limit: &str) -> Hit {
     Counted(gateway)
 }
 
-/// Who comes back while as many wait as may is refused; who begins at the head is not.
+/// A returning reader is refused while the maximum is waiting; a reader that begins at the head is not.
 fn replays_waiting(limit: &str) -> Hit {
     let node = HeldNode::with(&[("limits.replays_waiting", "1")]);
     let start = node.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
@@ -138,7 +138,7 @@ fn replays_waiting(limit: &str) -> Hit {
     node.ws("").next("hello");
     node.let_read(true);
     first.next("event");
-    // Level, or waiting for its own client: its place is free.
+    // Caught up, or waiting for its own client: its slot is free.
     eventually("its place", || (waiting() == 0.0).then_some(()));
     let mut second = node.ws(&behind);
     second.next("hello");
@@ -147,7 +147,7 @@ fn replays_waiting(limit: &str) -> Hit {
     Seen
 }
 
-/// Refused before the credentials are looked at; what needs none, and streams, are not.
+/// Refused before the credentials are verified; requests without credentials, and streams, are not.
 fn failed_auths_per_second(limit: &str) -> Hit {
     let gateway = Gateway::with(&["limits.failed_auths_per_second=1"]);
     (0..50).for_each(|_| assert_eq!(gateway.getting("cursor").send().status, 200, "good ones cost nothing"));
@@ -206,7 +206,7 @@ fn publishes_in_flight(limit: &str) -> Hit {
     Counted(gateway)
 }
 
-/// Several at once, until they meet in front of the log.
+/// Several at once, until they are at the log together.
 fn publish_queue_bytes(limit: &str) -> Hit {
     let gateway = Gateway::with(&[
         "limits.event_bytes=64KiB",
@@ -254,7 +254,7 @@ fn events_per_batch(limit: &str) -> Hit {
     Counted(gateway)
 }
 
-/// A fault of a field, which names the bound itself.
+/// A fault of a field that names its limit.
 fn faulty_field(setting: &str, body: &str, limit: &str) -> Hit {
     let gateway = Gateway::with(&[setting]);
     let answer = gateway.publish(body);
@@ -332,7 +332,7 @@ fn tail_events(limit: &str) -> Hit {
     Counted(gateway)
 }
 
-/// What stands too far back is not looked for.
+/// An event too far back is not searched for.
 fn tail_search_events(_: &str) -> Hit {
     let start = |settings: &[&str]| {
         let gateway = Gateway::with(settings);
@@ -356,7 +356,7 @@ fn page_events(limit: &str) -> Hit {
     Counted(gateway)
 }
 
-/// A page ends where it is full, and says that there is more.
+/// A full page ends and says that there is more.
 fn page_bytes(_: &str) -> Hit {
     let gateway = Gateway::with(&["limits.page_bytes=1KiB"]);
     let wide = format!("\"{}\"", "x".repeat(900));
@@ -368,14 +368,14 @@ fn page_bytes(_: &str) -> Hit {
 }
 
 fn first_frame_timeout(limit: &str) -> Hit {
-    // Operators' requests are held to it, too: not so short that a busy machine cannot ask.
+    // Operators' requests are under it too, so it is not too short for a busy machine.
     let gateway = Gateway::with(&["limits.first_frame_timeout=1s"]);
     ended(Ws::open(gateway.public, &gateway.path("stream"), &[]), limit, 4006, "auth_timeout");
     let mut partial = gateway.ws("");
     partial.next("hello");
     partial.send_raw(&[0x81]);
     ended(partial, limit, 4553, "bad_frame");
-    // A head that never ends is let go without a word, but is counted.
+    // A head that never ends is closed without an answer, but is counted.
     let mut head = connect(gateway.public);
     head.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").expect("send");
     let _ = head.read_to_end(&mut Vec::new());
@@ -396,7 +396,7 @@ fn write_timeout(limit: &str) -> Hit {
     let stream = slow::narrow_ws(&gateway);
     let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
     std::thread::scope(|scope| {
-        // Beside it, for who is closed is not waited for as long as a busy machine may fill.
+        // In the background, because a closed reader is not waited for as long as a busy machine may need.
         scope.spawn(|| slow::fill(&gateway));
         eventually("it closed", || (closed() == 1.0).then_some(()));
         ended(stream, limit, 4002, "slow_consumer");
@@ -413,7 +413,7 @@ fn idle_timeout(_: &str) -> Hit {
     Silent(gateway)
 }
 
-/// A log that does not answer, which no request can bring about.
+/// A log that does not answer; no request can cause that.
 fn publish_timeout(limit: &str) -> Hit {
     let node = HeldNode::start();
     refused(&node.publishing().body(EVENT).send(), limit, 504, "unknown");
@@ -424,7 +424,7 @@ fn publish_timeout(limit: &str) -> Hit {
 
 type Scenario = fn(&str) -> Hit;
 
-/// Which scenario hits which bound.
+/// Which scenario reaches which limit.
 macro_rules! scenarios {
     ($($key:ident),* $(,)?) => {
         [$((concat!("limits.", stringify!($key)), $key as Scenario)),*]
@@ -432,7 +432,7 @@ macro_rules! scenarios {
 }
 
 #[test]
-fn every_bound_is_hit_by_its_scenario() {
+fn p6_every_bound_is_hit_by_its_scenario() {
     let scenarios: BTreeMap<&str, Scenario> = BTreeMap::from(scenarios![
         connections,
         streams_per_connection,

@@ -1,4 +1,4 @@
-//! What browsers send of themselves, Origin, cookies and preflights, and who is let in by it.
+//! Headers that browsers send by themselves (Origin, cookies, preflights), and who is let in by them.
 
 use serde_json::json;
 
@@ -22,14 +22,14 @@ fn gateway_with(more: &[&str]) -> Gateway {
     Gateway::with(&settings)
 }
 
-/// Each `Origin` header, and whether its page may connect to a gateway that is reached as `host`.
+/// Each `Origin` header, and whether its page may connect to a gateway at `host`.
 fn origins(host: &str) -> Vec<(String, bool)> {
     let port = host.rsplit(':').next().expect("a port");
     let fixed = [
         (LISTED, true),
         ("http://localhost:3000", true),
         ("https://[2001:db8::1]:8443", true),
-        // Another scheme, port or name.
+        // Another scheme, port or host.
         ("http://app.example.com", false),
         ("wss://app.example.com", false),
         ("https://app.example.com:443", false),
@@ -49,7 +49,7 @@ fn origins(host: &str) -> Vec<(String, bool)> {
         ("https://[2001:db8::1]", false),
         ("https://[2001:db8:0:0:0:0:0:1]:8443", false),
         ("https://2001:db8::1:8443", false),
-        // Written as no browser does.
+        // Spellings that no browser uses.
         ("HTTPS://APP.EXAMPLE.COM", false),
         ("https://App.Example.com", false),
         ("https://app.example.com/", false),
@@ -69,11 +69,11 @@ fn origins(host: &str) -> Vec<(String, bool)> {
         ("https://app%2eexample.com", false),
         ("https://*.example.com", false),
         ("*", false),
-        // Names that look alike: Cyrillic, full width, and what browsers make of them.
+        // Names that look alike: Cyrillic, full width, and their encodings by browsers.
         ("https://\u{0430}pp.example.com", false),
         ("https://app\u{ff0e}example.com", false),
         ("https://xn--pp-6kc.example.com", false),
-        // No page of the web.
+        // Not a page of the web.
         ("null", false),
         ("", false),
         ("file://", false),
@@ -89,7 +89,7 @@ fn origins(host: &str) -> Vec<(String, bool)> {
     let mut origins: Vec<(String, bool)> =
         fixed.into_iter().map(|(origin, may)| (origin.to_owned(), may)).collect();
     origins.extend([
-        // The gateway's own pages, whichever scheme stands in front of it.
+        // The gateway's own pages, with either scheme.
         (format!("http://{host}"), true),
         (format!("https://{host}"), true),
         (format!("http://{host}/"), false),
@@ -109,7 +109,7 @@ fn origins(host: &str) -> Vec<(String, bool)> {
     origins
 }
 
-/// A refusal for the origin, which must tell no page anything but that.
+/// A refusal because of the origin, which must reveal nothing else to the page.
 fn assert_refused(answer: &Answer, what: &str) {
     assert_eq!((answer.status, answer.refusal().as_str()), (403, "forbidden"), "{what}: {answer:?}");
     for name in ["access-control-allow-origin", "access-control-allow-credentials"] {
@@ -212,7 +212,7 @@ fn a_preflight_names_what_a_page_may_send_and_an_answer_what_it_may_read() {
     assert_eq!(answer.header("access-control-allow-private-network"), None, "that is for the user to say");
     let answer = gateway.getting("cursor").with("origin", LISTED).send();
     assert_eq!(answer.header("access-control-expose-headers"), Some("Retry-After, Tidegate-Cursor"));
-    // A refusal of a listed page is readable too.
+    // A listed page can read a refusal too.
     let answer = gateway.getting("events?limit=x").with("origin", LISTED).send();
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (400, Some(LISTED)));
 }
@@ -233,7 +233,7 @@ fn a_refused_origin_is_logged_with_the_line_to_set_and_a_flood_is_one_line() {
         "{log}"
     );
 
-    // What cannot be an entry is shown escaped, and not as something to set.
+    // An origin that cannot be listed is shown escaped, and not as a value to set.
     let gateway = Gateway::start();
     let origin = "https://evil.example\"] \u{202e}x";
     assert_eq!(gateway.getting("events").with("origin", origin).send().status, 403);
@@ -242,7 +242,8 @@ fn a_refused_origin_is_logged_with_the_line_to_set_and_a_flood_is_one_line() {
     assert!(!log.contains('\u{202e}') && !log.contains("auth.origins = "), "{log}");
 }
 
-/// A name that rebinding points at the gateway is "same origin" to it, and reaches nothing without a token.
+/// A host that DNS rebinding points at the gateway is "same origin" to it, but reaches nothing without a
+/// token.
 #[test]
 fn a_page_whose_name_was_bound_to_the_gateway_gets_nowhere_without_a_token() {
     let gateway = Gateway::with(&["auth.cookie=\"session\""]);
@@ -272,7 +273,7 @@ fn a_cookie_is_taken_only_of_a_page_that_may_and_only_for_reading() {
         (&[("origin", &own)], true),
         (&[("origin", &own), ("sec-fetch-site", "same-origin")], true),
         (&[("sec-fetch-site", "same-origin")], true),
-        // A page on `http:` in front of our `https:`, as the browser alone can tell.
+        // A page on `http:` with our `https:` host, which only the browser can tell apart.
         (&[("origin", &own), ("sec-fetch-site", "same-site")], false),
         (&[("origin", &own), ("sec-fetch-site", "cross-site")], false),
         (&[], false),
@@ -307,7 +308,7 @@ fn a_cookie_is_taken_only_of_a_page_that_may_and_only_for_reading() {
             }
         }
     }
-    // Never to publish with, and never for a WebSocket.
+    // Never for publishing, and never for a WebSocket.
     let publish = |value: &str| {
         let request = gateway.publishing().without("authorization").with("origin", LISTED);
         request
@@ -370,7 +371,7 @@ fn a_cookie_that_stands_twice_is_refused_and_none_is_looked_at_unless_it_is_name
             let answer = request.send();
             assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"), "{end}");
         }
-        // Split over lines, as HTTP/2 may, it stands once.
+        // Split over lines, as HTTP/2 allows, it still counts once.
         let split = base.clone().adding("cookie", "a=b").adding("cookie", &format!("session={token}"));
         assert_eq!(Answer::read_head(&mut split.begin()).expect("an answer").status, 200, "{end}");
         for name in ["Session", "xsession", "session2", "session "] {
@@ -412,7 +413,7 @@ fn r22_a_native_event_source_comes_back_where_that_can_help_and_ends_where_not()
     let address =
         |token: &str| gateway.getting(&format!("stream?access_token={token}")).without("authorization");
     let cookie = |token: &str| by_cookie(&gateway, "stream", token).with("origin", LISTED);
-    // The address of an EventSource stays as it is; a cookie may be a new one the next time.
+    // The address of an EventSource never changes; a cookie may be a new one the next time.
     let answer = address(&expired).send();
     assert_eq!((answer.status, answer.refusal().as_str()), (401, "token_expired"));
     let answer = cookie(&expired).send();

@@ -14,7 +14,7 @@ use crate::{
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
-/// An event in JSON: a good one with `changes`; null takes a member away.
+/// A valid event in JSON with `changes`; null removes a member.
 fn envelope(changes: &Value) -> String {
     let mut event =
         json!({"specversion": "1.0", "id": "a", "source": "/bank", "type": "paid", "service": "s"});
@@ -34,7 +34,7 @@ fn batch(gateway: &Gateway, body: &str) -> Request {
     gateway.publishing().with("content-type", BATCH).body(body)
 }
 
-/// A good event in binary mode, with the id `a`.
+/// A valid event in binary mode, with the id `a`.
 fn binary(gateway: &Gateway, data: &str) -> Request {
     [("specversion", "1.0"), ("id", "a"), ("source", "/bank"), ("type", "paid"), ("service", "s")]
         .iter()
@@ -42,7 +42,7 @@ fn binary(gateway: &Gateway, data: &str) -> Request {
         .body(data)
 }
 
-/// The place in a 202, which says nothing else.
+/// The cursor of a 202, which has nothing else.
 fn seq(answer: &Answer) -> u64 {
     assert_eq!((answer.status, answer.body.as_str()), (202, ""), "{answer:?}");
     assert_eq!((answer.header("content-length"), answer.header("content-type")), (Some("0"), None));
@@ -347,7 +347,7 @@ fn what_cannot_be_taken_is_named() {
     ] {
         assert_eq!((answer.status, answer.refusal().as_str()), (status, code), "{what}: {answer:?}");
     }
-    // Its type is known where the body's is: a batch is none for structured mode, nor the other way round.
+    // Its type applies to one mode only: a batch is invalid in structured mode, and the other way round.
     let answer = structured(&gateway, &format!("[{}]", envelope(&json!({})))).send();
     assert_eq!(fault(&answer), (String::new(), "type".into()));
     assert_eq!(gateway.getting("cursor").send().json()["head"], 0, "nothing of any of them is there");

@@ -1,5 +1,5 @@
-//! Every code of the table is produced for real, each with the close code and the status that the table
-//! gives it. A code that nothing here provokes turns the test red.
+//! Every code of the table is produced for real, each with the close code and the status that the table gives
+//! it. A code that nothing here produces fails the test.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::{
     held_node::HeldNode,
 };
 
-/// The codes that came over the wire so far.
+/// The codes that have come over the wire.
 #[derive(Default)]
 struct Seen(BTreeSet<Code>);
 
@@ -27,7 +27,7 @@ impl Seen {
         code
     }
 
-    /// A request that is refused for this.
+    /// A request that is refused with this code.
     fn answered(&mut self, expected: Code, answer: &Answer) {
         let code = self.code(&answer.refusal());
         assert_eq!((code, answer.status), (expected, expected.status()), "{answer:?}");
@@ -35,7 +35,7 @@ impl Seen {
         assert!(code.is_retryable() || !comes_back, "a final code names a time: {answer:?}");
     }
 
-    /// A stream that ends with this.
+    /// A stream that ends with this code.
     fn ended(&mut self, expected: Code, mut stream: Ws) {
         let (error, close) = stream.refusal();
         let code = self.code(error["code"].as_str().expect("a code"));
@@ -54,7 +54,7 @@ fn greeted(gateway: &Gateway) -> (Ws, String) {
     (stream, id)
 }
 
-/// What is wrong with a request or a token.
+/// A fault of a request or a token.
 fn refused_at_once(seen: &mut Seen) {
     let gateway = Gateway::with(&[
         "auth.leeway=0s",
@@ -101,7 +101,7 @@ fn refused_at_once(seen: &mut Seen) {
     drop(first);
 }
 
-/// What ends a stream that stood.
+/// A reason for which an open stream ends.
 fn ended_later(seen: &mut Seen) {
     let gateway =
         Gateway::with(&["limits.client_frame_bytes=8KiB", "limits.write_timeout=200ms", "log.engine=memory"]);
@@ -128,7 +128,7 @@ fn ended_later(seen: &mut Seen) {
     let slow = crate::slow::narrow_ws(&gateway);
     let closes = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
     std::thread::scope(|scope| {
-        // Beside it, for who is closed is not waited for as long as a busy machine may fill.
+        // In the background, because a closed reader is not waited for as long as a busy machine may need.
         scope.spawn(|| crate::slow::fill(&gateway));
         eventually("the slow one closed", || (closes() == 1.0).then_some(()));
         seen.ended(Code::SlowConsumer, slow);
@@ -136,7 +136,7 @@ fn ended_later(seen: &mut Seen) {
 
     let quiet = Gateway::with(&["ping.interval=200ms", "ping.timeout=100ms"]);
     seen.ended(Code::PingTimeout, greeted(&quiet).0);
-    // Whoever is still there is what the drain waits for.
+    // The drain waits for readers that are still connected.
     let mut kept = quiet.sse("");
     kept.next("hello");
     quiet.terminate();
@@ -144,7 +144,7 @@ fn ended_later(seen: &mut Seen) {
     seen.answered(Code::Draining, &quiet.publish("{}"));
 }
 
-/// What a gateway says when its own parts fail, which no request can bring about.
+/// The codes for failures of the gateway's own parts, which no request can cause.
 fn failed_inside(seen: &mut Seen) {
     let node = HeldNode::start();
     let event = r#"{"service":"s","event":"e","id":"a","data":1}"#;

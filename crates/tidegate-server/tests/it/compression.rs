@@ -1,5 +1,5 @@
-//! Compression over sockets: who gets which, by offer, address and configuration; what stays out of it;
-//! and what a client may not do with its half of it.
+//! Compression over sockets: who gets which, by offer, query and configuration; what stays uncompressed; and
+//! what a client may not do with its half.
 
 use std::io::Write as _;
 
@@ -23,7 +23,7 @@ const PLAIN: Option<&str> = Some("permessage-deflate; client_no_context_takeover
 const ALONE: Option<&str> =
     Some("permessage-deflate; client_no_context_takeover; server_no_context_takeover");
 
-/// A WebSocket that makes this offer.
+/// A WebSocket with this offer.
 fn offering(gateway: &Gateway, query: &str, offer: &str) -> Ws {
     let bearer = format!("Bearer {}", gateway.token);
     let headers = [("authorization", bearer.as_str()), (EXTENSIONS, offer)];
@@ -43,7 +43,7 @@ fn coded(stream: &Sse) -> Option<&str> {
     stream.head.header("content-encoding")
 }
 
-/// Events that get shorter.
+/// Events that compress well.
 fn events(service: &str, count: usize) -> String {
     let event = |number: usize| json!({"service": service, "event": "paid", "data": {"number": number, "note": "paid in full ".repeat(8)}});
     Value::from((0..count).map(event).collect::<Vec<_>>()).to_string()
@@ -67,7 +67,7 @@ fn offers_are_answered_and_kept() {
             "permessage-deflate; server_max_window_bits=15",
             Some("permessage-deflate; client_no_context_takeover; server_max_window_bits=15"),
         ),
-        // Frames are shared by all, so a window of one's own cannot be had.
+        // Frames are shared, so no client can have its own window.
         ("permessage-deflate; server_max_window_bits=14", None),
         ("permessage-deflate; server_max_window_bits=8", None),
         ("permessage-deflate; server_max_window_bits", None),
@@ -177,7 +177,7 @@ fn excluded_services_and_private_frames_stay_uncompressed() {
         Value::from(events).to_string()
     };
     let targeted = json!([{"service": "s", "event": "paid", "users": ["dev"], "data": "paid ".repeat(40)}]);
-    // Between frames that go in a shared context, so that whoever took one more or less would show it.
+    // Between frames in a shared context, so that a reader with one more or less would show it.
     for _ in 0..5 {
         for (body, of_all, of_few) in [
             (events("s", 3), true, true),
@@ -194,7 +194,7 @@ fn excluded_services_and_private_frames_stay_uncompressed() {
             }
         }
     }
-    // Over SSE, what is kept out stands in the body as it is.
+    // Over SSE, events that are left out are stored uncompressed in the body.
     let stream =
         gateway.getting("stream").with("accept", "text/event-stream").with("accept-encoding", "gzip");
     let mut connection = stream.begin();
@@ -227,7 +227,7 @@ fn deflated(text: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// A pong with so many bytes of JSON, as a compressed message.
+/// A pong with this many bytes of JSON, as a compressed message.
 fn pong(bytes: usize) -> Vec<u8> {
     let word = "{\"type\":\"pong\"";
     deflated(format!("{word}{}}}", " ".repeat(bytes - word.len() - 1)).as_bytes())
@@ -242,7 +242,7 @@ fn resident_kib(gateway: &Gateway) -> usize {
 #[test]
 fn a_bomb_of_a_client_is_refused_unopened() {
     let gateway = Gateway::with(&["limits.client_frame_bytes=16KiB", "limits.connections_per_user=1000"]);
-    // As much as 16 KiB can become, and what just fits.
+    // The most that 16 KiB can inflate to, and the largest that fits.
     let (bomb, fits, over) = (pong(15 << 20), pong(16 << 10), pong((16 << 10) + 1));
     assert!(bomb.len() < 16 << 10, "{} bytes", bomb.len());
     let mut good = offering(&gateway, "", OFFER);
@@ -266,12 +266,12 @@ fn a_bomb_of_a_client_is_refused_unopened() {
     (0..40).for_each(|_| throw(&bomb, 7));
     let grown = resident_kib(&gateway).saturating_sub(before);
     assert!(grown < 8 << 10, "{grown} KiB more");
-    // What is no deflate at all breaks the protocol.
+    // Data that is not deflate breaks the protocol.
     let mut broken = offering(&gateway, "", OFFER);
     broken.next("hello");
     broken.send_raw(&masked(0xc1, &[0xff; 20]));
     assert_eq!(broken.refusal().0["code"], "bad_frame");
-    // Without an agreement the bit means nothing.
+    // Without an agreement the bit has no meaning.
     let mut plain = gateway.ws("");
     plain.next("hello");
     plain.send_raw(&masked(0xc1, &fits));
@@ -284,17 +284,17 @@ fn a_bomb_of_a_client_is_refused_unopened() {
     });
 }
 
-/// The two transports, each without envelopes and with, for the same user; `query` begins with `&`.
+/// Both transports, with and without envelopes, for the same user; `query` begins with `&`.
 fn pairs(gateway: &Gateway, query: &str) -> [(Box<dyn Frames>, Box<dyn Frames>); 2] {
     let [ws, sse] = gateway.both(&format!("?deflate=0{query}"));
-    // Whatever is offered beside it, nothing is compressed twice.
+    // Even if compression is offered, nothing is compressed twice.
     let gzip_ws = offering(gateway, &format!("?batch=gzip{query}"), OFFER);
     let gzip_sse = accepting(gateway, &format!("?batch=gzip{query}"), "gzip");
     assert_eq!((agreed(&gzip_ws), coded(&gzip_sse)), (None, None));
     [(ws, Box::new(gzip_ws)), (sse, Box::new(gzip_sse))]
 }
 
-/// Reads one frame of both; the plain one, and what the other one has inside where it is an envelope.
+/// Reads one frame of both; the plain one, and the content of the other one if it is an envelope.
 fn frame_of(pair: &mut (Box<dyn Frames>, Box<dyn Frames>)) -> (String, String, Option<String>) {
     let (plain, other) = (pair.0.try_frame().expect("a frame"), pair.1.try_frame().expect("a frame"));
     let outer: Value = serde_json::from_str(&other).expect("JSON");
@@ -388,7 +388,7 @@ fn replays_come_in_envelopes_from_the_tail_and_from_the_log() {
         }
     };
     replay(&gateway, &format!("&cursor={start}"), 180);
-    // Of a place inside of a batch: cut there, and in an envelope.
+    // A cursor inside a batch: the batch is cut there, even in an envelope.
     replay(&gateway, "&tail=47", 47);
     let gateway = gateway.killed_and_started_again();
     replay(&gateway, &format!("&cursor={start}"), 180);

@@ -50,7 +50,7 @@ fn connections_are_listed_as_they_are_and_in_pages() {
         let (since, until) = (of["connected_at"].as_str(), of["token_expires_at"].as_str());
         assert!(since < until && since.is_some_and(|time| time.ends_with('Z')), "{of}");
     }
-    // What a renewal changes shows.
+    // A renewal shows in the list.
     third.authenticate(&gateway.token_of("u", &["c"]));
     third.next("hello");
     assert_eq!(listed(&gateway, "?user=u")[1]["services"], serde_json::json!(["c"]));
@@ -117,7 +117,7 @@ fn those_of_a_user_or_of_an_org_are_closed_and_nobody_elses() {
         assert_eq!(stream.refusal().1, 4554);
     }
     assert_eq!(closed(&at(&gateway, "DELETE", "?user=u")), 0, "they are gone, or on their way");
-    // A slip closes nobody.
+    // A mistyped request closes nobody.
     for query in ["", "?all=yes", "?all=", "?usr=v", "?user=v&all=true", "?user=", "?user=v&user=w"] {
         let answer = at(&gateway, "DELETE", query);
         assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"), "{query}");

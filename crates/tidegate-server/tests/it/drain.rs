@@ -1,4 +1,5 @@
-//! How a gateway leaves: readers are told, publishers are sent away, and what was let in is finished.
+//! How a gateway drains: readers are asked to leave, publishers are refused, and admitted requests are
+//! finished.
 
 use std::io::Write as _;
 
@@ -53,7 +54,7 @@ fn sigterm_tells_readers_turns_publishers_away_and_exits_with_zero() {
     assert_eq!(sse.try_frame(), None);
     assert_eq!(gateway.exit_code(), Some(0));
 
-    // The stop was clean: the cursor goes on in the next life without a gap.
+    // The stop was clean: the cursor continues in the next incarnation without a gap.
     let gateway = gateway.started_again();
     let mut again = gateway.ws(&format!("?cursor={cursor}"));
     let hello = again.next("hello");

@@ -1,5 +1,5 @@
-//! Who makes way for whom (R20): the oldest for the newest, where that is the policy, and the one that
-//! is named, always. The code is final, or two tabs would evict each other for ever.
+//! Who makes room for whom (R20): the oldest for the newest, if that is the policy, and the named connection
+//! always. The code is final, or two tabs would evict each other for ever.
 
 use crate::{
     client::{http::Request, stream::Frames, ws::Ws},
@@ -95,7 +95,7 @@ fn r20_the_connection_that_is_named_makes_way() {
     let token = gateway.token_of("u", &["*"]);
     let mut old = gateway.ws_as(&token, "");
     let id = id_of(&mut old);
-    // Over SSE in the place of a WebSocket, and back.
+    // An SSE stream replaces a WebSocket, and the other way round.
     let mut new = gateway.sse_as(&token, &format!("?replaces={id}"));
     let second = id_of(&mut new);
     is_evicted(old);
@@ -105,13 +105,13 @@ fn r20_the_connection_that_is_named_makes_way() {
     assert_eq!(new.try_frame(), None);
     assert_eq!(users_places(&gateway), 1.0);
 
-    // Absent, gone, of another start: there is no place, and nothing says why.
+    // Absent, gone, or of another start: no slot is freed, and no answer says why.
     let before = format!("0{third_id}");
     for query in ["".to_owned(), format!("?replaces={id}"), format!("?replaces={before}")] {
         let (error, close) = gateway.ws_as(&token, &query).refusal();
         assert_eq!((error["code"].as_str(), close), (Some("too_many_connections"), 4004), "{query}");
     }
-    // Of another user, or in another org: as if nobody had been named.
+    // Of another user, or in another org: as if no connection had been named.
     let mut stranger = gateway.ws_as(&gateway.token_of("v", &["*"]), &format!("?replaces={third_id}"));
     stranger.next("hello");
     let elsewhere = gateway.token_with(&serde_json::json!({"sub": "u", "org": "other"}));
@@ -139,7 +139,7 @@ fn r20_the_connection_that_is_named_makes_way() {
 
 #[test]
 fn r20_one_that_was_asked_to_leave_is_not_counted() {
-    // The whole window is the time that a client has to leave: it is asked at once.
+    // A client may use the whole window to leave, so it is asked at once.
     let node = HeldNode::with(&[("drain.window", "1s")]);
     let mut stream = node.ws("");
     stream.next("hello");
@@ -167,7 +167,7 @@ fn evicting_replacing_and_closing_at_once_leaves_every_counter_at_zero() {
                 let mut last = String::new();
                 for round in 0..50 {
                     let mut stream = gateway.ws_as(&token, &format!("?replaces={last}"));
-                    // Evicted before its hello, perhaps.
+                    // Perhaps evicted before its hello.
                     let hello = stream.frame();
                     if let Some(id) = hello["connection_id"].as_str() {
                         last = id.to_owned();

@@ -1,4 +1,4 @@
-//! A gateway of one test: `tidegate dev` with a directory and ports of its own.
+//! A gateway for one test: `tidegate dev` with its own directory and ports.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -20,10 +20,10 @@ use crate::client::{
 };
 use crate::secrets;
 
-/// How long anything may take before a test gives up on it: only a hang takes as long.
+/// The deadline of everything in a test; only a hang reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Asks `look` again until it gives something.
+/// Calls `look` until it returns something.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -41,17 +41,17 @@ pub struct Gateway {
     dir: TempDir,
     settings: Vec<String>,
     secret: String,
-    /// What must not be seen in logs, metrics and answers: tokens, keys, whatever a test adds.
+    /// Texts that must not appear in logs, metrics and answers: tokens, keys, and whatever a test adds.
     secrets: Mutex<Vec<String>>,
-    /// Where publishers and readers connect.
+    /// The public address.
     pub public: SocketAddr,
-    /// Where operators connect.
+    /// The operators' address.
     pub admin: SocketAddr,
     /// Its org.
     pub org: String,
-    /// Reads all services of the org.
+    /// A token for all services of the org.
     pub token: String,
-    /// Publishes to all services of the org.
+    /// A key for all services of the org.
     pub key: String,
 }
 
@@ -68,8 +68,7 @@ impl Gateway {
         Self::spawn(dir, settings)
     }
 
-    /// Starts `tidegate serve` with this configuration beside the one of its log; its org is `acme`,
-    /// and it has no token of its own.
+    /// Starts `tidegate serve` with this configuration and a log; its org is `acme`, and it has no token.
     pub fn serving(config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("tidegate.toml");
@@ -102,7 +101,7 @@ impl Gateway {
         gateway
     }
 
-    /// The first line that it has logged with this message.
+    /// The first line of its log with this message.
     pub fn logged(&self, message: &str) -> Option<Value> {
         self.log()
             .lines()
@@ -110,12 +109,12 @@ impl Gateway {
             .find(|line| line["message"] == message)
     }
 
-    /// Writes its configuration anew; it is told by [`Gateway::hang_up`].
+    /// Rewrites its configuration; [`Gateway::hang_up`] makes it reread.
     pub fn configure(&self, config: &str) {
         write_config(&self.dir.path().join("tidegate.toml"), self.dir.path(), config);
     }
 
-    /// Sends it SIGHUP and waits until it has read its configuration again; whether it took it.
+    /// Sends it SIGHUP and waits until it has reread its configuration. Returns whether it accepted it.
     pub fn hang_up(&self) -> bool {
         let count = |outcome| self.metric(&format!("tidegate_config_rereads_total{{outcome=\"{outcome}\"}}"));
         let before = (count("taken"), count("refused"));
@@ -130,7 +129,7 @@ impl Gateway {
         let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
-        // Whatever it can say, it says: secrets are looked for in it.
+        // At the most verbose level: its log is searched for secrets.
         command.args(["--set", "logs.level=trace"]);
         for setting in &settings {
             command.args(["--set", setting]);
@@ -167,14 +166,14 @@ impl Gateway {
         }
     }
 
-    /// Kills it without a word and starts it again over the same directory.
+    /// Kills it (SIGKILL) and starts it again over the same directory.
     pub fn killed_and_started_again(mut self) -> Self {
         self.kill();
         self.look_for_secrets();
         self.started_again()
     }
 
-    /// Starts one over the directory of this one, which has ended.
+    /// Starts a new one over the directory of this one, which has ended.
     pub fn started_again(mut self) -> Self {
         assert!(self.child.is_none(), "it still runs");
         let spare = tempfile::tempdir().expect("a directory");
@@ -192,12 +191,12 @@ impl Gateway {
         }
     }
 
-    /// From here on, `secret` must not be seen in logs, metrics and answers.
+    /// From here on, `secret` must not appear in logs, metrics and answers.
     pub fn keep_secret(&self, secret: &str) {
         self.secrets.lock().expect("no panic").push(secret.to_owned());
     }
 
-    /// Looks for every secret that it was given, or gave, in all that it said to this thread.
+    /// Searches everything that it sent to this thread for every secret that it was given or gave.
     fn look_for_secrets(&self) {
         if !std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
@@ -210,7 +209,7 @@ impl Gateway {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// How many sockets it holds.
+    /// How many sockets it has open.
     pub fn sockets(&self) -> usize {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
         fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
@@ -233,13 +232,13 @@ impl Gateway {
         rustix::process::kill_process(pid, signal).expect("a signal");
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits for its end and returns the exit code.
     pub fn exit_code(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it runs");
         eventually("the end of the process", || child.try_wait().expect("a child")).code()
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("stderr")).expect("stderr")
     }
@@ -256,7 +255,7 @@ impl Gateway {
         self.token_with(&json!({"sub": user, "services": services}))
     }
 
-    /// A token with these claims over those of an ordinary one; null takes a claim away.
+    /// A token with these claims added to ordinary ones; null removes a claim.
     pub fn token_with(&self, changes: &Value) -> String {
         let mut claims = json!({"sub": "u", "org": self.org, "services": ["*"], "exp": now_s() + 3600});
         for (name, value) in changes.as_object().expect("claims") {

@@ -12,11 +12,12 @@ use std::{
 use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_engine::{
-    AppendError, Appended, Clock, Durability, Engine, Feed, Hooks, LocalEngine, MemoryOptions, MemoryStore,
-    Page, PageLimit, ReadError, SystemClock,
+    AppendError, Appended, Clock, Durability, Engine, Feed, Health, Hooks, LocalEngine, MemoryStore, Page,
+    PageLimit, ReadError, SystemClock,
 };
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
+    admin, app,
     auth::{KeysFile, Publishers, TokenVerifier},
     config::{self, Sources},
     hub::Hub,
@@ -27,7 +28,11 @@ use tidegate_server::{
 use tokio::sync::watch;
 
 use crate::{
-    client::{http::Request, ws::Ws},
+    client::{
+        http::{Answer, Request},
+        sse::Sse,
+        ws::Ws,
+    },
     gateway::now_s,
 };
 
@@ -40,7 +45,14 @@ struct HeldBack {
     may_read: watch::Receiver<bool>,
     breaks: Arc<AtomicBool>,
     loses: Arc<AtomicBool>,
-    halts: Arc<AtomicBool>,
+    health: Arc<watch::Sender<Health>>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl HeldBack {
+    fn note(&self, call: &str, org: &OrgId) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{call} {org}"));
+    }
 }
 
 impl Engine for HeldBack {
@@ -49,7 +61,7 @@ impl Engine for HeldBack {
         org: &OrgId,
         events: Vec<NewEvent>,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        if self.halted().is_some() {
+        if matches!(*self.health.borrow(), Health::Halted(_)) {
             return Box::pin(async { Err(AppendError::Halted) });
         }
         let appended = self.engine.append(org, events);
@@ -62,6 +74,7 @@ impl Engine for HeldBack {
     }
 
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>> {
+        self.note("open", org);
         self.engine.open(org)
     }
 
@@ -85,11 +98,18 @@ impl Engine for HeldBack {
         self.engine.sweep();
     }
 
-    fn halted(&self) -> Option<Arc<str>> {
-        if self.halts.load(Ordering::SeqCst) {
-            return Some("a sync failed on purpose".into());
-        }
-        self.engine.halted()
+    fn watch(&self, org: &OrgId) {
+        self.note("watch", org);
+        self.engine.watch(org);
+    }
+
+    fn unwatch(&self, org: &OrgId) {
+        self.note("unwatch", org);
+        self.engine.unwatch(org);
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
     }
 
     fn durability(&self) -> Durability {
@@ -116,10 +136,6 @@ impl Feed for HeldFeed {
             None => self.hub.committed(org, prev, events),
         }
     }
-
-    fn has_readers(&self, org: &OrgId) -> bool {
-        self.hub.has_readers(org)
-    }
 }
 
 /// The node, with one worker, and an org `acme`.
@@ -131,7 +147,8 @@ pub struct HeldNode {
     reads: watch::Sender<bool>,
     breaks: Arc<AtomicBool>,
     loses: Arc<AtomicBool>,
-    halts: Arc<AtomicBool>,
+    health: Arc<watch::Sender<Health>>,
+    calls: Arc<Mutex<Vec<String>>>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
@@ -163,9 +180,11 @@ impl HeldNode {
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
         let (reads, may_read) = watch::channel(true);
-        let [breaks, loses, halts] = <[Arc<AtomicBool>; 3]>::default();
-        let around = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
-        let engine = LocalEngine::memory(MemoryOptions::default(), around).expect("an engine");
+        let [breaks, loses] = <[Arc<AtomicBool>; 2]>::default();
+        let health = Arc::new(watch::Sender::new(Health::Ok));
+        let calls = Arc::<Mutex<Vec<String>>>::default();
+        let hooks = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
+        let engine = LocalEngine::memory(app::memory_options(&config), hooks).expect("an engine");
         let parts = Parts {
             engine: Arc::new(HeldBack {
                 engine,
@@ -173,7 +192,8 @@ impl HeldNode {
                 may_read,
                 breaks: breaks.clone(),
                 loses: loses.clone(),
-                halts: halts.clone(),
+                health: health.clone(),
+                calls: calls.clone(),
             }),
             metrics: Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
@@ -192,15 +212,15 @@ impl HeldNode {
                 let stream = stream.expect("accept");
                 stream.set_nonblocking(true).expect("non-blocking");
                 let peer = stream.peer_addr().expect("a peer");
-                let place = counted.take_socket().expect("room");
-                worker.hand(Accepted { stream, peer, place }).expect("room");
+                let slot = counted.take_socket().expect("room");
+                worker.hand(Accepted { stream, peer, slot }).expect("room");
             }
         });
         let claims = serde_json::json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600});
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, reads, breaks, loses, halts, node, feed, _dir: dir }
+        Self { address, key, token, answers, reads, breaks, loses, health, calls, node, feed, _dir: dir }
     }
 
     /// Lets publishers have their answers.
@@ -232,7 +252,32 @@ impl HeldNode {
 
     /// Makes the log take no more writes, as after a failed sync.
     pub fn halt(&self) {
-        self.halts.store(true, Ordering::SeqCst);
+        self.set_health(Health::Halted("a sync failed on purpose".into()));
+    }
+
+    /// Makes the engine report how it works.
+    pub fn set_health(&self, health: Health) {
+        self.health.send_replace(health);
+    }
+
+    /// The calls of `watch`, `open` and `unwatch` so far, each with its org.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the operators' listener, which is started for it.
+    pub fn operators(&self, path: &str) -> Answer {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let address = listener.local_addr().expect("bound");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).expect("a listener")
+        };
+        runtime.spawn(admin::serve(listener, self.node.clone()));
+        Request::new(address, "GET", path).send()
     }
 
     /// Lets the tails have what was committed, and what will be.
@@ -254,6 +299,11 @@ impl HeldNode {
     pub fn getting(&self, endpoint: &str) -> Request {
         Request::new(self.address, "GET", &format!("/v1/orgs/acme/{endpoint}"))
             .with("authorization", &format!("Bearer {}", self.token))
+    }
+
+    /// A stream over SSE.
+    pub fn sse(&self, query: &str) -> Sse {
+        Sse::open(self.getting(&format!("stream{query}")))
     }
 
     /// A stream over WebSocket.

@@ -1,4 +1,4 @@
-//! Pages of history and the cursor of now.
+//! Pages of history, and the cursor at the head.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Tokens of somebody who wants in. None is taken, nobody is asked who should not be, and the gateway
-//! serves on.
+//! Tokens of an attacker. None is accepted, no request goes to an unlisted address, and the gateway keeps
+//! serving.
 
 use base64::{
     Engine as _,
@@ -19,7 +19,7 @@ const OTHER: &str = "https://other.example";
 const FETCHED: &str = "https://fetched.example";
 const SHORT: &str = "https://short.example";
 
-/// A name, a token, and the code that it is refused with.
+/// A name, a token, and the expected code.
 pub type Case = (String, String, &'static str);
 
 struct Corpus {
@@ -29,7 +29,7 @@ struct Corpus {
     secret: Signer,
     other: Signer,
     fetched: Signer,
-    /// A stranger's.
+    /// A key of a stranger.
     stranger: Signer,
     recorder: String,
     cases: Vec<Case>,
@@ -40,7 +40,7 @@ pub fn claims(iss: &str) -> Value {
     json!({"iss": iss, "sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600})
 }
 
-/// The object with another member.
+/// The object with one more member.
 pub fn with(mut object: Value, name: &str, value: Value) -> Value {
     object[name] = value;
     object
@@ -92,7 +92,7 @@ impl Corpus {
         {
             self.bad(format!("header {header}"), self.rsa.token_of(header.to_string(), claims.to_string()));
         }
-        // RFC 8725 2.1: the public key as a secret, in every form that somebody could have it in.
+        // RFC 8725 2.1: the public key used as a secret, in every form in which somebody could have it.
         let forms = [
             ("PEM", self.rsa.pem().into_bytes()),
             ("PEM without its last line end", self.rsa.pem().trim_end().as_bytes().to_vec()),
@@ -225,7 +225,7 @@ impl Corpus {
         let decoded = B64.decode(signature).expect("base64");
         let last = signature.chars().last().expect("a character");
         let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        // The last character of 64 bytes has four bits that say nothing.
+        // The last character of 64 bytes has four unused bits.
         let next = alphabet.chars().nth(alphabet.find(last).expect("of the alphabet") + 1).expect("another");
         let trailing = format!("{}{next}", &good[..good.len() - 1]);
         for (name, token) in [
@@ -382,7 +382,7 @@ impl Corpus {
         ] {
             self.bad(format!("iss {iss}"), self.ec.token(&with(claims(LISTED), "iss", iss)));
         }
-        // Keys of one for another.
+        // Keys of one issuer for another.
         self.bad("the other's key, iss listed", self.other.token(&claims(LISTED)));
         self.bad("the listed key, iss other", self.ec.token(&claims(OTHER)));
         self.bad("the fetched key, iss listed", self.fetched.token(&claims(LISTED)));
@@ -391,7 +391,7 @@ impl Corpus {
         self.bad("the listed key, iss of the short form", self.ec.token(&claims(SHORT)));
         let unnamed = self.ec.token_of("{\"alg\":\"ES256\"}", claims(OTHER).to_string());
         self.bad("the listed key without a kid, iss other", unnamed);
-        // Every issuer calls a key "same"; only its own is its.
+        // Every issuer calls a key "same"; each accepts only its own.
         for (signer, iss) in [(&self.other, LISTED), (&self.ec, OTHER)] {
             let header = json!({"alg": "ES256", "kid": "same"}).to_string();
             let token = signer.token_of(header, claims(iss).to_string());
@@ -406,13 +406,13 @@ impl Corpus {
             "forbidden",
         );
         self.add("another org", self.ec.token(&with(claims(LISTED), "org", json!("mine"))), "forbidden");
-        // The audience of the short form.
+        // The audience of the short form of the configuration.
         self.bad("no aud where one is asked for", self.secret.token(&claims(SHORT)));
         for aud in [json!("tidegate2"), json!("Tidegate"), json!([]), json!(["a", "b"]), json!("tidegate ")] {
             let token = self.secret.token(&with(claims(SHORT), "aud", aud.clone()));
             self.bad(format!("aud {aud}"), token);
         }
-        // The set of the fetched issuer has other keys that must not be used.
+        // The set of the fetched issuer has other keys, which must not be used.
         for kid in ["weak", "oct", "private", "enc", "sign", "p384", "twice"] {
             let header = json!({"alg": "ES256", "kid": kid}).to_string();
             let token = self.stranger.token_of(header, claims(FETCHED).to_string());
@@ -460,7 +460,7 @@ fn closes_and_status(code: &str) -> (u16, u16) {
     }
 }
 
-/// Sends the token on every road that can carry it; each must refuse it in its words.
+/// Sends the token in every way that can carry it; each must refuse it in its own terms.
 pub fn refused(gateway: &Gateway, (name, token, code): &Case) {
     let (close, status) = closes_and_status(code);
     let mut stream = Ws::open(gateway.public, &gateway.path("stream"), &[]);
@@ -468,7 +468,7 @@ pub fn refused(gateway: &Gateway, (name, token, code): &Case) {
     let (error, closed) = stream.refusal();
     assert_eq!((error["code"].as_str(), closed), (Some(*code), close), "{name}, by auth frame: {error}");
     assert!(!error.to_string().contains(token) || token.is_empty(), "{name}: the token is shown: {error}");
-    // A header ends its value at white space and carries visible characters alone.
+    // A header value ends at white space and has only visible characters.
     let is_plain = |byte: u8| byte.is_ascii_graphic();
     if token.is_empty() || token.len() > 12_000 || !token.bytes().all(is_plain) {
         return;
@@ -487,7 +487,7 @@ pub fn refused(gateway: &Gateway, (name, token, code): &Case) {
             "{name}, {endpoint}: {answer:?}"
         );
     }
-    // A subprotocol is a token of RFC 9110, without the separators.
+    // A subprotocol is a token of RFC 9110, without separators.
     if token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
         let pair = format!("tidegate.v1, tidegate.bearer.{token}");
         let mut stream =
@@ -537,7 +537,7 @@ fn hostile_tokens_are_refused_and_nobody_is_asked_for_them() {
     }
     assert_eq!(recorder.asked(), Vec::<String>::new(), "asked where a token says");
     assert_eq!(keys.asked().len(), 1, "asked for tokens that nobody signed");
-    // It has had enough of each kind, and still takes the good ones.
+    // After enough of each kind, it still accepts the good ones.
     let short = with(claims(SHORT), "aud", json!(["a", "tidegate"]));
     for token in [
         corpus.rsa.token(&claims(LISTED)),
@@ -546,7 +546,7 @@ fn hostile_tokens_are_refused_and_nobody_is_asked_for_them() {
         corpus.fetched.token(&claims(FETCHED)),
         more.token(&claims(FETCHED)),
         corpus.secret.token(&short),
-        // What a header says of keys is passed over, also where the token is good.
+        // Keys in the header are ignored, even if the token is good.
         corpus.ec.token_of(
             json!({"alg": "ES256", "kid": "ec", "jku": recorder.url("x"), "jwk": more.jwk()}).to_string(),
             claims(LISTED).to_string(),

@@ -1,5 +1,5 @@
-//! Key sets of somebody who wants in, or whose server is broken. None opens anything or leads elsewhere,
-//! and the other issuers' tokens are taken.
+//! Key sets of an attacker, or of a broken server. None lets anybody in or leads elsewhere, and other
+//! issuers' tokens are accepted.
 
 use std::io::{Read as _, Write as _};
 
@@ -13,7 +13,7 @@ use crate::{
     signer::Signer,
 };
 
-/// A name, what the server does, and how a token by the key that it should have had is refused.
+/// A name, the server's behaviour, and the refusal of a token by the key that the set should have had.
 type SetCase = (&'static str, Box<dyn Fn(&mut std::net::TcpStream) + Send + Sync>, &'static str);
 
 fn sets(signer: &Signer, elsewhere: &str) -> Vec<SetCase> {
@@ -62,7 +62,7 @@ fn sets(signer: &Signer, elsewhere: &str) -> Vec<SetCase> {
         b"HTTP/1.1 200 OK\r\ncontent-length: 9223372036854775807\r\n\r\n{".to_vec(),
         "unreachable",
     );
-    // 10 MiB of zeros would be 10 KiB.
+    // 10 MiB of zeros, compressed to 10 KiB.
     add("gzip", answer("200 OK", "content-encoding: gzip\r\n", good.as_bytes()), "malformed");
     add("brotli", answer("200 OK", "content-encoding: br\r\n", good.as_bytes()), "malformed");
     for (name, value) in [
@@ -80,7 +80,7 @@ fn sets(signer: &Signer, elsewhere: &str) -> Vec<SetCase> {
     }
     let twice = format!("{{\"keys\":[],\"keys\":[{key}]}}");
     add("keys twice", answer("200 OK", "", twice.as_bytes()), "malformed");
-    // Sets of which nothing can be used.
+    // Sets without a usable key.
     for (name, value) in [
         ("no keys", json!({"keys": []})),
         ("null for a key", json!({"keys": [null]})),
@@ -114,7 +114,7 @@ fn sets(signer: &Signer, elsewhere: &str) -> Vec<SetCase> {
     {
         let waits = move |stream: &mut std::net::TcpStream| {
             let _ = stream.write_all(bytes);
-            // Until the gateway has had enough.
+            // Until the gateway has had enough requests.
             let _ = stream.read_to_end(&mut Vec::new());
         };
         cases.push((name, Box::new(waits), "timeout"));
@@ -148,7 +148,8 @@ fn hostile_key_sets_open_nothing_and_lead_nowhere() {
     let gateway = Gateway::serving(&format!(
         "{config}[limits]\nhandshakes_per_second = 100_000\nfailed_auths_per_second = 100_000\n"
     ));
-    // A failure is tried again after a second or so: there may be more of each by now, never another.
+    // A failed fetch is retried after about a second: the counts may have grown, but no other request may
+    // appear.
     let fetches =
         |outcome: &str| gateway.metric(&format!("tidegate_jwks_fetches_total{{outcome=\"{outcome}\"}}"));
     for (outcome, count) in &expected {

@@ -1,4 +1,4 @@
-//! HTTP/2 in clear text: what HTTP/1.1 gives, over connections that many requests share.
+//! HTTP/2 in clear text: the same answers as HTTP/1.1, over connections that many requests share.
 
 use std::io::{Read as _, Write as _};
 
@@ -38,7 +38,7 @@ fn both_versions_are_served_at_one_port() {
     assert_eq!(page.json(), gateway.getting("events").send().json());
     assert_eq!(page.json()["events"].as_array().map(Vec::len), Some(2));
 
-    // A stream that resumes, over the same connection as everything else.
+    // A stream that resumes, over the connection of all other requests.
     let epoch =
         page.json()["cursor"].as_str().expect("a cursor").split('-').next().expect("an epoch").to_owned();
     let mut stream = connection.sse(gateway.getting("stream").with("last-event-id", &format!("{epoch}-1")));
@@ -69,7 +69,7 @@ fn both_versions_are_served_at_one_port() {
 fn a_large_body_comes_and_goes_whole() {
     let gateway = Gateway::start();
     let connection = Http2::connect(gateway.public);
-    // More than the windows of either side, several times over.
+    // Several times more than the windows of either side.
     let event = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(200_000));
     let events = vec![event; 15].join(",");
     let published = connection.send(&gateway.publishing().body(format!("[{events}]")));
@@ -98,7 +98,7 @@ fn the_first_bytes_may_come_one_by_one() {
     let mut answer = [0; 9];
     connection.read_exact(&mut answer).expect("a frame");
     assert_eq!(answer[3], wire::SETTINGS);
-    // The same for what begins like the preface and is HTTP/1.1, or nothing.
+    // Also for bytes that begin like the preface and are HTTP/1.1, or nothing.
     let body = r#"{"service":"s","event":"e","data":1}"#;
     let publish = gateway.publishing().body(body);
     for request in [publish.bytes(), b"PRI * HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()] {
@@ -129,7 +129,7 @@ fn many_streams_share_a_connection_and_each_is_counted_as_one() {
     gateway.say("s", "1");
     streams.iter_mut().for_each(|stream| drop(stream.next("event")));
     assert_eq!(gateway.metric("tidegate_connections{transport=\"sse\"}"), 30.0);
-    // One that is dropped is reset, and its place is free for another, of the same user alone.
+    // A dropped stream is reset, and its slot is free for another one of the same user.
     drop(streams.pop());
     let another = || {
         let (answer, body) = connection.begin(&stream_of(2)).expect("an answer");
@@ -156,7 +156,7 @@ fn a_quiet_stream_is_pinged_in_words_and_in_frames() {
     stream.next("hello");
     (0..3).for_each(|_| drop(stream.next("ping")));
 
-    // Who does not answer the frames is let go, though its TCP connection stands.
+    // A client that does not answer the frames is closed, even if its TCP connection is alive.
     let bearer = format!("Bearer {}", gateway.token);
     let (authority, path) = (gateway.public.to_string(), gateway.path("stream"));
     let mut dead = Wire::open(gateway.public, &[]);
@@ -181,7 +181,7 @@ fn the_authority_is_what_an_origin_is_compared_with() {
     let foreign = connection.send(&stream.with("origin", "https://b.example"));
     assert_eq!((foreign.status, foreign.refusal().as_str()), (403, "forbidden"));
 
-    // Two names for one thing, one of which something on the way may have looked at.
+    // Two names for one host: something on the way may have checked only one of them.
     let bearer = format!("Bearer {}", gateway.token);
     let (authority, path) = (gateway.public.to_string(), gateway.path("cursor"));
     let mut lines = head(&authority, &path, &bearer);
@@ -190,7 +190,7 @@ fn the_authority_is_what_an_origin_is_compared_with() {
         lines.extend(host.map(|host| ("host", host)));
         let mut wire = Wire::open(gateway.public, &[]);
         wire.ask(1, &lines);
-        // The status comes first, by its place in the static table (RFC 7541, appendix A).
+        // The status comes first, by its index in the static table (RFC 7541, appendix A).
         wire.until(wire::HEADERS).payload[0]
     };
     assert_eq!(status_of(None), 0x88, "200");
@@ -208,7 +208,7 @@ fn headers_are_bounded_here_too() {
     assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"limits.headers\"}"), 1.0);
     let large = connection.begin(&gateway.getting("cursor").with("x", &"y".repeat(20 << 10)));
     assert_eq!(large.map(|(answer, _)| answer.status).ok(), Some(431));
-    // A cookie comes in as many lines as it has crumbs; they count as the one header that they are.
+    // A cookie may come in several lines; they count as one header.
     let crumbs = (0..40)
         .fold(gateway.getting("cursor"), |request, index| request.adding("cookie", &format!("c{index}=1")));
     assert_eq!(connection.send(&crumbs).status, 200);
@@ -228,7 +228,7 @@ fn a_body_that_waits_to_be_asked_for_is_asked_for() {
     assert_eq!(go_on.flags & wire::END_STREAM, 0);
     wire.frame(wire::DATA, wire::END_STREAM, 1, br#"{"service":"s","event":"e","data":1}"#);
     assert_eq!(wire.until(wire::HEADERS).payload[0], 0x88, "200");
-    // One that is refused is not.
+    // A refused stream is not.
     lines[4].1 = "Bearer x";
     wire.frame(wire::HEADERS, wire::END_HEADERS, 3, &block(&lines));
     wire.until(wire::HEADERS);
@@ -242,7 +242,7 @@ fn websocket_is_spoken_over_http_1_alone() {
     let refused = connection.send(&gateway.getting("stream").with("sec-websocket-version", "13"));
     assert_eq!((refused.status, refused.refusal().as_str()), (400, "unsupported"));
     assert!(refused.json()["detail"].as_str().expect("a sentence").contains("HTTP/1.1"), "{refused:?}");
-    // These are no requests at all by RFC 9113, section 8.2.2, and RFC 8441, section 3.
+    // These are not valid requests by RFC 9113, section 8.2.2, and RFC 8441, section 3.
     let bearer = format!("Bearer {}", gateway.token);
     let (authority, path) = (gateway.public.to_string(), gateway.path("stream"));
     let lines = head(&authority, &path, &bearer);
@@ -304,13 +304,13 @@ fn a_connection_without_anything_open_is_let_go() {
     let mut connection = Http2::connect(gateway.public);
     assert_eq!(connection.send(&gateway.getting("cursor")).status, 200);
     assert_eq!(connection.ended(), None);
-    // So is one that does not play along.
+    // So is a client that does not answer.
     let bearer = format!("Bearer {}", gateway.token);
     let (authority, path) = (gateway.public.to_string(), gateway.path("cursor"));
     let mut deaf = Wire::open(gateway.public, &[]);
     deaf.ask(1, &head(&authority, &path, &bearer));
     assert_eq!(deaf.end(), Some(wire::NO_ERROR));
-    // A stream keeps its connection.
+    // An open stream keeps its connection.
     let connection = Http2::connect(gateway.public);
     let mut stream = connection.sse(gateway.getting("stream"));
     stream.next("hello");
@@ -322,14 +322,14 @@ fn who_does_not_ask_in_time_is_let_go() {
     let gateway = Gateway::with(&["limits.first_frame_timeout=300ms"]);
     let mut wire = Wire::open(gateway.public, &[]);
     wire.until(wire::SETTINGS);
-    // Other frames are no request.
+    // Other frames are not requests.
     wire.frame(wire::PING, 0, 0, &[0; 8]);
     wire.until(wire::PING);
     wire.end();
     let mut half = connect(gateway.public);
     half.write_all(&wire::PREFACE[..10]).expect("send");
     assert_eq!(half.read(&mut [0; 1]).expect("the end"), 0);
-    // A stream may rest for longer.
+    // A stream may be silent for longer.
     let connection = Http2::connect(gateway.public);
     connection.send(&gateway.getting("cursor"));
     let mut stream = connection.sse(gateway.getting("stream"));

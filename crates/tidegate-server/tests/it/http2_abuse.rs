@@ -1,5 +1,5 @@
-//! HTTP/2 spoken wrongly, too much, or with nobody listening: each ends what it has to, and nobody
-//! else notices.
+//! HTTP/2 spoken wrongly, excessively, or without reading: each ends only what it must, and no other client
+//! notices.
 
 use std::io::{Read as _, Write as _};
 
@@ -140,7 +140,7 @@ fn a_connection_that_takes_no_bytes_is_closed_with_all_its_streams() {
     fill(&gateway, 150);
     eventually("none", || (open() == 0.0).then_some(()));
     assert_eq!(gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}"), 5.0);
-    // Nobody has read a byte, so nothing but the patience with the socket can have ended it.
+    // Nobody has read a byte, so only the socket's write timeout can have ended it.
     eventually("the connection closed", || (gateway.sockets() < sockets).then_some(()));
     still_serves(&gateway);
 }
@@ -173,7 +173,7 @@ fn a_body_that_is_cut_off_is_not_taken_for_a_whole_one() {
         bytes.extend(frame(wire::RST_STREAM, 0, second, &wire::NO_ERROR.to_be_bytes()));
         wire.send(&bytes);
     }
-    // One that says how much comes, and ends before.
+    // A request that announces its length and ends before.
     for (stream, flags) in [(101, wire::END_HEADERS | wire::END_STREAM), (103, wire::END_HEADERS)] {
         wire.frame(wire::HEADERS, flags, stream, &with(&event));
         if stream == 103 {
@@ -190,7 +190,7 @@ fn a_body_that_is_cut_off_is_not_taken_for_a_whole_one() {
     assert_eq!(gateway.getting("cursor").send().json()["head"], 1, "the last one alone");
 }
 
-/// The scenario of `limits.streams_per_connection`; see `bounds`. What is counted are floods, below.
+/// The scenario of `limits.streams_per_connection` (see `bounds`). The floods that it counts are below.
 pub fn streams_over_the_bound_are_refused() {
     let gateway = Gateway::with(&["limits.streams_per_connection=3"]);
     let stream = Lines::of(&gateway, "stream");
@@ -210,14 +210,14 @@ fn floods_of_resets_end_the_connection() {
     let gateway = Gateway::start();
     let stream = Lines::of(&gateway, "stream");
     let asked = block(&stream.by("GET"));
-    // Asked and taken back, over and over ("rapid reset").
+    // Requests that are reset at once, again and again ("rapid reset").
     let mut flood = Vec::new();
     for index in 0..2000 {
         flood.extend(frame(wire::HEADERS, wire::END_HEADERS | wire::END_STREAM, 2 * index + 1, &asked));
         flood.extend(frame(wire::RST_STREAM, 0, 2 * index + 1, &wire::CANCEL.to_be_bytes()));
     }
     ends_in_calm(&gateway, &flood, 1.0);
-    // Made to take back, by frames that break a rule ("made you reset").
+    // Resets that the client provokes by frames that break a rule ("made you reset").
     let mut flood = Vec::new();
     for index in 0..2000 {
         flood.extend(frame(wire::HEADERS, wire::END_HEADERS | wire::END_STREAM, 2 * index + 1, &asked));
@@ -231,7 +231,7 @@ fn floods_of_resets_end_the_connection() {
 
 fn ends_in_calm(gateway: &Gateway, flood: &[u8], count: f64) {
     let mut wire = Wire::open(gateway.public, &[]);
-    // It may be cut off in the middle of it.
+    // The connection may be cut in the middle of it.
     let _ = wire.socket().write_all(flood);
     wire.end();
     eventually("the count", || (gateway.metric(CALM) == count).then_some(()));
@@ -274,10 +274,10 @@ fn floods_of_pings_and_settings_wait_for_their_answers_to_be_read() {
     let gateway = Gateway::with(&["limits.write_timeout=200ms", "node.workers=1"]);
     for flood in [frame(wire::PING, 0, 0, &[0; 8]), frame(wire::SETTINGS, 0, 0, &[])] {
         let mut wire = Wire::open(gateway.public, &[]);
-        // A request, so that nothing but the flood is at fault.
+        // A valid request, so that only the flood is at fault.
         wire.ask(1, &Lines::of(&gateway, "cursor").by("GET"));
         let flood = flood.repeat(1000);
-        // Its answers are not read: at some point the gateway reads no more, and then lets go.
+        // Its answers are not read: at some point the gateway stops reading, and then closes.
         while wire.socket().write_all(&flood).is_ok() {}
         still_serves(&gateway);
     }

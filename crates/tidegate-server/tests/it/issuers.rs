@@ -1,4 +1,4 @@
-//! Issuers that publish their keys: fetched, waited for, rotated, gone.
+//! Issuers that publish their keys: fetches, waiting tokens, rotation, outages.
 
 use serde_json::{Value, json};
 
@@ -93,7 +93,7 @@ fn a_new_key_is_fetched_for_the_first_token_that_names_it() {
     // Not before the cooldown is over; then at once, without waiting for the next refresh.
     becomes(&gateway, &token(&new), "hello");
     assert_eq!(said(&gateway, &token(&old)), "hello");
-    // A name that stays unknown is final, but only once a set was seen that was asked for after it.
+    // A `kid` that stays unknown is final, but only after a fetch that began later than its first use.
     becomes(&gateway, &token(&Signer::p256("never")), "unauthorized");
     let other = Signer::p256("new");
     assert_eq!(said(&gateway, &token(&other)), "unauthorized", "the name is known, the key another");
@@ -111,7 +111,7 @@ fn unknown_names_cost_one_request_in_each_cooldown() {
         let token = stranger.token_of(header, claims().to_string());
         let (error, close) = gateway.ws_as(&token, "").refusal();
         assert_eq!((error["code"].as_str(), close), (Some("overloaded"), 1013), "{error}");
-        // As long as the rest of the cooldown, but no more than a minute.
+        // The rest of the cooldown, but no more than a minute.
         assert_eq!(error["retry_in_ms"], 60_000, "{error}");
     }
     assert_eq!(server.asked().len(), 1);
@@ -170,7 +170,7 @@ fn a_key_that_has_gone_from_the_set_is_gone() {
     server.publishes(&[&new]);
     becomes(&gateway, &token(&old), "unauthorized");
     assert_eq!(said(&gateway, &token(&new)), "hello");
-    // A token without a name is taken where there is but one key.
+    // A token without a `kid` is accepted if there is only one key.
     let unnamed =
         |signer: &Signer| signer.token_of(json!({"alg": signer.alg()}).to_string(), claims().to_string());
     assert_eq!(said(&gateway, &unnamed(&new)), "hello");
@@ -185,13 +185,13 @@ fn r6_a_renewal_waits_for_its_keys_while_events_flow() {
     server.publishes(&[&old]);
     let auth = "jwks_cooldown = \"100ms\"\njwks_timeout = \"60s\"";
     let gateway = Gateway::serving(&config(&server.url("jwks"), auth));
-    // The cooldown after the first fetch is over where an unknown name brings about another.
+    // The cooldown after the first fetch is over when an unknown `kid` causes another one.
     becomes(&gateway, &token(&Signer::p256("never")), "unauthorized");
     let mut stream = gateway.ws_as(&token(&old), "");
     let mut client = Follower::at(stream.next("hello")["cursor"].as_str().expect("a cursor"));
     let held = Held::back(&server, set_of(&[&old, &new]));
     let asked = server.asked().len();
-    // A token whose name is known to be none is refused at once, and has the next set fetched.
+    // A token whose `kid` is known to be absent is refused at once, and causes the next fetch.
     eventually("a fetch that is under way", || {
         assert_eq!(said(&gateway, &token(&Signer::p256("never"))), "unauthorized");
         (server.asked().len() > asked).then_some(())
@@ -233,7 +233,7 @@ fn a_renewal_whose_keys_cannot_be_had_leaves_the_stream_under_the_token_before()
         claims["exp"] = (now_s() + seconds).into();
         signer.token(&claims)
     };
-    // Nothing is asked of the issuer within the cooldown, so nobody knows the new one's key.
+    // Nothing is fetched within the cooldown, so the new token's key is unknown.
     let unknown = of(&new, &["*"], 3600);
     let mut stream = gateway.ws_as(&of(&old, &["a"], 3600), "");
     let mut client = Follower::at(stream.next("hello")["cursor"].as_str().expect("a cursor"));
@@ -246,14 +246,14 @@ fn a_renewal_whose_keys_cannot_be_had_leaves_the_stream_under_the_token_before()
     gateway.say("b", "0");
     gateway.say("a", "1");
     assert_eq!(stream.events(&mut client, 1)[0]["service"], "a", "what the old token allows, and no more");
-    // It lengthens nothing.
+    // It does not extend the stream.
     let mut stream = gateway.ws_as(&of(&old, &["a"], 6), "");
     stream.next("hello");
     stream.authenticate(&unknown);
     stream.next("status");
     let (error, close) = stream.refusal();
     assert_eq!((error["code"].as_str(), close), (Some("token_expired"), 4001), "{error}");
-    // A token that is bad ends a stream, as ever.
+    // An invalid token ends a stream as usual.
     let mut stream = gateway.ws_as(&token(&old), "");
     stream.next("hello");
     stream.authenticate(&Signer::p256("old").token(&claims()));
@@ -298,7 +298,7 @@ fn a_token_is_shown_with_who_signed_it_or_why_nobody_did() {
             && said.contains("refused (unauthorized)"),
         "{said}"
     );
-    // Public keys verify and cannot sign.
+    // Public keys can only verify.
     std::fs::write(&file, config(&server.url("jwks"), "")).expect("a file");
     let mut create = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     create

@@ -1,5 +1,5 @@
-//! A web server of the tests' own: it gives key sets, or whatever a hostile one would, and records who
-//! asked for what.
+//! A web server for the tests: it serves key sets, or what a hostile one would serve, and records the
+//! requests.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -68,22 +68,22 @@ impl KeyServer {
         format!("http://{}/{path}", self.address)
     }
 
-    /// Answers like this from now on.
+    /// Answers by this function from now on.
     pub fn answers(&self, answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) {
         *self.answer.lock().expect("a lock") = Arc::new(answer);
     }
 
-    /// Gives these bytes from now on.
+    /// Answers with these bytes from now on.
     pub fn sends(&self, bytes: Vec<u8>) {
         self.answers(move |stream| drop(stream.write_all(&bytes)));
     }
 
-    /// Gives this JSON from now on.
+    /// Answers with this JSON from now on.
     pub fn gives(&self, body: &Value) {
         self.sends(answer("200 OK", "content-type: application/json\r\n", body.to_string().as_bytes()));
     }
 
-    /// Gives the keys of `signers` from now on.
+    /// Answers with the keys of `signers` from now on.
     pub fn publishes(&self, signers: &[&Signer]) {
         self.gives(&json!({"keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>()}));
     }
@@ -102,7 +102,7 @@ fn serve(stream: TcpStream, answer: &Mutex<Answer>, asked: &Mutex<Vec<String>>) 
     let answer = answer.lock().expect("a lock").clone();
     let mut stream = reader.into_inner();
     answer(&mut stream);
-    // What is sent last must not be lost to a reset.
+    // The last bytes must not be lost to a reset.
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = stream.read_to_end(&mut Vec::new());
 }
@@ -114,7 +114,7 @@ impl Drop for KeyServer {
     }
 }
 
-/// An answer that is held back until it is let go.
+/// An answer that is held back until it is released.
 pub struct Held(Arc<(Mutex<bool>, std::sync::Condvar)>);
 
 impl Held {
@@ -131,7 +131,7 @@ impl Held {
         Self(held)
     }
 
-    /// Lets them go.
+    /// Releases the answers.
     pub fn let_go(&self) {
         *self.0.0.lock().expect("a lock") = true;
         self.0.1.notify_all();

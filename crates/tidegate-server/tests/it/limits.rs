@@ -1,4 +1,4 @@
-//! Every bound refuses by its name, on each road, and gives its places back.
+//! Every limit refuses by its name, in each way, and its slots are released.
 
 use std::{
     io::{BufRead as _, Read as _, Write as _},
@@ -40,7 +40,7 @@ fn each_bound_on_connections_refuses_by_its_name_and_gives_places_back() {
         let gateway = Gateway::with(&settings);
         let mut held: Vec<Ws> = (0..2).map(|_| gateway.ws("")).collect();
         held.iter_mut().for_each(|stream| drop(stream.next("hello")));
-        // The bound on the org is met first by another user.
+        // Another user reaches the org's limit first.
         let token =
             if name == "connections_per_org" { gateway.token_of("v", &["*"]) } else { gateway.token.clone() };
         let limit = format!("limits.{name}");
@@ -85,7 +85,7 @@ fn refused_and_broken_connections_give_their_places_back() {
         "limits.connections=1",
         "limits.handshakes_per_second=100000",
         "limits.connections_per_address=1",
-        // No ping finds out who has gone.
+        // No ping notices clients that have gone.
         "ping.interval=1h",
     ]);
     let is_free = || {
@@ -140,7 +140,7 @@ fn publishes_are_bounded_in_size_number_and_depth() {
             );
         }
     }
-    // A body that does not say how long it is.
+    // A body without a length.
     let chunk = format!("{:x}\r\n{}\r\n", 5000, " ".repeat(5000));
     let chunked =
         gateway.publishing().with("transfer-encoding", "chunked").body(format!("{chunk}{chunk}0\r\n\r\n"));
@@ -202,7 +202,7 @@ fn who_sends_a_head_or_a_body_too_slowly_is_let_go() {
     let mut rest = String::new();
     let _ = connection.read_line(&mut rest);
     assert_eq!(rest, "", "the connection ends with it");
-    // A rest between two requests is not a slow head.
+    // A pause between two requests is not a slow head.
     let mut kept = std::io::BufReader::new(connect(gateway.public));
     for _ in 0..2 {
         kept.get_mut().write_all(&gateway.getting("cursor").bytes()).expect("send");

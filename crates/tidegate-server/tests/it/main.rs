@@ -1,8 +1,8 @@
-//! The gateway over real sockets: the built binary on free ports of the loopback, and clients that
-//! speak HTTP and WebSocket byte by byte, so that they can also speak them wrongly.
+//! The gateway over real sockets: the built binary on free ports of loopback, and clients that speak HTTP and
+//! WebSocket byte by byte, so that they can also speak them wrongly.
 //!
-//! Nothing here sleeps to wait for a state and nothing is timed: a test asks again until the state is
-//! there, under a deadline that only a hang meets.
+//! Nothing here sleeps or measures time: a test checks again until a state is reached, with a deadline that
+//! only a hang reaches.
 
 mod client;
 mod gateway;
@@ -46,3 +46,4 @@ mod stream_sse;
 mod stream_ws;
 mod systemd;
 mod unknown;
+mod watched;

@@ -1,22 +1,25 @@
-//! Memory comes back: ten thousand orgs are filled, the window passes by a clock moved by hand, and
-//! the accounting ends at nothing.
+//! Memory is freed: ten thousand orgs are filled, the window passes by a clock that the test moves, and the
+//! accounting ends at zero.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tidegate_core::{
     BatchLimits, Framing, ViewKey,
     publish::{BodyForm, PublishLimits, read_body},
 };
-use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, MemoryOptions};
+use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, LocalOptions, MemoryOptions};
 use tidegate_protocol::{Filter, OrgId, UnixMillis};
 use tidegate_server::hub::{Hub, HubLimits};
 
 const ORGS: usize = 10_000;
 
-/// A clock that stands still until it is moved.
+/// A clock that only the test moves.
 struct Manual(AtomicU64);
 
 impl Clock for Manual {
@@ -28,7 +31,15 @@ impl Clock for Manual {
 #[test]
 fn ten_thousand_orgs_are_filled_and_forgotten() {
     let clock = Arc::new(Manual(AtomicU64::new(1_795_512_600_000)));
-    let options = MemoryOptions::default();
+    let local = LocalOptions {
+        dedup_window: Duration::from_secs(5 * 60),
+        dedup_max_entries: 10 * ORGS,
+        dedup_max_entries_per_org: ORGS,
+        orgs_max: ORGS,
+        queue_requests_max: 1,
+        queue_bytes_max: 1 << 20,
+    };
+    let options = MemoryOptions { local, window: Duration::from_secs(10 * 60), max_bytes: 256 << 20 };
     let limits = HubLimits {
         window: options.window,
         bytes: 1 << 30,
@@ -37,8 +48,8 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         contexts: 1,
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
-    let around = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
-    let (window, engine) = (options.window, LocalEngine::memory(options, around).expect("an engine"));
+    let hooks = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
+    let (window, engine) = (options.window, LocalEngine::memory(options, hooks).expect("an engine"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let body = br#"[{"service":"s","event":"e","id":"a","data":1},{"service":"t","event":"e","data":"two"}]"#;
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
@@ -51,7 +62,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     for index in 0..ORGS {
         append(index);
     }
-    // What readers have had encoded is charged with the rest.
+    // Encoded views of readers are charged too.
     let before = hub.budget().used();
     for index in 0..ORGS {
         let state = engine.head(&org_of(index)).expect("a log");
@@ -73,9 +84,10 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     let window = u64::try_from(window.as_millis()).expect("minutes");
     pass(window / 2);
     assert_eq!((hub.len(), engine.orgs()), (ORGS, ORGS), "nothing goes before its time");
-    // One of them has a reader: its log may not be forgotten, or it would come back as another (R10).
+    // One of them has a reader: its log must not be forgotten, or it would return as another one (R10).
     let held = hub.org(&org_of(7), 2);
     held.arrive(0);
+    engine.watch(&org_of(7));
     let epoch = engine.head(&org_of(7)).expect("a log").epoch;
     pass(window / 2 + 1);
     assert_eq!((hub.budget().used(), engine.bytes()), (0, 0), "all bytes are given back");
@@ -85,11 +97,12 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     assert_eq!(engine.head(&org_of(7)).expect("a log").epoch, epoch);
 
     held.leave(0);
+    engine.unwatch(&org_of(7));
     drop(held);
     pass(window);
     pass(window);
     assert_eq!((hub.len(), engine.orgs(), hub.budget().used(), engine.bytes()), (0, 0, 0, 0));
-    // Forgotten whole, an org begins anew, under another epoch.
+    // An org that was forgotten starts again, under another epoch.
     let again = append(7);
     assert_eq!((again.stored[0].seq, again.stored[0].duplicate), (1, false));
     assert_ne!(again.epoch, epoch);

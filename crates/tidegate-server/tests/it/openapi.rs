@@ -1,8 +1,7 @@
 //! `/openapi.json` against what the handlers do.
 //!
-//! That no answer is missing from the document is held by debug builds themselves, in every test: see
-//! `http::answer`. Here is the other half: that every answer of the document occurs, and looks as it
-//! says.
+//! Debug builds themselves check, in every test, that no answer is missing in the document: see
+//! `http::answer`. This is the other half: every answer of the document occurs, and looks as described.
 
 use std::{collections::BTreeSet, io::Read as _};
 
@@ -42,7 +41,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     })
 }
 
-/// An answer of the document: an operation's id, a status, and a code where it is a refusal.
+/// An answer of the document: an operation's id, a status, and a code if it is a refusal.
 type Told = (String, u16, String);
 
 /// The document, and which of its answers have been seen.
@@ -57,7 +56,7 @@ impl Book {
         found.unwrap_or_else(|| panic!("no operation {id}")).2
     }
 
-    /// Holds an answer against the document. A body that is a stream is not looked into.
+    /// Checks an answer against the document. The content of a stream is not checked.
     fn hold(&mut self, id: &str, answer: &Answer) {
         let schemas = Schemas(&self.document);
         let status = answer.status;
@@ -81,7 +80,7 @@ impl Book {
         let mut content: Vec<&str> =
             told["content"].as_object().into_iter().flatten().map(|(kind, _)| kind.as_str()).collect();
         if status == 431 && sent.is_none() {
-            // As it is over HTTP/1.1.
+            // As over HTTP/1.1.
             content.clear();
         }
         if id != "describeHead" {
@@ -104,7 +103,7 @@ impl Book {
         self.seen.insert((id.to_owned(), status, code));
     }
 
-    /// Every answer that the document tells of.
+    /// Every answer that the document describes.
     fn told(&self) -> BTreeSet<Told> {
         let mut told = BTreeSet::new();
         for (_, _, operation) in operations(&self.document) {
@@ -130,7 +129,7 @@ impl Book {
     }
 }
 
-/// The operations that a reader's token is for, and their endpoints.
+/// The operations for readers' tokens, and their endpoints.
 const READS: [(&str, &str); 3] =
     [("readEvents", "events"), ("readCursor", "cursor"), ("openStream", "stream")];
 const EVENT: &str = r#"{"service":"s","event":"e","data":1}"#;
@@ -139,12 +138,12 @@ fn sse(request: Request) -> Request {
     request.with("accept", "text/event-stream")
 }
 
-/// The head of an answer whose body has no end, or is none.
+/// The head of an answer whose body is endless or absent.
 fn head(request: &Request) -> Answer {
     Answer::read_head(&mut request.begin()).expect("an answer")
 }
 
-/// An answer to `id`, whose body is read where it has one with an end.
+/// An answer to `id`; its body is read if it has an end.
 fn ask(request: &Request, id: &str) -> Answer {
     let mut connection = request.begin();
     let mut answer = Answer::read_head(&mut connection).expect("an answer");
@@ -161,7 +160,7 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// What a gateway of the defaults answers.
+/// The answers of a gateway with the defaults.
 fn of_anyone(book: &mut Book, gateway: &Gateway) {
     let publish = || gateway.publishing().body(EVENT);
     book.hold("publishEvents", &publish().send());
@@ -210,7 +209,7 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
     let of_nobody = sse(gateway.getting("stream?replaces=nowhere-7"));
     book.hold("openStream", &head(&of_nobody));
     book.hold("openStream", &sse(gateway.getting("stream?replaces=nowhere-07")).send());
-    // A gap on a page: the cursor is of no life of this log.
+    // A gap on a page: the cursor is of no incarnation of this log.
     book.hold("readEvents", &gateway.getting("events?after=nowhere-7").send());
     book.hold("openStream", &sse(gateway.getting("stream?slow=fastest")).send());
     let upgrade = handshake(gateway.public, &gateway.path("stream"));
@@ -240,7 +239,7 @@ fn preflights(gateway: &Gateway) -> [(&'static str, String); 4] {
     ]
 }
 
-/// What every operation answers to requests that are none, over both versions of HTTP.
+/// The answers of every operation to invalid requests, over both versions of HTTP.
 fn of_every_operation(book: &mut Book) {
     let gateway = Gateway::with(&["limits.headers=16"]);
     let requests = operations(&book.document).map(|(path, method, operation)| {
@@ -259,7 +258,7 @@ fn of_every_operation(book: &mut Book) {
     }
 }
 
-/// What bounds bring about.
+/// The answers that limits cause.
 fn of_bounds(book: &mut Book) {
     let gateway = Gateway::with(&[
         "limits.orgs=1",
@@ -306,7 +305,7 @@ fn of_bounds(book: &mut Book) {
     );
 }
 
-/// What a gateway that leaves answers.
+/// The answers of a draining gateway.
 fn of_one_that_leaves(book: &mut Book) {
     let gateway = Gateway::with(&["drain.window=1h"]);
     let mut stream = gateway.ws("");
@@ -317,7 +316,7 @@ fn of_one_that_leaves(book: &mut Book) {
     book.hold("openStream", &gateway.getting("stream").send());
 }
 
-/// What a log that fails brings about.
+/// The answers if the log fails.
 fn of_a_log_that_fails(book: &mut Book) {
     let node = HeldNode::start();
     let unknown = node.publishing().body(EVENT).send();
@@ -331,7 +330,7 @@ fn of_a_log_that_fails(book: &mut Book) {
     book.hold("publishEvents", &node.publishing().body(EVENT).send());
 }
 
-/// What those are answered whose issuer publishes no keys.
+/// The answers if an issuer publishes no keys.
 fn of_an_issuer_that_is_away(book: &mut Book) {
     let (server, signer) = (KeyServer::start(), Signer::p256("k"));
     server.sends(key_server::answer("500 Internal Server Error", "", b""));
@@ -349,7 +348,7 @@ fn of_an_issuer_that_is_away(book: &mut Book) {
     }
 }
 
-/// What is answered by cookie; the document of such a gateway is another.
+/// The answers to cookies; the document of such a gateway differs.
 fn of_cookies() {
     let gateway = Gateway::with(&["auth.cookie=tg", "auth.origins=[\"https://app.example.com\"]"]);
     let mut book = Book { document: document(&gateway), seen: BTreeSet::new() };

@@ -1,4 +1,4 @@
-//! Who a client behind a proxy is.
+//! How the client behind a proxy is determined.
 
 use crate::{
     client::{http::Request, sse::Sse, stream::Frames as _, ws::Ws},
@@ -32,7 +32,7 @@ fn clients_behind_a_trusted_proxy_are_counted_by_the_address_that_it_names() {
         &["203.0.113.1", "203.0.113.3:4711"],
         &["2001:db8::1"],
         &["[2001:db8:0:1::1]:443"],
-        // Nobody is named: the proxy itself.
+        // No client is named: the proxy itself counts.
         &[],
     ] {
         let mut stream = ws(&gateway, lines);
@@ -42,7 +42,7 @@ fn clients_behind_a_trusted_proxy_are_counted_by_the_address_that_it_names() {
     for lines in [
         &["203.0.113.1"][..],
         &["::ffff:203.0.113.1"],
-        // What a client has made up stands further left.
+        // The client's own entry is further left.
         &["198.51.100.7, 203.0.113.2"],
         &["198.51.100.7", "203.0.113.3"],
         // Another address of the same client.

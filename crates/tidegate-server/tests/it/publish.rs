@@ -46,7 +46,7 @@ fn an_event_is_answered_with_its_place_in_one_shape() {
 }
 
 #[test]
-fn r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
+fn p4_r12_an_id_is_stored_once_and_other_content_is_a_conflict() {
     let gateway = Gateway::start();
     let first = r#"{"service":"finance","event":"paid","id":"a","data":{"n": 1}}"#;
     gateway.publish(first);
@@ -241,14 +241,14 @@ fn who_is_refused_in_the_middle_of_a_body_is_told_so() {
     let body = " ".repeat(4 << 20);
     for _ in 0..10 {
         let refused = gateway.publishing().with("authorization", "Bearer tgk_nobody_nothing").body(&body);
-        // A write that fails means that the gateway closed over bytes that it had not read; a client,
-        // and a proxy above all, may then never see the answer.
+        // If a write fails, the gateway has closed over unread bytes; then a client, and above all a proxy,
+        // may never see the answer.
         let mut stream = connect(gateway.public);
         stream.write_all(&refused.bytes()).expect("the whole body is taken");
         let answer = Answer::read(&mut BufReader::new(&stream)).expect("an answer");
         assert_eq!((answer.status, answer.refusal().as_str()), (401, "unauthorized"));
     }
-    // Nor is it taken in for ever: whoever goes on is cut off.
+    // The rest is not read for ever: a client that keeps sending is cut off.
     let mut stream = connect(gateway.public);
     let endless = gateway.publishing().without("authorization").with("content-length", "9000000000");
     stream.write_all(&endless.bytes()).expect("the head");
@@ -262,7 +262,7 @@ fn who_is_refused_in_the_middle_of_a_body_is_told_so() {
 fn one_org_that_sends_slowly_leaves_places_for_the_others() {
     let gateway = Gateway::with(&["limits.publishes_in_flight=4"]);
     let other = gateway.key_for("other", "*");
-    // Heads without the bodies that they announce.
+    // Heads whose bodies do not follow.
     let held: Vec<_> = (0..4).map(|_| gateway.publishing().with("content-length", "100").begin()).collect();
     let refused = "tidegate_refusals_total{limit=\"limits.publishes_in_flight\"}";
     eventually("two of them refused", || (gateway.metric(refused) >= 2.0).then_some(()));

@@ -1,4 +1,4 @@
-//! Many that come back at once: what they get is read and made once, and is what each may see.
+//! Many readers that return at once: what they get is read and encoded once, and is what each may see.
 
 use serde_json::Value;
 
@@ -12,11 +12,11 @@ use crate::{
     held_node::HeldNode,
 };
 
-/// Of the log, in pages of 128 at most.
+/// Events of the log, in pages of at most 128.
 const EVENTS: usize = 600;
 const PAGES: f64 = 5.0;
 
-/// Numbers 1 to [`EVENTS`] by turns to `odd` and `even`; every fiftieth is for ann alone.
+/// Numbers 1 to [`EVENTS`], alternating between `odd` and `even`; every fiftieth is only for ann.
 fn publish(gateway: &Gateway) {
     let event = |number: usize| {
         let users = if number.is_multiple_of(50) { ",\"users\":[\"ann\"]" } else { "" };
@@ -29,14 +29,14 @@ fn publish(gateway: &Gateway) {
     }
 }
 
-/// What this user sees of them.
+/// The events that this user sees.
 fn seen(user: &str, query: &str) -> Vec<i64> {
     let of_filter = |number: &i64| !query.contains("services=even") || number % 2 == 0;
     let of_user = |number: &i64| user == "ann" || number % 50 != 0;
     (1..=EVENTS as i64).filter(of_filter).filter(of_user).collect()
 }
 
-/// A stream by each way that its bytes come.
+/// One stream of each transport and coding.
 fn streams(gateway: &Gateway, token: &str, query: &str) -> Vec<Box<dyn Frames>> {
     let bearer = format!("Bearer {token}");
     let path = gateway.path(&format!("stream{query}"));
@@ -66,7 +66,7 @@ fn r8_many_that_come_back_at_once_share_what_they_may_and_see_no_more() {
     let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
     let untagged = start.rsplit_once('-').expect("a tag").0.to_owned();
     publish(&gateway);
-    // Forgets the tail, so that everything comes from the log.
+    // Empties the tail, so that everything comes from the log.
     let gateway = gateway.killed_and_started_again();
     let tokens = ["ann", "bob", "cid"].map(|user| (user, gateway.token_of(user, &["*"])));
     let mut all = Vec::new();
@@ -86,9 +86,9 @@ fn r8_many_that_come_back_at_once_share_what_they_may_and_see_no_more() {
     }
     let pages = |of: &str| gateway.metric(&format!("tidegate_replay_pages_total{{of=\"{of}\"}}"));
     assert_eq!(pages("read"), PAGES, "once each, whoever asks");
-    // Each page has events for ann in it; the others share what they get of it.
+    // Each page has events for ann; the others share what they get of it.
     assert_eq!((pages("private"), pages("shared")), (24.0 * PAGES, 48.0 * PAGES));
-    // All are live.
+    // All have caught up.
     assert!(gateway.say("even", "700") > 0);
     for (user, query, stream) in &mut all {
         let event = std::iter::repeat_with(|| stream.frame()).find(|frame| frame["type"] != "ping");
@@ -128,7 +128,7 @@ fn pages_are_kept_to_their_bound() {
         assert_eq!(stream.events(&mut Follower::at(&start), 1000).len(), 1000);
     }
     assert!(gateway.metric("tidegate_replay_pages_total{of=\"read\"}") >= 10.0, "too little to fill it");
-    // Those that were on their way to somebody are let go with the last who had them.
+    // Pages that were on their way to readers are freed with the last of them.
     let kept = || gateway.metric("tidegate_replay_page_bytes");
     eventually("no more than may be kept", || (kept() <= f64::from(bound)).then_some(()));
 }
@@ -142,7 +142,7 @@ fn a_page_that_many_ask_for_while_it_is_read_is_read_once() {
     node.let_read(false);
     let mut streams: Vec<Ws> = (0..50).map(|_| node.ws(&format!("?cursor={start}"))).collect();
     streams.iter_mut().for_each(|stream| drop(stream.next("hello")));
-    // One that gives up is not waited for.
+    // A reader that gives up is not waited for.
     streams.pop();
     assert_eq!(node.metric("tidegate_replay_pages_total{of=\"read\"}"), 0.0);
     node.let_read(true);

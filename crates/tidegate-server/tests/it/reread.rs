@@ -1,4 +1,4 @@
-//! A configuration that is read again while the gateway runs.
+//! A configuration that is reread while the gateway runs.
 
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ fn keys_and_limits_follow_and_streams_stay() {
         (answer.status == 429).then(|| answer.json())
     });
     assert_eq!(limited["limit"], "limits.publishes_per_second");
-    // Who is in keeps its grant.
+    // Open streams keep their grants.
     drop(second);
     loop {
         if matches!(stream.frame()["type"].as_str(), Some("event" | "batch")) {
@@ -78,7 +78,7 @@ fn a_file_with_a_fault_changes_nothing_and_the_log_says_why() {
         ("[auth]\nkeys = [{secret_file = \"/nonexistent\"}]".to_owned(), "cannot read /nonexistent"),
         ("[auth]\nkeys = []".to_owned(), "nobody could read"),
         (format!("{good}connections_per_org = 1\nconnections_per_user = 5"), "limits.connections_per_org"),
-        // It fits by itself, but not with a bound that waits for a restart.
+        // It is valid alone, but not with a limit that waits for a restart.
         (
             format!(
                 "{good}request_bytes = \"80MiB\"\npublish_queue_bytes = \"128MiB\"\n[tail]\norg_max_bytes = \"128MiB\""
@@ -92,7 +92,7 @@ fn a_file_with_a_fault_changes_nothing_and_the_log_says_why() {
         let line =
             log.lines().rfind(|line| line.contains("the configuration stays as it was")).expect("it says so");
         assert!(line.contains(reason) && line.contains("WARN"), "{bad}: {line}");
-        // With two connections of one user: none of the bounds was taken.
+        // With two connections of one user: none of the limits was applied.
         let mut held = gateway.ws_as(&token, "");
         held.next("hello");
         gateway.ws_as(&token, "").next("hello");
@@ -161,7 +161,7 @@ fn fetched_keys_outlive_a_reread_while_their_issuer_is_away() {
     gateway.configure(&config("https://a.example", "other"));
     assert!(gateway.hang_up());
     assert_eq!(said(&gateway, &token("https://a.example")), "forbidden", "the keys stay, the right does not");
-    // Keys are one issuer's, also by the same address.
+    // Keys belong to one issuer, even if another has the same address.
     gateway.configure(&config("https://b.example", "acme"));
     assert!(gateway.hang_up());
     assert_eq!(said(&gateway, &token("https://b.example")), "overloaded");

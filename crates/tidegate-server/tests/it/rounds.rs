@@ -1,4 +1,4 @@
-//! Rounds over real sockets: what seals a batch, and what does not.
+//! Fan-out passes over real sockets: what seals a batch, and what does not.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::{
     gateway::Gateway,
 };
 
-/// Long enough for everything that a test does within one window, also on a machine that is busy.
+/// Long enough for everything that a test does within one window, even on a busy machine.
 const FIXED: [&str; 3] = ["batch.mode=fixed", "batch.window=4s", "node.workers=1"];
 
 fn seqs(frame: &serde_json::Value) -> Vec<u64> {
@@ -24,7 +24,8 @@ fn r15_readers_that_come_level_take_no_round_apart() {
     let mut later = Vec::new();
     for seq in 1..=3 {
         assert_eq!(gateway.say("s", "0"), seq);
-        // One at the head, where no border is, and one that is owed what no round has taken yet.
+        // One reader at the head, where no batch ends, and one that is owed events that no pass has taken
+        // yet.
         let mut streams = [gateway.ws(""), gateway.ws(&format!("?cursor={start}"))];
         streams.iter_mut().for_each(|stream| assert_eq!(stream.next("hello")["head"], json!(seq)));
         later.push((seq, streams));
@@ -33,7 +34,7 @@ fn r15_readers_that_come_level_take_no_round_apart() {
     assert_eq!((&batch["prev"], seqs(&batch)), (&json!(0), vec![1, 2, 3]), "sealed before its time");
     for (joined, [mut fresh, mut resumed]) in later {
         assert_eq!(seqs(&resumed.next("batch")), [1, 2, 3]);
-        // What it has to see begins inside the batch: a frame of its own, cut there (R5).
+        // Its first event is inside the batch: it gets a frame of its own, cut there (R5).
         if joined < 3 {
             let frame = fresh.frame();
             assert_eq!(frame["prev"], json!(joined), "{frame}");
@@ -52,7 +53,7 @@ fn r15_size_seals_and_no_round_starts_before_its_time() {
     let mut stream = gateway.ws("");
     stream.next("hello");
     (1..=5).for_each(|seq| assert_eq!(gateway.say("s", "0"), seq));
-    // All in one round, by what is full.
+    // All in one pass; the full batches were sealed by size.
     assert_eq!(seqs(&stream.next("batch")), [1, 2]);
     assert_eq!(seqs(&stream.next("batch")), [3, 4]);
     assert_eq!(stream.next("event")["seq"], json!(5));

@@ -1,20 +1,20 @@
-//! Holds values against the schemas of a description: the part of JSON Schema (2020-12) that it uses,
-//! and stricter in one point, that no member may stand in an object that its schema does not name.
+//! Checks values against the schemas of a description: the part of JSON Schema (2020-12) that it uses, but
+//! stricter in one point: an object may have no member that its schema does not name.
 //!
-//! Not a library, for those switch features of `serde_json` on that the gateway under test does not
-//! have; that the document is right for others is shown by `tests/python/openapi.py`.
+//! Not a library, because those enable features of `serde_json` that the gateway under test does not have.
+//! `tests/python/openapi.py` shows that the document is valid for other tools.
 
 use std::collections::BTreeSet;
 
 use regex::Regex;
 use serde_json::Value;
 
-/// The document that holds the schemas.
+/// The document with the schemas.
 #[derive(Clone, Copy)]
 pub struct Schemas<'d>(pub &'d Value);
 
 impl<'d> Schemas<'d> {
-    /// What a `$ref` names; anything else is itself.
+    /// The target of a `$ref`; anything else is returned unchanged.
     pub fn resolve(self, value: &'d Value) -> &'d Value {
         value.get("$ref").map_or(value, |place| self.place(place))
     }
@@ -25,12 +25,12 @@ impl<'d> Schemas<'d> {
         self.0.pointer(pointer).unwrap_or_else(|| panic!("{place} is nowhere"))
     }
 
-    /// Whether `value` is as `schema` says, or why not.
+    /// Whether `value` matches `schema`, or why not.
     pub fn check(self, schema: &'d Value, value: &Value) -> Result<(), String> {
         self.assert(schema, value)?;
         let Value::Object(members) = value else { return Ok(()) };
         let named = self.named(schema, value);
-        // An object that names none may hold any: `data` is the publisher's.
+        // An object that names no members may have any: `data` is the publisher's.
         match members.keys().find(|name| !named.is_empty() && !named.contains(name.as_str())) {
             Some(other) => Err(format!("{other} is not described: {value}")),
             None => Ok(()),
@@ -47,7 +47,7 @@ impl<'d> Schemas<'d> {
         Ok(())
     }
 
-    /// One keyword; the reason may be empty.
+    /// Checks one keyword; the reason may be empty.
     fn keyword(self, keyword: &str, wanted: &'d Value, value: &Value) -> Result<(), String> {
         let each = || wanted.as_array().expect("schemas").iter();
         let count = || wanted.as_u64().expect("a count") as usize;
@@ -97,7 +97,7 @@ impl<'d> Schemas<'d> {
             ("propertyNames", Value::Object(members)) => {
                 members.keys().all(|name| self.assert(wanted, &name.as_str().into()).is_ok())
             }
-            // Of another type than the value: says nothing of it.
+            // For another type than the value's: does not apply.
             (
                 "pattern" | "minLength" | "contentSchema" | "minimum" | "maximum" | "minItems" | "maxItems"
                 | "items" | "required" | "properties" | "propertyNames",
@@ -108,7 +108,7 @@ impl<'d> Schemas<'d> {
         if is_good { Ok(()) } else { Err(String::new()) }
     }
 
-    /// The members that `schema` names for `value`.
+    /// The members of `value` that `schema` names.
     fn named(self, schema: &'d Value, value: &Value) -> BTreeSet<&'d str> {
         let mut named = BTreeSet::new();
         if let Some(properties) = schema["properties"].as_object() {

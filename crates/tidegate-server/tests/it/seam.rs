@@ -1,5 +1,5 @@
-//! The seam between replay and live: a thousand connections resume from different places while events
-//! are published, and each counts.
+//! The seam between replay and live: a thousand connections resume from different cursors while events are
+//! published, and each counts them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,14 +31,14 @@ fn a_thousand_connections_resume_under_load_without_hole_repeat_or_disorder() {
         "limits.connections_per_user=2000",
         "limits.connections_per_address=2000",
         "limits.handshakes_per_second=100000",
-        // A short tail: most of them begin in the log and come into the tail on their way.
+        // A short tail: most readers begin in the log and reach the tail on their way.
         "tail.org_max_bytes=4MiB",
     ]);
     let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
     for _ in 0..HISTORY / 50 {
         assert_eq!(gateway.publish(&batch(50)).status, 200);
     }
-    // Forgets the tail, so that all of the history comes from the log.
+    // Empties the tail, so that all of the history comes from the log.
     let gateway = gateway.killed_and_started_again();
     let last = (HISTORY + LIVE) as u64;
     let open = AtomicU64::new(0);
@@ -46,7 +46,8 @@ fn a_thousand_connections_resume_under_load_without_hole_repeat_or_disorder() {
         for publisher in 0..PUBLISHERS {
             let (gateway, open) = (&gateway, &open);
             scope.spawn(move || {
-                // Spread over the time in which the connections come: the next when more of them are.
+                // Spread over the time in which the connections come: the next batch is published when more
+                // of them are there.
                 for round in 0..LIVE / PUBLISHERS / 4 {
                     let wanted = CONNECTIONS as u64 * round as u64 / (LIVE / PUBLISHERS / 4) as u64;
                     crate::gateway::eventually("more connections", || {
@@ -91,7 +92,7 @@ fn a_thousand_connections_resume_under_load_without_hole_repeat_or_disorder() {
     });
 }
 
-/// Pings until the reader's task has surely had its turns: it is in the live loop.
+/// Pings until the reader's task has surely run: then it is live.
 fn settle(stream: &mut Ws) {
     for _ in 0..16 {
         stream.send_raw(&masked(0x89, b"?"));
@@ -109,7 +110,7 @@ fn a_reader_that_comes_between_commit_and_tail_gets_the_event_with_the_next_roun
     drop(opener);
     let said = node.publishing().body(r#"{"service":"s","event":"e","data":1}"#).send();
     assert_eq!(said.status, 200, "committed, and not yet in the tail: {said:?}");
-    // One stands ahead of the tail, where the log's head is; then one comes that stands at the tail's.
+    // One cursor is ahead of the tail, at the log's head; then a reader comes whose cursor is at the tail's.
     let mut ahead = node.ws("");
     assert!(ahead.next("hello")["cursor"].as_str().expect("a cursor").contains("-1-"));
     settle(&mut ahead);

@@ -1,6 +1,6 @@
-//! Secrets of the whole suite: every gateway of a test speaks at level trace, and when it ends, all that
-//! it logged, its metrics, and what it answered are searched for each token, key and secret that was in
-//! play, in every form that it may have taken.
+//! Secrets of the whole suite: every gateway of a test logs at level trace. When it ends, its log, its
+//! metrics, and its answers are searched for each token, key and secret of the test, in every form that it
+//! may have taken.
 
 use std::{
     cell::RefCell,
@@ -19,11 +19,11 @@ use crate::{
 };
 
 thread_local! {
-    /// What gateways have answered to this thread, which is one test's.
+    /// The answers of gateways to this thread, which runs one test.
     static HEARD: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps a part of an answer to look through.
+/// Keeps a part of an answer for the search.
 pub fn heard(text: &str) {
     HEARD.with_borrow_mut(|heard| {
         heard.push_str(text);
@@ -31,27 +31,27 @@ pub fn heard(text: &str) {
     });
 }
 
-/// Keeps a frame to look through, if it speaks of the reader: events are what publishers wrote.
+/// Keeps a frame for the search, if it is about the reader: publishers wrote the events.
 pub fn heard_frame(text: &str) {
     if !text.starts_with("{\"type\":\"event\"") && !text.starts_with("{\"type\":\"batch\"") {
         heard(text);
     }
 }
 
-/// `/metrics`, from a gateway that may be on its way out.
+/// `/metrics`, from a gateway that may be shutting down.
 pub fn metrics(admin: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
-    // What came before a failure is as good to look through.
+    // Bytes before a failure are searched too.
     let _ = stream.read_to_string(&mut text);
     Some(text)
 }
 
-/// What gives a secret away: itself, each part of it that is long enough to be one, and both encoded.
+/// The texts that reveal a secret: itself, each part of it that is long enough to be one, and both encoded.
 fn needles(secret: &str) -> BTreeSet<String> {
-    // Of a token: its claims and its signature; its header is no secret. Of a key: its last part.
+    // Of a token: its claims and its signature; its header is not secret. Of a key: its last part.
     let is_key = secret.starts_with("tgk_");
     let parts: Vec<&str> =
         if is_key { secret.rsplitn(2, '_').take(1).collect() } else { secret.split('.').collect() };
@@ -59,7 +59,7 @@ fn needles(secret: &str) -> BTreeSet<String> {
     let mut needles = BTreeSet::new();
     for text in parts.into_iter().chain([secret]).filter(|text| text.len() >= 12) {
         needles.insert(text.to_owned());
-        // Base64 of the text within other text depends on where it begins; its middle is the same.
+        // Base64 of a text inside another depends on where it begins; its middle is the same.
         for shift in 0..3 {
             let whole =
                 general_purpose::STANDARD_NO_PAD.encode(text.as_bytes().get(shift..).unwrap_or_default());
@@ -79,7 +79,7 @@ fn needles(secret: &str) -> BTreeSet<String> {
     needles
 }
 
-/// The first needle of `secrets` that stands in `text`.
+/// The first needle of `secrets` that is in `text`.
 fn found<'s>(secrets: &'s [String], text: &str) -> Option<(&'s str, String)> {
     secrets.iter().find_map(|secret| {
         needles(secret)
@@ -89,7 +89,7 @@ fn found<'s>(secrets: &'s [String], text: &str) -> Option<(&'s str, String)> {
     })
 }
 
-/// Fails where a secret stands in the log or in what was heard.
+/// Fails if a secret is in the log or in the answers.
 pub fn look(secrets: &[String], log: &str) {
     let heard = HEARD.with_borrow_mut(std::mem::take);
     for (place, text) in [("the log", log), ("metrics or answers", heard.as_str())] {
@@ -121,8 +121,8 @@ fn a_secret_is_found_in_every_form() {
     }
 }
 
-/// Every road on which a secret can come, right and wrong, and payloads on every road that refuses them.
-/// What is seen of them is looked for when the gateway ends.
+/// Every way in which a secret can be sent, right and wrong, and payloads in every way that refuses them. The
+/// search follows when the gateway ends.
 #[test]
 fn no_secret_and_no_payload_is_ever_shown() {
     let gateway =
@@ -191,7 +191,7 @@ fn no_secret_and_no_payload_is_ever_shown() {
             ),
         ];
         if token.len() < 5000 {
-            // Twice in one head, which has a bound.
+            // Twice in one head, which has a size limit.
             streams.push(Ws::open(
                 gateway.public,
                 &url(&format!("?services={token}")),
@@ -205,7 +205,7 @@ fn no_secret_and_no_payload_is_ever_shown() {
         unknown.send(&format!(r#"{{"type":"{token}","token":7}}"#));
         streams.push(unknown);
         for stream in &mut streams {
-            // The right one has `hello`; all others an error.
+            // The right one gets `hello`; all others an error.
             let _ = stream.message();
         }
     }

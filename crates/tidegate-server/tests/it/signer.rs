@@ -1,4 +1,4 @@
-//! Issuers of the tests: keys of every kind, the tokens that they sign, rightly and wrongly.
+//! Issuers for the tests: keys of every kind, and tokens that they sign, correctly and wrongly.
 
 use aws_lc_rs::{
     encoding::{AsDer as _, PublicKeyX509Der},
@@ -25,7 +25,7 @@ enum Pair {
 
 /// A key pair or a secret, with a name.
 pub struct Signer {
-    /// What its tokens call it.
+    /// The `kid` of its tokens.
     pub kid: String,
     pair: Pair,
 }
@@ -69,7 +69,7 @@ impl Signer {
         Self::new(kid, Pair::Secret(bytes.as_ref().to_vec()))
     }
 
-    /// The algorithm that it is for.
+    /// Its algorithm.
     pub fn alg(&self) -> &'static str {
         match &self.pair {
             Pair::Rsa(_) => "RS256",

@@ -1,4 +1,5 @@
-//! Readers that do not read: parked, served when they read again, or closed; and nobody else's loss.
+//! Readers that do not read: they lag, are served when they read again, or are closed; and no other reader
+//! loses anything.
 
 use std::{io::BufReader, net::TcpStream};
 
@@ -15,10 +16,10 @@ use crate::{
     held_node::HeldNode,
 };
 
-/// Enough to fill every buffer between the gateway and a client with a small window of its own.
+/// More than all buffers between the gateway and a client with a small window can hold.
 const EVENTS: usize = 120;
 
-/// A client that lets the kernel take little for it.
+/// A client with a small receive buffer.
 fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 << 10).expect("a small window");
@@ -29,7 +30,7 @@ fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
     BufReader::new(stream)
 }
 
-/// A stream whose kernel takes little for it.
+/// A stream with a small receive buffer.
 pub fn narrow_ws(gateway: &Gateway) -> Ws {
     narrow_ws_with(gateway, "")
 }
@@ -42,7 +43,7 @@ fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
     stream
 }
 
-/// Publishes more than fits into the buffers on the way to it.
+/// Publishes more than the buffers on the way to it can hold.
 pub fn fill(gateway: &Gateway) {
     let wide = format!("\"{}\"", "x".repeat(100_000));
     for _ in 0..EVENTS {
@@ -95,7 +96,7 @@ fn r7_a_half_written_frame_is_finished_before_pongs_and_renewals() {
         stream.send_raw(&masked(0x89, ping));
     }
     stream.authenticate(&gateway.token);
-    // Every frame parses, the answers come whole and in their order, and no event is lost to them.
+    // Every frame parses, the answers come whole and in order, and no event is lost to them.
     let (mut pongs, mut seqs, mut hellos) = (Vec::new(), Vec::new(), 0);
     while seqs.len() < EVENTS || pongs.len() < 3 || hellos < 1 {
         match stream.message() {
@@ -139,7 +140,7 @@ fn r6_a_grant_that_shrinks_takes_effect_on_what_is_replayed() {
         .with("authorization", &format!("Bearer {}", gateway.token_of("u", &["*"])));
     let mut stream = Ws::switch(narrow(&request, gateway.public));
     stream.next("hello");
-    // It stands in the middle of the replay, with more waiting than every buffer holds.
+    // It is in the middle of the replay, with more waiting than all buffers hold.
     stream.authenticate(&gateway.token_of("u", &["a"]));
     let (mut is_renewed, mut seen) = (false, Vec::new());
     while seen.iter().filter(|(_, service)| service == "a").count() < EVENTS / 2 {
@@ -175,7 +176,7 @@ fn who_takes_no_byte_for_the_write_timeout_is_closed() {
     fill(&gateway);
     let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
     eventually("both closed", || (closed() == 2.0).then_some(()));
-    // What was begun is finished for one that reads again soon.
+    // A frame that was begun is finished for a reader that soon reads again.
     let (error, code) = stream.refusal();
     assert_eq!((error["code"].as_str(), code), (Some("slow_consumer"), 4002));
     assert_eq!(error["limit"], "limits.write_timeout");
@@ -195,7 +196,7 @@ fn a_socket_under_http_that_takes_nothing_is_let_go() {
 
 #[test]
 fn a_live_reader_gets_what_the_tail_had_no_room_for() {
-    // Each event alone is more than the tail may hold: it stands in the log and nowhere else.
+    // Each event alone is larger than the tail may be: it is only in the log.
     let gateway = Gateway::with(&[
         "limits.event_bytes=1KiB",
         "limits.request_bytes=1KiB",
@@ -259,7 +260,7 @@ fn a_panic_ends_the_one_stream_and_its_places_come_back() {
     let mut live = node.ws("");
     let hello = live.next("hello");
     let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
-    // The tail begins at the head, so a reader from before it needs a page of the log.
+    // The tail begins at the head, so a reader with an earlier cursor needs a page of the log.
     node.break_reads();
     let epoch = hello["epoch"].as_str().expect("an epoch");
     let mut broken = node.ws(&format!("?cursor={epoch}-0"));
@@ -277,7 +278,7 @@ fn a_panic_ends_the_one_stream_and_its_places_come_back() {
     assert!(text.contains("tidegate_connections{transport=\"websocket\"} 0"), "{text}");
 }
 
-/// Publishes `count` events of ten keys, of 10 kB each.
+/// Publishes `count` events with ten keys, of 10 kB each.
 fn fill_keyed(gateway: &Gateway, count: usize) {
     let wide = "x".repeat(10_000);
     for index in 0..count {
@@ -289,7 +290,7 @@ fn fill_keyed(gateway: &Gateway, count: usize) {
     }
 }
 
-/// Reads until the event with this seq has come: the frames, but for hello and pings.
+/// Reads until the event with this seq has come; returns the frames except hello and pings.
 fn frames_until(stream: &mut Ws, seq: u64) -> Vec<Value> {
     let mut frames = Vec::new();
     loop {
@@ -314,7 +315,7 @@ fn warned(gateway: &Gateway, count: f64) {
 fn r16_a_level_reader_that_falls_behind_is_warned_and_skips_where_it_asked_to() {
     let gateway = gateway(&["slow.max_behind=50"]);
     let mut slow = narrow_ws_with(&gateway, "?slow=skip");
-    // Level once: from here on lag counts.
+    // It has caught up: from here on lag counts.
     gateway.say("s", "0");
     slow.next("event");
     fill_keyed(&gateway, 600);
@@ -327,7 +328,7 @@ fn r16_a_level_reader_that_falls_behind_is_warned_and_skips_where_it_asked_to() 
         (gap["reason"].as_str(), gap["seq"].as_u64() > gap["prev"].as_u64()),
         (Some("slow_consumer"), true)
     );
-    // All that came, and the gap, make one chain without a hole.
+    // All events that came, and the gap, form a chain without a hole.
     let mut at = 1;
     for frame in frames.iter().filter(|frame| frame["type"] != "status") {
         assert!(frame["prev"].as_u64() <= Some(at), "{at}: {}", frame["prev"]);
@@ -377,7 +378,7 @@ fn r16_who_does_not_gain_after_the_last_warning_is_closed_and_a_replay_is_no_lag
     slow.next("event");
     fill_keyed(&gateway, 600);
     let closes = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
-    // One that comes now has all of it to take, and never is behind.
+    // A new reader has to take all of it, and never lags.
     let mut late = narrow_ws_with(&gateway, &format!("?cursor={start}"));
     eventually("the close", || (closes() >= 1.0).then_some(()));
     assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"slow.max_warnings\"}"), 1.0);

@@ -34,19 +34,19 @@ fn r9_a_cursor_goes_on_where_it_stands() {
     for stream in &mut gateway.both(&format!("?cursor={start}")) {
         resumes(stream.as_mut(), &start, 5);
     }
-    // From memory before, from disk and out of the last life now.
+    // From memory first, then from disk and out of the previous incarnation.
     let gateway = gateway.killed_and_started_again();
     for stream in &mut gateway.both(&format!("?cursor={start}")) {
         resumes(stream.as_mut(), &start, 5);
     }
-    // The first frame that comes live joins on to what was replayed.
+    // The first live frame continues what was replayed.
     let mut stream = gateway.sse(&format!("?cursor={start}"));
     let mut client = resumes(&mut stream, &start, 5);
     gateway.say("odd", "6");
     assert_eq!(data(&stream.events(&mut client, 1)), [6]);
 }
 
-/// A stream that begins at `start` and is owed 1 to `count`, without a gap.
+/// A stream that begins at `start` and gets 1 to `count`, without a gap.
 fn resumes(stream: &mut dyn Frames, start: &str, count: i64) -> Follower {
     let hello = stream.next("hello");
     assert_eq!((&hello["resumed"], &hello["head"]), (&json!(true), &json!(count)), "{hello}");
@@ -153,7 +153,7 @@ fn r8_targeted_events_reach_their_users_alone_live_and_replayed() {
     }
     for round in 0..4 {
         if round == 2 {
-            // From the log now, where it was from the tail.
+            // Now from the log, before from the tail.
             gateway = gateway.killed_and_started_again();
         }
         let (token, (user, expected)) = ([&ann, &bob][round % 2], &expected[round % 2]);
@@ -228,7 +228,7 @@ fn r3_the_ids_of_a_stream_stay_on_the_presented_side_until_the_gap() {
 
 #[test]
 fn r9_what_retention_has_removed_is_a_gap_with_its_range() {
-    // The budget of the memory engine stands in for time: the oldest events go first.
+    // The budget of the memory engine replaces time: the oldest events are removed first.
     let gateway = Gateway::with(&[
         "log.engine=memory",
         "limits.event_bytes=64KiB",

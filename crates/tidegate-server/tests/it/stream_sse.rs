@@ -77,7 +77,7 @@ fn a_plain_event_source_resumes_by_the_standard() {
     gateway.say("s", "2");
     gateway.say("other", "\"hidden\"");
     gateway.say("s", "3");
-    // With the address of the first time, which says to start at the head (R4).
+    // With the address of the first time, which asks for the head (R4).
     let request = Request::new(gateway.public, "GET", &gateway.path("stream?services=s&cursor=&tail=0"))
         .with("authorization", &format!("Bearer {}", gateway.token))
         .with("last-event-id", &last);
@@ -156,7 +156,7 @@ fn r18_a_gzip_body_ends_whole_behind_its_last_frame() {
     let closed = Request::new(gateway.admin, "DELETE", &gateway.path("connections?all=true")).send();
     assert_eq!(closed.status, 200, "{closed:?}");
     until("\"revoked\"");
-    // The decoder holds checksum and length against what it has read, and the body ends there.
+    // The decoder checks checksum and length, and the body ends there.
     let mut rest = String::new();
     text.read_to_string(&mut rest).expect("a valid end");
     assert_eq!(rest, "\n");

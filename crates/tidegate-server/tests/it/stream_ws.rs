@@ -211,7 +211,7 @@ fn frames_may_come_before_the_handshake_is_answered() {
     let gateway = Gateway::start();
     let mut bytes = handshake(gateway.public, &gateway.path("stream")).bytes();
     bytes.extend(masked(0x81, format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token).as_bytes()));
-    // Behind auth: a whole frame, and the first byte of another.
+    // After auth: a whole frame, and the first byte of another.
     bytes.extend(masked(0x89, b"early"));
     let last = masked(0x89, b"late");
     bytes.push(last[0]);

@@ -1,4 +1,4 @@
-//! What a service manager hears: a datagram socket in its place.
+//! Notifications to a service manager; a datagram socket stands in for it.
 
 use std::{
     os::unix::net::UnixDatagram,

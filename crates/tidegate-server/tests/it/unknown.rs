@@ -1,4 +1,6 @@
-//! A log that does not answer in time, or takes no writes any more.
+//! A log that does not answer in time, or accepts no writes any more.
+
+use tidegate_engine::Health;
 
 use crate::{client::stream::Frames as _, held_node::HeldNode};
 
@@ -28,4 +30,46 @@ fn readers_are_told_that_the_log_takes_no_writes_those_who_come_later_too() {
     let mut late = node.ws("");
     late.next("hello");
     assert_eq!(late.next("status")["code"], "log_halted");
+}
+
+#[test]
+fn readers_hear_that_the_log_is_degraded_and_that_it_has_recovered() {
+    let node = HeldNode::start();
+    let (mut early, mut sse) = (node.ws(""), node.sse(""));
+    early.next("hello");
+    sse.next("hello");
+    assert_eq!(node.operators("/readyz").status, 200);
+
+    node.set_health(Health::Degraded("no leader on purpose".into()));
+    assert_eq!(
+        [early.next("status"), sse.next("status")].map(|status| status["code"].clone()),
+        ["degraded"; 2]
+    );
+    let mut late = node.ws("");
+    late.next("hello");
+    assert_eq!(late.next("status")["code"], "degraded");
+    let ready = node.operators("/readyz");
+    assert_eq!((ready.status, &ready.json()["ready"]), (503, &false.into()));
+    assert_eq!(ready.json()["reason"], "the log is degraded: no leader on purpose");
+
+    node.set_health(Health::Ok);
+    for reader in [&mut early, &mut late] {
+        let status = reader.next("status");
+        assert_eq!(status["code"], "recovered");
+        assert!(!status["message"].as_str().expect("a message").contains("on purpose"), "{status}");
+    }
+    assert_eq!(sse.next("status")["code"], "recovered");
+    assert_eq!(node.operators("/readyz").status, 200);
+
+    // Whoever comes now hears of no trouble that is over; a halt can end, too.
+    let mut third = node.ws("");
+    third.next("hello");
+    node.halt();
+    for reader in [&mut early, &mut late, &mut third] {
+        assert_eq!(reader.next("status")["code"], "log_halted");
+    }
+    node.set_health(Health::Ok);
+    for reader in [&mut early, &mut late, &mut third] {
+        assert_eq!(reader.next("status")["code"], "recovered");
+    }
 }

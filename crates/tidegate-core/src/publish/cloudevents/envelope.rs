@@ -1,4 +1,4 @@
-//! An event in JSON: its attributes are members of one object, and so is `data`.
+//! An event in structured or batch mode: its attributes and `data` are members of one JSON object.
 
 use serde_json::value::RawValue;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::NewEvent;
 
-/// The members that mean something here; all others are extensions that are not kept.
+/// The known members; all others are extensions, which are not kept.
 const NAMES: [&str; 12] = [
     "specversion",
     "id",
@@ -44,7 +44,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// An envelope and where it stands.
+/// An envelope and its JSON pointer.
 struct StoredAt<'e, 'a> {
     envelope: &'e Envelope<'a>,
     at: &'e str,
@@ -53,15 +53,16 @@ struct StoredAt<'e, 'a> {
 impl Attributes for StoredAt<'_, '_> {
     fn get(&self, name: &'static str) -> Given<'_> {
         let Some(raw) = self.envelope.raw(name) else { return Given::Unset };
-        // Null is as good as absent (JSON event format, section 2.2), but for the one attribute that
-        // decides who may see the event.
+        // Null means absent (JSON event format, section 2.2), apart from the one attribute that decides who
+        // may see the event.
         if raw.get() == "null" && name != "users" {
             return Given::Unset;
         }
         match serde_json::from_str::<Text<'_>>(raw.get()) {
             Ok(text) => Given::Text(text.0),
             Err(_) => {
-                let what = if name == "users" { "a string of users with commas between" } else { "a string" };
+                let what =
+                    if name == "users" { "a string of users, separated by commas" } else { "a string" };
                 Given::Faulty { code: "type", detail: format!("{name} must be {what}") }
             }
         }
@@ -72,7 +73,7 @@ impl Attributes for StoredAt<'_, '_> {
     }
 }
 
-/// Makes an event of the draft that stands at `at`.
+/// Makes an event of `draft`, whose JSON pointer is `at`.
 pub(super) fn check(
     target: &Target<'_>,
     draft: &Draft<Envelope<'_>>,
@@ -87,7 +88,7 @@ pub(super) fn check(
     draft.report(at, faults);
     let attributes = StoredAt { envelope, at };
     if envelope.raw("data_base64").is_some_and(|value| value.get() != "null") {
-        let detail = "data_base64 is not taken: send JSON in data";
+        let detail = "data_base64 is not accepted: send JSON in data";
         return Err(unsupported(attributes.pointer("data_base64"), detail.into()));
     }
     match attributes.get("datacontenttype") {
@@ -95,7 +96,7 @@ pub(super) fn check(
         Given::Text(media) if media::is_json(&media) => {}
         Given::Text(_) => {
             let detail = "datacontenttype is not that of JSON: only application/json and types that end in \
-                          +json are taken";
+                          +json are accepted";
             return Err(unsupported(attributes.pointer("datacontenttype"), detail.into()));
         }
         Given::Faulty { code, detail } => faults.add(attributes.pointer("datacontenttype"), code, detail),

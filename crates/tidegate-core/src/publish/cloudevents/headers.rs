@@ -1,4 +1,4 @@
-//! An event in binary mode: attributes in headers that begin with `ce-`, `data` in the body.
+//! An event in binary mode: its attributes are headers that begin with `ce-`, and `data` is the body.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,12 @@ use super::{
 };
 use crate::NewEvent;
 
-/// What the headers of a request say of its event.
+/// The headers of a request that concern its event.
 #[derive(Debug, Default)]
 pub struct Headers<'a> {
-    /// `Content-Type`; what has none is read as JSON.
+    /// `Content-Type`; without one the body is read as JSON.
     pub content_type: Option<&'a str>,
-    /// The headers that begin with `ce-`, each with that taken off its name in lower case, and its
-    /// value as it came.
+    /// The headers that begin with `ce-`: the name in lower case without that prefix, and the raw value.
     pub attributes: Vec<(&'a str, &'a [u8])>,
 }
 
@@ -46,17 +45,17 @@ impl Headers<'_> {
         faults: &mut Faults,
     ) -> Result<Option<NewEvent>, PublishError> {
         if self.content_type.is_some_and(|media| !media::is_json(media)) {
-            let detail = "Content-Type is that of no JSON: only application/json and types that end in +json \
-                          are taken as the data of a CloudEvent";
+            let detail = "Content-Type is not that of JSON: only application/json and types that end in +json \
+                          are accepted as the data of a CloudEvent";
             return Err(unsupported("content-type".into(), detail.into()));
         }
         for (index, (name, _)) in self.attributes.iter().enumerate() {
             if self.attributes[..index].iter().any(|(earlier, _)| earlier == name) {
-                faults.add(self.pointer(name), "repeated", format!("ce-{name} stands more than once"));
+                faults.add(self.pointer(name), "repeated", format!("ce-{name} occurs more than once"));
             }
             if *name == "datacontenttype" {
-                let detail = "the type of data is that of Content-Type; ce-datacontenttype must not stand \
-                              beside it";
+                let detail =
+                    "the type of data is Content-Type in binary mode; ce-datacontenttype is not allowed";
                 faults.add(self.pointer(name), "unknown_field", detail.into());
             }
             if *name != "users" && is_meant_as_users(&name.replace('-', "_")) {
@@ -64,7 +63,7 @@ impl Headers<'_> {
             }
         }
         let data = match body {
-            // No data at all is no JSON text, and yet an event.
+            // An event may have no data, although an empty text is not JSON.
             "" => "null",
             body => serde_json::from_str::<&RawValue>(body)
                 .map_err(|error| PublishError::NotJson(error.to_string()))?
@@ -74,13 +73,15 @@ impl Headers<'_> {
     }
 }
 
-/// The text of a header's value (HTTP protocol binding, section 3.1.3.2): taken out of double quotes,
-/// which older senders use, then percent-decoded once. Else, what is wrong with it.
+/// The text of a header's value (HTTP protocol binding, section 3.1.3.2): without double quotes, which older
+/// senders use, then percent-decoded once. The error says what is wrong with it.
 fn decode(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| matches!(b, b' '..=b'~')));
     let text = text.ok_or("must be printable ASCII, with everything else percent-encoded as UTF-8")?;
     let text = match text.strip_prefix('"') {
-        Some(quoted) => Cow::Owned(unquote(quoted).ok_or("begins with a double quote that does not end it")?),
+        Some(quoted) => {
+            Cow::Owned(unquote(quoted).ok_or("begins with a double quote and does not end with one")?)
+        }
         None => Cow::Borrowed(text),
     };
     if !text.contains('%') {
@@ -88,13 +89,15 @@ fn decode(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     }
     let is_encoded = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
     if !text.split('%').skip(1).all(is_encoded) {
-        return Err("has a percent sign that no two hexadecimal digits follow; one that is meant is %25");
+        return Err(
+            "has a percent sign without two hexadecimal digits after it; write %25 for a percent sign",
+        );
     }
     let decoded = percent_encoding::percent_decode_str(&text).decode_utf8();
     Ok(Cow::Owned(decoded.map_err(|_| "is not UTF-8 once it is percent-decoded")?.into_owned()))
 }
 
-/// What stands before the closing quote, which must come last, with backslashes taken away.
+/// The text before the closing quote, which must come last, without the backslashes of its escapes.
 fn unquote(text: &str) -> Option<String> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars();

@@ -1,4 +1,4 @@
-//! Media types, as far as they say whether data is JSON.
+//! Decides by a media type whether data is JSON.
 
 /// Whether data of this type is JSON: its subtype is `json` or ends in `+json`, whatever its
 /// parameters (JSON event format, section 3.1.1).

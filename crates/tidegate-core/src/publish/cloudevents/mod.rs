@@ -1,8 +1,8 @@
 //! CloudEvents 1.0 in the three content modes of their HTTP binding (CloudEvents 1.0.2: HTTP protocol
 //! binding, JSON event format, JSON batch format).
 //!
-//! A mode gives attributes as text (`envelope` from JSON, `headers` from headers); what they must be
-//! is decided once, in [`read`]'s `check`.
+//! A mode yields attributes as text (`envelope` from JSON, `headers` from headers); they are parsed in one
+//! place, the function `check`.
 
 mod envelope;
 mod headers;
@@ -32,6 +32,9 @@ pub enum Mode<'a> {
 }
 
 /// Reads `body` into events of `org`; `service` is that of events which do not name one.
+///
+/// # Errors
+/// [`PublishError`] if any event is faulty or too large: then no event is accepted.
 pub fn read(
     org: &OrgId,
     mode: &Mode<'_>,
@@ -54,17 +57,17 @@ pub fn read(
     }
 }
 
-/// Where events go, and within what bounds.
+/// The org, the default service, and the limits of events.
 struct Target<'t> {
     org: &'t OrgId,
     service: Option<&'t ServiceName>,
     limits: &'t PublishLimits,
 }
 
-/// What was given for an attribute.
+/// The value of an attribute, as the request has it.
 enum Given<'a> {
     Unset,
-    /// Something that is no text: why not.
+    /// It is not text, and why.
     Faulty {
         code: &'static str,
         detail: String,
@@ -76,11 +79,11 @@ enum Given<'a> {
 trait Attributes {
     fn get(&self, name: &'static str) -> Given<'_>;
 
-    /// Where the value of `name` stands.
+    /// The pointer to the value of `name`.
     fn pointer(&self, name: &str) -> String;
 }
 
-/// Makes an event of its attributes and its `data`, whose kind is checked already.
+/// Makes an event of its attributes and its `data`, which is known to be JSON.
 fn check(
     target: &Target<'_>,
     attributes: &impl Attributes,
@@ -92,11 +95,11 @@ fn check(
     if let Some(version) = fields.required("specversion")
         && version != "1.0"
     {
-        // What the other attributes of another version mean is not known here.
+        // The attributes may mean something else in another version.
         fields.fault(
             "specversion",
             "format",
-            "specversion must be 1.0; no other version of CloudEvents is taken here",
+            "specversion must be 1.0; no other version of CloudEvents is accepted here",
         );
         return None;
     }
@@ -110,7 +113,7 @@ fn check(
     let time = fields.optional("time");
     let time = time.and_then(|text| fields.faults.time(|| attributes.pointer("time"), &text));
     let users = fields.optional("users").and_then(|text| {
-        // An empty text names nobody, not somebody whose name is empty.
+        // An empty text names no user, not one with an empty name.
         let texts: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
         fields.faults.users(&texts, target.limits, |_| attributes.pointer("users"))
     });
@@ -123,7 +126,7 @@ fn check(
     event.encode(target.org, target.limits, faults, || attributes.pointer("data"))
 }
 
-/// The service of an event: CloudEvents have no word for it.
+/// The service of an event: CloudEvents have no attribute for it.
 fn service<A: Attributes>(
     target: &Target<'_>,
     fields: &mut Fields<'_, '_, A>,
@@ -141,14 +144,14 @@ fn service<A: Attributes>(
         .cloned()
         .or_else(|| source.and_then(|source| ServiceName::parse(source.as_str()).ok()));
     if found.is_none() {
-        let detail = "which service the event belongs to is not said: name it by the extension attribute \
+        let detail = "the event names no service: name it by the extension attribute \
                       `service`, by `?service=` in the address, or by a `source` that is the name of a service";
         fields.fault("service", "required", detail);
     }
     found
 }
 
-/// Attributes on their way to what they must be.
+/// Parses attributes, and reports the faulty ones.
 struct Fields<'f, 'l, A> {
     attributes: &'f A,
     faults: &'l mut Faults,
@@ -180,7 +183,7 @@ impl<'f, A: Attributes> Fields<'f, '_, A> {
     fn parse<T>(&mut self, name: &str, text: &str, parse: fn(&str) -> Result<T, NameError>) -> Option<T> {
         match parse(text) {
             Ok(parsed) => Some(parsed),
-            // By the attribute's name, which is not always ours.
+            // With the attribute's name, which may differ from that of the name's kind.
             Err(error) => {
                 self.fault(name, "format", &format!("{name} must be {}", error.rule));
                 None
@@ -189,7 +192,7 @@ impl<'f, A: Attributes> Fields<'f, '_, A> {
     }
 }
 
-/// Data that cannot be kept as JSON.
+/// Refuses data that is not JSON.
 fn unsupported(pointer: String, detail: String) -> PublishError {
     PublishError::UnsupportedMedia(Fault { pointer, code: "media", bound: None, detail })
 }

@@ -1,4 +1,4 @@
-//! CloudEvents in each mode: what they become, and what is said of those that cannot be taken.
+//! CloudEvents in each mode: the events that they become, and the faults of those that are refused.
 
 use super::*;
 use crate::publish::Bound;
@@ -30,7 +30,9 @@ fn fragment(read: Result<Vec<NewEvent>, PublishError>) -> String {
     let events = read.expect("an event");
     let fragment = events[0].fragment(7, 0);
     let text = std::str::from_utf8(&fragment).expect("UTF-8");
-    text.strip_prefix("\"seq\":7,\"timestamp\":\"1970-01-01T00:00:00.000Z\",").expect("a place").to_owned()
+    text.strip_prefix("\"seq\":7,\"timestamp\":\"1970-01-01T00:00:00.000Z\",")
+        .expect("seq and timestamp")
+        .to_owned()
 }
 
 fn faults(read: Result<Vec<NewEvent>, PublishError>) -> Vec<(String, &'static str)> {
@@ -109,7 +111,7 @@ fn the_service_is_the_extension_the_address_or_the_source() {
         }
         other => panic!("{other:?}"),
     }
-    // One that is named wrongly is not looked for elsewhere.
+    // A faulty service is not replaced by a default.
     assert_eq!(faults(of(r#","service":"a b""#, Some("y"), "z")), [("/service".into(), "format")]);
     assert_eq!(faults(of(r#","service":7"#, Some("y"), "z")), [("/service".into(), "type")]);
     assert_eq!(faults(of(r#","service":"""#, Some("y"), "z")), [("/service".into(), "format")]);
@@ -156,7 +158,7 @@ fn faulty_attributes_are_all_named() {
         let good: Vec<_> = good.into_iter().filter(|(good, _)| *good != name).collect();
         let members: String = good.iter().map(|(name, value)| format!("\"{name}\":\"{value}\",")).collect();
         let mut found = faults(structured(&format!("{{{members}\"{name}\":{json}}}")));
-        // Where the source is no text it cannot be the service either.
+        // If the source is not text it cannot be the service either.
         found.retain(|(pointer, _)| name == "service" || pointer != "/service");
         assert_eq!(found, one(&format!("/{name}"), code), "{name}: {json:.40}");
         let lines: String = good.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();

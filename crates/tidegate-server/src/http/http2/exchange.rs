@@ -1,9 +1,9 @@
 //! One request over HTTP/2, and its answer.
 //!
-//! The request is put in the form that HTTP/1.1 gives it, so that nothing behind this file asks for the
-//! version. The answer leaves in pieces that the peer has room for; what has none stays where it is, so
-//! that a reader's lag shows in its [`Slot`](crate::worker::sse::Slot) and a peer that takes nothing
-//! holds one answer, and that not for ever.
+//! The request gets the form that HTTP/1.1 gives it, so that no handler depends on the version. The answer
+//! leaves in pieces that fit into the peer's window. The rest stays in its place, so that a reader's lag
+//! shows in its [`Slot`](crate::worker::sse::Slot), and a peer that takes nothing holds up one answer, for a
+//! limited time.
 
 use std::{
     cell::RefCell,
@@ -50,27 +50,27 @@ pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, r
     };
     let response = tokio::select! {
         biased;
-        // Whoever does not want the answer any more gets none, and what it left off is not looked at.
+        // A client that resets the request gets no answer, and the handler is dropped.
         _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
         response = answering => response,
     };
-    let patience = node.config().limits.write_timeout + STALL_GRACE;
-    match give(&respond, response, is_head, patience).await {
-        Given::All | Given::Gone => {}
-        Given::Stalled { is_stream } => {
-            // The end of a reader has been counted already.
+    let timeout = node.config().limits.write_timeout + STALL_GRACE;
+    match give(&respond, response, is_head, timeout).await {
+        Sent::All | Sent::Gone => {}
+        Sent::Stalled { is_stream } => {
+            // For a reader, its end has been counted already.
             if !is_stream {
                 node.metrics.refusal(config_key!(limits.write_timeout));
             }
-            tracing::debug!("reset an answer that its peer takes nothing of");
+            tracing::debug!("reset an answer because the peer takes nothing of it");
         }
-        // The peer has gone, mostly.
-        Given::Failed(error) => tracing::debug!(%error, "answer over HTTP/2"),
+        // Usually the peer has gone.
+        Sent::Failed(error) => tracing::debug!(%error, "answer over HTTP/2"),
     }
 }
 
-/// The request as HTTP/1.1 gives it: `:authority` is its Host, and cookies stand in one line (RFC 9113,
-/// sections 8.3.1 and 8.2.3).
+/// The request in the form of HTTP/1.1: `:authority` becomes Host, and cookies are joined into one line (RFC
+/// 9113, sections 8.3.1 and 8.2.3).
 fn as_http1(
     node: &Node,
     request: Request<RecvStream>,
@@ -87,7 +87,7 @@ fn as_http1(
     if let Some(authority) = head.uri.authority() {
         let authority = HeaderValue::from_str(authority.as_str()).ok();
         if head.headers.get_all(header::HOST).iter().any(|host| Some(host) != authority.as_ref()) {
-            let refusal = Refusal::new(Code::BadRequest, "Host and :authority name different things");
+            let refusal = Refusal::new(Code::BadRequest, "Host and :authority name different hosts");
             return Err((StatusCode::BAD_REQUEST, refusal));
         }
         if let Some(authority) = authority {
@@ -107,16 +107,16 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(line.as_bytes());
     }
-    // What values consist of, a value consists of.
+    // Joined from valid values and `; `, so it is valid.
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::COOKIE, joined);
     }
 }
 
-/// How giving an answer ended.
-enum Given {
+/// How sending an answer ended.
+enum Sent {
     All,
-    /// The peer has gone, or wants no more.
+    /// The peer has gone, or has reset the stream.
     Gone,
     /// The peer took nothing for too long.
     Stalled {
@@ -125,10 +125,10 @@ enum Given {
     Failed(h2::Error),
 }
 
-async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, patience: Duration) -> Given {
+async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, timeout: Duration) -> Sent {
     let (mut head, body) = response.into_parts();
     let mut rest = Rest::of(body).await;
-    // They speak of an HTTP/1.1 connection.
+    // These headers belong to an HTTP/1.1 connection.
     for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
         head.headers.remove(name);
     }
@@ -144,12 +144,12 @@ async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, pati
     match sent {
         Err(error) => {
             respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
-            Given::Failed(error)
+            Sent::Failed(error)
         }
-        Ok(_) if is_all => Given::All,
+        Ok(_) if is_all => Sent::All,
         Ok(mut stream) => {
-            let given = give_rest(&mut stream, &mut rest, patience).await;
-            if matches!(given, Given::Stalled { .. }) {
+            let given = give_rest(&mut stream, &mut rest, timeout).await;
+            if matches!(given, Sent::Stalled { .. }) {
                 stream.send_reset(Reason::CANCEL);
             }
             given
@@ -157,7 +157,7 @@ async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, pati
     }
 }
 
-async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, patience: Duration) -> Given {
+async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, timeout: Duration) -> Sent {
     loop {
         let waiting = poll_fn(|context| {
             if stream.poll_reset(context).is_ready() {
@@ -167,31 +167,31 @@ async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, patience: Du
             }
         });
         let length = match waiting.await {
-            Err(()) => return Given::Gone,
+            Err(()) => return Sent::Gone,
             Ok(Some(length)) => length.min(PIECE),
-            // Also behind a body that is to be cut: a reset would take the last frame along.
+            // Even if the body is cut: a reset would discard the last frame.
             Ok(None) => {
-                return if stream.send_data(Bytes::new(), true).is_ok() { Given::All } else { Given::Gone };
+                return if stream.send_data(Bytes::new(), true).is_ok() { Sent::All } else { Sent::Gone };
             }
         };
-        // Only now, so that quiet streams hold nothing of the connection's window.
+        // Reserved only now, so that idle streams hold nothing of the connection's window.
         stream.reserve_capacity(length);
-        let room = match tokio::time::timeout(patience, poll_fn(|context| poll_room(stream, context))).await {
+        let room = match tokio::time::timeout(timeout, poll_fn(|context| poll_room(stream, context))).await {
             Ok(Some(room)) => room,
-            Ok(None) => return Given::Gone,
-            Err(_) => return Given::Stalled { is_stream: matches!(rest, Rest::Stream(_)) },
+            Ok(None) => return Sent::Gone,
+            Err(_) => return Sent::Stalled { is_stream: matches!(rest, Rest::Stream(_)) },
         };
         let piece = rest.take(room.min(length));
         let is_last = rest.is_empty();
         match stream.send_data(piece, is_last) {
-            Ok(()) if is_last => return Given::All,
+            Ok(()) if is_last => return Sent::All,
             Ok(()) => {}
-            Err(_) => return Given::Gone,
+            Err(_) => return Sent::Gone,
         }
     }
 }
 
-/// How many bytes the peer, and the send buffer, have room for; `None` when the stream is over.
+/// How many bytes fit into the peer's window and the send buffer; `None` if the stream is over.
 fn poll_room(stream: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<Option<usize>> {
     if stream.poll_reset(context).is_ready() {
         return Poll::Ready(None);
@@ -205,7 +205,7 @@ fn poll_room(stream: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<
     Poll::Ready(Some(stream.capacity()))
 }
 
-/// What is left of an answer.
+/// The rest of an answer.
 enum Rest {
     Whole(Bytes),
     Stream(SseBody),
@@ -222,12 +222,12 @@ impl Rest {
         }
     }
 
-    /// Whether nothing will come any more; of a stream that shows only when it is polled.
+    /// Whether nothing is left. A stream shows that only when it is polled.
     fn is_empty(&self) -> bool {
         matches!(self, Rest::Whole(bytes) if bytes.is_empty())
     }
 
-    /// How many bytes there are to be taken; `None` at the end.
+    /// How many bytes are ready; `None` at the end.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
         match self {
             Rest::Whole(bytes) => Poll::Ready((!bytes.is_empty()).then_some(bytes.len())),

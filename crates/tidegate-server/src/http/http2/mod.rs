@@ -1,13 +1,12 @@
-//! One HTTP/2 connection: cleartext, by prior knowledge (RFC 9113, section 3.3), for publishers, for
-//! readers over SSE, and for all else but WebSocket.
+//! One HTTP/2 connection: cleartext, by prior knowledge (RFC 9113, section 3.3), for everything except
+//! WebSocket.
 //!
-//! Over the `h2` crate itself and not hyper's server on top of it, for that hands an answer to `h2` a
-//! chunk at a time once a single byte has room, and cannot take back what then waits: here an answer
-//! leaves in pieces that have room, and one that its peer does not take is reset ([`exchange`]).
+//! It uses the `h2` crate itself, not hyper's server on top of it. Hyper gives `h2` a whole chunk of an
+//! answer once a single byte has room, and cannot take back the waiting rest. Here an answer leaves in pieces
+//! that have room, and an answer that the peer does not take is reset ([`exchange`]).
 //!
-//! What `h2` bounds by itself: header blocks and their CONTINUATION frames, small DATA frames, resets
-//! that the peer provokes, and the answers to PING and SETTINGS, each of which is written before the
-//! next frame is read.
+//! `h2` itself bounds: header blocks and their CONTINUATION frames, small DATA frames, resets that the peer
+//! provokes, and the answers to PING and SETTINGS, each of which is written before the next frame is read.
 
 mod exchange;
 mod received;
@@ -23,39 +22,38 @@ pub use received::Received;
 use crate::{
     config::{LimitSettings, config_key},
     node::Node,
-    transport::guarded::{Guarded, Turns},
+    transport::guarded::{Guarded, RequestState},
     worker::{Peer, Worker},
 };
 
-/// What a client with prior knowledge begins with (RFC 9113, section 3.4).
+/// The bytes with which a client with prior knowledge begins (RFC 9113, section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a request's body may come before somebody reads it: enough for a publish to fill a line
-/// of 40 Mbit/s over 50 ms.
+/// How much of a request's body may arrive before it is read: enough for a publish to fill a line of 40
+/// Mbit/s at a round trip of 50 ms.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// The same over all requests of a connection.
+/// The same for all requests of a connection together.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// The largest piece of an answer, and how much of one may wait for its turn on the socket.
+/// The largest piece of an answer, and how much of one may wait for the socket.
 const PIECE: usize = 16 << 10;
 
-/// Requests that a client may take back before they were looked at, and such that it may make us take
-/// back by breaking rules: more is an attack ("rapid reset", CVE-2023-44487; "made you reset",
-/// CVE-2025-8671).
+/// How many requests a client may reset before they were handled, and how many resets it may provoke by
+/// breaking rules. More is an attack ("rapid reset", CVE-2023-44487; "made you reset", CVE-2025-8671).
 const PENDING_RESETS: usize = 20;
 const PROVOKED_RESETS: usize = 100;
 
-/// What is open on one connection.
+/// The exchanges that are open on one connection.
 #[derive(Debug)]
 struct Exchanges {
     open: Cell<usize>,
-    /// Since when nothing is, or since when the peer knows that it should go.
+    /// Since when none is open, or since when the peer has been asked to leave.
     quiet: Cell<Instant>,
     ended: Notify,
 }
 
-/// One of them; counted out when dropped.
+/// One exchange; dropping it ends its count.
 struct Exchange(Rc<Exchanges>);
 
 impl Exchanges {
@@ -77,20 +75,20 @@ impl Drop for Exchange {
 }
 
 /// Serves a connection whose client begins with [`PREFACE`], until it ends.
-pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, turns: Arc<Turns>) {
+pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
     let node = worker.node.clone();
     let connection = match builder(&node.config().limits).handshake(socket).await {
         Ok(connection) => connection,
         Err(error) => return log_end(&node, &peer, &error),
     };
-    if let Err(error) = run(worker, &peer, connection, turns).await {
+    if let Err(error) = run(worker, &peer, connection, state).await {
         log_end(&node, &peer, &error);
     }
 }
 
 fn builder(limits: &LimitSettings) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
-    // Checked to be small when the configuration was read.
+    // Small: checked when the configuration was read.
     let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -103,13 +101,13 @@ fn builder(limits: &LimitSettings) -> h2::server::Builder {
     builder
 }
 
-/// Five inputs: requests, the answer to our ping, the node going away, the end of the last exchange,
+/// Has five inputs: requests, the answer to our ping, the drain of the node, the end of the last exchange,
 /// and the clock.
 async fn run(
     worker: Rc<Worker>,
     peer: &Peer,
     mut connection: Connection<Guarded, Bytes>,
-    turns: Arc<Turns>,
+    state: Arc<RequestState>,
 ) -> Result<(), h2::Error> {
     let node = worker.node.clone();
     let mut pulse = Pulse::new(connection.ping_pong());
@@ -118,8 +116,8 @@ async fn run(
     let mut draining = node.draining.subscribe();
     let (mut is_draining, mut is_leaving) = (false, false);
     loop {
-        // Who has only just come is answered once.
-        if is_draining && !is_leaving && turns.has_asked() {
+        // A client that has only just connected still gets one answer.
+        if is_draining && !is_leaving && state.has_asked() {
             is_leaving = true;
             exchanges.quiet.set(Instant::now());
             connection.graceful_shutdown();
@@ -130,9 +128,9 @@ async fn run(
                 None => return Ok(()),
                 Some(asked) => {
                     let (request, respond) = asked?;
-                    // From here on the guard has no head to wait for: frames of many kinds come.
-                    if !turns.has_asked() {
-                        turns.asked();
+                    // From here on the guard does not wait for a request's head: frames of many kinds come.
+                    if !state.has_asked() {
+                        state.asked();
                     }
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
                     tokio::task::spawn_local(async move {
@@ -160,22 +158,22 @@ async fn run(
     }
 }
 
-/// What time brings to a connection: with something open, pings that must be answered; else the end
-/// after `limits.idle_timeout`.
+/// The timers of a connection. With something open, pings are sent and must be answered; with nothing open,
+/// the connection ends after `limits.idle_timeout`.
 struct Pulse {
     pings: Option<PingPong>,
     next_ping: Instant,
-    /// When the ping went out that is not answered yet.
+    /// When the unanswered ping was sent.
     pinged: Option<Instant>,
 }
 
-/// What the clock has done, or asks for.
+/// What the timer did, or what the caller must do.
 enum Act {
-    /// It sent a ping.
+    /// A ping was sent.
     Ping,
-    /// Nothing has been open for long: the peer is told.
+    /// Nothing has been open for long: ask the peer to leave.
     Leave,
-    /// The peer does not answer.
+    /// The peer does not answer: close.
     End,
 }
 
@@ -184,11 +182,11 @@ impl Pulse {
         Self { pings, next_ping: Instant::now(), pinged: None }
     }
 
-    /// When [`Pulse::act`] is to be called.
+    /// When [`Pulse::act`] must be called.
     fn due(&mut self, node: &Node, exchanges: &Exchanges, is_leaving: bool) -> Instant {
         let config = node.config();
         if exchanges.open.get() == 0 {
-            // A peer that was told to go closes the connection by itself, if it is there.
+            // A living peer that was asked to leave closes the connection by itself.
             let patience = if is_leaving { config.ping.timeout } else { config.limits.idle_timeout };
             self.next_ping = Instant::now() + config.ping.interval;
             return exchanges.quiet.get() + patience;
@@ -212,7 +210,7 @@ impl Pulse {
         Ok(Act::Ping)
     }
 
-    /// Waits for the answer to a ping; for ever, where none went out.
+    /// Waits for the answer to a ping; for ever, if none was sent.
     async fn answered(&mut self) -> Result<(), h2::Error> {
         match &mut self.pings {
             Some(pings) if self.pinged.is_some() => {
@@ -226,10 +224,10 @@ impl Pulse {
 }
 
 fn log_end(node: &Node, peer: &Peer, error: &h2::Error) {
-    // Floods are all attempts at more streams, or more work for one, than a connection may have.
+    // A flood is an attempt to get more streams, or more work per stream, than a connection may have.
     if !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
         node.metrics.refusal(config_key!(limits.streams_per_connection));
     }
-    // The peer's doing, mostly; what we answered was logged where it was answered.
+    // Usually the peer's doing. Our own answers were logged where they were made.
     tracing::debug!(%error, peer = %peer.address, "end an HTTP/2 connection");
 }

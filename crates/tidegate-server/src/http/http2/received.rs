@@ -12,18 +12,18 @@ use h2::{RecvStream, server::SendResponse};
 use http::{Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
-/// How an exchange answers.
+/// The sender of an exchange's answer.
 pub type Respond = Rc<RefCell<SendResponse<Bytes>>>;
 
-/// What comes with a request. Its sender may go on sending as far as this has been read.
+/// The body of a request. The window opens as it is read, so the sender can be only a window ahead.
 pub struct Received {
     stream: RecvStream,
-    /// Asks for the body of a client that waits to be asked (RFC 9110, section 10.1.1).
+    /// Set if the client waits for 100 (Continue) before it sends the body (RFC 9110, section 10.1.1).
     go_on: Option<Respond>,
 }
 
 impl Received {
-    /// The body; `go_on` where the client waits for 100 (Continue).
+    /// The body; with `go_on` if the client waits for 100 (Continue).
     pub fn new(stream: RecvStream, go_on: Option<Respond>) -> Self {
         Self { stream, go_on }
     }
@@ -45,11 +45,11 @@ impl Body for Received {
         }
         Poll::Ready(match ready!(this.stream.poll_data(context)) {
             Some(Ok(bytes)) => {
-                // Fails where the stream has ended meanwhile, and nobody sends any more.
+                // Fails if the stream has ended, when no sender is left.
                 let _ = this.stream.flow_control().release_capacity(bytes.len());
                 Some(Ok(Frame::data(bytes)))
             }
-            // Whatever the reason of a reset, NO_ERROR too: what was cut off is no whole body.
+            // Any reset is an error, even NO_ERROR: the body was cut.
             Some(Err(error)) => Some(Err(error)),
             None => None,
         })

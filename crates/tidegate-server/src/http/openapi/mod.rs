@@ -1,9 +1,9 @@
-//! `GET /openapi.json`: the description of the public listener (OpenAPI 3.1), made from the list that
-//! requests are dispatched by.
+//! `GET /openapi.json`: the description of the public listener (OpenAPI 3.1), made from the list of routes
+//! that requests are dispatched by.
 //!
-//! [`operation`] says what each endpoint takes and answers, [`schema`] what travels; this file puts
-//! them together with the bounds of the configuration. The operators' listener is not in it: it is for
-//! other people, at another address.
+//! [`operation`] describes what each endpoint takes and answers, [`schema`] describes the data; this file
+//! combines them with the configured limits. The operators' listener is not in it: it has other users and
+//! another address.
 
 mod operation;
 mod schema;
@@ -35,18 +35,18 @@ pub fn answer<B>(node: &Node, request: &Request<B>) -> Response<Answer> {
     let mut response = Response::new(full(if is_known { Bytes::new() } else { json }));
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag);
-    // Kept, and asked for again: the next configuration may have other bounds.
+    // Browsers keep the document but revalidate it, because the next configuration may have other limits.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
-        // Not application/openapi+json: browsers and older tools show or take this one.
+        // Not application/openapi+json: browsers and older tools display or accept only this type.
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     response
 }
 
-/// The document as it is sent, and its `ETag`.
+/// The document as bytes, and its `ETag`.
 fn text(config: &Config) -> (Bytes, HeaderValue) {
     let json = Bytes::from(document(config).to_string());
     let etag = format!("\"{}\"", &blake3::hash(&json).to_hex()[..16]);
@@ -54,8 +54,8 @@ fn text(config: &Config) -> (Bytes, HeaderValue) {
     (json, etag)
 }
 
-/// Whether the document tells of this answer; `code` is that of a refusal.
-pub fn tells<B>(route: &Route, response: &Response<B>) -> bool {
+/// Whether the document describes this answer. Refusals carry their code as an extension.
+pub fn describes<B>(route: &Route, response: &Response<B>) -> bool {
     let operation = operation::of(route.endpoint);
     let status = response.status().as_u16();
     if let Some(code) = response.extensions().get::<Code>() {
@@ -66,7 +66,7 @@ pub fn tells<B>(route: &Route, response: &Response<B>) -> bool {
     operation.answers.iter().any(|answer| answer.status == status && answer.content.media_type() == sent)
 }
 
-/// The document for a gateway that is configured like this.
+/// The document of a gateway with this configuration.
 pub fn document(config: &Config) -> Value {
     let limits = &config.limits;
     let mut paths = Map::new();
@@ -92,7 +92,7 @@ pub fn document(config: &Config) -> Value {
             "description": "The protocol: frames, continuity, resuming, delays.",
             "url": concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/PROTOCOL.md"),
         },
-        // Wherever this document was read from.
+        // The address that this document was read from.
         "servers": [{ "url": "/" }],
         "tags": Tag::ALL.map(|tag| json!({ "name": tag.name(), "description": tag.description() })),
         "paths": paths,
@@ -107,18 +107,18 @@ pub fn document(config: &Config) -> Value {
 
 const INTRODUCTION: &str = "\
 Publish events of an org over HTTP; read them as a stream over WebSocket or server-sent events, from any \
-place on, without gaps; read them back page by page.
+position on, without gaps; read them back page by page.
 
-**Refusals** have a `code` of one closed table and a sentence (`Problem`, RFC 9457). Those that name a \
-`limit` name the configuration key of the bound that was met.
+**Refusals** have a `code` of one closed table and a sentence (`Problem`, RFC 9457). `limit` \
+is the configuration key of the limit that was exceeded.
 
 **Everywhere**: an address that is not in this document is answered 404 `not_found`, another method 405 \
-`method_not_allowed` with `Allow`; what cannot be read as HTTP is answered 400 without a body, and a request \
-that does not say once whom it is for (`Host`) and where it ends 400 `bad_request`. Parameters that are not \
-named here are ignored; a parameter may stand once.
+`method_not_allowed` with `Allow`; a request that cannot be read as HTTP is answered 400 without a body; one \
+without exactly one valid `Host`, or with an ambiguous length, is answered 400 `bad_request`. Parameters that \
+are not named here are ignored; each may occur once.
 
 **Pages** of origins that `auth.origins` lists may read every answer (CORS), so answers vary by `Origin`; \
-those of other origins, but for the gateway's own, are refused by 403 `forbidden` under `/v1`.";
+pages of other origins, except the gateway's own, get 403 `forbidden` under `/v1`.";
 
 fn describe(route: &Route, operation: &Operation, auth: &AuthSettings) -> Value {
     let mut responses: BTreeMap<u16, Value> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn describe(route: &Route, operation: &Operation, auth: &AuthSettings) -> Value 
     }
     let mut refusals: BTreeMap<u16, Vec<&Refused>> = BTreeMap::new();
     for refused in operation.refusals {
-        // Of the preflights, that of the description is for everybody.
+        // The description is public, so its preflight is never forbidden.
         if refused.code == Code::Forbidden && !table::is_guarded(route.path) {
             continue;
         }
@@ -172,25 +172,25 @@ fn success(route: &Route, answered: &Answered) -> Value {
     let Some(media_type) = content.media_type().filter(|_| route.method != Method::HEAD) else {
         return response;
     };
-    let place = "0k3v9x1m2p4qz-1042";
+    let cursor = "0k3v9x1m2p4qz-1042";
     let follow = |from: &str| {
         json!({
             "operationId": "openStream",
-            "description": "Follow what comes behind this place.",
+            "description": "Follow the events after this cursor.",
             "parameters": { "path.org": "$request.path.org", "query.cursor": from },
         })
     };
     let read = |from: &str| {
         json!({
             "operationId": "readEvents",
-            "description": "Read what lies behind this place.",
+            "description": "Read the events after this cursor.",
             "parameters": { "path.org": "$request.path.org", "query.after": from },
         })
     };
     let (body, links) = match content {
         Content::Nothing => return response,
         Content::Published => (
-            json!({ "schema": at("Published"), "example": { "cursor": place, "events": [
+            json!({ "schema": at("Published"), "example": { "cursor": cursor, "events": [
                 { "service": "finance", "id": "inv-7", "seq": 1041, "duplicate": false },
                 { "service": "finance", "id": "inv-8", "seq": 1042, "duplicate": false },
             ] } }),
@@ -202,7 +202,7 @@ fn success(route: &Route, answered: &Answered) -> Value {
                     "seq": 1042, "timestamp": "2026-11-24T09:30:00.000Z", "service": "finance",
                     "event": "invoice.paid", "id": "inv-8", "data": { "amount": 5 },
                 }],
-                "cursor": format!("{place}-y3sgfaip"),
+                "cursor": format!("{cursor}-y3sgfaip"),
                 "has_more": false,
             } }),
             json!({ "follow": follow("$response.body#/cursor"), "next": read("$response.body#/cursor") }),
@@ -210,15 +210,15 @@ fn success(route: &Route, answered: &Answered) -> Value {
         Content::CursorNow => (
             json!({
                 "schema": at("CursorNow"),
-                "example": { "cursor": format!("{place}-y3sgfaip"), "head": 1042 },
+                "example": { "cursor": format!("{cursor}-y3sgfaip"), "head": 1042 },
             }),
             json!({ "follow": follow("$response.body#/cursor"), "readBehind": read("$response.body#/cursor") }),
         ),
         Content::Frames => (
             json!({
-                // OpenAPI 3.1 knows no streams; tools take this for one event of them.
+                // OpenAPI 3.1 cannot describe a stream; this is the schema of one event of it.
                 "schema": at("ServerSentEvent"),
-                "example": { "id": format!("{place}-y3sgfaip"), "data": PING },
+                "example": { "id": format!("{cursor}-y3sgfaip"), "data": PING },
             }),
             Value::Null,
         ),
@@ -254,7 +254,7 @@ fn refusal(route: &Route, status: u16, refused: &[&Refused]) -> Value {
     response
 }
 
-/// The one answer that looks otherwise over the two versions of HTTP.
+/// The only answer that differs between the two versions of HTTP.
 fn headers_too_large(route: &Route) -> Value {
     let over_http2 = Refused {
         code: Code::TooLarge,
@@ -279,7 +279,7 @@ fn form(body: Body) -> (String, Value) {
                 "schema": at("NewEvents"),
                 "examples": {
                     "one": { "summary": "One event", "value": one },
-                    "several": { "summary": "A batch; the second is for two users alone", "value": [one, targeted] },
+                    "several": { "summary": "A batch; only two users see the second event", "value": [one, targeted] },
                 },
             }),
         ),
@@ -316,12 +316,12 @@ fn cloud_event(id: &str) -> Value {
     })
 }
 
-fn parameter(place: &str, name: &str, description: &str, schema: Value, example: Value) -> Value {
-    let mut parameter = json!({ "in": place, "name": name, "description": description, "schema": schema });
+fn parameter(location: &str, name: &str, description: &str, schema: Value, example: Value) -> Value {
+    let mut parameter = json!({ "in": location, "name": name, "description": description, "schema": schema });
     if !example.is_null() {
         parameter["example"] = example;
     }
-    if place == "path" {
+    if location == "path" {
         parameter["required"] = true.into();
     }
     parameter
@@ -338,20 +338,20 @@ fn parameters(limits: &LimitSettings) -> Value {
     let mut limit = whole(1, limits.page_events);
     limit["default"] = 100.min(limits.page_events).into();
     let tail = format!(
-        "Start with the last events that this reader may see; at most {} are looked through. A cursor wins over it.",
+        "Start with the last events that this reader may see; the search goes back at most {} events. A cursor wins over it.",
         limits.tail_search_events
     );
     json!({
         "Org": parameter("path", "org", "The org.", at("Org"), "dev".into()),
-        "AnyOrg": parameter("path", "org", "The org; not looked at.", json!({ "type": "string" }), "dev".into()),
+        "AnyOrg": parameter("path", "org", "The org; ignored.", json!({ "type": "string" }), "dev".into()),
         "Services": parameter("query", "services", &services, services_schema, "finance,staff".into()),
         "After": parameter(
-            "query", "after", "Read behind this place; absent: from the oldest event.",
+            "query", "after", "Read the events after this cursor; absent: from the oldest event.",
             at("Cursor"), "0k3v9x1m2p4qz-1042".into(),
         ),
         "Limit": parameter("query", "limit", "How many events at most.", limit, 100.min(limits.page_events).into()),
         "Cursor": parameter(
-            "query", "cursor", &format!("Continue behind this place; empty counts as absent. {CursorError}."),
+            "query", "cursor", &format!("Continue after this cursor; empty counts as absent. {CursorError}."),
             cursor.clone(), "0k3v9x1m2p4qz-1042".into(),
         ),
         "Tail": parameter("query", "tail", &tail, whole(0, limits.tail_events), 10.min(limits.tail_events).into()),
@@ -360,35 +360,35 @@ fn parameters(limits: &LimitSettings) -> Value {
             json!({ "type": "string", "enum": Policy::ALL.map(Policy::name) }), Value::Null,
         ),
         "Deflate": parameter(
-            "query", "deflate", "`0` for a stream that is not compressed, whatever the client offers.",
+            "query", "deflate", "`0` for a stream without compression, even if the client offers it.",
             json!({ "type": "string", "enum": ["0", "1"] }), Value::Null,
         ),
         "Batch": parameter(
             "query", "batch",
-            "`gzip` for long batches compressed inside of their JSON (`CompressedBatch`), in place of a compression \
+            "`gzip` for long batches compressed inside their JSON (`CompressedBatch`), instead of a compression \
              of the whole stream.",
             json!({ "type": "string", "enum": ["gzip"] }), Value::Null,
         ),
         "Replaces": parameter(
             "query", "replaces",
-            "The `connection_id` of a connection of this user that this one takes the place of; empty counts as \
-             absent, and one that is not there does no harm.",
+            "The `connection_id` of this user's connection that this one replaces; empty counts as absent, and \
+             an unknown one is ignored.",
             json!({ "anyOf": [{ "const": "" }, at("ConnectionId")] }), Value::Null,
         ),
         "LastEventId": parameter(
-            "header", "Last-Event-ID", "As `cursor`, and wins over it; EventSource sends it by itself.",
+            "header", "Last-Event-ID", "Like `cursor`, and wins over it; EventSource sends it by itself.",
             cursor, Value::Null,
         ),
         "IdempotencyKey": parameter(
             "header", "Idempotency-Key",
-            "Gives the events that bring no id the ids `<key>-<index>`, so that the request can be sent again.",
+            "Gives events without an id the ids `<key>-<index>`, so that the request can be sent again.",
             json!({ "type": "string", "pattern": "^[!-~]{1,120}$" }), "order-7".into(),
         ),
         "Service": parameter(
             "query", "service", "The service of CloudEvents that do not name one.", at("Service"), Value::Null,
         ),
         "IfNoneMatch": parameter(
-            "header", "If-None-Match", "The `ETag` of the document that is there already.",
+            "header", "If-None-Match", "The `ETag` of the copy that the client has.",
             json!({ "type": "string" }), Value::Null,
         ),
     })
@@ -419,31 +419,31 @@ fn headers() -> Value {
     let text = |description: &str| json!({ "description": description, "required": true, "schema": { "type": "string", "minLength": 1 } });
     json!({
         "RetryAfter": {
-            "description": "In how many seconds another try may do.",
+            "description": "In how many seconds a retry may succeed.",
             "required": true,
             "schema": { "type": "integer", "minimum": 1 },
         },
         "Cursor": {
-            "description": "The highest place among the events. A stream from here shows what comes behind.",
+            "description": "The highest position among the events. A stream from here shows later events.",
             "required": true,
             "schema": at("Cursor"),
         },
         "WwwAuthenticate": {
-            "description": "How to say who one is (RFC 6750).",
+            "description": "How to authenticate (RFC 6750).",
             "required": true,
             "schema": { "type": "string", "pattern": "^Bearer" },
         },
-        "Etag": text("Names this document, for `If-None-Match`."),
-        "Allow": text("The methods that are taken here."),
+        "Etag": text("The version of this document, for `If-None-Match`."),
+        "Allow": text("The methods of this path."),
         "AllowMethods": text("The methods that a page may use."),
         "AllowHeaders": text("The headers that a page may set."),
         "WebSocketAccept": text("The answer to `Sec-WebSocket-Key` (RFC 6455)."),
         "WebSocketProtocol": {
-            "description": "There where subprotocols were offered.",
+            "description": "Present if subprotocols were offered.",
             "schema": { "const": "tidegate.v1" },
         },
         "WebSocketVersion": {
-            "description": "The version that is spoken.",
+            "description": "The supported version.",
             "required": true,
             "schema": { "const": 13 },
         },
@@ -478,7 +478,7 @@ fn security_schemes(config: &Config) -> Value {
             "type": "apiKey",
             "in": "query",
             "name": "access_token",
-            "description": "The same token, for the browser's EventSource, which can set no header. A header wins over it.",
+            "description": "The same token, for the browser's EventSource, which cannot set headers. A header wins over it.",
         },
     });
     if let Some(name) = &config.auth.cookie {
@@ -486,7 +486,7 @@ fn security_schemes(config: &Config) -> Value {
             "type": "apiKey",
             "in": "cookie",
             "name": name.as_str(),
-            "description": "The same token, for pages of the gateway's own origin and of those that `auth.origins` lists. A header, and an address with `access_token`, win over it.",
+            "description": "The same token, for pages of the gateway's own origin and of origins that `auth.origins` lists. A header wins over it, and so does `access_token`.",
         });
     }
     schemes

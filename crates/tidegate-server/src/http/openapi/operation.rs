@@ -1,14 +1,14 @@
-//! What each endpoint takes and answers, in words and codes: the part of the description that stands
-//! still. Bounds come from the configuration, when the document is made.
+//! What each endpoint takes and answers, in words and codes: the part of the description that does not depend
+//! on the configuration.
 //!
-//! Who changes what an endpoint answers, changes it here too: debug builds hold every answer against
-//! these lists (`super::tells`), and `tests/it/openapi` provokes each of them.
+//! A change of an endpoint's answers belongs here too: debug builds check every answer against these lists
+//! (`super::describes`), and `tests/it/openapi` provokes each of them.
 
 use tidegate_protocol::Code;
 
 use crate::http::table::Endpoint;
 
-/// How the operations are grouped for people.
+/// The groups of operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     Publish,
@@ -35,14 +35,14 @@ impl Tag {
         match self {
             Tag::Publish => "Events in, by a backend that holds an API key.",
             Tag::Stream => "Events out, live and resumed, over WebSocket or server-sent events.",
-            Tag::History => "Events out, page by page, and the place of now.",
+            Tag::History => "Events out, page by page, and the present end of the log.",
             Tag::Description => "This document.",
-            Tag::Browsers => "What browsers ask by themselves before a page's request (CORS).",
+            Tag::Browsers => "What browsers send by themselves before a page's request (CORS).",
         }
     }
 }
 
-/// A way to say who one is; any one of an operation's list will do.
+/// A way to authenticate; any one of an operation's list is enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// A publisher's API key.
@@ -51,7 +51,7 @@ pub enum Scheme {
     ReaderToken,
     /// A reader's token in the address.
     UrlToken,
-    /// A reader's token in a cookie, where `auth.cookie` names one.
+    /// A reader's token in a cookie, if `auth.cookie` names one.
     Cookie,
 }
 
@@ -59,7 +59,7 @@ pub enum Scheme {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameter {
     Org,
-    /// An org that nobody looks at.
+    /// An org that is ignored.
     AnyOrg,
     Services,
     After,
@@ -85,7 +85,7 @@ pub enum Body {
     CloudEvents,
 }
 
-/// What an answer that is no refusal holds.
+/// The content of an answer that is not a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     Nothing,
@@ -124,7 +124,7 @@ pub enum Header {
     WebSocketVersion,
 }
 
-/// An answer that is no refusal.
+/// An answer that is not a refusal.
 #[derive(Debug)]
 pub struct Answered {
     pub status: u16,
@@ -137,7 +137,7 @@ pub struct Answered {
 #[derive(Debug)]
 pub struct Refused {
     pub code: Code,
-    /// The code's own, but for what HTTP says more exactly.
+    /// The code's own status, unless HTTP has a more exact one.
     pub status: u16,
     pub when: &'static str,
 }
@@ -152,7 +152,7 @@ pub struct Operation {
     pub tag: Tag,
     pub summary: &'static str,
     pub description: &'static str,
-    /// Empty: anybody may.
+    /// Empty: no authentication.
     pub security: &'static [Scheme],
     pub parameters: &'static [Parameter],
     pub bodies: &'static [Body],
@@ -174,36 +174,36 @@ pub fn of(endpoint: Endpoint) -> &'static Operation {
 
 const NO_KEY: &str = "no API key, or not a valid one";
 const NO_TOKEN: &str = "no token, or not a valid one";
-const TOKEN_EXPIRED: &str = "the token ran out: get a new one, then ask again";
+const TOKEN_EXPIRED: &str = "the token has expired: get a new one, then retry";
 const READ_FORBIDDEN: &str = "\
-the token is for another org, or does not cover a service of `services`, or pages of this origin may not \
-connect, or not with a cookie";
+the token is for another org, or does not cover a service of `services`, or the page's origin may not connect, \
+or not with a cookie";
 const BAD_READ: &str = "\
-a name that is none, or a faulty, repeated or out-of-range parameter, or a faulty or repeated header";
+a faulty name, or a faulty, repeated or out-of-range parameter, or a faulty or repeated header";
 const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
-the org's log cannot be opened now, or the gateway holds as many orgs as it may, or the keys of the \
-token's issuer cannot be had now";
-const TOO_MANY_BAD: &str = "this address brings bad tokens more often than `limits.failed_auths_per_second`";
+the org's log cannot be opened now, or the gateway has its maximum of orgs, or the keys of the \
+token's issuer are not available now";
+const TOO_MANY_BAD: &str = "this address sends bad tokens more often than `limits.failed_auths_per_second`";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
     tag: Tag::Publish,
     summary: "Publish events",
     description: "\
-Appends one event, an array of them, or one a line, to the org's log: all or none.
+Appends one event, an array of events, or one event per line, to the org's log: all or none.
 
-An answer of 200 says that the events are kept; no reader has seen them earlier. The order within a \
-request is kept. An event with an `id` is stored once: sent again within the dedup window it is answered \
-with its first place and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
-again is safe; events without ids get theirs from `Idempotency-Key`, or from the gateway.
+An answer of 200 means that the events are stored; no reader has seen them before. Events of one request \
+keep their order. An event with an `id` is stored once: sent again within the dedup window it is answered \
+with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
+again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
 
-Unknown members are ignored, but for misspellings of `users`.
+Unknown members are ignored, except misspellings of `users`, which are refused.
 
-CloudEvents 1.0 are taken too, and answered 202 without a body: structured and in batches as below, and in \
-binary mode, with `data` in the body and each attribute in a header `ce-<attribute>`. Two are the same where \
-service, `source` and `id` are. Their `service` stands in the event, or in the address, or is the `source` \
-where that is the name of one.",
+CloudEvents 1.0 are accepted too, and answered 202 without a body: structured and in batches as below, and in \
+binary mode, with `data` in the body and each attribute in a header `ce-<attribute>`. Two are the same if \
+service, `source` and `id` are. Their `service` is in the event, or in the address, or is the `source` \
+if that is the name of a service.",
     security: &[Scheme::PublishKey],
     parameters: &[Parameter::Org, Parameter::IdempotencyKey, Parameter::Service],
     bodies: &[Body::Events, Body::EventLines, Body::CloudEvent, Body::CloudEvents],
@@ -212,45 +212,45 @@ where that is the name of one.",
             status: 200,
             content: Content::Published,
             headers: &[],
-            description: "Kept. One entry an event, in the order of the request.",
+            description: "Stored. One entry per event, in the order of the request.",
         },
         Answered {
             status: 202,
             content: Content::Nothing,
             headers: &[Header::Cursor],
-            description: "CloudEvents were kept. No body, since routers would take one for an event to deliver.",
+            description: "CloudEvents were stored. No body, because routers would take one for an event to deliver.",
         },
     ],
     refusals: &[
         refused(
             Code::BadRequest,
-            "the body is not JSON or ended early, a faulty or repeated header, or a name that is none",
+            "the body is not JSON or ended early, a faulty or repeated header, or a faulty name",
         ),
         refused(Code::Unauthorized, NO_KEY),
         refused(
             Code::Forbidden,
-            "the key is for another org, or does not cover the service of an event, or pages of this origin may \
+            "the key is for another org, or does not cover the service of an event, or the page's origin may \
              not connect",
         ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
-        refused(Code::IdConflict, "an id came before with other content"),
+        refused(Code::IdConflict, "an id was used before with other content"),
         refused(
             Code::TooLarge,
-            "the body, an event, or the number of events; `limit` names the configuration key",
+            "the body, an event, or the number of events is over a limit; `limit` names the configuration key",
         ),
-        refused(Code::UnsupportedMedia, "another content type, or a CloudEvent with data that is not JSON"),
+        refused(Code::UnsupportedMedia, "any other content type, or a CloudEvent with data that is not JSON"),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
-            "the dedup window, or the org's part of it, holds as many ids as it may; `limit` says which",
+            "the dedup window, or the org's part of it, holds its maximum of ids; `limit` says which",
         ),
-        refused(Code::LogHalted, "the log takes no writes until an operator restarts the gateway"),
-        refused(Code::Draining, "the gateway is going away"),
+        refused(Code::LogHalted, "the log accepts no writes until an operator restarts the gateway"),
+        refused(Code::Draining, "the gateway is shutting down"),
         refused(
             Code::Unknown,
-            "whether the events were stored is not known, and `limit` says whether the time was up; `ids` lists \
+            "it is not known whether the events were stored; `limit` is set if the time was up; `ids` lists \
              their ids, to send again",
         ),
     ],
@@ -260,10 +260,10 @@ static HISTORY: Operation = Operation {
     tag: Tag::History,
     summary: "Read a page of events",
     description: "\
-Events that this reader may see, oldest first, behind `after`, or from the oldest that is kept.
+Events that this reader may see, oldest first, after `after`, or from the oldest that is stored.
 
-Ask again with the page's `cursor` while `has_more`; a page may be empty and still have more behind it. \
-`gap` stands on a page where something between `after` and its first event is gone.",
+Ask again with the page's `cursor` while `has_more`; a page may be empty and still have more after it. \
+A page has `gap` if something between `after` and its first event is missing.",
     security: &[Scheme::ReaderToken, Scheme::Cookie],
     parameters: &[Parameter::Org, Parameter::After, Parameter::Limit, Parameter::Services],
     bodies: &[],
@@ -281,10 +281,10 @@ Ask again with the page's `cursor` while `has_more`; a page may be empty and sti
 
 static CURSOR: Operation = Operation {
     tag: Tag::History,
-    summary: "Take the place of now",
+    summary: "Take a cursor at the present end",
     description: "\
 The end of the log as a cursor. A page that shows state and then follows it takes this first, then reads \
-the state, then streams from this cursor: nothing falls in between.",
+the state, then streams from this cursor, and so misses nothing in between.",
     security: &[Scheme::ReaderToken, Scheme::Cookie],
     parameters: &[Parameter::Org, Parameter::Services],
     bodies: &[],
@@ -292,7 +292,7 @@ the state, then streams from this cursor: nothing falls in between.",
         status: 200,
         content: Content::CursorNow,
         headers: &[],
-        description: "The place, tagged for these services.",
+        description: "The cursor, tagged for these services.",
     }],
     refusals: &[
         refused(Code::BadRequest, BAD_READ),
@@ -311,20 +311,20 @@ static STREAM: Operation = Operation {
 One address for two transports with the same frames (`ServerFrame`).
 
 **Server-sent events** for a request that accepts `text/event-stream`. Each frame is one event: `id:` \
-where it has a cursor, and one `data:` line; there is no `event:` line. A native EventSource comes back by \
-itself, with `Last-Event-ID`. To a stream that is authorised by `access_token`, or by a cookie where the \
-gateway takes one, a refusal that may be retried is 200 and one `error` frame, for EventSource gives up on any \
-other status; an expired `access_token` is refused by 401, since no retry changes it.
+if it has a cursor, and one `data:` line; there is no `event:` line. A native EventSource reconnects by \
+itself, with `Last-Event-ID`. If a stream is authorised by `access_token`, or by a cookie, a refusal that may \
+be retried is 200 and one `error` frame, because EventSource gives up on any other status; an expired \
+`access_token` is refused with 401, because no retry changes it.
 
 **WebSocket** for an upgrade (RFC 6455, version 13). Each frame is one text message. A token comes in \
 `Authorization`, as the subprotocol `tidegate.bearer.<jwt>` beside `tidegate.v1`, or in a first frame \
 (`ClientFrame`). Well-formed upgrades are always accepted: a refusal comes as an `error` frame and a close \
-code, since browsers cannot see why an upgrade failed.
+code, because browsers cannot see why an upgrade failed.
 
-A stream begins with `hello` and goes on from `Last-Event-ID`, else from `cursor`, else with the last \
-`tail` events, else at the head. Every frame that moves a reader's place has `prev` and `seq`; what is \
-missing is declared by a `gap`. Ended streams are to be resumed from the last place, after the delays that \
-the protocol names.",
+A stream begins with `hello` and continues after `Last-Event-ID`, else after `cursor`, else with the last \
+`tail` events, else at the head. Every frame that moves a reader's cursor has `prev` and `seq`; missing events \
+are declared by a `gap`. Resume an ended stream from the last cursor, after the delays that the protocol \
+defines.",
     security: &[Scheme::ReaderToken, Scheme::UrlToken, Scheme::Cookie],
     parameters: &[
         Parameter::Org,
@@ -349,42 +349,41 @@ the protocol names.",
             status: 200,
             content: Content::Frames,
             headers: &[],
-            description: "A stream of server-sent events, without an end of its own.",
+            description: "A stream of server-sent events that does not end by itself.",
         },
     ],
     refusals: &[
         refused(
             Code::BadRequest,
-            "a name that is none, a faulty, repeated or out-of-range parameter or header, or a malformed upgrade",
+            "a faulty name, a faulty, repeated or out-of-range parameter or header, or a malformed upgrade",
         ),
-        refused(Code::Unsupported, "a policy of `slow`, or a version of HTTP, that is not spoken here"),
+        refused(Code::Unsupported, "a policy of `slow`, or a version of HTTP, that is not supported"),
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(
             Code::Forbidden,
-            "the token does not cover what is asked for, or pages of this origin may not connect, or not with a \
-             cookie",
+            "the token does not cover the request, or the page's origin may not connect, or not with a cookie",
         ),
         Refused { code: Code::Unsupported, status: 426, when: "a WebSocket version other than 13" },
         refused(
             Code::TooManyConnections,
-            "the user, the org or the address has as many connections as it may; `limit` says which",
+            "the user, the org or the address has its maximum of connections; `limit` says which",
         ),
-        refused(Code::RateLimited, "more new connections a second than `limits.handshakes_per_second`"),
+        refused(Code::RateLimited, "more new connections per second than `limits.handshakes_per_second`"),
         refused(Code::Internal, LOG_BROKEN),
         refused(
             Code::Overloaded,
-            "the gateway has as many connections or orgs as it may, or as many readers wait for what they missed \
-             as may, or the org's log cannot be opened now, or the keys of the token's issuer cannot be had now",
+            "the gateway has its maximum of connections or orgs, or too many readers are waiting for their replay, \
+             or the org's log cannot be opened now, or the keys of the token's issuer are not available now",
         ),
-        refused(Code::Draining, "the gateway is going away"),
+        refused(Code::Draining, "the gateway is shutting down"),
     ],
 };
 
 static DESCRIPTION: Operation = Operation {
     tag: Tag::Description,
     summary: "Read this document",
-    description: "The description of this gateway, with its bounds as they are configured now.",
+    description: "The description of this gateway, with the limits that are configured now.",
     security: &[],
     parameters: &[Parameter::IfNoneMatch],
     bodies: &[],
@@ -399,7 +398,7 @@ static DESCRIPTION: Operation = Operation {
             status: 304,
             content: Content::Nothing,
             headers: &[Header::Etag],
-            description: "It is still the one that `If-None-Match` names.",
+            description: "It is still the version that `If-None-Match` names.",
         },
     ],
     refusals: &[refused(Code::BadRequest, BAD_HEADER)],
@@ -409,11 +408,11 @@ static PREFLIGHT: Operation = Operation {
     tag: Tag::Browsers,
     summary: "Ask whether a page may send a request",
     description: "\
-Browsers send it, with `Origin`, before a request with headers of its own. Pages may that are served from \
-the gateway's own host, or from an origin that `auth.origins` lists; the latter find \
+Browsers send it, with `Origin`, before a request that sets its own headers. It is allowed to pages from the \
+gateway's own host, and from an origin that `auth.origins` lists; the latter get \
 `Access-Control-Allow-Origin` in every answer.",
     security: &[],
-    // The request itself is refused for a faulty org, with a word that the page can read.
+    // The request itself is refused if the org is faulty, with an error that the page can read.
     parameters: &[Parameter::AnyOrg],
     bodies: &[],
     answers: &[Answered {
@@ -424,6 +423,6 @@ the gateway's own host, or from an origin that `auth.origins` lists; the latter 
     }],
     refusals: &[
         refused(Code::BadRequest, BAD_HEADER),
-        refused(Code::Forbidden, "pages of this origin may not connect; `auth.origins` lists those that may"),
+        refused(Code::Forbidden, "the page's origin may not connect; `auth.origins` lists those that may"),
     ],
 };

@@ -1,19 +1,18 @@
 //! The schemas of the description: names, events, answers, refusals and frames.
 //!
-//! Grammars and codes are those of the core. That the shapes are what is sent is shown by
-//! `tests/it/openapi`, which holds every kind of answer and frame against them, undescribed members
-//! included.
+//! Grammars and codes come from the protocol crate. `tests/it/openapi` checks that the shapes are what is
+//! sent: it validates every kind of answer and frame against them, and finds undescribed members too.
 
 use serde_json::{Map, Value, json};
 use tidegate_protocol::{
     Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
-    Subject, UserId, frame::PROTOCOL_VERSION,
+    StatusCode, Subject, UserId, frame::PROTOCOL_VERSION,
 };
 
 use super::operation::Refused;
 use crate::{admission::ConnectionId, config::LimitSettings};
 
-/// A place in the schemas.
+/// A reference to a schema.
 pub fn at(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
@@ -51,7 +50,7 @@ fn names() -> Value {
         ),
         "EventName": name("What happened", EventName::RULE, EventName::PATTERN, "invoice.paid"),
         "EventId": name(
-            "The publisher's identity of an event, unique per org and service",
+            "Identifies an event to its publisher; unique per org and service",
             EventId::RULE,
             EventId::PATTERN,
             "inv-7",
@@ -62,14 +61,14 @@ fn names() -> Value {
         "Subject": name("What a CloudEvent is about, within its source", Subject::RULE, Subject::PATTERN, "invoice 42"),
         "Seq": {
             "type": "integer",
-            "description": "A place in a log. Rises, and need not be dense.",
+            "description": "A position in a log. Rises; need not be dense.",
             "minimum": 0,
             "maximum": SEQ_MAX,
             "examples": [1042],
         },
         "Epoch": {
             "type": "string",
-            "description": "One life of a log: every start of the gateway begins a new one.",
+            "description": "One incarnation of a log: every start of the gateway begins a new one.",
             "pattern": Epoch::PATTERN,
             "examples": ["0k3v9x1m2p4qz"],
         },
@@ -81,13 +80,13 @@ fn names() -> Value {
         },
         "Cursor": {
             "type": "string",
-            "description": "A place: `<epoch>-<seq>`, or `<epoch>-<seq>-<tag>`. Kept as it is.",
+            "description": "A position: `<epoch>-<seq>`, or `<epoch>-<seq>-<tag>`. Store it as it is.",
             "pattern": Cursor::PATTERN,
             "examples": ["0k3v9x1m2p4qz-1042"],
         },
         "ConnectionId": {
             "type": "string",
-            "description": "The name of a connection, as its `hello` gave it. Kept as it is.",
+            "description": "The id of a connection, from its `hello`. Store it as it is.",
             "pattern": ConnectionId::PATTERN,
             "examples": ["0k3v9x1m2p4qz-7"],
         },
@@ -100,7 +99,7 @@ fn names() -> Value {
         },
         "Milliseconds": { "type": "integer", "minimum": 0 },
         "Services": {
-            "description": "The services that are shown; `[\"*\"]` for all.",
+            "description": "The shown services; `[\"*\"]` for all.",
             "anyOf": [
                 { "const": ["*"] },
                 { "type": "array", "minItems": 1, "items": at("Service") },
@@ -109,8 +108,8 @@ fn names() -> Value {
     })
 }
 
-/// What one event holds beside its place, on its way in and out.
-fn said() -> Map<String, Value> {
+/// The members of an event that are the same on its way in and out.
+fn content() -> Map<String, Value> {
     let data = json!({ "description": "Any JSON value, kept token for token." });
     Map::from_iter([
         ("service".to_owned(), at("Service")),
@@ -121,9 +120,9 @@ fn said() -> Map<String, Value> {
     ])
 }
 
-/// An event that has its place, with `more` in front.
-fn placed(more: &[(&str, Value)]) -> Value {
-    let mut properties = said();
+/// A stored event, with the members `more` first.
+fn stored(more: &[(&str, Value)]) -> Value {
+    let mut properties = content();
     let mut required: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
     properties.extend(more.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())));
     for (name, schema) in
@@ -131,11 +130,12 @@ fn placed(more: &[(&str, Value)]) -> Value {
     {
         properties.insert(name.to_owned(), schema);
     }
-    properties.insert("time".to_owned(), described("Timestamp", "When the publisher says that it happened."));
     properties
-        .insert("source".to_owned(), described("Source", "There where it was published as a CloudEvent."));
+        .insert("time".to_owned(), described("Timestamp", "When it happened, according to the publisher."));
+    properties
+        .insert("source".to_owned(), described("Source", "Present if it was published as a CloudEvent."));
     properties.insert("subject".to_owned(), at("Subject"));
-    let targeted = json!({ "const": true, "description": "There where only some users see it." });
+    let targeted = json!({ "const": true, "description": "Present if only some users see it." });
     properties.insert("targeted".to_owned(), targeted);
     required.extend(["seq", "timestamp", "service", "event", "id", "data"]);
     json!({ "type": "object", "properties": properties, "required": required })
@@ -146,10 +146,10 @@ fn described(name: &str, description: &str) -> Value {
 }
 
 fn events(limits: &LimitSettings) -> Value {
-    let mut properties = said();
+    let mut properties = content();
     let users = json!({
         "type": "array",
-        "description": "The users that alone see it, and the list nobody.",
+        "description": "Only these users see it; nobody sees the list.",
         "minItems": 1,
         "maxItems": limits.users_per_event,
         "items": at("User"),
@@ -163,7 +163,7 @@ fn events(limits: &LimitSettings) -> Value {
     });
     properties.insert("time".to_owned(), time);
     let data = format!(
-        "Any JSON value, kept token for token. Nests at most {} deep; the event as it is stored has at most {} bytes.",
+        "Any JSON value, kept token for token. At most {} levels deep; the stored event has at most {} bytes.",
         limits.json_depth,
         limits.event_bytes.bytes()
     );
@@ -171,7 +171,7 @@ fn events(limits: &LimitSettings) -> Value {
     json!({
         "NewEvent": {
             "type": "object",
-            "description": "An event to publish. Unknown members are ignored, but for misspellings of `users`: \
+            "description": "An event to publish. Unknown members are ignored, except misspellings of `users`: \
                             ignoring one would show everybody what was meant for one.",
             "properties": properties,
             "required": ["service", "event", "data"],
@@ -188,7 +188,7 @@ fn events(limits: &LimitSettings) -> Value {
         "NewEventLines": {
             "type": "string",
             "description": format!(
-                "One `NewEvent` a line, as JSON; empty lines are passed over. At most {} events.",
+                "One `NewEvent` per line, as JSON; empty lines are ignored. At most {} events.",
                 limits.events_per_batch
             ),
             "contentMediaType": "application/x-ndjson",
@@ -215,17 +215,17 @@ fn cloud_events(limits: &LimitSettings) -> Value {
                 "source": at("Source"),
                 "type": described("EventName", "The event's name."),
                 "service": { "anyOf": [{ "type": "null" }, at("Service")], "description":
-                    "The service; where it is absent, that of the address, else `source` if that is the name of one." },
+                    "The service; if it is absent, that of the address, else `source` if that is the name of a service." },
                 "subject": absent(at("Subject")),
                 "time": absent(time),
                 "partitionkey": { "anyOf": [{ "type": "null" }, at("Key")], "description": "The event's `key`." },
                 "users": {
                     "type": "string",
                     "pattern": users,
-                    "description": "The users that alone see it, with commas between them.",
+                    "description": "Only these users see it; separated by commas.",
                 },
                 "datacontenttype": absent(json!({ "type": "string", "pattern": media })),
-                "data": { "description": "Any JSON value, kept token for token; null where it is absent." },
+                "data": { "description": "Any JSON value, kept token for token; null if it is absent." },
                 "data_base64": { "type": "null" },
             },
             "propertyNames": no_misspelt_users(),
@@ -236,7 +236,7 @@ fn cloud_events(limits: &LimitSettings) -> Value {
     })
 }
 
-/// Ignoring one would show everybody what was meant for one.
+/// Ignoring a misspelling would show an event for one user to everybody.
 fn no_misspelt_users() -> Value {
     let misspelt = "^[Uu][Ss][Ee][Rr](_?[Ii][Dd])?[Ss]?$";
     json!({ "anyOf": [{ "const": "users" }, { "not": { "pattern": misspelt } }] })
@@ -245,17 +245,17 @@ fn no_misspelt_users() -> Value {
 fn answers() -> Value {
     let gap = json!({
         "type": "object",
-        "description": "Nothing of (`prev`, `seq`] comes; the page goes on behind `seq` in `epoch`.",
+        "description": "No event of (`prev`, `seq`] comes; the page continues after `seq` in `epoch`.",
         "required": ["prev", "seq", "epoch", "reason"],
         "properties": { "prev": at("Seq"), "seq": at("Seq"), "epoch": at("Epoch"), "reason": gap_reason() },
     });
     json!({
-        "Event": placed(&[]),
+        "Event": stored(&[]),
         "Published": {
             "type": "object",
             "required": ["cursor", "events"],
             "properties": {
-                "cursor": described("Cursor", "The highest place among them. A stream from here shows what comes behind."),
+                "cursor": described("Cursor", "The highest position among them. A stream from here shows later events."),
                 "events": {
                     "type": "array",
                     "minItems": 1,
@@ -266,7 +266,7 @@ fn answers() -> Value {
                             "service": at("Service"),
                             "id": described("EventId", "Given, or assigned by the gateway."),
                             "seq": at("Seq"),
-                            "duplicate": { "type": "boolean", "description": "It had come before, at this place." },
+                            "duplicate": { "type": "boolean", "description": "It was published before, with this seq." },
                         },
                     },
                 },
@@ -290,6 +290,10 @@ fn answers() -> Value {
     })
 }
 
+fn status_code() -> Value {
+    json!({ "type": "string", "enum": StatusCode::ALL.map(StatusCode::name) })
+}
+
 fn gap_reason() -> Value {
     json!({ "type": "string", "enum": GapReason::ALL.map(GapReason::name) })
 }
@@ -307,8 +311,8 @@ fn refusals(codes: &[Code]) -> Value {
                 "status": { "type": "integer", "minimum": 400, "maximum": 599 },
                 "code": { "type": "string", "enum": names },
                 "detail": { "type": "string", "description": "One sentence for people." },
-                "limit": { "type": "string", "description": "The configuration key of the bound that was met." },
-                "retry_in_ms": described("Milliseconds", "Not sooner than in this time is another try of use."),
+                "limit": { "type": "string", "description": "The configuration key of the limit that was exceeded." },
+                "retry_in_ms": described("Milliseconds", "Do not retry before this time has passed."),
                 "errors": {
                     "type": "array",
                     "minItems": 1,
@@ -324,7 +328,7 @@ fn refusals(codes: &[Code]) -> Value {
             "properties": {
                 "pointer": {
                     "type": "string",
-                    "description": "The field's place in the body (RFC 6901), or the name of its header.",
+                    "description": "The field's position in the body (RFC 6901), or the name of its header.",
                     "examples": ["/0/service"],
                 },
                 "code": {
@@ -332,7 +336,7 @@ fn refusals(codes: &[Code]) -> Value {
                     "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
                 },
                 "detail": { "type": "string" },
-                "limit": { "type": "string", "description": "The configuration key of the bound that the field is over." },
+                "limit": { "type": "string", "description": "The configuration key of the limit that the field exceeds." },
             },
         },
     })
@@ -370,7 +374,7 @@ fn frames() -> Value {
         json!({ "type": "string", "enum": names })
     };
     let entries = json!({ "type": "array", "minItems": 1, "items": at("Event") });
-    let mut event = placed(&[("type", json!({ "const": "event" })), ("org", at("Org")), ("prev", at("Seq"))]);
+    let mut event = stored(&[("type", json!({ "const": "event" })), ("org", at("Org")), ("prev", at("Seq"))]);
     event["description"] = "One event.".into();
     let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Status", "Goaway", "Error"];
     let mapping: Map<String, Value> = kinds
@@ -380,7 +384,7 @@ fn frames() -> Value {
     let kinds: Vec<Value> = kinds.iter().map(|kind| at(&format!("{kind}Frame"))).collect();
     json!({
         "ServerFrame": {
-            "description": "What a reader is sent. Fields and types that a reader does not know are to be ignored.",
+            "description": "A frame from the gateway. Readers ignore fields and types that they do not know.",
             "oneOf": kinds,
             "discriminator": { "propertyName": "type", "mapping": mapping },
         },
@@ -409,17 +413,17 @@ fn frames() -> Value {
                 ("filter", at("FilterTag")),
                 ("epoch", at("Epoch")),
                 ("cursor", described("Cursor", "Where this stream starts.")),
-                ("head", described("Seq", "What comes up to it is replay, what comes behind it is live.")),
+                ("head", described("Seq", "Events up to it are replay, events after it are live.")),
                 ("dedup_window_ms", at("Milliseconds")),
                 ("ping_interval_ms", at("Milliseconds")),
-                ("resumed", json!({ "type": "boolean", "description": "A presented cursor goes on without a gap at its place." })),
+                ("resumed", json!({ "type": "boolean", "description": "The stream continues from the presented cursor without a gap there." })),
                 ("token_expires_in_ms", at("Milliseconds")),
                 ("server_time", at("Timestamp")),
             ],
             &[("sync", json!({
                 "type": "string",
                 "enum": ["interval", "memory"],
-                "description": "There where acknowledged events are not synced to disk first.",
+                "description": "Present if events are acknowledged before they are synced to disk.",
             }))],
         ),
         "EventFrame": event,
@@ -429,13 +433,13 @@ fn frames() -> Value {
             "Several events, in order. `seq` may be higher than that of the last.",
             &[("org", at("Org")), ("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp")), ("events", entries)],
             &[
-                ("omitted", json!({ "type": "integer", "minimum": 1, "description": "Events left out for a slow reader, since later ones here make them old." })),
+                ("omitted", json!({ "type": "integer", "minimum": 1, "description": "How many events were left out for a slow reader, because later ones here supersede them." })),
                 ("reason", json!({ "const": "conflated" })),
             ],
         ),
         "CompressedBatch": frame(
             "batch",
-            "A batch, also of one event, for streams that ask for it by `batch=gzip`: `data` is the `Batch`, gzipped (RFC 1952), in base64.",
+            "A batch of one or more events, on streams with `batch=gzip`: `data` is the `Batch`, gzipped (RFC 1952), in base64.",
             &[
                 ("compressed", json!({ "const": true })),
                 ("encoding", json!({ "const": "gzip" })),
@@ -443,13 +447,13 @@ fn frames() -> Value {
                 ("prev", at("Seq")),
                 ("seq", at("Seq")),
                 ("timestamp", at("Timestamp")),
-                ("count", json!({ "type": "integer", "minimum": 1, "description": "Events in it." })),
+                ("count", json!({ "type": "integer", "minimum": 1, "description": "The number of its events." })),
             ],
             &[],
         ),
         "GapFrame": frame(
             "gap",
-            "Events in (`prev`, `seq`] will not come.",
+            "The events in (`prev`, `seq`] will not come.",
             &[
                 ("prev", at("Seq")),
                 ("seq", at("Seq")),
@@ -467,13 +471,13 @@ fn frames() -> Value {
         ),
         "StatusFrame": frame(
             "status",
-            "The stream goes on, but something is worth knowing.",
-            &[("code", code(|_| true)), ("message", text())],
+            "The gateway reports its state or this reader's. The stream continues.",
+            &[("code", status_code()), ("message", text())],
             &[],
         ),
         "GoawayFrame": frame(
             "goaway",
-            "Leave within this time, and come back.",
+            "Leave within this time, and reconnect.",
             &[("code", code(|code| code.close().is_some())), ("retry_in_ms", at("Milliseconds"))],
             &[],
         ),
@@ -490,12 +494,12 @@ fn client_frames() -> Value {
     let token = json!({ "type": "string" });
     json!({
         "ClientFrame": {
-            "description": "What a reader sends, over WebSocket.",
+            "description": "A frame from a reader, over WebSocket.",
             "oneOf": [at("AuthFrame"), at("PongFrame"), at("HealthFrame")],
         },
         "AuthFrame": frame(
             "auth",
-            "As first frame: who I am. Later: renews the grant in place.",
+            "As the first frame: authenticates. Later: renews the grant in place.",
             &[("token", token)],
             &[],
         ),

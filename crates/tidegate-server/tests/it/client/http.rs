@@ -17,7 +17,7 @@ pub fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A request in the making.
+/// A request that is being built.
 #[derive(Debug, Clone)]
 pub struct Request {
     to: SocketAddr,
@@ -54,20 +54,20 @@ impl Request {
         self
     }
 
-    /// Sets a header, in place of one of that name.
+    /// Sets a header; replaces one of the same name.
     pub fn with(self, name: &str, value: &str) -> Self {
         let mut request = self.without(name);
         request.headers.push((name.to_owned(), value.to_owned()));
         request
     }
 
-    /// Adds a header beside those of that name.
+    /// Adds a header beside those of the same name.
     pub fn adding(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Takes a header away.
+    /// Removes a header.
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self
@@ -103,10 +103,10 @@ impl Request {
         (method, path, &self.headers, self.body.as_deref().unwrap_or_default())
     }
 
-    /// Sends it; the connection, to read the answer from.
+    /// Sends it and returns the connection to read the answer from.
     pub fn begin(&self) -> BufReader<TcpStream> {
         let mut stream = connect(self.to);
-        // A request that is refused early may be cut off while it is still being sent.
+        // A request that is refused early may be cut while it is being sent.
         let _ = stream.write_all(&self.bytes());
         BufReader::new(stream)
     }
@@ -129,7 +129,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads one with its body; `None` where the connection ends before.
+    /// Reads an answer with its body; `None` if the connection ends before.
     pub fn read(from: &mut impl BufRead) -> Option<Self> {
         let mut answer = Self::read_head(from)?;
         let mut body = Vec::new();
@@ -189,7 +189,7 @@ pub struct Chunked<R> {
 }
 
 impl<R: BufRead> Chunked<R> {
-    /// The body behind a head.
+    /// The body after a head.
     pub fn new(from: R) -> Self {
         Self { from, left: 0, is_ended: false }
     }
@@ -212,7 +212,7 @@ impl<R: BufRead> Read for Chunked<R> {
                 self.from.read_line(&mut line)?;
                 return Ok(0);
             }
-            // The line end behind the chunk is read with it.
+            // The line end after the chunk is read with it.
             self.left = size;
         }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(out.len());

@@ -33,7 +33,7 @@ impl Http2 {
         Self { runtime, send, driver, authority: to.to_string() }
     }
 
-    /// Sends a request; what it is answered with, as far as the head.
+    /// Sends a request and returns the head of its answer.
     pub fn begin(&self, request: &Request) -> Result<(Answer, Body), h2::Error> {
         let (method, path, headers, body) = request.parts();
         let mut head = http::Request::builder().method(method).version(http::Version::HTTP_2);
@@ -50,7 +50,7 @@ impl Http2 {
             let mut send = self.send.clone().ready().await?;
             let (response, mut stream) = send.send_request(head, body.is_empty())?;
             if !body.is_empty() {
-                // Who is refused for the head alone may have been answered, and the stream reset, already.
+                // A request refused for its head may already have been answered and its stream reset.
                 let _ = stream.send_data(body, true);
             }
             let (head, stream) = response.await?.into_parts();
@@ -80,7 +80,7 @@ impl Http2 {
         Sse::of(head, body)
     }
 
-    /// Waits for the end of the connection; with what code it was told to go, if it was.
+    /// Waits for the end of the connection; the code of the GOAWAY, if there was one.
     pub fn ended(&mut self) -> Option<Reason> {
         let driver = self.driver.take().expect("asked once");
         let ended = self.runtime.block_on(within(driver)).expect("no panic");
@@ -92,7 +92,7 @@ async fn within<T>(done: impl Future<Output = T>) -> T {
     timeout(DEADLINE, done).await.expect("within the deadline")
 }
 
-/// The body of an answer, read as it comes; its sender may go on as far as it has been read.
+/// The body of an answer, read as it comes; the window opens as it is read.
 pub struct Body {
     runtime: Arc<Runtime>,
     stream: RecvStream,

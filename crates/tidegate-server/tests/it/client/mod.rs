@@ -1,5 +1,5 @@
-//! Clients of the tests: plain sockets and no library, so that every byte is the test's own; but for
-//! HTTP/2, which has a library's client beside frames written by hand.
+//! Clients for the tests: plain sockets without a library, so that the test controls every byte; for HTTP/2
+//! there are a library's client and frames written by hand.
 
 pub mod http;
 pub mod http2;

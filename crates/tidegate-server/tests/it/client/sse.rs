@@ -14,7 +14,7 @@ use super::{
     stream::Frames,
 };
 
-/// One event of the stream, as its lines say.
+/// One event of the stream, by its lines.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Lines {
     /// `id:`.
@@ -32,7 +32,7 @@ pub struct Sse {
     /// The answer's head.
     pub head: Answer,
     body: Box<dyn BufRead + Send>,
-    /// What EventSource would come back with.
+    /// The id that EventSource would resume with.
     pub last_event_id: String,
 }
 

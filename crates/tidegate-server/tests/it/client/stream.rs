@@ -1,4 +1,4 @@
-//! What both transports have in common: frames, and how a client follows them.
+//! The common part of both transports: frames, and how a client follows them.
 
 use serde_json::Value;
 use tidegate_protocol::client::{StreamReader, Taken};
@@ -24,8 +24,8 @@ pub trait Frames {
         frame
     }
 
-    /// Reads events, single or in batches, until there are `count`, following them by the rules of
-    /// PROTOCOL.md from the place where `hello` or the last call left the client.
+    /// Reads events, single or in batches, until there are `count`, and follows them by the rules of
+    /// PROTOCOL.md from the cursor where `hello` or the last call left the client.
     fn events(&mut self, client: &mut Follower, count: usize) -> Vec<Value> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -40,7 +40,7 @@ pub trait Frames {
 /// A client that follows a stream by R2 and panics at a hole.
 pub struct Follower {
     reader: StreamReader,
-    /// The gaps that it was told of: reason and the seq to go on from.
+    /// The gaps that it got: reason and the seq after which the stream continues.
     pub gaps: Vec<(String, u64)>,
 }
 
@@ -51,14 +51,14 @@ impl Default for Follower {
 }
 
 impl Follower {
-    /// A client that holds this cursor, and has heard the hello that begins there.
+    /// A client with this cursor that has got the hello that begins there.
     pub fn at(cursor: &str) -> Self {
         let mut follower = Self::default();
         follower.hear(&format!(r#"{{"type":"hello","cursor":"{cursor}","head":0}}"#));
         follower
     }
 
-    /// Takes a frame; the events that it brings.
+    /// Takes a frame; returns its new events.
     pub fn hear(&mut self, text: &str) -> Vec<Value> {
         match self.reader.take(text) {
             Taken::Events(events) => {
@@ -77,7 +77,7 @@ impl Follower {
         }
     }
 
-    /// Takes a frame; the seqs of the events that it brings.
+    /// Takes a frame; returns the seqs of its new events.
     pub fn hear_seqs(&mut self, text: &str) -> Vec<u64> {
         self.hear(text).iter().map(|event| event["seq"].as_u64().expect("a seq")).collect()
     }

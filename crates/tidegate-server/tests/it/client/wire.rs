@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame (RFC 9113, section 4), so that a test can also speak it wrongly.
+//! HTTP/2 frame by frame (RFC 9113, section 4), so that a test can also violate it.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -47,12 +47,12 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The number that the payload begins with.
+    /// The number at the beginning of the payload.
     pub fn number(&self) -> u32 {
         u32::from_be_bytes(self.payload[..4].try_into().expect("four bytes"))
     }
 
-    /// The code of a GOAWAY frame, which stands behind the last stream.
+    /// The code of a GOAWAY frame, after the last stream id.
     pub fn goaway_code(&self) -> u32 {
         assert_eq!(self.kind, GOAWAY);
         u32::from_be_bytes(self.payload[4..8].try_into().expect("four bytes"))
@@ -68,7 +68,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header block without compression: literals that nobody remembers (RFC 7541, section 6.2.2).
+/// A header block without compression: literals that are not indexed (RFC 7541, section 6.2.2).
 pub fn block(lines: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in lines {
@@ -92,13 +92,13 @@ pub fn block(lines: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// A connection that does nothing by itself but to acknowledge settings.
+/// A connection that does nothing by itself except acknowledge settings.
 pub struct Wire {
     stream: TcpStream,
 }
 
 impl Wire {
-    /// Connects and says hello, with these settings.
+    /// Connects and sends the preface, with these settings.
     pub fn open(to: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut wire = Self { stream: connect(to) };
         wire.send(PREFACE);
@@ -125,17 +125,17 @@ impl Wire {
         self.send(&frame(kind, flags, stream, payload));
     }
 
-    /// Asks for something without a body.
+    /// Sends a request without a body.
     pub fn ask(&mut self, stream: u32, lines: &[(&str, &str)]) {
         self.frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(lines));
     }
 
-    /// Gives room for `bytes` more on a stream, or on the connection (0).
+    /// Grants `bytes` more window on a stream, or on the connection (0).
     pub fn give_room(&mut self, stream: u32, bytes: u32) {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }
 
-    /// Fills a buffer; `None` where the connection has ended, which is not where nothing comes.
+    /// Fills a buffer; `None` if the connection has ended, which is not the same as silence.
     fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
         match self.stream.read_exact(buffer) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -145,7 +145,7 @@ impl Wire {
         }
     }
 
-    /// The next frame; `None` where the connection has ended.
+    /// The next frame; `None` if the connection has ended.
     pub fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.read(&mut head)?;
@@ -160,7 +160,7 @@ impl Wire {
         Some(frame)
     }
 
-    /// The next frame of this type; others are passed over.
+    /// The next frame of this type; others are skipped.
     pub fn until(&mut self, kind: u8) -> Frame {
         loop {
             let frame = self.next().unwrap_or_else(|| panic!("the end before a frame of type {kind}"));
@@ -170,7 +170,7 @@ impl Wire {
         }
     }
 
-    /// Reads up to the end of the connection; the code of the last GOAWAY, if there was one.
+    /// Reads to the end of the connection; the code of the last GOAWAY, if there was one.
     pub fn end(&mut self) -> Option<u32> {
         let mut code = None;
         let deadline = Instant::now() + DEADLINE;

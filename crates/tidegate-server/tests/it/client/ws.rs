@@ -1,4 +1,4 @@
-//! A WebSocket client, byte by byte (RFC 6455): it can send what no library would.
+//! A WebSocket client, byte by byte (RFC 6455): it can send what a library would not.
 
 use std::{
     io::{BufReader, Read as _, Write as _},
@@ -15,10 +15,10 @@ use super::{
     stream::Frames,
 };
 
-/// The client's key of every handshake; chosen by the RFC.
+/// The client's key of every handshake; the example of the RFC.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// One frame of the server's.
+/// One frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
     /// A text message.
@@ -33,16 +33,16 @@ pub enum Message {
 
 /// An open connection.
 pub struct Ws {
-    /// The server's half of the handshake.
+    /// The server's response to the handshake.
     pub handshake: Answer,
     stream: BufReader<TcpStream>,
-    /// Where permessage-deflate was agreed upon.
+    /// Set if permessage-deflate was agreed on.
     inflater: Option<Inflater>,
-    /// Whether the last text message came compressed.
+    /// Whether the last text message was compressed.
     pub was_compressed: bool,
 }
 
-/// The server's half of permessage-deflate (RFC 7692).
+/// The server's side of permessage-deflate (RFC 7692).
 struct Inflater {
     stream: Decompress,
     keeps_context: bool,
@@ -103,14 +103,14 @@ pub fn handshake(to: SocketAddr, path: &str) -> Request {
 }
 
 impl Ws {
-    /// Opens a connection, with these headers beside those of the handshake.
+    /// Opens a connection; these headers are added to those of the handshake.
     pub fn open(to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         let request =
             headers.iter().fold(handshake(to, path), |request, (name, value)| request.with(name, value));
         Self::switch(request.begin())
     }
 
-    /// Reads the server's half of a handshake.
+    /// Reads the server's response to a handshake.
     pub fn switch(mut stream: BufReader<TcpStream>) -> Self {
         let handshake = Answer::read_head(&mut stream).expect("an answer");
         assert_eq!(handshake.status, 101, "{handshake:?}");
@@ -119,7 +119,7 @@ impl Ws {
         Self { handshake, stream, inflater, was_compressed: false }
     }
 
-    /// The next frame of the server's, which are never fragmented nor masked.
+    /// The next frame from the server, which is never fragmented or masked.
     pub fn message(&mut self) -> Message {
         let mut head = [0; 2];
         if self.stream.read_exact(&mut head).is_err() {
@@ -177,7 +177,7 @@ impl Ws {
         self.send(&format!(r#"{{"type":"auth","token":"{token}"}}"#));
     }
 
-    /// Reads to the `error` frame and the close frame behind it; both.
+    /// Reads to the `error` frame and the close frame after it; returns both.
     pub fn refusal(&mut self) -> (Value, u16) {
         let error = loop {
             let frame = self.frame();

@@ -1,0 +1,96 @@
+//! What an append asks for and what it is answered with.
+
+use std::fmt;
+
+use tidegate_protocol::{Epoch, Seq};
+
+/// Where one event of an append stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Its seq; for a duplicate, the seq of the first.
+    pub seq: Seq,
+    /// Whether it was stored before, and so not stored again (R12).
+    pub duplicate: bool,
+}
+
+/// A batch that is in the log.
+#[derive(Debug, Clone)]
+pub struct Appended {
+    /// The epoch that the seqs belong to.
+    pub epoch: Epoch,
+    /// One entry per event, in the order of the batch. The seqs of those that are no duplicates rise.
+    pub stored: Vec<StoredAt>,
+}
+
+/// Why a batch was not appended. All but [`AppendError::Unknown`] mean: certainly not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The event at this index reuses an id with other content.
+    #[error("the id of event {index} was used for other content within the dedup window, {first}")]
+    IdConflict {
+        /// Which event of the batch, counted from 0.
+        index: usize,
+        /// Where the id was used first.
+        first: FirstUse,
+    },
+    /// The dedup window has no room for the ids of this batch.
+    #[error("the dedup window is full")]
+    DedupFull,
+    /// The org has as many ids in the dedup window as one org may have.
+    #[error("this org has as many ids in the dedup window as one org may have")]
+    OrgDedupFull,
+    /// As many requests wait for the log as may.
+    #[error("as many requests wait for the log as may")]
+    TooManyWaiting,
+    /// The requests that wait for the log hold as many bytes as they may.
+    #[error("the requests that wait for the log hold as many bytes as they may")]
+    TooMuchWaiting,
+    /// The node holds as many orgs as it may.
+    #[error("the node holds as many orgs as limits.orgs allows")]
+    TooManyOrgs,
+    /// The log takes no writes: a sync has failed ([`Health::Halted`](crate::Health::Halted)), or
+    /// the engine is closed.
+    #[error("the log takes no writes since a failed sync")]
+    Halted,
+    /// The log could give no seq below 2^53.
+    #[error("the log has used up its seqs")]
+    SeqsUsedUp,
+    /// It may be stored or not; the same ids can be sent again.
+    #[error("whether the batch was stored is not known")]
+    Unknown,
+}
+
+impl AppendError {
+    /// The configuration key of the bound that was reached, if it was one.
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            AppendError::DedupFull => Some("dedup.max_entries"),
+            AppendError::OrgDedupFull => Some("dedup.max_entries_per_org"),
+            AppendError::TooManyWaiting => Some("limits.publishes_in_flight"),
+            AppendError::TooMuchWaiting => Some("limits.publish_queue_bytes"),
+            AppendError::TooManyOrgs => Some("limits.orgs"),
+            AppendError::IdConflict { .. }
+            | AppendError::Halted
+            | AppendError::SeqsUsedUp
+            | AppendError::Unknown => None,
+        }
+    }
+}
+
+/// Where a conflicting id was first used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstUse {
+    /// In the log, at this seq.
+    Seq(Seq),
+    /// Earlier in the same batch, at this index.
+    Index(usize),
+}
+
+impl fmt::Display for FirstUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FirstUse::Seq(seq) => write!(f, "at seq {seq}"),
+            FirstUse::Index(index) => write!(f, "by event {index} of this batch"),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The contract between a node and the engine that keeps its logs.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tidegate_core::{Event, LogState, NewEvent};
+use tidegate_protocol::{OrgId, Seq};
+use tokio::sync::watch;
+
+use crate::{AppendError, Appended, Health, Page, PageLimit, ReadError};
+
+/// How an engine keeps what it acknowledges, as `hello.sync` and `/readyz` name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Synced to disk before the answer.
+    Always,
+    /// Handed to the operating system before the answer, synced within an interval.
+    Interval,
+    /// In memory only.
+    Memory,
+}
+
+impl Durability {
+    /// The name of a policy weaker than always; `None` for always.
+    pub fn weaker(self) -> Option<&'static str> {
+        match self {
+            Durability::Always => None,
+            Durability::Interval => Some("interval"),
+            Durability::Memory => Some("memory"),
+        }
+    }
+}
+
+/// Takes what an engine has committed: the node implements it, the engine calls it.
+///
+/// Per org, the calls come in seq order (R13) and one at a time. They come after the events are
+/// durable, shortly before or after the publisher is answered, from any thread. A call must not
+/// block.
+pub trait Feed: Send + Sync + 'static {
+    /// `events` are all events of the log of `org` from `prev`, exclusive, to the seq of the last of
+    /// them. At least one event.
+    fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]);
+}
+
+/// Keeps one log per org. This is the one `dyn` of the gateway.
+///
+/// # Appends: what is atomic, what is ordered, what is durable
+///
+/// - **Atomic.** [`append`](Engine::append) stores all events of a batch or none. Neither a read nor
+///   the feed shows an event of a batch that is not stored in whole. (A page or a call of the feed may
+///   end between two events of a batch.)
+/// - **Ordered.** Every event gets a seq above all seqs of its log so far, in the order of the batch.
+///   Seqs stay below 2^53. They need not be dense: seqs that were never given look like those that a
+///   reader may not see, so nobody may take a difference of two seqs for a number of events. Which
+///   of two concurrent batches comes first is not promised. Timestamps never fall along a log (R14).
+/// - **Durable.** `Ok` comes after the events are as safe as [`durability`](Engine::durability) says;
+///   [`read`](Engine::read), [`head`](Engine::head) and the [`Feed`] show an event from about then on
+///   and never before. All errors but [`AppendError::Unknown`] mean: certainly not stored.
+/// - **Once.** An id that a publisher gave ([`NewEvent::dedup`]) is stored once within the dedup window
+///   (R12): a repetition is answered with the seq of the first, and waits for its outcome if that is
+///   pending; the same id with other content is refused, and with it its batch.
+///
+/// # Reads (R9)
+///
+/// The log keeps its events from the *floor* (exclusive) to the *head* (inclusive). Retention raises
+/// the floor; it never falls within an epoch chain. [`read`](Engine::read) returns all events of the
+/// stretch that the [`Page`] names, none missing and none twice, and says where the stretch begins and
+/// ends, also if it is empty. So a reader that goes on from `page.to` misses nothing, and knows from
+/// `page.after` what retention has taken. Reads go on while the log takes no writes.
+///
+/// # Epochs (R10, R11)
+///
+/// A seq says something only together with the epoch that it was given in. Within one epoch the log
+/// only grows: what was read or acknowledged stays as it was until retention removes it. **The engine
+/// begins a new epoch whenever it cannot promise that**, and may begin one whenever it likes. The local
+/// engines do so at every start; an engine over a broker goes on in the epoch that other nodes
+/// are in, and begins a new one if the broker lost what it had acknowledged. Epochs are drawn at random
+/// or are hashes that cannot collide: no two logs share one, of whatever org and time.
+///
+/// An epoch that continues an older one names it as an *ancestor*, with the seq at which it ended and
+/// whether the *boundary* between the two is lossy, which is to say, whether events above that seq may
+/// have been acknowledged or read in the old epoch. A log without a past that the engine knows is
+/// [`born_empty`](LogState::born_empty). From this the node decides what becomes of a cursor
+/// ([`tidegate_core::opening`]).
+///
+/// The history of a log, line by line:
+///
+/// | what happens | epoch | head |
+/// |---|---|---|
+/// | the first reader or publisher comes: the log is created | `a` | 0 |
+/// | 1, 2, 3 are appended and acknowledged | `a` | 3 |
+/// | a clean stop and a start; nothing can be lost | `b`, after `a` that ended at 3 | 3 |
+/// | 4, 5, 6 are acknowledged, 6 without a sync | `b` | 6 |
+/// | a power cut takes 6; the start finds it missing | `c`, after `b` that ended at 5, lossy | 5 |
+/// | another event is appended and gets the seq 6 | `c` | 6 |
+///
+/// What becomes of readers that come back with these cursors:
+///
+/// | cursor | what the reader gets |
+/// |---|---|
+/// | `a-2` | goes on as `b-2`: 3, 4, 5, then a gap `epoch` at 5 to `c-5`, then the new 6 |
+/// | `b-5` | a gap at 5 to `c-5` at once (it may have missed an event that is gone), then the new 6 |
+/// | `b-6` | it has seen the 6 that is gone: a gap to `c-5`, then the new 6 |
+/// | `c-6` | goes on without a gap |
+/// | `c-9` | nobody gave it: a gap to the head, `c-6` |
+/// | `x-4` | an epoch that nobody knows: a gap to the head, for the log may hold what it saw |
+///
+/// The same as a program:
+///
+/// ```
+/// use tidegate_core::{Ancestor, LogState, opening};
+/// use tidegate_protocol::{Epoch, Filter};
+///
+/// let epoch = |name: &str| Epoch::parse(name).unwrap();
+/// let log = LogState {
+///     epoch: epoch("c"),
+///     ancestors: vec![
+///         Ancestor { epoch: epoch("a"), end: 3, lossy: false },
+///         Ancestor { epoch: epoch("b"), end: 5, lossy: true },
+///     ],
+///     born_empty: false,
+///     head: 6,
+///     floor: 0,
+/// };
+/// let come_back = |cursor: &str| {
+///     let start = opening::open(&log, &Filter::all(), opening::From::Cursor(cursor.parse().unwrap()));
+///     let gaps: Vec<String> =
+///         start.dues.iter().map(|due| format!("{} to {}-{}", due.at, due.epoch, due.seq)).collect();
+///     (format!("{}-{}", start.cursor.epoch, start.cursor.seq), gaps)
+/// };
+/// assert_eq!(come_back("a-2"), ("b-2".into(), vec!["5 to c-5".into()]));
+/// assert_eq!(come_back("b-5"), ("b-5".into(), vec!["5 to c-5".into()]));
+/// assert_eq!(come_back("b-6"), ("b-6".into(), vec!["6 to c-5".into()]));
+/// assert_eq!(come_back("c-6"), ("c-6".into(), vec![]));
+/// assert_eq!(come_back("c-9"), ("c-9".into(), vec!["9 to c-6".into()]));
+/// assert_eq!(come_back("x-4"), ("x-4".into(), vec!["4 to c-6".into()]));
+/// ```
+///
+/// # Watched orgs (R10)
+///
+/// The node calls [`watch`](Engine::watch) for every reader *before* it opens the log for it, and
+/// [`unwatch`](Engine::unwatch) after the reader has gone. The feed of a watched org is complete, and
+/// its log is never forgotten; an engine may feed and keep other orgs, too.
+pub trait Engine: Send + Sync + 'static {
+    /// Appends `events` to the log of `org`, all or none, and resolves once they are durable. A log
+    /// that does not exist is created. The request is taken in order when this is called, and is
+    /// carried out even if the future is dropped.
+    fn append(&self, org: &OrgId, events: Vec<NewEvent>)
+    -> BoxFuture<'static, Result<Appended, AppendError>>;
+
+    /// Opens the log of `org` for reading and resolves to its state. A log that does not exist is
+    /// created, as durably as an append would be, so that its epoch is known for as long as its events
+    /// would be.
+    fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>>;
+
+    /// The state of a log that this engine has at hand, at once. `None` if there is no such log, or if
+    /// neither `open` nor `append` has touched it since the engine was started.
+    fn head(&self, org: &OrgId) -> Option<LogState>;
+
+    /// Reads the events after `after`, up to `limit`.
+    fn read(&self, org: &OrgId, after: Seq, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>>;
+
+    /// A reader of `org` comes. From this call on the org is fed, and its log, if there is one or once
+    /// there is one, is not forgotten. Returns at once. Counted: two calls need two of
+    /// [`unwatch`](Engine::unwatch), in any order and from any thread.
+    fn watch(&self, org: &OrgId);
+
+    /// A reader of `org` has gone: undoes one [`watch`](Engine::watch). After the last one the time
+    /// begins after which an idle log may be forgotten.
+    fn unwatch(&self, org: &OrgId);
+
+    /// Removes what retention no longer keeps, and forgets logs whole that hold no events, are not
+    /// watched and were not touched for long. A forgotten log comes back empty and under a fresh epoch.
+    /// Called each minute, off the async workers; may block.
+    fn sweep(&self);
+
+    /// How well the engine works, now and from now on. A change may be missed if another one follows
+    /// at once; the last one never is.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// How acknowledged events are kept.
+    fn durability(&self) -> Durability;
+
+    /// Takes no more appends, finishes those that it has taken, and makes all of it durable. Reads go
+    /// on. Blocks. A second call does nothing. An engine that is dropped without this call has
+    /// crashed.
+    fn close(&self);
+}

@@ -1,0 +1,117 @@
+//! A reader that lags (R16, R17): by how many events, when it is warned, and what its policy does.
+//!
+//! [`tidegate_core::slow`] decides; this looks at the tail and acts.
+
+use bytes::Bytes;
+use tidegate_core::{
+    Session, frame,
+    slow::{Policy, SlowLimits, Step},
+};
+use tidegate_engine::{Page, PageLimit, ReadError};
+use tidegate_protocol::{Code, Refusal, StatusCode};
+
+use super::Reader;
+use crate::{
+    config::{Config, config_key},
+    random::random,
+    refusals::LimitedBy as _,
+};
+
+/// A window of `slow=latest` (R17): how much is conflated at a time. It is held in memory for one reader.
+const LATEST_EVENTS: usize = 1000;
+const LATEST_BYTES: usize = 256 << 10;
+
+impl Reader {
+    /// By how many events it lags: those that it may see in the tail, and all that come before the tail.
+    fn lag(&self) -> u64 {
+        let session = self.session.borrow();
+        let (subscriber, at) = (session.subscriber(), session.scanned());
+        self.org().tail().lag(at, &subscriber.user, &subscriber.filter)
+    }
+
+    /// Whether it cannot lag by more than `max` events: a check that costs nothing.
+    fn is_within(&self, max: u64) -> bool {
+        self.org().tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
+    }
+
+    /// Does for a slow reader what its policy demands.
+    pub(super) async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
+        let worker = self.worker();
+        let node = &worker.node;
+        if self.policy == Policy::Skip {
+            self.is_to_act.set(false);
+            let lag = self.lag();
+            let head = self.org().tail().head();
+            let skipped = self.session.borrow_mut().skip(head, lag, node.now(), frames);
+            if let Some(reason) = skipped {
+                node.metrics.gap(reason);
+            }
+            return Ok(());
+        }
+        let (at, epoch) = self.with_session(|session| (session.scanned(), session.view_key().epoch));
+        let head = self.org().tail().head();
+        if self.policy == Policy::CatchUp || at >= head {
+            self.is_to_act.set(false);
+            return Ok(());
+        }
+        let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
+        let page = worker.read(self.org().id(), &epoch, at, limit).await?;
+        // Meanwhile an answer to the client may have been written in part.
+        if self.sink.ready().await.is_ok() {
+            self.take_window(&page, frames);
+        }
+        Ok(())
+    }
+
+    /// Takes a page, of which events go out that no later one replaces (R17).
+    fn take_window(&self, page: &Page, frames: &mut Vec<Bytes>) {
+        let node = &self.worker().node;
+        let (metrics, now) = (&node.metrics, node.now());
+        let mut session = self.session.borrow_mut();
+        let taken = session.take_page(page.after, page.to, &page.events, true, now, frames);
+        if let Some(reason) = taken.gap {
+            metrics.gap(reason);
+        }
+        metrics.delivered.inc_by(taken.events as u64);
+        metrics.omitted.inc_by(taken.omitted as u64);
+    }
+
+    /// Checks whether it is slow (R16).
+    pub fn look_at_lag(&self, config: &Config) {
+        if self.is_live() {
+            return;
+        }
+        let (slow, now) = (&config.slow, self.worker().since_start());
+        if !self.with_escalation(|escalation| escalation.is_due(now))
+            || self.is_within(slow.max_behind as u64)
+        {
+            return;
+        }
+        let limits = SlowLimits {
+            max_behind: slow.max_behind as u64,
+            max_warnings: u32::try_from(slow.max_warnings).unwrap_or(u32::MAX),
+        };
+        let lag = self.lag();
+        match self.with_escalation(|escalation| escalation.handle_lag(now, lag, limits)) {
+            None => {}
+            Some(Step::Warn(count)) => {
+                self.worker().node.metrics.slow_warnings.inc();
+                self.is_to_act.set(self.policy != Policy::CatchUp);
+                let policy = self.policy.name();
+                tracing::info!(connection = %self.id(), org = %self.org().id(), lag, count, policy, "warn a slow reader");
+                let message = format!(
+                    "this reader is {lag} events behind and does not gain: warning {count} of {}, policy {policy}",
+                    slow.max_warnings
+                );
+                self.say(&frame::status(self.sink.framing(), StatusCode::SlowConsumer.name(), &message));
+            }
+            Some(Step::Close) => {
+                let message =
+                    format!("the reader is {lag} events behind after {} warnings", slow.max_warnings);
+                let refusal =
+                    Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(slow.max_warnings));
+                self.end(refusal.retry_in(5_000 + random() % 5_000));
+            }
+        }
+    }
+}

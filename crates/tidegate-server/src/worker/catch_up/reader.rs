@@ -1,0 +1,191 @@
+//! One reader that catches up: what its own task does, and what its worker does in its turns.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
+
+use super::{InHand, PageKey, Reader, Served, Step};
+use crate::{
+    metrics::ReplayPage, refusals::unreadable, transport::socket::WRITE_FRAMES_MAX, worker::reader::Gone,
+};
+
+/// About how much a reader gets in one turn before it is another's: what one write carries.
+const TURN_BYTES: usize = 64 << 10;
+
+/// How many batches and pages are looked through in one go for a reader that sees nothing of them.
+const LOOKED_THROUGH_MAX: usize = 64;
+
+/// What was gathered for a write.
+enum Gathered {
+    /// As much as goes in one write.
+    Full,
+    /// All there is: the reader has caught up.
+    CaughtUp,
+    /// All that comes before this page.
+    Page(PageKey),
+    /// All that comes before the reader's own task has something to do for it.
+    Task,
+}
+
+impl Reader {
+    /// Serves it until it has caught up and is live again, or its socket is gone. Called by its task while
+    /// it lags.
+    pub async fn catch_up(self: Rc<Self>) -> Result<(), Gone> {
+        loop {
+            self.sink.ready().await?;
+            if self.ending().is_some() {
+                return Ok(());
+            }
+            if self.is_to_act.get() {
+                let mut frames = Vec::new();
+                if let Err(error) = self.act(&mut frames).await {
+                    self.end(unreadable(error));
+                    return Ok(());
+                }
+                self.sink.send(&mut frames)?;
+                // This goes on for as long as its client is slow; other tasks have their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            match self.worker().turn_for(&self).await {
+                Ok(Served::CaughtUp) => return Ok(()),
+                Ok(Served::Gone) => return Err(Gone),
+                // A page that could not be read has ended it.
+                Ok(Served::Waits) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Its turn: gives it what it takes in one go. `in_hand` is a page that it waited for. Nothing here
+    /// waits, so nothing comes between the look at the tail that finds it caught up and its group (R7).
+    pub(super) fn replay(
+        self: &Rc<Self>,
+        in_hand: Option<&InHand>,
+        frames: &mut Vec<Bytes>,
+        written: &mut Written,
+    ) -> Step {
+        let mut given = 0;
+        loop {
+            frames.clear();
+            if self.is_live() {
+                return Step::Done(Served::CaughtUp);
+            }
+            if self.ending().is_some() || !self.sink.is_ready() {
+                return Step::Done(Served::Waits);
+            }
+            let gathered = self.gather(in_hand, frames);
+            if frames.is_empty() {
+                return match gathered {
+                    Gathered::Full => Step::More,
+                    Gathered::Page(key) => Step::Page(key),
+                    Gathered::Task => Step::Done(Served::Waits),
+                    Gathered::CaughtUp => {
+                        self.go_live();
+                        Step::Done(Served::CaughtUp)
+                    }
+                };
+            }
+            let bytes = frames.iter().map(Bytes::len).sum::<usize>();
+            written.sends += 1;
+            written.bytes += bytes as u64;
+            given += bytes;
+            match self.sink.send(frames) {
+                Ok(true) if given >= TURN_BYTES => return Step::More,
+                Ok(true) => {}
+                Ok(false) => return Step::Done(Served::Waits),
+                Err(Gone) => return Step::Done(Served::Gone),
+            }
+        }
+    }
+
+    /// It has caught up: takes it into its group, which fan-out passes serve.
+    fn go_live(self: &Rc<Self>) {
+        self.with_escalation(Escalation::handle_caught_up);
+        let org = self.org();
+        org.join(self);
+        let has_open = org.tail().has_open();
+        if has_open {
+            // The pass that takes the open events may have come before this reader did. They are not sealed
+            // here: a thousand that come back one after the other would cut the log into a thousand batches.
+            self.worker().handle_news(org);
+        }
+    }
+
+    /// Gathers frames for one write, as far as it goes without waiting.
+    fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>) -> Gathered {
+        let node = &self.worker().node;
+        for _ in 0..LOOKED_THROUGH_MAX {
+            let gaps = self.session.borrow_mut().take_gaps(node.now(), frames);
+            gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
+            if self.is_to_act.get() {
+                return Gathered::Task;
+            }
+            if frames.len() >= WRITE_FRAMES_MAX || frames.iter().map(Bytes::len).sum::<usize>() >= TURN_BYTES
+            {
+                return Gathered::Full;
+            }
+            let at = self.with_session(Session::scanned);
+            let next = self.org().tail().next(at);
+            match next {
+                Next::CaughtUp => {
+                    // The last events of a replay may be hidden from it: its client learns that it ended.
+                    self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
+                    return Gathered::CaughtUp;
+                }
+                Next::Batch(batch) => self.take_batch(&batch, frames),
+                Next::BeforeTail(start) => {
+                    let key = self.with_session(|session| {
+                        let most = session.stop().map_or(start, |stop| stop.min(start));
+                        PageKey::next(self.org().id().clone(), session.view_key().epoch, at, most)
+                    });
+                    let page = match in_hand.filter(|in_hand| in_hand.key == key) {
+                        Some(in_hand) => in_hand.page.clone(),
+                        None => match self.worker().catch_up.page(&key) {
+                            Some(page) => page,
+                            None => return Gathered::Page(key),
+                        },
+                    };
+                    self.take_page(&page, frames);
+                    if self.with_session(Session::scanned) == at {
+                        // The log ends before its own tail begins: no page would ever come.
+                        self.fail();
+                        return Gathered::Task;
+                    }
+                }
+            }
+        }
+        Gathered::Full
+    }
+
+    fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
+        let mut session = self.session.borrow_mut();
+        let form = session.subscriber().coding.form();
+        let (worker, org) = (self.worker(), &self.org().shared);
+        let view = worker.view(org, batch, &session.view_key(), form, batch.prev);
+        let events = session.take(batch, &view, worker.node.now(), frames);
+        worker.node.metrics.delivered.inc_by(events as u64);
+    }
+
+    fn take_page(&self, page: &Batch, frames: &mut Vec<Bytes>) {
+        let node = &self.worker().node;
+        let (metrics, now) = (&node.metrics, node.now());
+        let mut session = self.session.borrow_mut();
+        if let Some(reason) = session.take_removed(page.prev, now, frames) {
+            metrics.gap(reason);
+        }
+        if page.seq <= session.scanned() {
+            return;
+        }
+        let view = if session.shares(page) {
+            metrics.replay_page(ReplayPage::Shared);
+            let form = session.subscriber().coding.form();
+            self.worker().page_view(&self.org().shared, page, &session.view_key(), form)
+        } else {
+            metrics.replay_page(ReplayPage::Private);
+            View::Empty { targeted: true }
+        };
+        let events = session.take_shared_page(page, &view, now, frames);
+        metrics.delivered.inc_by(events as u64);
+    }
+}

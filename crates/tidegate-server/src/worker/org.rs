@@ -1,0 +1,204 @@
+//! What one worker keeps of one org: its readers that are caught up, in groups that see the same, and the
+//! fan-out pass under way.
+//!
+//! A state is made for the first reader of an org and shared by all of them. It outlives the last reader
+//! until its pace may be forgotten. [`super::fan_out`] serves it; it writes to nobody itself.
+
+use std::{
+    cell::{Cell, RefCell},
+    cmp::Ordering,
+    fmt,
+    rc::Rc,
+    sync::{Arc, MutexGuard},
+};
+
+use tidegate_core::{
+    Batch, Tail, View, ViewKey,
+    pace::{Pace, Paced},
+    session::Form,
+};
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
+
+use super::Reader;
+use crate::hub::Org;
+
+/// One org on one worker.
+pub struct OrgState {
+    /// The org, as all workers share it.
+    pub shared: Arc<Org>,
+    /// When it is served.
+    pace: Cell<Pace>,
+    /// Its readers here that are caught up.
+    pub(super) groups: RefCell<Vec<Rc<Group>>>,
+    /// Whether something was committed since its last pass began.
+    pub(super) has_news: Cell<bool>,
+    /// Its pass, if one has begun and is not done.
+    pub(super) under_way: RefCell<Option<Pass>>,
+}
+
+/// The caught-up readers of one org that see the same, in the same form.
+pub struct Group {
+    pub(super) key: ViewKey,
+    /// The form in which they take frames.
+    pub(super) form: Form,
+    /// The batch boundary up to which this group has been served; no reader in it stands before.
+    pub(super) position: Cell<Seq>,
+    /// The earliest boundary that the next frame may follow on, see [`Batch::view`].
+    pub(super) chain: Cell<Seq>,
+    pub(super) readers: RefCell<Vec<Rc<Reader>>>,
+    /// What the pass under way brings.
+    pub(super) views: RefCell<Vec<(Arc<Batch>, View)>>,
+    /// The first of `readers` that has not had it.
+    pub(super) next: Cell<usize>,
+}
+
+/// A fan-out pass that has begun.
+pub struct Pass {
+    /// The groups that it has not served yet, the last one first.
+    pub(super) groups: Vec<Rc<Group>>,
+    pub(super) now: UnixMillis,
+}
+
+/// Where a caught-up reader stands in its group, so that it can leave without a search.
+pub struct Membership {
+    group: Rc<Group>,
+    index: Cell<usize>,
+}
+
+impl OrgState {
+    /// The state of an org without readers here.
+    pub fn new(shared: Arc<Org>) -> Self {
+        Self {
+            shared,
+            pace: Cell::default(),
+            groups: RefCell::default(),
+            has_news: Cell::default(),
+            under_way: RefCell::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &OrgId {
+        &self.shared.id
+    }
+
+    /// Its tail, which all workers share.
+    pub fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.shared.tail()
+    }
+
+    /// Whether any of its readers here is caught up.
+    pub fn has_groups(&self) -> bool {
+        !self.groups.borrow().is_empty()
+    }
+
+    /// Takes a caught-up reader into its group. The caller has seen that the tail holds nothing after its
+    /// position, and the org notifies this worker already.
+    pub fn join(&self, reader: &Rc<Reader>) {
+        let (key, form, at) = reader.with_session(|session| {
+            (session.view_key(), session.subscriber().coding.form(), session.scanned())
+        });
+        let mut groups = self.groups.borrow_mut();
+        let group = match groups.iter().find(|group| group.key == key && group.form == form) {
+            Some(group) => group.clone(),
+            None => {
+                let group = Rc::new(Group::new(key, form, at));
+                groups.push(group.clone());
+                group
+            }
+        };
+        if group.position.get() > at {
+            // The others came when more was committed than the tail had sealed. What the tail seals next
+            // is new to this reader; the others pass over it.
+            group.position.set(at);
+            group.chain.set(at);
+        }
+        reader.share(&group.key);
+        let mut readers = group.readers.borrow_mut();
+        let index = Cell::new(readers.len());
+        readers.push(reader.clone());
+        drop(readers);
+        reader.set_membership(Membership { group, index });
+    }
+
+    /// Takes a reader out of its group, if it is in one.
+    pub fn leave(&self, reader: &Reader) {
+        let Some(Membership { group, index }) = reader.take_membership() else { return };
+        group.remove(index.get());
+        if group.readers.borrow().is_empty() {
+            self.groups.borrow_mut().retain(|other| !Rc::ptr_eq(other, &group));
+        }
+    }
+}
+
+impl Group {
+    fn new(key: ViewKey, form: Form, at: Seq) -> Self {
+        Self {
+            key,
+            form,
+            position: Cell::new(at),
+            chain: Cell::new(at),
+            readers: RefCell::default(),
+            views: RefCell::default(),
+            next: Cell::default(),
+        }
+    }
+
+    fn remove(&self, index: usize) {
+        let mut readers = self.readers.borrow_mut();
+        let mut hole = index;
+        if hole < self.next.get() {
+            // It has had the pass under way. The last of those that have takes its slot, so that the last
+            // of all, which has not, is not passed over.
+            self.next.set(self.next.get() - 1);
+            readers.swap(hole, self.next.get());
+            readers[hole].set_index(hole);
+            hole = self.next.get();
+        }
+        readers.swap_remove(hole);
+        if let Some(moved) = readers.get(hole) {
+            moved.set_index(hole);
+        }
+    }
+}
+
+impl Membership {
+    /// The reader moved within its group.
+    pub fn set_index(&self, index: usize) {
+        self.index.set(index);
+    }
+}
+
+impl fmt::Debug for OrgState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OrgState").field("id", self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Paced for OrgState {
+    fn pace(&self) -> &Cell<Pace> {
+        &self.pace
+    }
+}
+
+// A worker has one state per org, so its name stands for it.
+
+impl Ord for OrgState {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id().cmp(other.id())
+    }
+}
+
+impl PartialOrd for OrgState {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for OrgState {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for OrgState {}

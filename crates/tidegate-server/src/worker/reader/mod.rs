@@ -1,0 +1,491 @@
+//! One reader: a session, the socket it writes to, and how far it is.
+//!
+//! A reader is *live* while it is caught up: it is in a group of its org, and fan-out passes serve it.
+//! Otherwise it *lags*: its own task has the worker serve it in turns, from the tail or the log, until it
+//! has caught up and is back in its group ([`super::catch_up`]). Passes and turns write through the same
+//! sink and never at the same time, for both run on the worker's thread (R7).
+
+mod sink;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
+use tidegate_core::{
+    Batch, Framing, Session, View, ViewKey, frame,
+    session::{Coding, Greeting, Subscriber},
+    slow::{Escalation, Policy},
+};
+use tidegate_engine::Health;
+use tidegate_protocol::{Code, Refusal, Seq, StatusCode, time::millis};
+
+use super::{
+    Worker,
+    org::{Membership, OrgState},
+    start::{Entered, StreamRequest},
+    timers::{Due, Facts, Tick, Timers},
+};
+use crate::{
+    admission::{self, Connection, ConnectionId, ReplaySlot},
+    auth::StreamGrant,
+    config::Config,
+    node::Node,
+    refusals::refused,
+    transport::{Transport, socket::LeftoverFull},
+};
+
+pub use sink::{Gone, Sink};
+
+/// Frames that a reader takes in one go: what one vectored write carries.
+const FRAMES_MAX: usize = 16;
+
+/// The result of offering a pass to a live reader.
+pub enum Offer {
+    /// It took this many events and stays live.
+    Taken(usize),
+    /// It took this many events, and lags from now on.
+    Lags(usize),
+}
+
+/// One stream.
+pub struct Reader {
+    worker: Rc<Worker>,
+    org: Rc<OrgState>,
+    pub(super) session: RefCell<Session>,
+    pub(super) sink: Sink,
+    membership: RefCell<Option<Membership>>,
+    /// Its slot in the registry of its worker.
+    registry_slot: Cell<u32>,
+    /// What other threads have of it; they end it through this.
+    connection: Arc<Connection>,
+    timers: Cell<Timers>,
+    /// Whether it has asked for services by name; those are then its filter, also under another grant.
+    names_services: bool,
+    escalation: Cell<Escalation>,
+    pub(super) policy: Policy,
+    /// Whether its policy has yet to act.
+    pub(super) is_to_act: Cell<bool>,
+    /// Its slot among the readers that wait for their replay.
+    waits: Cell<Option<ReplaySlot>>,
+    slot: admission::Slot,
+}
+
+impl Reader {
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` was
+    /// counted by.
+    pub fn open(
+        worker: Rc<Worker>,
+        grant: StreamGrant,
+        request: StreamRequest,
+        (slot, entered): (admission::Slot, Entered),
+        sink: Sink,
+    ) -> Rc<Self> {
+        let node = worker.node.clone();
+        let Entered { org, filter, connection, log, opening, replay, watch } = entered;
+        org.shared.arrive(worker.id);
+        let framing = sink.framing();
+        let subscriber = Subscriber {
+            org: org.id().clone(),
+            user: connection.user.clone(),
+            filter,
+            framing,
+            coding: request.coding,
+        };
+        let mut frames = Vec::new();
+        let name = node.admission.id_of(&connection).to_string();
+        let session =
+            Session::open(subscriber, opening, &greeting(&node, &name, &grant, log.head), &mut frames);
+        let now = Instant::now();
+        let timers = Timers::new(now, node.config().ping.interval);
+        let reader = Rc::new(Self {
+            org,
+            session: RefCell::new(session),
+            sink,
+            membership: RefCell::default(),
+            registry_slot: Cell::default(),
+            connection,
+            timers: Cell::new(timers),
+            names_services: request.services.is_some(),
+            escalation: Cell::default(),
+            policy: request.slow,
+            is_to_act: Cell::default(),
+            waits: Cell::new(replay),
+            slot,
+            worker,
+        });
+        watch.hand_over();
+        tracing::debug!(
+            connection = name,
+            org = %reader.org.id(),
+            address = %reader.connection.address,
+            transport = reader.transport(),
+            "open a stream"
+        );
+        // The others first: each reader gets each state once.
+        let health = reader.worker.readers.report_health(&node);
+        reader.worker.readers.add(&reader);
+        if health != Health::Ok {
+            reader.session.borrow_mut().put(health_status(framing, &health), &mut frames);
+        }
+        // The result is ignored: whatever the fresh socket does not take now waits in the sink.
+        let _ = reader.sink.send(&mut frames);
+        reader
+    }
+
+    /// Its org on its worker.
+    pub fn org(&self) -> &Rc<OrgState> {
+        &self.org
+    }
+
+    fn transport(&self) -> &'static str {
+        self.connection.transport.name()
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.worker.node.admission.id_of(&self.connection)
+    }
+
+    /// Its worker.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Whether it has been caught up since its hello.
+    pub fn has_been_caught_up(&self) -> bool {
+        self.with_escalation(|escalation| escalation.was_caught_up())
+    }
+
+    /// It waits for its worker no more: it has caught up, or it waits for its own client.
+    pub fn end_wait(&self) {
+        self.waits.take();
+    }
+
+    /// Looks at its session.
+    pub fn with_session<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
+        look(&self.session.borrow())
+    }
+
+    /// Takes over the names that the group it joins has in common.
+    pub fn share(&self, key: &ViewKey) {
+        self.session.borrow_mut().share(key);
+        self.connection.share(&key.filter);
+    }
+
+    /// It is in a group now: it is live.
+    pub fn set_membership(&self, membership: Membership) {
+        self.membership.replace(Some(membership));
+    }
+
+    /// It moved within its group.
+    pub fn set_index(&self, index: usize) {
+        if let Some(membership) = &*self.membership.borrow() {
+            membership.set_index(index);
+        }
+    }
+
+    /// Its slot in the registry of its worker.
+    pub fn registry_slot(&self) -> usize {
+        self.registry_slot.get() as usize
+    }
+
+    /// It moved to this slot.
+    pub fn set_registry_slot(&self, slot: usize) {
+        // There are no file descriptors for more readers than that.
+        self.registry_slot.set(u32::try_from(slot).unwrap_or(u32::MAX));
+    }
+
+    /// It is in no group any more: it lags. Returns where it was.
+    pub fn take_membership(&self) -> Option<Membership> {
+        self.membership.take()
+    }
+
+    /// Whether fan-out passes serve it.
+    pub(super) fn is_live(&self) -> bool {
+        self.membership.borrow().is_some()
+    }
+
+    /// Notifies its task.
+    pub fn notify(&self) {
+        self.connection.notify();
+    }
+
+    /// Whether its task was notified ([`Connection::poll_notified`]).
+    pub fn poll_notified(&self, context: &Context<'_>) -> Poll<()> {
+        self.connection.poll_notified(context)
+    }
+
+    /// Waits for a notification of its task.
+    pub async fn notified(&self) {
+        poll_fn(|context| self.poll_notified(context)).await;
+    }
+
+    /// Asks its task to end the stream. The first reason counts.
+    pub fn end(&self, refusal: Refusal) {
+        self.connection.end(refusal);
+        self.org.leave(self);
+    }
+
+    /// Ends it after a panic in what was done for it.
+    pub fn fail(&self) {
+        self.end(Refusal::new(Code::Internal, "an invariant of the gateway broke; this stream ends"));
+    }
+
+    /// Why it is to end, if it is.
+    pub fn ending(&self) -> Option<&Refusal> {
+        self.connection.ending()
+    }
+
+    /// Whether its task has to bring it to its group.
+    pub fn lags(&self) -> bool {
+        !self.is_live() && self.ending().is_none()
+    }
+
+    /// Takes the batches of a pass, as far as it can. Called for live readers.
+    pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
+        let mut session = self.session.borrow_mut();
+        let mut events = 0;
+        let seen = views.partition_point(|(batch, _)| batch.seq <= session.scanned());
+        for chunk in views[seen..].chunks(FRAMES_MAX) {
+            if !self.sink.is_ready() {
+                return Offer::Lags(events);
+            }
+            frames.clear();
+            for (batch, view) in chunk {
+                if batch.prev > session.scanned() {
+                    // The tail was shortened past it.
+                    let _ = self.sink.send(frames);
+                    return Offer::Lags(events);
+                }
+                events += session.take(batch, view, now, frames);
+            }
+            match self.sink.send(frames) {
+                Ok(true) => {}
+                Ok(false) | Err(Gone) => return Offer::Lags(events),
+            }
+        }
+        Offer::Taken(events)
+    }
+
+    /// Renews its grant in place (R6).
+    pub async fn renew(&self, token: &str) -> Result<(), Refusal> {
+        let node = &self.worker.node;
+        let grant = match node.authorize(token, self.org.id()).await {
+            Err(refusal) if refusal.code == Code::Overloaded => {
+                // Nobody can say now whether the new token is good. The grant of the token before it is,
+                // until it expires: an issuer that is away for a while ends no stream.
+                let seconds = refusal.retry_in_ms.unwrap_or_default().div_ceil(1000);
+                let message = format!(
+                    "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
+                );
+                let code = StatusCode::Overloaded.name();
+                self.push(vec![frame::status(self.sink.framing(), code, &message)]);
+                return Ok(());
+            }
+            answered => answered?,
+        };
+        // Nothing waits from here on, so the renewal comes between two frames.
+        let named = self
+            .names_services
+            .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
+        let filter = grant.filter_for(named.flatten()).map_err(refused)?;
+        // Its views change, so it comes back to another group.
+        self.org.leave(self);
+        let mut frames = Vec::new();
+        let head = self.org.tail().head();
+        let name = self.id().to_string();
+        let greeting = greeting(node, &name, &grant, head);
+        let mut session = self.session.borrow_mut();
+        session.renew(grant.org(), grant.user(), filter.clone(), &greeting, &mut frames)?;
+        drop(session);
+        self.connection.renew(filter, grant.expires_at());
+        self.push(frames);
+        self.notify();
+        Ok(())
+    }
+
+    /// Sends a frame that is not of the session.
+    pub(super) fn say(&self, frame: &Bytes) {
+        let mut frames = Vec::new();
+        self.session.borrow_mut().put(frame.clone(), &mut frames);
+        self.push(frames);
+    }
+
+    /// Puts frames of the protocol on the sink, after whatever is half written there.
+    pub fn push(&self, mut frames: Vec<Bytes>) {
+        let sent = match &self.sink {
+            Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
+            sink => Ok(sink.send(&mut frames)),
+        };
+        match sent {
+            Ok(Ok(true)) => {}
+            // Its task finds out what became of the socket, or finishes the frame.
+            Ok(Ok(false) | Err(Gone)) => {
+                self.org.leave(self);
+                self.notify();
+            }
+            Err(LeftoverFull) => {
+                let message = "the client takes no bytes, but sends frames that want answers";
+                self.end(Refusal::new(Code::SlowConsumer, message));
+            }
+        }
+    }
+
+    /// The client sent something.
+    pub fn heard(&self, is_pong: bool, frames: u32) {
+        self.with_timers(|timers| timers.heard(Instant::now(), is_pong, frames));
+    }
+
+    /// Notes whether what the client sent ends in the middle of a message.
+    pub fn heard_partly(&self, is_partial: bool) {
+        self.with_timers(|timers| timers.heard_partly(Instant::now(), is_partial));
+    }
+
+    pub(super) fn with_escalation<T>(&self, act: impl FnOnce(&mut Escalation) -> T) -> T {
+        let mut escalation = self.escalation.get();
+        let result = act(&mut escalation);
+        self.escalation.set(escalation);
+        result
+    }
+
+    fn with_timers<T>(&self, act: impl FnOnce(&mut Timers) -> T) -> T {
+        let mut timers = self.timers.get();
+        let result = act(&mut timers);
+        self.timers.set(timers);
+        result
+    }
+
+    /// Does what is due: pings, timeouts, expiry, leaving.
+    pub fn tick(&self, config: &Config, tick: Tick) {
+        if self.ending().is_some() {
+            return;
+        }
+        let Tick { now, wall, draining } = tick;
+        let facts = Facts {
+            now,
+            draining,
+            progress: self.sink.progress(now),
+            is_granted: wall < self.connection.expires_at(),
+            // A lagging reader is being written to; the write timeout watches over it.
+            is_quiet: self.is_live() && self.sink.is_ready(),
+            answers_pings: self.sink.is_websocket(),
+        };
+        match self.with_timers(|timers| timers.tick(config, &facts)) {
+            None => self.look_at_lag(config),
+            Some(Due::End(refusal)) => self.end(refusal),
+            Some(Due::GoAway(patience)) => {
+                self.slot.release();
+                self.say(&frame::goaway(self.sink.framing(), Code::Draining, millis(patience)));
+            }
+            Some(Due::Ping) => {
+                let mut frames = Vec::new();
+                self.session.borrow_mut().ping(wall, &mut frames);
+                self.push(frames);
+            }
+        }
+    }
+
+    /// Reports to the client that the log's health has changed.
+    pub fn report_health(&self, health: &Health) {
+        self.say(&health_status(self.sink.framing(), health));
+    }
+
+    /// The last frame, with the reason for the end; counts and logs it.
+    pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
+        self.worker.node.metrics.close(refusal.code);
+        self.worker.node.metrics.refused(refusal);
+        tracing::info!(
+            connection = %self.id(),
+            org = %self.org.id(),
+            address = %self.connection.address,
+            transport = self.transport(),
+            code = refusal.code.name(),
+            "end a stream: {refusal}"
+        );
+        let mut frames = Vec::new();
+        let mut session = self.session.borrow_mut();
+        session.put(frame::error(self.sink.framing(), refusal), &mut frames);
+        session.end(&mut frames);
+        frames
+    }
+
+    /// Whether its transport ends cleanly. A gzip body whose session broke is cut, for its checksum is not
+    /// known.
+    pub fn ends_cleanly(&self) -> bool {
+        let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
+        !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
+    }
+
+    fn close(self: &Rc<Self>) {
+        self.org.leave(self);
+        self.worker.readers.remove(self);
+        tracing::debug!(connection = %self.id(), org = %self.org.id(), "close a stream");
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.org.shared.leave(self.worker.id);
+        self.worker.node.engine.unwatch(self.org.id());
+        self.worker.handle_reader_gone();
+    }
+}
+
+fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -> Greeting<'a> {
+    let now = node.now();
+    Greeting {
+        connection_id: name,
+        head,
+        token_expires_in_ms: grant.expires_at().saturating_sub(now).min(tidegate_protocol::SEQ_MAX),
+        now,
+        terms: &node.terms,
+    }
+}
+
+/// The `status` of a log. Its reason is for the operator: `/readyz` shows it.
+fn health_status(framing: Framing, health: &Health) -> Bytes {
+    let (code, message) = match health {
+        Health::Ok => (StatusCode::Recovered, "the log works again"),
+        Health::Degraded(_) => {
+            (StatusCode::Degraded, "the log is degraded: new events may be late until it has recovered")
+        }
+        Health::Halted(_) => (
+            StatusCode::LogHalted,
+            "the log takes no writes: no new events will come until the gateway is restarted",
+        ),
+    };
+    frame::status(framing, code.name(), message)
+}
+
+/// Takes a reader off its worker's lists, and out of the gauge, however its task ends.
+pub struct Attendance {
+    reader: Rc<Reader>,
+    gauge: Gauge,
+}
+
+impl Attendance {
+    /// Counts the reader in.
+    pub fn begin(reader: Rc<Reader>, transport: Transport) -> Self {
+        let gauge = reader.worker.node.metrics.connections(transport);
+        gauge.inc();
+        Self { reader, gauge }
+    }
+
+    /// The reader.
+    pub fn reader(&self) -> &Rc<Reader> {
+        &self.reader
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.reader.close();
+        self.gauge.dec();
+    }
+}

@@ -1,0 +1,111 @@
+//! A worker's thread: what wakes it, and in which order it does its work.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::LocalSet,
+};
+
+use super::{Accepted, Worker};
+use crate::node::Node;
+
+/// How many accepted sockets may wait for a worker to take them.
+const HANDOVER_MAX: usize = 1024;
+
+/// What a worker does with a socket: serves it on its thread, in tasks of its own.
+pub type Serve = fn(Rc<Worker>, Accepted);
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerThread {
+    sockets: mpsc::Sender<Accepted>,
+    turns: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl WorkerThread {
+    /// Starts the thread of worker `id`, which gives each socket to `serve`.
+    pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
+        let turns = Arc::new(AtomicU64::new(0));
+        let turned = turns.clone();
+        let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(Rc::new(Worker::new(id, node)), handed, serve, &turned));
+        })?;
+        Ok(Self { sockets, turns, thread })
+    }
+
+    /// Hands it a socket; gives the socket back if too many wait already.
+    pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
+        self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
+    }
+
+    /// How many ticks it has begun. The number grows several times a second while the thread runs.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: it gets no more sockets, and drops the ones it has.
+    pub fn stop(self) {
+        drop(self.sockets);
+        if self.thread.join().is_err() {
+            tracing::error!("a worker panicked");
+        }
+    }
+}
+
+/// Runs until no more sockets can come. Five things wake it: a tick, a socket, a reader that waits to
+/// catch up, a commit, and work that is due.
+async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
+    let notifications = worker.node.hub.notifications(worker.id);
+    let mut tick = tokio::time::interval(worker.tick_interval());
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let due = worker.next_work();
+        tokio::select! {
+            // Passes may be due all the time. The others come first, for they never take long.
+            biased;
+            _ = tick.tick(), if !worker.readers.is_ticking() => {
+                worker.begin_tick();
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+            socket = sockets.recv() => match socket {
+                Some(accepted) => serve(worker.clone(), accepted),
+                None => break,
+            },
+            // The work is in `next_work` from here on.
+            () = worker.catch_up.notified() => {}
+            () = notifications.notified() => {
+                // Commits that other tasks bring in this turn go along (R15).
+                tokio::task::yield_now().await;
+                notifications.take(worker.id).iter().for_each(|org| worker.handle_commit(&org.id));
+            }
+            () = at(due) => {
+                worker.serve_slice();
+                // Other tasks of this thread get their turn between two slices.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    worker.catch_up.clear();
+}
+
+/// Waits for a time; for ever if there is none.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) if due <= Instant::now() => {}
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

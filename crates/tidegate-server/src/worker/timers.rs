@@ -1,0 +1,188 @@
+//! The timers of one reader: pings, timeouts, and when it leaves a node that drains.
+//!
+//! This decides; [`super::reader`] acts. A tick of the worker looks at them a few times a second
+//! ([`super::readers`]): ten thousand readers need no timer of the runtime.
+
+use std::time::{Duration, Instant};
+
+use tidegate_protocol::{Code, Refusal, UnixMillis};
+
+use crate::{
+    config::{Config, config_key},
+    random::random,
+    refusals::LimitedBy as _,
+};
+
+/// How long a client has to leave after `goaway`.
+const GOAWAY: Duration = Duration::from_secs(1);
+
+/// The timers of one reader.
+#[derive(Debug, Clone, Copy)]
+pub struct Timers {
+    next_ping: Instant,
+    /// When the ping was sent that is not answered yet.
+    pinged: Option<Instant>,
+    /// When the client last sent something.
+    heard: Instant,
+    /// Since when only a part of a client's message is here.
+    partial: Option<Instant>,
+    /// Frames that the client sent since `counted`.
+    frames: u32,
+    counted: Instant,
+    leave: Leave,
+}
+
+/// How far the reader is with leaving.
+#[derive(Debug, Clone, Copy)]
+enum Leave {
+    /// It stays.
+    Stay,
+    /// It is asked to leave at this time.
+    At(Instant),
+    /// It was asked, and is closed at this time.
+    By(Instant),
+}
+
+/// One look at the timers of all readers of a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// Now.
+    pub now: Instant,
+    /// Now, by the wall clock.
+    pub wall: UnixMillis,
+    /// Since when the node drains.
+    pub draining: Option<Instant>,
+}
+
+/// What the timers do not know by themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Now.
+    pub now: Instant,
+    /// Since when the node drains.
+    pub draining: Option<Instant>,
+    /// When the socket last took bytes; now if none wait.
+    pub progress: Instant,
+    /// Whether the grant still holds.
+    pub is_granted: bool,
+    /// Whether the reader is caught up and nothing waits for its socket.
+    pub is_quiet: bool,
+    /// Whether its transport can answer a ping.
+    pub answers_pings: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Due {
+    /// End the stream.
+    End(Refusal),
+    /// Ask the client to leave within this time.
+    GoAway(Duration),
+    /// Send a ping.
+    Ping,
+}
+
+impl Timers {
+    /// The timers of a reader that has just come.
+    pub fn new(now: Instant, ping_interval: Duration) -> Self {
+        Self {
+            // Spread over the interval, so that readers that came together are not pinged together.
+            next_ping: now + ping_interval.mul_f64(0.5 + fraction() / 2.0),
+            pinged: None,
+            heard: now,
+            partial: None,
+            frames: 0,
+            counted: now,
+            leave: Leave::Stay,
+        }
+    }
+
+    /// The client sent something.
+    pub fn heard(&mut self, now: Instant, is_pong: bool, frames: u32) {
+        self.heard = now;
+        self.frames += frames;
+        if is_pong {
+            self.pinged = None;
+        }
+    }
+
+    /// Notes whether what the client sent ends in the middle of a message.
+    pub fn heard_partly(&mut self, now: Instant, is_partial: bool) {
+        self.partial = is_partial.then(|| self.partial.unwrap_or(now));
+    }
+
+    /// Returns what is due.
+    pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        let now = facts.now;
+        let end = |code, message: &str| Some(Due::End(Refusal::new(code, message)));
+        let since = |then: Instant| now.saturating_duration_since(then);
+        if !facts.is_granted {
+            return end(Code::TokenExpired, "the token has expired; renew it and come back");
+        }
+        if since(facts.progress) > config.limits.write_timeout {
+            let message = "the client took no bytes for limits.write_timeout";
+            let refusal =
+                Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(limits.write_timeout));
+            return Some(Due::End(refusal));
+        }
+        if self.pinged.is_some_and(|pinged| since(pinged.max(self.heard)) > config.ping.timeout) {
+            return end(Code::PingTimeout, "no pong came within ping.timeout");
+        }
+        if self.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
+            let message = "a message that was begun did not end within limits.first_frame_timeout";
+            let refusal =
+                Refusal::new(Code::BadFrame, message).limited_by(config_key!(limits.first_frame_timeout));
+            return Some(Due::End(refusal));
+        }
+        let seconds = since(self.counted).as_secs_f64();
+        let rate = config.limits.client_frames_per_second;
+        if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
+            let message = format!("the client sends more than {rate} frames a second");
+            let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
+            return Some(Due::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
+        }
+        if seconds >= 1.0 {
+            (self.counted, self.frames) = (now, 0);
+        }
+        self.leave(config, facts).or_else(|| self.ping(config, facts))
+    }
+
+    fn leave(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        let window = config.drain.window;
+        match (self.leave, facts.draining) {
+            (Leave::Stay, Some(begun)) => {
+                self.leave = Leave::At(begun + window.saturating_sub(GOAWAY).mul_f64(fraction()));
+                None
+            }
+            (Leave::At(at), _) if at <= facts.now => {
+                let patience = GOAWAY.min(window);
+                self.leave = Leave::By(facts.now + patience);
+                Some(Due::GoAway(patience))
+            }
+            (Leave::By(by), _) if by <= facts.now => {
+                let refusal = Refusal::new(Code::Draining, "the gateway is going away; come back");
+                Some(Due::End(refusal.retry_in(1000 + random() % 4000)))
+            }
+            _ => None,
+        }
+    }
+
+    fn ping(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+        if facts.now < self.next_ping {
+            return None;
+        }
+        self.next_ping = facts.now + config.ping.interval;
+        if !facts.is_quiet {
+            return None;
+        }
+        if facts.answers_pings {
+            self.pinged = self.pinged.or(Some(facts.now));
+        }
+        Some(Due::Ping)
+    }
+}
+
+/// Uniform over [0, 1).
+fn fraction() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}

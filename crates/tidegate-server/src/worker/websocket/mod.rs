@@ -1,0 +1,467 @@
+//! A reader over WebSocket (RFC 6455): the task of a connection, from its upgrade to its end.
+
+mod socket;
+
+use std::{
+    collections::VecDeque,
+    mem,
+    ops::ControlFlow,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tidegate_core::{Framing, frame};
+use tidegate_protocol::{
+    Code, Refusal,
+    frame::{ClientFrame, read_client_frame},
+    ws,
+};
+use tokio::net::TcpStream;
+
+pub use self::socket::Socket;
+use self::socket::finish;
+use super::{
+    Peer, Worker,
+    reader::{Attendance, Gone, Reader, Sink},
+    start::StreamRequest,
+};
+use crate::{
+    admission,
+    config::config_key,
+    node::OpenSocket,
+    refusals::LimitedBy as _,
+    transport::{
+        Transport,
+        socket::{ReadFault, SCRATCH_BYTES, Taken, feed, try_read},
+        upgrade::{Switched, Switching},
+    },
+};
+
+/// How many renewals may wait for the one before: its keys may have to be fetched.
+const RENEWALS_MAX: usize = 4;
+
+/// A socket whose upgrade was answered.
+pub struct Upgraded {
+    /// The way to the socket.
+    pub switching: Switching,
+    /// Whether permessage-deflate was negotiated.
+    pub deflates: bool,
+}
+
+/// The stream that an upgrade asked for.
+pub struct Asked {
+    /// What it asks for.
+    pub request: StreamRequest,
+    /// The token that the request brought; without it the first frame must be `auth`.
+    pub token: Option<String>,
+    /// What the connection is counted by.
+    pub slot: admission::Slot,
+}
+
+/// One WebSocket connection from its upgrade to its end. The peer's slot in the count of sockets is held to
+/// the end.
+pub fn run(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked) -> impl Future<Output = ()> {
+    let counted = from.slot.clone();
+    let beginning = begin(worker, from, upgraded, asked);
+    ConnectionTask { stage: Stage::Begins(Box::pin(beginning)), _counted: counted }
+}
+
+/// A connection that is refused: its upgrade was answered, so it gets an `error` frame and a close code. A
+/// `slot` is held to the end.
+pub async fn refuse(
+    worker: Rc<Worker>,
+    from: Peer,
+    upgraded: Upgraded,
+    refusal: Refusal,
+    slot: Option<admission::Slot>,
+) {
+    if let Some((fresh, _)) = Fresh::open(&worker, &from, upgraded).await {
+        fresh.refuse(&refusal).await;
+    }
+    drop(slot);
+}
+
+/// What the task of a connection runs. It is written by hand: an `async fn` has room for the largest of
+/// all that it ever waits for, and ten thousand idle connections would pay for it.
+struct ConnectionTask {
+    stage: Stage,
+    /// The slot in the count of sockets.
+    _counted: Rc<OpenSocket>,
+}
+
+/// The beginning and the end are on the heap while they last.
+enum Stage {
+    Begins(Pin<Box<dyn Future<Output = Option<Begun>>>>),
+    Converses(Conversation),
+    Ends(Pin<Box<dyn Future<Output = ()>>>),
+    Over,
+}
+
+impl Future for ConnectionTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let stage = &mut self.get_mut().stage;
+        loop {
+            *stage = match stage {
+                Stage::Begins(beginning) => match ready!(beginning.as_mut().poll(context)) {
+                    Some(begun) => Conversation::begin(begun),
+                    None => Stage::Over,
+                },
+                Stage::Converses(conversation) => {
+                    let left = ready!(conversation.poll(context));
+                    let Stage::Converses(conversation) = mem::replace(stage, Stage::Over) else { continue };
+                    conversation.end(left)
+                }
+                Stage::Ends(end) => {
+                    ready!(end.as_mut().poll(context));
+                    Stage::Over
+                }
+                Stage::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+/// A stream that has been greeted.
+struct Begun {
+    reader: Rc<Reader>,
+    socket: Rc<Socket>,
+    peer: ws::Reader,
+    /// What the client has sent already.
+    early: Vec<u8>,
+}
+
+/// A socket that was upgraded and has no stream yet.
+struct Fresh<'a> {
+    worker: &'a Worker,
+    from: &'a Peer,
+    stream: TcpStream,
+    peer: ws::Reader,
+}
+
+impl<'a> Fresh<'a> {
+    /// Waits for the socket. Returns it with what the client has sent already; `None` if it has gone.
+    async fn open(worker: &'a Worker, from: &'a Peer, upgraded: Upgraded) -> Option<(Self, Vec<u8>)> {
+        let Upgraded { switching, deflates } = upgraded;
+        match switching.socket().await {
+            Ok(Switched { stream, early }) => {
+                let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
+                Some((Self { worker, from, stream, peer: ws::Reader::new(limits) }, early))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "upgrade a connection");
+                None
+            }
+        }
+    }
+
+    /// Ends it with an error and a close code.
+    async fn refuse(self, refusal: &Refusal) {
+        let metrics = &self.worker.node.metrics;
+        metrics.close(refusal.code);
+        metrics.refused(refusal);
+        let address = self.from.address.ip();
+        tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
+        let last = vec![frame::error(Framing::WebSocket, refusal)];
+        finish(&Socket::new(self.stream), self.peer, last, Some(refusal)).await;
+    }
+}
+
+/// From the upgrade to the `hello`, or to a refusal.
+async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked) -> Option<Begun> {
+    let Asked { request, token, mut slot } = asked;
+    let (mut fresh, mut early) = Fresh::open(&worker, &from, upgraded).await?;
+    let token = match token {
+        Some(token) => token,
+        None => {
+            let patience = worker.node.config().limits.first_frame_timeout;
+            let first = first_frame(&fresh.stream, &mut fresh.peer, &mut early);
+            match tokio::time::timeout(patience, first).await {
+                Ok(Ok(token)) => token,
+                Ok(Err(None)) => return None,
+                Ok(Err(Some(refusal))) => {
+                    fresh.refuse(&refusal).await;
+                    return None;
+                }
+                Err(_) => {
+                    let message = "no auth frame came within limits.first_frame_timeout";
+                    let refusal = Refusal::new(Code::AuthTimeout, message);
+                    fresh.refuse(&refusal.limited_by(config_key!(limits.first_frame_timeout))).await;
+                    return None;
+                }
+            }
+        }
+    };
+    let allowed = async {
+        let grant = worker.node.authorize(&token, &request.org).await?;
+        let entered = request.enter(&worker, &grant, Transport::WebSocket, &mut slot).await?;
+        Ok((grant, entered))
+    };
+    let (grant, entered) = match allowed.await {
+        Ok(allowed) => allowed,
+        Err(refusal) => {
+            fresh.refuse(&refusal).await;
+            return None;
+        }
+    };
+    let Fresh { stream, peer, .. } = fresh;
+    let socket = Rc::new(Socket::new(stream));
+    let sink = Sink::WebSocket(socket.clone());
+    let reader = Reader::open(worker.clone(), grant, request, (slot, entered), sink);
+    Some(Begun { reader, socket, peer, early })
+}
+
+/// Waits for the first frame, which must be `auth`; `Err(None)` if the client has gone.
+async fn first_frame(
+    stream: &TcpStream,
+    peer: &mut ws::Reader,
+    early: &mut Vec<u8>,
+) -> Result<String, Option<Refusal>> {
+    loop {
+        let read = early.len();
+        let mut input = early.as_mut_slice();
+        while let Some(event) = peer.read(&mut input).map_err(|error| Some(broken(error)))? {
+            let first = match event {
+                ws::Event::Text(text) => match read_client_frame(&text) {
+                    Ok(ClientFrame::Auth { token }) => Ok(token),
+                    Ok(_) => {
+                        let message = "the first frame must be auth with a token";
+                        Err(Some(Refusal::new(Code::Unauthorized, message)))
+                    }
+                    Err(refusal) => Err(Some(refusal)),
+                },
+                ws::Event::Binary(_) => Err(Some(binary())),
+                ws::Event::Close(_) => Err(None),
+                ws::Event::Ping(_) | ws::Event::Pong(_) => continue,
+            };
+            // What came after it belongs to the stream.
+            let taken = read - input.len();
+            early.drain(..taken);
+            return first;
+        }
+        // A connection that waits owns no buffer.
+        *early = Vec::new();
+        stream.readable().await.map_err(|_| None)?;
+        // A socket that always has more must not keep the thread to itself.
+        tokio::task::yield_now().await;
+        early.resize(SCRATCH_BYTES, 0);
+        match stream.try_read(early) {
+            Ok(0) => return Err(None),
+            Ok(read) => early.truncate(read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => early.clear(),
+            Err(_) => return Err(None),
+        }
+    }
+}
+
+fn binary() -> Refusal {
+    Refusal::new(Code::BadFrame, "frames are text messages with a JSON object; binary messages are not taken")
+}
+
+fn broken(error: ws::ReadError) -> Refusal {
+    if error.close_code() == 1009 {
+        return Refusal::new(Code::TooLarge, error.to_string())
+            .limited_by(config_key!(limits.client_frame_bytes));
+    }
+    Refusal::new(Code::BadFrame, error.to_string())
+}
+
+/// What brings a lagging reader back to its group.
+type CatchingUp = Pin<Box<dyn Future<Output = Result<(), Gone>>>>;
+
+/// The renewal of a grant by one token.
+type Renewal = Pin<Box<dyn Future<Output = Result<(), Refusal>>>>;
+
+/// Tokens that the client renews its grant with, in order.
+#[derive(Default)]
+struct Renewals {
+    under_way: Option<Renewal>,
+    waiting: VecDeque<String>,
+}
+
+impl Renewals {
+    /// The result of the next renewal; `None` once there is none.
+    fn poll(&mut self, reader: &Rc<Reader>, context: &mut Context<'_>) -> Poll<Option<Result<(), Refusal>>> {
+        if self.under_way.is_none() {
+            let Some(token) = self.waiting.pop_front() else { return Poll::Ready(None) };
+            let reader = reader.clone();
+            self.under_way = Some(Box::pin(async move { reader.renew(&token).await }));
+        }
+        let Some(renewal) = &mut self.under_way else { return Poll::Ready(None) };
+        let renewed = ready!(renewal.as_mut().poll(context));
+        self.under_way = None;
+        Poll::Ready(Some(renewed))
+    }
+}
+
+/// How a conversation ended.
+enum Left {
+    /// The client sent a close frame, which is answered by one.
+    Closing,
+    /// The client has gone without one.
+    Gone,
+    /// The client broke the protocol; the close code of RFC 6455.
+    Broken(Refusal),
+    /// The gateway ends the stream ([`Reader::ending`]).
+    Ended,
+}
+
+/// A connection with a stream. It has three inputs: the peer, notifications of its reader, and catching up
+/// while the reader lags. What an idle connection does not need is on the heap while it is needed.
+struct Conversation {
+    attendance: Attendance,
+    socket: Rc<Socket>,
+    peer: ws::Reader,
+    catching_up: Option<CatchingUp>,
+    renewals: Option<Box<Renewals>>,
+}
+
+impl Conversation {
+    /// Counts the reader in, and takes what the client has sent already.
+    fn begin(begun: Begun) -> Stage {
+        let Begun { reader, socket, mut peer, mut early } = begun;
+        let attendance = Attendance::begin(reader, Transport::WebSocket);
+        let (mut renewals, mut left) = (None, None);
+        let heard =
+            feed(&mut peer, &mut early, |event| hear(attendance.reader(), event, &mut renewals, &mut left));
+        if let Err(error) = heard {
+            left = Some(Left::Broken(broken(error)));
+        }
+        let conversation = Self { attendance, socket, peer, catching_up: None, renewals };
+        match left {
+            Some(left) => conversation.end(left),
+            None => Stage::Converses(conversation),
+        }
+    }
+
+    /// Goes on until everything waits; ready when it is over.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Left> {
+        let Self { attendance, socket, peer, catching_up, renewals } = self;
+        let reader = attendance.reader();
+        loop {
+            if reader.ending().is_some() {
+                return Poll::Ready(Left::Ended);
+            }
+            if reader.poll_notified(context).is_ready() {
+                continue;
+            }
+            if let Some(some) = renewals
+                && let Poll::Ready(renewed) = some.poll(reader, context)
+            {
+                match renewed {
+                    Some(Ok(())) => {}
+                    Some(Err(refusal)) => reader.end(refusal),
+                    None => *renewals = None,
+                }
+                continue;
+            }
+            if catching_up.is_none() && reader.lags() {
+                *catching_up = Some(Box::pin(reader.clone().catch_up()));
+            }
+            if let Some(under_way) = catching_up
+                && let Poll::Ready(caught_up) = under_way.as_mut().poll(context)
+            {
+                *catching_up = None;
+                match caught_up {
+                    Ok(()) => continue,
+                    Err(Gone) => return Poll::Ready(Left::Gone),
+                }
+            }
+            if ready!(socket.stream.poll_read_ready(context)).is_err() {
+                return Poll::Ready(Left::Gone);
+            }
+            let mut left = None;
+            let read = try_read(&socket.stream, peer, |event| hear(reader, event, renewals, &mut left));
+            match read {
+                Ok(Taken::Bytes(_)) => {
+                    reader.heard(false, 0);
+                    reader.heard_partly(!peer.is_idle());
+                    // A socket that always has more must not keep the thread to itself: this comes again
+                    // when the others have had their turn.
+                    let _ = pin!(tokio::task::yield_now()).poll(context);
+                    return Poll::Pending;
+                }
+                Ok(Taken::Blocked | Taken::Stopped) => {}
+                Ok(Taken::Ended) | Err(ReadFault::Io(_)) => left = Some(Left::Gone),
+                Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
+            }
+            if let Some(left) = left {
+                return Poll::Ready(left);
+            }
+        }
+    }
+
+    /// Takes the reader off the lists, then sends the last frames, if the client is still there.
+    fn end(self, left: Left) -> Stage {
+        let Self { attendance, socket, peer, catching_up, renewals } = self;
+        let reader = attendance.reader().clone();
+        drop((catching_up, renewals));
+        drop(attendance);
+        let refusal = match left {
+            Left::Gone => return Stage::Over,
+            Left::Closing => None,
+            Left::Broken(refusal) => Some(refusal),
+            Left::Ended => reader.ending().cloned(),
+        };
+        Stage::Ends(Box::pin(async move {
+            let last = refusal.as_ref().map_or_else(Vec::new, |refusal| reader.last_frame(refusal));
+            finish(&socket, peer, last, refusal.as_ref()).await;
+        }))
+    }
+}
+
+/// Takes one message of the client.
+fn hear(
+    reader: &Reader,
+    event: ws::Event<'_>,
+    renewals: &mut Option<Box<Renewals>>,
+    left: &mut Option<Left>,
+) -> ControlFlow<()> {
+    reader.heard(false, 1);
+    match event {
+        ws::Event::Text(text) => match read_client_frame(&text) {
+            Ok(ClientFrame::Auth { token }) => {
+                let waiting = &mut renewals.get_or_insert_default().waiting;
+                if waiting.len() < RENEWALS_MAX {
+                    waiting.push_back(token);
+                } else {
+                    let message = "the client renews its token faster than tokens can be verified";
+                    reader.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
+                }
+            }
+            Ok(ClientFrame::Pong) => reader.heard(true, 0),
+            Ok(ClientFrame::Health) => {}
+            Err(refusal) => reader.end(refusal),
+        },
+        ws::Event::Binary(_) => reader.end(binary()),
+        ws::Event::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
+        ws::Event::Pong(_) => {}
+        ws::Event::Close(_) => *left = Some(Left::Closing),
+    }
+    if left.is_some() || reader.ending().is_some() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_idle_connection_costs_here_is_small() {
+        // It may take 2 KiB in all, with the header of its task and what tokio keeps for its socket
+        // (docs/measurements.md). What is seldom needed is on the heap while it is needed.
+        let costs = [
+            ("the task's future", size_of::<ConnectionTask>(), 112),
+            ("the reader", size_of::<Reader>(), 456),
+            ("the socket", size_of::<Socket>(), 80),
+        ];
+        for (what, bytes, most) in costs {
+            assert!(bytes <= most, "{what} takes {bytes} bytes, more than {most}");
+        }
+    }
+}
