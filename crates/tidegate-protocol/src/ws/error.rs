@@ -1,4 +1,4 @@
-//! How a client can break RFC 6455, or a limit.
+//! How a client can break RFC 6455, RFC 7692 or a limit.
 
 /// How a client broke the protocol or a limit. Send a close frame with [`ReadError::close_code`] and this
 /// error's text, then close the socket (RFC 6455 7.1.7).
@@ -46,10 +46,10 @@ pub enum ReadError {
     /// RFC 7692, section 7.2.2.
     #[error("a compressed message is not deflate data")]
     NotDeflate,
-    /// Over [`Limits::message_bytes_max`](super::Limits::message_bytes_max).
+    /// Over [`super::Limits::message_bytes_max`].
     #[error("a message is larger than this server takes")]
     MessageTooLarge,
-    /// Over [`Limits::message_fragments_max`](super::Limits::message_fragments_max).
+    /// Over [`super::Limits::message_fragments_max`].
     #[error("a message has more fragments than this server takes")]
     TooManyFragments,
 }

@@ -1,8 +1,8 @@
-//! What a client sent: a whole message or a control frame.
+//! What a client sent: whole messages and control frames.
 
 use std::borrow::Cow;
 
-use super::{Close, ReadError, head::Opcode};
+use super::{close::Close, error::ReadError, head::Opcode};
 
 /// What a client sent. Borrowed from the input if it arrived in one piece, else owned.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,8 @@
 use std::{borrow::Cow, mem};
 
 use super::{
-    Event, ReadError,
+    error::ReadError,
+    event::Event,
     head::{Frame, Head, Opcode, unmask},
     message::{Partial, inflated},
 };
