@@ -24,7 +24,7 @@ const VIEWS_MAX: usize = 256;
 
 /// Counts the bytes that batches and their views hold: of one tail, and through [`Budget::part_of`] of the
 /// whole node. They are charged when a batch is made or a view is added, and released when the batch is
-/// dropped. It counts; whoever owns the tails decides what to do about it.
+/// dropped. It only counts; the owner of the tails sets the limits.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,

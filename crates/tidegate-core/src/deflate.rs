@@ -271,7 +271,7 @@ impl Deflated {
         })
     }
 
-    /// The bytes of its compressed forms, for the accounting of whoever keeps it.
+    /// The bytes of its compressed forms, for the accounting of the batch that keeps it.
     pub fn memory(&self) -> usize {
         // The form without context is made on demand; it is counted ahead, as half of the plain one.
         size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2

@@ -210,7 +210,8 @@ fn words_of_a_gateway_read_back() {
         });
         for code in Code::ALL {
             let bare = Refusal::new(code, message);
-            let full = Refusal { limit: Some("limits.connections_per_user"), ..bare.clone().retry_in(7) };
+            let limit = Some("limits.connections_per_user");
+            let full = Refusal { limit, ..bare.clone() }.retry_in(7);
             for refusal in [bare, full] {
                 read(framing, &frame::error(framing, &refusal), |frame| {
                     let ServerFrame::Error(error) = frame else { panic!("{frame:?}") };

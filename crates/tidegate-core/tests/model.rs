@@ -424,7 +424,7 @@ impl World {
                 client.started = true;
                 client.accounts = filter;
                 let cursor = client.reader.cursor().expect("hello gives one").seq;
-                let owed = self.owed_behind(index, cursor);
+                let owed = self.owed_after(index, cursor);
                 self.clients[index].owed = owed;
             }
             Taken::Events(events) => {
@@ -456,7 +456,7 @@ impl World {
                     client.accounts = filter;
                     let (user, accounts) = (client.user.clone(), client.accounts.clone());
                     client.owed.retain(|number| sees(&accounts, &user, &all[*number].event));
-                    let more = self.owed_behind(index, seq);
+                    let more = self.owed_after(index, seq);
                     let client = &mut self.clients[index];
                     // In another epoch `seq` says nothing about this one; the gap that changes it will.
                     if epoch == self.log.epoch {
@@ -473,10 +473,10 @@ impl World {
         }
     }
 
-    fn owed_behind(&self, index: usize, seq: u64) -> BTreeSet<usize> {
+    fn owed_after(&self, index: usize, seq: u64) -> BTreeSet<usize> {
         let client = &self.clients[index];
-        let behind = self.by_seq.range(seq + 1..).map(|(_, number)| *number);
-        behind.filter(|number| sees(&client.accounts, &client.user, &self.all[*number].event)).collect()
+        let after = self.by_seq.range(seq + 1..).map(|(_, number)| *number);
+        after.filter(|number| sees(&client.accounts, &client.user, &self.all[*number].event)).collect()
     }
 
     fn step(&mut self) {
@@ -510,8 +510,8 @@ impl World {
     /// No more faults: every client catches up, and gets or is told of all that it is owed.
     fn settle(&mut self, seed: u64) {
         for index in 0..self.clients.len() {
-            for round in 0.. {
-                assert!(round < 10_000, "seed {seed}: client {index} never catches up");
+            for attempt in 0.. {
+                assert!(attempt < 10_000, "seed {seed}: client {index} never catches up");
                 if self.clients[index].connection.is_none() {
                     self.connect(index);
                 }
@@ -535,7 +535,7 @@ impl World {
                 .iter()
                 .map(|number| (self.all[*number].event.seq, self.all[*number].fate))
                 .collect();
-            assert!(owed.is_empty(), "seed {seed}: client {index} was never told of {owed:?}");
+            assert!(owed.is_empty(), "seed {seed}: client {index} was never got or heard of {owed:?}");
             let cursor = client.reader.cursor().expect("a cursor");
             assert_eq!(cursor.seq, self.log.head, "seed {seed}: client {index} has not caught up");
             let filter = &client.connection.as_ref().expect("a connection").filter;

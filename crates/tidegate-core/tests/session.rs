@@ -44,8 +44,8 @@ fn filter(text: &str) -> Filter {
 const FILTERS: [&str; 7] = ["*", "a", "b", "c", "a+b", "b+c", "a+b+c"];
 
 fn cursor(text: &str) -> Cursor {
-    let (place, tag) = text.split_once('~').map_or((text, None), |(place, of)| (place, Some(filter(of))));
-    let mut cursor: Cursor = place.parse().expect("a cursor");
+    let (text, tag) = text.split_once('~').map_or((text, None), |(text, of)| (text, Some(filter(of))));
+    let mut cursor: Cursor = text.parse().expect("a cursor");
     cursor.tag = tag.map(|filter| filter.tag().clone());
     cursor
 }

@@ -33,10 +33,10 @@ fn key(filter: &Filter, framing: Framing) -> ViewKey {
     ViewKey { epoch: Epoch::parse("e").expect("an epoch"), filter: filter.clone(), framing }
 }
 
-fn borders(tail: &Tail) -> Vec<(Seq, Seq)> {
-    let mut borders: Vec<_> = tail.newest_first().map(|batch| (batch.prev, batch.seq)).collect();
-    borders.reverse();
-    borders
+fn ranges(tail: &Tail) -> Vec<(Seq, Seq)> {
+    let mut ranges: Vec<_> = tail.newest_first().map(|batch| (batch.prev, batch.seq)).collect();
+    ranges.reverse();
+    ranges
 }
 
 #[test]
@@ -78,23 +78,23 @@ fn what_does_not_fill_a_batch_stays_open_for_the_next_round() {
     let limits = BatchLimits { events: 3, bytes: 1 << 20 };
     let mut tail = Tail::new(0, Arc::default());
     tail.push(0, &events([1]), 10, limits);
-    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
+    assert_eq!((ranges(&tail), tail.head(), tail.has_open()), (vec![], 0, true));
     assert!(matches!(tail.next(0), Next::CaughtUp), "what is open is not served");
     tail.push(1, &events([1, 2]), 11, limits);
     assert!(!tail.is_empty() && tail.has_open());
     tail.push(2, &events([3, 4]), 12, limits);
-    assert_eq!((borders(&tail), tail.has_open()), (vec![(0, 3)], true), "full by size");
+    assert_eq!((ranges(&tail), tail.has_open()), (vec![(0, 3)], true), "full by size");
     tail.seal(13);
     tail.seal(14);
-    assert_eq!((borders(&tail), tail.head(), tail.has_open()), (vec![(0, 3), (3, 4)], 4, false));
+    assert_eq!((ranges(&tail), tail.head(), tail.has_open()), (vec![(0, 3), (3, 4)], 4, false));
     // A hole drops what was open, too: it stands in the log.
     tail.push(4, &events([5]), 15, limits);
     tail.push(9, &events([10]), 16, limits);
     tail.seal(17);
-    assert_eq!((borders(&tail), tail.start()), (vec![(9, 10)], 9));
+    assert_eq!((ranges(&tail), tail.start()), (vec![(9, 10)], 9));
     let large = BatchLimits { events: 9, bytes: 100 };
     tail.push(10, &[event(11, "s", 5000), event(12, "s", 10)], 18, large);
-    assert_eq!((borders(&tail).last(), tail.has_open()), (Some(&(10, 11)), true), "full by bytes");
+    assert_eq!((ranges(&tail).last(), tail.has_open()), (Some(&(10, 11)), true), "full by bytes");
 }
 
 #[test]
@@ -102,16 +102,16 @@ fn sealing_takes_each_event_once_and_starts_anew_behind_a_hole() {
     let limits = BatchLimits { events: 2, bytes: 1 << 20 };
     let mut tail = Tail::new(0, Arc::default());
     put(&mut tail, 0, &events([1, 2, 3]), 10, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3)]);
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3)]);
     put(&mut tail, 0, &events([1, 2, 3]), 11, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3)], "held already");
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3)], "held already");
     put(&mut tail, 2, &events([3, 4]), 12, limits);
-    assert_eq!(borders(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
+    assert_eq!(ranges(&tail), [(0, 2), (2, 3), (3, 4)], "the part that is new");
     // Seqs need not be dense: a batch follows on the head, not on the seq before its first.
     put(&mut tail, 4, &events([9]), 13, limits);
-    assert_eq!((borders(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
+    assert_eq!((ranges(&tail).last(), tail.head()), (Some(&(4, 9)), 9));
     put(&mut tail, 20, &events([21]), 14, limits);
-    assert_eq!((borders(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
+    assert_eq!((ranges(&tail), tail.start(), tail.head()), (vec![(20, 21)], 20, 21));
 }
 
 #[test]
@@ -122,12 +122,12 @@ fn what_comes_after_a_position_is_exact_at_every_boundary() {
     put(&mut tail, 5, &events([6, 7]), 10, LIMITS);
     put(&mut tail, 7, &events([9]), 20, LIMITS);
     let next = |at| match tail.next(at) {
-        Next::CaughtUp => "level".to_owned(),
-        Next::BeforeTail(start) => format!("behind {start}"),
+        Next::CaughtUp => "caught up".to_owned(),
+        Next::BeforeTail(start) => format!("before {start}"),
         Next::Batch(batch) => format!("{}..{}", batch.prev, batch.seq),
     };
     let found: Vec<_> = (4..=10).map(next).collect();
-    assert_eq!(found, ["behind 5", "5..7", "5..7", "7..9", "7..9", "level", "level"]);
+    assert_eq!(found, ["before 5", "5..7", "5..7", "7..9", "7..9", "caught up", "caught up"]);
     let since = |at| tail.since(at).iter().map(|batch| batch.seq).collect::<Vec<_>>();
     assert_eq!(
         [since(0), since(6), since(7), since(8), since(9)],

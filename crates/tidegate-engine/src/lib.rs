@@ -75,6 +75,7 @@ mod engine;
 mod append;
 mod clock;
 mod health;
+mod hooks;
 mod page;
 
 pub mod local;
@@ -104,6 +105,7 @@ pub use clock::{Clock, SystemClock};
 pub use disk::{DiskOptions, DiskStore};
 pub use engine::{Durability, Engine, Feed};
 pub use health::Health;
-pub use local::{Hooks, LocalEngine, LocalOptions, MemoryOptions, SyncObserver};
+pub use hooks::{Hooks, SyncObserver};
+pub use local::{LocalEngine, LocalOptions, MemoryOptions};
 pub use memory::MemoryStore;
 pub use page::{Page, PageLimit, ReadError};

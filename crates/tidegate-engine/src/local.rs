@@ -20,7 +20,7 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    AppendError, Appended, Clock, Durability, Engine, Feed, Health, Page, PageLimit, ReadError,
+    AppendError, Appended, Durability, Engine, Health, Hooks, Page, PageLimit, ReadError,
     chain::{Chain, Epochs, Start},
     clock::capped_millis,
     committer::Committer,
@@ -39,28 +39,6 @@ const READS_MAX: usize = 8;
 /// than one sweep, which comes each minute. A tail that outlives its log would pass over what the log's
 /// next incarnation brings.
 const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
-
-/// Is called after each sync, for metrics.
-pub trait SyncObserver: Send + Sync + 'static {
-    /// A group of `events` events was written and synced in `took`.
-    fn on_sync(&self, took: Duration, events: usize);
-}
-
-/// Observes nothing.
-impl SyncObserver for () {
-    fn on_sync(&self, _: Duration, _: usize) {}
-}
-
-/// What an engine needs of the node around it.
-#[derive(Clone)]
-pub struct Hooks {
-    /// Takes what is committed.
-    pub feed: Arc<dyn Feed>,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-    /// Counts the syncs.
-    pub observer: Arc<dyn SyncObserver>,
-}
 
 /// The settings that both local engines have. There are no defaults here: those of a node stand in
 /// its configuration.

@@ -223,7 +223,7 @@ impl StreamReader {
     }
 }
 
-/// What a user is told of a frame that cannot be read.
+/// The sentence for a frame that cannot be read.
 fn fault(error: &FrameError) -> &'static str {
     match error {
         FrameError::Fields { kind: "hello", .. } => "hello has no cursor, or a faulty field",
@@ -288,7 +288,7 @@ impl Backoff {
         self.attempts += 1;
         let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN);
         let span = base + JITTER_MS - low;
-        // Scales by multiplication (Lemire 2019), which has no visible bias over a span this small.
+        // Multiply and shift (Lemire 2019), without its rejection step: the bias of 10,001 values is below 2^-50.
         let jitter = u64::try_from((u128::from(random) * u128::from(span + 1)) >> 64).unwrap_or(span);
         (low + jitter).max(hint_ms.unwrap_or(0))
     }

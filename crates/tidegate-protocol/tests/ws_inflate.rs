@@ -1,5 +1,5 @@
-//! What clients send compressed (RFC 7692): read in any cut of its bytes, held to its limit when it
-//! is inflated, and refused where it was not agreed upon.
+//! Compressed messages of clients (RFC 7692): read however their bytes are cut, limited as they inflate, and
+//! refused if the extension was not negotiated.
 
 use flate2::{Compress, Compression, FlushCompress};
 use proptest::prelude::*;

@@ -10,9 +10,8 @@ pub fn start(logs: &LogsSettings) {
     // caused by peers, who must not be able to fill a log; they are counted in a metric.
     let level = logs.level.word();
     let others = if level == "error" { "error" } else { "warn" };
-    let filter = EnvFilter::new(format!(
-        "{others},h2=error,tidegate_engine={level},tidegate_server={level},tidegate={level}"
-    ));
+    // A target matches by its beginning, so `tidegate` covers every crate of the gateway.
+    let filter = EnvFilter::new(format!("{others},h2=error,tidegate={level}"));
     let lines = fmt().with_writer(std::io::stderr).with_env_filter(filter);
     let started = match logs.format {
         LogFormat::Human => {

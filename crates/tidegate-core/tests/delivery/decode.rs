@@ -96,7 +96,7 @@ impl Decoder {
     }
 }
 
-/// The first byte, the payload of the first message in `bytes` and how much lies behind it (RFC 6455, 5.2).
+/// The first byte and the payload of the first message in `bytes`, and how many bytes follow it (RFC 6455 5.2).
 fn message(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (head, length) = match second {

@@ -31,10 +31,10 @@ use self::{
     record::{COMMITS, IDS, key, meta_key},
 };
 use super::{
-    Durability,
+    Durability, Hooks,
     chain::Chain,
     clock::capped_millis,
-    local::{Hooks, LocalEngine, LocalOptions},
+    local::{LocalEngine, LocalOptions},
     store::{Cut, Group, LogIndex, Store, StoreError, Stretch},
 };
 

@@ -306,7 +306,7 @@ pub struct Ping<'a> {
 /// `status`: a remark; the stream goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Status<'a> {
-    /// What it is about: the name of a [`crate::Code`], or another word.
+    /// What it reports: the name of a [`crate::StatusCode`]. A later protocol may add names.
     #[serde(default, borrow)]
     pub code: Cow<'a, str>,
     /// One sentence for people.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{CONTROL_BYTES_MAX, ReadError};
+use super::{error::ReadError, head::CONTROL_BYTES_MAX};
 
 /// The longest reason, in bytes of UTF-8: the 125 of a control frame without the code (RFC 6455 5.5).
 pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;

@@ -6,7 +6,10 @@ use std::{fmt, io};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{CONTROL_BYTES_MAX, REASON_BYTES_MAX, close::is_sendable, head::Opcode};
+use super::{
+    close::{REASON_BYTES_MAX, is_sendable},
+    head::{CONTROL_BYTES_MAX, Opcode},
+};
 
 /// The longest header of a server's frame, in bytes (RFC 6455 5.2, without a mask).
 pub const HEADER_BYTES_MAX: usize = 10;

@@ -1,6 +1,6 @@
 //! Parses the head of a client's frame (RFC 6455 5.2), and refuses a faulty one with its first faulty byte.
 
-use super::ReadError;
+use super::error::ReadError;
 
 /// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;

@@ -5,7 +5,8 @@ use std::{borrow::Cow, cell::RefCell};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{
-    Event, ReadError,
+    error::ReadError,
+    event::Event,
     head::{Frame, Opcode},
     utf8::Utf8,
 };

@@ -11,6 +11,8 @@
 //! inflates what clients send, and `tidegate_core::deflate` compresses what they receive.
 
 mod close;
+mod error;
+mod event;
 pub mod extension;
 mod frame;
 pub mod handshake;
@@ -20,12 +22,14 @@ mod reader;
 mod utf8;
 
 pub use close::{Close, REASON_BYTES_MAX, is_sendable};
+pub use error::ReadError;
+pub use event::Event;
 pub use frame::{
     FrameBuilder, HEADER_BYTES_MAX, binary_frame, close, deflated_frame, header_bytes, header_length,
     is_deflated, ping, pong, text_frame,
 };
 pub use head::CONTROL_BYTES_MAX;
-pub use reader::{Event, Limits, ReadError, Reader};
+pub use reader::{Limits, Reader};
 
 /// A header line: its name, in any case, and its value.
 pub type HeaderLine<'a> = (&'a str, &'a [u8]);

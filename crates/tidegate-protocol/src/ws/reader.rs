@@ -7,7 +7,8 @@
 use std::{borrow::Cow, mem};
 
 use super::{
-    Close,
+    error::ReadError,
+    event::Event,
     head::{Frame, Head, Opcode, unmask},
     message::{Partial, inflated},
 };
@@ -28,108 +29,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { message_bytes_max: 64 * 1024, message_fragments_max: 64, deflate: false }
-    }
-}
-
-/// What a client sent. Borrowed from the input if it arrived in one piece, else owned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A whole text message (RFC 6455 5.6); it is valid UTF-8.
-    Text(Cow<'a, str>),
-    /// A whole binary message (RFC 6455 5.6).
-    Binary(Cow<'a, [u8]>),
-    /// A ping (RFC 6455 5.5.2): answer it with a pong that has the same payload. If several are unanswered,
-    /// one pong for the last is enough.
-    Ping(Cow<'a, [u8]>),
-    /// A pong (RFC 6455 5.5.3), solicited or not.
-    Pong(Cow<'a, [u8]>),
-    /// The client closes (RFC 6455 5.5.1): answer with a close frame if none was sent. The last event.
-    Close(Close<'a>),
-}
-
-impl<'a> Event<'a> {
-    /// The event of a whole control frame.
-    pub(super) fn of_control(opcode: Opcode, payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
-        Ok(match opcode {
-            Opcode::Ping => Event::Ping(payload),
-            Opcode::Pong => Event::Pong(payload),
-            _ => Event::Close(Close::parse(payload)?),
-        })
-    }
-}
-
-/// How a client broke the protocol or a limit. Send a close frame with [`ReadError::close_code`] and this
-/// error's text, then close the socket (RFC 6455 7.1.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ReadError {
-    /// RFC 6455 5.2: no extension that gives RSV1, RSV2 or RSV3 a meaning was agreed.
-    #[error("a frame has a reserved bit set, and no extension was agreed")]
-    ReservedBits,
-    /// RFC 6455 5.2: opcodes 3 to 7 and 11 to 15.
-    #[error("a frame has a reserved opcode")]
-    ReservedOpcode,
-    /// RFC 6455 5.1: a client masks.
-    #[error("a client's frames must be masked")]
-    Unmasked,
-    /// RFC 6455 5.5.
-    #[error("a control frame must not be fragmented")]
-    FragmentedControl,
-    /// RFC 6455 5.5.
-    #[error("a control frame carries at most 125 bytes")]
-    OversizedControl,
-    /// RFC 6455 5.2.
-    #[error("a frame's length must be written in its shortest form")]
-    NonMinimalLength,
-    /// RFC 6455 5.2: the highest bit of a length is zero.
-    #[error("a frame's length must be below 2^63")]
-    LengthOverflow,
-    /// RFC 6455 5.4.
-    #[error("a continuation frame came while no message was open")]
-    LoneContinuation,
-    /// RFC 6455 5.4.
-    #[error("a message began before the last one ended")]
-    InterleavedMessage,
-    /// RFC 6455 5.5.1: a body begins with a code of two bytes.
-    #[error("a close frame must be empty or begin with a code of two bytes")]
-    CloseTooShort,
-    /// RFC 6455 7.4.
-    #[error("a close frame has a code that must not be sent")]
-    CloseCode,
-    /// RFC 6455 5.5.1, 8.1.
-    #[error("the reason of a close frame is not UTF-8")]
-    ReasonNotUtf8,
-    /// RFC 6455 8.1.
-    #[error("a text message is not UTF-8")]
-    TextNotUtf8,
-    /// RFC 7692, section 7.2.2.
-    #[error("a compressed message is not deflate data")]
-    NotDeflate,
-    /// Over [`Limits::message_bytes_max`].
-    #[error("a message is larger than this server takes")]
-    MessageTooLarge,
-    /// Over [`Limits::message_fragments_max`].
-    #[error("a message has more fragments than this server takes")]
-    TooManyFragments,
-}
-
-impl ReadError {
-    /// The code to close with (RFC 6455 7.4.1): 1002, 1007 or 1009.
-    pub const fn close_code(self) -> u16 {
-        match self {
-            ReadError::ReservedBits
-            | ReadError::ReservedOpcode
-            | ReadError::Unmasked
-            | ReadError::FragmentedControl
-            | ReadError::OversizedControl
-            | ReadError::NonMinimalLength
-            | ReadError::LengthOverflow
-            | ReadError::LoneContinuation
-            | ReadError::InterleavedMessage
-            | ReadError::CloseTooShort
-            | ReadError::CloseCode => 1002,
-            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 | ReadError::NotDeflate => 1007,
-            ReadError::MessageTooLarge | ReadError::TooManyFragments => 1009,
-        }
     }
 }
 

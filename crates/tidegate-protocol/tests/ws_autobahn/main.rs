@@ -1,8 +1,8 @@
 //! The server cases 1 to 7, 9 and 10 of the Autobahn test suite (0.8.2), as data: what the client
 //! sends, and what a server that echoes must answer. `scripts/autobahn` runs the suite itself.
 //!
-//! The answers are those of the suite's verdict OK, never NON-STRICT. Where the suite leaves the
-//! answer open (7.1.6, 7.13: INFORMATIONAL), it is what RFC 6455 wants.
+//! The answers are those of the suite's verdict OK, never NON-STRICT. If the suite leaves the
+//! answer open (7.1.6, 7.13: INFORMATIONAL), it is the one that RFC 6455 requires.
 
 mod utf8;
 

@@ -12,8 +12,8 @@ use super::{
 /// The longest time between two tries of a client to reconnect (PROTOCOL.md), jitter included (R23).
 const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 
-/// The size of the buffer that a request's head is first read into. With a smaller bound, a head within it could
-/// not be distinguished from one that is too large.
+/// The size of the buffer that a request's head is first read into. With a smaller bound, a head within it
+/// could not be distinguished from one that is too large.
 const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
 
 /// At most this many keys, because a token without a `kid` is tried with each of them.

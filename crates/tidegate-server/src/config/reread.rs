@@ -74,7 +74,7 @@ mod tests {
             "logs.level=debug",
         ])
         .expect("good");
-        assert_eq!(read.changed, ["auth.leeway", "limits.connections_per_user", "auth.keys"]);
+        assert_eq!(read.changed, ["auth.keys", "auth.leeway", "limits.connections_per_user"]);
         let waiting = [
             "auth.keys_file",
             "tail.window",
