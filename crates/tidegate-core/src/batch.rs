@@ -1,5 +1,5 @@
-//! A batch: a sealed run of events, the unit of fan-out. And its views: what a filter shows of it, encoded
-//! once and shared by everybody who sees the same (R8).
+//! A batch: a run of events that is *sealed* (no event is added any more), the unit of fan-out. A *view* is
+//! what one filter shows of a batch, encoded once and shared by all readers that see the same (R8).
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -17,14 +17,15 @@ use crate::{
     gzip,
 };
 
-/// How many views one batch keeps: an org with more different filters at a time is rare, and each view may be
-/// as large as the batch. Views above it are encoded anew in each worker's fan-out pass; their bytes are the
-/// same, only not shared between workers.
+/// How many views one batch keeps. An org with more different filters at a time is rare, and each view may be
+/// as large as the batch. Further views are not kept: each is encoded again whenever it is asked for, so its
+/// bytes are shared within one group of readers of a worker, but not between workers.
 const VIEWS_MAX: usize = 256;
 
-/// Counts the bytes that batches and their views hold: of one tail, and through [`Budget::part_of`] of the
-/// whole node. They are charged when a batch is made or a view is added, and released when the batch is
-/// dropped. It only counts; the owner of the tails sets the limits.
+/// Counts the bytes that the batches of one tail (or one cache of pages) and their views hold. A budget made
+/// by [`Budget::part_of`] also counts them in a larger budget, such as that of all tails. Bytes are charged
+/// when a batch is made or a view is added, and released when the batch is dropped. A budget only counts; the
+/// owner of the batches sets the limits.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
@@ -43,7 +44,7 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many views were encoded and not kept, because their batch had as many as it may.
+    /// How many views were encoded but not kept, because their batch already kept the most that it may.
     pub fn views_unkept(&self) -> u64 {
         self.views_unkept.load(Ordering::Relaxed)
     }
@@ -73,9 +74,9 @@ impl Budget {
 /// All events of an org's log in (`prev`, `seq`]: a part of its tail, or a page of the log before the tail.
 #[derive(Debug)]
 pub struct Batch {
-    /// The position that it follows on.
+    /// The position that it follows.
     pub prev: Seq,
-    /// Its end: all events up to here are in it.
+    /// Its end: it has all events after `prev` up to here.
     pub seq: Seq,
     /// When it was sealed.
     pub sealed: UnixMillis,
@@ -93,13 +94,14 @@ impl Drop for Batch {
     }
 }
 
-/// A view, in the forms that were asked for so far.
+/// A view that a batch keeps, in the forms that were asked for so far.
 #[derive(Debug)]
 struct Kept {
     key: ViewKey,
     plain: View,
     compressed: Option<Arc<Compressed>>,
-    /// The inner option is `None` if the frame is sent plain.
+    /// The outer option is `None` until this form is asked for. The inner one is `None` if the frame is sent
+    /// plain.
     enveloped: Option<Option<Arc<Compressed>>>,
 }
 
@@ -122,27 +124,28 @@ enum Wanted<'a> {
 /// What a filter shows of a batch, without targeted events.
 #[derive(Debug, Clone)]
 pub enum View {
-    /// No event. There may be targeted events that some users of the filter see.
+    /// No event. The batch may still have targeted events for some users with this filter.
     Empty {
         /// Whether the batch has targeted events in the filter's services.
         targeted: bool,
     },
-    /// A finished frame over (`start`, batch.seq].
+    /// A finished frame over (`start`, `batch.seq`].
     Frame {
-        /// The position that the frame follows on: `prev` of the batch, or an earlier one if the filter shows
+        /// The position that the frame follows: `prev` of the batch, or an earlier one if the filter shows
         /// nothing in between.
         start: Seq,
         /// The frame in its framing.
         bytes: Bytes,
         /// How many events it carries.
         count: usize,
-        /// The form that was asked for, unless that is the plain one or cannot be made.
+        /// The compressed form that was asked for. `None` if the plain form was asked for, or if the frame is
+        /// sent plain in any case: it is too short, or has events that must not be compressed.
         compressed: Option<Arc<Compressed>>,
     },
 }
 
 impl View {
-    /// About how many bytes a reader is sent.
+    /// About how many bytes are sent to one reader.
     pub fn wire_bytes(&self) -> usize {
         match self {
             View::Empty { .. } => 0,
@@ -156,14 +159,14 @@ impl View {
     }
 }
 
-/// A compressed frame, as its framing or envelope has it.
+/// The compressed form of a frame. The framing and the reader's coding decide which one.
 #[derive(Debug)]
 pub enum Compressed {
     /// A WebSocket message (RFC 7692).
     Deflated(Deflated),
     /// A block of a gzip body (RFC 1952).
     Block(gzip::Block),
-    /// A finished `batch` frame with the plain one inside (`?batch=gzip`).
+    /// A finished `batch` frame that has the compressed batch inside (`?batch=gzip`).
     Enveloped(Bytes),
 }
 
@@ -180,7 +183,7 @@ impl Compressed {
 /// How an org's batches are compressed.
 #[derive(Debug)]
 pub struct Compressor<'a> {
-    /// The org's generations; without them every frame is compressed alone.
+    /// The org's generations ([`crate::deflate`]); without them every frame is compressed alone.
     pub generations: Option<&'a mut Generations>,
     /// Services whose events are never compressed.
     pub excluded: &'a [ServiceName],
@@ -241,7 +244,8 @@ impl Batch {
             .collect()
     }
 
-    /// How many of them there are. Costs nothing where everybody sees all of it.
+    /// The number of events in [`Batch::visible`]. It is known without a look at the events if the reader has
+    /// none of them yet, its filter admits all services, and no event is targeted.
     pub fn count_visible(&self, after: Seq, user: &UserId, filter: &Filter) -> usize {
         if after <= self.prev && !self.has_targeted && filter.services().is_none() {
             return self.events.len();
@@ -249,20 +253,22 @@ impl Batch {
         self.visible(after, user, filter).len()
     }
 
-    /// The shared view for `key`. `start` is the earliest position that the frame may follow on: `prev` of the
+    /// The shared view for `key`. `start` is the earliest position that the frame may follow: `prev` of the
     /// batch, or an earlier one if all batches in between show the filter nothing (and have no targeted event
-    /// in its services). The first call for a key decides `start`.
+    /// in its services). Once a view is kept, later calls for its key get the `start` of the first call.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
         self.view_with(org, key, start, Wanted::Plain)
     }
 
-    /// The same with its compressed form. Call it for the batches in order. A view with events of excluded
-    /// services has no compressed form: they must share no context with text of an attacker (CRIME, BREACH).
+    /// Like [`Batch::view`], with the form that is compressed for the framing: a deflated message or a block
+    /// of a gzip body. Call it for the batches in order, because a generation compresses each one after those
+    /// before it. There is no compressed form if the filter admits an event of an excluded service: such
+    /// events must not be compressed together with text that an attacker can choose (CRIME, BREACH).
     pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
         self.view_with(org, key, start, Wanted::Compressed(by))
     }
 
-    /// The same with its form for `?batch=gzip`, if that is to be compressed.
+    /// Like [`Batch::view`], with the frame in an envelope (`?batch=gzip`), if `by` puts this frame into one.
     pub fn enveloped_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: &Enveloping) -> View {
         self.view_with(org, key, start, Wanted::Enveloped(by))
     }
@@ -308,7 +314,8 @@ impl Batch {
         Run { side, org, prev, seq: self.seq, events, omitted: 0 }
     }
 
-    /// A kept view in the form that is wanted, which is made with the first call.
+    /// The view of `kept` in the form that is wanted. A form is made when it is first asked for, and stored
+    /// in `kept`.
     fn formed(&self, org: &OrgId, kept: &mut Kept, wanted: Wanted<'_>) -> View {
         let mut view = kept.plain.clone();
         let View::Frame { start, bytes, compressed, .. } = &mut view else { return view };

@@ -1,10 +1,16 @@
-//! permessage-deflate (RFC 7692), the server's half, shared: one compressor for everybody who sees the same,
-//! in place of one for each connection.
+//! permessage-deflate (RFC 7692), the server's half, shared: one compressor for all connections that see the
+//! same, instead of one for each.
 //!
-//! A *generation* is one deflate stream. Every batch of a filter is compressed once, in its generation, and
-//! the same frame goes to all *members*: the connections whose inflater has the same window as the
-//! compressor. All others get the batch compressed alone, which refers to nothing before it. A member that
-//! gets any other compressed frame is no longer a member (R18, R19).
+//! A *generation* is one deflate stream. An org has one for each view key (epoch, filter, framing). The frame
+//! of every batch for that key is compressed once, in the generation, and the result goes to all *members*:
+//! the connections whose inflater has the same window as the compressor. All other connections get the frame
+//! compressed alone: it refers to nothing before it. A member that gets any other compressed frame is no
+//! longer a member (R18, R19).
+//!
+//! A connection becomes a member when it has inflated a whole window of the generation's own text, or when it
+//! takes the first frame of a generation. So connections that are not members become members at once if the
+//! generation *rolls*: the compressor is reset, and a new generation begins. This costs the members bytes, so
+//! it is done only if the other connections have cost more.
 //!
 //! Not here: the negotiation ([`tidegate_protocol::ws::extension`]), and inflating what clients send
 //! ([`tidegate_protocol::ws::Reader`]).
@@ -26,11 +32,11 @@ use crate::ViewKey;
 /// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
 const WINDOW_BYTES: u64 = 32 << 10;
 
-/// What a new generation costs each member, in bytes: until the new window is full, frames are compressed
-/// with less context. For a window of JSON that is about a tenth of it.
+/// How many bytes a roll costs each member: until the window is full again, frames are compressed with less
+/// context and are therefore longer. For JSON this adds up to about a tenth of a window.
 const ROLL_COST_BYTES: u64 = 3 << 10;
 
-/// The end of every sync flush, which a message leaves out (RFC 7692, section 7.2.1).
+/// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
 const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
 /// A deflate stream that yields one message at a time.
@@ -47,7 +53,7 @@ impl Stream {
         let began = self.0.total_in();
         loop {
             let taken = usize::try_from(self.0.total_in() - began).unwrap_or(plain.len());
-            // Raw deflate with room to write to has no errors.
+            // The result is ignored: raw deflate cannot fail while it has room to write to.
             let _ = self.0.compress_vec(&plain[taken.min(plain.len())..], &mut out, FlushCompress::Sync);
             let is_taken = self.0.total_in() - began == plain.len() as u64;
             if is_taken && out.len() < out.capacity() {
@@ -75,8 +81,8 @@ pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Counts the compressors of a node, each of about 260 KiB, up to a bound. A filter that gets none is
-/// compressed without context.
+/// Counts the compressors of a node, each of about 260 KiB, and bounds their number. Frames for which there
+/// is no compressor are compressed without context.
 #[derive(Debug)]
 pub struct Contexts {
     used: AtomicUsize,
@@ -85,12 +91,12 @@ pub struct Contexts {
 }
 
 impl Contexts {
-    /// Room for `max` of them.
+    /// At most `max` compressors, none of them in use.
     pub fn new(max: usize) -> Self {
         Self { used: AtomicUsize::new(0), missed: AtomicU64::new(0), max }
     }
 
-    /// How many there are now.
+    /// How many compressors are in use now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -124,7 +130,7 @@ impl Drop for Context {
     }
 }
 
-/// The generations of one org, one for each filter.
+/// The current generations of one org, one for each view key (epoch, filter, framing).
 pub struct Generations {
     current: Vec<(ViewKey, Generation)>,
     next_id: u64,
@@ -138,19 +144,20 @@ struct Generation {
     reached: Seq,
     context: Context,
     usage: Arc<Usage>,
+    /// Whether it has compressed a frame since the last sweep.
     is_used: bool,
 }
 
-/// What the frames of a generation saved, and what those who are not members paid.
+/// Counts how the frames of a generation were sent, to decide when to roll.
 #[derive(Debug, Default)]
 struct Usage {
-    /// Frames taken by members.
+    /// How many times a member took a frame.
     taken: AtomicU64,
-    /// How many bytes others received more than members did.
+    /// How many bytes more were sent to the other connections than if they had been members.
     extra: AtomicU64,
 }
 
-/// A batch's frame for the members of a generation.
+/// The compressed form of a frame for the members of a generation.
 #[derive(Debug)]
 struct Shared {
     generation: u64,
@@ -163,7 +170,9 @@ struct Shared {
 #[derive(Debug)]
 pub struct Deflated {
     plain: Bytes,
+    /// For members of the generation; `None` if no generation has compressed it.
     shared: Option<Shared>,
+    /// For all others; see [`Deflated::alone`].
     alone: OnceLock<Bytes>,
 }
 
@@ -179,8 +188,9 @@ impl Generations {
         Self { current: Vec::new(), next_id: 0, contexts }
     }
 
-    /// Compresses `plain`, the WebSocket frame up to `seq` for `key`, in the generation of `key`. If the
-    /// generation is past it already, because another worker was quicker, it has no form with context.
+    /// Compresses `plain`, the WebSocket frame for `key` that ends at `seq`, in the generation of `key`. The
+    /// result has no form for members if no compressor is free, or if the generation has already compressed
+    /// a frame that ends at `seq` or later (for example because another worker was faster).
     pub fn deflate(&mut self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
         let shared = self.generation(key).and_then(|generation| {
             if generation.reached >= seq {
@@ -230,14 +240,16 @@ impl Generations {
         Some(generation)
     }
 
-    /// Evicts the compressors that were not used since the last call.
+    /// Drops the generations that have compressed nothing since the last call, and so frees their
+    /// compressors.
     pub fn sweep(&mut self) {
         self.current.retain_mut(|(_, generation)| std::mem::take(&mut generation.is_used));
     }
 }
 
 impl Generation {
-    /// Whether the connections that are not members have paid more than a new generation costs all members.
+    /// Whether a roll is worth its cost: the other connections have been sent more extra bytes than a roll
+    /// costs all members together.
     fn is_worth_rolling(&self) -> bool {
         if self.next_index == 0 {
             return false;
@@ -258,7 +270,8 @@ impl Deflated {
         Self { plain: plain.clone(), shared: None, alone: OnceLock::new() }
     }
 
-    /// The frame compressed alone, or plain if that is not longer. Compressed with the first call.
+    /// The frame compressed alone, or the plain frame if compression does not make it shorter. It is
+    /// compressed at the first call.
     pub fn alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {
             let payload = payload_of(&self.plain);
@@ -273,7 +286,7 @@ impl Deflated {
 
     /// The bytes of its compressed forms, for the accounting of the batch that keeps it.
     pub fn memory(&self) -> usize {
-        // The form without context is made on demand; it is counted ahead, as half of the plain one.
+        // The form without context is made on demand. It is counted from the start, as half of the plain one.
         size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2
     }
 }
@@ -281,15 +294,17 @@ impl Deflated {
 /// What one connection's inflater has in its window, as far as it is known (R19).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// The generation, and the index of its next frame.
+    /// The generation whose frame the connection took last, and the index of the frame after that.
     at: Option<(u64, u32)>,
-    /// How many bytes of the generation's text are in the window, with nothing else between. A whole window,
-    /// or all text since the start of the generation, makes a member.
+    /// How many bytes of the generation's text the inflater has received up to now, with nothing missing and
+    /// nothing else in between. With a whole window ([`WINDOW_BYTES`]) or more the connection is a member.
+    /// One that took the first frame of the generation has all its text, and is given the value of a whole
+    /// window.
     held: u64,
 }
 
 impl Membership {
-    /// The form of a frame for this connection, which is now sent to it.
+    /// Returns the form of a frame for this connection, and records that it is sent. The caller must send it.
     pub fn take(&mut self, frame: &Deflated) -> Bytes {
         let Some(shared) = &frame.shared else {
             let alone = frame.alone();
@@ -310,7 +325,8 @@ impl Membership {
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
         if *alone == frame.plain {
-            // The generation's window has this frame, but the inflater's has not: there is a hole.
+            // A plain frame is in the generation's window, but does not enter the inflater's: the text
+            // that the inflater has is no longer complete.
             if follows || self.at.is_some_and(|(generation, _)| generation == shared.generation) {
                 self.held = 0;
             }
@@ -321,12 +337,12 @@ impl Membership {
         alone.clone()
     }
 
-    /// Something else was compressed for this connection, or its filter changed.
+    /// Ends the membership: something else was compressed for this connection, or its filter changed.
     pub fn leave(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether it can take the next frame of its generation.
+    /// Whether the connection can take the next frame of its generation in the form for members.
     pub fn is_member(&self) -> bool {
         self.at.is_some() && self.held >= WINDOW_BYTES
     }

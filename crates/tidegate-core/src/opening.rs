@@ -1,4 +1,9 @@
 //! Where a stream starts, and which gaps will be due on its way (R3, R4, R9, R11).
+//!
+//! An *incarnation* of a log is the time of one epoch. Incarnations are numbered here: 0 is the oldest of
+//! [`LogState::ancestors`], and the present one comes after the last of them. Between two incarnations is a
+//! *boundary*, at the `end` of the earlier one. It is *lossy* if acknowledged events may have been lost
+//! there, otherwise *clean* (R11).
 
 use std::collections::VecDeque;
 
@@ -11,7 +16,7 @@ use crate::LogState;
 pub enum From {
     /// The events from now on.
     Head,
-    /// The events after this seq of the present incarnation: the start of `tail=N`.
+    /// The events after this seq, which belongs to the present epoch: the start of `tail=N`.
     Seq(Seq),
     /// The events after a cursor that the reader presents.
     Cursor(Cursor),
@@ -35,11 +40,13 @@ pub struct Due {
 /// The start of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// `hello.cursor`: where accounting starts, before any gap (R3).
+    /// `hello.cursor`: the position from which the stream accounts for every event. It is before all gaps
+    /// that are due (R3).
     pub cursor: Cursor,
     /// Gaps to declare, in the order of their positions.
     pub dues: VecDeque<Due>,
-    /// Whether a presented cursor continues without a gap at its own position, apart from a change of filter.
+    /// Whether a cursor was presented and the stream goes on from it without a gap. A gap with reason
+    /// `filter` does not count here, nor does a gap that is due at a later position.
     pub resumed: bool,
 }
 
@@ -52,8 +59,9 @@ pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
         From::Cursor(cursor) => cursor,
     };
     let mut plan = Plan { log, dues: VecDeque::new(), tag };
-    // Clean boundaries are crossed without a gap, up to the first lossy one: a cursor that kept its old epoch
-    // would soon be beyond the end of that incarnation.
+    // `hello` has the newest epoch that can be reached without a gap: the stream crosses clean boundaries at
+    // once, up to the first lossy one. If the cursor kept its old epoch, its seq would soon be above the end
+    // of that incarnation, and the next resume would get a gap.
     let incarnation = plan.incarnation_of(&presented.epoch);
     let epoch = match incarnation {
         Some(incarnation) if presented.seq <= plan.end(incarnation) => plan.epoch(plan.run_from(incarnation)),
@@ -66,7 +74,8 @@ pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
     let resumed = match incarnation {
         Some(incarnation) => plan.go(incarnation, presented.seq),
         None => {
-            // If the log began empty after the cursor was made, the client has seen nothing of it.
+            // The epoch is unknown. If this log is known to have begun empty, the client has seen nothing of
+            // it, so the stream goes on at its oldest event. Otherwise the client may have seen any of it.
             let seq = if log.born_empty { log.floor } else { log.head };
             plan.due(presented.seq, seq, log.epoch.clone(), GapReason::Epoch);
             false
@@ -88,13 +97,15 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Adds the gaps on the way from `seq` of `incarnation` to the head; returns whether none is at `seq`.
+    /// Adds the gaps on the way from `seq` of `incarnation` to the head. Returns whether none of them is due
+    /// at `seq` itself.
     fn go(&mut self, incarnation: usize, seq: Seq) -> bool {
         let (log, end) = (self.log, self.end(incarnation));
         let (mut reached, mut at, mut resumed) = (incarnation, seq, true);
         if seq > end || seq < log.floor {
-            // Either a cursor of events that were lost later (or one that no gateway gave), or one from before
-            // what retention has kept. One gap crosses all boundaries up to there.
+            // Above the end: the client saw events that were lost later (or no gateway made this cursor).
+            // Below the floor: retention has removed the next events. One gap leads to `at`, and crosses all
+            // boundaries up to there.
             let reason = if seq > end { GapReason::Epoch } else { GapReason::Retention };
             at = end.min(seq).max(log.floor);
             let crossed = log.ancestors.iter().skip(incarnation).take_while(|ancestor| ancestor.end <= at);

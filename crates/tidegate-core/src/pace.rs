@@ -1,16 +1,17 @@
 //! When a worker serves which org (R15): how often each org has a fan-out pass, and whose turn it is.
 //!
-//! A fan-out pass takes what was committed to an org since its last pass to all of a worker's readers.
-//! Size seals a batch; only the pace starts a pass. An org that was quiet is served at once. After a pass
-//! its next one waits in proportion to what the last one cost, so that fan-out stays under a share of the
-//! worker's time: a duty cycle that measures itself. Ten readers see every event at once, a thousand see
-//! batches of some milliseconds, and nobody tunes anything.
+//! A fan-out pass sends everything that was committed to an org since its last pass to all caught-up readers
+//! of the org on one worker. Sealing a full batch does not start a pass; only the pace does. An org that was
+//! quiet is served at once. After a pass, the org waits for a time in proportion to the cost of that pass, so
+//! that fan-out stays under a share of the worker's time. So ten readers get every event at once, a thousand
+//! readers get a batch every few milliseconds, and nobody has to tune anything.
 //!
 //! Orgs whose pass is due are served in slices, round robin, in two classes: short passes before long
-//! ones (shortest job first), with a bound on how many may overtake.
+//! ones (shortest job first), with a bound on how many short passes may go before a long one that is due.
 //!
-//! Sans-IO: the worker reports what happened and when, asks whose turn it is, and reports what it cost.
-//! Times are durations since any fixed start. Each org holds its own [`Pace`]; [`Passes`] holds the queues.
+//! Sans-IO: the worker reports facts with their times, asks which org to serve next, and reports how much
+//! that cost. Times are durations since any fixed start. Each org stores its own [`Pace`]; [`Passes`] has the
+//! queues.
 
 use std::{
     cell::Cell,
@@ -24,18 +25,18 @@ use std::{
 pub enum Mode {
     /// As soon as fan-out stays under its share of the worker's time.
     Paced,
-    /// The whole window after the first event that waits: the least work.
+    /// A whole window after the first event that waits: the least work.
     Fixed,
-    /// At the end of the turn: the least latency.
+    /// At once: the least latency.
     Immediate,
 }
 
 /// How passes are paced.
 #[derive(Debug, Clone, Copy)]
 pub struct Pacing {
-    /// The rule.
+    /// Which rule decides when a pass starts.
     pub mode: Mode,
-    /// The longest that an event waits for the pace.
+    /// The longest time for which the pace makes an event wait.
     pub window: Duration,
     /// The share of a worker's time that passes may take, above 0 and at most 1.
     pub share: f64,
@@ -47,45 +48,48 @@ impl Default for Pacing {
     }
 }
 
-/// How long one org is served before it is another's turn: some hundred sends, so that what happens once
-/// in a slice costs little, and an org that waits for ten others waits for 10 ms.
+/// How long one org is served before the next org gets its turn. That is time for a few hundred sends, so the
+/// fixed cost of a slice matters little; and an org that waits for ten others waits no more than about 10 ms.
 pub const SLICE: Duration = Duration::from_millis(1);
 
-/// A pass is short if the org's last one took no longer than this. Short passes go before long ones:
-/// otherwise a small org would wait for a slice of every big one, and big ones lose next to nothing.
+/// A pass is expected to be short if the org's last one cost no more than this. Short passes go before long
+/// ones. Otherwise a small org would wait for a slice of every big one; the big ones lose almost nothing.
 const SHORT: Duration = Duration::from_micros(250);
 
 /// This many short passes in a row may go before a long one that is due.
 const SHORT_IN_A_ROW_MAX: u32 = 16;
 
-/// A pass that is due this soon starts now, and its org owes the difference. Timers of the runtime have a
-/// resolution of 1 ms, so waiting for less would be late more often than right.
+/// A pass that is due within this time starts now: timers of the runtime have a resolution of 1 ms, so a
+/// timer for so short a time would usually fire too late. The org gains nothing: its next wait counts from
+/// the time when the pass was due, if that is after the end of the pass.
 const GRAIN: Duration = Duration::from_micros(500);
 
-/// How often the load is reviewed: twice the default window, so that each org has had a pass in between.
+/// How often the load is reviewed: twice the default window, so that each busy org has had a pass in between.
 const REVIEW: Duration = Duration::from_millis(100);
 
-/// By how much waits are stretched at most. The window bounds every wait anyway; this bounds how long the
-/// factor takes to fall again.
+/// The largest factor by which waits are stretched. The window bounds each wait anyway; this bound is needed
+/// so that the factor soon falls back to 1 when the load is gone.
 const STRETCH_MAX: f64 = 1000.0;
 
-/// What was written in a slice of a pass.
+/// How much was written in a slice of a pass, or in other work for the readers of an org.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Sends, about one a reader.
+    /// The number of sends: in a slice, one for each reader served.
     pub sends: u64,
     /// The bytes of all of them together.
     pub bytes: u64,
 }
 
-/// A send costs about as much as copying this many bytes to the kernel: some 3 us of system call and
-/// network stack, against some 10 GB/s. An estimate; only its order of magnitude matters.
+/// The fixed cost of a send, as the number of bytes that can be copied to the kernel in the same time: about
+/// 3 us for the system call and the network stack, at about 10 GB/s. An estimate; only its order of magnitude
+/// matters.
 const SEND_BYTES: u64 = 32 << 10;
 
 impl Written {
-    /// The part of `cost` that waiting saves: what each send costs whatever it carries. The bytes have to
-    /// go either way. If they counted, a busy org would wait the whole window for nothing: its passes
-    /// would grow past the caches, cost more per byte, and wait longer for it.
+    /// The part of `cost` that waiting can save. An org that waits sends several batches with one send, so it
+    /// saves the fixed cost of the other sends. It does not save the cost of the bytes, which have to be sent
+    /// anyway. If their cost counted too, a busy org would wait up to the whole window and gain nothing: the
+    /// longer it waits, the more bytes its next pass has, and the more that pass costs.
     pub fn saved_by_waiting(self, cost: Duration) -> Duration {
         let sends = self.sends.saturating_mul(SEND_BYTES);
         match sends.saturating_add(self.bytes) {
@@ -95,38 +99,39 @@ impl Written {
     }
 }
 
-/// An org that is served at a pace. It keeps its pace for [`Passes`], which alone changes it.
+/// An org that [`Passes`] can serve. It stores its pace; only [`Passes`] changes it.
 pub trait Paced: Ord {
     /// The pace of this org on its worker.
     fn pace(&self) -> &Cell<Pace>;
 }
 
-/// When an org was served and when it may be served again. A new one has never been served.
+/// When an org may be served again, and how much its passes cost. The default is that of an org that was
+/// never served.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
     /// When the next pass may start.
     free_at: Duration,
-    /// What the pass under way has cost so far.
+    /// How much was charged since the last pass ended: for the pass under way, and for other work.
     cost: Duration,
-    /// What the pass before it cost; zero if that is not known.
+    /// How much the last pass cost; zero if there was none or it is forgotten.
     last_cost: Duration,
     state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
-    /// Nothing to send, and nothing known from before.
+    /// The org has nothing to send, and no earlier pass is remembered.
     #[default]
     Rested,
-    /// Nothing to send.
+    /// It has nothing to send since its last pass.
     Quiet,
-    /// Events wait for the pace.
+    /// It has events that wait for its next pass to be due.
     Waiting,
     /// Its pass is due or under way.
     Serving {
         /// Whether the pass has begun.
         has_begun: bool,
-        /// Whether there are events since it began.
+        /// Whether events have come since it began.
         has_news: bool,
     },
 }
@@ -135,20 +140,21 @@ enum State {
 #[derive(Debug)]
 pub struct Passes<O> {
     pacing: Pacing,
-    /// Orgs with news that wait for their pace, by the time when they are due.
+    /// Orgs with news whose pass is not due yet, sorted by the time when it will be.
     waiting: BTreeSet<(Duration, Rc<O>)>,
-    /// Orgs whose pass is due or under way, in turn.
+    /// Orgs whose pass is due or under way, in the order in which they are served.
     ready: VecDeque<Rc<O>>,
-    /// Orgs whose pass is due and will be short. They go first.
+    /// Orgs whose pass is due and is expected to be short. They go before those in `ready`.
     short: VecDeque<Rc<O>>,
-    /// How many short passes have gone first since the last long one.
+    /// How many short passes in a row have gone first.
     short_in_a_row: u32,
     /// The factor by which all waits are stretched, so that many orgs together keep the share.
     stretch: f64,
-    /// What passes and catching up have cost since the last review.
+    /// How much passes and other work for readers have cost since the last review.
     busy: Duration,
-    /// How much of `busy` was in passes that wait as long as they may.
+    /// How much of `busy` went into passes after which the org waits the whole window.
     at_window: Duration,
+    /// The time of the last review.
     reviewed: Duration,
 }
 
@@ -168,7 +174,8 @@ impl<O: Paced> Passes<O> {
         }
     }
 
-    /// The pace of `org`. What it was before the last review is forgotten, if it has been free since.
+    /// The pace of `org`. It is the default (`Rested`) if the org has nothing to send and could already have
+    /// been served before the last review: its last pass is then too old to matter.
     fn pace(&self, org: &O) -> Pace {
         let pace = org.pace().get();
         match pace.state {
@@ -177,7 +184,7 @@ impl<O: Paced> Passes<O> {
         }
     }
 
-    /// Whether `org` has nothing to send and may be served at once: its pace may be forgotten.
+    /// Whether `org` has nothing to send and may be served at once. Its pace may then be forgotten.
     pub fn is_rested(&self, now: Duration, org: &O) -> bool {
         let Pace { state, free_at, .. } = org.pace().get();
         matches!(state, State::Rested | State::Quiet) && free_at <= now
@@ -200,7 +207,7 @@ impl<O: Paced> Passes<O> {
                 self.waiting.insert((due, org.clone()));
             }
             State::Waiting => {}
-            // Events that come before the pass begins go along with it.
+            // A pass also sends the events that come while it is due but has not begun.
             State::Serving { has_begun, has_news } => *has_news = *has_begun,
         }
         org.pace().set(pace);
@@ -232,7 +239,7 @@ impl<O: Paced> Passes<O> {
         self.ready.pop_front()
     }
 
-    /// Whose turn it is. The worker serves the org for about a [`SLICE`], then reports it by
+    /// The org to serve now, if any. The worker serves it for about a [`SLICE`], then reports that by
     /// [`Passes::handle_slice`].
     pub fn poll_pass(&mut self, now: Duration) -> Option<Rc<O>> {
         while self.waiting.first().is_some_and(|(due, _)| *due <= now + GRAIN) {
@@ -249,8 +256,8 @@ impl<O: Paced> Passes<O> {
         Some(org)
     }
 
-    /// The org that [`Passes::poll_pass`] returned was served. The slice cost this much; its pass is done,
-    /// or goes on when its turn comes again.
+    /// The org that [`Passes::poll_pass`] returned was served for a slice, which cost `cost`. If `is_done`,
+    /// its pass has ended; otherwise the pass goes on when [`Passes::poll_pass`] returns the org again.
     pub fn handle_slice(&mut self, now: Duration, org: Rc<O>, cost: Duration, is_done: bool) {
         self.busy += cost;
         self.review(now);
@@ -271,7 +278,8 @@ impl<O: Paced> Passes<O> {
         if wait == self.pacing.window {
             self.at_window += pace.cost;
         }
-        // A pass that started early owes the difference.
+        // The wait counts from the end of the pass, or from the time when it was due if that is later (see
+        // `GRAIN`).
         pace.free_at = (now + wait).max((pace.free_at + wait).min(now + self.pacing.window));
         pace.last_cost = std::mem::take(&mut pace.cost);
         pace.state = State::Quiet;
@@ -281,9 +289,10 @@ impl<O: Paced> Passes<O> {
         }
     }
 
-    /// Charges what the worker did for readers of `org` outside of its passes, those that catch up. It
-    /// takes from the same share, so the next pass counts it as its own. As with passes, it is the part
-    /// that waiting saves ([`Written::saved_by_waiting`]).
+    /// Charges `org` for work that the worker did for its readers outside of its passes, such as a replay for
+    /// a reader that catches up. This work takes from the same share, so it counts as cost of the pass under
+    /// way or the next one. As with passes, `cost` is the part that waiting can save
+    /// ([`Written::saved_by_waiting`]).
     pub fn handle_cost(&mut self, now: Duration, org: &O, cost: Duration) {
         self.busy += cost;
         self.review(now);
@@ -295,19 +304,19 @@ impl<O: Paced> Passes<O> {
         org.pace().set(pace);
     }
 
-    /// Stretches all waits until the passes of all orgs together keep the share. The wait of each org is
-    /// in proportion to its own cost, which says nothing of how many orgs there are.
+    /// Adjusts the factor by which all waits are stretched, so that the passes of all orgs together keep the
+    /// share. Without it, each org alone would keep the share, and many orgs together would exceed it.
     fn review(&mut self, now: Duration) {
         let since = now.saturating_sub(self.reviewed);
         if since < REVIEW {
             return;
         }
         let load = self.busy.as_secs_f64() / since.as_secs_f64();
-        // Multiplicative feedback with a damped step: load falls as waits grow, and the square root does
-        // not overshoot.
+        // Multiplicative feedback with a damped step: the load falls as the waits grow, and the square root
+        // keeps the factor from overshooting.
         let step = (load / self.pacing.share).sqrt();
-        // Orgs that wait the whole window already cannot wait longer; stretching further would slow only
-        // the small ones.
+        // Orgs that already wait the whole window cannot wait longer. If at least half of the cost is theirs,
+        // a larger factor would slow only the small orgs.
         if step < 1.0 || self.at_window < self.busy / 2 {
             self.stretch = (self.stretch * step).clamp(1.0, STRETCH_MAX);
         }

@@ -2,7 +2,8 @@
 //!
 //! It is a cursor, not a queue. It has the position that its client will have once everything handed to the
 //! socket has arrived (`sent`), the position up to which the log was scanned for it (`scanned`), and the gaps
-//! that lie ahead. Batches and pages go in, finished frames come out; it keeps no bytes.
+//! that are due further on. Batches of the tail and pages of the log go in, finished frames come out; it
+//! keeps no bytes.
 //!
 //! Methods push their frames on `out`. The caller writes all of `out` to the socket, in order, or ends the
 //! session (R7).
@@ -27,8 +28,8 @@ use crate::{
     verifier::Verifier,
 };
 
-/// A reader that sees nothing of this many events gets its position in a ping, so that it need not begin
-/// again where it saw the last.
+/// After about this many events that are hidden from a reader, a ping moves its client's cursor. After a
+/// reconnect they are then not scanned again.
 const SILENT_SCAN_MAX: u32 = 1000;
 
 /// Who reads what, and how.
@@ -38,9 +39,9 @@ pub struct Subscriber {
     pub org: OrgId,
     /// The user, who also sees events that are targeted at them.
     pub user: UserId,
-    /// The services.
+    /// The services whose events are sent.
     pub filter: Filter,
-    /// The framing of its frames.
+    /// The framing of the frames.
     pub framing: Framing,
     /// The compression that was negotiated.
     pub coding: Coding,
@@ -54,25 +55,27 @@ pub enum Coding {
     Plain,
     /// permessage-deflate (RFC 7692), over WebSocket.
     Deflate(Deflate),
-    /// `Content-Encoding: gzip` (RFC 1952), over SSE: the body, which has begun. Every frame is a block of it.
+    /// `Content-Encoding: gzip` (RFC 1952), over SSE. The whole stream is one gzip body, to which each frame
+    /// is appended. Its header has been written already.
     Gzip(gzip::Body),
-    /// Inside of their JSON (`?batch=gzip`), over either transport.
+    /// `?batch=gzip`, over either transport: a compressed batch inside the JSON of a frame that is not
+    /// compressed itself.
     Enveloped(Arc<Enveloping>),
 }
 
-/// The form of shared frames that a coding uses.
+/// The form in which a stream takes shared frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// As it is.
+    /// Not compressed.
     Plain,
-    /// As its framing compresses.
+    /// Compressed for its framing: a deflated message over WebSocket, a block of the gzip body over SSE.
     Compressed,
-    /// In an envelope.
+    /// In an envelope ([`crate::envelope`]).
     Enveloped,
 }
 
 impl Coding {
-    /// The form of shared frames that it uses.
+    /// The form in which a stream with this coding takes shared frames.
     pub fn form(&self) -> Form {
         match self {
             Coding::Plain => Form::Plain,
@@ -97,34 +100,36 @@ pub struct Greeting<'a> {
     pub terms: &'a Terms,
 }
 
-/// What a page came to.
+/// The result of [`Session::take_page`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     /// How many events were sent.
     pub events: usize,
-    /// How many events were left out because of a later one with the same key (R17).
+    /// How many events were left out because of a later one with the same service and key (R17).
     pub omitted: usize,
-    /// Why there was a gap before it, if there was one.
+    /// The reason of the gap that was declared before the page, if there was one.
     pub gap: Option<GapReason>,
 }
 
 /// The protocol state of one stream.
 ///
 /// - It starts with [`Session::open`], which sends `hello`.
-/// - Before anything else is taken: [`Session::take_gaps`].
+/// - Before each batch or page: [`Session::take_gaps`], which declares the gaps that are due.
 /// - From the tail: [`Session::take`]. From the log: [`Session::take_shared_page`], [`Session::take_page`].
 /// - Without events: [`Session::ping`], [`Session::bridge_to_scanned`], [`Session::skip`], [`Session::put`].
 /// - It changes with [`Session::renew`] and ends with [`Session::end`].
 #[derive(Debug)]
 pub struct Session {
     subscriber: Subscriber,
-    /// The epoch and tag of the client's cursor: those that it presented, until a gap changes them.
+    /// The epoch and tag of the client's cursor: those of `hello`, until a gap changes them. A renewal may
+    /// change the tag.
     epoch: Epoch,
     tag: FilterTag,
     sent: Seq,
     scanned: Seq,
+    /// The gaps that are still to be declared, in the order of their positions.
     dues: VecDeque<Due>,
-    /// What the client's inflater has in its window, if frames may be compressed.
+    /// What the client's inflater has in its window, if frames are deflated.
     membership: Membership,
     verifier: Verifier,
 }
@@ -153,8 +158,8 @@ impl Session {
         session
     }
 
-    /// Sends a frame uncompressed, in what the coding requires around it. Also for frames that the caller has
-    /// made (`status`, `goaway`, `error`).
+    /// Sends a frame without compressing it. In a gzip body it becomes stored blocks; otherwise it is sent
+    /// unchanged. The caller uses this for frames that it has made itself (`status`, `goaway`, `error`).
     pub fn put(&mut self, frame: Bytes, out: &mut Vec<Bytes>) {
         match &mut self.subscriber.coding {
             Coding::Gzip(body) => {
@@ -163,7 +168,7 @@ impl Session {
                 self.verifier.see_blocks(&out[first..], &frame);
             }
             Coding::Plain | Coding::Enveloped(_) => out.push(frame),
-            // It is not compressed, so it does not enter the window (R19).
+            // The frame is not compressed, so it does not enter the window of the client's inflater (R19).
             Coding::Deflate(_) => {
                 self.verifier.see_message(&frame, &frame, false);
                 out.push(frame);
@@ -213,7 +218,7 @@ impl Session {
         self.sent
     }
 
-    /// The position that no page may pass, because a gap is due there.
+    /// The position of the next gap that is due. No page may end after it.
     pub fn stop(&self) -> Option<Seq> {
         self.dues.front().map(|due| due.at)
     }
@@ -227,7 +232,7 @@ impl Session {
         }
     }
 
-    /// Replaces its epoch and filter by clones of those in `key`, which are equal, so that all readers with the
+    /// Replaces its epoch and filter with clones of the equal ones in `key`, so that all readers with the
     /// same view share them in memory.
     pub fn share(&mut self, key: &ViewKey) {
         debug_assert!(*key == self.view_key(), "another view than its own");
@@ -238,7 +243,7 @@ impl Session {
         self.subscriber.filter = key.filter.clone();
     }
 
-    /// Declares the gaps that are due at its position; returns their reasons for the counters.
+    /// Declares the gaps that are due at its position. Returns their reasons, for the caller's counters.
     pub fn take_gaps(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) -> Vec<GapReason> {
         let mut reasons = Vec::new();
         while self.dues.front().is_some_and(|due| due.at <= self.scanned || due.reason == GapReason::Filter) {
@@ -250,6 +255,7 @@ impl Session {
         reasons
     }
 
+    /// Sends the gap `due`, which moves the cursor to the position after it.
     fn cross(&mut self, due: Due, out: &mut Vec<Bytes>) {
         let prev = self.sent;
         self.epoch = due.epoch;
@@ -261,7 +267,7 @@ impl Session {
         self.put(gap, out);
     }
 
-    /// Moves the client to `to` by a ping, if it is not there yet (R1).
+    /// Moves the client's cursor to `to` by a ping, if it is not there yet (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
             let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
@@ -270,15 +276,16 @@ impl Session {
         }
     }
 
-    /// Takes a batch of the tail that begins at or before its position and ends after it. `view` is the batch's
-    /// view for [`Session::view_key`]. Returns how many events were sent.
+    /// Takes a batch of the tail that begins at or before its position and ends after it. `view` is the
+    /// batch's view for [`Session::view_key`]. Returns how many events were sent.
     pub fn take(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(self.stop().is_none(), "a gap is due before live events");
         self.take_shared(batch, view, now, out)
     }
 
-    /// Takes a page of the log that is shared with others, likewise. It must not pass [`Session::stop`]. If
-    /// retention has removed what lies before it, call [`Session::take_removed`] first.
+    /// Takes a page of the log that is shared with other readers, in the way that [`Session::take`] takes a
+    /// batch. The page must not end after [`Session::stop`]. If it begins after the reader's position,
+    /// because retention has removed the events in between, call [`Session::take_removed`] first.
     pub fn take_shared_page(
         &mut self,
         page: &Batch,
@@ -292,14 +299,15 @@ impl Session {
         events
     }
 
-    /// Whether it takes the shared view of `batch`, and not a frame made for it alone.
+    /// Whether the reader takes the shared view of `batch`. Otherwise it needs a frame of its own.
     pub fn shares(&self, batch: &Batch) -> bool {
         self.scanned == batch.prev && !batch.has_targeted_at(&self.subscriber.user, &self.subscriber.filter)
     }
 
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
-        // Its position is inside the batch: cut there, so that no client sees an event twice (R5).
+        // The reader is inside the batch, or an event is targeted at it: it gets a frame of its own with only
+        // the events after its position, so that no client sees an event twice (R1, R5).
         if !self.shares(batch) {
             let Subscriber { user, filter, .. } = &self.subscriber;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
@@ -328,7 +336,8 @@ impl Session {
         }
     }
 
-    /// Sends `visible`, all that this reader may see in (`scanned`, `to`] but for `omitted` old ones.
+    /// Sends `visible` in a frame for this reader alone. These are all events that it may see in (`scanned`,
+    /// `to`], except for `omitted` of them that a later one replaces (R17). Returns how many were sent.
     fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Subscriber { org, framing, coding, .. } = &self.subscriber;
@@ -346,13 +355,13 @@ impl Session {
         visible.len()
     }
 
-    /// The log begins after `after`. If that is after its position, retention has removed what lies between:
-    /// declares it, and returns the reason for the counters.
+    /// Call this with the `prev` of the page that comes next. If it is after the reader's position, retention
+    /// has removed the events in between: sends a gap, and returns its reason for the caller's counters.
     pub fn take_removed(&mut self, after: Seq, now: UnixMillis, out: &mut Vec<Bytes>) -> Option<GapReason> {
         if after <= self.scanned {
             return None;
         }
-        // The same gap crosses the boundaries in the removed part.
+        // Gaps that were due in the removed part are not sent: this one takes the cursor past them.
         let mut epoch = self.epoch.clone();
         while self.dues.front().is_some_and(|due| due.at <= after) {
             epoch = self.dues.pop_front().map_or(epoch, |due| due.epoch);
@@ -363,8 +372,10 @@ impl Session {
         Some(GapReason::Retention)
     }
 
-    /// Sends a ping after a page of so many events in so many seqs, if the client has got nothing for long.
-    /// Seqs need not be dense: what was scanned before is taken to be as dense as the page.
+    /// Sends a ping if about [`SILENT_SCAN_MAX`] events or more were scanned since the last frame. Their
+    /// number is an estimate, because seqs need not be dense. The page that was just scanned has `events`
+    /// events in `seqs` seqs; everything scanned since the last frame is assumed to have as many events per
+    /// seq.
     fn break_silence(&mut self, events: usize, seqs: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         let silent = u128::from(self.scanned - self.sent) * events as u128;
         if events > 0 && silent >= u128::from(SILENT_SCAN_MAX) * u128::from(seqs) {
@@ -372,9 +383,10 @@ impl Session {
         }
     }
 
-    /// Takes a page of the log: all its events in (`after`, `to`]. If `after` is above its position, retention
-    /// has removed what lies between; that is declared. With `latest`, events with a later one of the same
-    /// service and key in the page are left out, and the frame has their number (R17).
+    /// Takes a page of the log that was read for this reader alone: `events` are all events of the log in
+    /// (`after`, `to`]. If `after` is above the reader's position, retention has removed the events in
+    /// between, and a gap declares it. With `latest`, an event is left out if the page has a later one of the
+    /// same service and key that this reader may see; the frame has the number of those left out (R17).
     pub fn take_page(
         &mut self,
         after: Seq,
@@ -399,8 +411,9 @@ impl Session {
         Taken { events, omitted, gap }
     }
 
-    /// Continues after `to` without the events before it, of which this reader may see `visible` (R16): sends a
-    /// gap, or a ping if it loses nothing. Returns the reason of the gap for the counters.
+    /// Moves the reader to `to` and skips the events up to there (R16). `visible` says how many of them it
+    /// may see. If there are any, sends a gap and returns its reason for the caller's counters; if there are
+    /// none, sends a ping.
     pub fn skip(
         &mut self,
         to: Seq,
@@ -423,23 +436,24 @@ impl Session {
         Some(reason)
     }
 
-    /// Sends a ping at the end of a replay, if the client does not have the scanned position yet.
+    /// Sends a ping at the end of a replay, if the client's cursor is not at the scanned position yet.
     pub fn bridge_to_scanned(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
         self.bridge(self.scanned, now, out);
     }
 
-    /// Sends a ping, which covers what was hidden from this reader since the last frame.
+    /// Sends a ping. It also moves the client's cursor past the events since the last frame, which are all
+    /// hidden from this reader.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
         let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, self.scanned, now);
         self.put(ping, out);
         self.sent = self.scanned;
     }
 
-    /// Renews the grant in place (R6): same org, same user; every later frame obeys `filter`. The answer is a
-    /// new `hello` at the position reached.
+    /// Renews the grant of an open stream (R6). Org and user must stay the same; every later frame obeys
+    /// `filter`. The answer is a new `hello` at the position reached.
     ///
     /// # Errors
-    /// [`Code::Forbidden`] if the org or the user is another one. Nothing has changed then.
+    /// [`Code::Forbidden`] if the org or the user is another one. The session is then unchanged.
     pub fn renew(
         &mut self,
         org: &OrgId,
@@ -453,8 +467,9 @@ impl Session {
             return Err(Refusal::new(Code::Forbidden, message));
         }
         self.bridge(self.scanned, greeting.now, out);
-        // Gaps that lie ahead change the cursor's tag to the new filter. So does this hello, unless a gap has
-        // yet to declare that the presented cursor had another filter: only that gap may change it (R3).
+        // Every gap that is still due sets the tag of the new filter. The `hello` below has that tag already,
+        // with one exception: if a gap with reason `filter` is still due, the cursor keeps the tag that the
+        // client presented until that gap is sent (R3).
         for due in &mut self.dues {
             due.tag = filter.tag().clone();
         }
@@ -462,7 +477,7 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.subscriber.filter = filter;
-        // It has another filter from here on, so it gets frames of another generation (R6, R19).
+        // Its frames may be of another filter from here on, and so of another generation (R6, R19).
         self.membership.leave();
         let hello = self.hello(greeting, true);
         self.put(hello, out);

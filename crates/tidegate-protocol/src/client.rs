@@ -3,7 +3,7 @@
 //!
 //! Sans-IO: frames go in, and what to do comes out. `tidegate tail` drives it over SSE, and the model test of
 //! `tidegate-core` drives it against the gateway's sessions. The auditor (`tidegate-audit`) and the Python
-//! example have implementations of their own, on purpose: a fault here must not hide itself there.
+//! example have implementations of their own, on purpose: a fault here must not be repeated there.
 
 use std::borrow::Cow;
 
@@ -85,8 +85,8 @@ impl Step {
     }
 }
 
-/// The longest ping interval that a client believes: an hour. A larger one would let a dead connection
-/// stand for longer than anybody waits.
+/// The longest ping interval that a client accepts: an hour. With a longer one, a dead connection would go
+/// unnoticed for too long.
 const PING_INTERVAL_MS_MAX: u64 = 3_600_000;
 
 /// How much longer than a ping interval a connection may be silent (PROTOCOL.md, "Silence").
@@ -124,8 +124,8 @@ impl StreamReader {
         self.is_greeted = false;
     }
 
-    /// Takes one frame: moves the cursor and returns what the application has to know. A frame that is a
-    /// hole or broken moves nothing.
+    /// Takes one frame: moves the cursor and returns what the application has to know. [`Taken::Hole`] and
+    /// [`Taken::Broken`] leave the cursor where it was.
     pub fn take<'a>(&mut self, text: &'a str) -> Taken<'a> {
         let frame = match ServerFrame::parse(text) {
             Ok(frame) => frame,
@@ -162,7 +162,8 @@ impl StreamReader {
         }
     }
 
-    /// R3: hello says where this connection starts to account for events, which is never after the cursor.
+    /// R3: `hello.cursor` is where this connection starts to account for events. It must be at or before the
+    /// client's cursor.
     fn hello<'a>(&mut self, hello: Hello<'_>) -> Taken<'a> {
         let start = hello.cursor;
         match &mut self.cursor {
@@ -182,12 +183,13 @@ impl StreamReader {
         Taken::Hello { head: hello.head }
     }
 
-    /// R2: a gap with reason `epoch` sets the cursor, even to a lower seq.
+    /// R2: a gap sets epoch and tag of the cursor, and moves its seq forward. Only a gap with reason `epoch`
+    /// may lower the seq.
     fn gap<'a>(&mut self, gap: Gap<'_>) -> Taken<'a> {
         let Gap { prev, seq, epoch, filter: tag, reason, .. } = gap;
         let Some(cursor) = &mut self.cursor else { return Taken::Broken("a frame came before hello") };
-        // `prev` is in the epoch of the cursor. What lies between was lost on the way here; the client gets
-        // it by resuming, and the gap again after it.
+        // `prev` belongs to the epoch of the cursor. Frames between the two were lost on the way here: if the
+        // client resumes from its cursor, it gets their events, and then the gap again.
         if prev > cursor.seq {
             return Taken::Hole;
         }
@@ -196,13 +198,14 @@ impl StreamReader {
             *cursor = Cursor { epoch, seq, tag };
             return Taken::Gap { prev, seq, reason };
         }
-        // One that ends before the cursor is no news, unless the filter has changed.
+        // A gap that ends at or before the cursor is no news, unless the filter has changed.
         let is_news = seq > cursor.seq || reason == GapReason::Filter.name();
         *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
         if is_news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
     }
 
-    /// R2: a hole, seen already, or the events above the cursor, which `above` reads from the frame.
+    /// R2: takes an event, batch or ping frame over (`prev`, `seq`]. If the frame moves the cursor, `above`
+    /// reads from it the events with a seq above the old cursor; `None` says that it cannot.
     fn advance<'a>(
         &mut self,
         prev: Seq,
@@ -273,7 +276,8 @@ const DELAY_MS_MIN: u64 = 1000;
 pub const STABLE_MS: u64 = 10_000;
 
 /// Delays between attempts to connect: truncated exponential backoff with jitter. They are 1, 2, 5, 10, 30,
-/// 60, 120, 240 and then always 300 s, each drawn uniformly from 5 s to either side, but never under 1 s.
+/// 60, 120, 240 and then always 300 s. Each is drawn uniformly from the range of 5 s to either side, of which
+/// the part under 1 s is left out.
 /// The jitter keeps clients that lost their connections together from returning together.
 #[derive(Debug, Default)]
 pub struct Backoff {
@@ -282,13 +286,14 @@ pub struct Backoff {
 
 impl Backoff {
     /// The delay before the next attempt, in milliseconds. `random` is uniform over all of `u64`; `hint_ms`
-    /// is what the gateway asked for (`retry_in_ms`, `Retry-After`), and is never undercut.
+    /// is what the gateway asked for (`retry_in_ms`, `Retry-After`): the delay is never shorter than that.
     pub fn next_ms(&mut self, random: u64, hint_ms: Option<u64>) -> u64 {
         let base = BASE_S[self.attempts.min(BASE_S.len() - 1)] * 1000;
         self.attempts += 1;
         let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN);
         let span = base + JITTER_MS - low;
-        // Multiply and shift (Lemire 2019), without its rejection step: the bias of 10,001 values is below 2^-50.
+        // Multiply and shift (Lemire 2019), without its rejection step: the bias of 10,001 values is below
+        // 2^-50.
         let jitter = u64::try_from((u128::from(random) * u128::from(span + 1)) >> 64).unwrap_or(span);
         (low + jitter).max(hint_ms.unwrap_or(0))
     }

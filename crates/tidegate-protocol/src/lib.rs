@@ -1,5 +1,5 @@
 //! The wire of Tidegate, for both of its sides: names, cursors, filters, codes, frames, the WebSocket
-//! codec, and a client's continuity.
+//! codec, and how a client follows a stream so that it misses no event unnoticed.
 //!
 //! **What it is.** All that a client needs, and that a gateway and its clients must agree on. PROTOCOL.md
 //! is the text that it implements; each item names the section or RFC that it follows.
