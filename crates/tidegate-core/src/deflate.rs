@@ -325,11 +325,9 @@ impl Membership {
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
         if *alone == frame.plain {
-            // A plain frame is in the generation's window, but does not enter the inflater's: the text
-            // that the inflater has is no longer complete.
-            if follows || self.at.is_some_and(|(generation, _)| generation == shared.generation) {
-                self.held = 0;
-            }
+            // A plain frame is in the generation's window, but does not enter the inflater's. Whatever text
+            // the inflater has, of this generation or of an older one, is not what the next frame refers to.
+            self.held = 0;
         } else {
             self.held = if follows { self.held + length } else { length };
         }

@@ -100,6 +100,26 @@ fn r19_a_joiner_becomes_a_member_after_a_window_of_the_generations_own_text() {
 }
 
 #[test]
+fn r19_a_member_that_misses_the_start_of_the_next_generation_is_no_member_of_it() {
+    let (mut generations, _) = generations(8);
+    let key = key("finance");
+    let mut client = Client::new();
+    assert_eq!(client.take(&generations.deflate(&key, 1, &ws::text_frame(&event(1)))), Ok(event(1)));
+    assert!(client.membership.is_member());
+    // The compressor is given up and taken again: a new generation, whose first frame goes past this client
+    // (it got an uncompressed frame of its own instead).
+    generations.sweep();
+    generations.sweep();
+    drop(generations.deflate(&key, 2, &ws::text_frame(&event(2))));
+    // Too short to be compressed alone, so it goes plain.
+    let short = "7".to_owned();
+    assert_eq!(client.take(&generations.deflate(&key, 3, &ws::text_frame(&short))), Ok(short));
+    // This one refers to the frame that the client never had.
+    assert_eq!(client.take(&generations.deflate(&key, 4, &ws::text_frame(&event(2)))), Ok(event(2)));
+    assert!(!client.membership.is_member());
+}
+
+#[test]
 fn small_events_one_by_one_shrink_to_less_than_a_third() {
     let (mut generations, _) = generations(8);
     let mut member = Client::new();
