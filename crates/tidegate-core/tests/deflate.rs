@@ -207,8 +207,9 @@ proptest! {
             match step {
                 Step::Batch(size) => {
                     let number = batches.len() as u64 + 1;
-                    let mut text = event(number);
-                    while text.len() < usize::from(size) {
+                    // One in five is too short to be compressed alone, and goes plain to who is no member.
+                    let mut text = if size % 5 == 0 { number.to_string() } else { event(number) };
+                    while size % 5 != 0 && text.len() < usize::from(size) {
                         text.push_str(&event(number * 1000 + text.len() as u64));
                     }
                     let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
