@@ -7,7 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_protocol::ws::{Event, Limits, ReadError, Reader};
+use tidegate_protocol::ws::{Received, Limits, Violation, MessageReader};
 
 const LIMITS: Limits = Limits {
     message_bytes_max: 2048,
@@ -15,8 +15,8 @@ const LIMITS: Limits = Limits {
     deflate: true,
 };
 
-fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<ReadError>) {
-    let mut reader = Reader::new(LIMITS);
+fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<Violation>) {
+    let mut reader = MessageReader::new(LIMITS);
     let mut events = Vec::new();
     for piece in bytes.chunks(piece) {
         let mut piece = piece.to_vec();
@@ -25,10 +25,10 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<ReadError>) {
             match reader.read(&mut input) {
                 Ok(Some(event)) => {
                     match &event {
-                        Event::Text(text) => assert!(text.len() <= LIMITS.message_bytes_max),
-                        Event::Binary(bytes) => assert!(bytes.len() <= LIMITS.message_bytes_max),
-                        Event::Ping(payload) | Event::Pong(payload) => assert!(payload.len() <= 125),
-                        Event::Close(_) => {}
+                        Received::Text(text) => assert!(text.len() <= LIMITS.message_bytes_max),
+                        Received::Binary(bytes) => assert!(bytes.len() <= LIMITS.message_bytes_max),
+                        Received::Ping(payload) | Received::Pong(payload) => assert!(payload.len() <= 125),
+                        Received::Close(_) => {}
                     }
                     events.push(format!("{event:?}"));
                 }

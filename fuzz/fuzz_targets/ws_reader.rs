@@ -7,7 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_protocol::ws::{Event, Limits, ReadError, Reader};
+use tidegate_protocol::ws::{Received, Limits, Violation, MessageReader};
 
 const LIMITS: Limits = Limits {
     message_bytes_max: 2048,
@@ -15,8 +15,8 @@ const LIMITS: Limits = Limits {
     deflate: false,
 };
 
-fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<ReadError>) {
-    let mut reader = Reader::new(LIMITS);
+fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<Violation>) {
+    let mut reader = MessageReader::new(LIMITS);
     let (mut events, mut sent) = (Vec::new(), 0);
     for piece in bytes.chunks(piece) {
         sent += piece.len();
@@ -25,7 +25,7 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<String>, Option<ReadError>) {
         loop {
             match reader.read(&mut input) {
                 Ok(Some(event)) => {
-                    if let Event::Ping(payload) | Event::Pong(payload) = &event {
+                    if let Received::Ping(payload) | Received::Pong(payload) = &event {
                         assert!(payload.len() <= 125);
                     }
                     events.push(format!("{event:?}"));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::client::Step;
+use tidegate_protocol::client::Continuity;
 
 use crate::{
     digest::{Digest, MessageKind},
@@ -101,16 +101,16 @@ impl Ledger {
                 self.cursor = Some(seq);
                 return;
             }
-            match Step::of(cursor, prev, seq) {
+            match Continuity::of(cursor, prev, seq) {
                 // The events in between are found missing by their numbers; the reader goes on.
-                Step::Hole => counts.holes += 1,
-                Step::Seen => {
+                Continuity::Hole => counts.holes += 1,
+                Continuity::Seen => {
                     if !digest.marks.is_empty() {
                         counts.repeated_frames += 1;
                     }
                     return;
                 }
-                Step::Advance => {}
+                Continuity::Advance => {}
             }
             self.cursor = Some(seq);
             above = digest.seqs.first().is_some_and(|first| *first <= cursor).then_some(cursor);

@@ -83,7 +83,7 @@ pub struct Batch {
     /// Its events, in seq order.
     pub events: Vec<Arc<Event>>,
     has_targeted: bool,
-    views: Mutex<Vec<Kept>>,
+    views: Mutex<Vec<KeptView>>,
     charged: AtomicUsize,
     budget: Arc<Budget>,
 }
@@ -96,7 +96,7 @@ impl Drop for Batch {
 
 /// A view that a batch keeps, in the forms that were asked for so far.
 #[derive(Debug)]
-struct Kept {
+struct KeptView {
     key: ViewKey,
     plain: View,
     compressed: Option<Arc<Compressed>>,
@@ -105,7 +105,7 @@ struct Kept {
     enveloped: Option<Option<Arc<Compressed>>>,
 }
 
-impl Kept {
+impl KeptView {
     /// The bytes of its forms.
     fn memory(&self) -> usize {
         let plain = if let View::Frame { bytes, .. } = &self.plain { bytes.len() } else { 0 };
@@ -289,7 +289,7 @@ impl Batch {
             let bytes = self.run(org, key, start, &shared).framed(key.framing);
             View::Frame { start, bytes, count: shared.len(), compressed: None }
         };
-        let mut kept = Kept { key: key.clone(), plain, compressed: None, enveloped: None };
+        let mut kept = KeptView { key: key.clone(), plain, compressed: None, enveloped: None };
         let view = self.formed(org, &mut kept, wanted);
         if views.len() < VIEWS_MAX {
             self.charge(kept.memory());
@@ -316,7 +316,7 @@ impl Batch {
 
     /// The view of `kept` in the form that is wanted. A form is made when it is first asked for, and stored
     /// in `kept`.
-    fn formed(&self, org: &OrgId, kept: &mut Kept, wanted: Wanted<'_>) -> View {
+    fn formed(&self, org: &OrgId, kept: &mut KeptView, wanted: Wanted<'_>) -> View {
         let mut view = kept.plain.clone();
         let View::Frame { start, bytes, compressed, .. } = &mut view else { return view };
         *compressed = match wanted {

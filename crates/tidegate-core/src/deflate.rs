@@ -13,7 +13,7 @@
 //! it is done only if the other connections have cost more.
 //!
 //! Not here: the negotiation ([`tidegate_protocol::ws::extension`]), and inflating what clients send
-//! ([`tidegate_protocol::ws::Reader`]).
+//! ([`tidegate_protocol::ws::MessageReader`]).
 
 use std::{
     cell::RefCell,

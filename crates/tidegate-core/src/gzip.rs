@@ -63,7 +63,7 @@ impl Block {
 /// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]).
 pub fn member(text: &[u8]) -> Vec<u8> {
     let mut member = Vec::new();
-    let mut body = Body::begin(&mut member);
+    let mut body = GzipBody::begin(&mut member);
     body.share(&Block::new(text), &mut member);
     body.end(&mut member);
     member.concat()
@@ -71,12 +71,12 @@ pub fn member(text: &[u8]) -> Vec<u8> {
 
 /// A body that has begun: the checksum and length for its end (RFC 1952, section 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Body {
+pub struct GzipBody {
     crc: u32,
     bytes: u32,
 }
 
-impl Body {
+impl GzipBody {
     /// Begins a body: appends its header to `out`.
     pub fn begin(out: &mut Vec<Bytes>) -> Self {
         out.push(HEAD);
@@ -171,7 +171,7 @@ mod tests {
             .chain([Bytes::from_static(b"x")])
             .collect();
         let mut out = Vec::new();
-        let mut body = Body::begin(&mut out);
+        let mut body = GzipBody::begin(&mut out);
         for (index, frame) in frames.iter().enumerate() {
             if index % 3 == 0 {
                 body.store(frame, &mut out);
@@ -206,7 +206,7 @@ mod tests {
             .collect();
         for first in 0..blocks.len() {
             let mut out = Vec::new();
-            let mut body = Body::begin(&mut out);
+            let mut body = GzipBody::begin(&mut out);
             let order: Vec<usize> = (0..20).map(|step| (first + step * step) % blocks.len()).collect();
             order.iter().for_each(|&index| body.share(&blocks[index].1, &mut out));
             body.end(&mut out);

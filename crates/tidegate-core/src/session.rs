@@ -57,7 +57,7 @@ pub enum Coding {
     Deflate(Deflate),
     /// `Content-Encoding: gzip` (RFC 1952), over SSE. The whole stream is one gzip body, to which each frame
     /// is appended. Its header has been written already.
-    Gzip(gzip::Body),
+    Gzip(gzip::GzipBody),
     /// `?batch=gzip`, over either transport: a compressed batch inside the JSON of a frame that is not
     /// compressed itself.
     Enveloped(Arc<Enveloping>),
@@ -102,7 +102,7 @@ pub struct Greeting<'a> {
 
 /// The result of [`Session::take_page`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct PageTaken {
     /// How many events were sent.
     pub events: usize,
     /// How many events were left out because of a later one with the same service and key (R17).
@@ -395,7 +395,7 @@ impl Session {
         latest: bool,
         now: UnixMillis,
         out: &mut Vec<Bytes>,
-    ) -> Taken {
+    ) -> PageTaken {
         let gap = self.take_removed(after, now, out);
         debug_assert!(self.stop().is_none_or(|stop| to <= stop), "a page passes a due gap");
         let Subscriber { user, filter, .. } = &self.subscriber;
@@ -408,7 +408,7 @@ impl Session {
         let in_page = events.len();
         let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
         self.break_silence(in_page, to.saturating_sub(after), now, out);
-        Taken { events, omitted, gap }
+        PageTaken { events, omitted, gap }
     }
 
     /// Moves the reader to `to` and skips the events up to there (R16). `visible` says how many of them it

@@ -63,7 +63,7 @@ pub struct Escalation {
 
 /// The next step of an escalation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum SlowStep {
     /// Warn it; the number of this warning, from 1.
     Warn(u32),
     /// Close it: it had all warnings.
@@ -87,7 +87,7 @@ impl Escalation {
     }
 
     /// The reader is `lag` events behind, counted by what it may see. Returns the step to take, if any.
-    pub fn handle_lag(&mut self, now: Duration, lag: u64, limits: SlowLimits) -> Option<Step> {
+    pub fn handle_lag(&mut self, now: Duration, lag: u64, limits: SlowLimits) -> Option<SlowStep> {
         if !self.is_due(now) || lag <= limits.max_behind {
             return None;
         }
@@ -97,7 +97,11 @@ impl Escalation {
             return None;
         }
         self.warnings += 1;
-        Some(if self.warnings > limits.max_warnings { Step::Close } else { Step::Warn(self.warnings) })
+        Some(if self.warnings > limits.max_warnings {
+            SlowStep::Close
+        } else {
+            SlowStep::Warn(self.warnings)
+        })
     }
 }
 
@@ -139,22 +143,22 @@ mod tests {
         assert_eq!(escalation.handle_lag(s(1), 500, LIMITS), None);
         for warning in 1..=10 {
             let now = s(1 + u64::from(warning) * 5);
-            assert_eq!(escalation.handle_lag(now, 501, LIMITS), Some(Step::Warn(warning)));
+            assert_eq!(escalation.handle_lag(now, 501, LIMITS), Some(SlowStep::Warn(warning)));
             assert_eq!(escalation.handle_lag(now + s(4), 9999, LIMITS), None, "not so soon");
         }
-        assert_eq!(escalation.handle_lag(s(60), 501, LIMITS), Some(Step::Close));
+        assert_eq!(escalation.handle_lag(s(60), 501, LIMITS), Some(SlowStep::Close));
     }
 
     #[test]
     fn r16_whoever_gains_is_not_warned_and_catching_up_forgets_all() {
         let mut escalation = Escalation::default();
         escalation.handle_caught_up();
-        assert_eq!(escalation.handle_lag(s(5), 2000, LIMITS), Some(Step::Warn(1)));
+        assert_eq!(escalation.handle_lag(s(5), 2000, LIMITS), Some(SlowStep::Warn(1)));
         assert_eq!(escalation.handle_lag(s(10), 1999, LIMITS), None, "it gains");
-        assert_eq!(escalation.handle_lag(s(15), 1999, LIMITS), Some(Step::Warn(2)), "it does not");
+        assert_eq!(escalation.handle_lag(s(15), 1999, LIMITS), Some(SlowStep::Warn(2)), "it does not");
         assert_eq!(escalation.handle_lag(s(20), 400, LIMITS), None);
         escalation.handle_caught_up();
-        assert_eq!(escalation.handle_lag(s(21), 501, LIMITS), Some(Step::Warn(1)));
+        assert_eq!(escalation.handle_lag(s(21), 501, LIMITS), Some(SlowStep::Warn(1)));
     }
 
     #[test]

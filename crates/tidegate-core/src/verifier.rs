@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::{
         deflate::compress_alone,
-        gzip::{Block, Body},
+        gzip::{Block, GzipBody},
     };
     use tidegate_protocol::ws;
 
@@ -115,8 +115,8 @@ mod tests {
         let frame = Bytes::from_static(b"data: abcabcabcabcabcabc\n\n");
         let blocks = |frame: &Bytes| {
             let mut out = Vec::new();
-            Body::default().share(&Block::new(frame), &mut out);
-            Body::default().store(frame, &mut out);
+            GzipBody::default().share(&Block::new(frame), &mut out);
+            GzipBody::default().store(frame, &mut out);
             out
         };
         let twice = Bytes::from([&frame[..], &frame[..]].concat());

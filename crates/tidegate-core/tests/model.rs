@@ -23,7 +23,7 @@ use tidegate_core::{
 };
 use tidegate_protocol::{
     Cursor, Epoch, Filter, GapReason, OrgId, ServiceName, UserId,
-    client::{StreamReader, Taken},
+    client::{Outcome, StreamReader},
     gzip_batch,
 };
 
@@ -420,14 +420,14 @@ impl World {
         let filter = connection.filter.clone();
         let before = client.reader.cursor().cloned();
         match client.reader.take(&text) {
-            Taken::Hello { .. } if !client.started => {
+            Outcome::Hello { .. } if !client.started => {
                 client.started = true;
                 client.accounts = filter;
                 let cursor = client.reader.cursor().expect("hello gives one").seq;
                 let owed = self.owed_after(index, cursor);
                 self.clients[index].owed = owed;
             }
-            Taken::Events(events) => {
+            Outcome::Events(events) => {
                 for event in events {
                     let value: serde_json::Value = serde_json::from_str(event.get()).expect("JSON");
                     let number = value["number"].as_u64().expect("a number") as usize;
@@ -438,7 +438,7 @@ impl World {
                     client.owed.remove(&number);
                 }
             }
-            Taken::Gap { prev, seq, reason } => {
+            Outcome::Gap { prev, seq, reason } => {
                 let epoch = client.reader.cursor().expect("a gap gives one").epoch.clone();
                 let crossed = before.is_none_or(|cursor: Cursor| cursor.epoch != epoch);
                 let is_filter = reason == GapReason::Filter.name();
@@ -464,11 +464,11 @@ impl World {
                     }
                 }
             }
-            Taken::Hole => {
+            Outcome::Hole => {
                 *self.coverage.entry("hole found").or_default() += 1;
                 client.connection = None;
             }
-            Taken::Broken(what) => panic!("{what}: {text}"),
+            Outcome::Broken(what) => panic!("{what}: {text}"),
             _ => {}
         }
     }

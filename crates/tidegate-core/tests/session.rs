@@ -431,9 +431,9 @@ fn sessions_that_see_the_same_share_its_names() {
     let verifier = if cfg!(debug_assertions) { size_of::<usize>() } else { 0 };
     assert!(size_of::<Session>() <= 176 + verifier, "{}", size_of::<Session>());
     assert!(
-        size_of::<tidegate_protocol::ws::Reader>() <= 48,
+        size_of::<tidegate_protocol::ws::MessageReader>() <= 48,
         "{}",
-        size_of::<tidegate_protocol::ws::Reader>()
+        size_of::<tidegate_protocol::ws::MessageReader>()
     );
     assert_eq!(size_of::<Filter>(), size_of::<usize>());
 }

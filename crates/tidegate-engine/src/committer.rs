@@ -24,7 +24,7 @@ use super::{
     local::{Log, LogNow, Shared},
     queue::{Request, Taken},
     staged::{Pending, Staged},
-    store::{Found, GivenId, Group, LogIndex, LogWrite, Store, StoreError},
+    store::{Found, GivenId, LogIndex, LogWrite, Store, StoreError, WriteGroup},
 };
 
 /// How often a weaker policy syncs.
@@ -67,7 +67,7 @@ impl<S: Store> Committer<S> {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, found.log, key, Known { seq, content });
         }
-        shared.store.commit(&Group { at: now, start: Some(found.start), ..Group::default() })?;
+        shared.store.commit(&WriteGroup { at: now, start: Some(found.start), ..WriteGroup::default() })?;
         shared.store.acknowledge()?;
         let by_index = {
             let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +117,7 @@ impl<S: Store> Committer<S> {
         let now = self.shared.hooks.clock.now();
         let marked = (self.shared.store.sync())
             .and_then(|()| {
-                self.shared.store.commit(&Group { at: now, start: Some(start), ..Group::default() })
+                self.shared.store.commit(&WriteGroup { at: now, start: Some(start), ..WriteGroup::default() })
             })
             .and_then(|()| self.shared.store.sync())
             .and_then(|()| self.shared.store.acknowledge());
@@ -284,7 +284,7 @@ impl<S: Store> Committer<S> {
     /// Writes the group, and once it is kept publishes and answers it.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
         let Pending { now, staged, appends, refused, opens, .. } = pending;
-        let mut group = Group { at: now, ..Group::default() };
+        let mut group = WriteGroup { at: now, ..WriteGroup::default() };
         let mut logs = Vec::new();
         for staged in staged {
             if !staged.wanted || (staged.chain.is_none() && staged.events.is_empty()) {
@@ -330,7 +330,7 @@ impl<S: Store> Committer<S> {
     }
 
     /// Makes a group durable.
-    fn write(&self, group: &Group) -> Result<(), StoreError> {
+    fn write(&self, group: &WriteGroup) -> Result<(), StoreError> {
         let began = Instant::now();
         self.shared.store.commit(group)?;
         self.shared.hooks.observer.on_sync(began.elapsed(), group.events());

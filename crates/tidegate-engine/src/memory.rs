@@ -14,7 +14,7 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
     chain::Chain,
-    store::{Cut, Group, LogIndex, Store, StoreError, Stretch},
+    store::{Cut, LogIndex, Store, StoreError, Stretch, WriteGroup},
 };
 
 type Tail = Arc<Mutex<VecDeque<Arc<Event>>>>;
@@ -54,7 +54,7 @@ impl Store for MemoryStore {
         Ok(None)
     }
 
-    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
         let mut order = self.order();
         for log in &group.logs {
             if log.events.is_empty() {

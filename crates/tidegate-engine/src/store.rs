@@ -57,7 +57,7 @@ pub struct LogWrite {
 
 /// Everything that one commit writes: kept together or not at all.
 #[derive(Debug, Clone, Default)]
-pub struct Group {
+pub struct WriteGroup {
     /// The node's time.
     pub at: UnixMillis,
     /// At most one entry per log.
@@ -70,7 +70,7 @@ pub struct Group {
     pub start: Option<Start>,
 }
 
-impl Group {
+impl WriteGroup {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.logs.is_empty() && self.floors.is_empty() && self.forgotten.is_empty() && self.start.is_none()
@@ -149,7 +149,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it
     /// returns. Called from one thread. After an error the store is never written to again.
-    fn commit(&self, group: &Group) -> Result<(), StoreError>;
+    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError>;
 
     /// Notes that the last commit is about to be acknowledged.
     fn acknowledge(&self) -> Result<(), StoreError>;

@@ -7,7 +7,7 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use super::{
     committer::Committer,
     local::Log,
-    store::{Cut, Group, Store, StoreError},
+    store::{Cut, Store, StoreError, WriteGroup},
 };
 
 impl<S: Store> Committer<S> {
@@ -20,7 +20,7 @@ impl<S: Store> Committer<S> {
             .collect();
         if !raised.is_empty() {
             let floors = raised.iter().map(|(log, floor)| (log.index, *floor)).collect();
-            self.shared.store.commit(&Group { at: now, floors, ..Group::default() })?;
+            self.shared.store.commit(&WriteGroup { at: now, floors, ..WriteGroup::default() })?;
             self.shared.store.acknowledge()?;
         }
         for (log, floor) in raised {
@@ -73,7 +73,7 @@ impl<S: Store> Committer<S> {
         if forgotten.is_empty() {
             return Ok(());
         }
-        self.shared.store.commit(&Group { at: now, forgotten, ..Group::default() })?;
+        self.shared.store.commit(&WriteGroup { at: now, forgotten, ..WriteGroup::default() })?;
         self.shared.store.acknowledge()
     }
 }

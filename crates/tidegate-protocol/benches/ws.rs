@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use tidegate_protocol::ws::{FrameBuilder, Limits, Reader, text_frame};
+use tidegate_protocol::ws::{FrameBuilder, Limits, MessageReader, text_frame};
 
 const SCRATCH_BYTES: usize = 16 * 1024;
 
@@ -28,7 +28,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Feeds `bytes` as a socket would, a scratch at a time; how many events they made.
-fn read_all(reader: &mut Reader, bytes: &mut [u8]) -> usize {
+fn read_all(reader: &mut MessageReader, bytes: &mut [u8]) -> usize {
     let mut events = 0;
     for mut input in bytes.chunks_mut(SCRATCH_BYTES) {
         while let Ok(Some(event)) = reader.read(&mut input) {
@@ -52,7 +52,7 @@ fn read(c: &mut Criterion) {
         group.bench_function(name, |b| {
             // Reading unmasks in place, so each iteration has its own copy.
             b.iter_batched_ref(
-                || (Reader::new(Limits::default()), bytes.clone()),
+                || (MessageReader::new(Limits::default()), bytes.clone()),
                 |(reader, bytes)| assert_eq!(read_all(reader, bytes), events),
                 BatchSize::SmallInput,
             );

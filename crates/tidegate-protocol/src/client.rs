@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 
 use crate::{
     Cursor, Seq,
-    frame::{CompressedBatch, FrameError, Gap, GapReason, Hello, ServerFrame},
+    frame::{CompressedBatchFrame, FrameError, GapFrame, GapReason, HelloFrame, ServerFrame},
 };
 
 /// What a frame means for the application.
 #[derive(Debug)]
-pub enum Taken<'a> {
+pub enum Outcome<'a> {
     /// Nothing to show.
     Nothing,
     /// The stream is open, and live once it reaches this seq.
@@ -63,7 +63,7 @@ pub enum Taken<'a> {
 
 /// What an event, batch or ping frame over `(prev, seq]` means to a reader (R2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum Continuity {
     /// Something between the cursor and the frame is missing.
     Hole,
     /// The reader has everything up to `seq` already.
@@ -72,7 +72,7 @@ pub enum Step {
     Advance,
 }
 
-impl Step {
+impl Continuity {
     /// Compares a frame with the reader's cursor.
     pub fn of(cursor: Seq, prev: Seq, seq: Seq) -> Self {
         if prev > cursor {
@@ -124,21 +124,21 @@ impl StreamReader {
         self.is_greeted = false;
     }
 
-    /// Takes one frame: moves the cursor and returns what the application has to know. [`Taken::Hole`] and
-    /// [`Taken::Broken`] leave the cursor where it was.
-    pub fn take<'a>(&mut self, text: &'a str) -> Taken<'a> {
+    /// Takes one frame: moves the cursor and returns what the application has to know. [`Outcome::Hole`] and
+    /// [`Outcome::Broken`] leave the cursor where it was.
+    pub fn take<'a>(&mut self, text: &'a str) -> Outcome<'a> {
         let frame = match ServerFrame::parse(text) {
             Ok(frame) => frame,
-            Err(error) => return Taken::Broken(fault(&error)),
+            Err(error) => return Outcome::Broken(fault(&error)),
         };
         if !self.is_greeted && frame.range().is_some() {
-            return Taken::Broken("a frame came before hello");
+            return Outcome::Broken("a frame came before hello");
         }
         match frame {
             ServerFrame::Hello(hello) => self.hello(hello),
             ServerFrame::Gap(gap) => self.gap(gap),
             ServerFrame::Ping(ping) => match self.advance(ping.prev, ping.seq, |_| Some(Vec::new())) {
-                Taken::Nothing => Taken::Ping,
+                Outcome::Nothing => Outcome::Ping,
                 hole => hole,
             },
             ServerFrame::Event(frame) => self.advance(frame.prev, frame.event.seq, |_| {
@@ -151,24 +151,24 @@ impl StreamReader {
             ServerFrame::CompressedBatch(batch) => {
                 self.advance(batch.prev, batch.seq, |above| opened(&batch, above))
             }
-            ServerFrame::Status(status) => Taken::Status(format!("{}: {}", status.code, status.message)),
-            ServerFrame::Goaway(goaway) => Taken::Leave { retry_in_ms: goaway.retry_in_ms },
-            ServerFrame::Error(error) => Taken::Error {
+            ServerFrame::Status(status) => Outcome::Status(format!("{}: {}", status.code, status.message)),
+            ServerFrame::Goaway(goaway) => Outcome::Leave { retry_in_ms: goaway.retry_in_ms },
+            ServerFrame::Error(error) => Outcome::Error {
                 code: error.code.into_owned(),
                 message: error.message.into_owned(),
                 retry_in_ms: error.retry_in_ms,
             },
-            ServerFrame::Unknown => Taken::Nothing,
+            ServerFrame::Unknown => Outcome::Nothing,
         }
     }
 
     /// R3: `hello.cursor` is where this connection starts to account for events. It must be at or before the
     /// client's cursor.
-    fn hello<'a>(&mut self, hello: Hello<'_>) -> Taken<'a> {
+    fn hello<'a>(&mut self, hello: HelloFrame<'_>) -> Outcome<'a> {
         let start = hello.cursor;
         match &mut self.cursor {
             Some(cursor) if start.seq > cursor.seq => {
-                return Taken::Broken("hello skips what was not seen");
+                return Outcome::Broken("hello skips what was not seen");
             }
             Some(cursor) => {
                 cursor.epoch = start.epoch;
@@ -180,28 +180,28 @@ impl StreamReader {
             self.silence_ms = interval.min(PING_INTERVAL_MS_MAX) + SILENCE_MARGIN_MS;
         }
         self.is_greeted = true;
-        Taken::Hello { head: hello.head }
+        Outcome::Hello { head: hello.head }
     }
 
     /// R2: a gap sets epoch and tag of the cursor, and moves its seq forward. Only a gap with reason `epoch`
     /// may lower the seq.
-    fn gap<'a>(&mut self, gap: Gap<'_>) -> Taken<'a> {
-        let Gap { prev, seq, epoch, filter: tag, reason, .. } = gap;
-        let Some(cursor) = &mut self.cursor else { return Taken::Broken("a frame came before hello") };
+    fn gap<'a>(&mut self, gap: GapFrame<'_>) -> Outcome<'a> {
+        let GapFrame { prev, seq, epoch, filter: tag, reason, .. } = gap;
+        let Some(cursor) = &mut self.cursor else { return Outcome::Broken("a frame came before hello") };
         // `prev` belongs to the epoch of the cursor. Frames between the two were lost on the way here: if the
         // client resumes from its cursor, it gets their events, and then the gap again.
         if prev > cursor.seq {
-            return Taken::Hole;
+            return Outcome::Hole;
         }
         let reason = reason.into_owned();
         if reason == GapReason::Epoch.name() {
             *cursor = Cursor { epoch, seq, tag };
-            return Taken::Gap { prev, seq, reason };
+            return Outcome::Gap { prev, seq, reason };
         }
         // A gap that ends at or before the cursor is no news, unless the filter has changed.
         let is_news = seq > cursor.seq || reason == GapReason::Filter.name();
         *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
-        if is_news { Taken::Gap { prev, seq, reason } } else { Taken::Nothing }
+        if is_news { Outcome::Gap { prev, seq, reason } } else { Outcome::Nothing }
     }
 
     /// R2: takes an event, batch or ping frame over (`prev`, `seq`]. If the frame moves the cursor, `above`
@@ -211,18 +211,18 @@ impl StreamReader {
         prev: Seq,
         seq: Seq,
         above: impl FnOnce(Seq) -> Option<Vec<Cow<'a, RawValue>>>,
-    ) -> Taken<'a> {
-        let Some(cursor) = &mut self.cursor else { return Taken::Broken("a frame came before hello") };
-        match Step::of(cursor.seq, prev, seq) {
-            Step::Hole => return Taken::Hole,
-            Step::Seen => return Taken::Nothing,
-            Step::Advance => {}
+    ) -> Outcome<'a> {
+        let Some(cursor) = &mut self.cursor else { return Outcome::Broken("a frame came before hello") };
+        match Continuity::of(cursor.seq, prev, seq) {
+            Continuity::Hole => return Outcome::Hole,
+            Continuity::Seen => return Outcome::Nothing,
+            Continuity::Advance => {}
         }
         let Some(events) = above(cursor.seq) else {
-            return Taken::Broken("an event has no seq, or a batch cannot be read");
+            return Outcome::Broken("an event has no seq, or a batch cannot be read");
         };
         cursor.seq = seq;
-        if events.is_empty() { Taken::Nothing } else { Taken::Events(events) }
+        if events.is_empty() { Outcome::Nothing } else { Outcome::Events(events) }
     }
 }
 
@@ -253,7 +253,7 @@ fn events_above<'a>(events: &[&'a RawValue], above: Seq) -> Option<Vec<&'a RawVa
 
 /// The events above `above` of a compressed batch; `None` if it cannot be read, or if the batch inside has
 /// another range than the frame around it.
-fn opened<'a>(outer: &CompressedBatch<'_>, above: Seq) -> Option<Vec<Cow<'a, RawValue>>> {
+fn opened<'a>(outer: &CompressedBatchFrame<'_>, above: Seq) -> Option<Vec<Cow<'a, RawValue>>> {
     let text = outer.open()?;
     let Ok(ServerFrame::Batch(batch)) = ServerFrame::parse(&text) else { return None };
     if (batch.prev, batch.seq) != (outer.prev, outer.seq) {
@@ -328,17 +328,17 @@ mod tests {
     fn run(cursor: Option<&str>, frames: &[&str]) -> Vec<String> {
         let mut reader = StreamReader::new(cursor.map(|text| text.parse().expect("a cursor")));
         reader.connected();
-        let word = |taken: Taken<'_>| match taken {
-            Taken::Nothing => "nothing".to_owned(),
-            Taken::Hello { .. } => "hello".to_owned(),
-            Taken::Ping => "ping".to_owned(),
-            Taken::Events(events) => format!("{} events", events.len()),
-            Taken::Gap { prev, seq, reason } => format!("gap {prev} {seq} {reason}"),
-            Taken::Status(text) => text,
-            Taken::Hole => "hole".to_owned(),
-            Taken::Broken(what) => format!("broken: {what}"),
-            Taken::Leave { retry_in_ms } => format!("leave {retry_in_ms:?}"),
-            Taken::Error { code, message, .. } => format!("error {code} {message}"),
+        let word = |taken: Outcome<'_>| match taken {
+            Outcome::Nothing => "nothing".to_owned(),
+            Outcome::Hello { .. } => "hello".to_owned(),
+            Outcome::Ping => "ping".to_owned(),
+            Outcome::Events(events) => format!("{} events", events.len()),
+            Outcome::Gap { prev, seq, reason } => format!("gap {prev} {seq} {reason}"),
+            Outcome::Status(text) => text,
+            Outcome::Hole => "hole".to_owned(),
+            Outcome::Broken(what) => format!("broken: {what}"),
+            Outcome::Leave { retry_in_ms } => format!("leave {retry_in_ms:?}"),
+            Outcome::Error { code, message, .. } => format!("error {code} {message}"),
         };
         frames
             .iter()

@@ -17,15 +17,15 @@
 //! stream resumes from a stored cursor, and one event arrives:
 //!
 //! ```
-//! use tidegate_protocol::{Cursor, client::{StreamReader, Taken}};
+//! use tidegate_protocol::{Cursor, client::{StreamReader, Outcome}};
 //!
 //! let stored: Cursor = "0k3v9x1m2p4qz-41".parse()?;
 //! let mut reader = StreamReader::new(Some(stored));
 //! reader.connected();
 //! reader.take(r#"{"type":"hello","cursor":"0k3v9x1m2p4qz-41-y3sgfaip","head":42}"#);
 //! match reader.take(r#"{"type":"event","prev":40,"seq":42,"event":"invoice.paid","data":1}"#) {
-//!     Taken::Events(events) => assert_eq!(events.len(), 1),
-//!     Taken::Hole => unreachable!("a client would reconnect with reader.cursor()"),
+//!     Outcome::Events(events) => assert_eq!(events.len(), 1),
+//!     Outcome::Hole => unreachable!("a client would reconnect with reader.cursor()"),
 //!     other => unreachable!("{other:?}"),
 //! }
 //! assert_eq!(reader.cursor().map(Cursor::to_string).as_deref(), Some("0k3v9x1m2p4qz-42-y3sgfaip"));

@@ -3,7 +3,7 @@
 
 use flate2::{Compress, Compression, FlushCompress};
 use proptest::prelude::*;
-use tidegate_protocol::ws::{Event, Limits, ReadError, Reader};
+use tidegate_protocol::ws::{Limits, MessageReader, Received, Violation};
 
 const MAX: usize = 4096;
 
@@ -35,16 +35,16 @@ fn message(opcode: u8, plain: &[u8], flush: FlushCompress, piece: usize) -> Vec<
     frames
 }
 
-fn read(bytes: &[u8], cut: usize, deflate: bool) -> Result<Vec<Vec<u8>>, ReadError> {
+fn read(bytes: &[u8], cut: usize, deflate: bool) -> Result<Vec<Vec<u8>>, Violation> {
     let limits = Limits { message_bytes_max: MAX, deflate, ..Limits::default() };
-    let mut reader = Reader::new(limits);
+    let mut reader = MessageReader::new(limits);
     let mut messages = Vec::new();
     for piece in bytes.to_vec().chunks_mut(cut) {
         let mut input = &mut piece[..];
         while let Some(event) = reader.read(&mut input)? {
             match event {
-                Event::Text(text) => messages.push(text.as_bytes().to_vec()),
-                Event::Binary(bytes) => messages.push(bytes.into_owned()),
+                Received::Text(text) => messages.push(text.as_bytes().to_vec()),
+                Received::Binary(bytes) => messages.push(bytes.into_owned()),
                 other => panic!("{other:?}"),
             }
         }
@@ -84,7 +84,7 @@ fn a_message_is_held_to_its_limit_as_it_inflates() {
     assert_eq!(read(&exact, 10, true), Ok(vec![vec![7; MAX]]));
     for size in [MAX + 1, 1 << 24] {
         let bomb = message(2, &vec![7; size], sync, 60_000);
-        assert_eq!(read(&bomb, 1000, true), Err(ReadError::MessageTooLarge), "{size}");
+        assert_eq!(read(&bomb, 1000, true), Err(Violation::MessageTooLarge), "{size}");
     }
 }
 
@@ -92,7 +92,7 @@ fn a_message_is_held_to_its_limit_as_it_inflates() {
 fn rsv1_stands_on_the_first_frame_of_a_data_message_where_it_was_agreed_alone() {
     let hello = message(1, b"hello", FlushCompress::Sync, 100);
     assert_eq!(read(&hello, 100, true), Ok(vec![b"hello".to_vec()]));
-    assert_eq!(read(&hello, 100, false), Err(ReadError::ReservedBits));
+    assert_eq!(read(&hello, 100, false), Err(Violation::ReservedBits));
     // Plain messages may come between.
     assert_eq!(read(b"\x81\x82\0\0\0\0hi", 100, true), Ok(vec![b"hi".to_vec()]));
     for (bytes, why) in [
@@ -102,9 +102,9 @@ fn rsv1_stands_on_the_first_frame_of_a_data_message_where_it_was_agreed_alone() 
         (b"\xA1\x80\0\0\0\0", "RSV2"),
         (b"\xD1\x80\0\0\0\0", "RSV3"),
     ] {
-        assert_eq!(read(bytes, 100, true), Err(ReadError::ReservedBits), "{why}");
+        assert_eq!(read(bytes, 100, true), Err(Violation::ReservedBits), "{why}");
     }
     let not_utf8 = message(1, &[0xFF, 0xFE], FlushCompress::Sync, 100);
-    assert_eq!(read(&not_utf8, 100, true), Err(ReadError::TextNotUtf8));
-    assert_eq!(read(b"\xC1\x82\0\0\0\0\x07\xFF", 100, true), Err(ReadError::NotDeflate));
+    assert_eq!(read(&not_utf8, 100, true), Err(Violation::TextNotUtf8));
+    assert_eq!(read(b"\xC1\x82\0\0\0\0\x07\xFF", 100, true), Err(Violation::NotDeflate));
 }

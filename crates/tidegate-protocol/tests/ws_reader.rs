@@ -2,7 +2,7 @@
 //! found, and what it holds stays in proportion to what it was sent.
 
 use proptest::prelude::*;
-use tidegate_protocol::ws::{Close, Event, Limits, ReadError, Reader, is_sendable};
+use tidegate_protocol::ws::{Close, Limits, MessageReader, Received, Violation, is_sendable};
 
 /// A client's frame; the length in its shortest form.
 fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
@@ -33,22 +33,22 @@ fn part(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame(opcode, payload, MASK)
 }
 
-fn owned(event: Event<'_>) -> Event<'static> {
+fn owned(event: Received<'_>) -> Received<'static> {
     match event {
-        Event::Text(text) => Event::Text(text.into_owned().into()),
-        Event::Binary(bytes) => Event::Binary(bytes.into_owned().into()),
-        Event::Ping(payload) => Event::Ping(payload.into_owned().into()),
-        Event::Pong(payload) => Event::Pong(payload.into_owned().into()),
-        Event::Close(close) => {
-            Event::Close(Close { code: close.code, reason: close.reason.into_owned().into() })
+        Received::Text(text) => Received::Text(text.into_owned().into()),
+        Received::Binary(bytes) => Received::Binary(bytes.into_owned().into()),
+        Received::Ping(payload) => Received::Ping(payload.into_owned().into()),
+        Received::Pong(payload) => Received::Pong(payload.into_owned().into()),
+        Received::Close(close) => {
+            Received::Close(Close { code: close.code, reason: close.reason.into_owned().into() })
         }
     }
 }
 
-type Read = (Vec<Event<'static>>, Option<ReadError>);
+type Read = (Vec<Received<'static>>, Option<Violation>);
 
 /// What `reader` makes of `bytes`, cut into pieces of these lengths (over and over).
-fn read(reader: &mut Reader, bytes: &[u8], pieces: &[usize]) -> Read {
+fn read(reader: &mut MessageReader, bytes: &[u8], pieces: &[usize]) -> Read {
     let (mut events, mut rest) = (Vec::new(), bytes);
     for piece in pieces.iter().cycle() {
         let (piece, after) = rest.split_at((*piece).clamp(1, rest.len().max(1)).min(rest.len()));
@@ -71,13 +71,13 @@ fn read(reader: &mut Reader, bytes: &[u8], pieces: &[usize]) -> Read {
 }
 
 fn whole(bytes: &[u8]) -> Read {
-    read(&mut Reader::new(Limits::default()), bytes, &[usize::MAX])
+    read(&mut MessageReader::new(Limits::default()), bytes, &[usize::MAX])
 }
 
 #[test]
 fn ws_an_idle_reader_is_small_and_holds_nothing() {
-    assert!(size_of::<Reader>() <= 64, "{}", size_of::<Reader>());
-    let mut reader = Reader::new(Limits::default());
+    assert!(size_of::<MessageReader>() <= 64, "{}", size_of::<MessageReader>());
+    let mut reader = MessageReader::new(Limits::default());
     assert!(reader.is_idle());
     let bytes = [part(1, b"a"), fin(9, b"b"), fin(0, b"c"), fin(2, &[0; 999])].concat();
     for pieces in [&[usize::MAX][..], &[1], &[7, 100]] {
@@ -90,9 +90,9 @@ fn ws_an_idle_reader_is_small_and_holds_nothing() {
 
 #[test]
 fn ws_every_error() {
-    use ReadError::*;
+    use Violation::*;
     let masked = |head: &[u8]| [head, &MASK].concat();
-    let table: &[(Vec<u8>, ReadError, u16)] = &[
+    let table: &[(Vec<u8>, Violation, u16)] = &[
         (vec![0xC1, 0x80], ReservedBits, 1002),
         (vec![0xA1, 0x80], ReservedBits, 1002),
         (vec![0x91, 0x80], ReservedBits, 1002),
@@ -121,7 +121,7 @@ fn ws_every_error() {
     ];
     for (bytes, error, close_code) in table {
         for pieces in [&[usize::MAX][..], &[1], &[3, 5]] {
-            let mut reader = Reader::new(Limits::default());
+            let mut reader = MessageReader::new(Limits::default());
             assert_eq!(read(&mut reader, bytes, pieces), (vec![], Some(*error)), "{error}");
             // It stays, and nothing is held for it.
             assert_eq!(read(&mut reader, &fin(1, b"more"), &[usize::MAX]).1, Some(*error));
@@ -136,7 +136,7 @@ fn ws_every_error() {
 fn ws_the_largest_that_limits_let_through() {
     let limits = Limits { message_bytes_max: 10, message_fragments_max: 3, deflate: false };
     let bytes = [fin(2, &[1; 10]), part(2, &[2; 5]), part(0, b""), fin(0, &[3; 5])].concat();
-    let (events, error) = read(&mut Reader::new(limits), &bytes, &[usize::MAX]);
+    let (events, error) = read(&mut MessageReader::new(limits), &bytes, &[usize::MAX]);
     assert_eq!((events.len(), error), (2, None));
 }
 
@@ -144,8 +144,8 @@ fn ws_the_largest_that_limits_let_through() {
 fn ws_nothing_is_read_after_a_close() {
     let (events, error) = whole(&[fin(8, b"\x03\xE8bye"), fin(1, b"late"), vec![0xFF; 9]].concat());
     assert_eq!(error, None);
-    assert_eq!(events, [Event::Close(Close { code: Some(1000), reason: "bye".into() })]);
-    assert_eq!(whole(&fin(8, b"")).0, [Event::Close(Close { code: None, reason: "".into() })]);
+    assert_eq!(events, [Received::Close(Close { code: Some(1000), reason: "bye".into() })]);
+    assert_eq!(whole(&fin(8, b"")).0, [Received::Close(Close { code: None, reason: "".into() })]);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn ws_fragments_do_not_amplify_memory() {
     let limits = Limits { message_bytes_max: 1 << 20, message_fragments_max: usize::MAX, deflate: false };
     for opcode in [1, 2] {
         for payload in [&b"x"[..], b""] {
-            let mut reader = Reader::new(limits);
+            let mut reader = MessageReader::new(limits);
             assert_eq!(read(&mut reader, &part(opcode, payload), &[usize::MAX]), (vec![], None));
             let mut received = payload.len();
             for _ in 0..20_000 {
@@ -178,7 +178,7 @@ fn ws_fragments_do_not_amplify_memory() {
                 assert!(reader.held_bytes() <= 2 * received + 200, "{} for {received}", reader.held_bytes());
             }
         }
-        let mut reader = Reader::new(limits);
+        let mut reader = MessageReader::new(limits);
         let announced = &fin(opcode, &vec![b'x'; 1 << 20])[..10 + 4 + 5];
         assert_eq!(read(&mut reader, announced, &[usize::MAX]), (vec![], None));
         assert!(reader.held_bytes() <= 210, "{} for 5 bytes", reader.held_bytes());
@@ -248,7 +248,7 @@ proptest! {
         let bytes = encode(&sent, mask);
         let expected = whole(&bytes);
         for pieces in [&pieces[..], &[1]] {
-            prop_assert_eq!(&read(&mut Reader::new(Limits::default()), &bytes, pieces), &expected);
+            prop_assert_eq!(&read(&mut MessageReader::new(Limits::default()), &bytes, pieces), &expected);
         }
     }
 
@@ -268,9 +268,9 @@ proptest! {
                 ping: None,
             })
             .collect();
-        let expected: Vec<Event<'_>> = texts.iter().map(|text| Event::Text(text.into())).collect();
+        let expected: Vec<Received<'_>> = texts.iter().map(|text| Received::Text(text.into())).collect();
         let (events, error) =
-            read(&mut Reader::new(Limits::default()), &encode(&sent, mask), &[piece]);
+            read(&mut MessageReader::new(Limits::default()), &encode(&sent, mask), &[piece]);
         prop_assert_eq!(error, None);
         prop_assert_eq!(events, expected);
     }
@@ -281,6 +281,6 @@ proptest! {
         pieces in proptest::collection::vec(1usize..50, 1..4),
     ) {
         let expected = whole(&bytes);
-        prop_assert_eq!(read(&mut Reader::new(Limits::default()), &bytes, &pieces), expected);
+        prop_assert_eq!(read(&mut MessageReader::new(Limits::default()), &bytes, &pieces), expected);
     }
 }

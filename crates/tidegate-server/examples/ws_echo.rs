@@ -12,10 +12,10 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tidegate_core::deflate::compress_alone;
-use tidegate_protocol::ws::{self, Event, Limits, Reader};
+use tidegate_protocol::ws::{self, Limits, MessageReader, Received};
 use tidegate_server::transport::{
     guarded::{Guarded, Timeouts},
-    socket::{self, Leftover, ReadFault, Taken},
+    socket::{self, Leftover, ReadFault, SocketRead},
     upgrade::{Switched, Upgrade},
 };
 use tokio::{
@@ -74,16 +74,16 @@ fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallibl
 
 async fn echo(Switched { mut stream, mut early }: Switched, deflate: bool) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut reader = Reader::new(Limits { deflate, ..LIMITS });
+    let mut reader = MessageReader::new(Limits { deflate, ..LIMITS });
     let mut leftover = Leftover::new(usize::MAX);
     let mut taken = socket::feed(&mut reader, &mut early, |event| reply(event, deflate, &mut leftover))
-        .map(|flow| if flow.is_break() { Taken::Stopped } else { Taken::Bytes(early.len()) })
+        .map(|flow| if flow.is_break() { SocketRead::Stopped } else { SocketRead::Bytes(early.len()) })
         .map_err(ReadFault::from);
     loop {
         let closing = match taken {
-            Ok(Taken::Bytes(_) | Taken::Blocked) => false,
-            Ok(Taken::Ended) => return Ok(()),
-            Ok(Taken::Stopped) => true,
+            Ok(SocketRead::Bytes(_) | SocketRead::Blocked) => false,
+            Ok(SocketRead::Ended) => return Ok(()),
+            Ok(SocketRead::Stopped) => true,
             Err(ReadFault::Broken(error)) => {
                 leftover.push(ws::close(error.close_code(), &error.to_string())).map_err(io::Error::other)?;
                 true
@@ -101,16 +101,16 @@ async fn echo(Switched { mut stream, mut early }: Switched, deflate: bool) -> io
     }
 }
 
-fn reply(event: Event<'_>, deflate: bool, leftover: &mut Leftover) -> ControlFlow<()> {
+fn reply(event: Received<'_>, deflate: bool, leftover: &mut Leftover) -> ControlFlow<()> {
     let frame = match event {
         // Without context, as those who are no members of a generation get it.
-        Event::Text(text) if deflate => ws::deflated_frame(true, &compress_alone(text.as_bytes())),
-        Event::Binary(bytes) if deflate => ws::deflated_frame(false, &compress_alone(&bytes)),
-        Event::Text(text) => ws::text_frame(&text),
-        Event::Binary(bytes) => ws::binary_frame(&bytes),
-        Event::Ping(payload) => ws::pong(&payload),
-        Event::Pong(_) => return ControlFlow::Continue(()),
-        Event::Close(close) => {
+        Received::Text(text) if deflate => ws::deflated_frame(true, &compress_alone(text.as_bytes())),
+        Received::Binary(bytes) if deflate => ws::deflated_frame(false, &compress_alone(&bytes)),
+        Received::Text(text) => ws::text_frame(&text),
+        Received::Binary(bytes) => ws::binary_frame(&bytes),
+        Received::Ping(payload) => ws::pong(&payload),
+        Received::Pong(_) => return ControlFlow::Continue(()),
+        Received::Close(close) => {
             // The bound is the address space.
             let _ = leftover.push(ws::close(close.code.unwrap_or(1000), ""));
             return ControlFlow::Break(());

@@ -22,7 +22,7 @@ use crate::{
     auth::{Publishers, TokenVerifier},
     config::{self, Config, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
     dev::DevSession,
-    feed::{Feed, FeedEvent},
+    feed::{DevFeed, FeedEvent},
     http,
     hub::Hub,
     metrics::{Metrics, RereadOutcome},
@@ -34,7 +34,7 @@ use crate::{
 
 /// Everything that was read and checked before a port is bound.
 #[derive(Debug)]
-pub struct Start {
+pub struct Prepared {
     /// The configuration.
     pub loaded: Loaded,
     /// Verifies subscribers' tokens.
@@ -63,7 +63,7 @@ pub enum RunMode {
 
 /// How a node ended, if it had started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ExitReason {
     /// Stopped by SIGTERM after a drain: exit code 0.
     Drained,
     /// Interrupted from the keyboard: exit code 130.
@@ -84,7 +84,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
 /// Runs a node until it is asked to stop.
-pub fn run(start: Start) -> anyhow::Result<Ended> {
+pub fn run(start: Prepared) -> anyhow::Result<ExitReason> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("tidegate-main")
@@ -97,8 +97,8 @@ pub fn run(start: Start) -> anyhow::Result<Ended> {
     ended
 }
 
-async fn serve(start: Start) -> anyhow::Result<Ended> {
-    let Start { loaded, tokens, publishers, sources, mode } = start;
+async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
+    let Prepared { loaded, tokens, publishers, sources, mode } = start;
     let config = loaded.config.clone();
     // Before anything else, so that no signal is lost during the start.
     let mut signals = Signals::listen()?;
@@ -405,7 +405,7 @@ async fn drained(node: &Node) {
 
 /// Publishes the made-up events of an imaginary company, as a publisher's request would.
 async fn run_feed(node: Arc<Node>, org: OrgId) {
-    let mut feed = Feed::new(random());
+    let mut feed = DevFeed::new(random());
     loop {
         tokio::time::sleep(feed.next_delay()).await;
         let FeedEvent { service, event, key, data } = feed.next(node.now());
@@ -440,10 +440,10 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Ended {
+    async fn next(&mut self) -> ExitReason {
         tokio::select! {
-            _ = self.terminate.recv() => Ended::Drained,
-            _ = self.interrupt.recv() => Ended::Interrupted,
+            _ = self.terminate.recv() => ExitReason::Drained,
+            _ = self.interrupt.recv() => ExitReason::Interrupted,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! filters, keys and gaps have something to show.
 //!
 //! Pure: seed and times come from the caller, and the same ones give the same events. It publishes nothing
-//! itself. It is not the engine's `Feed`, which carries real events to a node.
+//! itself. It is not the engine's `DevFeed`, which carries real events to a node.
 
 mod company;
 mod dice;
@@ -52,7 +52,7 @@ enum Ask {
 
 /// The state of the company, as far as its events need it.
 #[derive(Debug, Clone)]
-pub struct Feed {
+pub struct DevFeed {
     dice: Dice,
     /// Separate dice, so that pacing does not change the stories.
     pace: Dice,
@@ -67,7 +67,7 @@ pub struct Feed {
     last_number: u64,
 }
 
-impl Feed {
+impl DevFeed {
     /// A company at the start of its day. The same seed gives the same day.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);

@@ -48,7 +48,7 @@ pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
 }
 
 /// A refusal of the auth module, as every transport writes it.
-pub fn refused(refusal: auth::Refusal) -> Refusal {
+pub fn refused(refusal: auth::AuthError) -> Refusal {
     let written = Refusal::new(refusal.code, refusal.message);
     match refusal.retry_in_ms {
         Some(millis) => written.retry_in(millis),

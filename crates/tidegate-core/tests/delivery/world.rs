@@ -48,7 +48,7 @@ impl Kind {
             Self::WebSocket | Self::Sse => Coding::Plain,
             Self::Deflate => offer("permessage-deflate"),
             Self::DeflateAlone => offer("permessage-deflate; server_no_context_takeover"),
-            Self::SseGzip => Coding::Gzip(tidegate_core::gzip::Body::begin(out)),
+            Self::SseGzip => Coding::Gzip(tidegate_core::gzip::GzipBody::begin(out)),
         }
     }
 

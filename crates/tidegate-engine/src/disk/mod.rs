@@ -35,7 +35,7 @@ use super::{
     chain::Chain,
     clock::capped_millis,
     local::{LocalEngine, LocalOptions},
-    store::{Cut, Group, LogIndex, Store, StoreError, Stretch},
+    store::{Cut, LogIndex, Store, StoreError, Stretch, WriteGroup},
 };
 
 /// The settings of the disk engine. There are no defaults here: those of a node stand in its
@@ -107,7 +107,7 @@ impl DiskStore {
 
     /// The bucket for a group: a new one if the current one is old or large enough, or if the clock has
     /// stepped back by more than a bucket (the bucket's end would be far ahead).
-    fn bucket_for(&self, group: &Group) -> Result<Arc<Bucket>, StoreError> {
+    fn bucket_for(&self, group: &WriteGroup) -> Result<Arc<Bucket>, StoreError> {
         if let Some(current) = self.buckets.current() {
             let age = group.at.abs_diff(current.opened_at);
             let full = current.bytes.load(Ordering::Relaxed) >= self.bucket_bytes;
@@ -121,7 +121,7 @@ impl DiskStore {
         self.buckets.begin(group.at)
     }
 
-    fn write(&self, group: &Group, writer: &mut Writer) -> Result<(), StoreError> {
+    fn write(&self, group: &WriteGroup, writer: &mut Writer) -> Result<(), StoreError> {
         let commit = writer.commit + 1;
         let bucket = self.bucket_for(group)?;
         let mut batch = self.db.batch().durability(Some(self.persist));
@@ -183,7 +183,7 @@ impl Store for DiskStore {
         }
     }
 
-    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
         self.write(group, &mut self.writer())
     }
 

@@ -49,7 +49,7 @@ pub fn key(space: u64, number: u64) -> [u8; 16] {
 
 /// Takes a key of a bucket apart.
 pub fn split_key(key: &[u8]) -> Result<(u64, u64), StoreError> {
-    let mut key = Reader(key);
+    let mut key = RecordReader(key);
     let parts = (key.u64()?, key.u64()?);
     key.end(parts)
 }
@@ -62,9 +62,9 @@ pub fn meta_key(tag: u8, number: u64) -> [u8; 9] {
 }
 
 /// Reads a value from its front.
-pub struct Reader<'a>(pub &'a [u8]);
+pub struct RecordReader<'a>(pub &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> RecordReader<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], StoreError> {
         let (taken, rest) = self.0.split_at_checked(n).ok_or_else(damaged)?;
         self.0 = rest;
@@ -145,7 +145,7 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
 /// Reads the event with this seq; its fragment shares the buffer of `value`. `last` is the service of the
 /// event before it, whose name is shared if it is the same.
 pub fn decode_event(seq: Seq, value: Bytes, last: Option<&ServiceName>) -> Result<Event, StoreError> {
-    let mut reader = Reader(&value);
+    let mut reader = RecordReader(&value);
     reader.format()?;
     let timestamp = reader.u64()?;
     let flags = reader.u8()?;
@@ -168,7 +168,7 @@ pub fn decode_event(seq: Seq, value: Bytes, last: Option<&ServiceName>) -> Resul
 
 /// Reads the time of an event.
 pub fn event_timestamp(value: &[u8]) -> Result<UnixMillis, StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     reader.format()?;
     reader.u64()
 }
@@ -195,7 +195,7 @@ pub fn encode_ids<'a>(
 
 /// Reads the time of a commit and the ids given in it.
 pub fn decode_ids(value: &[u8]) -> Result<(UnixMillis, Vec<FoundId>), StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     let format = reader.u8()?;
     let at = reader.u64()?;
     let mut ids = Vec::new();
@@ -228,7 +228,7 @@ pub fn encode_start(start: &Start) -> Vec<u8> {
 
 /// Reads a start record.
 pub fn decode_start(value: &[u8]) -> Result<Start, StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     reader.format()?;
     let start = Start {
         number: reader.u64()?,
@@ -256,14 +256,14 @@ pub fn encode_org(index: LogIndex, chain: &Chain) -> Vec<u8> {
 
 /// Reads an org's number alone: chains are read when a log is first touched.
 pub fn decode_org_index(value: &[u8]) -> Result<LogIndex, StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     reader.format()?;
     reader.u64()
 }
 
 /// Reads an org's number and epochs.
 pub fn decode_org(value: &[u8]) -> Result<(LogIndex, Chain), StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     reader.format()?;
     let index = reader.u64()?;
     let start = reader.u64()?;
@@ -288,14 +288,14 @@ pub fn encode_head(head: Seq, last_timestamp: UnixMillis, touched: UnixMillis) -
 
 /// Reads (head, last timestamp, last write).
 pub fn decode_head(value: &[u8]) -> Result<(Seq, UnixMillis, UnixMillis), StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     let head = (reader.u64()?, reader.u64()?, reader.u64()?);
     reader.end(head)
 }
 
 /// Reads a bare number.
 pub fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
-    let mut reader = Reader(value);
+    let mut reader = RecordReader(value);
     let number = reader.u64()?;
     reader.end(number)
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tidegate_core::Event;
 
 use super::{
-    store::{Cut, Found, Group, LogIndex, Store, StoreError, Stretch},
+    store::{Cut, Found, LogIndex, Store, StoreError, Stretch, WriteGroup},
     *,
 };
 
@@ -42,7 +42,7 @@ impl Store for Gated {
     fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError> {
         self.inner.chain(org)
     }
-    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
         if group.logs.is_empty() {
             return self.inner.commit(group);
         }

@@ -1,7 +1,7 @@
 //! Seqs need not be dense: a log of which the store holds every tenth event reads back in whole.
 
 use super::{
-    store::{Cut, Found, Group, LogIndex, Store, StoreError, Stretch},
+    store::{Cut, Found, LogIndex, Store, StoreError, Stretch, WriteGroup},
     *,
 };
 
@@ -12,7 +12,7 @@ impl Store for EveryTenth {
     fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError> {
         self.0.chain(org)
     }
-    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
         let mut group = group.clone();
         for log in &mut group.logs {
             log.events.retain(|event| event.seq % 10 == 0);

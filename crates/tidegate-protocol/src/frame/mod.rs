@@ -11,8 +11,8 @@ mod server;
 
 pub use client::{ClientFrame, read_client_frame};
 pub use server::{
-    Batch, BatchEvent, CompressedBatch, Event, FrameError, Gap, Goaway, Hello, Ping, ServerFrame, Status,
-    StreamError,
+    BatchEvent, BatchFrame, CompressedBatchFrame, ErrorFrame, EventFrame, FrameError, GapFrame, GoawayFrame,
+    HelloFrame, PingFrame, ServerFrame, StatusFrame,
 };
 
 /// The version of the protocol that this crate implements: `hello.protocol`, and the number in the

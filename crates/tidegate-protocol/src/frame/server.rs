@@ -18,23 +18,23 @@ use crate::{Cursor, Epoch, FilterTag, Seq, gzip_batch};
 #[non_exhaustive]
 pub enum ServerFrame<'a> {
     /// `hello`: always the first frame, and the answer to a renewal.
-    Hello(Hello<'a>),
+    Hello(HelloFrame<'a>),
     /// `event`: one event.
-    Event(Event<'a>),
+    Event(EventFrame<'a>),
     /// `batch`: several events, or one and a stretch without visible events.
-    Batch(Batch<'a>),
+    Batch(BatchFrame<'a>),
     /// `batch` with `compressed`, to a stream with `batch=gzip`.
-    CompressedBatch(CompressedBatch<'a>),
+    CompressedBatch(CompressedBatchFrame<'a>),
     /// `gap`: a part of the log that will not come.
-    Gap(Gap<'a>),
+    Gap(GapFrame<'a>),
     /// `ping`: nothing was visible up to here; also asks for a `pong`.
-    Ping(Ping<'a>),
+    Ping(PingFrame<'a>),
     /// `status`: a remark; the stream goes on.
-    Status(Status<'a>),
+    Status(StatusFrame<'a>),
     /// `goaway`: the client is to leave, and to come back.
-    Goaway(Goaway<'a>),
+    Goaway(GoawayFrame<'a>),
     /// `error`: the last frame.
-    Error(StreamError<'a>),
+    Error(ErrorFrame<'a>),
     /// A type of a later protocol. Ignore it.
     Unknown,
 }
@@ -112,7 +112,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ServerFrame<'a> {
 
 /// `hello`: the terms of a stream, and where it starts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Hello<'a> {
+pub struct HelloFrame<'a> {
     /// Where this stream starts: the cursor that was presented, or the start that was asked for. Never
     /// after the presented one. It always has a tag. The frame's `epoch` repeats the cursor's.
     pub cursor: Cursor,
@@ -153,7 +153,7 @@ pub struct Hello<'a> {
 
 /// `event`: one event, and all that the reader may see in `(prev, event.seq]`.
 #[derive(Debug, Clone)]
-pub struct Event<'a> {
+pub struct EventFrame<'a> {
     /// The org.
     pub org: Cow<'a, str>,
     /// The position that the frame follows on.
@@ -162,7 +162,7 @@ pub struct Event<'a> {
     pub event: BatchEvent<'a>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Event<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for EventFrame<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Rest<'a> {
@@ -217,7 +217,7 @@ pub struct BatchEvent<'a> {
 
 /// `batch`: all events that the reader may see in `(prev, seq]`, apart from omitted ones.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Batch<'a> {
+pub struct BatchFrame<'a> {
     /// The org.
     #[serde(default, borrow)]
     pub org: Cow<'a, str>,
@@ -239,9 +239,9 @@ pub struct Batch<'a> {
     pub reason: Option<Cow<'a, str>>,
 }
 
-/// `batch` with `compressed`: a [`Batch`] as gzip (RFC 1952) in base64 (RFC 4648, section 4).
+/// `batch` with `compressed`: a [`BatchFrame`] as gzip (RFC 1952) in base64 (RFC 4648, section 4).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct CompressedBatch<'a> {
+pub struct CompressedBatchFrame<'a> {
     /// As in the batch inside.
     pub prev: Seq,
     /// As in the batch inside.
@@ -260,7 +260,7 @@ pub struct CompressedBatch<'a> {
     pub count: u64,
 }
 
-impl CompressedBatch<'_> {
+impl CompressedBatchFrame<'_> {
     /// The text of the `batch` frame inside; `None` if it cannot be read: another encoding, faulty data, or
     /// more than [`gzip_batch::OPENED_BYTES_MAX`].
     pub fn open(&self) -> Option<String> {
@@ -274,7 +274,7 @@ impl CompressedBatch<'_> {
 /// `gap`: the events in `(prev, seq]` will not come (PROTOCOL.md, "Gaps"). The cursor is now `epoch`, `seq`
 /// and `filter`; after a gap with reason `epoch`, `seq` may be lower than before.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Gap<'a> {
+pub struct GapFrame<'a> {
     /// The position that the frame follows on, in the epoch before the gap.
     pub prev: Seq,
     /// The position after which the stream continues.
@@ -293,7 +293,7 @@ pub struct Gap<'a> {
 /// `ping`: all that the reader may see in `(prev, seq]` has been sent. Over WebSocket it is answered with
 /// `pong`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Ping<'a> {
+pub struct PingFrame<'a> {
     /// The position that the frame follows on.
     pub prev: Seq,
     /// The position that it accounts for.
@@ -305,7 +305,7 @@ pub struct Ping<'a> {
 
 /// `status`: a remark; the stream goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Status<'a> {
+pub struct StatusFrame<'a> {
     /// What it reports: the name of a [`crate::StatusCode`]. A later protocol may add names.
     #[serde(default, borrow)]
     pub code: Cow<'a, str>,
@@ -316,7 +316,7 @@ pub struct Status<'a> {
 
 /// `goaway`: leave and come back; the gateway closes the stream otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Goaway<'a> {
+pub struct GoawayFrame<'a> {
     /// The name of a [`crate::Code`].
     #[serde(default, borrow)]
     pub code: Cow<'a, str>,
@@ -326,7 +326,7 @@ pub struct Goaway<'a> {
 
 /// `error`: the last frame of a stream that was refused or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct StreamError<'a> {
+pub struct ErrorFrame<'a> {
     /// The name of a [`crate::Code`].
     #[serde(default, borrow)]
     pub code: Cow<'a, str>,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{error::ReadError, head::CONTROL_BYTES_MAX};
+use super::{error::Violation, head::CONTROL_BYTES_MAX};
 
 /// The longest reason, in bytes of UTF-8: the 125 of a control frame without the code (RFC 6455 5.5).
 pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
@@ -18,16 +18,16 @@ pub struct Close<'a> {
 
 impl<'a> Close<'a> {
     /// Parses the payload of a close frame.
-    pub(super) fn parse(payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
+    pub(super) fn parse(payload: Cow<'a, [u8]>) -> Result<Self, Violation> {
         let code = match *payload {
             [] => {
                 return Ok(Self { code: None, reason: Cow::Borrowed("") });
             }
-            [_] => return Err(ReadError::CloseTooShort),
+            [_] => return Err(Violation::CloseTooShort),
             [high, low, ..] => u16::from_be_bytes([high, low]),
         };
         if !is_sendable(code) {
-            return Err(ReadError::CloseCode);
+            return Err(Violation::CloseCode);
         }
         let reason = match payload {
             Cow::Borrowed(payload) => as_reason(payload)?.into(),
@@ -37,8 +37,8 @@ impl<'a> Close<'a> {
     }
 }
 
-fn as_reason(payload: &[u8]) -> Result<&str, ReadError> {
-    std::str::from_utf8(&payload[2..]).map_err(|_| ReadError::ReasonNotUtf8)
+fn as_reason(payload: &[u8]) -> Result<&str, Violation> {
+    std::str::from_utf8(&payload[2..]).map_err(|_| Violation::ReasonNotUtf8)
 }
 
 /// Whether a close frame may have this code: those of RFC 6455 7.4.1 and of its registry (1012 to 1014) that

@@ -1,9 +1,9 @@
 //! How a client can break RFC 6455, RFC 7692 or a limit.
 
-/// How a client broke the protocol or a limit. Send a close frame with [`ReadError::close_code`] and this
+/// How a client broke the protocol or a limit. Send a close frame with [`Violation::close_code`] and this
 /// error's text, then close the socket (RFC 6455 7.1.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ReadError {
+pub enum Violation {
     /// RFC 6455 5.2: no extension that gives RSV1, RSV2 or RSV3 a meaning was agreed.
     #[error("a frame has a reserved bit set, and no extension was agreed")]
     ReservedBits,
@@ -54,23 +54,23 @@ pub enum ReadError {
     TooManyFragments,
 }
 
-impl ReadError {
+impl Violation {
     /// The code to close with (RFC 6455 7.4.1): 1002, 1007 or 1009.
     pub const fn close_code(self) -> u16 {
         match self {
-            ReadError::ReservedBits
-            | ReadError::ReservedOpcode
-            | ReadError::Unmasked
-            | ReadError::FragmentedControl
-            | ReadError::OversizedControl
-            | ReadError::NonMinimalLength
-            | ReadError::LengthOverflow
-            | ReadError::LoneContinuation
-            | ReadError::InterleavedMessage
-            | ReadError::CloseTooShort
-            | ReadError::CloseCode => 1002,
-            ReadError::ReasonNotUtf8 | ReadError::TextNotUtf8 | ReadError::NotDeflate => 1007,
-            ReadError::MessageTooLarge | ReadError::TooManyFragments => 1009,
+            Violation::ReservedBits
+            | Violation::ReservedOpcode
+            | Violation::Unmasked
+            | Violation::FragmentedControl
+            | Violation::OversizedControl
+            | Violation::NonMinimalLength
+            | Violation::LengthOverflow
+            | Violation::LoneContinuation
+            | Violation::InterleavedMessage
+            | Violation::CloseTooShort
+            | Violation::CloseCode => 1002,
+            Violation::ReasonNotUtf8 | Violation::TextNotUtf8 | Violation::NotDeflate => 1007,
+            Violation::MessageTooLarge | Violation::TooManyFragments => 1009,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! permessage-deflate (RFC 7692): a client's offer and the server's answer.
 //!
 //! What the server sends is compressed by `tidegate_core::deflate`. What the client sends is inflated by
-//! [`super::Reader`], each message by itself: the answer always asks for `client_no_context_takeover`, so
+//! [`super::MessageReader`], each message by itself: the answer always asks for `client_no_context_takeover`, so
 //! that an idle connection holds no window.
 
 use super::HeaderLine;

@@ -67,7 +67,7 @@ impl fmt::Debug for Protocols<'_> {
 
 /// Why a request is not a handshake that this server accepts. The text is one sentence for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
+pub enum HandshakeError {
     /// RFC 6455 4.2.1, item 1.
     #[error("a WebSocket handshake is a GET request")]
     NotGet,
@@ -97,17 +97,19 @@ pub enum Refusal {
     Body,
 }
 
-impl Refusal {
+impl HandshakeError {
     /// The code to answer with.
     pub const fn code(self) -> Code {
         match self {
-            Refusal::NotGet => Code::MethodNotAllowed,
-            Refusal::NotHttp11 | Refusal::NoUpgrade | Refusal::Version => Code::Unsupported,
-            Refusal::Host
-            | Refusal::NoConnectionUpgrade
-            | Refusal::Key
-            | Refusal::Protocols
-            | Refusal::Body => Code::BadRequest,
+            HandshakeError::NotGet => Code::MethodNotAllowed,
+            HandshakeError::NotHttp11 | HandshakeError::NoUpgrade | HandshakeError::Version => {
+                Code::Unsupported
+            }
+            HandshakeError::Host
+            | HandshakeError::NoConnectionUpgrade
+            | HandshakeError::Key
+            | HandshakeError::Protocols
+            | HandshakeError::Body => Code::BadRequest,
         }
     }
 
@@ -115,14 +117,14 @@ impl Refusal {
     /// (RFC 6455 4.4, RFC 9110 15.5.22).
     pub const fn status(self) -> u16 {
         match self {
-            Refusal::NoUpgrade | Refusal::Version => 426,
-            Refusal::NotGet
-            | Refusal::NotHttp11
-            | Refusal::Host
-            | Refusal::NoConnectionUpgrade
-            | Refusal::Key
-            | Refusal::Protocols
-            | Refusal::Body => self.code().status(),
+            HandshakeError::NoUpgrade | HandshakeError::Version => 426,
+            HandshakeError::NotGet
+            | HandshakeError::NotHttp11
+            | HandshakeError::Host
+            | HandshakeError::NoConnectionUpgrade
+            | HandshakeError::Key
+            | HandshakeError::Protocols
+            | HandshakeError::Body => self.code().status(),
         }
     }
 
@@ -130,17 +132,17 @@ impl Refusal {
     /// may be frames, and must not be read as a request.
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Refusal::NotGet => &[("allow", "GET"), ("connection", "close")],
-            Refusal::NoUpgrade => &[("upgrade", "websocket"), ("connection", "upgrade, close")],
-            Refusal::Version => {
+            HandshakeError::NotGet => &[("allow", "GET"), ("connection", "close")],
+            HandshakeError::NoUpgrade => &[("upgrade", "websocket"), ("connection", "upgrade, close")],
+            HandshakeError::Version => {
                 &[("sec-websocket-version", "13"), ("upgrade", "websocket"), ("connection", "upgrade, close")]
             }
-            Refusal::NotHttp11
-            | Refusal::Host
-            | Refusal::NoConnectionUpgrade
-            | Refusal::Key
-            | Refusal::Protocols
-            | Refusal::Body => &[("connection", "close")],
+            HandshakeError::NotHttp11
+            | HandshakeError::Host
+            | HandshakeError::NoConnectionUpgrade
+            | HandshakeError::Key
+            | HandshakeError::Protocols
+            | HandshakeError::Body => &[("connection", "close")],
         }
     }
 }
@@ -154,36 +156,36 @@ pub fn is_asked(headers: &[HeaderLine<'_>]) -> bool {
 /// Checks a handshake (RFC 6455 4.2.1) and computes its answer (4.2.2).
 ///
 /// # Errors
-/// [`Refusal`] names the first rule that the request breaks.
-pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, Refusal> {
+/// [`HandshakeError`] names the first rule that the request breaks.
+pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, HandshakeError> {
     let Request { method, is_http11, headers } = request;
     if method != "GET" {
-        return Err(Refusal::NotGet);
+        return Err(HandshakeError::NotGet);
     }
     if !is_http11 {
-        return Err(Refusal::NotHttp11);
+        return Err(HandshakeError::NotHttp11);
     }
     if values(headers, "transfer-encoding").next().is_some()
         || values(headers, "content-length").any(|length| length != b"0")
     {
-        return Err(Refusal::Body);
+        return Err(HandshakeError::Body);
     }
-    only(headers, "host").ok_or(Refusal::Host)?;
+    only(headers, "host").ok_or(HandshakeError::Host)?;
     if !is_asked(headers) {
-        return Err(Refusal::NoUpgrade);
+        return Err(HandshakeError::NoUpgrade);
     }
     if !has_token(headers, "connection", "upgrade") {
-        return Err(Refusal::NoConnectionUpgrade);
+        return Err(HandshakeError::NoConnectionUpgrade);
     }
     // Before the key, because other versions may have none.
     if only(headers, "sec-websocket-version") != Some(b"13") {
-        return Err(Refusal::Version);
+        return Err(HandshakeError::Version);
     }
-    let key = only(headers, "sec-websocket-key").ok_or(Refusal::Key)?;
+    let key = only(headers, "sec-websocket-key").ok_or(HandshakeError::Key)?;
     // Room for 16 bytes, rounded up to whole groups of base64; a longer key does not fit.
     let mut nonce = [0; 18];
     if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
-        return Err(Refusal::Key);
+        return Err(HandshakeError::Key);
     }
     Ok(Handshake {
         accept_key: accept_key(key),
@@ -197,16 +199,21 @@ fn accept_key(key: &[u8]) -> String {
     BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-fn protocols<'a>(headers: &[HeaderLine<'a>]) -> Result<Protocols<'a>, Refusal> {
+fn protocols<'a>(headers: &[HeaderLine<'a>]) -> Result<Protocols<'a>, HandshakeError> {
     let mut names = Vec::new();
     for name in values(headers, "sec-websocket-protocol").flat_map(elements) {
-        let name = std::str::from_utf8(name).ok().filter(|name| is_token(name)).ok_or(Refusal::Protocols)?;
+        let name =
+            std::str::from_utf8(name).ok().filter(|name| is_token(name)).ok_or(HandshakeError::Protocols)?;
         names.push(name);
     }
     // Sorted, so that many names do not take quadratic time.
     let mut sorted = names.clone();
     sorted.sort_unstable();
-    if sorted.is_sorted_by(|one, next| one < next) { Ok(Protocols(names)) } else { Err(Refusal::Protocols) }
+    if sorted.is_sorted_by(|one, next| one < next) {
+        Ok(Protocols(names))
+    } else {
+        Err(HandshakeError::Protocols)
+    }
 }
 
 /// The trimmed values of all lines of this name (lower case).
@@ -252,12 +259,12 @@ mod tests {
         ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
-    fn check_lines(lines: &[Line]) -> Result<Handshake<'static>, Refusal> {
+    fn check_lines(lines: &[Line]) -> Result<Handshake<'static>, HandshakeError> {
         check(Request { method: "GET", is_http11: true, headers: lines })
     }
 
     /// The good handshake without the lines of this name, with these instead.
-    fn with(name: &str, lines: &[Line]) -> Result<Handshake<'static>, Refusal> {
+    fn with(name: &str, lines: &[Line]) -> Result<Handshake<'static>, HandshakeError> {
         let kept = GOOD.iter().filter(|(line, _)| *line != name);
         check_lines(&kept.chain(lines).copied().collect::<Vec<_>>())
     }
@@ -272,46 +279,54 @@ mod tests {
     #[test]
     fn every_refusal() {
         for (method, is_http11, refusal) in [
-            ("POST", true, Refusal::NotGet),
-            ("get", true, Refusal::NotGet),
-            ("GET", false, Refusal::NotHttp11),
+            ("POST", true, HandshakeError::NotGet),
+            ("get", true, HandshakeError::NotGet),
+            ("GET", false, HandshakeError::NotHttp11),
         ] {
             let request = Request { method, is_http11, headers: &GOOD };
             assert_eq!(check(request), Err(refusal));
         }
         const KEY: Line = ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==");
-        let table: &[(&str, &[Line], Refusal)] = &[
-            ("Host", &[], Refusal::Host),
-            ("", &[("host", b"b.example")], Refusal::Host),
-            ("Upgrade", &[], Refusal::NoUpgrade),
-            ("Upgrade", &[("Upgrade", b"h2c, websockets")], Refusal::NoUpgrade),
-            ("Upgrade", &[("Upgrade", b"web\xC3\xA4socket")], Refusal::NoUpgrade),
-            ("Connection", &[], Refusal::NoConnectionUpgrade),
-            ("Connection", &[("Connection", b"keep-alive")], Refusal::NoConnectionUpgrade),
-            ("Sec-WebSocket-Version", &[], Refusal::Version),
-            ("Sec-WebSocket-Version", &[("Sec-WebSocket-Version", b"8")], Refusal::Version),
-            ("", &[("Sec-WebSocket-Version", b"13")], Refusal::Version),
-            ("Sec-WebSocket-Key", &[], Refusal::Key),
-            ("", &[KEY], Refusal::Key),
-            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"")], Refusal::Key),
-            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"SGVsbG8sIHdvcmxkIQ==")], Refusal::Key),
-            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZWFi")], Refusal::Key),
-            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"\xFFGhlIHNhbXBsZSBub25jZQ==")], Refusal::Key),
-            ("", &[("Content-Length", b"1")], Refusal::Body),
-            ("", &[("Content-Length", b"0"), ("Content-Length", b"7")], Refusal::Body),
-            ("", &[("Transfer-Encoding", b"chunked")], Refusal::Body),
-            ("", &[("Sec-WebSocket-Protocol", b"a b")], Refusal::Protocols),
-            ("", &[("Sec-WebSocket-Protocol", b"a, a")], Refusal::Protocols),
-            ("", &[("Sec-WebSocket-Protocol", b"a"), ("Sec-WebSocket-Protocol", b"b,a")], Refusal::Protocols),
-            ("", &[("Sec-WebSocket-Protocol", b"t\xC3\xA4dgate")], Refusal::Protocols),
-            ("", &[("Sec-WebSocket-Protocol", b"\xFF\xFE")], Refusal::Protocols),
+        let table: &[(&str, &[Line], HandshakeError)] = &[
+            ("Host", &[], HandshakeError::Host),
+            ("", &[("host", b"b.example")], HandshakeError::Host),
+            ("Upgrade", &[], HandshakeError::NoUpgrade),
+            ("Upgrade", &[("Upgrade", b"h2c, websockets")], HandshakeError::NoUpgrade),
+            ("Upgrade", &[("Upgrade", b"web\xC3\xA4socket")], HandshakeError::NoUpgrade),
+            ("Connection", &[], HandshakeError::NoConnectionUpgrade),
+            ("Connection", &[("Connection", b"keep-alive")], HandshakeError::NoConnectionUpgrade),
+            ("Sec-WebSocket-Version", &[], HandshakeError::Version),
+            ("Sec-WebSocket-Version", &[("Sec-WebSocket-Version", b"8")], HandshakeError::Version),
+            ("", &[("Sec-WebSocket-Version", b"13")], HandshakeError::Version),
+            ("Sec-WebSocket-Key", &[], HandshakeError::Key),
+            ("", &[KEY], HandshakeError::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"")], HandshakeError::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"SGVsbG8sIHdvcmxkIQ==")], HandshakeError::Key),
+            ("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZWFi")], HandshakeError::Key),
+            (
+                "Sec-WebSocket-Key",
+                &[("Sec-WebSocket-Key", b"\xFFGhlIHNhbXBsZSBub25jZQ==")],
+                HandshakeError::Key,
+            ),
+            ("", &[("Content-Length", b"1")], HandshakeError::Body),
+            ("", &[("Content-Length", b"0"), ("Content-Length", b"7")], HandshakeError::Body),
+            ("", &[("Transfer-Encoding", b"chunked")], HandshakeError::Body),
+            ("", &[("Sec-WebSocket-Protocol", b"a b")], HandshakeError::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"a, a")], HandshakeError::Protocols),
+            (
+                "",
+                &[("Sec-WebSocket-Protocol", b"a"), ("Sec-WebSocket-Protocol", b"b,a")],
+                HandshakeError::Protocols,
+            ),
+            ("", &[("Sec-WebSocket-Protocol", b"t\xC3\xA4dgate")], HandshakeError::Protocols),
+            ("", &[("Sec-WebSocket-Protocol", b"\xFF\xFE")], HandshakeError::Protocols),
         ];
         for (name, lines, refusal) in table {
             assert_eq!(with(name, lines), Err(*refusal), "{name:?} replaced by {lines:?}");
         }
         assert!(with("", &[("content-length", b"0")]).is_ok());
-        assert_eq!(Refusal::Version.status(), 426);
-        assert!(Refusal::Version.headers().contains(&("sec-websocket-version", "13")));
+        assert_eq!(HandshakeError::Version.status(), 426);
+        assert!(HandshakeError::Version.headers().contains(&("sec-websocket-version", "13")));
     }
 
     #[test]

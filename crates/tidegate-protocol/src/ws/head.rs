@@ -1,6 +1,6 @@
 //! Parses the head of a client's frame (RFC 6455 5.2), and refuses a faulty one with its first faulty byte.
 
-use super::error::ReadError;
+use super::error::Violation;
 
 /// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -79,7 +79,7 @@ impl Head {
     }
 
     /// Takes from `input` until the head is whole; `None` if the input ends before that.
-    pub(super) fn read(&mut self, input: &mut &mut [u8], deflate: bool) -> Result<Option<Frame>, ReadError> {
+    pub(super) fn read(&mut self, input: &mut &mut [u8], deflate: bool) -> Result<Option<Frame>, Violation> {
         if !self.fill(input, 2) {
             return Ok(None);
         }
@@ -103,10 +103,10 @@ impl Head {
         };
         // RFC 6455 5.2: the shortest form, and the highest bit is zero.
         if (extended == 2 && left < 126) || (extended == 8 && left <= 0xFFFF) {
-            return Err(ReadError::NonMinimalLength);
+            return Err(Violation::NonMinimalLength);
         }
         if left > i64::MAX as u64 {
-            return Err(ReadError::LengthOverflow);
+            return Err(Violation::LengthOverflow);
         }
         if !self.fill(input, 2 + extended + 4) {
             return Ok(None);
@@ -130,25 +130,25 @@ impl Head {
     }
 }
 
-fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), ReadError> {
+fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), Violation> {
     let opcode = Opcode::from_bits(first & 0x0F);
     // RFC 7692 6: RSV1 is allowed on the first frame of a data message, if the extension was negotiated.
     let is_first = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
     let allowed = if deflate && is_first { RSV1 } else { 0 };
     if first & RESERVED & !allowed != 0 {
-        return Err(ReadError::ReservedBits);
+        return Err(Violation::ReservedBits);
     }
-    let opcode = opcode.ok_or(ReadError::ReservedOpcode)?;
+    let opcode = opcode.ok_or(Violation::ReservedOpcode)?;
     let fin = first & FIN != 0;
     if second & MASKED == 0 {
-        return Err(ReadError::Unmasked);
+        return Err(Violation::Unmasked);
     }
     if opcode.is_control() {
         if !fin {
-            return Err(ReadError::FragmentedControl);
+            return Err(Violation::FragmentedControl);
         }
         if usize::from(second & !MASKED) > CONTROL_BYTES_MAX {
-            return Err(ReadError::OversizedControl);
+            return Err(Violation::OversizedControl);
         }
     }
     Ok((opcode, fin))

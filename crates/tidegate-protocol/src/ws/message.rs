@@ -5,13 +5,13 @@ use std::{borrow::Cow, cell::RefCell};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{
-    error::ReadError,
-    event::Event,
+    error::Violation,
     head::{Frame, Opcode},
+    received::Received,
     utf8::Utf8,
 };
 
-/// A message or frame that is partly here. A [`super::Reader`] has one only while something is open.
+/// A message or frame that is partly here. A [`super::MessageReader`] has one only while something is open.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     /// The frame whose payload is still arriving.
@@ -41,7 +41,7 @@ impl Partial {
         frame: Frame,
         payload: &[u8],
         bytes_max: usize,
-    ) -> Result<Option<Event<'static>>, ReadError> {
+    ) -> Result<Option<Received<'static>>, Violation> {
         if frame.opcode.is_control() {
             self.control.extend_from_slice(payload);
             if frame.left > 0 {
@@ -49,7 +49,7 @@ impl Partial {
                 return Ok(None);
             }
             let payload = std::mem::take(&mut self.control);
-            return Event::of_control(frame.opcode, Cow::Owned(payload)).map(Some);
+            return Received::of_control(frame.opcode, Cow::Owned(payload)).map(Some);
         }
         let message = self.message.get_or_insert_with(|| Message {
             body: match frame.opcode {
@@ -113,7 +113,7 @@ impl Body {
     }
 
     /// Adds `payload`; `most` is how many bytes will be added from here on, if that is known.
-    fn push(&mut self, payload: &[u8], most: Option<usize>) -> Result<(), ReadError> {
+    fn push(&mut self, payload: &[u8], most: Option<usize>) -> Result<(), Violation> {
         let (needed, capacity) = (self.len() + payload.len(), self.capacity());
         if needed > capacity {
             // Doubling keeps the copying linear.
@@ -127,7 +127,7 @@ impl Body {
             }
         }
         match self {
-            Body::Text(utf8) => utf8.push(payload).map_err(|_| ReadError::TextNotUtf8),
+            Body::Text(utf8) => utf8.push(payload).map_err(|_| Violation::TextNotUtf8),
             Body::Binary(bytes) | Body::Deflated { bytes, .. } => {
                 bytes.extend_from_slice(payload);
                 Ok(())
@@ -135,26 +135,32 @@ impl Body {
         }
     }
 
-    fn finish(self, bytes_max: usize) -> Result<Event<'static>, ReadError> {
+    fn finish(self, bytes_max: usize) -> Result<Received<'static>, Violation> {
         Ok(match self {
-            Body::Text(utf8) => Event::Text(Cow::Owned(utf8.finish().map_err(|_| ReadError::TextNotUtf8)?)),
-            Body::Binary(bytes) => Event::Binary(Cow::Owned(bytes)),
+            Body::Text(utf8) => {
+                Received::Text(Cow::Owned(utf8.finish().map_err(|_| Violation::TextNotUtf8)?))
+            }
+            Body::Binary(bytes) => Received::Binary(Cow::Owned(bytes)),
             Body::Deflated { bytes, is_text } => return inflated(&bytes, is_text, bytes_max),
         })
     }
 }
 
 /// Inflates a compressed message of at most `bytes_max` bytes.
-pub(super) fn inflated(bytes: &[u8], is_text: bool, bytes_max: usize) -> Result<Event<'static>, ReadError> {
+pub(super) fn inflated(
+    bytes: &[u8],
+    is_text: bool,
+    bytes_max: usize,
+) -> Result<Received<'static>, Violation> {
     let plain = inflate(bytes, bytes_max)?;
     if !is_text {
-        return Ok(Event::Binary(Cow::Owned(plain)));
+        return Ok(Received::Binary(Cow::Owned(plain)));
     }
-    String::from_utf8(plain).map(|text| Event::Text(Cow::Owned(text))).map_err(|_| ReadError::TextNotUtf8)
+    String::from_utf8(plain).map(|text| Received::Text(Cow::Owned(text))).map_err(|_| Violation::TextNotUtf8)
 }
 
 /// Inflates one message (RFC 7692 7.2.2), which refers to nothing before it.
-fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, ReadError> {
+fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
     thread_local! {
         static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
     }
@@ -166,11 +172,11 @@ fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, ReadError> {
                 let (taken, made) = (inflater.total_in(), plain.len());
                 let status = inflater
                     .decompress_vec(input, &mut plain, FlushDecompress::None)
-                    .map_err(|_| ReadError::NotDeflate)?;
+                    .map_err(|_| Violation::NotDeflate)?;
                 let taken = usize::try_from(inflater.total_in() - taken).unwrap_or(input.len());
                 input = &input[taken..];
                 if plain.len() > bytes_max {
-                    return Err(ReadError::MessageTooLarge);
+                    return Err(Violation::MessageTooLarge);
                 }
                 match status {
                     // RFC 7692 7.2.3.4: a final block ends a stream, and another may follow.
@@ -178,7 +184,7 @@ fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, ReadError> {
                     _ if plain.len() == plain.capacity() => {
                         plain.reserve(plain.len().clamp(64, bytes_max + 1));
                     }
-                    _ if taken == 0 && plain.len() == made => return Err(ReadError::NotDeflate),
+                    _ if taken == 0 && plain.len() == made => return Err(Violation::NotDeflate),
                     _ => {}
                 }
             }

@@ -7,13 +7,13 @@
 use std::{borrow::Cow, mem};
 
 use super::{
-    error::ReadError,
-    event::Event,
+    error::Violation,
     head::{Frame, Head, Opcode, unmask},
     message::{Partial, inflated},
+    received::Received,
 };
 
-/// The limits of one message. The caller limits how long a message may stay open ([`Reader::is_idle`]) and
+/// The limits of one message. The caller limits how long a message may stay open ([`MessageReader::is_idle`]) and
 /// how many frames and messages come in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -37,22 +37,22 @@ impl Default for Limits {
 enum State {
     Open,
     Closed,
-    Failed(ReadError),
+    Failed(Violation),
 }
 
 /// Reads what one client sends (RFC 6455 5), however its bytes are cut.
 ///
 /// Between messages it owns no heap memory; while a message or a frame is partly here, it owns that part
-/// ([`Reader::held_bytes`]). The work is linear in the bytes read.
+/// ([`MessageReader::held_bytes`]). The work is linear in the bytes read.
 #[derive(Debug)]
-pub struct Reader {
+pub struct MessageReader {
     limits: Limits,
     head: Head,
     state: State,
     partial: Option<Box<Partial>>,
 }
 
-impl Reader {
+impl MessageReader {
     /// A reader for a connection that has just been upgraded.
     pub fn new(limits: Limits) -> Self {
         Self { limits, head: Head::default(), state: State::Open, partial: None }
@@ -62,21 +62,21 @@ impl Reader {
     /// used up. Unmasks the input in place. Call it until it returns `None` or an error:
     ///
     /// ```
-    /// # use tidegate_protocol::ws::{Event, Limits, Reader};
+    /// # use tidegate_protocol::ws::{Received, Limits, MessageReader};
     /// # let mut scratch = *b"\x81\x82\0\0\0\0hi";
-    /// # let mut reader = Reader::new(Limits::default());
+    /// # let mut reader = MessageReader::new(Limits::default());
     /// let mut input = &mut scratch[..];
     /// while let Some(event) = reader.read(&mut input)? {
-    ///     assert_eq!(event, Event::Text("hi".into()));
+    ///     assert_eq!(event, Received::Text("hi".into()));
     /// }
-    /// # Ok::<(), tidegate_protocol::ws::ReadError>(())
+    /// # Ok::<(), tidegate_protocol::ws::Violation>(())
     /// ```
     ///
     /// After a close frame all input is taken and dropped (RFC 6455 5.5.1).
     ///
     /// # Errors
-    /// [`ReadError`] if the client breaks the protocol or a limit. Later calls return the same error.
-    pub fn read<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
+    /// [`Violation`] if the client breaks the protocol or a limit. Later calls return the same error.
+    pub fn read<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Received<'a>>, Violation> {
         match self.state {
             State::Open => {}
             State::Closed => {
@@ -87,7 +87,7 @@ impl Reader {
         }
         let result = self.read_open(input);
         let ended = match &result {
-            Ok(Some(Event::Close(_))) => State::Closed,
+            Ok(Some(Received::Close(_))) => State::Closed,
             Err(error) => State::Failed(*error),
             Ok(_) => return result,
         };
@@ -107,7 +107,7 @@ impl Reader {
         self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
     }
 
-    fn read_open<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, ReadError> {
+    fn read_open<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Received<'a>>, Violation> {
         loop {
             let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let is_fresh = begun.is_none();
@@ -147,37 +147,37 @@ impl Reader {
     }
 
     /// Checks a frame against the open message and the limits, before any of its payload is taken.
-    fn admit(&mut self, frame: Frame) -> Result<Frame, ReadError> {
+    fn admit(&mut self, frame: Frame) -> Result<Frame, Violation> {
         if frame.opcode.is_control() {
             return Ok(frame);
         }
         let open = self.partial.as_mut().and_then(|partial| partial.message.as_mut());
         let (so_far, fragments) = match (open, frame.opcode) {
-            (None, Opcode::Continuation) => return Err(ReadError::LoneContinuation),
+            (None, Opcode::Continuation) => return Err(Violation::LoneContinuation),
             (Some(message), Opcode::Continuation) => {
                 message.fragments += 1;
                 (message.body.len(), message.fragments)
             }
-            (Some(_), _) => return Err(ReadError::InterleavedMessage),
+            (Some(_), _) => return Err(Violation::InterleavedMessage),
             (None, _) => (0, 1),
         };
         if frame.left > self.limits.message_bytes_max.saturating_sub(so_far) as u64 {
-            return Err(ReadError::MessageTooLarge);
+            return Err(Violation::MessageTooLarge);
         }
         if fragments > self.limits.message_fragments_max {
-            return Err(ReadError::TooManyFragments);
+            return Err(Violation::TooManyFragments);
         }
         Ok(frame)
     }
 }
 
-fn of_whole_frame(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ReadError> {
+fn of_whole_frame(opcode: Opcode, payload: &[u8]) -> Result<Received<'_>, Violation> {
     match opcode {
         Opcode::Text => match simdutf8::basic::from_utf8(payload) {
-            Ok(text) => Ok(Event::Text(Cow::Borrowed(text))),
-            Err(_) => Err(ReadError::TextNotUtf8),
+            Ok(text) => Ok(Received::Text(Cow::Borrowed(text))),
+            Err(_) => Err(Violation::TextNotUtf8),
         },
-        Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(Cow::Borrowed(payload))),
-        Opcode::Close | Opcode::Ping | Opcode::Pong => Event::of_control(opcode, Cow::Borrowed(payload)),
+        Opcode::Binary | Opcode::Continuation => Ok(Received::Binary(Cow::Borrowed(payload))),
+        Opcode::Close | Opcode::Ping | Opcode::Pong => Received::of_control(opcode, Cow::Borrowed(payload)),
     }
 }

@@ -6,7 +6,7 @@
 
 mod utf8;
 
-use tidegate_protocol::ws::{self, Event, Limits, Reader};
+use tidegate_protocol::ws::{self, Limits, MessageReader, Received};
 
 /// What the server answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn brief(answers: &[Answer]) -> String {
 
 /// A server that echoes.
 struct Echo {
-    reader: Reader,
+    reader: MessageReader,
     written: Vec<u8>,
     is_closed: bool,
 }
@@ -87,7 +87,7 @@ struct Echo {
 impl Default for Echo {
     fn default() -> Self {
         let limits = Limits { message_bytes_max: 16 << 20, message_fragments_max: 1 << 17, deflate: false };
-        Self { reader: Reader::new(limits), written: Vec::new(), is_closed: false }
+        Self { reader: MessageReader::new(limits), written: Vec::new(), is_closed: false }
     }
 }
 
@@ -96,11 +96,11 @@ impl Echo {
         while !self.is_closed {
             let frame = match self.reader.read(&mut input) {
                 Ok(None) => break,
-                Ok(Some(Event::Text(text))) => ws::text_frame(&text),
-                Ok(Some(Event::Binary(bytes))) => ws::binary_frame(&bytes),
-                Ok(Some(Event::Ping(payload))) => ws::pong(&payload),
-                Ok(Some(Event::Pong(_))) => continue,
-                Ok(Some(Event::Close(close))) => {
+                Ok(Some(Received::Text(text))) => ws::text_frame(&text),
+                Ok(Some(Received::Binary(bytes))) => ws::binary_frame(&bytes),
+                Ok(Some(Received::Ping(payload))) => ws::pong(&payload),
+                Ok(Some(Received::Pong(_))) => continue,
+                Ok(Some(Received::Close(close))) => {
                     self.is_closed = true;
                     ws::close(close.code.unwrap_or(1000), &close.reason)
                 }

@@ -38,7 +38,7 @@ use crate::{
     random::random,
     refusals::LimitedBy as _,
 };
-use rates::{Bucket, RetryQueue};
+use rates::{RetryQueue, TokenBucket};
 
 /// The limits on connections.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,7 @@ struct Counts {
     addresses: HashMap<IpAddr, usize>,
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
-    handshakes: Bucket,
+    handshakes: TokenBucket,
     /// Spreads the retries of clients that came too fast.
     retries: RetryQueue,
 }
@@ -134,7 +134,7 @@ impl Admission {
             addresses: HashMap::new(),
             orgs: HashMap::new(),
             next_number: 0,
-            handshakes: Bucket::full(limits.handshakes_per_second, now),
+            handshakes: TokenBucket::full(limits.handshakes_per_second, now),
             retries: RetryQueue::new(now),
         };
         Arc::new(Self { start, counts: Mutex::new(counts) })

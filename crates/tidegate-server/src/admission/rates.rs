@@ -18,12 +18,12 @@ use crate::{config::config_key, refusals::LimitedBy as _};
 
 /// A token bucket that holds one second of its rate.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     tokens: f64,
     filled: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
     pub fn full(per_second: usize, now: Instant) -> Self {
         Self { tokens: per_second as f64, filled: now }
@@ -93,7 +93,7 @@ impl RetryQueue {
 #[derive(Debug)]
 pub struct PublishRates {
     per_second: AtomicUsize,
-    keys: Mutex<HashMap<String, Bucket>>,
+    keys: Mutex<HashMap<String, TokenBucket>>,
 }
 
 /// Idle buckets are removed once there are more than this many.
@@ -121,7 +121,7 @@ impl PublishRates {
                 if keys.len() >= KEYS_KEPT {
                     keys.retain(|_, bucket| !bucket.is_idle(now));
                 }
-                let mut bucket = Bucket::full(per_second, now);
+                let mut bucket = TokenBucket::full(per_second, now);
                 let taken = bucket.take(per_second, now);
                 keys.insert(key.to_owned(), bucket);
                 taken
@@ -147,9 +147,9 @@ pub struct FailedAuths(Mutex<Failing>);
 #[derive(Debug)]
 struct Failing {
     /// Addresses that have failed recently.
-    addresses: HashMap<IpAddr, Bucket>,
+    addresses: HashMap<IpAddr, TokenBucket>,
     /// All others, while there is no room for more.
-    others: Bucket,
+    others: TokenBucket,
     swept: Instant,
 }
 
@@ -157,7 +157,7 @@ impl FailedAuths {
     /// No address has failed yet.
     pub fn new(per_second: usize) -> Self {
         let now = Instant::now();
-        let (addresses, others) = (HashMap::new(), Bucket::full(per_second, now));
+        let (addresses, others) = (HashMap::new(), TokenBucket::full(per_second, now));
         Self(Mutex::new(Failing { addresses, others, swept: now }))
     }
 
@@ -193,7 +193,7 @@ impl FailedAuths {
         let bucket = match failing.addresses.entry(address) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(_) if is_full => &mut failing.others,
-            Entry::Vacant(entry) => entry.insert(Bucket::full(per_second, now)),
+            Entry::Vacant(entry) => entry.insert(TokenBucket::full(per_second, now)),
         };
         // If several failed at once the bucket may be empty already; the next check then refuses.
         let _ = bucket.take(per_second, now);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tidegate_protocol::OrgId;
 
 use super::{
-    Refusal,
+    AuthError,
     claims::Object,
     key_set::{KeySet, Naming, VerifyingKey},
     key_source::KeySource,
@@ -36,8 +36,8 @@ fn listed(keys: &[JwtKey]) -> Keys {
     Keys::Listed(Arc::new(KeySet::new(keys.iter().map(VerifyingKey::from).collect(), Naming::Loose)))
 }
 
-pub(super) fn not_expected() -> Refusal {
-    Refusal::unauthorized("the token's `iss` is not the issuer that this gateway expects")
+pub(super) fn not_expected() -> AuthError {
+    AuthError::unauthorized("the token's `iss` is not the issuer that this gateway expects")
 }
 
 impl Issuer {
@@ -100,7 +100,7 @@ impl Issuer {
     }
 
     /// Its keys for a token that names `kid`, fetched if needed.
-    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
+    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, AuthError> {
         match &self.keys {
             Keys::Listed(keys) => Ok(keys.clone()),
             Keys::Fetched(source) => source.keys_for(kid).await,
@@ -108,7 +108,7 @@ impl Issuer {
     }
 
     /// Its keys as they are known now, without a fetch.
-    pub(super) fn keys_at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
+    pub(super) fn keys_at_hand(&self) -> Result<Arc<KeySet>, AuthError> {
         match &self.keys {
             Keys::Listed(keys) => Ok(keys.clone()),
             Keys::Fetched(source) => source.at_hand(),
@@ -116,7 +116,7 @@ impl Issuer {
     }
 
     /// Checks that verified claims are this issuer's, and meant for this gateway.
-    pub(super) fn check_claims(&self, claims: &Object) -> Result<(), Refusal> {
+    pub(super) fn check_claims(&self, claims: &Object) -> Result<(), AuthError> {
         if !self.takes_any_iss() && !self.is_named_by(claims) {
             return Err(not_expected());
         }
@@ -127,27 +127,27 @@ impl Issuer {
                 many.iter().filter_map(Value::as_str).collect()
             }
             Some(_) => {
-                return Err(Refusal::unauthorized("the token's `aud` must be text or a list of texts"));
+                return Err(AuthError::unauthorized("the token's `aud` must be text or a list of texts"));
             }
         };
         match (self.audiences.as_slice(), named.as_slice()) {
             ([], []) => Ok(()),
             // RFC 7519 4.1.3: a token with an audience is refused by everybody who is not in it.
-            ([], _) => Err(Refusal::unauthorized(format!(
+            ([], _) => Err(AuthError::unauthorized(format!(
                 "the token names an audience (`aud`) and this gateway has none set ({})",
                 self.audience_key
             ))),
             (mine, theirs) if mine.iter().any(|mine| theirs.contains(&mine.as_str())) => Ok(()),
-            _ => Err(Refusal::unauthorized("the token's `aud` does not name this gateway")),
+            _ => Err(AuthError::unauthorized("the token's `aud` does not name this gateway")),
         }
     }
 
     /// Checks that it may speak for `org`.
-    pub(super) fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
+    pub(super) fn check_org(&self, org: &OrgId) -> Result<(), AuthError> {
         if self.orgs.admits(org) {
             Ok(())
         } else {
-            Err(Refusal::forbidden("the token's issuer may not speak for the org that it names"))
+            Err(AuthError::forbidden("the token's issuer may not speak for the org that it names"))
         }
     }
 }

@@ -3,10 +3,10 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::Refusal;
+use super::AuthError;
 use crate::config::{JwtAlgorithm, JwtKey, KeyMaterial, PublicKey};
 
-enum Verifier {
+enum SignatureVerifier {
     Hmac(Box<hmac::Key>),
     Public(PublicKey),
 }
@@ -15,12 +15,12 @@ enum Verifier {
 pub(super) struct VerifyingKey {
     kid: Option<String>,
     algorithm: JwtAlgorithm,
-    verifier: Verifier,
+    verifier: SignatureVerifier,
 }
 
 impl VerifyingKey {
     pub(super) fn public(kid: Option<String>, key: PublicKey) -> Self {
-        Self { kid, algorithm: key.algorithm(), verifier: Verifier::Public(key) }
+        Self { kid, algorithm: key.algorithm(), verifier: SignatureVerifier::Public(key) }
     }
 
     pub(super) fn kid(&self) -> Option<&str> {
@@ -37,8 +37,8 @@ impl VerifyingKey {
 
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.verifier {
-            Verifier::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
-            Verifier::Public(key) => key.verifies(message, signature),
+            SignatureVerifier::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
+            SignatureVerifier::Public(key) => key.verifies(message, signature),
         }
     }
 }
@@ -47,9 +47,9 @@ impl From<&JwtKey> for VerifyingKey {
     fn from(key: &JwtKey) -> Self {
         let verifier = match &key.material {
             KeyMaterial::Secret(secret) => {
-                Verifier::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())))
+                SignatureVerifier::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())))
             }
-            KeyMaterial::Public(key) => Verifier::Public(key.clone()),
+            KeyMaterial::Public(key) => SignatureVerifier::Public(key.clone()),
         };
         Self { kid: key.kid.clone(), algorithm: key.algorithm, verifier }
     }
@@ -101,11 +101,11 @@ impl KeySet {
         self.keys.iter().any(|key| key.kid() == Some(kid))
     }
 
-    fn candidates(&self, kid: Option<&str>) -> Result<Vec<&VerifyingKey>, Refusal> {
-        let unknown = || Refusal::unauthorized("the token's `kid` names no key of this gateway");
+    fn candidates(&self, kid: Option<&str>) -> Result<Vec<&VerifyingKey>, AuthError> {
+        let unknown = || AuthError::unauthorized("the token's `kid` names no key of this gateway");
         match (self.naming, kid) {
             (Naming::Strict, None) if self.keys.len() != 1 => {
-                Err(Refusal::unauthorized("the token has no `kid`, and its issuer has more keys than one"))
+                Err(AuthError::unauthorized("the token has no `kid`, and its issuer has more keys than one"))
             }
             (Naming::Strict, None) | (Naming::Loose, None) => Ok(self.keys.iter().collect()),
             (naming, Some(kid)) => {
@@ -120,13 +120,13 @@ impl KeySet {
     }
 
     /// The key that has signed, or why none has. The key determines the algorithm.
-    pub(super) fn check(&self, signed: &Signed<'_>) -> Result<&VerifyingKey, Refusal> {
+    pub(super) fn check(&self, signed: &Signed<'_>) -> Result<&VerifyingKey, AuthError> {
         let mut candidates = self.candidates(signed.kid)?;
         candidates.retain(|key| key.algorithm.word() == signed.algorithm);
         if candidates.is_empty() {
-            return Err(Refusal::unauthorized("the token's `alg` is not the one that its key is for"));
+            return Err(AuthError::unauthorized("the token's `alg` is not the one that its key is for"));
         }
-        let wrong = || Refusal::unauthorized("the token's signature does not match");
+        let wrong = || AuthError::unauthorized("the token's signature does not match");
         // Without padding and without trailing bits, so a token has only one spelling.
         let signature = URL_SAFE_NO_PAD.decode(signed.signature).map_err(|_| wrong())?;
         candidates

@@ -17,7 +17,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Refusal, fetch::Fetch, jwks::Read, key_set::KeySet};
+use super::{AuthError, fetch::Fetch, jwks::Read, key_set::KeySet};
 use crate::{
     config::{AuthSettings, JwksUrl, JwtAlgorithm},
     metrics::{JwksOutcome, Metrics},
@@ -104,9 +104,9 @@ impl Drop for KeySource {
     }
 }
 
-fn later(retry_in: Duration, message: &'static str) -> Refusal {
+fn later(retry_in: Duration, message: &'static str) -> AuthError {
     let millis = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX).clamp(1000, 60_000);
-    Refusal { code: Code::Overloaded, message: message.into(), retry_in_ms: Some(millis) }
+    AuthError { code: Code::Overloaded, message: message.into(), retry_in_ms: Some(millis) }
 }
 
 impl KeySource {
@@ -168,7 +168,7 @@ impl KeySource {
     }
 
     /// The keys that are known now.
-    pub(super) fn at_hand(&self) -> Result<Arc<KeySet>, Refusal> {
+    pub(super) fn at_hand(&self) -> Result<Arc<KeySet>, AuthError> {
         let state = self.shared.state.borrow();
         let now = Instant::now();
         match &state.known {
@@ -185,7 +185,7 @@ impl KeySource {
     }
 
     /// The keys for a token that names `kid`, fetched if they are unknown and a fetch is allowed.
-    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Refusal> {
+    pub(super) async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, AuthError> {
         let known = self.at_hand();
         match (&known, kid) {
             (Ok(keys), Some(kid)) if !keys.knows(kid) => self.look_for(kid, keys).await,
@@ -196,7 +196,7 @@ impl KeySource {
 
     /// Handles a name that no key has. It is final only if a fetch that began after the name was first seen
     /// did not have it: the client of a key that was created a minute ago must be able to retry.
-    async fn look_for(&self, kid: &str, keys: &Arc<KeySet>) -> Result<Arc<KeySet>, Refusal> {
+    async fn look_for(&self, kid: &str, keys: &Arc<KeySet>) -> Result<Arc<KeySet>, AuthError> {
         let missing = || self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing().absent.contains(kid) {
             // The key may still appear: the next allowed fetch looks for it.

@@ -34,7 +34,7 @@ pub use token::{Inspection, TokenVerifier};
 /// Why credentials were refused: a code of the table and one sentence that is safe to send to the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct AuthError {
     /// `unauthorized`, `token_expired` or `forbidden`; `overloaded` if the keys are not available.
     pub code: Code,
     /// What is wrong. It never contains a secret or a token.
@@ -43,7 +43,7 @@ pub struct Refusal {
     pub retry_in_ms: Option<u64>,
 }
 
-impl Refusal {
+impl AuthError {
     fn unauthorized(message: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::Unauthorized, message: message.into(), retry_in_ms: None }
     }
@@ -84,18 +84,18 @@ impl StreamGrant {
     }
 
     /// Checks that the stream of `org` may be read.
-    pub fn check_org(&self, org: &OrgId) -> Result<(), Refusal> {
-        if self.org == *org { Ok(()) } else { Err(Refusal::forbidden("the token is for another org")) }
+    pub fn check_org(&self, org: &OrgId) -> Result<(), AuthError> {
+        if self.org == *org { Ok(()) } else { Err(AuthError::forbidden("the token is for another org")) }
     }
 
     /// The filter of a stream that asks for `services`, or for everything that the grant allows.
-    pub fn filter_for(&self, services: Option<BTreeSet<ServiceName>>) -> Result<Filter, Refusal> {
+    pub fn filter_for(&self, services: Option<BTreeSet<ServiceName>>) -> Result<Filter, AuthError> {
         let Some(services) = services else {
             return Ok(self.filter.clone());
         };
         match services.iter().find(|service| !self.filter.admits(service)) {
             Some(service) => {
-                Err(Refusal::forbidden(format!("the token does not cover the service {service}")))
+                Err(AuthError::forbidden(format!("the token does not cover the service {service}")))
             }
             None => Ok(Filter::only(services)),
         }
@@ -127,11 +127,11 @@ impl PublishGrant {
     }
 
     /// Checks that events of `service` may be published.
-    pub fn check(&self, service: &ServiceName) -> Result<(), Refusal> {
+    pub fn check(&self, service: &ServiceName) -> Result<(), AuthError> {
         if self.services.admits(service) {
             Ok(())
         } else {
-            Err(Refusal::forbidden(format!("the API key does not cover the service {service}")))
+            Err(AuthError::forbidden(format!("the API key does not cover the service {service}")))
         }
     }
 }

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tidegate_protocol::{Filter, OrgId, UnixMillis};
 
 use super::{
-    PublishGrant, Refusal,
+    AuthError, PublishGrant,
     keys_file::{KeyEntry, KeysFile, KeysFileError, PREFIX, Stamp, hash_of},
     parse_services,
 };
@@ -67,8 +67,8 @@ impl Publishers {
     }
 
     /// The grant of the API key `plain` in `org`.
-    pub fn verify(&self, plain: &str, org: &OrgId, now: UnixMillis) -> Result<PublishGrant, Refusal> {
-        let malformed = || Refusal::unauthorized("an API key looks like tgk_<id>_<secret>");
+    pub fn verify(&self, plain: &str, org: &OrgId, now: UnixMillis) -> Result<PublishGrant, AuthError> {
+        let malformed = || AuthError::unauthorized("an API key looks like tgk_<id>_<secret>");
         let (id, secret) =
             plain.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or_else(malformed)?;
         if id.len() > 32 || secret.len() > 128 {
@@ -85,16 +85,16 @@ impl Publishers {
             keys = self.keys.load();
         }
         // The same sentence for an unknown id and a wrong secret, so that neither reveals which ids exist.
-        let unknown = || Refusal::unauthorized("the API key is not one of this gateway's");
+        let unknown = || AuthError::unauthorized("the API key is not one of this gateway's");
         let known = keys.get(id).ok_or_else(unknown)?;
         if !bool::from(known.hash.as_bytes().ct_eq(hash_of(plain).as_bytes())) {
             return Err(unknown());
         }
         if known.revoked {
-            return Err(Refusal::unauthorized("the API key was revoked"));
+            return Err(AuthError::unauthorized("the API key was revoked"));
         }
         if known.org != *org {
-            return Err(Refusal::forbidden("the API key is for another org"));
+            return Err(AuthError::forbidden("the API key is for another org"));
         }
         Ok(PublishGrant { org: known.org.clone(), services: known.services.clone(), key_id: id.to_owned() })
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tidegate_protocol::{Code, Filter, OrgId, UnixMillis, UserId};
 
 use super::{
-    Refusal, StreamGrant,
+    AuthError, StreamGrant,
     claims::{Object, numeric_date},
     issuer::Issuer,
     key_set::{KeySet, Signed, VerifyingKey},
@@ -50,7 +50,7 @@ pub struct Inspection {
     /// The name of the key that signed it.
     pub key: Option<String>,
     /// The gateway's verdict on the token.
-    pub verdict: Result<StreamGrant, Refusal>,
+    pub verdict: Result<StreamGrant, AuthError>,
 }
 
 struct Parts<'a> {
@@ -60,18 +60,18 @@ struct Parts<'a> {
     signature: &'a str,
 }
 
-fn malformed(what: &str) -> Refusal {
-    Refusal::unauthorized(format!("the token is malformed: {what}"))
+fn malformed(what: &str) -> AuthError {
+    AuthError::unauthorized(format!("the token is malformed: {what}"))
 }
 
-fn object(part: &str, name: &str) -> Result<Object, Refusal> {
+fn object(part: &str, name: &str) -> Result<Object, AuthError> {
     let bytes =
         URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed(&format!("its {name} is not base64url")))?;
     Object::parse(&bytes).map_err(|reason| malformed(&format!("its {name} {reason}")))
 }
 
 /// What the header says about the signature.
-fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
+fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, AuthError> {
     let Some(Value::String(algorithm)) = parts.header.get("alg") else {
         return Err(malformed("its header must have `alg` as text"));
     };
@@ -83,7 +83,7 @@ fn signed<'a>(parts: &'a Parts<'_>) -> Result<Signed<'a>, Refusal> {
     };
     // RFC 7515 4.1.11: a critical header that is not understood must be refused. We understand none.
     if parts.header.get("crit").is_some() {
-        return Err(Refusal::unauthorized(
+        return Err(AuthError::unauthorized(
             "the token has critical header fields (`crit`), which are not supported",
         ));
     }
@@ -141,7 +141,7 @@ impl TokenVerifier {
 
     /// The grant of `token` at `now`. Whether it covers the request is checked by the grant. Waits for a
     /// bounded time if keys must be fetched.
-    pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
+    pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, AuthError> {
         let parts = self.split(token)?;
         let signed = signed(&parts)?;
         let issuer = self.issuer_of(&parts)?;
@@ -150,7 +150,7 @@ impl TokenVerifier {
     }
 
     /// The grant of `token`, by the keys that are known now.
-    pub fn verify_at_hand(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, Refusal> {
+    pub fn verify_at_hand(&self, token: &str, now: UnixMillis) -> Result<StreamGrant, AuthError> {
         let parts = self.split(token)?;
         let signed = signed(&parts)?;
         let issuer = self.issuer_of(&parts)?;
@@ -165,23 +165,23 @@ impl TokenVerifier {
         issuer: &Issuer,
         keys: &KeySet,
         now: UnixMillis,
-    ) -> Result<StreamGrant, Refusal> {
+    ) -> Result<StreamGrant, AuthError> {
         keys.check(signed)?;
         self.grant(parts, issuer, now)
     }
 
     /// The grant of a token whose signature is verified.
-    fn grant(&self, parts: &Parts<'_>, issuer: &Issuer, now: UnixMillis) -> Result<StreamGrant, Refusal> {
+    fn grant(&self, parts: &Parts<'_>, issuer: &Issuer, now: UnixMillis) -> Result<StreamGrant, AuthError> {
         let claims = object(parts.claims, "payload")?;
         let expires_at = self.check_times(&claims, now)?;
         issuer.check_claims(&claims)?;
         let text = |name: &str| match claims.get(name) {
             Some(Value::String(text)) => Ok(text.as_str()),
-            Some(_) => Err(Refusal::unauthorized(format!("the token's claim `{name}` must be text"))),
-            None => Err(Refusal::unauthorized(format!("the token has no claim `{name}`"))),
+            Some(_) => Err(AuthError::unauthorized(format!("the token's claim `{name}` must be text"))),
+            None => Err(AuthError::unauthorized(format!("the token has no claim `{name}`"))),
         };
         let named = |name: &str, error: tidegate_protocol::NameError| {
-            Refusal::unauthorized(format!("the token's claim `{name}` is not valid: {error}"))
+            AuthError::unauthorized(format!("the token's claim `{name}` is not valid: {error}"))
         };
         let user = UserId::parse(text(&self.user_claim)?).map_err(|error| named(&self.user_claim, error))?;
         let org = OrgId::parse(text(&self.org_claim)?).map_err(|error| named(&self.org_claim, error))?;
@@ -192,25 +192,25 @@ impl TokenVerifier {
 
     /// The issuer whose keys may have signed. This does not trust the claims: `iss` only selects one of the
     /// configured issuers, and is checked again once the signature is verified.
-    fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, Refusal> {
+    fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, AuthError> {
         match self.issuers.as_slice() {
             [only] if only.takes_any_iss() => Ok(only),
             issuers => {
                 let claims = object(parts.claims, "payload")?;
                 issuers.iter().find(|issuer| issuer.is_named_by(&claims)).ok_or_else(|| match issuers {
                     [_] => super::issuer::not_expected(),
-                    _ => Refusal::unauthorized("the token's `iss` names no issuer that this gateway knows"),
+                    _ => AuthError::unauthorized("the token's `iss` names no issuer that this gateway knows"),
                 })
             }
         }
     }
 
-    fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refusal> {
+    fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, AuthError> {
         if token.is_empty() {
-            return Err(Refusal::unauthorized("the token is empty"));
+            return Err(AuthError::unauthorized("the token is empty"));
         }
         if token.len() > self.longest {
-            return Err(Refusal::unauthorized(format!(
+            return Err(AuthError::unauthorized(format!(
                 "the token is longer than {} bytes (limits.token_bytes)",
                 self.longest
             )));
@@ -224,21 +224,23 @@ impl TokenVerifier {
         Ok(Parts { header: object(header, "header")?, message: signed, claims, signature })
     }
 
-    fn check_times(&self, claims: &Object, now: UnixMillis) -> Result<UnixMillis, Refusal> {
+    fn check_times(&self, claims: &Object, now: UnixMillis) -> Result<UnixMillis, AuthError> {
         let date = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(value) => numeric_date(value).map(Some).ok_or_else(|| {
-                Refusal::unauthorized(format!("the token's `{name}` must be a number of seconds since 1970"))
+                AuthError::unauthorized(format!(
+                    "the token's `{name}` must be a number of seconds since 1970"
+                ))
             }),
         };
-        let exp = date("exp")?.ok_or_else(|| Refusal::unauthorized("the token has no `exp`"))?;
+        let exp = date("exp")?.ok_or_else(|| AuthError::unauthorized("the token has no `exp`"))?;
         if date("nbf")?.is_some_and(|nbf| nbf * 1000 > now.saturating_add(self.leeway_secs * 1000)) {
-            return Err(Refusal::unauthorized("the token is not valid yet (`nbf`)"));
+            return Err(AuthError::unauthorized("the token is not valid yet (`nbf`)"));
         }
         // `exp` is below 2^53 and the leeway at most 300, so neither overflows.
         let expires_at = (exp + self.leeway_secs) * 1000;
         if expires_at <= now {
-            return Err(Refusal {
+            return Err(AuthError {
                 code: Code::TokenExpired,
                 message: "the token has expired".into(),
                 retry_in_ms: None,
@@ -247,11 +249,11 @@ impl TokenVerifier {
         Ok(expires_at)
     }
 
-    fn services(&self, claims: &Object) -> Result<Filter, Refusal> {
+    fn services(&self, claims: &Object) -> Result<Filter, AuthError> {
         let name = &self.services_claim;
-        let refused = |reason: &str| Refusal::unauthorized(format!("the token's claim `{name}` {reason}"));
+        let refused = |reason: &str| AuthError::unauthorized(format!("the token's claim `{name}` {reason}"));
         match claims.get(name) {
-            None => Err(Refusal::unauthorized(format!("the token has no claim `{name}`"))),
+            None => Err(AuthError::unauthorized(format!("the token has no claim `{name}`"))),
             Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
                 let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
                 parse_services(names.into_iter()).map_err(|reason| refused(&reason))

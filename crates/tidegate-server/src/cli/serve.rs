@@ -7,7 +7,7 @@ use super::{
     args::{ConfigArgs, now},
 };
 use crate::{
-    app::{self, Ended, RunMode, Start},
+    app::{self, ExitReason, Prepared, RunMode},
     auth::{KeysFile, Publishers, TokenVerifier},
     config::{self, Loaded, Sources},
     logs,
@@ -52,9 +52,9 @@ pub(super) fn start(
     let config = &loaded.config;
     let publishers = Publishers::open(KeysFile::at(config.keys_file()), now()).map_err(Failure::usage)?;
     let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
-    match app::run(Start { loaded, tokens, publishers, sources, mode }) {
-        Ok(Ended::Drained) => Ok(()),
-        Ok(Ended::Interrupted) => Err(Failure::Interrupted),
+    match app::run(Prepared { loaded, tokens, publishers, sources, mode }) {
+        Ok(ExitReason::Drained) => Ok(()),
+        Ok(ExitReason::Interrupted) => Err(Failure::Interrupted),
         Err(error) => Err(Failure::Failed(format!("{error:#}"))),
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use tidegate_protocol::UnixMillis;
 
 use super::{
-    DAY, Feed, FeedEvent, at,
+    DAY, DevFeed, FeedEvent, at,
     company::{CARRIERS, CUSTOMERS, DEPOTS, GOODS, PEOPLE},
     customer, event, money,
 };
@@ -52,7 +52,7 @@ impl Order {
     }
 }
 
-impl Feed {
+impl DevFeed {
     pub(super) fn place_order(&mut self, now: UnixMillis) -> FeedEvent {
         let good = self.dice.index(GOODS.len());
         let (sku, name, price, full) = GOODS[good];

@@ -7,7 +7,7 @@ use super::*;
 const NOON: UnixMillis = 1_795_521_600_000;
 
 fn day(seed: u64, events: usize) -> Vec<FeedEvent> {
-    let mut feed = Feed::new(seed);
+    let mut feed = DevFeed::new(seed);
     (0..events as u64).map(|i| feed.next(NOON + i * 300)).collect()
 }
 
@@ -40,7 +40,7 @@ fn every_event_can_be_published_and_all_kinds_come_up() {
 fn one_seed_tells_one_story() {
     assert_eq!(day(7, 2_000), day(7, 2_000));
     assert_ne!(day(7, 100), day(8, 100));
-    let (mut plain, mut paced) = (Feed::new(7), Feed::new(7));
+    let (mut plain, mut paced) = (DevFeed::new(7), DevFeed::new(7));
     for _ in 0..500 {
         paced.next_delay();
         assert_eq!(plain.next(NOON), paced.next(NOON), "pacing changes nothing");
@@ -81,7 +81,7 @@ fn tickets_and_parcels_and_invoices_too() {
 
 #[test]
 fn the_company_stays_bounded() {
-    let mut feed = Feed::new(11);
+    let mut feed = DevFeed::new(11);
     for i in 0..20_000 {
         feed.next(NOON + i);
         assert!(
@@ -94,7 +94,7 @@ fn the_company_stays_bounded() {
 
 #[test]
 fn about_three_a_second_in_bursts() {
-    let mut feed = Feed::new(5);
+    let mut feed = DevFeed::new(5);
     let delays: Vec<_> = (0..20_000).map(|_| feed.next_delay()).collect();
     let rate = delays.len() as f64 / delays.iter().sum::<Duration>().as_secs_f64();
     assert!((2.5..3.5).contains(&rate), "{rate}");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    Feed, FeedEvent,
+    DevFeed, FeedEvent,
     company::{CUSTOMERS, PEOPLE, SUBJECTS},
     customer, event,
 };
@@ -28,7 +28,7 @@ pub(super) struct Ticket {
     step: TicketStep,
 }
 
-impl Feed {
+impl DevFeed {
     pub(super) fn open_ticket(&mut self) -> FeedEvent {
         let ticket = Ticket {
             number: self.number(),

@@ -18,7 +18,7 @@ use reqwest::{Response, StatusCode, header};
 use serde_json::value::RawValue;
 use tidegate_protocol::{
     Code, Cursor, Seq,
-    client::{Backoff, STABLE_MS, StreamReader, Taken},
+    client::{Backoff, Outcome, STABLE_MS, StreamReader},
 };
 
 pub use gateway::{Gateway, Refused, client, delay, transport};
@@ -207,16 +207,18 @@ impl Follower {
     /// Takes one frame; the update that it brings, if any.
     fn take(&mut self, frame: String) -> Result<Option<Update>, End> {
         Ok(match self.reader.take(&frame) {
-            Taken::Nothing | Taken::Hello { .. } | Taken::Ping => None,
-            Taken::Events(events) => Some(Update::Events(events.into_iter().map(Cow::into_owned).collect())),
-            Taken::Gap { prev, seq, reason } => Some(Update::Gap { prev, seq, reason, frame }),
-            Taken::Status(text) => Some(Update::Status(text)),
-            Taken::Hole => return Err(End::again("a frame is missing, resuming")),
-            Taken::Broken(reason) => {
+            Outcome::Nothing | Outcome::Hello { .. } | Outcome::Ping => None,
+            Outcome::Events(events) => {
+                Some(Update::Events(events.into_iter().map(Cow::into_owned).collect()))
+            }
+            Outcome::Gap { prev, seq, reason } => Some(Update::Gap { prev, seq, reason, frame }),
+            Outcome::Status(text) => Some(Update::Status(text)),
+            Outcome::Hole => return Err(End::again("a frame is missing, resuming")),
+            Outcome::Broken(reason) => {
                 return Err(End::Final(format!("the gateway broke the protocol: {reason}")));
             }
-            Taken::Leave { .. } => return Err(End::again("the gateway asks to reconnect")),
-            Taken::Error { code, message, retry_in_ms } => {
+            Outcome::Leave { .. } => return Err(End::again("the gateway asks to reconnect")),
+            Outcome::Error { code, message, retry_in_ms } => {
                 let why = format!("{code}: {message}");
                 return Err(if is_final(&code) {
                     End::Final(why)

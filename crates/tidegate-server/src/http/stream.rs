@@ -168,7 +168,7 @@ fn wanted_events(
     accepts_event_stream(headers)?;
     let mut wanted = wanted(node, org_of(org)?, query, headers)?;
     if may_compress(node, &wanted, query) && accepts_gzip(headers) {
-        wanted.coding = Coding::Gzip(gzip::Body::default());
+        wanted.coding = Coding::Gzip(gzip::GzipBody::default());
     }
     Ok(wanted)
 }
@@ -188,7 +188,7 @@ async fn open_events(
     let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
     let mut first = Vec::new();
     if let Coding::Gzip(body) = &mut wanted.coding {
-        *body = gzip::Body::begin(&mut first);
+        *body = gzip::GzipBody::begin(&mut first);
         body.store(&retry, &mut first);
     } else {
         first.push(retry);

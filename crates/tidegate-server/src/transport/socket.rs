@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
     net::{self, SendAncillaryBuffer, SendFlags},
 };
-use tidegate_protocol::ws::{Event, ReadError, Reader};
+use tidegate_protocol::ws::{MessageReader, Received, Violation};
 use tokio::{io::Interest, net::TcpStream};
 
 /// The most that one read takes from a socket.
@@ -21,13 +21,13 @@ pub const SCRATCH_BYTES: usize = 16 * 1024;
 pub const WRITE_FRAMES_MAX: usize = 16;
 
 thread_local! {
-    /// Taken out while in use, so that a callback that reads again gets its own.
+    /// SocketRead out while in use, so that a callback that reads again gets its own.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum SocketRead {
     /// This many bytes were read and all their events passed on. There may be more.
     Bytes(usize),
     /// The socket has nothing to read now.
@@ -46,26 +46,26 @@ pub enum ReadFault {
     Io(#[from] io::Error),
     /// The client broke the protocol.
     #[error(transparent)]
-    Broken(#[from] ReadError),
+    Broken(#[from] Violation),
 }
 
 /// Reads once, at most [`SCRATCH_BYTES`], and passes each event to `on_event`. The caller decides how long
 /// one client's turn is: call again, or serve others first.
 pub fn try_read(
     stream: &TcpStream,
-    reader: &mut Reader,
-    on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
-) -> Result<Taken, ReadFault> {
+    reader: &mut MessageReader,
+    on_event: impl FnMut(Received<'_>) -> ControlFlow<()>,
+) -> Result<SocketRead, ReadFault> {
     let mut scratch = SCRATCH.take();
     scratch.resize(SCRATCH_BYTES, 0);
     let taken = match stream.try_read(&mut scratch) {
-        Ok(0) => Ok(Taken::Ended),
+        Ok(0) => Ok(SocketRead::Ended),
         Ok(read) => match feed(reader, &mut scratch[..read], on_event) {
-            Ok(ControlFlow::Continue(())) => Ok(Taken::Bytes(read)),
-            Ok(ControlFlow::Break(())) => Ok(Taken::Stopped),
+            Ok(ControlFlow::Continue(())) => Ok(SocketRead::Bytes(read)),
+            Ok(ControlFlow::Break(())) => Ok(SocketRead::Stopped),
             Err(error) => Err(error.into()),
         },
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Blocked),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(SocketRead::Blocked),
         Err(error) => Err(error.into()),
     };
     SCRATCH.set(scratch);
@@ -75,10 +75,10 @@ pub fn try_read(
 /// Passes the events in `input` to `on_event`: for bytes that came before the socket did
 /// ([`super::upgrade::Switched::early`]).
 pub fn feed(
-    reader: &mut Reader,
+    reader: &mut MessageReader,
     mut input: &mut [u8],
-    mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, ReadError> {
+    mut on_event: impl FnMut(Received<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Violation> {
     while let Some(event) = reader.read(&mut input)? {
         if on_event(event).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -260,31 +260,31 @@ mod tests {
     #[tokio::test]
     async fn reads_events_until_blocked_then_the_end() {
         let (mut client, server) = pair().await;
-        let mut reader = Reader::new(Limits::default());
+        let mut reader = MessageReader::new(Limits::default());
         let mut texts = Vec::new();
-        let mut on_event = |event: Event<'_>| {
-            if let Event::Text(text) = event {
+        let mut on_event = |event: Received<'_>| {
+            if let Received::Text(text) = event {
                 texts.push(text.into_owned());
             }
             ControlFlow::Continue(())
         };
-        assert_eq!(try_read(&server, &mut reader, &mut on_event).expect("open"), Taken::Blocked);
+        assert_eq!(try_read(&server, &mut reader, &mut on_event).expect("open"), SocketRead::Blocked);
         client.write_all(b"\x81\x82\0\0\0\0hi\x81\x83\0\0\0\0you").await.expect("write");
         client.shutdown().await.expect("shut down");
         let mut bytes = 0;
         loop {
             server.readable().await.expect("open");
             match try_read(&server, &mut reader, &mut on_event).expect("open") {
-                Taken::Bytes(read) => bytes += read,
-                Taken::Ended => break,
-                Taken::Blocked => {}
-                Taken::Stopped => panic!("nothing stops it"),
+                SocketRead::Bytes(read) => bytes += read,
+                SocketRead::Ended => break,
+                SocketRead::Blocked => {}
+                SocketRead::Stopped => panic!("nothing stops it"),
             }
         }
         assert_eq!((bytes, texts), (17, vec!["hi".to_owned(), "you".to_owned()]));
         assert!(matches!(
             feed(&mut reader, &mut [0x81, 0], |_| ControlFlow::Continue(())),
-            Err(ReadError::Unmasked)
+            Err(Violation::Unmasked)
         ));
     }
 

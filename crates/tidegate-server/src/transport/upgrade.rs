@@ -12,7 +12,7 @@ use tidegate_protocol::{
     ws::{
         self,
         extension::Deflate,
-        handshake::{self, Refusal},
+        handshake::{self, HandshakeError},
     },
 };
 use tokio::net::TcpStream;
@@ -32,7 +32,7 @@ pub struct Upgrade {
 pub enum UpgradeError {
     /// The request is at fault.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] HandshakeError),
     /// The connection is served without upgrades: a fault of ours.
     #[error("this listener cannot switch to WebSocket")]
     NotUpgradable,

@@ -60,7 +60,7 @@ pub struct Pass {
 }
 
 /// Where a caught-up reader stands in its group, so that it can leave without a search.
-pub struct Membership {
+pub struct GroupMembership {
     group: Rc<Group>,
     index: Cell<usize>,
 }
@@ -118,12 +118,12 @@ impl OrgState {
         let index = Cell::new(readers.len());
         readers.push(reader.clone());
         drop(readers);
-        reader.set_membership(Membership { group, index });
+        reader.set_membership(GroupMembership { group, index });
     }
 
     /// Takes a reader out of its group, if it is in one.
     pub fn leave(&self, reader: &Reader) {
-        let Some(Membership { group, index }) = reader.take_membership() else { return };
+        let Some(GroupMembership { group, index }) = reader.take_membership() else { return };
         group.remove(index.get());
         if group.readers.borrow().is_empty() {
             self.groups.borrow_mut().retain(|other| !Rc::ptr_eq(other, &group));
@@ -162,7 +162,7 @@ impl Group {
     }
 }
 
-impl Membership {
+impl GroupMembership {
     /// The reader moved within its group.
     pub fn set_index(&self, index: usize) {
         self.index.set(index);

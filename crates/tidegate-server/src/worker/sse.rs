@@ -27,7 +27,7 @@ use crate::transport::Transport;
 /// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
 /// out when the peer has room.
 #[derive(Debug)]
-pub struct Slot {
+pub struct BodyBuffer {
     sent: Rc<Bodies>,
     org: Rc<OrgState>,
     frames: RefCell<VecDeque<Bytes>>,
@@ -39,7 +39,7 @@ pub struct Slot {
     taken: Cell<Option<Instant>>,
 }
 
-impl Slot {
+impl BodyBuffer {
     fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> Self {
         Self {
             sent,
@@ -108,14 +108,14 @@ pub struct Cut;
 /// The body of a stream's response.
 #[derive(Debug)]
 pub struct SseBody {
-    slot: Rc<Slot>,
+    slot: Rc<BodyBuffer>,
 }
 
 impl SseBody {
     /// A body of a stream of `org`, and the slot that fills it. What is taken out is noted in `sent`, which
     /// belongs to its connection.
-    pub fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> (Self, Rc<Slot>) {
-        let slot = Rc::new(Slot::new(org, sent));
+    pub fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> (Self, Rc<BodyBuffer>) {
+        let slot = Rc::new(BodyBuffer::new(org, sent));
         (Self { slot: slot.clone() }, slot)
     }
 
@@ -222,7 +222,7 @@ impl Bodies {
 }
 
 /// The task of a reader over SSE. It has two inputs: notifications and the body. Ends with the stream.
-pub async fn run(reader: Rc<Reader>, slot: Rc<Slot>) {
+pub async fn run(reader: Rc<Reader>, slot: Rc<BodyBuffer>) {
     let _attendance = Attendance::begin(reader.clone(), Transport::Sse);
     loop {
         if let Some(refusal) = reader.ending() {

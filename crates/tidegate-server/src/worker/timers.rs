@@ -73,7 +73,7 @@ pub struct Facts {
 
 /// What is to be done.
 #[derive(Debug)]
-pub enum Due {
+pub enum DueAction {
     /// End the stream.
     End(Refusal),
     /// Ask the client to leave within this time.
@@ -112,9 +112,9 @@ impl Timers {
     }
 
     /// Returns what is due.
-    pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+    pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<DueAction> {
         let now = facts.now;
-        let end = |code, message: &str| Some(Due::End(Refusal::new(code, message)));
+        let end = |code, message: &str| Some(DueAction::End(Refusal::new(code, message)));
         let since = |then: Instant| now.saturating_duration_since(then);
         if !facts.is_granted {
             return end(Code::TokenExpired, "the token has expired; renew it and come back");
@@ -123,7 +123,7 @@ impl Timers {
             let message = "the client took no bytes for limits.write_timeout";
             let refusal =
                 Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(limits.write_timeout));
-            return Some(Due::End(refusal));
+            return Some(DueAction::End(refusal));
         }
         if self.pinged.is_some_and(|pinged| since(pinged.max(self.heard)) > config.ping.timeout) {
             return end(Code::PingTimeout, "no pong came within ping.timeout");
@@ -132,14 +132,14 @@ impl Timers {
             let message = "a message that was begun did not end within limits.first_frame_timeout";
             let refusal =
                 Refusal::new(Code::BadFrame, message).limited_by(config_key!(limits.first_frame_timeout));
-            return Some(Due::End(refusal));
+            return Some(DueAction::End(refusal));
         }
         let seconds = since(self.counted).as_secs_f64();
         let rate = config.limits.client_frames_per_second;
         if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
             let message = format!("the client sends more than {rate} frames a second");
             let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
-            return Some(Due::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
+            return Some(DueAction::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
         }
         if seconds >= 1.0 {
             (self.counted, self.frames) = (now, 0);
@@ -147,7 +147,7 @@ impl Timers {
         self.leave(config, facts).or_else(|| self.ping(config, facts))
     }
 
-    fn leave(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+    fn leave(&mut self, config: &Config, facts: &Facts) -> Option<DueAction> {
         let window = config.drain.window;
         match (self.leave, facts.draining) {
             (Leave::Stay, Some(begun)) => {
@@ -157,17 +157,17 @@ impl Timers {
             (Leave::At(at), _) if at <= facts.now => {
                 let patience = GOAWAY.min(window);
                 self.leave = Leave::By(facts.now + patience);
-                Some(Due::GoAway(patience))
+                Some(DueAction::GoAway(patience))
             }
             (Leave::By(by), _) if by <= facts.now => {
                 let refusal = Refusal::new(Code::Draining, "the gateway is going away; come back");
-                Some(Due::End(refusal.retry_in(1000 + random() % 4000)))
+                Some(DueAction::End(refusal.retry_in(1000 + random() % 4000)))
             }
             _ => None,
         }
     }
 
-    fn ping(&mut self, config: &Config, facts: &Facts) -> Option<Due> {
+    fn ping(&mut self, config: &Config, facts: &Facts) -> Option<DueAction> {
         if facts.now < self.next_ping {
             return None;
         }
@@ -178,7 +178,7 @@ impl Timers {
         if facts.answers_pings {
             self.pinged = self.pinged.or(Some(facts.now));
         }
-        Some(Due::Ping)
+        Some(DueAction::Ping)
     }
 }
 

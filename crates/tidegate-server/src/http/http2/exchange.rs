@@ -2,7 +2,7 @@
 //!
 //! The request gets the form that HTTP/1.1 gives it, so that no handler depends on the version. The answer
 //! leaves in pieces that fit into the peer's window. The rest stays in its place, so that a reader's lag
-//! shows in its [`Slot`](crate::worker::sse::Slot), and a peer that takes nothing holds up one answer, for a
+//! shows in its [`BodyBuffer`](crate::worker::sse::BodyBuffer), and a peer that takes nothing holds up one answer, for a
 //! limited time.
 
 use std::{

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use tidegate_core::{
     Session, frame,
-    slow::{Policy, SlowLimits, Step},
+    slow::{Policy, SlowLimits, SlowStep},
 };
 use tidegate_engine::{Page, PageLimit, ReadError};
 use tidegate_protocol::{Code, Refusal, StatusCode};
@@ -94,7 +94,7 @@ impl Reader {
         let lag = self.lag();
         match self.with_escalation(|escalation| escalation.handle_lag(now, lag, limits)) {
             None => {}
-            Some(Step::Warn(count)) => {
+            Some(SlowStep::Warn(count)) => {
                 self.worker().node.metrics.slow_warnings.inc();
                 self.is_to_act.set(self.policy != Policy::CatchUp);
                 let policy = self.policy.name();
@@ -105,7 +105,7 @@ impl Reader {
                 );
                 self.say(&frame::status(self.sink.framing(), StatusCode::SlowConsumer.name(), &message));
             }
-            Some(Step::Close) => {
+            Some(SlowStep::Close) => {
                 let message =
                     format!("the reader is {lag} events behind after {} warnings", slow.max_warnings);
                 let refusal =

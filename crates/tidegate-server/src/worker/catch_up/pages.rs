@@ -51,7 +51,7 @@ impl PageKey {
 /// The pages of one worker; `W` waits for one.
 #[derive(Debug)]
 pub struct Pages<W> {
-    kept: HashMap<PageKey, Kept>,
+    kept: HashMap<PageKey, KeptPage>,
     /// The keys of `kept`, the least recently used first.
     by_use: BTreeMap<u64, PageKey>,
     uses: u64,
@@ -62,7 +62,7 @@ pub struct Pages<W> {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct KeptPage {
     page: Rc<Batch>,
     used: u64,
 }
@@ -114,7 +114,7 @@ impl<W> Pages<W> {
         let waiters = self.asked.remove(&key).unwrap_or_default();
         self.uses += 1;
         self.by_use.insert(self.uses, key.clone());
-        if let Some(before) = self.kept.insert(key, Kept { page, used: self.uses }) {
+        if let Some(before) = self.kept.insert(key, KeptPage { page, used: self.uses }) {
             self.by_use.remove(&before.used);
         }
         self.shrink();

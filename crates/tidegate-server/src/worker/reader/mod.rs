@@ -28,9 +28,9 @@ use tidegate_protocol::{Code, Refusal, Seq, StatusCode, time::millis};
 
 use super::{
     Worker,
-    org::{Membership, OrgState},
+    org::{GroupMembership, OrgState},
     start::{Entered, StreamRequest},
-    timers::{Due, Facts, Tick, Timers},
+    timers::{DueAction, Facts, Tick, Timers},
 };
 use crate::{
     admission::{self, Connection, ConnectionId, ReplaySlot},
@@ -60,7 +60,7 @@ pub struct Reader {
     org: Rc<OrgState>,
     pub(super) session: RefCell<Session>,
     pub(super) sink: Sink,
-    membership: RefCell<Option<Membership>>,
+    membership: RefCell<Option<GroupMembership>>,
     /// Its slot in the registry of its worker.
     registry_slot: Cell<u32>,
     /// What other threads have of it; they end it through this.
@@ -179,7 +179,7 @@ impl Reader {
     }
 
     /// It is in a group now: it is live.
-    pub fn set_membership(&self, membership: Membership) {
+    pub fn set_membership(&self, membership: GroupMembership) {
         self.membership.replace(Some(membership));
     }
 
@@ -202,7 +202,7 @@ impl Reader {
     }
 
     /// It is in no group any more: it lags. Returns where it was.
-    pub fn take_membership(&self) -> Option<Membership> {
+    pub fn take_membership(&self) -> Option<GroupMembership> {
         self.membership.take()
     }
 
@@ -378,12 +378,12 @@ impl Reader {
         };
         match self.with_timers(|timers| timers.tick(config, &facts)) {
             None => self.look_at_lag(config),
-            Some(Due::End(refusal)) => self.end(refusal),
-            Some(Due::GoAway(patience)) => {
+            Some(DueAction::End(refusal)) => self.end(refusal),
+            Some(DueAction::GoAway(patience)) => {
                 self.slot.release();
                 self.say(&frame::goaway(self.sink.framing(), Code::Draining, millis(patience)));
             }
-            Some(Due::Ping) => {
+            Some(DueAction::Ping) => {
                 let mut frames = Vec::new();
                 self.session.borrow_mut().ping(wall, &mut frames);
                 self.push(frames);

@@ -5,14 +5,14 @@ use std::{rc::Rc, time::Instant};
 use bytes::Bytes;
 use tidegate_core::Framing;
 
-use crate::worker::{sse::Slot, websocket::Socket};
+use crate::worker::{sse::BodyBuffer, websocket::Socket};
 
 /// What a reader writes to.
 pub enum Sink {
     /// A WebSocket.
     WebSocket(Rc<Socket>),
     /// The body of a response.
-    Sse(Rc<Slot>),
+    Sse(Rc<BodyBuffer>),
 }
 
 /// The socket has gone.

@@ -33,7 +33,7 @@ use crate::{
     refusals::LimitedBy as _,
     transport::{
         Transport,
-        socket::{ReadFault, SCRATCH_BYTES, Taken, feed, try_read},
+        socket::{ReadFault, SCRATCH_BYTES, SocketRead, feed, try_read},
         upgrade::{Switched, Switching},
     },
 };
@@ -128,7 +128,7 @@ impl Future for ConnectionTask {
 struct Begun {
     reader: Rc<Reader>,
     socket: Rc<Socket>,
-    peer: ws::Reader,
+    peer: ws::MessageReader,
     /// What the client has sent already.
     early: Vec<u8>,
 }
@@ -138,7 +138,7 @@ struct Fresh<'a> {
     worker: &'a Worker,
     from: &'a Peer,
     stream: TcpStream,
-    peer: ws::Reader,
+    peer: ws::MessageReader,
 }
 
 impl<'a> Fresh<'a> {
@@ -148,7 +148,7 @@ impl<'a> Fresh<'a> {
         match switching.socket().await {
             Ok(Switched { stream, early }) => {
                 let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
-                Some((Self { worker, from, stream, peer: ws::Reader::new(limits) }, early))
+                Some((Self { worker, from, stream, peer: ws::MessageReader::new(limits) }, early))
             }
             Err(error) => {
                 tracing::debug!(%error, "upgrade a connection");
@@ -216,7 +216,7 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
 /// Waits for the first frame, which must be `auth`; `Err(None)` if the client has gone.
 async fn first_frame(
     stream: &TcpStream,
-    peer: &mut ws::Reader,
+    peer: &mut ws::MessageReader,
     early: &mut Vec<u8>,
 ) -> Result<String, Option<Refusal>> {
     loop {
@@ -224,7 +224,7 @@ async fn first_frame(
         let mut input = early.as_mut_slice();
         while let Some(event) = peer.read(&mut input).map_err(|error| Some(broken(error)))? {
             let first = match event {
-                ws::Event::Text(text) => match read_client_frame(&text) {
+                ws::Received::Text(text) => match read_client_frame(&text) {
                     Ok(ClientFrame::Auth { token }) => Ok(token),
                     Ok(_) => {
                         let message = "the first frame must be auth with a token";
@@ -232,9 +232,9 @@ async fn first_frame(
                     }
                     Err(refusal) => Err(Some(refusal)),
                 },
-                ws::Event::Binary(_) => Err(Some(binary())),
-                ws::Event::Close(_) => Err(None),
-                ws::Event::Ping(_) | ws::Event::Pong(_) => continue,
+                ws::Received::Binary(_) => Err(Some(binary())),
+                ws::Received::Close(_) => Err(None),
+                ws::Received::Ping(_) | ws::Received::Pong(_) => continue,
             };
             // What came after it belongs to the stream.
             let taken = read - input.len();
@@ -260,7 +260,7 @@ fn binary() -> Refusal {
     Refusal::new(Code::BadFrame, "frames are text messages with a JSON object; binary messages are not taken")
 }
 
-fn broken(error: ws::ReadError) -> Refusal {
+fn broken(error: ws::Violation) -> Refusal {
     if error.close_code() == 1009 {
         return Refusal::new(Code::TooLarge, error.to_string())
             .limited_by(config_key!(limits.client_frame_bytes));
@@ -313,7 +313,7 @@ enum Left {
 struct Conversation {
     attendance: Attendance,
     socket: Rc<Socket>,
-    peer: ws::Reader,
+    peer: ws::MessageReader,
     catching_up: Option<CatchingUp>,
     renewals: Option<Box<Renewals>>,
 }
@@ -375,7 +375,7 @@ impl Conversation {
             let mut left = None;
             let read = try_read(&socket.stream, peer, |event| hear(reader, event, renewals, &mut left));
             match read {
-                Ok(Taken::Bytes(_)) => {
+                Ok(SocketRead::Bytes(_)) => {
                     reader.heard(false, 0);
                     reader.heard_partly(!peer.is_idle());
                     // A socket that always has more must not keep the thread to itself: this comes again
@@ -383,8 +383,8 @@ impl Conversation {
                     let _ = pin!(tokio::task::yield_now()).poll(context);
                     return Poll::Pending;
                 }
-                Ok(Taken::Blocked | Taken::Stopped) => {}
-                Ok(Taken::Ended) | Err(ReadFault::Io(_)) => left = Some(Left::Gone),
+                Ok(SocketRead::Blocked | SocketRead::Stopped) => {}
+                Ok(SocketRead::Ended) | Err(ReadFault::Io(_)) => left = Some(Left::Gone),
                 Err(ReadFault::Broken(error)) => left = Some(Left::Broken(broken(error))),
             }
             if let Some(left) = left {
@@ -415,13 +415,13 @@ impl Conversation {
 /// Takes one message of the client.
 fn hear(
     reader: &Reader,
-    event: ws::Event<'_>,
+    event: ws::Received<'_>,
     renewals: &mut Option<Box<Renewals>>,
     left: &mut Option<Left>,
 ) -> ControlFlow<()> {
     reader.heard(false, 1);
     match event {
-        ws::Event::Text(text) => match read_client_frame(&text) {
+        ws::Received::Text(text) => match read_client_frame(&text) {
             Ok(ClientFrame::Auth { token }) => {
                 let waiting = &mut renewals.get_or_insert_default().waiting;
                 if waiting.len() < RENEWALS_MAX {
@@ -435,10 +435,10 @@ fn hear(
             Ok(ClientFrame::Health) => {}
             Err(refusal) => reader.end(refusal),
         },
-        ws::Event::Binary(_) => reader.end(binary()),
-        ws::Event::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
-        ws::Event::Pong(_) => {}
-        ws::Event::Close(_) => *left = Some(Left::Closing),
+        ws::Received::Binary(_) => reader.end(binary()),
+        ws::Received::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
+        ws::Received::Pong(_) => {}
+        ws::Received::Close(_) => *left = Some(Left::Closing),
     }
     if left.is_some() || reader.ending().is_some() {
         ControlFlow::Break(())

@@ -11,7 +11,7 @@ use tidegate_protocol::{Refusal, ws};
 use tokio::net::TcpStream;
 
 use crate::{
-    transport::socket::{self, Leftover, ReadFault, Taken},
+    transport::socket::{self, Leftover, ReadFault, SocketRead},
     worker::reader::Gone,
 };
 
@@ -98,7 +98,12 @@ impl Socket {
 
 /// Ends a connection cleanly: sends what is half written, `last` and a close frame, then waits for the
 /// client's close frame, so that the last bytes are not lost to a reset. Gives up after a while.
-pub async fn finish(socket: &Socket, mut peer: ws::Reader, last: Vec<Bytes>, refusal: Option<&Refusal>) {
+pub async fn finish(
+    socket: &Socket,
+    mut peer: ws::MessageReader,
+    last: Vec<Bytes>,
+    refusal: Option<&Refusal>,
+) {
     let close = match refusal {
         Some(refusal) => {
             let code = refusal.code.close().unwrap_or(1011);
@@ -120,11 +125,11 @@ pub async fn finish(socket: &Socket, mut peer: ws::Reader, last: Vec<Bytes>, ref
             socket.stream.readable().await.map_err(|_| Gone)?;
             let mut is_closed = false;
             let read = socket::try_read(&socket.stream, &mut peer, |event| {
-                is_closed |= matches!(event, ws::Event::Close(_));
+                is_closed |= matches!(event, ws::Received::Close(_));
                 ControlFlow::Continue(())
             });
             match read {
-                Ok(Taken::Ended) | Err(ReadFault::Io(_)) => return Ok::<(), Gone>(()),
+                Ok(SocketRead::Ended) | Err(ReadFault::Io(_)) => return Ok::<(), Gone>(()),
                 _ if is_closed => return Ok(()),
                 // After a breach of the protocol nothing more is parsed; the bytes are only drained.
                 _ => tokio::task::yield_now().await,

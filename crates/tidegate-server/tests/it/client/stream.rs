@@ -1,7 +1,7 @@
 //! The common part of both transports: frames, and how a client follows them.
 
 use serde_json::Value;
-use tidegate_protocol::client::{StreamReader, Taken};
+use tidegate_protocol::client::{Outcome, StreamReader};
 
 /// A stream of frames.
 pub trait Frames {
@@ -61,19 +61,21 @@ impl Follower {
     /// Takes a frame; returns its new events.
     pub fn hear(&mut self, text: &str) -> Vec<Value> {
         match self.reader.take(text) {
-            Taken::Events(events) => {
+            Outcome::Events(events) => {
                 events.into_iter().map(|event| serde_json::from_str(event.get()).expect("an event")).collect()
             }
-            Taken::Gap { seq, reason, .. } => {
+            Outcome::Gap { seq, reason, .. } => {
                 self.gaps.push((reason, seq));
                 Vec::new()
             }
-            Taken::Hole => panic!("a hole: {text}"),
-            Taken::Broken(why) => panic!("{why}: {text}"),
-            Taken::Error { .. } => panic!("the stream ends: {text}"),
-            Taken::Nothing | Taken::Hello { .. } | Taken::Ping | Taken::Status(_) | Taken::Leave { .. } => {
-                Vec::new()
-            }
+            Outcome::Hole => panic!("a hole: {text}"),
+            Outcome::Broken(why) => panic!("{why}: {text}"),
+            Outcome::Error { .. } => panic!("the stream ends: {text}"),
+            Outcome::Nothing
+            | Outcome::Hello { .. }
+            | Outcome::Ping
+            | Outcome::Status(_)
+            | Outcome::Leave { .. } => Vec::new(),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::{close::Close, error::ReadError, head::Opcode};
+use super::{close::Close, error::Violation, head::Opcode};
 
 /// What a client sent. Borrowed from the input if it arrived in one piece, else owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum Received<'a> {
     /// A whole text message (RFC 6455 5.6); it is valid UTF-8.
     Text(Cow<'a, str>),
     /// A whole binary message (RFC 6455 5.6).
@@ -20,13 +20,13 @@ pub enum Event<'a> {
     Close(Close<'a>),
 }
 
-impl<'a> Event<'a> {
+impl<'a> Received<'a> {
     /// The event of a whole control frame.
-    pub(super) fn of_control(opcode: Opcode, payload: Cow<'a, [u8]>) -> Result<Self, ReadError> {
+    pub(super) fn of_control(opcode: Opcode, payload: Cow<'a, [u8]>) -> Result<Self, Violation> {
         Ok(match opcode {
-            Opcode::Ping => Event::Ping(payload),
-            Opcode::Pong => Event::Pong(payload),
-            _ => Event::Close(Close::parse(payload)?),
+            Opcode::Ping => Received::Ping(payload),
+            Opcode::Pong => Received::Pong(payload),
+            _ => Received::Close(Close::parse(payload)?),
         })
     }
 }
