@@ -282,7 +282,7 @@ fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 impl Members {
-    /// The connections that must end to make room for `arrival`, or why there is no room.
+    /// The connections that must end if `arrival` is let in, or why it cannot be let in.
     fn make_room(
         &self,
         arrival: &Arrival<'_>,
@@ -339,7 +339,8 @@ impl Slot {
         let mut counts = admission.lock();
         let counts = &mut *counts;
         let org = shared(&counts.orgs, arrival.org);
-        // No limit is zero, so an org without connections cannot refuse: no empty entry is left.
+        // This may add an entry for an org that has no connections. It does not stay empty: no limit is zero,
+        // so the first connection of an org is not refused below.
         let members = counts.orgs.entry(org.clone()).or_default();
         let leaving = members.make_room(arrival, &admission.start, &counts.limits)?;
         for connection in leaving {
