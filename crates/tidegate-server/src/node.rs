@@ -187,9 +187,9 @@ impl Node {
     }
 
     /// Runs `verify` for credentials in a request from `address`, unless the address has sent too many bad
-    /// ones. It is for history and cursors only: a stream costs a handshake of
-    /// `limits.handshakes_per_second`, and an API key costs only a hash. One broken program must not block
-    /// the streams and publishers of everyone who shares its address.
+    /// ones. It is for history and cursors only: streams are bounded by `limits.handshakes_per_second`, and
+    /// an API key costs only a hash. So one broken program cannot block the streams and publishers of
+    /// everyone who shares its address.
     pub async fn within_rate<G>(
         &self,
         address: IpAddr,

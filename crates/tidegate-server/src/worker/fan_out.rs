@@ -205,7 +205,7 @@ impl Worker {
         (delivered, true)
     }
 
-    /// Takes all readers out of a group: they lag, and catch up from the log.
+    /// Takes all readers out of a group: from now on they lag.
     fn let_all_lag(&self, org: &OrgState, group: &Group) {
         loop {
             let Some(reader) = group.readers.borrow().last().cloned() else { break };

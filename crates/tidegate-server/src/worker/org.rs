@@ -154,9 +154,9 @@ impl Group {
         let mut hole = index;
         if hole < self.next.get() {
             // The pass under way has served the readers before `next`, this one among them, but not those
-            // from `next` on. If the last reader of the list moved into this slot, the pass would skip it.
-            // So the last of those that are served moves here, and the last of the list into its slot,
-            // which is then the first that is not served.
+            // from `next` on. If the last reader of the list moved to this index, the pass would skip it. So
+            // the last of those that are served moves here, and the last of the list moves to the index that
+            // this frees, which is now `next`.
             self.next.set(self.next.get() - 1);
             readers.swap(hole, self.next.get());
             readers[hole].set_index(hole);

@@ -45,8 +45,8 @@ impl Readers {
         if !list.get(slot).is_some_and(|other| Rc::ptr_eq(other, reader)) {
             return;
         }
-        // The last one takes its slot. Ticks go from the last to the first, so they skip nobody; at most they
-        // look at that one twice.
+        // The last reader moves to its index. Ticks go from the last to the first, so they skip nobody; at
+        // most they look at that one twice.
         list.swap_remove(slot);
         if let Some(moved) = list.get(slot) {
             moved.set_registry_slot(slot);

@@ -22,8 +22,8 @@ const LATEST_EVENTS: usize = 1000;
 const LATEST_BYTES: usize = 256 << 10;
 
 impl Reader {
-    /// By how many events it lags: those in the tail that it may see, and about as many as the log has before
-    /// the tail ([`tidegate_core::Tail::lag`]).
+    /// By how many events it lags: those in the tail that it may see, and an estimate of those that are only
+    /// in the log ([`tidegate_core::Tail::lag`]).
     fn lag(&self) -> u64 {
         let session = self.session.borrow();
         let (subscriber, at) = (session.subscriber(), session.scanned());

@@ -84,7 +84,7 @@ struct Stretch {
     to: Seq,
     events: Vec<Arc<Event>>,
     bytes: usize,
-    /// By how much the next page is wider than usual.
+    /// How many times as wide as usual the next page is.
     factor: Seq,
 }
 
