@@ -30,8 +30,8 @@ enum Gathered {
 }
 
 impl Reader {
-    /// Lets its worker serve it until it is live again, is to end, or its socket is closed. Called by its task
-    /// while it lags.
+    /// Lets its worker serve it until it is live again, is to end, or its socket is closed. Called by its
+    /// task while it lags.
     pub async fn catch_up(self: Rc<Self>) -> Result<(), Gone> {
         loop {
             self.sink.ready().await?;
