@@ -159,7 +159,8 @@ impl View {
     }
 }
 
-/// The compressed form of a frame. The framing and the reader's coding decide which one.
+/// The compressed form of a frame. Which one depends on the transport and on the compression that the reader
+/// negotiated (`session::Coding`).
 #[derive(Debug)]
 pub enum Compressed {
     /// A WebSocket message (RFC 7692).

@@ -325,8 +325,8 @@ impl Membership {
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
         if *alone == frame.plain {
-            // A plain frame is in the generation's window, but does not enter the inflater's. Whatever text
-            // the inflater has, of this generation or of an older one, is not what the next frame refers to.
+            // A plain frame is in the generation's window, but does not enter the inflater's. From here on
+            // the two windows differ, so the connection has to collect a whole window anew.
             self.held = 0;
         } else {
             self.held = if follows { self.held + length } else { length };

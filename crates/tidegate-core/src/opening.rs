@@ -1,9 +1,9 @@
 //! Where a stream starts, and which gaps will be due on its way (R3, R4, R9, R11).
 //!
-//! An *incarnation* of a log is the time of one epoch. Incarnations are numbered here: 0 is the oldest of
-//! [`LogState::ancestors`], and the present one comes after the last of them. Between two incarnations is a
-//! *boundary*, at the `end` of the earlier one. It is *lossy* if acknowledged events may have been lost
-//! there, otherwise *clean* (R11).
+//! An *incarnation* of a log is the part of a log that was written under one epoch. Incarnations are numbered
+//! here: 0 is the oldest of [`LogState::ancestors`], and the present one comes after the last of them.
+//! Between two incarnations is a *boundary*, at the `end` of the earlier one. It is *lossy* if acknowledged
+//! events may have been lost there, otherwise *clean* (R11).
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,8 @@ pub struct Due {
     pub seq: Seq,
     /// The epoch of `seq`.
     pub epoch: Epoch,
-    /// The tag of the reader's cursor from there on.
+    /// The filter tag of the reader's cursor after the gap (it stands for the filter that the cursor is made
+    /// for).
     pub tag: FilterTag,
     /// Why.
     pub reason: GapReason,
@@ -97,8 +98,8 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Adds the gaps on the way from `seq` of `incarnation` to the head. Returns whether none of them is due
-    /// at `seq` itself.
+    /// Adds the gaps on the way from `seq` of `incarnation` to the head. Returns false if one of them is due
+    /// at `seq` itself, otherwise true.
     fn go(&mut self, incarnation: usize, seq: Seq) -> bool {
         let (log, end) = (self.log, self.end(incarnation));
         let (mut reached, mut at, mut resumed) = (incarnation, seq, true);

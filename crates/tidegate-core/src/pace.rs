@@ -25,7 +25,7 @@ use std::{
 pub enum Mode {
     /// As soon as fan-out stays under its share of the worker's time.
     Paced,
-    /// A whole window after the first event that waits: the least work.
+    /// When the first waiting event has waited for `Pacing::window`: the least work.
     Fixed,
     /// At once: the least latency.
     Immediate,
@@ -60,8 +60,8 @@ const SHORT: Duration = Duration::from_micros(250);
 const SHORT_IN_A_ROW_MAX: u32 = 16;
 
 /// A pass that is due within this time starts now: timers of the runtime have a resolution of 1 ms, so a
-/// timer for so short a time would usually fire too late. The org gains nothing: its next wait counts from
-/// the time when the pass was due, if that is after the end of the pass.
+/// timer for so short a time would usually fire too late. Starting early gives the org no advantage: if the
+/// pass ends before the time when it was due, the next wait still counts from that time.
 const GRAIN: Duration = Duration::from_micros(500);
 
 /// How often the load is reviewed: twice the default window, so that each busy org has had a pass in between.
@@ -174,8 +174,8 @@ impl<O: Paced> Passes<O> {
         }
     }
 
-    /// The pace of `org`. It is the default (`Rested`) if the org has nothing to send and could already have
-    /// been served before the last review: its last pass is then too old to matter.
+    /// The pace of `org`. If the org has nothing to send and its wait ended before the last review, its last
+    /// pass is too old to matter, and this returns the default (`Rested`).
     fn pace(&self, org: &O) -> Pace {
         let pace = org.pace().get();
         match pace.state {
@@ -297,7 +297,7 @@ impl<O: Paced> Passes<O> {
         self.busy += cost;
         self.review(now);
         let mut pace = self.pace(org);
-        // An idle org is not charged.
+        // An org whose last pass is forgotten (`Rested`) is not charged.
         if pace.state != State::Rested {
             pace.cost += cost;
         }

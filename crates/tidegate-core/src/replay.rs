@@ -69,8 +69,8 @@ impl<O: Paced, R> Turns<O, R> {
         self.readers(org).push_back(reader);
     }
 
-    /// `reader` waits to be served, before the others of its org: it was live a moment ago, and little
-    /// brings it back.
+    /// `reader` waits to be served, before the others of its org: it has been live before, so it has missed
+    /// little and is done soon.
     pub fn handle_first(&mut self, org: &Rc<O>, reader: R) {
         self.readers(org).push_front(reader);
     }

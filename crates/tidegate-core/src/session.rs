@@ -41,7 +41,7 @@ pub struct Subscriber {
     pub user: UserId,
     /// The services whose events are sent.
     pub filter: Filter,
-    /// The framing of the frames.
+    /// Whether frames are sent as WebSocket messages or as SSE events.
     pub framing: Framing,
     /// The compression that was negotiated.
     pub coding: Coding,
@@ -96,7 +96,7 @@ pub struct Greeting<'a> {
     pub token_expires_in_ms: u64,
     /// The present time.
     pub now: UnixMillis,
-    /// The node's terms.
+    /// What the node tells every client in `hello`: dedup window, ping interval, sync policy.
     pub terms: &'a Terms,
 }
 
@@ -121,8 +121,8 @@ pub struct PageTaken {
 #[derive(Debug)]
 pub struct Session {
     subscriber: Subscriber,
-    /// The epoch and tag of the client's cursor: those of `hello`, until a gap changes them. A renewal may
-    /// change the tag.
+    /// The epoch of the client's cursor, and its tag (a short text that stands for the filter that the cursor
+    /// was made for): those of `hello`, until a gap changes them. A renewal may change the tag.
     epoch: Epoch,
     tag: FilterTag,
     sent: Seq,
@@ -232,8 +232,8 @@ impl Session {
         }
     }
 
-    /// Replaces its epoch and filter with clones of the equal ones in `key`, so that all readers with the
-    /// same view share them in memory.
+    /// `key` has an equal epoch and filter. This takes clones of those: a clone only counts a reference, so
+    /// all readers with the same view share one copy.
     pub fn share(&mut self, key: &ViewKey) {
         debug_assert!(*key == self.view_key(), "another view than its own");
         self.epoch = key.epoch.clone();
@@ -336,8 +336,9 @@ impl Session {
         }
     }
 
-    /// Sends `visible` in a frame for this reader alone. These are all events that it may see in (`scanned`,
-    /// `to`], except for `omitted` of them that a later one replaces (R17). Returns how many were sent.
+    /// Sends `visible` in a frame for this reader alone: the events that it may see in (`scanned`, `to`].
+    /// `omitted` is the number of those that are left out because a later event replaces them (R17). Returns
+    /// how many were sent.
     fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Subscriber { org, framing, coding, .. } = &self.subscriber;
@@ -374,8 +375,7 @@ impl Session {
 
     /// Sends a ping if about [`SILENT_SCAN_MAX`] events or more were scanned since the last frame. Their
     /// number is an estimate, because seqs need not be dense. The page that was just scanned has `events`
-    /// events in `seqs` seqs; everything scanned since the last frame is assumed to have as many events per
-    /// seq.
+    /// events in a range of `seqs` seqs. The whole range since the last frame is assumed to be as dense.
     fn break_silence(&mut self, events: usize, seqs: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         let silent = u128::from(self.scanned - self.sent) * events as u128;
         if events > 0 && silent >= u128::from(SILENT_SCAN_MAX) * u128::from(seqs) {

@@ -1,4 +1,4 @@
-//! What an append asks for and what it is answered with.
+//! What an append is answered with.
 
 use std::fmt;
 
@@ -18,7 +18,8 @@ pub struct StoredAt {
 pub struct Appended {
     /// The epoch that the seqs belong to.
     pub epoch: Epoch,
-    /// One entry per event, in the order of the batch. The seqs of those that are no duplicates rise.
+    /// One entry per event, in the order of the batch. The seqs of the new events rise; a duplicate has
+    /// the seq of the first event with its id.
     pub stored: Vec<StoredAt>,
 }
 
@@ -39,10 +40,10 @@ pub enum AppendError {
     /// The org has as many ids in the dedup window as one org may have.
     #[error("this org has as many ids in the dedup window as one org may have")]
     OrgDedupFull,
-    /// As many requests wait for the log as may.
+    /// The queue for the log has no room for another request.
     #[error("as many requests wait for the log as may")]
     TooManyWaiting,
-    /// The requests that wait for the log hold as many bytes as they may.
+    /// The queue for the log has no room for the bytes of this request.
     #[error("the requests that wait for the log hold as many bytes as they may")]
     TooMuchWaiting,
     /// The node holds as many orgs as it may.
@@ -52,10 +53,10 @@ pub enum AppendError {
     /// the engine is closed.
     #[error("the log takes no writes since a failed sync")]
     Halted,
-    /// The log could give no seq below 2^53.
+    /// The batch would need a seq that is not below 2^53.
     #[error("the log has used up its seqs")]
     SeqsUsedUp,
-    /// It may be stored or not; the same ids can be sent again.
+    /// The batch may be stored or not. It is safe to send the same ids again.
     #[error("whether the batch was stored is not known")]
     Unknown,
 }

@@ -27,7 +27,7 @@ use super::{
     store::{Found, GivenId, LogIndex, LogWrite, Store, StoreError, WriteGroup},
 };
 
-/// How often a weaker policy syncs.
+/// How often the log is synced with [`Durability::Interval`].
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The most events of one group, so that one commit does not hold up the rest for long; a larger batch
 /// is a group of its own.
@@ -40,20 +40,24 @@ pub(super) struct Committer<S: Store> {
     epochs: Epochs,
     start: Start,
     next_index: LogIndex,
-    /// The logs by number, as stores name them.
+    /// The logs by the number that the store knows them by.
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
 
 /// The decision on one event of a batch.
 enum Verdict {
+    /// It is stored.
     New,
+    /// Its id is in the dedup window: it repeats the event with this seq.
     Known(Seq),
+    /// Its id is not in the window, but it repeats the event at this index of the same batch.
     SameAs(usize),
 }
 
 impl<S: Store> Committer<S> {
-    /// Takes over the logs that were found, and writes down that this start has begun: nothing may be
-    /// acknowledged under its epochs before.
+    /// Takes over the logs and ids that were found, and writes a record of this start to the store. The
+    /// epochs that begin from now on refer to that record, so it is stored before an event of such an epoch
+    /// is acknowledged.
     pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
         let now = shared.hooks.clock.now();
         let options = &shared.options;
@@ -79,8 +83,8 @@ impl<S: Store> Committer<S> {
 
     /// Works until the queue is closed or the log halts.
     pub fn run(mut self) {
-        // If this thread panics, those who wait get `Unknown` because their answers are dropped, and the
-        // log must not look as if it worked.
+        // If this thread panics, the requests of the present group are dropped without an answer, which
+        // their callers get as `Unknown`. The guard then halts the log, so that it does not look healthy.
         let guard = HaltOnPanic(self.shared.clone());
         let interval = self.shared.durability == Durability::Interval;
         let patience = if interval { SYNC_INTERVAL } else { Duration::from_secs(3600) };
@@ -111,7 +115,7 @@ impl<S: Store> Committer<S> {
         drop(guard);
     }
 
-    /// A clean stop.
+    /// Syncs everything and records that this start was stopped cleanly.
     fn finish(&mut self) {
         let start = Start { clean: true, ..self.start };
         let now = self.shared.hooks.clock.now();
@@ -136,8 +140,9 @@ impl<S: Store> Committer<S> {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
                     Ok(appended) => pending.appends.push((answer, appended)),
-                    // It may be due to an id of this very group, so it is answered after the commit: that
-                    // may fail, and then the outcome is unknown here, too.
+                    // The event that used the id first may be in this same group, which is not written yet.
+                    // So this refusal is sent only after the commit. If the commit fails, it is dropped, and
+                    // the caller gets `Unknown`.
                     Err(error @ AppendError::IdConflict { first: FirstUse::Seq(_), .. }) => {
                         pending.refused.push((answer, error));
                     }
@@ -206,7 +211,7 @@ impl<S: Store> Committer<S> {
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
     }
 
-    /// The decision on each event of a batch, and how many ids the window has to take in.
+    /// The decision on each event of a batch, and how many new ids it would add to the window.
     fn judge(&self, events: &[NewEvent]) -> Result<(Vec<Verdict>, usize), AppendError> {
         let mut verdicts = Vec::with_capacity(events.len());
         let mut here: HashMap<DedupKey, usize> = HashMap::new();
@@ -234,8 +239,9 @@ impl<S: Store> Committer<S> {
         Ok((verdicts, here.len()))
     }
 
-    /// Takes a log into the group. Creates it if there is none; gives it an epoch of this start if it has
-    /// none.
+    /// Adds a log to the group, and returns its index in `pending.staged`. A log that was not used since the
+    /// engine started gets its new epoch; a log that does not exist is created. The outer error is the
+    /// store's.
     fn stage(
         &mut self,
         pending: &mut Pending,
@@ -274,14 +280,16 @@ impl<S: Store> Committer<S> {
         }
         let chain = match self.shared.store.chain(org)? {
             Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0),
-            // Its past is not readable: an incarnation with forgotten ancestors.
+            // Its earlier epochs cannot be read. `trimmed` records that there were some, so readers with
+            // a cursor of an earlier epoch get a gap.
             None => Chain { trimmed: true, ..Chain::fresh(self.epochs.draw(), &self.start) },
         };
         let epoch = chain.epoch.clone();
         Ok(Staged::new(org, Some(log), index, Some(chain), epoch, end))
     }
 
-    /// Writes the group, and once it is kept publishes and answers it.
+    /// Writes the group. After the store has kept it, moves the heads, calls the feed, and answers the
+    /// requests.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
         let Pending { now, staged, appends, refused, opens, .. } = pending;
         let mut group = WriteGroup { at: now, ..WriteGroup::default() };
@@ -304,7 +312,7 @@ impl<S: Store> Committer<S> {
         if !group.is_empty()
             && let Err(error) = self.write(&group)
         {
-            // Halted first; then `appends` and `opens` are dropped unanswered, which is `Unknown`.
+            // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
             self.shared.halt(&error);
             return Err(error);
         }
@@ -329,7 +337,7 @@ impl<S: Store> Committer<S> {
         Ok(())
     }
 
-    /// Makes a group durable.
+    /// Makes a group as durable as the policy says.
     fn write(&self, group: &WriteGroup) -> Result<(), StoreError> {
         let began = Instant::now();
         self.shared.store.commit(group)?;
@@ -337,6 +345,7 @@ impl<S: Store> Committer<S> {
         self.shared.store.acknowledge()
     }
 
+    /// Makes one log's part of a written group visible: to reads, and to the node.
     fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
         match log {
             Some(log) => {
@@ -369,8 +378,8 @@ impl<S: Store> Committer<S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// Takes no more writes, ever: a sync that failed once may report success the next time for
-    /// pages that the kernel has since dropped.
+    /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have
+    /// dropped the pages that it could not write, and would then report success.
     fn halt(&self, error: &StoreError) {
         let is_first = self.health.send_if_modified(|health| {
             let is_first = !matches!(health, Health::Halted(_));

@@ -34,15 +34,15 @@ impl Durability {
 /// Takes what an engine has committed: the node implements it, the engine calls it.
 ///
 /// Per org, the calls come in seq order (R13) and one at a time. They come after the events are
-/// durable, shortly before or after the publisher is answered, from any thread. A call must not
-/// block.
+/// durable, shortly before or after the publisher is answered, from any thread. The node must not
+/// block in a call.
 pub trait Feed: Send + Sync + 'static {
-    /// `events` are all events of the log of `org` from `prev`, exclusive, to the seq of the last of
-    /// them. At least one event.
+    /// `events` has every event of the log of `org` from `prev` (exclusive) to the last event of this call,
+    /// none left out. There is at least one.
     fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]);
 }
 
-/// Keeps one log per org. This is the one `dyn` of the gateway.
+/// Keeps one log per org. The node uses it as `Arc<dyn Engine>`.
 ///
 /// # Appends: what is atomic, what is ordered, what is durable
 ///
@@ -50,38 +50,43 @@ pub trait Feed: Send + Sync + 'static {
 ///   the feed shows an event of a batch that is not stored in whole. (A page or a call of the feed may
 ///   end between two events of a batch.)
 /// - **Ordered.** Every event gets a seq above all seqs of its log so far, in the order of the batch.
-///   Seqs stay below 2^53. They need not be dense: seqs that were never given look like those that a
-///   reader may not see, so nobody may take a difference of two seqs for a number of events. Which
-///   of two concurrent batches comes first is not promised. Timestamps never fall along a log (R14).
-/// - **Durable.** `Ok` comes after the events are as safe as [`durability`](Engine::durability) says;
-///   [`read`](Engine::read), [`head`](Engine::head) and the [`Feed`] show an event from about then on
-///   and never before. All errors but [`AppendError::Unknown`] mean: certainly not stored.
-/// - **Once.** An id that a publisher gave ([`NewEvent::dedup`]) is stored once within the dedup window
-///   (R12): a repetition is answered with the seq of the first, and waits for its outcome if that is
-///   pending; the same id with other content is refused, and with it its batch.
+///   Seqs stay below 2^53. They need not be dense: there may be seqs that no event has. A reader cannot
+///   tell them from the seqs of events that are hidden from it. So a difference of two seqs is not a
+///   number of events. Which of two concurrent batches comes first is not promised. Timestamps never
+///   fall along a log (R14).
+/// - **Durable.** `Ok` comes after the events are as safe as [`durability`](Engine::durability) says.
+///   [`read`](Engine::read), [`head`](Engine::head) and the [`Feed`] never show an event before it is
+///   that safe; they may show it a little before `Ok` or a little after. All errors but
+///   [`AppendError::Unknown`] mean: certainly not stored.
+/// - **Once.** An event whose publisher gave the id ([`NewEvent::dedup`]) is stored once within the dedup
+///   window (R12). If it comes again, the answer has the seq of the first. If the first is still being
+///   written, the answer waits until its outcome is known. If the id comes again with other content, the
+///   whole batch is refused.
 ///
 /// # Reads (R9)
 ///
-/// The log keeps its events from the *floor* (exclusive) to the *head* (inclusive). Retention raises
-/// the floor; it never falls within an epoch chain. [`read`](Engine::read) returns all events of the
-/// stretch that the [`Page`] names, none missing and none twice, and says where the stretch begins and
-/// ends, also if it is empty. So a reader that goes on from `page.to` misses nothing, and knows from
-/// `page.after` what retention has taken. Reads go on while the log takes no writes.
+/// The log keeps its events from the *floor* (exclusive) to the *head* (inclusive). Retention raises the
+/// floor. The floor never goes down: not during an epoch, and not when a new epoch continues an old one.
+/// [`read`](Engine::read) returns all events of the stretch that the [`Page`] names, none missing and none
+/// twice, and says where the stretch begins and ends, also if it is empty. So a reader that goes on from
+/// `page.to` misses nothing, and `page.after` shows what retention has removed. Reads work also while the log
+/// takes no writes.
 ///
 /// # Epochs (R10, R11)
 ///
 /// A seq says something only together with the epoch that it was given in. Within one epoch the log
 /// only grows: what was read or acknowledged stays as it was until retention removes it. **The engine
 /// begins a new epoch whenever it cannot promise that**, and may begin one whenever it likes. The local
-/// engines do so at every start; an engine over a broker goes on in the epoch that other nodes
-/// are in, and begins a new one if the broker lost what it had acknowledged. Epochs are drawn at random
-/// or are hashes that cannot collide: no two logs share one, of whatever org and time.
+/// engines do so at every start. An engine over a broker would continue the epoch that other nodes
+/// use, and begin a new one if the broker lost what it had acknowledged. Epochs are drawn at random,
+/// or are hashes that do not collide. So no two logs ever have the same epoch, neither two orgs' logs
+/// nor an org's old log and its new one.
 ///
-/// An epoch that continues an older one names it as an *ancestor*, with the seq at which it ended and
-/// whether the *boundary* between the two is lossy, which is to say, whether events above that seq may
-/// have been acknowledged or read in the old epoch. A log without a past that the engine knows is
-/// [`born_empty`](LogState::born_empty). From this the node decides what becomes of a cursor
-/// ([`tidegate_core::opening`]).
+/// An epoch that continues an older one names it as an *ancestor*, with the seq at which it ended and whether
+/// the *boundary* between the two is lossy. It is lossy if the old epoch may have had events above that seq
+/// that were acknowledged or read, and that the new epoch does not have. A log that is known to have begun
+/// empty, with no epoch before it, is [`born_empty`](LogState::born_empty). From these facts the node decides
+/// how a reader with an older cursor continues ([`tidegate_core::opening`]).
 ///
 /// The history of a log, line by line:
 ///
@@ -102,8 +107,8 @@ pub trait Feed: Send + Sync + 'static {
 /// | `b-5` | a gap at 5 to `c-5` at once (it may have missed an event that is gone), then the new 6 |
 /// | `b-6` | it has seen the 6 that is gone: a gap to `c-5`, then the new 6 |
 /// | `c-6` | goes on without a gap |
-/// | `c-9` | nobody gave it: a gap to the head, `c-6` |
-/// | `x-4` | an epoch that nobody knows: a gap to the head, for the log may hold what it saw |
+/// | `c-9` | the log never gave this seq: a gap to the head, `c-6` |
+/// | `x-4` | nobody knows this epoch, or what its reader has seen: a gap to the head, `c-6` |
 ///
 /// The same as a program:
 ///
@@ -139,50 +144,52 @@ pub trait Feed: Send + Sync + 'static {
 /// # Watched orgs (R10)
 ///
 /// The node calls [`watch`](Engine::watch) for every reader *before* it opens the log for it, and
-/// [`unwatch`](Engine::unwatch) after the reader has gone. The feed of a watched org is complete, and
-/// its log is never forgotten; an engine may feed and keep other orgs, too.
+/// [`unwatch`](Engine::unwatch) after the reader has gone. While an org is watched, the feed gets all of
+/// its commits, and its log is not forgotten ([`sweep`](Engine::sweep)). An engine may do the same for
+/// orgs that nobody watches, but need not.
 pub trait Engine: Send + Sync + 'static {
     /// Appends `events` to the log of `org`, all or none, and resolves once they are durable. A log
-    /// that does not exist is created. The request is taken in order when this is called, and is
-    /// carried out even if the future is dropped.
+    /// that does not exist is created. The call itself queues the request, not the first poll of the
+    /// future, and the request is carried out even if the future is dropped.
     fn append(&self, org: &OrgId, events: Vec<NewEvent>)
     -> BoxFuture<'static, Result<Appended, AppendError>>;
 
     /// Opens the log of `org` for reading and resolves to its state. A log that does not exist is
-    /// created, as durably as an append would be, so that its epoch is known for as long as its events
-    /// would be.
+    /// created, as durably as an append would create it: a reader gets a cursor in its epoch, and the
+    /// engine must still know that epoch when the reader comes back.
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>>;
 
-    /// The state of a log that this engine has at hand, at once. `None` if there is no such log, or if
-    /// neither `open` nor `append` has touched it since the engine was started.
+    /// The state of a log, without waiting for anything. `None` if there is no such log, or if neither
+    /// `open` nor `append` was called for it since the engine was started.
     fn head(&self, org: &OrgId) -> Option<LogState>;
 
     /// Reads the events after `after`, up to `limit`.
     fn read(&self, org: &OrgId, after: Seq, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>>;
 
-    /// A reader of `org` comes. From this call on the org is fed, and its log, if there is one or once
-    /// there is one, is not forgotten. Returns at once. Counted: two calls need two of
-    /// [`unwatch`](Engine::unwatch), in any order and from any thread.
+    /// The node has one more reader of `org`. From this call on the feed gets all commits of the org,
+    /// and its log is not forgotten; the log need not exist yet. Returns at once. The calls are counted:
+    /// each is undone by one call of [`unwatch`](Engine::unwatch), in any order and from any thread.
     fn watch(&self, org: &OrgId);
 
-    /// A reader of `org` has gone: undoes one [`watch`](Engine::watch). After the last one the time
-    /// begins after which an idle log may be forgotten.
+    /// A reader of `org` has gone: undoes one call of [`watch`](Engine::watch). If no other is left, the
+    /// log counts as used until now, and may be forgotten after a time without use.
     fn unwatch(&self, org: &OrgId);
 
-    /// Removes what retention no longer keeps, and forgets logs whole that hold no events, are not
-    /// watched and were not touched for long. A forgotten log comes back empty and under a fresh epoch.
-    /// Called each minute, off the async workers; may block.
+    /// Removes the events that retention no longer keeps. Also forgets whole logs, with their epochs, if
+    /// they hold no events, are not watched, and were not used for long. If such an org is used again, it
+    /// gets a new, empty log with a new epoch. The node calls this each minute, on a thread that may
+    /// block.
     fn sweep(&self);
 
-    /// How well the engine works, now and from now on. A change may be missed if another one follows
-    /// at once; the last one never is.
+    /// How well the engine works, as a value to watch. Whoever watches it may miss a value that was
+    /// replaced at once, but always gets the newest.
     fn health(&self) -> watch::Receiver<Health>;
 
     /// How acknowledged events are kept.
     fn durability(&self) -> Durability;
 
-    /// Takes no more appends, finishes those that it has taken, and makes all of it durable. Reads go
-    /// on. Blocks. A second call does nothing. An engine that is dropped without this call has
-    /// crashed.
+    /// Stops the engine cleanly: it takes no more appends, carries out those that it has taken, and makes
+    /// everything durable. Blocks until that is done. Reads work afterwards, too. A second call does
+    /// nothing. If an engine is dropped without this call, that counts as a crash.
     fn close(&self);
 }

@@ -12,7 +12,7 @@ pub enum Health {
     /// Appends and reads work.
     #[default]
     Ok,
-    /// Some appends or reads fail or are late, or the feed is. The engine works on it by itself.
+    /// Some appends or reads fail or are late, or the feed is late. The engine tries to recover by itself.
     Degraded(Arc<str>),
     /// No append is taken. What is in the log can be read. Usually an operator has to act: the local
     /// engines halt after a failed sync and recover by a restart.

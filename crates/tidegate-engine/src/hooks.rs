@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{Clock, Feed};
 
-/// Is called after each sync, for metrics.
+/// Is called after each commit, for metrics.
 pub trait SyncObserver: Send + Sync + 'static {
-    /// A group of `events` events was written and synced in `took`.
+    /// A group of `events` events was committed in `took`. That includes the sync, if the policy is to
+    /// sync before the answer.
     fn on_sync(&self, took: Duration, events: usize);
 }
 
@@ -15,13 +16,13 @@ impl SyncObserver for () {
     fn on_sync(&self, _: Duration, _: usize) {}
 }
 
-/// What an engine needs of the node around it.
+/// What an engine needs from its node.
 #[derive(Clone)]
 pub struct Hooks {
-    /// Takes what is committed.
+    /// Gets the events that are committed.
     pub feed: Arc<dyn Feed>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// Counts the syncs.
+    /// Measures the commits.
     pub observer: Arc<dyn SyncObserver>,
 }

@@ -1,18 +1,18 @@
 //! The contract of a log, and engines that keep one on this machine.
 //!
 //! A node of the gateway writes every event to its org's log, and serves readers from it when they come
-//! back. [`Engine`] is what the node expects of whoever keeps these logs: appends that are atomic,
-//! ordered and stored once, pages read back without a hole, epochs that say when a log is not the one
-//! that a reader knew, and a [`Health`] to follow. What is committed comes to the node through its
-//! [`Feed`].
+//! back. [`Engine`] is the contract between the node and whatever keeps these logs. Events are appended
+//! whole or not at all, in order, and once. Pages are read back without a hole. A log's epoch shows whether
+//! it is still the log that a reader knew. [`Health`] reports whether the engine works. The engine passes
+//! on what it has committed by calling the node's [`Feed`].
 //!
-//! The engines here keep their logs themselves, without a broker: [`LocalEngine`] over a
-//! [`MemoryStore`] (a window of minutes, gone at exit) or over a [`DiskStore`] (durable, group commit,
-//! retention by time and size). They share everything but the [`store`], so they cannot differ in what
-//! they decide.
+//! The engines here keep their logs themselves, without a broker: [`LocalEngine`] over a [`MemoryStore`]
+//! (keeps the last minutes only, and loses them at exit) or over a [`DiskStore`] (durable, group commit,
+//! retention by time and size). They share everything but the [`store`], so they cannot differ in what they
+//! decide.
 //!
-//! This crate is not a message broker and knows no subscribers, filters, sockets or frames: those are
-//! `tidegate-core` and `tidegate-server`. It serves one process; a directory has one owner at a time.
+//! This crate is not a message broker and knows no subscribers, filters, sockets or frames: those are in
+//! `tidegate-core` and `tidegate-server`. Only one process at a time can have a log directory open.
 //!
 //! # Use
 //!
@@ -62,8 +62,8 @@
 //!
 //! # An engine in another crate
 //!
-//! With the feature `test-kit`, the module `conformance` holds the tests that every engine has to
-//! pass, for use in that crate's own tests.
+//! The module `conformance` (feature `test-kit`) holds the tests that every engine has to pass. A crate
+//! with an engine of its own runs them in its tests.
 //!
 //! # Reading order
 //!

@@ -1,7 +1,8 @@
 //! The engine of a node that keeps its logs itself, in memory or on its own disk.
 //!
 //! Everything is decided (seqs, epochs, dedup, retention) on one thread, the committer. This file is
-//! the side that callers see: the bounded queue to that thread, and reads, which go past it.
+//! what callers use: appends, opens and sweeps go through a bounded queue to that thread; reads go
+//! straight to the store.
 
 use std::{
     collections::HashMap,
@@ -35,9 +36,10 @@ const CUTS_MAX: usize = 64;
 /// The most reads that wait for a disk at a time; further ones wait for their turn. A few keep a disk
 /// busy, and each takes a thread.
 const READS_MAX: usize = 8;
-/// The memory engine remembers an idle org for this much longer than the node keeps its tail: more
-/// than one sweep, which comes each minute. A tail that outlives its log would pass over what the log's
-/// next incarnation brings.
+/// The memory engine remembers an idle org for this much longer than the node keeps its tail. It is more
+/// than the minute between two sweeps, so the node drops the tail before the engine forgets the log.
+/// Otherwise the org's next log, whose seqs begin at 1 again, would be fed to the old tail, and that
+/// would skip the first events as if it had them already.
 const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
 
 /// The settings that both local engines have. There are no defaults here: those of a node stand in
@@ -63,7 +65,7 @@ pub struct LocalOptions {
 pub struct MemoryOptions {
     /// The settings that both local engines have.
     pub local: LocalOptions,
-    /// `tail.window`: how long events are kept, and idle orgs remembered.
+    /// `tail.window`: how long events are kept. Idle orgs are remembered for somewhat longer.
     pub window: Duration,
     /// `log.max_bytes`: the most bytes of events that the node keeps.
     pub max_bytes: u64,
@@ -73,7 +75,7 @@ pub struct MemoryOptions {
 pub(super) struct Log {
     pub index: LogIndex,
     pub now: RwLock<LogNow>,
-    /// When it was last written to, opened, or left by a reader, by the node's time.
+    /// When it was last written to, opened, or left by a reader, by the wall clock.
     pub touched: AtomicU64,
 }
 
@@ -92,6 +94,7 @@ impl Log {
         now.chain.as_ref().map(|chain| chain.state(now.head, now.floor))
     }
 
+    /// The floor and the head.
     pub fn bounds(&self) -> (Seq, Seq) {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
         (now.floor, now.head)
@@ -135,8 +138,8 @@ impl<S: Store> Shared<S> {
         } else {
             Stretch { events: Vec::new(), to: bound }
         };
-        // Retention raises the floor before it removes: events that it removed during the read lie below
-        // the floor as it is now.
+        // Retention may have removed events during the read. It raises the floor before it removes them,
+        // so what it removed is not above the floor as it is now.
         let (floor, _) = log.bounds();
         let after = after.max(floor);
         events.retain(|event| event.seq > after);
@@ -152,7 +155,7 @@ pub struct LocalEngine<S: Store> {
 }
 
 impl LocalEngine<MemoryStore> {
-    /// An engine that keeps the window of missed events in memory.
+    /// An engine that keeps the events of the last minutes in memory.
     pub fn memory(options: MemoryOptions, hooks: Hooks) -> Result<Self, StoreError> {
         let window = capped_millis(options.window);
         let store = MemoryStore::new(window, options.max_bytes);
@@ -226,7 +229,8 @@ impl<S: Store> LocalEngine<S> {
         let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
         let log = logs.get(org)?;
         let state = log.state()?;
-        // Under the lock: the committer forgets a log under the write lock, and looks here first.
+        // While the lock is held: the committer takes the write lock, looks at this time again, and only
+        // then forgets a log.
         log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
         Some(state)
     }
@@ -294,7 +298,7 @@ impl<S: Store> Engine for LocalEngine<S> {
     }
 
     fn unwatch(&self, org: &OrgId) {
-        // First, so that no sweep finds the log neither watched nor lately touched.
+        // Before the count falls, so that no sweep finds the log unwatched and not used for long.
         if let Some(log) = self.shared.log(org) {
             log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
         }
@@ -304,7 +308,7 @@ impl<S: Store> Engine for LocalEngine<S> {
     fn sweep(&self) {
         let now = self.shared.hooks.clock.now();
         for round in 0..CUTS_MAX {
-            // Planned on this thread, because that may read much; the committer only writes the floors.
+            // Planned on this thread, because planning may read a lot. The committer makes the cut.
             let cut = self.shared.store.plan_cut(now, round).unwrap_or_else(|error| {
                 tracing::error!(%error, "plan retention");
                 None
@@ -312,7 +316,7 @@ impl<S: Store> Engine for LocalEngine<S> {
             let last = cut.is_none();
             let (done, wait) = mpsc::sync_channel(1);
             let asked = self.shared.queue.push(Request::Sweep { cut, done });
-            // An error means that the committer has stopped, and it says so itself.
+            // An error means that the committer has stopped; it has logged why.
             if asked.is_err() || wait.recv().is_err() || last {
                 break;
             }

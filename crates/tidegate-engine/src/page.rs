@@ -10,7 +10,7 @@ use tidegate_protocol::Seq;
 pub struct PageLimit {
     /// The most events; 0 counts as 1.
     pub events: usize,
-    /// The most bytes of fragments; the first event comes whole, whatever its size.
+    /// The most bytes of events. A first event that is larger comes whole.
     pub bytes: usize,
     /// The last seq that may be read.
     pub to: Seq,
@@ -22,11 +22,11 @@ pub struct Page {
     /// Where the stretch begins, exclusive: the seq that was asked for, or the log's floor if that is
     /// higher. In the second case retention has removed the events in between.
     pub after: Seq,
-    /// Where the stretch ends: the seq up to which the log was looked through, which need not be that
-    /// of an event. Never below `after`; if retention has removed all that was asked for, both are
-    /// the floor. A page that reached neither `events` nor `bytes`
-    /// of its limit ends at [`PageLimit::to`] or at the head, whichever is lower; another one ends at or
-    /// after its last event and before the next one.
+    /// Where the stretch ends, inclusive: the seq up to which the log was searched, which need not be
+    /// that of an event. If the page has reached `events` or `bytes` of its limit, it ends at its last
+    /// event, or between that and the next one. Otherwise it ends at [`PageLimit::to`] or at the head,
+    /// whichever is lower. It never ends below `after`: if retention has removed all that was asked for,
+    /// both are the floor.
     pub to: Seq,
     /// The events, in seq order.
     pub events: Vec<Arc<Event>>,

@@ -183,8 +183,8 @@ impl StreamReader {
         Outcome::Hello { head: hello.head }
     }
 
-    /// R2: a gap sets epoch and tag of the cursor, and moves its seq forward. Only a gap with reason `epoch`
-    /// may lower the seq.
+    /// R2: a gap sets the cursor's epoch and filter tag, and moves its seq forward. Only a gap with reason
+    /// `epoch` may lower the seq.
     fn gap<'a>(&mut self, gap: GapFrame<'_>) -> Outcome<'a> {
         let GapFrame { prev, seq, epoch, filter: tag, reason, .. } = gap;
         let Some(cursor) = &mut self.cursor else { return Outcome::Broken("a frame came before hello") };
@@ -204,8 +204,9 @@ impl StreamReader {
         if is_news { Outcome::Gap { prev, seq, reason } } else { Outcome::Nothing }
     }
 
-    /// R2: takes an event, batch or ping frame over (`prev`, `seq`]. If the frame moves the cursor, `above`
-    /// reads from it the events with a seq above the old cursor; `None` says that it cannot.
+    /// R2: takes an event, batch or ping frame over (`prev`, `seq`]. `above` is called only if the frame
+    /// moves the cursor. It gets the seq of the old cursor and returns the frame's events after it, or `None`
+    /// if the frame cannot be read.
     fn advance<'a>(
         &mut self,
         prev: Seq,
@@ -276,9 +277,9 @@ const DELAY_MS_MIN: u64 = 1000;
 pub const STABLE_MS: u64 = 10_000;
 
 /// Delays between attempts to connect: truncated exponential backoff with jitter. They are 1, 2, 5, 10, 30,
-/// 60, 120, 240 and then always 300 s. Each is drawn uniformly from the range of 5 s to either side, of which
-/// the part under 1 s is left out.
-/// The jitter keeps clients that lost their connections together from returning together.
+/// 60, 120, 240 and then always 300 s. Each is a random time between 5 s less and 5 s more than that, but
+/// never under 1 s; all times of that range are equally likely. The jitter keeps clients that lost their
+/// connections together from returning together.
 #[derive(Debug, Default)]
 pub struct Backoff {
     attempts: usize,
@@ -292,8 +293,8 @@ impl Backoff {
         self.attempts += 1;
         let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN);
         let span = base + JITTER_MS - low;
-        // Multiply and shift (Lemire 2019), without its rejection step: the bias of 10,001 values is below
-        // 2^-50.
+        // Multiply and shift (Lemire 2019), without its rejection step: there are at most 10,001 possible
+        // values, so the bias is below 2^-50.
         let jitter = u64::try_from((u128::from(random) * u128::from(span + 1)) >> 64).unwrap_or(span);
         (low + jitter).max(hint_ms.unwrap_or(0))
     }

@@ -1,5 +1,5 @@
-//! The wire of Tidegate, for both of its sides: names, cursors, filters, codes, frames, the WebSocket
-//! codec, and how a client follows a stream so that it misses no event unnoticed.
+//! The wire of Tidegate, for both of its sides: names, cursors, filters, codes, frames, the WebSocket codec,
+//! and how a client follows a stream so that it notices every event that it misses.
 //!
 //! **What it is.** All that a client needs, and that a gateway and its clients must agree on. PROTOCOL.md
 //! is the text that it implements; each item names the section or RFC that it follows.

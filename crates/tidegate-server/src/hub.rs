@@ -1,7 +1,13 @@
 //! The tails of a node's orgs: what an engine commits goes from here to the workers that have readers.
 //!
-//! The engine feeds it in seq order (R13); it notifies each worker that has readers of the org, once.
-//! Full batches are sealed here, others by the fan-out pass that serves them. It sends nothing itself.
+//! The engine feeds it in seq order (R13). A commit notifies each worker that has readers of the org. Further
+//! commits do not notify that worker again until it has taken its notifications. Full batches are sealed
+//! here, others by the fan-out pass that serves them. The hub sends nothing itself.
+//!
+//! It also keeps what workers share to compress batches over WebSocket (R18): for each org its *generations*,
+//! which are streams of deflate, one for each set of readers that see the same. Each generation has a
+//! compressor of about 260 KiB, called a *context*; [`Contexts`] counts those of all orgs and bounds them
+//! (`compression.max_contexts`).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -27,12 +33,15 @@ pub struct Org {
     pub id: OrgId,
     tail: Mutex<Tail>,
     generations: Mutex<Generations>,
-    workers: Box<[Presence]>,
+    workers: Box<[OnWorker]>,
 }
 
+/// One org as one worker has it; `Org::workers` has one for each worker, by the worker's number.
 #[derive(Debug, Default)]
-struct Presence {
+struct OnWorker {
+    /// How many readers of the org it has.
     readers: AtomicUsize,
+    /// Whether the org is among the notifications that it has not taken yet.
     is_notified: AtomicBool,
 }
 
@@ -42,24 +51,25 @@ impl Org {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its compressors. The tail must not be locked meanwhile.
+    /// Its generations, see the head of this file. Do not hold this lock and that of the tail together.
     pub fn generations(&self) -> MutexGuard<'_, Generations> {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a reader on `worker`, which is notified from now on. Call this before the final look at the
-    /// tail, or a commit in between is missed.
+    /// Counts a reader on `worker`. From now on every commit to the org notifies that worker. First call
+    /// this, then check that the tail has nothing more for the reader. In the other order, a commit in
+    /// between would notify nobody.
     pub fn arrive(&self, worker: usize) {
         self.workers[worker].readers.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Takes that back.
+    /// Undoes one call of [`Org::arrive`].
     pub fn leave(&self, worker: usize) {
         self.workers[worker].readers.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn has_readers(&self) -> bool {
-        self.workers.iter().any(|presence| presence.readers.load(Ordering::SeqCst) > 0)
+        self.workers.iter().any(|worker| worker.readers.load(Ordering::SeqCst) > 0)
     }
 }
 
@@ -72,7 +82,7 @@ pub struct Notifications {
 
 impl Notifications {
     fn notify(&self, worker: usize, org: &Arc<Org>) {
-        // If it is queued already, the next pass takes these events along.
+        // If the org is queued already, the worker has not looked yet and will find these events, too.
         if !org.workers[worker].is_notified.swap(true, Ordering::SeqCst) {
             self.orgs.lock().unwrap_or_else(PoisonError::into_inner).push(org.clone());
             self.has_orgs.notify_one();
@@ -83,7 +93,7 @@ impl Notifications {
     pub fn take(&self, worker: usize) -> Vec<Arc<Org>> {
         let orgs = std::mem::take(&mut *self.orgs.lock().unwrap_or_else(PoisonError::into_inner));
         for org in &orgs {
-            // Before the worker looks at the tail, so that a later commit notifies again.
+            // Before the worker looks at the tail: a commit after that look has to notify again.
             org.workers[worker].is_notified.store(false, Ordering::SeqCst);
         }
         orgs
@@ -100,13 +110,13 @@ impl Notifications {
 pub struct HubLimits {
     /// How long batches stay.
     pub window: Duration,
-    /// Bytes of all tails.
+    /// The most bytes of all tails together.
     pub bytes: usize,
-    /// Bytes of one.
+    /// The most bytes of one tail.
     pub org_bytes: usize,
     /// When a batch is full.
     pub batch: BatchLimits,
-    /// Compressors at the same time, over all orgs.
+    /// The most contexts (compressors) at a time, over all orgs.
     pub contexts: usize,
 }
 
@@ -117,6 +127,7 @@ pub struct Hub {
     limits: HubLimits,
     clock: Arc<dyn Clock>,
     notifications: Vec<Arc<Notifications>>,
+    /// Notified when the tails together are over their budget.
     over: Notify,
     contexts: Arc<Contexts>,
 }
@@ -135,12 +146,12 @@ impl Hub {
         }
     }
 
-    /// What all tails are charged to.
+    /// Counts the bytes of all tails.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// The compressors of all orgs.
+    /// Counts the compressors of all orgs.
     pub fn contexts(&self) -> &Arc<Contexts> {
         &self.contexts
     }
@@ -155,7 +166,7 @@ impl Hub {
         self.lock().len()
     }
 
-    /// Whether no org has one.
+    /// Whether no org has a tail.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -164,8 +175,9 @@ impl Hub {
         self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The org, with an empty tail at `head` if it has none. If `head` is out of date by then, the next
-    /// commit corrects it.
+    /// The org; if the hub does not have it, it gets an empty tail that begins after `head`. If the log has
+    /// grown past `head` meanwhile, the tail begins anew at the next commit; what is in between is read from
+    /// the log.
     pub fn org(&self, id: &OrgId, head: Seq) -> Arc<Org> {
         match self.lock().entry(id.clone()) {
             Entry::Occupied(entry) => entry.get().clone(),
@@ -174,7 +186,7 @@ impl Hub {
                     id: id.clone(),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
                     generations: Mutex::new(Generations::new(self.contexts.clone())),
-                    workers: self.notifications.iter().map(|_| Presence::default()).collect(),
+                    workers: self.notifications.iter().map(|_| OnWorker::default()).collect(),
                 }))
                 .clone(),
         }
@@ -188,12 +200,14 @@ impl Hub {
             org.generations().sweep();
             let is_empty = {
                 let mut tail = org.tail();
-                // The last reader that went may have left events open.
+                // Events that came before the last reader left may still be in the open batch, and no pass
+                // will seal it now.
                 tail.seal(self.clock.now());
                 tail.drop_before(oldest_kept);
                 tail.is_empty()
             };
-            // Everybody who holds the org got it from this map, and with the map locked nobody can.
+            // If the count is 1, only this map holds the org. Others can get it only from the map, which is
+            // locked.
             !is_empty || Arc::strong_count(org) > 1
         });
         self.shrink();
@@ -230,7 +244,8 @@ impl Feed for Hub {
             let mut tail = org.tail();
             tail.push(prev, events, now, self.limits.batch);
             if !org.has_readers() {
-                // No pass will come. A reader that comes meanwhile has what is open served by a pass.
+                // No pass will come to seal these events. (If the only reader is still catching up, they
+                // stay open; once it has caught up, it asks for a pass.)
                 tail.seal(now);
             }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
@@ -239,7 +254,8 @@ impl Feed for Hub {
                 tail.drop_oldest();
             }
             if is_over() {
-                // Other tails hold the memory. They are shortened on another thread than the log's.
+                // Other tails hold the memory. They are shortened on another thread, because this one is the
+                // log's.
                 self.over.notify_one();
             }
         }

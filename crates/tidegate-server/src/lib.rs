@@ -1,8 +1,8 @@
 //! The Tidegate node: everything that does IO.
 //!
-//! The modules in reading order: how a node starts and its parts, how events get in and are kept, how they
-//! get out, what surrounds that.
+//! The modules stand in reading order.
 
+// How a node starts, and what its parts share.
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -10,13 +10,16 @@ mod log_limiter;
 mod logs;
 pub mod node;
 
+// How requests come in: credentials, and the public listener.
 pub mod auth;
 pub mod http;
 
+// How events get out: the tails, and the workers that write them to the readers' sockets.
 pub mod hub;
 pub mod transport;
 pub mod worker;
 
+// What the others need: the operators' listener, limits on connections, metrics, small parts.
 pub mod admin;
 pub mod admission;
 pub mod metrics;
@@ -24,6 +27,7 @@ mod random;
 mod refusals;
 pub mod systemd;
 
+// `tidegate dev` and its page; the client of `tidegate tail`.
 pub mod dev;
 pub mod feed;
 mod follow;

@@ -104,7 +104,7 @@ impl Node {
             excluded: config.compression.exclude_services.clone(),
         };
         Self {
-            // Connection ids begin with the start.
+            // Connection ids begin with a random name of this start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: OrgShares::default(),
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    /// The limits of its tails.
+    /// The limits of the hub's tails and compressors.
     pub fn hub_limits(config: &Config) -> HubLimits {
         HubLimits {
             window: config.tail.window,
@@ -139,7 +139,8 @@ impl Node {
         }
     }
 
-    /// The present configuration; `auth` and `limits` can change while the node runs.
+    /// The present configuration. The keys that `config::keys` marks with `reread` can change while the node
+    /// runs, so do not keep it for long.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
@@ -150,7 +151,8 @@ impl Node {
     }
 
     /// Applies another configuration. The caller has made sure that it differs only in what can change while
-    /// the node runs ([`crate::config::reread`]).
+    /// the node runs ([`crate::config::reread`]). Whoever asks for [`Node::config`] each time gets the new
+    /// values. If a part keeps a copy of a value, its copy is renewed here.
     pub fn reconfigure(&self, config: Config) {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         tokens.inherit(&self.tokens());
@@ -185,9 +187,9 @@ impl Node {
     }
 
     /// Runs `verify` for credentials in a request from `address`, unless the address has sent too many bad
-    /// ones. It is for history and cursors only: a stream costs a handshake of
-    /// `limits.handshakes_per_second`, and an API key costs only a hash. One broken program must not block
-    /// the streams and publishers of everyone who shares its address.
+    /// ones. It is for history and cursors only: streams are bounded by `limits.handshakes_per_second`, and
+    /// an API key costs only a hash. So one broken program cannot block the streams and publishers of
+    /// everyone who shares its address.
     pub async fn within_rate<G>(
         &self,
         address: IpAddr,

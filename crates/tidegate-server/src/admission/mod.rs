@@ -109,8 +109,8 @@ pub enum Whose<'a> {
     All,
 }
 
-/// How long a client is asked to wait if a counter is full. It falls when another client leaves, which nobody
-/// can predict.
+/// How long a client is asked to wait if a limit is reached. The time is fixed, because nobody can predict
+/// when another client leaves.
 const FULL_RETRY_MS: u64 = 5_000;
 
 /// The key that an address is counted under. Whoever has one IPv6 address has a whole /64 (RFC 6177).
@@ -282,7 +282,7 @@ fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 impl Members {
-    /// The connections that must end to make room for `arrival`, or why there is no room.
+    /// The connections that must end if `arrival` is let in, or why it cannot be let in.
     fn make_room(
         &self,
         arrival: &Arrival<'_>,
@@ -339,7 +339,8 @@ impl Slot {
         let mut counts = admission.lock();
         let counts = &mut *counts;
         let org = shared(&counts.orgs, arrival.org);
-        // No limit is zero, so an org without connections cannot refuse: no empty entry is left.
+        // This may add an entry for an org that has no connections. It does not stay empty: no limit is zero,
+        // so the first connection of an org is not refused below.
         let members = counts.orgs.entry(org.clone()).or_default();
         let leaving = members.make_room(arrival, &admission.start, &counts.limits)?;
         for connection in leaving {

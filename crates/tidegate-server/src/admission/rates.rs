@@ -90,6 +90,9 @@ impl RetryQueue {
 
 /// How often each API key may publish. Only known keys get here, so there are as many entries as keys that
 /// have published recently.
+///
+/// It keeps a copy of its rate, which `Node::reconfigure` has to renew. [`FailedAuths`] is given its rate
+/// with each call, so there is no copy to renew: do the same with a new rate.
 #[derive(Debug)]
 pub struct PublishRates {
     per_second: AtomicUsize,
@@ -139,8 +142,8 @@ impl PublishRates {
 /// If there are more addresses than this, new ones share one bucket.
 const ADDRESSES_KEPT: usize = 16_384;
 
-/// How often each address may send bad credentials in requests that cost no handshake. Good credentials cost
-/// nothing, but an address over its rate is refused before they are checked.
+/// How often each address may send bad credentials in requests that do not count for the rate of handshakes.
+/// Good credentials are not counted, but an address over its rate is refused before they are checked.
 #[derive(Debug)]
 pub struct FailedAuths(Mutex<Failing>);
 
@@ -148,7 +151,7 @@ pub struct FailedAuths(Mutex<Failing>);
 struct Failing {
     /// Addresses that have failed recently.
     addresses: HashMap<IpAddr, TokenBucket>,
-    /// All others, while there is no room for more.
+    /// One bucket for all other addresses, used while there is no room for more.
     others: TokenBucket,
     swept: Instant,
 }

@@ -1,7 +1,12 @@
 //! Every key of the configuration: its type, its default, and what it means.
 //!
-//! This list is the single definition; `docs/config.md` is generated from it. A new key goes here
-//! and nowhere else (relations between keys are in [`super::check`]).
+//! This list is the single definition: the settings that the node reads, `config print` and `docs/config.md`
+//! are made from it. To add a key, add it here. Only three things stand elsewhere:
+//!
+//! - a word that a key takes (as `batch.mode` takes `paced`) is in [`super::choice`];
+//! - what a key must not exceed, or how it relates to other keys, is in [`super::check`];
+//! - if a part of the node keeps a copy of the value of a key that is marked `reread`, `Node::reconfigure`
+//!   has to renew the copy. A part that asks for `Node::config` each time needs nothing.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

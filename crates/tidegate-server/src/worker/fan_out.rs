@@ -33,7 +33,7 @@ impl Worker {
         }
     }
 
-    /// The same, for an org at hand.
+    /// The same, for a caller that has the org's state.
     pub fn handle_news(&self, org: &Rc<OrgState>) {
         // Its readers may have gone meanwhile.
         if org.has_groups() {
@@ -50,7 +50,8 @@ impl Worker {
         self.passes.borrow_mut().handle_slice(self.since_start(), org, cost, is_done);
     }
 
-    /// Goes on with the pass of `org`, or begins it. Returns what was written, and whether it is done.
+    /// Goes on with the pass of `org`, or begins one, for a slice of time. Returns what was written, and
+    /// whether the pass is done.
     fn go_on(&self, org: &OrgState) -> (Written, bool) {
         let mut written = Written::default();
         let begun = org.under_way.take();
@@ -73,11 +74,13 @@ impl Worker {
         (written, is_done)
     }
 
+    /// Begins a pass: seals the open events, and prepares what each group gets. `None` if there is nothing
+    /// new, or no reader is caught up.
     fn begin(&self, org: &OrgState) -> Option<Pass> {
         if !org.has_news.take() {
             return None;
         }
-        // A pass may end readers and so change the lists; it goes over its own copy of each.
+        // A pass may end readers and, with its last reader, a group. So it goes through a copy of the list.
         let groups = org.groups.borrow().clone();
         let from = groups.iter().map(|group| group.position.get()).min()?;
         let now = self.node.now();
@@ -92,7 +95,7 @@ impl Worker {
         Some(Pass { groups, now })
     }
 
-    /// Makes what a pass brings to one group: its views, each made once.
+    /// Prepares a pass for one group: what the group sees of each batch, made once for all of its readers.
     fn prepare(&self, org: &OrgState, group: &Group, batches: &[Arc<Batch>], head: Seq) {
         group.next.set(0);
         let position = group.position.get();
@@ -104,28 +107,31 @@ impl Worker {
             }
             return;
         };
-        let (mut chain, mut boundary) = (group.chain.get(), position);
+        let (mut prev_min, mut boundary) = (group.prev_min.get(), position);
         let views = batches
             .iter()
             .map(|batch| {
                 if batch.prev != boundary {
-                    // The tail was shortened past the boundary: what lay between is not known here.
-                    chain = batch.prev;
+                    // The batch does not begin where the group stands: the tail was shortened past it, or the
+                    // group began inside of this batch, while it was open. So the frame's `prev` is the
+                    // batch's own.
+                    prev_min = batch.prev;
                 }
                 boundary = batch.seq;
-                let view = self.view(&org.shared, batch, &group.key, group.form, chain);
+                let view = self.view(&org.shared, batch, &group.key, group.form, prev_min);
                 if !matches!(view, View::Empty { targeted: false }) {
-                    chain = batch.seq;
+                    prev_min = batch.seq;
                 }
                 (batch.clone(), view)
             })
             .collect();
-        group.chain.set(chain);
+        group.prev_min.set(prev_min);
         group.position.set(last.seq);
         group.views.replace(views);
     }
 
-    /// What `key` sees of a batch, in the form that is wanted.
+    /// What `key` sees of a batch, in the form that is wanted. `start` is the lowest `prev` that the frame
+    /// may have ([`Batch::view`]).
     pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, form: Form, start: Seq) -> View {
         match form {
             Form::Plain => batch.view(&org.id, key, start),
@@ -139,7 +145,8 @@ impl Worker {
         }
     }
 
-    /// The same of a page of the log. Its compressed form uses no generation: those are for live batches.
+    /// What `key` sees of a page of the log, in the form that is wanted. A page is compressed alone, without
+    /// a generation: a generation compresses the batches of the tail, each once and in their order.
     pub fn page_view(&self, org: &Org, page: &Batch, key: &ViewKey, form: Form) -> View {
         if form != Form::Compressed {
             return self.view(org, page, key, form, page.prev);
@@ -148,8 +155,8 @@ impl Worker {
         page.compressed_view(&org.id, key, page.prev, by)
     }
 
-    /// Hands the pass to the readers of a group that have not had it, until its time is up. Returns how
-    /// many events went out, and whether all have had it.
+    /// Serves those readers of a group that the pass has not served yet, until the time `until`. Returns how
+    /// many events were sent, and whether all readers have been served.
     fn serve_group(
         &self,
         pass: &Pass,
@@ -198,6 +205,7 @@ impl Worker {
         (delivered, true)
     }
 
+    /// Takes all readers out of a group: from now on they lag.
     fn let_all_lag(&self, org: &OrgState, group: &Group) {
         loop {
             let Some(reader) = group.readers.borrow().last().cloned() else { break };

@@ -1,14 +1,15 @@
 //! Workers: each is a thread with a runtime of its own that owns the connections it was handed, from the
 //! first byte to the last (R7).
 //!
-//! A sealed batch wakes a worker once. The worker passes over its readers that are caught up and hands
-//! each the shared bytes without waiting. A reader that cannot take them lags from then on: it is served
-//! by itself, in turns between the passes, until it has caught up.
+//! A commit notifies each worker that has readers of the org, once until the worker looks. The worker then
+//! goes through its readers of the org that are caught up, in a fan-out pass, and hands each the shared
+//! bytes without waiting. A reader whose socket does not take them lags from then on: it is served by
+//! itself, in turns between the passes, until it has caught up.
 //!
-//! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the
-//! passes), `start` and `reader` (one stream), `readers` and `timers` (what time brings to it), `catch_up`
-//! (readers that lag, and the pages of the log that they share), then the two transports, `websocket` and
-//! `sse`.
+//! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the passes),
+//! `start` and `reader` (one stream), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
+//! `catch_up` (readers that lag, and the pages of the log that they share), then the two transports,
+//! `websocket` and `sse`.
 
 mod catch_up;
 mod fan_out;
@@ -54,7 +55,7 @@ pub struct Accepted {
     pub slot: OpenSocket,
 }
 
-/// Who asks, and what its socket is counted by.
+/// The client that sends a request, and how its socket is counted.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The client's address: the socket's other end, or the address that a trusted proxy there reports
@@ -62,7 +63,7 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its slot in the count of sockets, kept as long as the socket is.
     pub slot: Rc<OpenSocket>,
-    /// What its connection takes out of bodies of streams.
+    /// What its HTTP connection has sent of SSE streams; the cost is charged to the org of the streams.
     pub bodies: Rc<Bodies>,
 }
 
@@ -74,7 +75,7 @@ pub struct Worker {
     pub node: Arc<Node>,
     /// The orgs that have readers here.
     orgs: RefCell<HashMap<OrgId, Rc<OrgState>>>,
-    /// Whether an org may have lost its last reader here since the last tick.
+    /// Whether `orgs` may have an org without readers.
     may_forget_orgs: Cell<bool>,
     /// Which org has its fan-out pass next.
     passes: RefCell<Passes<OrgState>>,
@@ -104,18 +105,19 @@ impl Worker {
 
     /// The state of an org for a reader that has come.
     fn org(&self, org: Arc<Org>) -> Rc<OrgState> {
-        // There is one `Org` of a name, for the hub forgets none that is held.
+        // An entry that is found here points to the same `Org` as the argument: the hub keeps every `Org`
+        // that somebody holds, so there are never two for one name.
         let mut orgs = self.orgs.borrow_mut();
         orgs.entry(org.id.clone()).or_insert_with(|| Rc::new(OrgState::new(org))).clone()
     }
 
-    /// A reader goes: nothing may hold the state of its org any more.
+    /// A reader has gone. If it was the last of its org here, the next tick may forget the org.
     fn handle_reader_gone(&self) {
         self.may_forget_orgs.set(true);
     }
 
-    /// Forgets orgs that have no reader here, once their pace may be forgotten: an org whose only reader
-    /// comes back at once is served no sooner for it.
+    /// Forgets orgs that have no reader here. An org is kept until its wait between passes is over (R15).
+    /// Otherwise a reader that leaves and comes back at once would reset the wait.
     fn forget_orgs(&self) {
         if !self.may_forget_orgs.take() {
             return;
@@ -131,8 +133,8 @@ impl Worker {
         });
     }
 
-    /// Charges an org for what was done for its readers here outside of its passes, as far as waiting saves
-    /// it ([`tidegate_core::pace::Written::saved_by_waiting`]).
+    /// Charges an org for work that was done for its readers here outside of its passes. `cost` is the part
+    /// of the work that waiting would have saved ([`tidegate_core::pace::Written::saved_by_waiting`]).
     fn charge(&self, org: &OrgState, cost: Duration) {
         self.passes.borrow_mut().handle_cost(self.since_start(), org, cost);
     }
@@ -144,7 +146,7 @@ impl Worker {
         (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(250))
     }
 
-    /// Begins a tick, in which the timers of all readers are looked at.
+    /// Begins a tick, which looks at the timers of all readers. Forgets pages and orgs that are not used.
     fn begin_tick(&self) {
         self.readers.begin_tick(&self.node);
         self.catch_up.forget_idle();
@@ -156,14 +158,14 @@ impl Worker {
         self.started.elapsed()
     }
 
-    /// When there is something to do, as far as is known now.
+    /// When the next work is due, as far as is known now.
     fn next_work(&self) -> Option<Instant> {
         let is_now = self.readers.is_ticking() || !self.catch_up.is_empty();
         let due = if is_now { Some(Duration::ZERO) } else { self.passes.borrow().poll_timeout() };
         due.map(|due| self.started + due)
     }
 
-    /// Does what is due for a slice of time: a pass, or else readers that catch up. The tick goes last.
+    /// Does one slice of a pass or of readers that catch up, then one slice of the tick, if it is not over.
     fn serve_slice(&self) {
         let work = self.catch_up.poll_work(self.since_start(), &mut self.passes.borrow_mut());
         match work {
@@ -185,7 +187,7 @@ fn thread_cpu() -> Duration {
 
 /// Runs something for one reader; `None` if it panicked, which the panic hook has logged.
 fn guard<T>(act: impl FnOnce() -> T) -> Option<T> {
-    // What the reader holds may be half changed: it is ended, and nothing of it is used again except to
-    // close its socket.
+    // After a panic the reader's state may be half changed. The caller ends the reader, and uses nothing of
+    // it again except to close its socket.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).ok()
 }

@@ -1,8 +1,9 @@
 //! What one worker keeps of one org: its readers that are caught up, in groups that see the same, and the
 //! fan-out pass under way.
 //!
-//! A state is made for the first reader of an org and shared by all of them. It outlives the last reader
-//! until its pace may be forgotten. [`super::fan_out`] serves it; it writes to nobody itself.
+//! A state is made for the first reader of an org and shared by all of them. It outlives the last reader for
+//! as long as the org would have to wait for its next pass. It writes to nobody itself: [`super::fan_out`]
+//! makes the passes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +27,7 @@ use crate::hub::Org;
 pub struct OrgState {
     /// The org, as all workers share it.
     pub shared: Arc<Org>,
-    /// When it is served.
+    /// When it may have its next pass.
     pace: Cell<Pace>,
     /// Its readers here that are caught up.
     pub(super) groups: RefCell<Vec<Rc<Group>>>,
@@ -39,23 +40,26 @@ pub struct OrgState {
 /// The caught-up readers of one org that see the same, in the same form.
 pub struct Group {
     pub(super) key: ViewKey,
-    /// The form in which they take frames.
+    /// How their frames are compressed (`Form`).
     pub(super) form: Form,
-    /// The batch boundary up to which this group has been served; no reader in it stands before.
+    /// The seq up to which this group has been served. The position of each of its readers is this or later.
     pub(super) position: Cell<Seq>,
-    /// The earliest boundary that the next frame may follow on, see [`Batch::view`].
-    pub(super) chain: Cell<Seq>,
+    /// The `prev` of the group's next frame. It may be lower than `position`, because this group sees no
+    /// event in between; so readers at different positions in that range can take the same frame. See
+    /// [`Batch::view`].
+    pub(super) prev_min: Cell<Seq>,
     pub(super) readers: RefCell<Vec<Rc<Reader>>>,
-    /// What the pass under way brings.
+    /// The batches of the pass under way, each with what this group sees of it.
     pub(super) views: RefCell<Vec<(Arc<Batch>, View)>>,
-    /// The first of `readers` that has not had it.
+    /// The index of the first of `readers` that the pass under way has not served.
     pub(super) next: Cell<usize>,
 }
 
 /// A fan-out pass that has begun.
 pub struct Pass {
-    /// The groups that it has not served yet, the last one first.
+    /// The groups that it has not served yet. The last of the list is next.
     pub(super) groups: Vec<Rc<Group>>,
+    /// When it began.
     pub(super) now: UnixMillis,
 }
 
@@ -92,8 +96,9 @@ impl OrgState {
         !self.groups.borrow().is_empty()
     }
 
-    /// Takes a caught-up reader into its group. The caller has seen that the tail holds nothing after its
-    /// position, and the org notifies this worker already.
+    /// Adds a caught-up reader to its group. Before this, the reader must have been counted here
+    /// ([`Org::arrive`]), so that commits notify this worker; and after that, the caller must have found that
+    /// the tail has no sealed batch after the reader's position.
     pub fn join(&self, reader: &Rc<Reader>) {
         let (key, form, at) = reader.with_session(|session| {
             (session.view_key(), session.subscriber().coding.form(), session.scanned())
@@ -108,10 +113,11 @@ impl OrgState {
             }
         };
         if group.position.get() > at {
-            // The others came when more was committed than the tail had sealed. What the tail seals next
-            // is new to this reader; the others pass over it.
+            // The tail has events in its open batch. Readers that started at the head are already past these
+            // events; this reader, which came through the tail, is not. So the group's position is set back
+            // to this reader's. When the batch is sealed, this reader takes it and the others skip it.
             group.position.set(at);
-            group.chain.set(at);
+            group.prev_min.set(at);
         }
         reader.share(&group.key);
         let mut readers = group.readers.borrow_mut();
@@ -137,7 +143,7 @@ impl Group {
             key,
             form,
             position: Cell::new(at),
-            chain: Cell::new(at),
+            prev_min: Cell::new(at),
             readers: RefCell::default(),
             views: RefCell::default(),
             next: Cell::default(),
@@ -148,8 +154,10 @@ impl Group {
         let mut readers = self.readers.borrow_mut();
         let mut hole = index;
         if hole < self.next.get() {
-            // It has had the pass under way. The last of those that have takes its slot, so that the last
-            // of all, which has not, is not passed over.
+            // The pass under way has served the readers before `next`, this one among them, but not those
+            // from `next` on. If the last reader of the list moved to this index, the pass would skip it. So
+            // the last of those that are served moves here, and the last of the list moves to the index that
+            // this frees, which is now `next`.
             self.next.set(self.next.get() - 1);
             readers.swap(hole, self.next.get());
             readers[hole].set_index(hole);
@@ -181,7 +189,7 @@ impl Paced for OrgState {
     }
 }
 
-// A worker has one state per org, so its name stands for it.
+// A worker has one state per org, so states are compared by the names of their orgs.
 
 impl Ord for OrgState {
     fn cmp(&self, other: &Self) -> Ordering {

@@ -1,4 +1,5 @@
-//! The registry of a worker's readers, caught up or not, and the ticks by which time reaches each of them.
+//! The registry of a worker's readers, caught up or not, and the ticks, each of which looks at the timers of
+//! all of them.
 //!
 //! [`super::timers`] decides what is due for one reader.
 
@@ -16,14 +17,14 @@ use crate::node::Node;
 /// How many readers are served between two looks at the clock: some tens of microseconds.
 pub const READERS_BETWEEN_LOOKS: u32 = 8;
 
-/// How long a tick looks at readers before it is the passes' turn again.
+/// How long a tick looks at readers before other work of the worker has its turn.
 const TICK_SLICE: Duration = Duration::from_micros(500);
 
 /// All readers of one worker.
 #[derive(Default)]
 pub struct Readers {
     list: RefCell<Vec<Rc<Reader>>>,
-    /// How many of them, from the first, the present tick has not come to.
+    /// The present tick goes through `list` from the last to the first. This many are still to come.
     unlooked: Cell<usize>,
     /// The health of the log as the readers here know it.
     reported_health: RefCell<Health>,
@@ -44,7 +45,8 @@ impl Readers {
         if !list.get(slot).is_some_and(|other| Rc::ptr_eq(other, reader)) {
             return;
         }
-        // The last one takes its slot. Ticks go from the last to the first, so they pass over nobody.
+        // The last reader moves to its index. Ticks go from the last to the first, so they skip nobody; at
+        // most they look at that one twice.
         list.swap_remove(slot);
         if let Some(moved) = list.get(slot) {
             moved.set_registry_slot(slot);
@@ -73,7 +75,7 @@ impl Readers {
         self.unlooked.get() > 0
     }
 
-    /// Looks at the timers of readers for a slice of time, so that ten thousand do not hold up a pass.
+    /// Looks at the timers of readers for a slice of time. All at once, ten thousand would hold up a pass.
     pub fn tick_slice(&self, node: &Node) {
         let config = node.config();
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Where a stream starts: what the client asks for, and which seq that is.
+//! How a stream begins: what the client asks for, whether it is let in, and at which seq it starts.
 
 use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
@@ -45,9 +45,9 @@ pub struct Entered {
     pub org: Rc<OrgState>,
     /// What it sees.
     pub filter: Filter,
-    /// What other threads have of it.
+    /// What other threads see of it.
     pub connection: Arc<Connection>,
-    /// The log as it was when the start was found.
+    /// The log as it was when it was opened for this stream.
     pub log: LogState,
     /// The cursor to start at, and the gaps due from there on.
     pub opening: Opening,
@@ -59,7 +59,7 @@ pub struct Entered {
 
 /// One call of [`Engine::watch`], undone when this is dropped.
 pub struct Watch {
-    /// `None` once somebody else is to undo it.
+    /// `None` after [`Watch::hand_over`].
     engine: Option<Arc<dyn Engine>>,
     org: OrgId,
 }
@@ -70,7 +70,7 @@ impl Watch {
         Self { engine: Some(engine.clone()), org: org.clone() }
     }
 
-    /// Leaves it to the caller to call [`Engine::unwatch`].
+    /// From now on the caller has to call [`Engine::unwatch`].
     pub fn hand_over(mut self) {
         self.engine = None;
     }
@@ -85,8 +85,8 @@ impl Drop for Watch {
 }
 
 impl StreamRequest {
-    /// Lets the stream in, if its grant covers it and there is room. Nobody is evicted for a stream that
-    /// is refused, so everything that can fail comes before that.
+    /// Lets the stream in, if its grant covers it and there is room. [`Slot::enter`] may evict another
+    /// connection, and a stream that is refused must evict nobody. So all else that can fail comes first.
     pub async fn enter(
         &self,
         worker: &Rc<Worker>,
@@ -99,8 +99,8 @@ impl StreamRequest {
             return Err(Refusal::new(Code::Draining, "the gateway is going away; come back").retry_in(2000));
         }
         let filter = grant.filter_for(self.services.clone()).map_err(refused)?;
-        // Before the log is opened: from here on it is fed and not forgotten, so that what is found here is
-        // what the reader goes on from.
+        // Before the log is opened. From here on its commits come to the hub, and it is not forgotten, so
+        // none is missed between the state that is read now and the first pass for this reader.
         let watch = Watch::begin(&node.engine, grant.org());
         let log = node.open_log(grant.org()).await?;
         let from = self.start(worker, grant, &filter, &log).await.map_err(unreadable)?;
@@ -118,7 +118,7 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        // The head of now: the search for a start may have taken a while.
+        // Not `log.head`: the search for a start may have taken a while.
         let head = node.engine.head(grant.org()).map_or(log.head, |log| log.head);
         let org = worker.org(node.hub.org(grant.org(), head));
         Ok(Entered { org, filter, connection, log, opening, replay, watch })
@@ -152,8 +152,8 @@ async fn find_tail(
     let config = worker.node.config();
     let limits = &config.limits;
     let count = count.min(limits.tail_events);
-    // From the head backwards, in stretches of seqs. Seqs need not be dense: a stretch holds at most as many
-    // events, and one that holds few is followed by one of twice as many seqs.
+    // From the head backwards, in stretches of so many seqs. Seqs need not be dense, so a stretch may hold
+    // fewer events than seqs. After a stretch that holds few, the next one is twice as long.
     const STRETCH: Seq = 1000;
     let mut stretch = STRETCH;
     let mut found: Vec<Seq> = Vec::new();
@@ -170,7 +170,8 @@ async fn find_tail(
             let page = worker.read(grant.org(), &log.epoch, at, limit).await?;
             searched += page.events.len();
             if page.to < end && stretch > STRETCH {
-                // It is denser here. The page is of its far end, which may not be needed.
+                // The stretch has more events than one page holds, and this page has the oldest of them,
+                // which may not be needed. Try a shorter stretch.
                 is_too_long = true;
                 break;
             }

@@ -21,7 +21,7 @@ use crate::node::Node;
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
 
-/// What a worker does with a socket: serves it on its thread, in tasks of its own.
+/// The function that a worker calls with each socket. It serves the socket in tasks on the worker's thread.
 pub type Serve = fn(Rc<Worker>, Accepted);
 
 /// A running worker.
@@ -74,7 +74,8 @@ async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: S
     loop {
         let due = worker.next_work();
         tokio::select! {
-            // Passes may be due all the time. The others come first, for they never take long.
+            // The branches are tried in this order. Work may be due all the time, so it comes last; the
+            // others never take long.
             biased;
             _ = tick.tick(), if !worker.readers.is_ticking() => {
                 worker.begin_tick();
@@ -84,10 +85,11 @@ async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: S
                 Some(accepted) => serve(worker.clone(), accepted),
                 None => break,
             },
-            // The work is in `next_work` from here on.
+            // This only wakes the loop: from now on `next_work` returns work that is due.
             () = worker.catch_up.notified() => {}
             () = notifications.notified() => {
-                // Commits that other tasks bring in this turn go along (R15).
+                // The other tasks that are ready have their turn first. So a burst of commits is served by
+                // one pass (R15).
                 tokio::task::yield_now().await;
                 notifications.take(worker.id).iter().for_each(|org| worker.handle_commit(&org.id));
             }

@@ -1,7 +1,7 @@
 //! The timers of one reader: pings, timeouts, and when it leaves a node that drains.
 //!
-//! This decides; [`super::reader`] acts. A tick of the worker looks at them a few times a second
-//! ([`super::readers`]): ten thousand readers need no timer of the runtime.
+//! This decides; [`super::reader`] acts. Readers have no timers of the runtime: several times a second, a
+//! tick of the worker looks at the timers of every reader ([`super::readers`]).
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,15 @@ const GOAWAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 pub struct Timers {
     next_ping: Instant,
-    /// When the ping was sent that is not answered yet.
+    /// When the oldest ping was sent that is not answered yet.
     pinged: Option<Instant>,
     /// When the client last sent something.
     heard: Instant,
-    /// Since when only a part of a client's message is here.
+    /// Since when the last message of the client is incomplete; `None` if it is complete.
     partial: Option<Instant>,
     /// Frames that the client sent since `counted`.
     frames: u32,
+    /// When the counting of `frames` began.
     counted: Instant,
     leave: Leave,
 }
@@ -39,7 +40,7 @@ enum Leave {
     Stay,
     /// It is asked to leave at this time.
     At(Instant),
-    /// It was asked, and is closed at this time.
+    /// It was asked to leave, and is closed at this time.
     By(Instant),
 }
 
@@ -111,7 +112,7 @@ impl Timers {
         self.partial = is_partial.then(|| self.partial.unwrap_or(now));
     }
 
-    /// Returns what is due.
+    /// Returns what is due. Of several things it returns the first in the order of these checks.
     pub fn tick(&mut self, config: &Config, facts: &Facts) -> Option<DueAction> {
         let now = facts.now;
         let end = |code, message: &str| Some(DueAction::End(Refusal::new(code, message)));

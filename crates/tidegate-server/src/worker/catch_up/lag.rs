@@ -17,24 +17,26 @@ use crate::{
     refusals::LimitedBy as _,
 };
 
-/// A window of `slow=latest` (R17): how much is conflated at a time. It is held in memory for one reader.
+/// How much of the log `slow=latest` conflates at a time (R17). It is in memory for this one reader.
 const LATEST_EVENTS: usize = 1000;
 const LATEST_BYTES: usize = 256 << 10;
 
 impl Reader {
-    /// By how many events it lags: those that it may see in the tail, and all that come before the tail.
+    /// By how many events it lags: those in the tail that it may see, and an estimate of those that are only
+    /// in the log ([`tidegate_core::Tail::lag`]).
     fn lag(&self) -> u64 {
         let session = self.session.borrow();
         let (subscriber, at) = (session.subscriber(), session.scanned());
         self.org().tail().lag(at, &subscriber.user, &subscriber.filter)
     }
 
-    /// Whether it cannot lag by more than `max` events: a check that costs nothing.
+    /// Whether it cannot lag by more than `max` events, judged by seqs alone. That costs almost nothing, and
+    /// most readers need no count.
     fn is_within(&self, max: u64) -> bool {
         self.org().tail().head().saturating_sub(self.with_session(Session::scanned)) <= max
     }
 
-    /// Does for a slow reader what its policy demands.
+    /// Does what the policy of a reader demands after a warning.
     pub(super) async fn act(&self, frames: &mut Vec<Bytes>) -> Result<(), ReadError> {
         let worker = self.worker();
         let node = &worker.node;
@@ -56,14 +58,15 @@ impl Reader {
         }
         let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
         let page = worker.read(self.org().id(), &epoch, at, limit).await?;
-        // Meanwhile an answer to the client may have been written in part.
+        // During the read an answer to the client may have been written in part. It has to be finished first.
         if self.sink.ready().await.is_ok() {
             self.take_window(&page, frames);
         }
         Ok(())
     }
 
-    /// Takes a page, of which events go out that no later one replaces (R17).
+    /// Takes a page, and sends of it the last event of each service and key, and all events without a key
+    /// (R17).
     fn take_window(&self, page: &Page, frames: &mut Vec<Bytes>) {
         let node = &self.worker().node;
         let (metrics, now) = (&node.metrics, node.now());

@@ -2,12 +2,13 @@
 //! up.
 //!
 //! The task of a reader waits until its socket has room, then for a turn ([`Worker::turn_for`]). In the
-//! turn the worker gives it what it takes in one go ([`Reader::replay`]). A reader that needs a page of
-//! the log that is not kept waits for the page, with everybody who needs the same one, and then for
-//! another turn.
+//! turn the worker writes to it until its socket is full or it has had its share ([`Reader::replay`]). If
+//! the reader needs a page of the log that is not in the cache, it waits for that page, and then for
+//! another turn. All who wait for the same page share one read.
 //!
-//! [`tidegate_core::replay`] decides whose turn it is. `pages` keeps the pages, `read` reads them, also
-//! for requests that are no readers; `reader` is one reader's turn, and `lag` decides whether it is slow.
+//! [`tidegate_core::replay`] decides whose turn it is. `pages` is the cache of pages, and `read` fills it;
+//! history and `tail=N` read through it, too. `reader` is one reader's turn. `lag` finds out whether a
+//! reader is slow, and acts.
 
 mod lag;
 mod pages;
@@ -35,21 +36,22 @@ use self::{
 };
 use super::{Reader, Worker, guard, org::OrgState, thread_cpu};
 
-/// How many pages are being read, or wait for those who asked for them, beside the ones that are kept:
-/// 2 MiB of pages that are full.
+/// How many pages may be outside of the cache: being read, or held for readers that asked for them and have
+/// not had their turn yet. This many full pages hold 2 MiB.
 const IN_HAND_MAX: usize = 32;
 
-/// How long pages are kept that nobody asks for: as long as the clients of one storm take to come back.
+/// The cache is emptied when nobody has asked for a page for this long. When many clients are cut off
+/// together, the last of them are back after about this time; until then they can share the pages.
 const KEPT_IDLE: Duration = Duration::from_secs(10);
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
-    /// It has caught up, and is live.
+    /// It has caught up, and is in its group again (it is live).
     CaughtUp,
-    /// Its socket is full, or its own task has something to do for it first.
+    /// Its socket is full, or its own task has something else to do for it.
     Waits,
-    /// Its socket has gone.
+    /// Its socket is closed.
     Gone,
 }
 
@@ -60,15 +62,17 @@ enum Step {
     More,
     /// This page.
     Page(PageKey),
-    /// Nothing of its worker.
+    /// Nothing more from the worker; its own task continues.
     Done(Served),
 }
 
-/// A reader that waits for its turn or for a page, as long as its task does.
+/// A reader that waits for a turn, or for a page. If its task waits no more, this is dropped unserved.
 #[derive(Debug)]
 struct Waiting {
     reader: Weak<Reader>,
+    /// How its task learns that it was served.
     done: oneshot::Sender<Served>,
+    /// The page that it has waited for.
     page: Option<Rc<InHand>>,
 }
 
@@ -77,13 +81,17 @@ struct Waiting {
 pub struct CatchUp {
     turns: RefCell<Turns<OrgState, Waiting>>,
     pages: RefCell<Pages<Waiter>>,
+    /// The room for pages outside of the cache, see [`IN_HAND_MAX`].
     room: Arc<Semaphore>,
+    /// Notified when the first reader waits for a turn.
     has_waiting: Notify,
+    /// When somebody last asked for a page.
     asked: Cell<Instant>,
 }
 
 impl CatchUp {
-    /// Nobody waits. Pages may be kept to `bytes_max`, and are charged to `whole` too.
+    /// Nobody waits, and the cache is empty. It may hold `bytes_max`; `whole` counts its bytes together with
+    /// those of the other workers.
     pub fn new(bytes_max: usize, whole: Arc<Budget>) -> Self {
         Self {
             turns: RefCell::default(),
@@ -109,13 +117,13 @@ impl CatchUp {
         self.has_waiting.notified().await;
     }
 
-    /// The page, if it is kept.
+    /// The page, if it is in the cache.
     fn page(&self, key: &PageKey) -> Option<Rc<Batch>> {
         self.asked.set(Instant::now());
         self.pages.borrow_mut().get(key)
     }
 
-    /// Drops pages that nobody has asked for in a while.
+    /// Empties the cache if nobody has asked for a page in a while.
     pub fn forget_idle(&self) {
         if self.asked.get().elapsed() >= KEPT_IDLE {
             self.pages.borrow_mut().clear();
@@ -127,8 +135,8 @@ impl CatchUp {
         self.turns.borrow_mut().clear();
     }
 
-    /// `waiting` waits for a turn. It goes before the others of its org if it `comes_live`: it was live a
-    /// moment ago and is soon there again.
+    /// Puts `waiting` in the queue for a turn. If `comes_live`, it goes before the others of its org: it has
+    /// been live before, so it has missed little and will be live again soon.
     fn wait(&self, org: &Rc<OrgState>, waiting: Waiting, comes_live: bool) {
         let mut turns = self.turns.borrow_mut();
         if turns.is_empty() {
@@ -142,7 +150,7 @@ impl CatchUp {
 }
 
 impl Worker {
-    /// Puts a lagging reader among those who wait for a turn. To drop the receiver is to wait no more.
+    /// Puts a lagging reader in the queue for a turn. If the receiver is dropped, the reader waits no more.
     fn turn_for(&self, reader: &Rc<Reader>) -> oneshot::Receiver<Served> {
         let (done, served) = oneshot::channel();
         let waiting = Waiting { reader: Rc::downgrade(reader), done, page: None };
@@ -165,7 +173,7 @@ impl Worker {
         }
         self.catch_up.pages.borrow_mut().shrink();
         let cost = thread_cpu().saturating_sub(cpu);
-        // The next pass waits for it as for its own sends (R15).
+        // The wait before the org's next pass grows by this cost, as if a pass had caused it (R15).
         let saved = written.saved_by_waiting(cost);
         self.charge(&org, saved);
         self.catch_up.turns.borrow_mut().handle_turn(org, cost);
@@ -190,7 +198,7 @@ impl Worker {
             Step::Page(key) => reader.worker().ask_for(key, Waiter::Reader(waiting)),
             Step::Done(served) => {
                 reader.end_wait();
-                // Its task may have been woken by something else meanwhile.
+                // The result is ignored: its task may have stopped waiting.
                 let _ = waiting.done.send(served);
             }
         }

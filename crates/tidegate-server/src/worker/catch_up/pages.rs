@@ -2,11 +2,12 @@
 //! (single flight), encoded and compressed once for all who see the same, and kept for those who come a
 //! little later (least recently used goes first).
 //!
-//! A page is a [`Batch`], like those of the tail, and shares as they do: the page is keyed by the epoch of
-//! its log and the stretch, what a reader gets of it by [`tidegate_core::ViewKey`] (R8). Shared frames hold
-//! no targeted events; a reader that is a target of one gets a frame of its own.
+//! A page is a [`Batch`], like those of the tail, and is shared in the same way (R8). The cache finds it by
+//! org, epoch and stretch ([`PageKey`]); the page finds what a reader sees of it by
+//! [`tidegate_core::ViewKey`]. Shared frames hold no targeted events; a reader that such an event is for gets
+//! a frame of its own.
 //!
-//! This file knows who waits for what, and what is kept; [`super::read`] reads.
+//! This file has the pages, and who waits for which; [`super::read`] reads.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,11 +19,11 @@ use tidegate_core::{Batch, Budget};
 use tidegate_protocol::{Epoch, OrgId, Seq};
 
 /// Pages end at multiples of this, unless something else ends them earlier. So readers that come back with
-/// different cursors share all pages but their first. As many as a page holds, for seqs are mostly dense.
+/// different cursors share all pages but their first. It is the number of events that one page may hold,
+/// because seqs are mostly dense.
 const GRID: Seq = 128;
 
-/// What makes two pages the same (R8): all events of a log in (`from`, `to`], or as many of the first of
-/// them as a page may hold.
+/// Names a page (R8): all events of a log in (`from`, `to`], or the first of them, if a page cannot hold all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PageKey {
     /// The org.
@@ -41,19 +42,21 @@ impl PageKey {
         Self { org, epoch, from, to: (from / GRID + 1).saturating_mul(GRID).min(most) }
     }
 
-    /// The same page, or one that ends `factor` times as far away: for logs whose seqs are not dense.
+    /// A page that begins in the same place, and ends where a grid `factor` times as wide has its next line.
+    /// For logs whose seqs are not dense.
     pub fn widened(self, factor: Seq, most: Seq) -> Self {
         let grid = GRID.saturating_mul(factor);
         Self { to: (self.from / grid + 1).saturating_mul(grid).min(most), ..self }
     }
 }
 
-/// The pages of one worker; `W` waits for one.
+/// The pages of one worker. A `W` is somebody who waits for one.
 #[derive(Debug)]
 pub struct Pages<W> {
     kept: HashMap<PageKey, KeptPage>,
     /// The keys of `kept`, the least recently used first.
     by_use: BTreeMap<u64, PageKey>,
+    /// How often a page was used. The count at its last use is a page's key in `by_use`.
     uses: u64,
     /// Pages that are being read, and who waits for them.
     asked: HashMap<PageKey, Vec<W>>,
@@ -64,11 +67,12 @@ pub struct Pages<W> {
 #[derive(Debug)]
 struct KeptPage {
     page: Rc<Batch>,
+    /// Its key in `by_use`.
     used: u64,
 }
 
 impl<W> Pages<W> {
-    /// None yet. Pages may hold `bytes_max`, and are charged to `whole` too.
+    /// An empty cache. It may hold `bytes_max`; `whole` counts its bytes, too.
     pub fn new(bytes_max: usize, whole: Arc<Budget>) -> Self {
         Self {
             kept: HashMap::new(),
@@ -80,7 +84,7 @@ impl<W> Pages<W> {
         }
     }
 
-    /// What pages are charged to.
+    /// Counts the bytes of the pages.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
@@ -95,7 +99,8 @@ impl<W> Pages<W> {
         Some(kept.page.clone())
     }
 
-    /// `waiter` waits for the page. Returns whether the caller is to read it, because nobody else does.
+    /// Adds `waiter` to those who wait for the page. Returns whether the caller must read it, because nobody
+    /// else does.
     pub fn ask(&mut self, key: &PageKey, waiter: W) -> bool {
         match self.asked.get_mut(key) {
             Some(waiters) => {
@@ -109,7 +114,7 @@ impl<W> Pages<W> {
         }
     }
 
-    /// The page was read. It is kept; whoever waited for it is returned.
+    /// Keeps a page that was read. Returns those who waited for it.
     pub fn handle_read(&mut self, key: PageKey, page: Rc<Batch>) -> Vec<W> {
         let waiters = self.asked.remove(&key).unwrap_or_default();
         self.uses += 1;
@@ -121,12 +126,13 @@ impl<W> Pages<W> {
         waiters
     }
 
-    /// The page could not be read. Whoever waited for it is returned.
+    /// The page could not be read. Returns those who waited for it.
     pub fn handle_failed(&mut self, key: &PageKey) -> Vec<W> {
         self.asked.remove(key).unwrap_or_default()
     }
 
-    /// Drops the least recently used pages over the bound. Pages grow when a view is added.
+    /// Drops the least recently used pages until the others are within the bound. To be called also after
+    /// pages were used, because a page grows with each view that is made of it.
     pub fn shrink(&mut self) {
         while self.budget.used() > self.bytes_max {
             let Some((_, key)) = self.by_use.pop_first() else { break };

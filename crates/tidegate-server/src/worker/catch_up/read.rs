@@ -1,8 +1,8 @@
 //! Reading the log through the pages of a worker: once for all who ask for the same page at the same time.
 //!
-//! Lagging readers get pages in their turns. Requests that are no readers of the live stream (the search
-//! for `tail=N`, a window of `slow=latest`, a page of history) read stretches of their own bounds
-//! ([`Worker::read`]), which are put together from the same pages.
+//! Lagging readers get pages in their turns. Other reads have bounds of their own: the search for `tail=N`,
+//! what `slow=latest` looks through, a page of history. [`Worker::read`] puts those together from the same
+//! pages.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -23,11 +23,12 @@ const PAGE_BYTES: usize = 64 << 10;
 pub enum Waiter {
     /// A lagging reader, which gets it in its next turn.
     Reader(Waiting),
-    /// A task.
+    /// A task, by [`Worker::read`].
     Task(oneshot::Sender<Result<Rc<Batch>, ReadError>>),
 }
 
-/// A page that was read for lagging readers, until all who asked for it have had it.
+/// A page that was just read, held until all readers that asked for it have had it: the cache may drop it
+/// before.
 #[derive(Debug)]
 pub struct InHand {
     /// Which it is.
@@ -38,14 +39,14 @@ pub struct InHand {
 }
 
 impl Worker {
-    /// `waiter` waits for the page. It is read unless somebody waits for it already.
+    /// Lets `waiter` wait for the page. Begins to read it, unless somebody waits for it already.
     pub(super) fn ask_for(self: &Rc<Self>, key: PageKey, waiter: Waiter) {
         if self.catch_up.pages.borrow_mut().ask(&key, waiter) {
             tokio::task::spawn_local(read(self.clone(), key));
         }
     }
 
-    /// The page that `key` names.
+    /// The page that `key` names, from the cache or the log.
     async fn page(self: &Rc<Self>, key: PageKey) -> Result<Rc<Batch>, ReadError> {
         if let Some(page) = self.catch_up.page(&key) {
             return Ok(page);
@@ -55,9 +56,9 @@ impl Worker {
         page.await.unwrap_or_else(|_| Err(ReadError::Store("a read of a page ended early".into())))
     }
 
-    /// Reads what [`tidegate_engine::Engine::read`] would return, put together from shared pages.
-    /// `limit.to` is at most the head of the log: a page is not read again when the log has grown. `epoch`
-    /// names the log (R10), so that no page of one log is taken for a page of another.
+    /// Reads what [`tidegate_engine::Engine::read`] would return, put together from shared pages. `limit.to`
+    /// must not be above the head of the log: a page that ended at the head would be kept, and still end
+    /// there after the log has grown. `epoch` tells the log from earlier ones of the org (R10).
     pub async fn read(
         self: &Rc<Self>,
         org: &OrgId,
@@ -83,7 +84,7 @@ struct Stretch {
     to: Seq,
     events: Vec<Arc<Event>>,
     bytes: usize,
-    /// By how much the next page is wider than usual.
+    /// How many times as wide as usual the next page is.
     factor: Seq,
 }
 
@@ -121,7 +122,7 @@ impl Stretch {
             self.events.push(event.clone());
         }
         self.to = self.to.max(page.seq);
-        // The log ends at a page that leads nowhere.
+        // A page that leads no further means that the log has ended.
         self.to > begun && self.events.len() < limit.events
     }
 }
@@ -171,8 +172,8 @@ async fn read(worker: Rc<Worker>, key: PageKey) {
     }
 }
 
-/// A page that is being read. Nobody waits for one for ever: if the read never ends, readers that asked
-/// for the page end, and tasks get an error.
+/// A page that is being read. Dropped when the read is over, also if it panics or is cancelled. Whoever still
+/// waits then would wait for ever: readers are ended, and tasks get an error.
 struct Reading {
     worker: Rc<Worker>,
     key: PageKey,
@@ -253,7 +254,7 @@ mod tests {
                     break;
                 }
             }
-            // Where nothing is asked for, nothing is read, and nothing is said of the floor.
+            // If nothing is asked for, nothing is read, and the floor is not found out.
             prop_assume!(after < limit.to);
             let expected = read(&log, after, limit);
             let seqs = |events: &[Arc<Event>]| events.iter().map(|event| event.seq).collect::<Vec<_>>();

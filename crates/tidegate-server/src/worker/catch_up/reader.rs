@@ -10,27 +10,28 @@ use crate::{
     metrics::ReplayPage, refusals::unreadable, transport::socket::WRITE_FRAMES_MAX, worker::reader::Gone,
 };
 
-/// About how much a reader gets in one turn before it is another's: what one write carries.
+/// About how many bytes a reader gets in one turn: as many as one write carries.
 const TURN_BYTES: usize = 64 << 10;
 
-/// How many batches and pages are looked through in one go for a reader that sees nothing of them.
+/// How many batches and pages are looked through for one write. A reader that sees nothing of them would
+/// never fill one.
 const LOOKED_THROUGH_MAX: usize = 64;
 
-/// What was gathered for a write.
+/// Why no more frames were gathered for a write.
 enum Gathered {
-    /// As much as goes in one write.
+    /// The frames fill one write, or enough was looked through.
     Full,
-    /// All there is: the reader has caught up.
+    /// There are no more: the reader has caught up.
     CaughtUp,
-    /// All that comes before this page.
+    /// This page is next, and it is not in the cache.
     Page(PageKey),
-    /// All that comes before the reader's own task has something to do for it.
+    /// The reader's own task has something to do for it first.
     Task,
 }
 
 impl Reader {
-    /// Serves it until it has caught up and is live again, or its socket is gone. Called by its task while
-    /// it lags.
+    /// Lets its worker serve it until it is live again, is to end, or its socket is closed. Called by its
+    /// task while it lags.
     pub async fn catch_up(self: Rc<Self>) -> Result<(), Gone> {
         loop {
             self.sink.ready().await?;
@@ -44,21 +45,23 @@ impl Reader {
                     return Ok(());
                 }
                 self.sink.send(&mut frames)?;
-                // This goes on for as long as its client is slow; other tasks have their turn.
+                // This may go on for as long as the client is slow. Other tasks must have their turn.
                 tokio::task::yield_now().await;
                 continue;
             }
             match self.worker().turn_for(&self).await {
                 Ok(Served::CaughtUp) => return Ok(()),
                 Ok(Served::Gone) => return Err(Gone),
-                // A page that could not be read has ended it.
+                // Look again: its socket is full, its policy is to act, or it is to end (perhaps because a
+                // page could not be read).
                 Ok(Served::Waits) | Err(_) => {}
             }
         }
     }
 
-    /// Its turn: gives it what it takes in one go. `in_hand` is a page that it waited for. Nothing here
-    /// waits, so nothing comes between the look at the tail that finds it caught up and its group (R7).
+    /// Its turn: writes to it until its socket is full or it has had its share. `in_hand` is a page that it
+    /// has waited for. Nothing here is async, so no pass runs after the tail was found to have nothing more
+    /// for it and before it is in its group (R7).
     pub(super) fn replay(
         self: &Rc<Self>,
         in_hand: Option<&InHand>,
@@ -99,20 +102,21 @@ impl Reader {
         }
     }
 
-    /// It has caught up: takes it into its group, which fan-out passes serve.
+    /// It has caught up: adds it to its group, which fan-out passes serve.
     fn go_live(self: &Rc<Self>) {
         self.with_escalation(Escalation::handle_caught_up);
         let org = self.org();
         org.join(self);
         let has_open = org.tail().has_open();
         if has_open {
-            // The pass that takes the open events may have come before this reader did. They are not sealed
-            // here: a thousand that come back one after the other would cut the log into a thousand batches.
+            // When these events were committed there may have been no caught-up reader here, and so no pass.
+            // Ask for one now. They are not sealed here: a thousand readers that come back one after the
+            // other would cut the log into a thousand batches.
             self.worker().handle_news(org);
         }
     }
 
-    /// Gathers frames for one write, as far as it goes without waiting.
+    /// Gathers frames for one write, as far as that needs no read of the log.
     fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>) -> Gathered {
         let node = &self.worker().node;
         for _ in 0..LOOKED_THROUGH_MAX {
@@ -129,7 +133,7 @@ impl Reader {
             let next = self.org().tail().next(at);
             match next {
                 Next::CaughtUp => {
-                    // The last events of a replay may be hidden from it: its client learns that it ended.
+                    // The last events of a replay may be hidden from it. Then a ping moves its client on.
                     self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
                     return Gathered::CaughtUp;
                 }
@@ -148,7 +152,8 @@ impl Reader {
                     };
                     self.take_page(&page, frames);
                     if self.with_session(Session::scanned) == at {
-                        // The log ends before its own tail begins: no page would ever come.
+                        // The tail begins later, but the page leads no further: the log has no events in
+                        // between, so the reader would ask for ever.
                         self.fail();
                         return Gathered::Task;
                     }
@@ -183,6 +188,7 @@ impl Reader {
             self.worker().page_view(&self.org().shared, page, &session.view_key(), form)
         } else {
             metrics.replay_page(ReplayPage::Private);
+            // The session does not look at it: it makes a frame for this reader.
             View::Empty { targeted: true }
         };
         let events = session.take_shared_page(page, &view, now, frames);

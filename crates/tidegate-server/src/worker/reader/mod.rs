@@ -1,9 +1,9 @@
 //! One reader: a session, the socket it writes to, and how far it is.
 //!
 //! A reader is *live* while it is caught up: it is in a group of its org, and fan-out passes serve it.
-//! Otherwise it *lags*: its own task has the worker serve it in turns, from the tail or the log, until it
-//! has caught up and is back in its group ([`super::catch_up`]). Passes and turns write through the same
-//! sink and never at the same time, for both run on the worker's thread (R7).
+//! Otherwise it *lags*: its own task asks the worker for turns, and in each turn the worker serves it, from
+//! the tail or the log, until it has caught up and is back in its group ([`super::catch_up`]). Passes and
+//! turns write through the same sink and never at the same time, for both run on the worker's thread (R7).
 
 mod sink;
 
@@ -61,25 +61,29 @@ pub struct Reader {
     pub(super) session: RefCell<Session>,
     pub(super) sink: Sink,
     membership: RefCell<Option<GroupMembership>>,
-    /// Its slot in the registry of its worker.
+    /// Its index in its worker's list of readers ([`super::readers`]).
     registry_slot: Cell<u32>,
-    /// What other threads have of it; they end it through this.
+    /// What other threads see of it; they end it through this.
     connection: Arc<Connection>,
     timers: Cell<Timers>,
-    /// Whether it has asked for services by name; those are then its filter, also under another grant.
+    /// Whether the client named services (`services=`). Then its filter stays those services when the grant
+    /// is renewed, and a grant that does not cover them is refused. Otherwise its filter becomes all that the
+    /// new grant allows.
     names_services: bool,
     escalation: Cell<Escalation>,
     pub(super) policy: Policy,
-    /// Whether its policy has yet to act.
+    /// Whether it was warned, and its policy has not acted on that yet.
     pub(super) is_to_act: Cell<bool>,
-    /// Its slot among the readers that wait for their replay.
+    /// Held while the reader waits to catch up after its hello (its replay); the number of such readers is
+    /// limited.
     waits: Cell<Option<ReplaySlot>>,
+    /// Counts its connection for the node, its address, its org and its user.
     slot: admission::Slot,
 }
 
 impl Reader {
-    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` is what `entered` was
-    /// counted by.
+    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` and `entered` belong together:
+    /// `slot` was passed to [`StreamRequest::enter`], which returned `entered`.
     pub fn open(
         worker: Rc<Worker>,
         grant: StreamGrant,
@@ -120,6 +124,7 @@ impl Reader {
             slot,
             worker,
         });
+        // From here on `Reader::drop` ends the watch.
         watch.hand_over();
         tracing::debug!(
             connection = name,
@@ -128,18 +133,19 @@ impl Reader {
             transport = reader.transport(),
             "open a stream"
         );
-        // The others first: each reader gets each state once.
+        // Reports a changed health to all readers that are registered. This reader is registered after that
+        // and gets it below; in the other order it would get it twice.
         let health = reader.worker.readers.report_health(&node);
         reader.worker.readers.add(&reader);
         if health != Health::Ok {
             reader.session.borrow_mut().put(health_status(framing, &health), &mut frames);
         }
-        // The result is ignored: whatever the fresh socket does not take now waits in the sink.
+        // The result is ignored: whatever the new socket does not take now waits in the sink.
         let _ = reader.sink.send(&mut frames);
         reader
     }
 
-    /// Its org on its worker.
+    /// The state of its org on its worker.
     pub fn org(&self) -> &Rc<OrgState> {
         &self.org
     }
@@ -162,7 +168,8 @@ impl Reader {
         self.with_escalation(|escalation| escalation.was_caught_up())
     }
 
-    /// It waits for its worker no more: it has caught up, or it waits for its own client.
+    /// Gives back its slot among the readers that wait for a replay: it has caught up, or it is now held up
+    /// by its client or its own task, not by the worker.
     pub fn end_wait(&self) {
         self.waits.take();
     }
@@ -172,7 +179,8 @@ impl Reader {
         look(&self.session.borrow())
     }
 
-    /// Takes over the names that the group it joins has in common.
+    /// Replaces its epoch and filter by the equal ones of the group that it joins, so that all readers of the
+    /// group share one copy of them in memory.
     pub fn share(&self, key: &ViewKey) {
         self.session.borrow_mut().share(key);
         self.connection.share(&key.filter);
@@ -190,14 +198,14 @@ impl Reader {
         }
     }
 
-    /// Its slot in the registry of its worker.
+    /// Its index in its worker's list of readers.
     pub fn registry_slot(&self) -> usize {
         self.registry_slot.get() as usize
     }
 
-    /// It moved to this slot.
+    /// It moved to this index.
     pub fn set_registry_slot(&self, slot: usize) {
-        // There are no file descriptors for more readers than that.
+        // A `u32` is enough: there cannot be 2^32 open sockets.
         self.registry_slot.set(u32::try_from(slot).unwrap_or(u32::MAX));
     }
 
@@ -232,22 +240,22 @@ impl Reader {
         self.org.leave(self);
     }
 
-    /// Ends it after a panic in what was done for it.
+    /// Ends it because something that was done for it panicked, or found an invariant broken.
     pub fn fail(&self) {
         self.end(Refusal::new(Code::Internal, "an invariant of the gateway broke; this stream ends"));
     }
 
-    /// Why it is to end, if it is.
+    /// Why it is to end; `None` if it is not.
     pub fn ending(&self) -> Option<&Refusal> {
         self.connection.ending()
     }
 
-    /// Whether its task has to bring it to its group.
+    /// Whether its task has to let it catch up.
     pub fn lags(&self) -> bool {
         !self.is_live() && self.ending().is_none()
     }
 
-    /// Takes the batches of a pass, as far as it can. Called for live readers.
+    /// Takes the batches of a pass, as far as its socket has room. Called for live readers.
     pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
@@ -259,7 +267,7 @@ impl Reader {
             frames.clear();
             for (batch, view) in chunk {
                 if batch.prev > session.scanned() {
-                    // The tail was shortened past it.
+                    // The tail was shortened past its position: what is missing is in the log.
                     let _ = self.sink.send(frames);
                     return Offer::Lags(events);
                 }
@@ -278,8 +286,8 @@ impl Reader {
         let node = &self.worker.node;
         let grant = match node.authorize(token, self.org.id()).await {
             Err(refusal) if refusal.code == Code::Overloaded => {
-                // Nobody can say now whether the new token is good. The grant of the token before it is,
-                // until it expires: an issuer that is away for a while ends no stream.
+                // The issuer's keys cannot be had now, so nobody can say whether the new token is good. The
+                // old token stays good until it expires: an issuer that is away for a while ends no stream.
                 let seconds = refusal.retry_in_ms.unwrap_or_default().div_ceil(1000);
                 let message = format!(
                     "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
@@ -290,12 +298,14 @@ impl Reader {
             }
             answered => answered?,
         };
-        // Nothing waits from here on, so the renewal comes between two frames.
+        // There is no `await` from here on, so no pass or turn sends anything while only a part of the grant
+        // is replaced.
         let named = self
             .names_services
             .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
         let filter = grant.filter_for(named.flatten()).map_err(refused)?;
-        // Its views change, so it comes back to another group.
+        // It may see something else from now on. It catches up, and joins the group of those that see the
+        // same.
         self.org.leave(self);
         let mut frames = Vec::new();
         let head = self.org.tail().head();
@@ -310,14 +320,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Sends a frame that is not of the session.
+    /// Sends a frame that the session did not make, such as `status` or `goaway`. [`Session::put`] gives it
+    /// the form that the compression of the stream requires; [`Reader::push`] sends it.
     pub(super) fn say(&self, frame: &Bytes) {
         let mut frames = Vec::new();
         self.session.borrow_mut().put(frame.clone(), &mut frames);
         self.push(frames);
     }
 
-    /// Puts frames of the protocol on the sink, after whatever is half written there.
+    /// Sends frames outside of passes and turns, after whatever is half written. They are in the form that
+    /// goes on the wire: from the session, or a WebSocket pong.
     pub fn push(&self, mut frames: Vec<Bytes>) {
         let sent = match &self.sink {
             Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
@@ -325,7 +337,7 @@ impl Reader {
         };
         match sent {
             Ok(Ok(true)) => {}
-            // Its task finds out what became of the socket, or finishes the frame.
+            // Its task writes the rest, or finds the socket closed.
             Ok(Ok(false) | Err(Gone)) => {
                 self.org.leave(self);
                 self.notify();
@@ -337,7 +349,7 @@ impl Reader {
         }
     }
 
-    /// The client sent something.
+    /// Notes that the client sent this many more frames, and whether one of them answers a ping.
     pub fn heard(&self, is_pong: bool, frames: u32) {
         self.with_timers(|timers| timers.heard(Instant::now(), is_pong, frames));
     }
@@ -372,7 +384,8 @@ impl Reader {
             draining,
             progress: self.sink.progress(now),
             is_granted: wall < self.connection.expires_at(),
-            // A lagging reader is being written to; the write timeout watches over it.
+            // A lagging reader needs no ping: it is being written to, and the write timeout ends it if its
+            // client is gone.
             is_quiet: self.is_live() && self.sink.is_ready(),
             answers_pings: self.sink.is_websocket(),
         };
@@ -396,7 +409,7 @@ impl Reader {
         self.say(&health_status(self.sink.framing(), health));
     }
 
-    /// The last frame, with the reason for the end; counts and logs it.
+    /// The last frame, with the reason for the end. Counts and logs the end.
     pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
         self.worker.node.metrics.close(refusal.code);
         self.worker.node.metrics.refused(refusal);
@@ -415,8 +428,8 @@ impl Reader {
         frames
     }
 
-    /// Whether its transport ends cleanly. A gzip body whose session broke is cut, for its checksum is not
-    /// known.
+    /// Whether its transport ends cleanly. After a fault of the session only an uncompressed stream can end
+    /// cleanly. A gzip body ends with a checksum, which is not known then.
     pub fn ends_cleanly(&self) -> bool {
         let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
         !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
@@ -448,7 +461,7 @@ fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -
     }
 }
 
-/// The `status` of a log. Its reason is for the operator: `/readyz` shows it.
+/// The `status` frame for a log's health. The frame does not say the reason. Operators find it at `/readyz`.
 fn health_status(framing: Framing, health: &Health) -> Bytes {
     let (code, message) = match health {
         Health::Ok => (StatusCode::Recovered, "the log works again"),
@@ -470,7 +483,7 @@ pub struct Attendance {
 }
 
 impl Attendance {
-    /// Counts the reader in.
+    /// Counts the reader in the gauge of its transport.
     pub fn begin(reader: Rc<Reader>, transport: Transport) -> Self {
         let gauge = reader.worker.node.metrics.connections(transport);
         gauge.inc();
