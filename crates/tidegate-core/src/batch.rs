@@ -255,8 +255,8 @@ impl Batch {
     }
 
     /// The shared view for `key`. `start` is the earliest position that the frame may follow: `prev` of the
-    /// batch, or an earlier one if all batches in between show the filter nothing (and have no targeted event
-    /// in its services). Once a view is kept, later calls for its key get the `start` of the first call.
+    /// batch, or an earlier one if the filter admits no event of the batches in between, not even a targeted
+    /// one. Once a view is kept, later calls for its key get the `start` of the first call.
     pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
         self.view_with(org, key, start, Wanted::Plain)
     }

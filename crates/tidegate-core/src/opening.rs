@@ -16,7 +16,8 @@ use crate::LogState;
 pub enum From {
     /// The events from now on.
     Head,
-    /// The events after this seq, which belongs to the present epoch: the start of `tail=N`.
+    /// The events after this seq, which belongs to the present epoch. For `tail=N` (the reader asks for the
+    /// last N events).
     Seq(Seq),
     /// The events after a cursor that the reader presents.
     Cursor(Cursor),
@@ -75,8 +76,9 @@ pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
     let resumed = match incarnation {
         Some(incarnation) => plan.go(incarnation, presented.seq),
         None => {
-            // The epoch is unknown. If this log is known to have begun empty, the client has seen nothing of
-            // it, so the stream goes on at its oldest event. Otherwise the client may have seen any of it.
+            // The cursor's epoch is unknown. If this log is known to have begun empty in its present epoch,
+            // nothing in it can have been seen under another one, so the stream goes on at its oldest event.
+            // Otherwise the client may have seen any of its events, so the stream goes on at the head.
             let seq = if log.born_empty { log.floor } else { log.head };
             plan.due(presented.seq, seq, log.epoch.clone(), GapReason::Epoch);
             false

@@ -105,7 +105,8 @@ pub struct Greeting<'a> {
 pub struct PageTaken {
     /// How many events were sent.
     pub events: usize,
-    /// How many events were left out because of a later one with the same service and key (R17).
+    /// How many events were left out because the page has a later one of the same service with the same `key`
+    /// (a field that a publisher may give an event; R17).
     pub omitted: usize,
     /// The reason of the gap that was declared before the page, if there was one.
     pub gap: Option<GapReason>,
@@ -232,8 +233,8 @@ impl Session {
         }
     }
 
-    /// `key` has an equal epoch and filter. This takes clones of those: a clone only counts a reference, so
-    /// all readers with the same view share one copy.
+    /// Replaces this session's epoch and filter by clones of those in `key`, which must be equal to them. A
+    /// clone shares the memory of its original, so all readers with the same view hold one copy together.
     pub fn share(&mut self, key: &ViewKey) {
         debug_assert!(*key == self.view_key(), "another view than its own");
         self.epoch = key.epoch.clone();
@@ -336,9 +337,9 @@ impl Session {
         }
     }
 
-    /// Sends `visible` in a frame for this reader alone: the events that it may see in (`scanned`, `to`].
-    /// `omitted` is the number of those that are left out because a later event replaces them (R17). Returns
-    /// how many were sent.
+    /// Sends `visible` in a frame for this reader alone: the events that it may see in (`scanned`, `to`],
+    /// without those that a later event replaces (R17). `omitted` says how many these are. Returns how many
+    /// were sent.
     fn take_private(&mut self, to: Seq, visible: &[&Event], omitted: usize, out: &mut Vec<Bytes>) -> usize {
         if !visible.is_empty() {
             let Subscriber { org, framing, coding, .. } = &self.subscriber;

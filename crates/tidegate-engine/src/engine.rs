@@ -74,13 +74,13 @@ pub trait Feed: Send + Sync + 'static {
 ///
 /// # Epochs (R10, R11)
 ///
-/// A seq says something only together with the epoch that it was given in. Within one epoch the log
-/// only grows: what was read or acknowledged stays as it was until retention removes it. **The engine
-/// begins a new epoch whenever it cannot promise that**, and may begin one whenever it likes. The local
-/// engines do so at every start. An engine over a broker would continue the epoch that other nodes
-/// use, and begin a new one if the broker lost what it had acknowledged. Epochs are drawn at random,
-/// or are hashes that do not collide. So no two logs ever have the same epoch, neither two orgs' logs
-/// nor an org's old log and its new one.
+/// A seq says something only together with the epoch that it was given in. Within one epoch the log only
+/// grows: what was read or acknowledged stays as it was until retention removes it. **The engine begins a new
+/// epoch whenever it cannot promise that**, and may begin one whenever it likes. The local engines do so at
+/// every start. An engine over a broker would continue the epoch that other nodes use, and begin a new one if
+/// the broker lost what it had acknowledged. No two logs ever have the same epoch, neither two orgs' logs nor
+/// an org's old log and its new one. So an engine draws its epochs at random, or makes each one a hash of
+/// what tells this log from all others.
 ///
 /// An epoch that continues an older one names it as an *ancestor*, with the seq at which it ended and whether
 /// the *boundary* between the two is lossy. It is lossy if the old epoch may have had events above that seq
@@ -148,9 +148,9 @@ pub trait Feed: Send + Sync + 'static {
 /// its commits, and its log is not forgotten ([`sweep`](Engine::sweep)). An engine may do the same for
 /// orgs that nobody watches, but need not.
 pub trait Engine: Send + Sync + 'static {
-    /// Appends `events` to the log of `org`, all or none, and resolves once they are durable. A log
-    /// that does not exist is created. The call itself queues the request, not the first poll of the
-    /// future, and the request is carried out even if the future is dropped.
+    /// Appends `events` to the log of `org`, all or none, and resolves once they are durable. A log that does
+    /// not exist is created. The request is queued by the call itself, even if the future is never polled,
+    /// and it is carried out even if the future is dropped.
     fn append(&self, org: &OrgId, events: Vec<NewEvent>)
     -> BoxFuture<'static, Result<Appended, AppendError>>;
 

@@ -188,8 +188,9 @@ impl StreamReader {
     fn gap<'a>(&mut self, gap: GapFrame<'_>) -> Outcome<'a> {
         let GapFrame { prev, seq, epoch, filter: tag, reason, .. } = gap;
         let Some(cursor) = &mut self.cursor else { return Outcome::Broken("a frame came before hello") };
-        // `prev` belongs to the epoch of the cursor. Frames between the two were lost on the way here: if the
-        // client resumes from its cursor, it gets their events, and then the gap again.
+        // `prev` belongs to the epoch of the cursor, so the two can be compared. If `prev` is above the
+        // cursor, frames before this gap were lost on the way here: when the client resumes from its cursor,
+        // it gets their events, and then the gap again.
         if prev > cursor.seq {
             return Outcome::Hole;
         }

@@ -80,7 +80,8 @@ impl Worker {
         if !org.has_news.take() {
             return None;
         }
-        // A pass may end readers and, with its last reader, a group. So it goes through a copy of the list.
+        // During a pass readers may leave their group, and a group that loses its last reader is removed from
+        // the org's list. So the pass goes through a copy of the list.
         let groups = org.groups.borrow().clone();
         let from = groups.iter().map(|group| group.position.get()).min()?;
         let now = self.node.now();

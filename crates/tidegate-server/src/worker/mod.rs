@@ -1,10 +1,10 @@
 //! Workers: each is a thread with a runtime of its own that owns the connections it was handed, from the
 //! first byte to the last (R7).
 //!
-//! A commit notifies each worker that has readers of the org, once until the worker looks. The worker then
-//! goes through its readers of the org that are caught up, in a fan-out pass, and hands each the shared
-//! bytes without waiting. A reader whose socket does not take them lags from then on: it is served by
-//! itself, in turns between the passes, until it has caught up.
+//! A commit notifies each worker that has readers of the org. Further commits do not notify the worker again
+//! until it has taken its notifications. The worker then goes through its readers of the org that are caught
+//! up, in a fan-out pass, and hands each the shared bytes without waiting. A reader whose socket does not
+//! take them lags from then on: it is served by itself, in turns between the passes, until it has caught up.
 //!
 //! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the passes),
 //! `start` and `reader` (one stream), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
@@ -63,7 +63,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its slot in the count of sockets, kept as long as the socket is.
     pub slot: Rc<OpenSocket>,
-    /// What its HTTP connection has sent of SSE streams; the cost is charged to the org of the streams.
+    /// Counts the bytes of SSE streams that its HTTP connection sends, so that the cost of sending them can
+    /// be charged to the org of the streams.
     pub bodies: Rc<Bodies>,
 }
 

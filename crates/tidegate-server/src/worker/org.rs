@@ -96,9 +96,9 @@ impl OrgState {
         !self.groups.borrow().is_empty()
     }
 
-    /// Adds a caught-up reader to its group. Before this, the reader must have been counted here
-    /// ([`Org::arrive`]), so that commits notify this worker; and after that, the caller must have found that
-    /// the tail has no sealed batch after the reader's position.
+    /// Adds a caught-up reader to its group. The caller first counts the reader here ([`Org::arrive`]), so
+    /// that commits notify this worker. Then it checks that the tail has no sealed batch after the reader's
+    /// position. Only then it calls this.
     pub fn join(&self, reader: &Rc<Reader>) {
         let (key, form, at) = reader.with_session(|session| {
             (session.view_key(), session.subscriber().coding.form(), session.scanned())

@@ -293,7 +293,7 @@ impl Reader {
                     "{refusal}; the stream goes on with the token that it has: send auth again in {seconds} s"
                 );
                 let code = StatusCode::Overloaded.name();
-                self.push(vec![frame::status(self.sink.framing(), code, &message)]);
+                self.say(&frame::status(self.sink.framing(), code, &message));
                 return Ok(());
             }
             answered => answered?,
@@ -328,8 +328,8 @@ impl Reader {
         self.push(frames);
     }
 
-    /// Sends frames outside of passes and turns, after whatever is half written. They are in the form that
-    /// goes on the wire: from the session, or a WebSocket pong.
+    /// Sends frames outside of passes and turns, after whatever is half written. The frames must be ready for
+    /// the wire: made by the session, or WebSocket pongs.
     pub fn push(&self, mut frames: Vec<Bytes>) {
         let sent = match &self.sink {
             Sink::WebSocket(socket) if !socket.is_ready() => socket.queue(frames).map(|()| Ok(false)),
