@@ -262,9 +262,10 @@ impl Batch {
     }
 
     /// Like [`Batch::view`], with the form that is compressed for the framing: a deflated message or a block
-    /// of a gzip body. Call it for the batches in order, because a generation compresses each one after those
-    /// before it. There is no compressed form if the filter admits an event of an excluded service: such
-    /// events must not be compressed together with text that an attacker can choose (CRIME, BREACH).
+    /// of a gzip body. Call it for the batches in order, because a generation compresses each frame with the
+    /// frames before it as context. There is no compressed form if the filter admits an event of an excluded
+    /// service: such events must not be compressed together with text that an attacker can choose (CRIME,
+    /// BREACH).
     pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
         self.view_with(org, key, start, Wanted::Compressed(by))
     }

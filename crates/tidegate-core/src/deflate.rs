@@ -286,7 +286,8 @@ impl Deflated {
 
     /// The bytes of its compressed forms, for the accounting of the batch that keeps it.
     pub fn memory(&self) -> usize {
-        // The form without context is made on demand. It is counted from the start, as half of the plain one.
+        // The form for all others (`alone`) is made on demand. It is counted from the start, as half of the
+        // plain one.
         size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2
     }
 }

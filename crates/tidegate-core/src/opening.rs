@@ -77,8 +77,9 @@ pub fn open(log: &LogState, filter: &Filter, from: From) -> Opening {
         Some(incarnation) => plan.go(incarnation, presented.seq),
         None => {
             // The cursor's epoch is unknown. If this log is known to have begun empty in its present epoch,
-            // nothing in it can have been seen under another one, so the stream goes on at its oldest event.
-            // Otherwise the client may have seen any of its events, so the stream goes on at the head.
+            // no client can have seen any of its events under another epoch, so the stream goes on at its
+            // oldest event. Otherwise the client may have seen any of its events, so the stream goes on at
+            // the head.
             let seq = if log.born_empty { log.floor } else { log.head };
             plan.due(presented.seq, seq, log.epoch.clone(), GapReason::Epoch);
             false

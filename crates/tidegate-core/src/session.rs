@@ -277,8 +277,8 @@ impl Session {
         }
     }
 
-    /// Takes a batch of the tail that begins at or before its position and ends after it. `view` is the
-    /// batch's view for [`Session::view_key`]. Returns how many events were sent.
+    /// Takes a batch of the tail that begins at or before the reader's position and ends after that position.
+    /// `view` is the batch's view for [`Session::view_key`]. Returns how many events were sent.
     pub fn take(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(self.stop().is_none(), "a gap is due before live events");
         self.take_shared(batch, view, now, out)

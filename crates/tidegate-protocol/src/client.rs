@@ -20,7 +20,7 @@ use crate::{
 pub enum Outcome<'a> {
     /// Nothing to show.
     Nothing,
-    /// The stream is open, and live once it reaches this seq.
+    /// The stream is open. It is live once the cursor reaches `head`.
     Hello {
         /// The end of the log at that moment.
         head: Seq,

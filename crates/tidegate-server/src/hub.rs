@@ -244,8 +244,8 @@ impl Feed for Hub {
             let mut tail = org.tail();
             tail.push(prev, events, now, self.limits.batch);
             if !org.has_readers() {
-                // No pass will come to seal these events. (If the only reader is still catching up, they
-                // stay open; once it has caught up, it asks for a pass.)
+                // Without readers no pass will come to seal these events. (A reader that is still catching up
+                // counts as a reader: the events stay open, and once it has caught up, it asks for a pass.)
                 tail.seal(now);
             }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));

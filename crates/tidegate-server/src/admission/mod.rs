@@ -203,7 +203,8 @@ impl Admission {
     ) -> Vec<Arc<Connection>> {
         let from = match after {
             Some(id) if id.start == self.start => Bound::Excluded(id.number),
-            // An id of an earlier start, so all connections of this one come after it.
+            // The id is from before the node's last start, so all present connections come after it. Or there
+            // is no id.
             _ => Bound::Unbounded,
         };
         let counts = self.lock();

@@ -44,9 +44,9 @@ pub struct Group {
     pub(super) form: Form,
     /// The seq up to which this group has been served. The position of each of its readers is this or later.
     pub(super) position: Cell<Seq>,
-    /// The `prev` of the group's next frame. It may be lower than `position`, because this group sees no
-    /// event in between; so readers at different positions in that range can take the same frame. See
-    /// [`Batch::view`].
+    /// The `prev` of the group's next frame. It may be lower than `position`, if this group sees no event in
+    /// between. So all readers whose clients have their cursors somewhere in that range can take the same
+    /// frame. See [`Batch::view`].
     pub(super) prev_min: Cell<Seq>,
     pub(super) readers: RefCell<Vec<Rc<Reader>>>,
     /// The batches of the pass under way, each with what this group sees of it.

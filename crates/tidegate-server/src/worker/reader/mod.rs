@@ -72,7 +72,8 @@ pub struct Reader {
     names_services: bool,
     escalation: Cell<Escalation>,
     pub(super) policy: Policy,
-    /// Whether it was warned, and its policy has not acted on that yet.
+    /// Whether it was warned that it is slow (R16), and its policy for slow readers (`slow=`) has not acted
+    /// on the warning yet.
     pub(super) is_to_act: Cell<bool>,
     /// Held while the reader waits to catch up after its hello (its replay); the number of such readers is
     /// limited.
@@ -428,8 +429,9 @@ impl Reader {
         frames
     }
 
-    /// Whether its transport ends cleanly. After a fault of the session only an uncompressed stream can end
-    /// cleanly. A gzip body ends with a checksum, which is not known then.
+    /// Whether its transport ends cleanly. After an internal error the state of the session cannot be relied
+    /// on, so only an uncompressed stream can end cleanly. A gzip body, for example, ends with a checksum
+    /// over all that was sent, which is not known then.
     pub fn ends_cleanly(&self) -> bool {
         let is_broken = self.ending().is_some_and(|refusal| refusal.code == Code::Internal);
         !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
