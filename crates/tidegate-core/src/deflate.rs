@@ -30,7 +30,7 @@ use tidegate_protocol::{Seq, ws};
 use crate::ViewKey;
 
 /// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
-const WINDOW_BYTES: u64 = 32 << 10;
+const WINDOW_BYTES: u32 = 32 << 10;
 
 /// How many bytes a roll costs each member: until the window is full again, frames are compressed with less
 /// context and are therefore longer. For JSON this adds up to about a tenth of a window.
@@ -295,13 +295,21 @@ impl Deflated {
 /// What one connection's inflater has in its window, as far as it is known (R19).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// The generation whose frame the connection took last, and the index of the frame after that.
-    at: Option<(u64, u32)>,
+    /// The place in the generation whose frame the connection took last.
+    at: Option<Place>,
+}
+
+/// How far a connection is in a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    generation: u64,
+    /// The index of the frame after the one that it took last.
+    next: u32,
     /// How many bytes of the generation's text the inflater has received up to now, with nothing missing and
-    /// nothing else in between. With a whole window ([`WINDOW_BYTES`]) or more the connection is a member.
-    /// One that took the first frame of the generation has all its text, and is given the value of a whole
-    /// window.
-    held: u64,
+    /// nothing else in between; it stops at the largest `u32`. With a whole window ([`WINDOW_BYTES`]) or more
+    /// the connection is a member. One that took the first frame of the generation has all its text, and is
+    /// given the value of a whole window.
+    held: u32,
 }
 
 impl Membership {
@@ -314,25 +322,25 @@ impl Membership {
             }
             return alone.clone();
         };
-        let follows = self.at == Some((shared.generation, shared.index));
-        let length = payload_of(&frame.plain).len() as u64;
-        if shared.index == 0 || (follows && self.held >= WINDOW_BYTES) {
+        let (generation, next) = (shared.generation, shared.index + 1);
+        let follows = |at: &Place| (at.generation, at.next) == (generation, shared.index);
+        let held = self.at.filter(follows).map_or(0, |at| at.held);
+        if shared.index == 0 || held >= WINDOW_BYTES {
             shared.usage.taken.fetch_add(1, Ordering::Relaxed);
-            self.at = Some((shared.generation, shared.index + 1));
-            self.held = WINDOW_BYTES;
+            self.at = Some(Place { generation, next, held: WINDOW_BYTES });
             return shared.frame.clone();
         }
         let alone = frame.alone();
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
-        if *alone == frame.plain {
+        let held = if *alone == frame.plain {
             // A plain frame is in the generation's window, but does not enter the inflater's. From here on
             // the two windows differ, so the connection has to collect a whole window anew.
-            self.held = 0;
+            0
         } else {
-            self.held = if follows { self.held + length } else { length };
-        }
-        self.at = Some((shared.generation, shared.index + 1));
+            held.saturating_add(u32::try_from(payload_of(&frame.plain).len()).unwrap_or(u32::MAX))
+        };
+        self.at = Some(Place { generation, next, held });
         alone.clone()
     }
 
@@ -343,6 +351,6 @@ impl Membership {
 
     /// Whether the connection can take the next frame of its generation in the form for members.
     pub fn is_member(&self) -> bool {
-        self.at.is_some() && self.held >= WINDOW_BYTES
+        self.at.is_some_and(|at| at.held >= WINDOW_BYTES)
     }
 }

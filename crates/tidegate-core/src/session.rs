@@ -118,6 +118,7 @@ pub struct PageTaken {
 /// - Before each batch or page: [`Session::take_gaps`], which declares the gaps that are due.
 /// - From the tail: [`Session::take`]. From the log: [`Session::take_shared_page`], [`Session::take_page`].
 /// - Without events: [`Session::ping`], [`Session::bridge_to_scanned`], [`Session::skip`], [`Session::put`].
+/// - What the client answers: [`Session::take_answer`].
 /// - It changes with [`Session::renew`] and ends with [`Session::end`].
 #[derive(Debug)]
 pub struct Session {
@@ -128,6 +129,8 @@ pub struct Session {
     tag: FilterTag,
     sent: Seq,
     scanned: Seq,
+    /// Pings that the client may still answer (R29). Over SSE they only add up: nobody answers them there.
+    unanswered: u32,
     /// The gaps that are still to be declared, in the order of their positions.
     dues: VecDeque<Due>,
     /// What the client's inflater has in its window, if frames are deflated.
@@ -149,6 +152,7 @@ impl Session {
             epoch: cursor.epoch,
             sent: cursor.seq,
             scanned: cursor.seq,
+            unanswered: 0,
             dues,
             membership: Membership::default(),
             verifier: Verifier::default(),
@@ -271,10 +275,16 @@ impl Session {
     /// Moves the client's cursor to `to` by a ping, if it is not there yet (R1).
     fn bridge(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         if self.sent < to {
-            let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
-            self.put(ping, out);
-            self.sent = to;
+            self.ping_to(to, now, out);
         }
+    }
+
+    /// Sends a ping that moves the client's cursor to `to`. Every ping is made here.
+    fn ping_to(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
+        let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
+        self.put(ping, out);
+        self.sent = to;
+        self.unanswered = self.unanswered.saturating_add(1);
     }
 
     /// Takes a batch of the tail that begins at or before the reader's position and ends after that position.
@@ -445,9 +455,15 @@ impl Session {
     /// Sends a ping. It also moves the client's cursor past the events since the last frame, which are all
     /// hidden from this reader.
     pub fn ping(&mut self, now: UnixMillis, out: &mut Vec<Bytes>) {
-        let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, self.scanned, now);
-        self.put(ping, out);
-        self.sent = self.scanned;
+        self.ping_to(self.scanned, now, out);
+    }
+
+    /// Call this for every pong. Returns whether it answers a ping of this session: there are never more
+    /// answers than pings (R29).
+    pub fn take_answer(&mut self) -> bool {
+        let is_answer = self.unanswered > 0;
+        self.unanswered -= u32::from(is_answer);
+        is_answer
     }
 
     /// Renews the grant of an open stream (R6). Org and user must stay the same; every later frame obeys

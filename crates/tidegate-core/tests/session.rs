@@ -138,6 +138,12 @@ impl Script {
         self.session = Some(session);
     }
 
+    fn steps(&mut self, script: &str) {
+        for step in script.split('|') {
+            self.step(&step.split_whitespace().collect::<Vec<_>>());
+        }
+    }
+
     fn step(&mut self, words: &[&str]) {
         match words {
             ["seal", services @ ..] => self.seal(services),
@@ -224,9 +230,7 @@ impl Script {
 
 fn check(script: &str, expected: &str) {
     let mut run = Script::new();
-    for step in script.split('|') {
-        run.step(&step.split_whitespace().collect::<Vec<_>>());
-    }
+    run.steps(script);
     assert_eq!(run.said.join(" | "), expected, "{script}");
 }
 
@@ -422,6 +426,27 @@ fn r17_latest_is_an_ordinary_batch_that_tells_what_it_omits_and_never_a_gap() {
     // What this reader cannot see makes nothing old; nor does it count.
     check("open a head | seal a#k b#k a@v#k | latest", "hello l0-0~a | batch 0>3[1]");
     check("open a head | seal a a | latest", "hello l0-0~a | batch 0>2[1,2]");
+}
+
+#[test]
+fn r29_every_ping_may_be_answered_once() {
+    let scripts = [
+        // Before a shared frame, twice, and at the end of what is hidden.
+        ("open a head | seal b | serve | seal a | serve | seal b | serve | seal a | serve | ping", 3),
+        ("open a head | ping | ping", 2),
+        ("open a head | seal b | skip", 1),
+        ("open a head | seal b | serve | renew b", 1),
+        ("open a head | seal a | serve", 0),
+    ];
+    for (steps, pings) in scripts {
+        let mut run = Script::new();
+        run.steps(steps);
+        let said = run.said.iter().filter(|frame| frame.starts_with("ping")).count();
+        assert_eq!(said, pings, "{steps}: {:?}", run.said);
+        let session = run.session.as_mut().expect("open");
+        let answers = (0..10).filter(|_| session.take_answer()).count();
+        assert_eq!(answers, pings, "{steps}");
+    }
 }
 
 #[test]

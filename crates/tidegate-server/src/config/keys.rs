@@ -279,7 +279,7 @@ sections! {
         services_per_filter: usize = 100, reread;
         /// The size of a frame that a client sends.
         client_frame_bytes: ByteSize = "16KiB", reread;
-        /// Frames per second that a client sends.
+        /// Frames per second that a client sends. A `pong` that answers a `ping` does not count.
         client_frames_per_second: usize = 50, reread;
         /// Events that `tail=` may ask for.
         tail_events: usize = 1000, reread;

@@ -26,7 +26,7 @@ pub struct Timers {
     heard: Instant,
     /// Since when the last message of the client is incomplete; `None` if it is complete.
     partial: Option<Instant>,
-    /// Frames that the client sent since `counted`.
+    /// Frames that the client sent since `counted`, without its answers to pings (R29).
     frames: u32,
     /// When the counting of `frames` began.
     counted: Instant,
@@ -98,7 +98,7 @@ impl Timers {
         }
     }
 
-    /// The client sent something.
+    /// The client sent something, with so many frames that count against its rate.
     pub fn heard(&mut self, now: Instant, is_pong: bool, frames: u32) {
         self.heard = now;
         self.frames += frames;

@@ -247,6 +247,64 @@ fn a_client_that_floods_does_not_keep_the_worker_to_itself() {
     flood.join().expect("the flooder ends");
 }
 
+/// Publishes an event that only somebody else sees, then one for all; the seq of the latter. A ping comes
+/// before its frame, unless one batch has both events.
+fn say_after_a_hidden_event(gateway: &Gateway) -> u64 {
+    let hidden = gateway.publish(r#"{"service":"s","event":"said","users":["somebody-else"],"data":1}"#);
+    assert_eq!(hidden.status, 200, "{hidden:?}");
+    gateway.say("s", "1")
+}
+
+const PONG: &str = r#"{"type":"pong"}"#;
+
+#[test]
+fn r29_who_answers_every_ping_gets_everything_and_stays() {
+    let gateway = gateway(&["node.workers=1", "limits.client_frames_per_second=5"]);
+    let mut obedient = gateway.ws("");
+    let mut client = Follower::at(obedient.next("hello")["cursor"].as_str().expect("a cursor"));
+    let mut pongs = 0;
+    let mut round = || {
+        let seq = say_after_a_hidden_event(&gateway);
+        let mut seen = Vec::new();
+        while client.seq() < seq {
+            let text = obedient.try_frame().expect("it is never closed");
+            assert!(!text.contains(r#""type":"error""#), "{text}");
+            if text.contains(r#""type":"ping""#) {
+                obedient.send(PONG);
+                pongs += 1;
+            }
+            seen.extend(client.hear_seqs(&text));
+        }
+        assert_eq!(seen, [seq]);
+        pongs
+    };
+    while round() < 100 {}
+    // The gateway looks at the rates of all readers of a worker together, so it has looked at this one too
+    // after it has closed another.
+    let mut flooder = gateway.ws("");
+    flooder.next("hello");
+    flooder.send_raw(&masked(0x81, PONG.as_bytes()).repeat(500));
+    assert_eq!(flooder.refusal().0["code"], "rate_limited");
+    round();
+}
+
+#[test]
+fn r29_pongs_that_no_ping_asked_for_count() {
+    let gateway = gateway(&["limits.client_frames_per_second=5"]);
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    loop {
+        say_after_a_hidden_event(&gateway);
+        if stream.frame()["type"] == "ping" {
+            break;
+        }
+    }
+    stream.send_raw(&masked(0x81, PONG.as_bytes()).repeat(500));
+    let (error, code) = stream.refusal();
+    assert_eq!((error["code"].as_str(), code), (Some("rate_limited"), 4005));
+    assert_eq!(error["limit"], "limits.client_frames_per_second");
+}
+
 #[test]
 fn a_panic_ends_the_one_stream_and_its_places_come_back() {
     let node = HeldNode::start();

@@ -350,9 +350,16 @@ impl Reader {
         }
     }
 
-    /// Notes that the client sent this many more frames, and whether one of them answers a ping.
-    pub fn heard(&self, is_pong: bool, frames: u32) {
-        self.with_timers(|timers| timers.heard(Instant::now(), is_pong, frames));
+    /// Notes that the client sent bytes.
+    pub fn heard_bytes(&self) {
+        self.with_timers(|timers| timers.heard(Instant::now(), false, 0));
+    }
+
+    /// Notes that the client sent a frame, and whether it is a pong. An answer to a ping does not count
+    /// against the rate of its frames (R29).
+    pub fn heard_frame(&self, is_pong: bool) {
+        let is_free = is_pong && self.session.borrow_mut().take_answer();
+        self.with_timers(|timers| timers.heard(Instant::now(), is_pong, u32::from(!is_free)));
     }
 
     /// Notes whether what the client sent ends in the middle of a message.

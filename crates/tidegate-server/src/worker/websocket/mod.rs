@@ -376,7 +376,7 @@ impl Conversation {
             let read = try_read(&socket.stream, peer, |event| hear(reader, event, renewals, &mut left));
             match read {
                 Ok(SocketRead::Bytes(_)) => {
-                    reader.heard(false, 0);
+                    reader.heard_bytes();
                     reader.heard_partly(!peer.is_idle());
                     // A socket that always has more must not keep the thread to itself: this comes again
                     // when the others have had their turn.
@@ -419,7 +419,7 @@ fn hear(
     renewals: &mut Option<Box<Renewals>>,
     left: &mut Option<Left>,
 ) -> ControlFlow<()> {
-    reader.heard(false, 1);
+    let mut is_pong = false;
     match event {
         ws::Received::Text(text) => match read_client_frame(&text) {
             Ok(ClientFrame::Auth { token }) => {
@@ -431,7 +431,7 @@ fn hear(
                     reader.end(Refusal::new(Code::RateLimited, message).retry_in(10_000));
                 }
             }
-            Ok(ClientFrame::Pong) => reader.heard(true, 0),
+            Ok(ClientFrame::Pong) => is_pong = true,
             Ok(ClientFrame::Health) => {}
             Err(refusal) => reader.end(refusal),
         },
@@ -440,6 +440,7 @@ fn hear(
         ws::Received::Pong(_) => {}
         ws::Received::Close(_) => *left = Some(Left::Closing),
     }
+    reader.heard_frame(is_pong);
     if left.is_some() || reader.ending().is_some() {
         ControlFlow::Break(())
     } else {
