@@ -2,10 +2,8 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{
-    closest::did_you_mean,
-    value::{BadValue, Raw, Setting, Value, mismatch, quoted},
-};
+use super::value::{BadValue, Raw, Setting, Value, mismatch, quoted};
+use crate::closest::did_you_mean;
 
 /// A table whose names are all known.
 pub(super) struct Fields<'a>(&'a [(String, Range<usize>, Raw)]);

@@ -5,11 +5,11 @@ use std::{fmt, path::PathBuf};
 
 use super::{
     ConfigError,
-    closest::did_you_mean,
     file::FileText,
     keys::{KEYS, SECTIONS},
     value::Raw,
 };
+use crate::closest::did_you_mean;
 
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]

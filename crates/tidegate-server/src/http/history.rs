@@ -31,8 +31,10 @@ async fn authorize<B>(
     address: IpAddr,
     org: &OrgId,
     request: &Request<B>,
+    parameters: &[&str],
 ) -> Result<(StreamGrant, Filter, Query), Refusal> {
     let query = Query::of(request);
+    query.only(parameters)?;
     let token = credentials::of_page(node, request)?;
     let grant = node.within_rate(address, node.authorize(&token.text, org)).await?;
     let services = query.services(node.config().limits.services_per_filter)?;
@@ -47,7 +49,7 @@ pub async fn cursor<B>(
     org: OrgId,
     request: &Request<B>,
 ) -> Result<Response<Answer>, Refusal> {
-    let (_, filter, _) = authorize(node, address, &org, request).await?;
+    let (_, filter, _) = authorize(node, address, &org, request, &["services"]).await?;
     let log = node.open_log(&org).await?;
     let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
@@ -64,7 +66,8 @@ pub async fn events<B>(
     let node = &*worker.node;
     let config = node.config();
     let limits = &config.limits;
-    let (grant, filter, query) = authorize(node, address, &org, request).await?;
+    let parameters = ["after", "limit", "services"];
+    let (grant, filter, query) = authorize(node, address, &org, request, &parameters).await?;
     let limit = query
         .number("limit", 1..=limits.page_events, Some(config_key!(limits.page_events)))?
         .unwrap_or(100.min(limits.page_events));

@@ -6,6 +6,7 @@ use http::Request;
 use tidegate_protocol::{Code, Refusal, ServiceName};
 
 use crate::{
+    closest::did_you_mean,
     config::{ConfigKey, config_key},
     refusals::LimitedBy as _,
 };
@@ -21,12 +22,17 @@ impl Query {
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    /// Refuses parameters other than these.
+    /// Refuses parameters other than these, and names the one of these that is probably meant.
     pub fn only(&self, names: &[&str]) -> Result<(), Refusal> {
         match self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             None => Ok(()),
             Some((key, _)) => {
-                let message = format!("{key:.32} is not a parameter here; {} are", names.join(", "));
+                let nearest = match did_you_mean(key, names.iter().copied()) {
+                    hint if !hint.is_empty() => hint,
+                    _ if names.len() == 1 => format!("; {} is", names[0]),
+                    _ => format!("; {} are", names.join(", ")),
+                };
+                let message = format!("{key:.32} is not a parameter here{nearest}");
                 Err(Refusal::new(Code::BadRequest, message))
             }
         }

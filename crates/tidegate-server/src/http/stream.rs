@@ -38,6 +38,22 @@ use crate::{
 const PROTOCOL: &str = "tidegate.v1";
 /// Carries the token, because browsers cannot set headers on a WebSocket.
 const TOKEN_PROTOCOL: &str = "tidegate.bearer.";
+/// The parameters of a stream. Another one is refused: a misspelt `cursor` would start at the head in silence.
+const PARAMETERS: [&str; 11] = [
+    "services",
+    "cursor",
+    "tail",
+    "replaces",
+    "slow",
+    "deflate",
+    "batch",
+    "access_token",
+    LAST_EVENT_ID[0],
+    LAST_EVENT_ID[1],
+    LAST_EVENT_ID[2],
+];
+/// What EventSource polyfills that set no header call `Last-Event-ID` in the query.
+const LAST_EVENT_ID: [&str; 3] = ["lastEventId", "last_event_id", "Last-Event-ID"];
 /// How long an EventSource whose cookie has expired waits before it tries again. A page that renews the
 /// cookie has usually done so by its first attempt, 1 to 6 s after the stream ended.
 const COOKIE_RENEWAL_MS: u64 = 30_000;
@@ -65,7 +81,10 @@ fn upgrade(
     let node = worker.node.clone();
     let query = Query::of(&request);
     let origin = origins::check(&node, &request);
-    let wanted = org_of(org).and_then(|org| wanted(&node, org, &query, request.headers()));
+    let wanted = query
+        .only(&PARAMETERS)
+        .and_then(|()| org_of(org))
+        .and_then(|org| wanted(&node, org, &query, request.headers()));
     let header = bearer(request.headers()).map(|token| token.map(str::to_owned));
     let (upgrade, protocols) = match Upgrade::of(&request) {
         Ok(upgrade) => upgrade,
@@ -133,7 +152,9 @@ async fn events(
     let query = Query::of(&request);
     // As over WebSocket: every attempt costs a handshake, and holds a slot while it is checked.
     let slot = node.admission.admit(peer.address.ip());
-    let token = match credentials::of_stream(&node, &request, &query) {
+    // Before the credentials, which may have come under a misspelt name.
+    let token = query.only(&PARAMETERS).and_then(|()| credentials::of_stream(&node, &request, &query));
+    let token = match token {
         Ok(token) => token,
         Err(refusal) => return Err(slot.err().unwrap_or(refusal)),
     };
@@ -254,17 +275,35 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(Code::BadRequest, message))
 }
 
-/// What the request asks for. Precedence: `Last-Event-ID`, then `cursor=`, then `tail=` (R4).
+/// The cursor in the query under one of the names of `Last-Event-ID`, with that name.
+fn last_event_id(query: &Query) -> Result<Option<(&'static str, &str)>, Refusal> {
+    let mut found = None;
+    for name in LAST_EVENT_ID {
+        let Some(text) = query.one(name)?.filter(|text| !text.is_empty()) else { continue };
+        if let Some((other, _)) = found.replace((name, text)) {
+            let message = format!("the query has {other} and {name}, which mean the same; send one of them");
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+    }
+    Ok(found)
+}
+
+/// What the request asks for. Precedence: the header `Last-Event-ID`, then its names in the query, then
+/// `cursor=`, then `tail=` (R4).
 fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
     let bad = |name: &str, error: tidegate_protocol::CursorError| {
         Refusal::new(Code::BadRequest, format!("{name}: {error}"))
     };
-    let last_event_id = match header_once(headers, "last-event-id")?.map(HeaderValue::to_str) {
+    let in_header = match header_once(headers, "last-event-id")?.map(HeaderValue::to_str) {
         Some(Ok("")) | None => None,
         Some(text) => {
             let cursor = text.ok().unwrap_or_default().parse::<Cursor>();
             Some(cursor.map_err(|error| bad("Last-Event-ID", error))?)
         }
+    };
+    let in_query = match last_event_id(query)? {
+        None => None,
+        Some((name, text)) => Some(text.parse::<Cursor>().map_err(|error| bad(name, error))?),
     };
     let cursor = match query.one("cursor")? {
         // A page that has no cursor yet may send an empty one.
@@ -305,7 +344,7 @@ fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result
     Ok(StreamRequest {
         org,
         services: query.services(config.limits.services_per_filter)?,
-        cursor: last_event_id.or(cursor),
+        cursor: in_header.or(in_query).or(cursor),
         tail: query.number("tail", 0..=config.limits.tail_events, Some(config_key!(limits.tail_events)))?,
         replaces,
         slow,

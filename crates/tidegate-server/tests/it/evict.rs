@@ -59,7 +59,7 @@ fn r20_a_request_that_is_refused_evicts_nobody() {
     let mut stays = gateway.ws_as(&narrow, "");
     let id = id_of(&mut stays);
     for query in ["?services=secret", "?services=a%20b", "?cursor=x", "?replaces=x"] {
-        let (error, close) = gateway.ws_as(&narrow, &format!("{query}&x={id}")).refusal();
+        let (error, close) = gateway.ws_as(&narrow, &format!("{query}&replaces={id}")).refusal();
         assert!(close >= 4500, "{query}: {error}");
         let (error, _) = gateway.ws_as("nonsense", query).refusal();
         assert_ne!(error["code"], "evicted");

@@ -106,6 +106,123 @@ fn r4_last_event_id_wins_over_cursor_and_cursor_over_tail() {
 }
 
 #[test]
+fn r4_last_event_id_in_the_query_is_a_cursor_over_both_transports() {
+    let gateway = Gateway::start();
+    let start = cursor_of(&gateway);
+    count_up(&gateway, 4);
+    let at = |seq: u64| start.replacen("-0-", &format!("-{seq}-"), 1);
+    let names = ["lastEventId", "last_event_id", "Last-Event-ID"];
+    for name in names {
+        // A polyfill reconnects with its first address and adds its cursor.
+        for (query, seq) in [
+            (format!("?{name}={}", at(3)), 3),
+            (format!("?cursor={}&tail=4&{name}={}", at(1), at(3)), 3),
+            (format!("?{name}=&cursor={}", at(1)), 1),
+            (format!("?{name}="), 4),
+        ] {
+            for stream in &mut gateway.both(&query) {
+                let hello = stream.next("hello");
+                assert_eq!(hello["cursor"], at(seq), "{query} {}", stream.transport());
+            }
+        }
+        for stream in &mut gateway.both(&format!("?tail=1&{name}={start}")) {
+            resumes(stream.as_mut(), &start, 4);
+        }
+        let by_header = gateway.getting(&format!("stream?cursor={}&{name}={}", at(1), at(2)));
+        let hello = Sse::open(by_header.with("last-event-id", &at(3))).next("hello");
+        assert_eq!(hello["cursor"], at(3), "the header wins over {name}");
+        is_refused(&gateway, &format!("?{name}=x"), &format!("{name}: cursor must be"));
+        let twice = format!("?{name}={start}&{name}={start}");
+        is_refused(&gateway, &twice, &format!("{name} appears more than once"));
+    }
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        let (one, other) = (names[one], names[other]);
+        let query = format!("?{other}={start}&{one}={start}");
+        is_refused(&gateway, &query, &format!("the query has {one} and {other}, which mean the same"));
+        for stream in &mut gateway.both(&format!("?{other}={}&{one}=", at(2))) {
+            assert_eq!(stream.next("hello")["cursor"], at(2), "an empty one counts as absent");
+        }
+    }
+}
+
+/// A stream with this query is `bad_request` over both transports, with a message that begins like this.
+fn is_refused(gateway: &Gateway, query: &str, begins: &str) {
+    let over_http = gateway.getting(&format!("stream{query}")).send();
+    assert_eq!((over_http.status, over_http.refusal().as_str()), (400, "bad_request"), "{query}");
+    let message = over_http.json()["detail"].clone();
+    assert!(message.as_str().expect("text").starts_with(begins), "{query}: {message}");
+    let (error, close) = gateway.ws(query).refusal();
+    assert_eq!((&error["code"], &error["message"]), (&json!("bad_request"), &message), "{query}");
+    assert_eq!(close, 4553, "{query}");
+}
+
+#[test]
+fn r4_an_unknown_parameter_is_refused_and_the_nearest_is_named() {
+    let gateway = Gateway::with(&["auth.cookie=tg"]);
+    for (wrong, meant) in [
+        ("lasteventid", "lastEventId"),
+        ("Last-Event-Id", "Last-Event-ID"),
+        ("Cursor", "cursor"),
+        ("service", "services"),
+        ("acces_token", "access_token"),
+        ("replace", "replaces"),
+    ] {
+        let message = format!("{wrong} is not a parameter here; did you mean `{meant}`?");
+        for query in [format!("?{wrong}=1"), format!("?{wrong}"), format!("?tail=1&{wrong}=")] {
+            is_refused(&gateway, &query, &message);
+        }
+    }
+    // To a native EventSource a final refusal is a status, too (R22).
+    let by_address = gateway.path(&format!("stream?access_token={}&curser=1", gateway.token));
+    let by_cookie = Request::new(gateway.public, "GET", &gateway.path("stream?curser=1"))
+        .with("cookie", &format!("tg={}", gateway.token))
+        .with("sec-fetch-site", "same-origin");
+    // A token under a misspelt name is no token: the name is what the client must hear of.
+    let misspelt = gateway.path(&format!("stream?acces_token={}", gateway.token));
+    for (request, wrong) in [
+        (Request::new(gateway.public, "GET", &by_address), "curser"),
+        (by_cookie, "curser"),
+        (Request::new(gateway.public, "GET", &misspelt), "acces_token"),
+    ] {
+        let answer = request.with("accept", "text/event-stream").send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"), "{answer:?}");
+        let detail = answer.json()["detail"].clone();
+        assert!(detail.as_str().expect("text").starts_with(&format!("{wrong} is not")), "{detail}");
+    }
+    for (endpoint, message) in [
+        ("events?services=a&afer=x", "afer is not a parameter here; did you mean `after`?"),
+        ("events?zzzzzzzz=1", "zzzzzzzz is not a parameter here; after, limit, services are"),
+        ("cursor?service=a", "service is not a parameter here; did you mean `services`?"),
+        ("cursor?limit=1", "limit is not a parameter here; services is"),
+    ] {
+        let answer = gateway.getting(endpoint).send();
+        assert_eq!((answer.status, answer.json()["detail"].as_str()), (400, Some(message)), "{endpoint}");
+    }
+    // A name that is near none gets all of them, and those are the ones that the description has.
+    let detail = gateway.getting("stream?zzzzzzzz=1").send().json()["detail"].clone();
+    let known = detail
+        .as_str()
+        .and_then(|text| text.strip_prefix("zzzzzzzz is not a parameter here; ")?.strip_suffix(" are"));
+    let mut known: Vec<&str> = known.expect("the list").split(", ").collect();
+    let description = gateway.getting("").to("/openapi.json").send().json();
+    let listed =
+        description["paths"]["/v1/orgs/{org}/stream"]["get"]["parameters"].as_array().expect("a list");
+    let components = &description["components"]["parameters"];
+    let mut described: Vec<&str> = listed
+        .iter()
+        .map(|parameter| {
+            &components[parameter["$ref"].as_str().expect("a name").rsplit('/').next().expect("one")]
+        })
+        .filter(|parameter| parameter["in"] == "query")
+        .map(|parameter| parameter["name"].as_str().expect("a name"))
+        .chain(["access_token"])
+        .collect();
+    known.sort_unstable();
+    described.sort_unstable();
+    assert_eq!(known, described);
+}
+
+#[test]
 fn a_tail_counts_what_this_reader_may_see() {
     let gateway = Gateway::start();
     count_up(&gateway, 9);

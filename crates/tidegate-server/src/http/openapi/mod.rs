@@ -341,6 +341,8 @@ fn parameters(limits: &LimitSettings) -> Value {
         "Start with the last events that this reader may see; the search goes back at most {} events. A cursor wins over it.",
         limits.tail_search_events
     );
+    let last_event_id = "Like the header `Last-Event-ID`, which wins over it; wins over `cursor`. Sent by EventSource polyfills \
+         that set no header. Only one of `lastEventId`, `last_event_id` and `Last-Event-ID` may have a value.";
     json!({
         "Org": parameter("path", "org", "The org.", at("Org"), "dev".into()),
         "AnyOrg": parameter("path", "org", "The org; ignored.", json!({ "type": "string" }), "dev".into()),
@@ -377,8 +379,11 @@ fn parameters(limits: &LimitSettings) -> Value {
         ),
         "LastEventId": parameter(
             "header", "Last-Event-ID", "Like `cursor`, and wins over it; EventSource sends it by itself.",
-            cursor, Value::Null,
+            cursor.clone(), Value::Null,
         ),
+        "QueryLastEventId": parameter("query", "lastEventId", last_event_id, cursor.clone(), Value::Null),
+        "QueryLastEventIdSnake": parameter("query", "last_event_id", last_event_id, cursor.clone(), Value::Null),
+        "QueryLastEventIdHeader": parameter("query", "Last-Event-ID", last_event_id, cursor, Value::Null),
         "IdempotencyKey": parameter(
             "header", "Idempotency-Key",
             "Gives events without an id the ids `<key>-<index>`, so that the request can be sent again.",

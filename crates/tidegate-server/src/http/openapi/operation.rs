@@ -71,6 +71,10 @@ pub enum Parameter {
     Batch,
     Replaces,
     LastEventId,
+    /// `Last-Event-ID` in the query, under the three names that polyfills of EventSource give it.
+    QueryLastEventId,
+    QueryLastEventIdSnake,
+    QueryLastEventIdHeader,
     IdempotencyKey,
     Service,
     IfNoneMatch,
@@ -179,7 +183,7 @@ const READ_FORBIDDEN: &str = "\
 the token is for another org, or does not cover a service of `services`, or the page's origin may not connect, \
 or not with a cookie";
 const BAD_READ: &str = "\
-a faulty name, or a faulty, repeated or out-of-range parameter, or a faulty or repeated header";
+a faulty name, or a faulty, repeated, out-of-range or unknown parameter, or a faulty or repeated header";
 const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
 the org's log cannot be opened now, or the gateway has its maximum of orgs, or the keys of the \
@@ -312,7 +316,7 @@ One address for two transports with the same frames (`ServerFrame`).
 
 **Server-sent events** for a request that accepts `text/event-stream`. Each frame is one event: `id:` \
 if it has a cursor, and one `data:` line; there is no `event:` line. A native EventSource reconnects by \
-itself, with `Last-Event-ID`. If a stream is authorised by `access_token`, or by a cookie, a refusal that may \
+itself, with `Last-Event-ID`; polyfills that cannot set it send `lastEventId` in the query. If a stream is authorised by `access_token`, or by a cookie, a refusal that may \
 be retried is 200 and one `error` frame, because EventSource gives up on any other status; an expired \
 `access_token` is refused with 401, because no retry changes it.
 
@@ -321,7 +325,7 @@ be retried is 200 and one `error` frame, because EventSource gives up on any oth
 (`ClientFrame`). Well-formed upgrades are always accepted: a refusal comes as an `error` frame and a close \
 code, because browsers cannot see why an upgrade failed.
 
-A stream begins with `hello` and continues after `Last-Event-ID`, else after `cursor`, else with the last \
+A stream begins with `hello` and continues after `Last-Event-ID` (the header, else the query), else after `cursor`, else with the last \
 `tail` events, else at the head. Every frame that moves a reader's cursor has `prev` and `seq`; missing events \
 are declared by a `gap`. Resume an ended stream from the last cursor, after the delays that the protocol \
 defines.",
@@ -336,6 +340,9 @@ defines.",
         Parameter::Batch,
         Parameter::Replaces,
         Parameter::LastEventId,
+        Parameter::QueryLastEventId,
+        Parameter::QueryLastEventIdSnake,
+        Parameter::QueryLastEventIdHeader,
     ],
     bodies: &[],
     answers: &[
@@ -355,7 +362,8 @@ defines.",
     refusals: &[
         refused(
             Code::BadRequest,
-            "a faulty name, a faulty, repeated or out-of-range parameter or header, or a malformed upgrade",
+            "a faulty name, a faulty, repeated, out-of-range or unknown parameter, a faulty header, or a malformed \
+             upgrade",
         ),
         refused(Code::Unsupported, "a policy of `slow`, or a version of HTTP, that is not supported"),
         refused(Code::Unauthorized, NO_TOKEN),

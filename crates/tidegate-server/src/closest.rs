@@ -1,7 +1,7 @@
 //! "did you mean": the known name nearest to one that is not known.
 
 /// The words `; did you mean ...?` if a known name is close enough to `name`, or nothing.
-pub(super) fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let near = names
         .map(|name| (distance(wrong, name), name))
         .min()
