@@ -215,8 +215,8 @@ async fn open_events(
         first.push(retry);
     }
     let _ = frames.send(&mut first);
-    let reader = Reader::open(worker.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
-    tokio::task::spawn_local(sse::run(reader, frames));
+    let attendance = Reader::open(worker.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
+    tokio::task::spawn_local(sse::run(attendance, frames));
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

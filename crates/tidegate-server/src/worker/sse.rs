@@ -20,9 +20,8 @@ use tokio::sync::Notify;
 use super::{
     Worker,
     org::OrgState,
-    reader::{Attendance, Gone, Reader},
+    reader::{Attendance, Gone},
 };
-use crate::transport::Transport;
 
 /// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
 /// out when the peer has room.
@@ -222,8 +221,8 @@ impl Bodies {
 }
 
 /// The task of a reader over SSE. It has two inputs: notifications and the body. Ends with the stream.
-pub async fn run(reader: Rc<Reader>, slot: Rc<BodyBuffer>) {
-    let _attendance = Attendance::begin(reader.clone(), Transport::Sse);
+pub async fn run(attendance: Attendance, slot: Rc<BodyBuffer>) {
+    let reader = attendance.reader();
     loop {
         if let Some(refusal) = reader.ending() {
             let _ = slot.send(&mut reader.last_frame(refusal));

@@ -38,7 +38,7 @@ use crate::{
     config::Config,
     node::Node,
     refusals::refused,
-    transport::{Transport, socket::LeftoverFull},
+    transport::socket::LeftoverFull,
 };
 
 pub use sink::{Gone, Sink};
@@ -83,15 +83,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a stream: makes its session and hands `hello` to the sink. `slot` and `entered` belong together:
-    /// `slot` was passed to [`StreamRequest::enter`], which returned `entered`.
+    /// Opens a stream: makes its session, counts it, and hands `hello` to the sink. `slot` and `entered` belong
+    /// together: `slot` was passed to [`StreamRequest::enter`], which returned `entered`.
     pub fn open(
         worker: Rc<Worker>,
         grant: StreamGrant,
         request: StreamRequest,
         (slot, entered): (admission::Slot, Entered),
         sink: Sink,
-    ) -> Rc<Self> {
+    ) -> Attendance {
         let node = worker.node.clone();
         let Entered { org, filter, connection, log, opening, replay, watch } = entered;
         org.shared.arrive(worker.id);
@@ -141,9 +141,11 @@ impl Reader {
         if health != Health::Ok {
             reader.session.borrow_mut().put(health_status(framing, &health), &mut frames);
         }
+        // Before the hello: a client that has it finds itself counted.
+        let attendance = Attendance::begin(reader);
         // The result is ignored: whatever the new socket does not take now waits in the sink.
-        let _ = reader.sink.send(&mut frames);
-        reader
+        let _ = attendance.reader.sink.send(&mut frames);
+        attendance
     }
 
     /// The state of its org on its worker.
@@ -493,8 +495,8 @@ pub struct Attendance {
 
 impl Attendance {
     /// Counts the reader in the gauge of its transport.
-    pub fn begin(reader: Rc<Reader>, transport: Transport) -> Self {
-        let gauge = reader.worker.node.metrics.connections(transport);
+    fn begin(reader: Rc<Reader>) -> Self {
+        let gauge = reader.worker.node.metrics.connections(reader.connection.transport);
         gauge.inc();
         Self { reader, gauge }
     }

@@ -126,7 +126,7 @@ impl Future for ConnectionTask {
 
 /// A stream that has been greeted.
 struct Begun {
-    reader: Rc<Reader>,
+    attendance: Attendance,
     socket: Rc<Socket>,
     peer: ws::MessageReader,
     /// What the client has sent already.
@@ -209,8 +209,8 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
     let Fresh { stream, peer, .. } = fresh;
     let socket = Rc::new(Socket::new(stream));
     let sink = Sink::WebSocket(socket.clone());
-    let reader = Reader::open(worker.clone(), grant, request, (slot, entered), sink);
-    Some(Begun { reader, socket, peer, early })
+    let attendance = Reader::open(worker.clone(), grant, request, (slot, entered), sink);
+    Some(Begun { attendance, socket, peer, early })
 }
 
 /// Waits for the first frame, which must be `auth`; `Err(None)` if the client has gone.
@@ -319,10 +319,9 @@ struct Conversation {
 }
 
 impl Conversation {
-    /// Counts the reader in, and takes what the client has sent already.
+    /// Takes what the client has sent already.
     fn begin(begun: Begun) -> Stage {
-        let Begun { reader, socket, mut peer, mut early } = begun;
-        let attendance = Attendance::begin(reader, Transport::WebSocket);
+        let Begun { attendance, socket, mut peer, mut early } = begun;
         let (mut renewals, mut left) = (None, None);
         let heard =
             feed(&mut peer, &mut early, |event| hear(attendance.reader(), event, &mut renewals, &mut left));
