@@ -8,7 +8,6 @@
 
 mod check;
 mod choice;
-mod closest;
 mod define;
 mod fields;
 mod file;

@@ -3,9 +3,10 @@
 
 use std::{fmt, path::PathBuf};
 
+use tidegate_core::closest::did_you_mean;
+
 use super::{
     ConfigError,
-    closest::did_you_mean,
     file::FileText,
     keys::{KEYS, SECTIONS},
     value::Raw,
