@@ -67,6 +67,7 @@
 pub mod event;
 pub mod log;
 
+pub mod closest;
 pub mod json;
 pub mod publish;
 

@@ -22,7 +22,6 @@ pub mod worker;
 // What the others need: the operators' listener, limits on connections, metrics, small parts.
 pub mod admin;
 pub mod admission;
-mod closest;
 pub mod metrics;
 mod random;
 mod refusals;

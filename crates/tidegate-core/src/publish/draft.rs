@@ -8,41 +8,51 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{PublishError, PublishLimits, fields::Faults, too_many};
+use super::{
+    PublishError, PublishLimits,
+    fields::{FAULTS_MAX, Faults},
+    too_many,
+};
 
 /// The known members of one form of event.
 pub(super) trait Members<'a>: Default {
+    /// The names of all of them.
+    const NAMES: &'static [&'static str];
+
     /// The slot for the value of a member, and its name; `None` for an unknown one.
     fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)>;
+
+    /// Whether an unknown member of this name is refused; others are ignored.
+    fn refuses(name: &str) -> bool;
 }
 
 /// An event, or the value in its place.
-pub(super) struct Draft<M> {
+pub(super) struct Draft<'a, M> {
     /// `None` for a value that is not an object.
     pub(super) members: Option<M>,
     repeated: Option<&'static str>,
-    suspect: Option<String>,
+    /// The names of unknown members that are refused, at most as many as an answer reports.
+    unknown: Vec<Cow<'a, str>>,
 }
 
-impl<M> Draft<M> {
-    /// Reports repeated and suspect members.
+impl<'a, M: Members<'a>> Draft<'a, M> {
+    /// Reports repeated and unknown members.
     pub(super) fn report(&self, at: &str, faults: &mut Faults) {
         if let Some(name) = self.repeated {
             faults.add(format!("{at}/{name}"), "repeated", format!("{name} occurs more than once"));
         }
-        if let Some(name) = &self.suspect {
-            faults.suspect(format!("{at}/{name}"), name);
+        for (index, name) in self.unknown.iter().enumerate() {
+            if faults.is_full() {
+                break;
+            }
+            if !self.unknown[..index].contains(name) {
+                faults.unknown(at, name, M::NAMES);
+            }
         }
     }
 }
 
-/// Whether an unknown member is certainly a misspelling of `users`. Other unknown members are ignored;
-/// these are refused, because ignoring one would show everybody what was meant for some.
-pub fn is_meant_as_users(name: &str) -> bool {
-    matches!(&*name.to_ascii_lowercase(), "user" | "users" | "user_id" | "user_ids" | "userid" | "userids")
-}
-
-impl<'de: 'a, 'a, M: Members<'a>> Deserialize<'de> for Draft<M>
+impl<'de: 'a, 'a, M: Members<'a>> Deserialize<'de> for Draft<'a, M>
 where
     M: 'a,
 {
@@ -50,7 +60,7 @@ where
         // A value of any kind: one that is not an object is a faulty field, not a syntax error.
         let raw = <&'a RawValue>::deserialize(deserializer)?;
         if !raw.get().starts_with('{') {
-            return Ok(Self { members: None, repeated: None, suspect: None });
+            return Ok(Self { members: None, repeated: None, unknown: Vec::new() });
         }
         serde_json::Deserializer::from_str(raw.get())
             .deserialize_map(Object(PhantomData))
@@ -61,19 +71,19 @@ where
 struct Object<M>(PhantomData<M>);
 
 impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
-    type Value = Draft<M>;
+    type Value = Draft<'a, M>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an event")
     }
 
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Draft<M>, A::Error> {
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Draft<'a, M>, A::Error> {
         let mut members = M::default();
-        let (mut repeated, mut suspect) = (None, None);
+        let (mut repeated, mut unknown) = (None, Vec::new());
         while let Some(name) = map.next_key::<Cow<'a, str>>()? {
             let Some((slot, name)) = members.slot(&name) else {
-                if is_meant_as_users(&name) {
-                    suspect = Some(name.into_owned());
+                if unknown.len() < FAULTS_MAX && M::refuses(&name) {
+                    unknown.push(name);
                 }
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -82,7 +92,7 @@ impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
                 repeated = Some(name);
             }
         }
-        Ok(Draft { members: Some(members), repeated, suspect })
+        Ok(Draft { members: Some(members), repeated, unknown })
     }
 }
 
@@ -90,17 +100,17 @@ impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
 pub(super) fn read_array<'a, M: Members<'a> + 'a>(
     text: &'a str,
     limits: &PublishLimits,
-) -> Result<Vec<Draft<M>>, PublishError> {
+) -> Result<Vec<Draft<'a, M>>, PublishError> {
     let mut drafts = Vec::new();
     let mut reader = serde_json::Deserializer::from_str(text);
-    let visitor = List { drafts: &mut drafts, max: limits.events, of: PhantomData };
+    let visitor = List { drafts: &mut drafts, max: limits.events };
     let whole = (&mut reader).deserialize_seq(visitor).map_err(not_json)?;
     reader.end().map_err(not_json)?;
     if whole { Ok(drafts) } else { Err(too_many(limits)) }
 }
 
 /// Reads one event.
-pub(super) fn read_one<'a, M: Members<'a> + 'a>(text: &'a str) -> Result<Draft<M>, PublishError> {
+pub(super) fn read_one<'a, M: Members<'a> + 'a>(text: &'a str) -> Result<Draft<'a, M>, PublishError> {
     serde_json::from_str(text).map_err(not_json)
 }
 
@@ -109,9 +119,8 @@ fn not_json(error: serde_json::Error) -> PublishError {
 }
 
 struct List<'v, 'a, M> {
-    drafts: &'v mut Vec<Draft<M>>,
+    drafts: &'v mut Vec<Draft<'a, M>>,
     max: usize,
-    of: PhantomData<&'a ()>,
 }
 
 impl<'a, M: Members<'a> + 'a> Visitor<'a> for List<'_, 'a, M> {

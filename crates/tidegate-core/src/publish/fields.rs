@@ -7,10 +7,39 @@ use tidegate_protocol::UserId;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::{Bound, Fault, PublishLimits};
+use crate::closest::{did_you_mean, distance};
 
 /// How many faulty fields one answer reports: enough for one fault in each event of a usual batch, and a
 /// bound on the size of the answer.
-const FAULTS_MAX: usize = 100;
+pub(super) const FAULTS_MAX: usize = 100;
+
+/// The longest name of an unknown field that an answer repeats, in bytes: another bound on its size.
+const NAME_MAX: usize = 128;
+
+/// Words that publishers of other systems write for `users`.
+const WORDS_FOR_USERS: [&str; 6] = ["recipients", "recipient", "to", "targets", "target", "audience"];
+
+/// How many edits may be between a name and `users` for the name to be taken as a misspelling of it. Two, so
+/// that `userids` is one.
+const EDITS_MAX: usize = 2;
+
+/// Whether a name other than `users` is probably meant as `users`: it is one of a few words, or nearly the
+/// word `users`. Such a name is never ignored, because that would show everybody what was meant for some. Case,
+/// hyphens and underscores do not count.
+pub fn is_meant_as_users(name: &str) -> bool {
+    // As long as the longest word. This is asked about each extension of a body, so nothing is allocated.
+    let mut letters = [0; 10];
+    let mut length = 0;
+    for byte in name.bytes().filter(|byte| !matches!(byte, b'-' | b'_')) {
+        let Some(letter) = letters.get_mut(length) else { return false };
+        *letter = byte.to_ascii_lowercase();
+        length += 1;
+    }
+    let Ok(letters) = std::str::from_utf8(&letters[..length]) else { return false };
+    WORDS_FOR_USERS.contains(&letters)
+        || (length.abs_diff("users".len()) <= EDITS_MAX
+            && distance(letters, "users").is_some_and(|edits| edits <= EDITS_MAX))
+}
 
 /// The faulty fields of a body so far.
 #[derive(Default)]
@@ -29,10 +58,37 @@ impl Faults {
         }
     }
 
-    /// Reports a misspelling of `users`.
-    pub(super) fn suspect(&mut self, pointer: String, name: &str) {
+    /// Whether more faults would not be reported.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= FAULTS_MAX
+    }
+
+    /// Reports the unknown member `name` of the object at `at`, which may have the members `known`. If the name
+    /// is very long, the pointer is that of the object.
+    pub(super) fn unknown(&mut self, at: &str, name: &str, known: &[&str]) {
+        if name.len() > NAME_MAX {
+            let detail =
+                format!("a name of {} bytes is not a field of an event; {}", name.len(), all_of(known));
+            self.add(at.to_owned(), "unknown_field", detail);
+            return;
+        }
+        // Escaped, because people read the sentence on terminals.
+        let said = name.escape_debug();
+        if is_meant_as_users(name) {
+            self.meant_as_users(format!("{at}/{}", escaped(name)), &said.to_string());
+            return;
+        }
+        let letters: String = name.chars().filter(|c| !matches!(c, '-' | '_')).collect();
+        let hint = did_you_mean(&letters.to_ascii_lowercase(), known.iter().copied());
+        let hint = if hint.is_empty() { format!("; {}", all_of(known)) } else { hint };
+        let detail = format!("`{said}` is not a field of an event{hint}");
+        self.add(format!("{at}/{}", escaped(name)), "unknown_field", detail);
+    }
+
+    /// Reports a field that was probably meant as `users`.
+    pub(super) fn meant_as_users(&mut self, pointer: String, name: &str) {
         let detail = format!(
-            "{name} is not a field of an event; the list of the only users that may see it is `users`"
+            "`{name}` is not a field of an event; the list of the only users that may see it is `users`"
         );
         self.add(pointer, "unknown_field", detail);
     }
@@ -82,6 +138,15 @@ impl Faults {
         }
         Some(users.into_iter().collect())
     }
+}
+
+/// A name as a part of a JSON pointer (RFC 6901, section 3).
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn all_of(known: &[&str]) -> String {
+    format!("its fields are {}", known.join(", "))
 }
 
 /// A string that borrows if it has no escapes.

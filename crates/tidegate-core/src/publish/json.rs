@@ -27,6 +27,8 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Members<'a> for Fields<'a> {
+    const NAMES: &'static [&'static str] = &["service", "event", "data", "id", "key", "users", "time"];
+
     fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)> {
         Some(match name {
             "service" => (&mut self.service, "service"),
@@ -39,13 +41,18 @@ impl<'a> Members<'a> for Fields<'a> {
             _ => return None,
         })
     }
+
+    /// A misspelt name would be lost without a word, and a misspelt `users` would show the event to everybody.
+    fn refuses(_name: &str) -> bool {
+        true
+    }
 }
 
 /// The events of a JSON body, and whether it is an array.
 pub(super) fn read<'a>(
     text: &'a str,
     limits: &PublishLimits,
-) -> Result<(Vec<Draft<Fields<'a>>>, bool), PublishError> {
+) -> Result<(Vec<Draft<'a, Fields<'a>>>, bool), PublishError> {
     if text.trim_ascii_start().starts_with('[') {
         Ok((read_array(text, limits)?, true))
     } else {
@@ -57,7 +64,7 @@ pub(super) fn read<'a>(
 pub(super) fn read_lines<'a>(
     text: &'a str,
     limits: &PublishLimits,
-) -> Result<Vec<Draft<Fields<'a>>>, PublishError> {
+) -> Result<Vec<Draft<'a, Fields<'a>>>, PublishError> {
     let mut drafts = Vec::new();
     for (number, line) in text.split('\n').enumerate() {
         if line.trim_ascii().is_empty() {
@@ -77,7 +84,7 @@ pub(super) fn read_lines<'a>(
 /// Makes an event of `draft`, whose JSON pointer is `at`.
 pub(super) fn check(
     org: &OrgId,
-    draft: &Draft<Fields<'_>>,
+    draft: &Draft<'_, Fields<'_>>,
     at: &str,
     limits: &PublishLimits,
     faults: &mut Faults,

@@ -20,7 +20,7 @@ fn faults(body: &str) -> Vec<(String, &'static str)> {
 
 #[test]
 fn an_event_is_encoded_once_token_for_token() {
-    let body = r#" { "data" : { "n" : 1.0, "n": 1e5 } , "event":"paid","service":"finance","id":"a","key":"k","time":"2026-11-24T10:00:00+01:00","users":["v","u"], "x": 1 } "#;
+    let body = r#" { "data" : { "n" : 1.0, "n": 1e5 } , "event":"paid","service":"finance","id":"a","key":"k","time":"2026-11-24T10:00:00+01:00","users":["v","u"] } "#;
     let events = read(BodyForm::Json, body).expect("an event");
     assert_eq!(
         events[0].fragment(7, 0),
@@ -58,7 +58,6 @@ fn faulty_fields_are_all_named_with_their_pointers() {
     let good = r#""service":"s","event":"e","data":1"#;
     for (more, pointer, code) in [
         (r#""data":2"#, "/data", "repeated"),
-        (r#""user":"u""#, "/user", "unknown_field"),
         (r#""users":["a","b","c"]"#, "/users", "too_many"),
         (r#""users":["a,b"]"#, "/users/0", "format"),
         (r#""users":null"#, "/users", "type"),
@@ -67,6 +66,90 @@ fn faulty_fields_are_all_named_with_their_pointers() {
         assert_eq!(faults(&format!("{{{good},{more}}}")), [(pointer.into(), code)], "{more}");
     }
     assert_eq!(faults(r#"{"service":"s","event":"e","data":[[[[[1]]]]]}"#), [("/data".into(), "depth")]);
+}
+
+/// The one fault of an event that also has this member.
+fn unknown(member: &str) -> Fault {
+    match read(BodyForm::Json, &format!(r#"{{"service":"s","event":"e","data":1,{member}}}"#)) {
+        Err(PublishError::Invalid(mut faults)) if faults.len() == 1 => faults.remove(0),
+        other => panic!("{member}: {other:?}"),
+    }
+}
+
+#[test]
+fn unknown_fields_are_refused_with_the_nearest_known_one() {
+    let users = "is not a field of an event; the list of the only users that may see it is `users`";
+    for name in [
+        "usres",
+        "user",
+        "Users",
+        "USER_IDS",
+        "user-ids",
+        "userid",
+        "u_s_e_r_s",
+        "recipients",
+        "Recipient",
+        "to",
+        "TO",
+        "targets",
+        "target",
+        "audience",
+    ] {
+        let fault = unknown(&format!("\"{name}\":[\"u\"]"));
+        assert_eq!((fault.pointer, fault.code), (format!("/{name}"), "unknown_field"));
+        assert_eq!(fault.detail, format!("`{name}` {users}"));
+    }
+    let all = "; its fields are service, event, data, id, key, users, time";
+    for (member, pointer, detail) in [
+        (r#""ID":"a""#, "/ID", "`ID` is not a field of an event; did you mean `id`?"),
+        (r#""Service":"a""#, "/Service", "`Service` is not a field of an event; did you mean `service`?"),
+        (r#""date":1"#, "/date", "`date` is not a field of an event; did you mean `data`?"),
+        (r#""k_ey":1"#, "/k_ey", "`k_ey` is not a field of an event; did you mean `key`?"),
+        (r#""x":null"#, "/x", &format!("`x` is not a field of an event{all}")),
+        ("\"\":1", "/", &format!("`` is not a field of an event{all}")),
+        (r#""a/b~c~1":1"#, "/a~1b~0c~01", &format!("`a/b~c~1` is not a field of an event{all}")),
+        (r#""\u0075sres":1"#, "/usres", &format!("`usres` {users}")),
+        (r#""\u001b[2J":1"#, "/\u{1b}[2J", &format!("`\\u{{1b}}[2J` is not a field of an event{all}")),
+    ] {
+        let fault = unknown(member);
+        assert_eq!(
+            (fault.pointer.as_str(), fault.code, fault.detail.as_str()),
+            (pointer, "unknown_field", detail)
+        );
+    }
+    // Of all events, and with the other faults.
+    let lines = "{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n{\"service\":\"a b\",\"event\":\"e\",\"data\":1,\"to\":\"u\",\"x\":1}";
+    let expected = [
+        ("/1/to".to_owned(), "unknown_field"),
+        ("/1/x".to_owned(), "unknown_field"),
+        ("/1/service".to_owned(), "format"),
+    ];
+    assert_eq!(faults(&format!("[{}]", lines.replace('\n', ","))), expected);
+    match read(BodyForm::Ndjson, lines) {
+        Err(PublishError::Invalid(faults)) => {
+            assert_eq!(faults.into_iter().map(|f| (f.pointer, f.code)).collect::<Vec<_>>(), expected);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_faults_of_an_answer_are_bounded_in_number_and_size() {
+    let mut body = r#"{"service":"s","event":"e","data":1"#.to_owned();
+    for number in 0..1_000_000 {
+        body.push_str(&format!(",\"unknown{number}\":1"));
+    }
+    body.push('}');
+    let found = faults(&body);
+    assert_eq!((found.len(), found[99].0.as_str()), (100, "/unknown99"));
+    assert_eq!(faults(&format!("[{body},{body}]")).len(), 100);
+    let many = format!(r#"{{"service":"s","event":"e","data":1{}}}"#, r#","x":1"#.repeat(1000));
+    assert_eq!(faults(&many), [("/x".to_owned(), "unknown_field")], "named once");
+    let longest = "x".repeat(128);
+    assert_eq!(unknown(&format!("\"{longest}\":1")).pointer, format!("/{longest}"));
+    let fault = unknown(&format!("\"{}\":1", "x".repeat(100_000)));
+    assert_eq!((fault.pointer.as_str(), fault.code), ("", "unknown_field"));
+    assert!(fault.detail.starts_with("a name of 100000 bytes is not") && fault.detail.len() < 200);
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::{ops::Range, path::Path};
 
+use tidegate_core::closest::did_you_mean;
+
 use super::value::{BadValue, Raw, Setting, Value, mismatch, quoted};
-use crate::closest::did_you_mean;
 
 /// A table whose names are all known.
 pub(super) struct Fields<'a>(&'a [(String, Range<usize>, Raw)]);

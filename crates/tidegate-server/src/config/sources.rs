@@ -3,13 +3,14 @@
 
 use std::{fmt, path::PathBuf};
 
+use tidegate_core::closest::did_you_mean;
+
 use super::{
     ConfigError,
     file::FileText,
     keys::{KEYS, SECTIONS},
     value::Raw,
 };
-use crate::closest::did_you_mean;
 
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -50,8 +50,7 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
         Mode::Batch => Some(format!("/{index}/users")),
         Mode::Binary(_) => None,
     };
-    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(&name.replace('-', "_")))
-    else {
+    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(name)) else {
         return Ok(());
     };
     let Some(pointer) = events.iter().position(|event| event.users.is_none()).and_then(at) else {
@@ -64,8 +63,7 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
 /// Refuses a header that names users beside a body that is not a CloudEvent. Nothing reads the header, so
 /// events meant for some users would go to all.
 pub fn refuse_users(headers: &HeaderMap) -> Result<(), PublishError> {
-    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(&name.replace('-', "_")))
-    else {
+    let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(name)) else {
         return Ok(());
     };
     let detail = format!("ce-{name} is only for CloudEvents; put users into the event itself");

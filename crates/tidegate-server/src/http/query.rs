@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use http::Request;
+use tidegate_core::closest::did_you_mean;
 use tidegate_protocol::{Code, Refusal, ServiceName};
 
 use crate::{
-    closest::did_you_mean,
     config::{ConfigKey, config_key},
     refusals::LimitedBy as _,
 };

@@ -33,9 +33,8 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 21] = [
     "random",
-    "closest",
     "follow",
     "log_limiter",
     "systemd",

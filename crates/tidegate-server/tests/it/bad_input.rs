@@ -54,6 +54,8 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("no users", event(r#","users":[]"#), 422, "invalid"),
         ("a user with a comma", event(r#","users":["a,b"]"#), 422, "invalid"),
         ("user for users", event(r#","user":"u""#), 422, "invalid"),
+        ("a field that does not exist", event(r#","retain":true"#), 422, "invalid"),
+        ("ID for id", event(r#","ID":"a""#), 422, "invalid"),
         ("data twice", event(r#","data":2"#), 422, "invalid"),
         (
             "65 deep",

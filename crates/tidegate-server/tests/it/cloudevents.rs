@@ -205,7 +205,7 @@ fn users_alone_see_what_is_theirs_and_no_header_is_mistaken() {
         assert_eq!(seen, seqs, "{user}");
         assert!(!events.iter().any(|event| event.to_string().contains("bob")), "R8");
     }
-    for header in ["ce-users", "ce-user", "ce-user-id", "ce-userids"] {
+    for header in ["ce-users", "ce-user", "ce-user-id", "ce-userids", "ce-usres", "ce-to", "ce-audience"] {
         let own = gateway.publishing().with(header, "ann").body(r#"{"service":"s","event":"e","data":1}"#);
         let answer = own.send();
         assert_eq!((answer.status, fault(&answer)), (422, (header.into(), "unknown_field".into())));
@@ -219,6 +219,16 @@ fn users_alone_see_what_is_theirs_and_no_header_is_mistaken() {
             let answer = binary(&gateway, "1").with("ce-id", "f").with(header, "ann").send();
             assert_eq!((answer.status, fault(&answer)), (422, (header.into(), "unknown_field".into())));
         }
+    }
+    for name in
+        ["usres", "Users", "user-ids", "recipients", "recipient", "to", "targets", "target", "audience"]
+    {
+        let event = envelope(&json!({"id": "g", name: "ann"}));
+        let expected = |at: &str| (422, (format!("{at}/{name}"), "unknown_field".to_owned()));
+        let answer = structured(&gateway, &event).send();
+        assert_eq!((answer.status, fault(&answer)), expected(""));
+        let answer = batch(&gateway, &format!("[{event}]")).send();
+        assert_eq!((answer.status, fault(&answer)), expected("/0"));
     }
     assert_eq!(gateway.getting("cursor").send().json()["head"], 4, "nothing of these is there");
 }

@@ -128,6 +128,36 @@ fn faulty_fields_are_named_by_pointers() {
 }
 
 #[test]
+fn fields_that_do_not_exist_are_refused_and_nothing_is_shown_to_everybody() {
+    let gateway = Gateway::start();
+    for (name, near) in [
+        ("usres", "`users`"),
+        ("recipients", "`users`"),
+        ("to", "`users`"),
+        ("targets", "`users`"),
+        ("user-ids", "`users`"),
+        ("ID", "`id`"),
+        ("a/b", "service, event, data"),
+    ] {
+        let good = json!({"service": "s", "event": "e", "data": 1});
+        let event = json!({"service": "s", "event": "e", "data": 1, name: ["ann"]});
+        let pointer = name.replace('/', "~1");
+        for (media, body, at) in [
+            ("application/json", event.to_string(), ""),
+            ("application/json", format!("[{good},{event}]"), "/1"),
+            ("application/x-ndjson", format!("{good}\n{event}"), "/1"),
+        ] {
+            let answer = gateway.publishing().with("content-type", media).body(body).send();
+            assert_eq!((answer.status, answer.refusal().as_str()), (422, "invalid"), "{name}");
+            assert_eq!(pointers(&answer), [(format!("{at}/{pointer}"), "unknown_field".to_owned())]);
+            let detail = answer.json()["errors"][0]["detail"].to_string();
+            assert!(detail.contains(near), "{name}: {detail}");
+        }
+    }
+    assert_eq!(gateway.getting("cursor").send().json()["head"], 0, "nothing of these is there");
+}
+
+#[test]
 fn who_may_not_publish_is_told_why() {
     let gateway = Gateway::start();
     let other_org = gateway.key_for("other", "*");

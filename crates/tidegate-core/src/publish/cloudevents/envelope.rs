@@ -6,7 +6,7 @@ use super::{
     super::{
         PublishError,
         draft::{Draft, Members},
-        fields::{Faults, Text},
+        fields::{Faults, Text, is_meant_as_users},
     },
     Attributes, Given, Target, media, unsupported,
 };
@@ -32,9 +32,15 @@ const NAMES: [&str; 12] = [
 pub(super) struct Envelope<'a>([Option<&'a RawValue>; NAMES.len()]);
 
 impl<'a> Members<'a> for Envelope<'a> {
+    const NAMES: &'static [&'static str] = &NAMES;
+
     fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)> {
         let index = NAMES.iter().position(|known| *known == name)?;
         Some((&mut self.0[index], NAMES[index]))
+    }
+
+    fn refuses(name: &str) -> bool {
+        is_meant_as_users(name)
     }
 }
 
@@ -76,7 +82,7 @@ impl Attributes for StoredAt<'_, '_> {
 /// Makes an event of `draft`, whose JSON pointer is `at`.
 pub(super) fn check(
     target: &Target<'_>,
-    draft: &Draft<Envelope<'_>>,
+    draft: &Draft<'_, Envelope<'_>>,
     at: &str,
     faults: &mut Faults,
 ) -> Result<Option<NewEvent>, PublishError> {

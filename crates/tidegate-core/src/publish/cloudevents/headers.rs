@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{
-    super::{PublishError, draft::is_meant_as_users, fields::Faults},
+    super::{
+        PublishError,
+        fields::{Faults, is_meant_as_users},
+    },
     Attributes, Given, Target, media, unsupported,
 };
 use crate::NewEvent;
@@ -58,8 +61,8 @@ impl Headers<'_> {
                     "the type of data is Content-Type in binary mode; ce-datacontenttype is not allowed";
                 faults.add(self.pointer(name), "unknown_field", detail.into());
             }
-            if *name != "users" && is_meant_as_users(&name.replace('-', "_")) {
-                faults.suspect(self.pointer(name), &format!("ce-{name}"));
+            if *name != "users" && is_meant_as_users(name) {
+                faults.meant_as_users(self.pointer(name), &format!("ce-{name}"));
             }
         }
         let data = match body {

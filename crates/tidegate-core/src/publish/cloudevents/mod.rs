@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, Source, Subject};
 
-pub use super::draft::is_meant_as_users;
+pub use super::fields::is_meant_as_users;
 pub use headers::Headers;
 
 use super::{Fault, PublishError, PublishLimits, draft, encode::Checked, fields::Faults, take, utf8};

@@ -53,14 +53,14 @@ fn media(read: Result<Vec<NewEvent>, PublishError>) -> String {
 fn each_mode_makes_the_same_event() {
     let one = r#" { "data" : { "n" : 1.0, "n": 1e5 } , "specversion":"1.0","type":"com.acme.paid","source":"/bank/\u00e4","id":"a",
         "subject":"in \"7\"","time":"2026-11-24T10:00:00+01:00","service":"finance","partitionkey":"k","users":"v,u",
-        "datacontenttype":"application/vnd.acme+json;v=1","dataschema":"http://x/y","traceparent":"00-1-2-03","other":[1] } "#;
+        "datacontenttype":"application/vnd.acme+json;v=1","dataschema":"http://x/y","traceparent":"00-1-2-03","other":[1],"others":1,"ID":"b","usage":1,"topic":"t" } "#;
     let expected = r#""service":"finance","event":"com.acme.paid","id":"a","key":"k","source":"/bank/ä","subject":"in \"7\"","time":"2026-11-24T09:00:00.000Z","targeted":true,"data":{"n":1.0,"n":1e5}"#;
     assert_eq!(fragment(structured(one)), expected);
     let batch = read_as(&Mode::Batch, &format!("[{one},{one}]"), None).expect("two events");
     assert_eq!(batch.len(), 2);
     let headers = "specversion: 1.0\ntype: com.acme.paid\nsource: /bank/%C3%A4\nid: a\nsubject: \"in \\\"7\\\"\"\n\
                    time: 2026-11-24T10:00:00+01:00\nservice: finance\npartitionkey: k\nusers: v,u\n\
-                   dataschema: http://x/y\ntraceparent: 00-1-2-03";
+                   dataschema: http://x/y\ntraceparent: 00-1-2-03\nothers: 1\nusage: 1\ntopic: t";
     let by_headers = binary(headers, " { \"n\" : 1.0, \"n\": 1e5 } ").expect("an event");
     for event in [&batch[0], &batch[1], &by_headers[0]] {
         assert_eq!(fragment(Ok(vec![event.clone()])), expected);
@@ -153,6 +153,14 @@ fn faulty_attributes_are_all_named() {
         ("user", r#""a""#, "a", "unknown_field"),
         ("userid", "null", "a", "unknown_field"),
         ("User_Ids", r#""a""#, "a", "unknown_field"),
+        ("usres", r#""a""#, "a", "unknown_field"),
+        ("to", r#""a""#, "a", "unknown_field"),
+        ("Recipients", r#""a""#, "a", "unknown_field"),
+        ("recipient", r#""a""#, "a", "unknown_field"),
+        ("targets", r#""a""#, "a", "unknown_field"),
+        ("target", r#""a""#, "a", "unknown_field"),
+        ("audience", r#""a""#, "a", "unknown_field"),
+        ("user-s_", r#""a""#, "a", "unknown_field"),
     ] {
         let good = [("specversion", "1.0"), ("id", "a"), ("source", "s"), ("type", "t")];
         let good: Vec<_> = good.into_iter().filter(|(good, _)| *good != name).collect();

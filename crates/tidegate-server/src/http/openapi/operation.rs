@@ -202,7 +202,8 @@ keep their order. An event with an `id` is stored once: sent again within the de
 with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
 again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
 
-Unknown members are ignored, except misspellings of `users`, which are refused.
+Members that are not described here are refused: ignoring a misspelt `users` would show everybody what was \
+meant for one. Extensions of CloudEvents are ignored, unless their name is probably meant as `users`.
 
 CloudEvents 1.0 are accepted too, and answered 202 without a body: structured and in batches as below, and in \
 binary mode, with `data` in the body and each attribute in a header `ce-<attribute>`. Two are the same if \

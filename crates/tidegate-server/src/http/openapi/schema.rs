@@ -171,11 +171,11 @@ fn events(limits: &LimitSettings) -> Value {
     json!({
         "NewEvent": {
             "type": "object",
-            "description": "An event to publish. Unknown members are ignored, except misspellings of `users`: \
-                            ignoring one would show everybody what was meant for one.",
+            "description": "An event to publish. Other members are refused: ignoring a misspelt `users` would show \
+                            everybody what was meant for one.",
             "properties": properties,
             "required": ["service", "event", "data"],
-            "propertyNames": no_misspelt_users(),
+            "additionalProperties": false,
             "examples": [{ "service": "finance", "event": "invoice.paid", "data": { "amount": 5 } }],
         },
         "NewEvents": {
@@ -207,7 +207,8 @@ fn cloud_events(limits: &LimitSettings) -> Value {
         "CloudEvent": {
             "type": "object",
             "description": "A CloudEvent 1.0 in the JSON event format. An attribute that is null counts as absent. \
-                            Other extensions are ignored, but for misspellings of `users`.",
+                            Other extensions are ignored, except those whose name is probably meant as `users`: at \
+                            most two edits away from it, or a word such as `recipients`.",
             "required": ["specversion", "id", "source", "type"],
             "properties": {
                 "specversion": { "const": "1.0" },
@@ -228,7 +229,7 @@ fn cloud_events(limits: &LimitSettings) -> Value {
                 "data": { "description": "Any JSON value, kept token for token; null if it is absent." },
                 "data_base64": { "type": "null" },
             },
-            "propertyNames": no_misspelt_users(),
+            "propertyNames": not_meant_as_users(),
         },
         "CloudEvents": {
             "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("CloudEvent"),
@@ -236,10 +237,12 @@ fn cloud_events(limits: &LimitSettings) -> Value {
     })
 }
 
-/// Ignoring a misspelling would show an event for one user to everybody.
-fn no_misspelt_users() -> Value {
-    let misspelt = "^[Uu][Ss][Ee][Rr](_?[Ii][Dd])?[Ss]?$";
-    json!({ "anyOf": [{ "const": "users" }, { "not": { "pattern": misspelt } }] })
+/// Ignoring a misspelling would show an event for one user to everybody. The pattern has the usual ones, and the
+/// description says which others are refused.
+fn not_meant_as_users() -> Value {
+    let meant = "^([Uu][Ss][Ee][Rr][_-]?([Ii][Dd])?[Ss]?|[Rr][Ee][Cc][Ii][Pp][Ii][Ee][Nn][Tt][Ss]?|[Tt][Oo]\
+                 |[Tt][Aa][Rr][Gg][Ee][Tt][Ss]?|[Aa][Uu][Dd][Ii][Ee][Nn][Cc][Ee])$";
+    json!({ "anyOf": [{ "const": "users" }, { "not": { "pattern": meant } }] })
 }
 
 fn answers() -> Value {
