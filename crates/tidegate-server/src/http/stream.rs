@@ -275,17 +275,14 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(Code::BadRequest, message))
 }
 
-/// The cursor in the query under one of the names of `Last-Event-ID`, with that name.
+/// The cursor in the query under the first of the names of `Last-Event-ID` that has a value, with that name.
 fn last_event_id(query: &Query) -> Result<Option<(&'static str, &str)>, Refusal> {
-    let mut found = None;
     for name in LAST_EVENT_ID {
-        let Some(text) = query.one(name)?.filter(|text| !text.is_empty()) else { continue };
-        if let Some((other, _)) = found.replace((name, text)) {
-            let message = format!("the query has {other} and {name}, which mean the same; send one of them");
-            return Err(Refusal::new(Code::BadRequest, message));
+        if let Some(text) = query.one(name)?.filter(|text| !text.is_empty()) {
+            return Ok(Some((name, text)));
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// What the request asks for. Precedence: the header `Last-Event-ID`, then its names in the query, then

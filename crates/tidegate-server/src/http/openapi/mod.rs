@@ -342,7 +342,7 @@ fn parameters(limits: &LimitSettings) -> Value {
         limits.tail_search_events
     );
     let last_event_id = "Like the header `Last-Event-ID`, which wins over it; wins over `cursor`. Sent by EventSource polyfills \
-         that set no header. Only one of `lastEventId`, `last_event_id` and `Last-Event-ID` may have a value.";
+         that set no header. Of `lastEventId`, `last_event_id` and `Last-Event-ID` the first in this order that has a value counts.";
     json!({
         "Org": parameter("path", "org", "The org.", at("Org"), "dev".into()),
         "AnyOrg": parameter("path", "org", "The org; ignored.", json!({ "type": "string" }), "dev".into()),
