@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Either;
 use tidegate_core::{Framing, frame, gzip, session::Coding, slow::Policy};
-use tidegate_protocol::{Code, Cursor, OrgId, Refusal, ws::handshake::Protocols};
+use tidegate_protocol::{Code, Cursor, CursorError, OrgId, Refusal, ws::handshake::Protocols};
 
 use super::{
     Answer, Incoming,
@@ -275,37 +275,38 @@ fn accepts_event_stream(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(Code::BadRequest, message))
 }
 
-/// The cursor in the query under the first of the names of `Last-Event-ID` that has a value, with that name.
-fn last_event_id(query: &Query) -> Result<Option<(&'static str, &str)>, Refusal> {
+/// The cursor in the query under the first of the names of `Last-Event-ID` that has a value. A faulty value is
+/// refused under each of them.
+fn last_event_id(query: &Query) -> Result<Option<Cursor>, Refusal> {
+    let mut found = None;
     for name in LAST_EVENT_ID {
         if let Some(text) = query.one(name)?.filter(|text| !text.is_empty()) {
-            return Ok(Some((name, text)));
+            let cursor = text.parse::<Cursor>().map_err(|error| bad_cursor(name, error))?;
+            found = found.or(Some(cursor));
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+fn bad_cursor(name: &str, error: CursorError) -> Refusal {
+    Refusal::new(Code::BadRequest, format!("{name}: {error}"))
 }
 
 /// What the request asks for. Precedence: the header `Last-Event-ID`, then its names in the query, then
 /// `cursor=`, then `tail=` (R4).
 fn wanted(node: &Node, org: OrgId, query: &Query, headers: &HeaderMap) -> Result<StreamRequest, Refusal> {
-    let bad = |name: &str, error: tidegate_protocol::CursorError| {
-        Refusal::new(Code::BadRequest, format!("{name}: {error}"))
-    };
     let in_header = match header_once(headers, "last-event-id")?.map(HeaderValue::to_str) {
         Some(Ok("")) | None => None,
         Some(text) => {
             let cursor = text.ok().unwrap_or_default().parse::<Cursor>();
-            Some(cursor.map_err(|error| bad("Last-Event-ID", error))?)
+            Some(cursor.map_err(|error| bad_cursor("Last-Event-ID", error))?)
         }
     };
-    let in_query = match last_event_id(query)? {
-        None => None,
-        Some((name, text)) => Some(text.parse::<Cursor>().map_err(|error| bad(name, error))?),
-    };
+    let in_query = last_event_id(query)?;
     let cursor = match query.one("cursor")? {
         // A page that has no cursor yet may send an empty one.
         Some("") | None => None,
-        Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad("cursor", error))?),
+        Some(text) => Some(text.parse::<Cursor>().map_err(|error| bad_cursor("cursor", error))?),
     };
     let slow = match query.one("slow")? {
         None => node.config().slow.policy,
