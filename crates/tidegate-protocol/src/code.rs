@@ -235,7 +235,7 @@ impl Code {
         !matches!(self.retry(), Retry::No)
     }
 
-    /// The meaning in a sentence, for whoever writes a client.
+    /// The meaning in one sentence, for authors of clients.
     pub const fn meaning(self) -> &'static str {
         match self {
             Code::Internal => "The gateway has a fault; it ended this one connection or request.",

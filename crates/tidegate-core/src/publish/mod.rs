@@ -32,7 +32,7 @@ pub struct PublishLimits {
     pub users: usize,
 }
 
-/// A bound of [`PublishLimits`], for whoever names it to the publisher.
+/// A bound of [`PublishLimits`]. The server names its configuration key to the publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// [`PublishLimits::event_bytes`].
