@@ -53,8 +53,8 @@ impl<S: Store> Committer<S> {
         let mut forgotten = Vec::new();
         for org in candidates {
             let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
-            // Looked at with the map locked: whoever watches an org and then opens its log either is seen
-            // here, or does not find the log and has it made anew.
+            // The check is made with the map locked. A reader first watches the org and then opens its log.
+            // So either the watch is seen here, or the open does not find the log and creates it anew.
             let Some(log) = logs.get(&org).filter(|log| is_idle(log)) else { continue };
             if self.shared.watched.contains(&org) {
                 continue;
