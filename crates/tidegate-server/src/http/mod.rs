@@ -109,7 +109,8 @@ pub async fn answer(
     }
     // HTTP/2 has a frame for this and removes the header.
     if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // A refused upgrade says `upgrade, close` itself (RFC 9110 7.8).
+        response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     Ok(response)
 }
