@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. This file only finds the
 //! handler; handlers take grants as arguments.
 
+mod body;
 mod client_address;
 mod cloudevents;
 mod connection;
