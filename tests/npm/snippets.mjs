@@ -25,12 +25,13 @@ for (const name of WANTED) {
 }
 assert.deepEqual(Object.keys(found).filter((name) => !WANTED.includes(name)), [], 'snippets that no test runs');
 
-// Users serve their pages from another origin; so does this.
+// Users serve their pages from another origin, such as that of Vite; so does this. The gateway is as `tidegate
+// dev` starts it.
 let page = '';
 const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end(page));
 await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
 const origin = `http://127.0.0.1:${site.address().port}`;
-const gateway = await new Gateway(program, '--no-feed', '--set', `auth.origins=["${origin}"]`).start();
+const gateway = await new Gateway(program, '--no-feed').start();
 
 function fill(snippet) {
   const filled = snippet
@@ -127,15 +128,17 @@ const tests = {
 // Other requests of a page of another origin: history and cursors take the token in a header, for which
 // browsers send a preflight.
 tests['a page of a listed origin'] = async () => {
+  const strict = await new Gateway(program, '--no-feed', '--set', `auth.origins=["${origin}"]`).start();
+  await strict.publish(marked('by-fetch'));
   const { browser, tab } = await browse('<!doctype html><link rel="icon" href="data:,">');
   const ask = (url) => tab.evaluate(async ([address, token]) => {
     const answer = await fetch(address, { headers: { authorization: `Bearer ${token}` } });
     return answer.json();
-  }, [url, gateway.token]);
-  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`)).cursor);
-  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/events`)).events.length);
+  }, [url, strict.token]);
+  assert.ok((await ask(`${strict.url}/v1/orgs/${strict.org}/cursor`)).cursor);
+  assert.ok((await ask(`${strict.url}/v1/orgs/${strict.org}/events`)).events.length);
   await tab.goto(origin.replace('127.0.0.1', 'localhost'));
-  await assert.rejects(ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`), /Failed to fetch/, 'an origin that is not listed');
+  await assert.rejects(ask(`${strict.url}/v1/orgs/${strict.org}/cursor`), /Failed to fetch/, 'an origin that is not listed');
   await browser.close();
 };
 
