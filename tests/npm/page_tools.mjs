@@ -57,7 +57,8 @@ const tests = {
     assert.match(await publish({ event: 'secret', users: 'alice' }), /Only alice can see it; this page is dev/);
     assert.match(await publish({ event: 'mine', users: 'alice, dev' }), /^Stored as #\d+\.$/);
     await row('mine');
-    await row('1 hidden');
+    const all = await rows();
+    assert.match(all[all.findIndex((line) => line.includes('mine')) + 1], /^1 hidden#\d+: for other users/, 'in its place');
     assert.equal(await text('hidden'), '1');
     assert.ok(!(await rows()).some((line) => line.includes('secret')));
   },

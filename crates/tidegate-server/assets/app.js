@@ -145,6 +145,7 @@ function heard(effect) {
     perSecond[SECONDS - 1] += 1;
     if (paused) waiting += 1;
     if (!seen.has(effect.event.service)) sawService(effect.event.service);
+    hid(effect.hidden, effect.event.seq - 1);
   }
   if (effect.do === 'gap') {
     gaps.push({ ...effect, at: Date.now() });
@@ -153,13 +154,14 @@ function heard(effect) {
   }
   if (effect.do === 'gap' || effect.do === 'hole') marks[SECONDS - 1] = effect.do;
   if (effect.do !== 'changed') enqueue(effect);
-  else if (stream.counts.hidden > hiddenShown) {
-    const count = stream.counts.hidden - hiddenShown;
-    hiddenShown = stream.counts.hidden;
-    // With a filter, these are mostly events of other services, which nobody misses.
-    if (!session.services.length) enqueue({ do: 'hidden', count, to: stream.cursor.seq, all: stream.hello.services[0] === '*' });
-  }
+  else hid(stream.counts.hidden - hiddenShown, stream.cursor?.seq); // after the last event
   schedule();
+}
+
+// With a filter, what is hidden are mostly events of other services, which nobody misses.
+function hid(count, to) {
+  hiddenShown += count;
+  if (count && !session.services.length) enqueue({ do: 'hidden', count, from: to - count, to, all: stream.hello.services[0] === '*' });
 }
 
 function enqueue(row) {
@@ -237,7 +239,7 @@ function renderUnknown() {
   notice.dataset.names = `${key}/${seen.size}`;
   const names = unknown.map((name) => `“${name}”`).join(', ');
   notice.replaceChildren(`No event of ${names} is in the last ${number.format(LOOK_BACK)} of this org. `);
-  if (!seen.size) return void notice.append('The log has no events at all yet.');
+  if (!seen.size) return void notice.append('There is no event that this token may see.');
   notice.append('Services with events: ');
   for (const service of [...seen].sort().slice(0, 20)) {
     const button = make('button', `chip hue-${hueOf(service)}`, service);
@@ -324,7 +326,7 @@ function renderRows() {
   for (const row of queue.splice(0)) {
     const last = shown.at(-1);
     if (row.do === 'hidden' && last?.do === 'hidden') {
-      Object.assign(last, { ...row, count: last.count + row.count });
+      Object.assign(last, { ...row, from: last.from, count: last.count + row.count });
       (fresh.firstElementChild ?? list.firstElementChild).replaceWith(drawRow(last));
       continue;
     }
@@ -375,7 +377,7 @@ function drawRow(row) {
       gap: () => [`Gap ${range(row)}`, gapWords(row)],
       hole: () => [`Hole ${span(row.from, row.to)}`, 'a frame followed something that never came; resuming from before it'],
       resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} place${row.head - row.from === 1 ? '' : 's'} to catch up` : 'nothing happened meanwhile'],
-      hidden: () => [`${number.format(row.count)} hidden`, `from this user, up to #${row.to}: ${row.all ? 'targeted at other users' : 'targeted at others, or of services that the token does not cover'}`],
+      hidden: () => [`${number.format(row.count)} hidden`, `#${span(row.from, row.to)}: ${row.all ? 'for other users' : 'for other users, or of services that the token does not cover'}`],
       fault: () => ['Protocol fault', row.message],
       status: () => [row.code, row.message ?? ''],
     }[row.do]();

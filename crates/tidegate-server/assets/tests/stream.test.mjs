@@ -59,7 +59,8 @@ test('what a reader may not see is counted by its places; what it has seen is no
   const s = at();
   s.frame(ping(10, 25));
   assert.equal(s.stream.counts.hidden, 15);
-  s.frame(batch(8, 31, [26, 28, 31]));
+  const effects = s.frame(batch(8, 31, [9, 26, 28, 31]));
+  assert.deepEqual(effects.map(({ event: { seq }, hidden }) => [seq, hidden]), [[26, 0], [28, 1], [31, 2]]);
   assert.equal(s.stream.counts.hidden, 18);
   s.frame(event(31, 32));
   s.frame(batch(20, 32, [26, 28]));
