@@ -75,7 +75,7 @@ export class Stream {
   attempt = 0;
   chain = 0; // grows with each gap of reason `epoch`
   offset = -Infinity; // server clock minus ours
-  counts = { events: 0, duplicates: 0, gaps: 0, holes: 0, disconnects: 0 };
+  counts = { events: 0, hidden: 0, duplicates: 0, gaps: 0, holes: 0, disconnects: 0 };
   latencies = [];
   lastConnectedAt = null;
   lastDisconnectedAt = null;
@@ -246,7 +246,12 @@ export class Stream {
       if (event.seq <= at || this.#sameAgain(event, now)) this.counts.duplicates += 1;
       else effects.push({ do: 'event', event, live: this.#count(event, wall) });
     }
-    if (seq > at) this.cursor = { ...this.cursor, seq };
+    if (seq > at) {
+      // Positions after ours without an event hold what this reader may not see, or nothing: the wire does not
+      // tell which.
+      this.counts.hidden += seq - at - events.filter((event) => event.seq > at).length;
+      this.cursor = { ...this.cursor, seq };
+    }
     this.#checkCaughtUp(now);
     return effects;
   }
