@@ -30,6 +30,7 @@ use super::{
 use crate::{
     admission,
     config::config_key,
+    metrics::Operation,
     node::OpenSocket,
     refusals::LimitedBy as _,
     transport::{
@@ -149,7 +150,7 @@ impl<'a> Fresh<'a> {
         match switching.socket().await {
             Ok(Switched { stream, early }) => {
                 let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
-                let (socket, peer) = (Socket::new(stream), ws::MessageReader::new(limits));
+                let (socket, peer) = (Socket::new(stream, worker.sent.clone()), ws::MessageReader::new(limits));
                 Some((Self { worker, from, socket, peer }, early))
             }
             Err(error) => {
@@ -165,7 +166,7 @@ impl<'a> Fresh<'a> {
         metrics.close(refusal.code);
         metrics.refused(refusal);
         let address = self.from.address.ip();
-        tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
+        self.worker.node.log_refused(Operation::Stream, refusal.code, address, &refusal.message);
         let last = vec![frame::error(Framing::WebSocket, refusal)];
         finish(&self.socket, self.peer, last, Closing::Refusing(refusal)).await;
     }
