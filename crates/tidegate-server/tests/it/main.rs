@@ -32,6 +32,7 @@ mod hostile_sets;
 mod http2;
 mod http2_abuse;
 mod issuers;
+mod keep_alive;
 mod limits;
 mod memory;
 mod metrics;
