@@ -295,8 +295,10 @@ sections! {
         first_frame_timeout: Duration = "10s", reread;
         /// How long a request's body may take to arrive.
         request_timeout: Duration = "30s", reread;
-        /// How long a reader may take no byte although some wait for it (`slow_consumer`). After a SIGHUP a
-        /// longer time holds only for connections that come later.
+        /// How long a reader may take no byte although some wait for it (`slow_consumer`). The kernel ends a
+        /// connection whose peer acknowledges nothing for 5 s more, so a client that has vanished is gone
+        /// this long after the next ping. After a SIGHUP a longer time holds only for connections that come
+        /// later.
         write_timeout: Duration = "30s", reread;
         /// How long an HTTP connection may be idle, without a request or stream. Answers over HTTP/1.1 say
         /// how long a client can rely on it, which is less by `limits.first_frame_timeout`

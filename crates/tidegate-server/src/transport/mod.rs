@@ -4,5 +4,6 @@ pub mod guarded;
 mod kind;
 pub mod socket;
 pub mod upgrade;
+pub mod vanished;
 
 pub use kind::Transport;
