@@ -33,6 +33,7 @@ mod http2_abuse;
 mod issuers;
 mod limits;
 mod memory;
+mod metrics;
 mod openapi;
 mod proxies;
 mod publish;

@@ -25,7 +25,8 @@ use super::{
 };
 use crate::{
     config::config_key,
-    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
+    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem, record},
+    metrics::Operation,
     node::Node,
     refusals::LimitedBy as _,
     worker::{Peer, Worker, sse::SseBody},
@@ -35,6 +36,7 @@ use crate::{
 pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let node = worker.node.clone();
     let is_head = request.method() == Method::HEAD;
+    let address = peer.address.ip();
     let respond: Respond = Rc::new(RefCell::new(respond));
     let answering = async {
         match as_http1(&node, request, &respond) {
@@ -44,7 +46,9 @@ pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, r
             }
             Err((status, refusal)) => {
                 node.metrics.refused(&refusal);
-                problem::refuse_as(status, &refusal)
+                let response = problem::refuse_as(status, &refusal);
+                record(&node, Operation::Other, address, &response, Some(&refusal.message));
+                response
             }
         }
     };

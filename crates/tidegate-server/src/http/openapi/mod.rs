@@ -66,6 +66,11 @@ pub fn describes<B>(route: &Route, response: &Response<B>) -> bool {
     operation.answers.iter().any(|answer| answer.status == status && answer.content.media_type() == sent)
 }
 
+/// The codes of the refusals of this route.
+pub fn codes_of(route: &Route) -> impl Iterator<Item = Code> {
+    operation::of(route.endpoint).refusals.iter().map(|refused| refused.code)
+}
+
 /// The document of a gateway with this configuration.
 pub fn document(config: &Config) -> Value {
     let limits = &config.limits;

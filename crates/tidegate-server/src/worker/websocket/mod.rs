@@ -29,6 +29,7 @@ use super::{
 use crate::{
     admission,
     config::config_key,
+    metrics::Operation,
     node::OpenSocket,
     refusals::LimitedBy as _,
     transport::{
@@ -163,9 +164,9 @@ impl<'a> Fresh<'a> {
         metrics.close(refusal.code);
         metrics.refused(refusal);
         let address = self.from.address.ip();
-        tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
+        self.worker.node.log_refused(Operation::Stream, refusal.code, address, &refusal.message);
         let last = vec![frame::error(Framing::WebSocket, refusal)];
-        finish(&Socket::new(self.stream), self.peer, last, Some(refusal)).await;
+        finish(&Socket::new(self.stream, self.worker.sent.clone()), self.peer, last, Some(refusal)).await;
     }
 }
 
@@ -207,7 +208,7 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
         }
     };
     let Fresh { stream, peer, .. } = fresh;
-    let socket = Rc::new(Socket::new(stream));
+    let socket = Rc::new(Socket::new(stream, worker.sent.clone()));
     let sink = Sink::WebSocket(socket.clone());
     let attendance = Reader::open(worker.clone(), grant, request, (slot, entered), sink);
     Some(Begun { attendance, socket, peer, early })
