@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. This file only finds the
 //! handler; handlers take grants as arguments.
 
+mod body;
 mod client_address;
 mod cloudevents;
 mod connection;
@@ -119,7 +120,8 @@ pub async fn answer(
     }
     // HTTP/2 has a frame for this and removes the header.
     if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // A refused upgrade says `upgrade, close` itself (RFC 9110 7.8).
+        response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     Ok(response)
 }

@@ -99,7 +99,8 @@ pub fn preflight(allowed: &str) -> Response<Answer> {
         headers.insert(header::ALLOW, allowed.clone());
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
     }
-    let names = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control";
+    let names =
+        "Authorization, Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, Cache-Control";
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response

@@ -23,6 +23,7 @@ mod cloudevents;
 mod codes;
 mod compression;
 mod connections;
+mod content_coding;
 mod drain;
 mod evict;
 mod history;

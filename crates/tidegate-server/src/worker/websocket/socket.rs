@@ -106,20 +106,26 @@ impl Socket {
     }
 }
 
+/// Which side closes a connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Closing<'a> {
+    /// The gateway, for this reason.
+    Refusing(&'a Refusal),
+    /// The client, by a close frame with this code, which is sent back (RFC 6455, section 5.5.1).
+    Answering(Option<u16>),
+}
+
 /// Ends a connection cleanly: sends what is half written, `last` and a close frame, then waits for the
-/// client's close frame, so that the last bytes are not lost to a reset. Gives up after a while.
-pub async fn finish(
-    socket: &Socket,
-    mut peer: ws::MessageReader,
-    last: Vec<Bytes>,
-    refusal: Option<&Refusal>,
-) {
-    let close = match refusal {
-        Some(refusal) => {
+/// client's close frame if it has not come yet, so that the last bytes are not lost to a reset. Gives up
+/// after a while.
+pub async fn finish(socket: &Socket, mut peer: ws::MessageReader, last: Vec<Bytes>, closing: Closing<'_>) {
+    let close = match closing {
+        Closing::Refusing(refusal) => {
             let code = refusal.code.close().unwrap_or(1011);
             ws::close(code, refusal.code.name())
         }
-        None => ws::close(1000, ""),
+        // 1005 means "no code" and makes an empty frame.
+        Closing::Answering(code) => ws::close(code.unwrap_or(1005), ""),
     };
     let _ = tokio::time::timeout(CLOSE_PATIENCE, async {
         socket.ready().await?;
@@ -128,7 +134,7 @@ pub async fn finish(
         if !socket.send(&mut frames)? {
             socket.ready().await?;
         }
-        if refusal.is_none() {
+        if matches!(closing, Closing::Answering(_)) {
             return Ok(());
         }
         loop {
