@@ -88,6 +88,9 @@ pub async fn answer(
     };
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
+        if matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _)) {
+            node.metrics.close(refusal.code);
+        }
         refuse(&refusal)
     });
     if let Found::Route(route, _) = found {

@@ -112,16 +112,28 @@ impl Label for GapReason {
     }
 }
 
-impl Label for Code {
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum End {
+    /// The gateway ended or refused it.
+    Code(Code),
+    /// The client closed it, or its connection broke.
+    ClientLeft,
+}
+
+impl Label for End {
     const NAME: &'static str = "code";
 
     fn value(self) -> &'static str {
-        self.name()
+        match self {
+            End::Code(code) => code.name(),
+            End::ClientLeft => "client_left",
+        }
     }
 
-    /// Those that end a stream.
     fn initial() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|code| code.close().is_some())
+        let codes = Code::ALL.into_iter().filter(|code| code.close().is_some());
+        codes.map(End::Code).chain([End::ClientLeft])
     }
 }
 

@@ -22,7 +22,7 @@ use tidegate_protocol::{Code, GapReason, Refusal};
 
 use crate::{config::ConfigKey, transport::Transport};
 use declare::{By, Instrument, declare};
-use labels::{Limit, SlotScope};
+use labels::{End, Limit, SlotScope};
 use process::Process;
 use shared::Shared;
 
@@ -43,8 +43,8 @@ declare! {
     publish_duration: Histogram = "publish_duration" in Seconds;
     /// Gaps declared to readers.
     gaps: By<GapReason, Counter> = "gaps";
-    /// Streams ended by the gateway.
-    closes: By<Code, Counter> = "closes";
+    /// Streams that ended or were refused.
+    closes: By<End, Counter> = "closes";
     /// Requests and connections over a limit.
     refusals: By<Limit, Counter> = "refusals";
     /// Time to write and sync one group of the log.
@@ -128,9 +128,14 @@ impl Metrics {
         self.gaps.with(reason).inc();
     }
 
-    /// Counts a stream that the gateway ended.
+    /// Counts a stream that the gateway ended or refused.
     pub fn close(&self, code: Code) {
-        self.closes.with(code).inc();
+        self.closes.with(End::Code(code)).inc();
+    }
+
+    /// Counts a stream that its client ended, or whose connection broke.
+    pub fn client_left(&self) {
+        self.closes.with(End::ClientLeft).inc();
     }
 
     /// Counts something that was over the bound with this configuration key.
@@ -212,6 +217,7 @@ mod tests {
             "tidegate_publish_duration_seconds_count 1",
             "tidegate_gaps_total{reason=\"retention\"} 0",
             "tidegate_closes_total{code=\"draining\"} 1",
+            "tidegate_closes_total{code=\"client_left\"} 0",
             "tidegate_refusals_total{limit=\"limits.connections\"} 1",
             "tidegate_log_sync_duration_seconds_count 0",
             "tidegate_tail_bytes 0",

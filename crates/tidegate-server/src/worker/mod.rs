@@ -19,7 +19,7 @@ mod readers;
 pub mod sse;
 pub mod start;
 mod thread;
-mod timers;
+pub mod timers;
 pub mod websocket;
 
 use std::{

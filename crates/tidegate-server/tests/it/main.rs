@@ -24,6 +24,7 @@ mod codes;
 mod compression;
 mod connections;
 mod drain;
+mod ends;
 mod evict;
 mod history;
 mod hostile;

@@ -43,6 +43,14 @@ fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
     stream
 }
 
+/// A stream over SSE with a small receive buffer.
+pub fn narrow_sse(gateway: &Gateway) -> Sse {
+    let request = gateway.getting("stream").with("accept", "text/event-stream");
+    let mut stream = Sse::answered(narrow(&request, gateway.public));
+    stream.next("hello");
+    stream
+}
+
 /// Publishes more than the buffers on the way to it can hold.
 pub fn fill(gateway: &Gateway) {
     let wide = format!("\"{}\"", "x".repeat(100_000));
@@ -170,9 +178,7 @@ fn r6_a_grant_that_shrinks_takes_effect_on_what_is_replayed() {
 fn who_takes_no_byte_for_the_write_timeout_is_closed() {
     let gateway = gateway(&["limits.write_timeout=300ms"]);
     let mut stream = narrow_ws(&gateway);
-    let request = gateway.getting("stream").with("accept", "text/event-stream");
-    let mut sse = Sse::answered(narrow(&request, gateway.public));
-    sse.next("hello");
+    let mut sse = narrow_sse(&gateway);
     fill(&gateway);
     let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
     eventually("both closed", || (closed() == 2.0).then_some(()));

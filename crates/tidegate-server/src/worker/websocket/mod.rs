@@ -397,13 +397,17 @@ impl Conversation {
         let Self { attendance, socket, peer, catching_up, renewals } = self;
         let reader = attendance.reader().clone();
         drop((catching_up, renewals));
-        drop(attendance);
         let refusal = match left {
             Left::Gone => return Stage::Over,
             Left::Closing => None,
-            Left::Broken(refusal) => Some(refusal),
+            Left::Broken(refusal) => {
+                reader.end(refusal);
+                reader.ending().cloned()
+            }
             Left::Ended => reader.ending().cloned(),
         };
+        // Counts the end, before the client sees it.
+        drop(attendance);
         Stage::Ends(Box::pin(async move {
             let last = refusal.as_ref().map_or_else(Vec::new, |refusal| reader.last_frame(refusal));
             finish(&socket, peer, last, refusal.as_ref()).await;
