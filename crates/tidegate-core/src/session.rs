@@ -129,6 +129,9 @@ pub struct Session {
     tag: FilterTag,
     sent: Seq,
     scanned: Seq,
+    /// The seq that its client had reached when it last got something of its own: `hello`, a gap, or a frame for it
+    /// alone. No later frame begins before that and passes targeted events: they may have been for this reader (R1).
+    own: Seq,
     /// Pings that the client may still answer (R29). Over SSE they only add up: nobody answers them there.
     unanswered: u32,
     /// The gaps that are still to be declared, in the order of their positions.
@@ -152,6 +155,7 @@ impl Session {
             epoch: cursor.epoch,
             sent: cursor.seq,
             scanned: cursor.seq,
+            own: cursor.seq,
             unanswered: 0,
             dues,
             membership: Membership::default(),
@@ -223,6 +227,11 @@ impl Session {
         self.sent
     }
 
+    /// The position at which the client last got something of its own: `hello`, a gap, or a frame for it alone.
+    pub fn own(&self) -> Seq {
+        self.own
+    }
+
     /// The position of the next gap that is due. No page may end after it.
     pub fn stop(&self) -> Option<Seq> {
         self.dues.front().map(|due| due.at)
@@ -267,6 +276,7 @@ impl Session {
         self.tag = due.tag;
         self.sent = due.seq;
         self.scanned = due.seq;
+        self.own = due.seq;
         let to = self.side().cursor(due.seq);
         let gap = frame::gap(self.subscriber.framing, prev, &to, due.reason, &self.subscriber.filter);
         self.put(gap, out);
@@ -317,9 +327,14 @@ impl Session {
 
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
-        // The reader is inside the batch, or an event is targeted at it: it gets a frame of its own with only
-        // the events after its position, so that no client sees an event twice (R1, R5).
-        if !self.shares(batch) {
+        // The reader is inside the batch, or an event is targeted at it, in the batch or in what the frame passes: it
+        // gets a frame of its own with only the events after its position, so that no client sees an event twice
+        // (R1, R5).
+        let passes_own = match view {
+            View::Frame { start, .. } => start.passes_targeted && start.seq < self.own,
+            View::Empty { .. } => false,
+        };
+        if passes_own || !self.shares(batch) {
             let Subscriber { user, filter, .. } = &self.subscriber;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
@@ -327,7 +342,7 @@ impl Session {
         match view {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
-                self.bridge(*start, now, out);
+                self.bridge(start.seq, now, out);
                 match (&mut self.subscriber.coding, compressed.as_deref()) {
                     (Coding::Deflate(Deflate { alone, .. }), Some(Compressed::Deflated(forms))) => {
                         let frame = if *alone { forms.alone().clone() } else { self.membership.take(forms) };
@@ -362,6 +377,7 @@ impl Session {
             };
             self.put(enveloped.unwrap_or(plain), out);
             self.sent = to;
+            self.own = to;
         }
         self.scanned = to;
         visible.len()
@@ -494,6 +510,7 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.subscriber.filter = filter;
+        self.own = self.sent;
         // Its frames may be of another filter from here on, and so of another generation (R6, R19).
         self.membership.leave();
         let hello = self.hello(greeting, true);

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use tidegate_core::{
     Batch, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail, View, ViewKey,
-    batch::{Compressed, Compressor},
+    batch::{Compressed, Compressor, Start},
     deflate::{Contexts, Generations},
     frame::{self, Terms},
     opening::{self, From},
@@ -83,7 +83,7 @@ struct Group {
     key: ViewKey,
     compresses: bool,
     position: Seq,
-    chain: Seq,
+    chain: Start,
     readers: Vec<usize>,
 }
 
@@ -236,17 +236,23 @@ impl World {
         let group = match groups.iter().position(|group| group.key == key && group.compresses == compresses) {
             Some(found) => &mut groups[found],
             None => {
-                groups.push(Group { key, compresses, position: at, chain: at, readers: Vec::new() });
+                groups.push(Group {
+                    key,
+                    compresses,
+                    position: at,
+                    chain: Start::at(at),
+                    readers: Vec::new(),
+                });
                 groups.last_mut().expect("just pushed")
             }
         };
         if group.position > at {
-            (group.position, group.chain) = (at, at);
+            (group.position, group.chain) = (at, Start::at(at));
         }
         group.readers.push(index);
     }
 
-    fn view(&mut self, batch: &Batch, key: &ViewKey, compresses: bool, start: Seq) -> View {
+    fn view(&mut self, batch: &Batch, key: &ViewKey, compresses: bool, start: impl Into<Start>) -> View {
         let org = OrgId::parse("acme").expect("a name");
         if !compresses {
             return batch.view(&org, key, start);
@@ -272,13 +278,11 @@ impl World {
             let mut views = Vec::new();
             for batch in batches {
                 if batch.prev != position {
-                    chain = batch.prev;
+                    chain = Start::at(batch.prev);
                 }
                 position = batch.seq;
                 let view = self.view(batch, &key, compresses, chain);
-                if !matches!(view, View::Empty { targeted: false }) {
-                    chain = batch.seq;
-                }
+                chain = chain.after(batch, &view);
                 views.push((batch.clone(), view));
             }
             let group = &mut self.workers[worker][at];

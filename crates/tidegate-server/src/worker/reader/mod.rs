@@ -262,6 +262,7 @@ impl Reader {
     pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
+        let own = session.own();
         let seen = views.partition_point(|(batch, _)| batch.seq <= session.scanned());
         for chunk in views[seen..].chunks(FRAMES_MAX) {
             if !self.sink.is_ready() {
@@ -275,6 +276,11 @@ impl Reader {
                     return Offer::Lags(events);
                 }
                 events += session.take(batch, view, now, frames);
+            }
+            if session.own() != own
+                && let Some(membership) = &*self.membership.borrow()
+            {
+                membership.handle_own(session.own());
             }
             match self.sink.send(frames) {
                 Ok(true) => {}
