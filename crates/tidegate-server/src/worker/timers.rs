@@ -135,9 +135,7 @@ impl Timers {
         let seconds = since(self.counted).as_secs_f64();
         let rate = config.limits.client_frames_per_second;
         if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
-            let message = format!("the client sends more than {rate} frames a second");
-            let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
-            return Some(DueAction::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
+            return Some(DueAction::End(too_many_frames(rate)));
         }
         if seconds >= 1.0 {
             (self.counted, self.frames) = (now, 0);
@@ -189,7 +187,14 @@ pub fn stalled() -> Refusal {
 /// Why a stream ends whose client answers no ping.
 pub fn unanswered() -> Refusal {
     let message = "no answer to a ping came within ping.timeout";
-    Refusal::new(Code::PingTimeout, message).limited_by(config_key!(ping.timeout))
+    Refusal::new(Code::PingTimeout, message)
+}
+
+/// The refusal of a client that sends frames faster than `limits.client_frames_per_second`.
+pub fn too_many_frames(rate: usize) -> Refusal {
+    let message = format!("the client sends more than {rate} frames a second");
+    let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
+    refusal.limited_by(config_key!(limits.client_frames_per_second))
 }
 
 /// Uniform over [0, 1).

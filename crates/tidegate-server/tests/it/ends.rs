@@ -303,7 +303,6 @@ fn ended_for_silence(seen: &mut BTreeSet<(Via, String)>) {
     let mut wire = Wire::open(gateway.public, &[]);
     ask_by_hand(&mut wire, &gateway);
     walk.expect(OverHttp2, "ping_timeout");
-    assert_eq!(gateway.metric("tidegate_refusals_total{limit=\"ping.timeout\"}"), 2.0);
     assert!(
         gateway.logged("end an HTTP/2 connection: no answer to a ping came within ping.timeout").is_some()
     );

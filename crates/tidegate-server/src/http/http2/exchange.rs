@@ -21,14 +21,15 @@ use tidegate_protocol::{Code, Refusal};
 
 use super::{
     PIECE, fault,
-    received::{Received, Respond},
+    received::{Received, Respond, Unread, discard},
 };
 use crate::{
     config::config_key,
-    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
+    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem, record},
+    metrics::Operation,
     node::Node,
     refusals::LimitedBy as _,
-    transport::windows::Windows,
+    transport::{guarded::LINGER, windows::Windows},
     worker::{Peer, Worker, sse::SseBody},
 };
 
@@ -63,16 +64,20 @@ pub async fn run(
 ) {
     let node = worker.node.clone();
     let is_head = request.method() == Method::HEAD;
+    let address = peer.address.ip();
     let respond: Respond = Rc::new(RefCell::new(respond));
+    let unread = Unread::default();
     let answering = async {
-        match as_http1(&node, request, &respond) {
+        match as_http1(&node, request, &respond, &unread) {
             Ok(request) => {
                 let Ok(response) = answer(worker, peer, request).await;
                 response
             }
             Err((status, refusal)) => {
                 node.metrics.refused(&refusal);
-                problem::refuse_as(status, &refusal)
+                let response = problem::refuse_as(status, &refusal);
+                record(&node, Operation::Other, address, &response, Some(&refusal.message));
+                response
             }
         }
     };
@@ -84,7 +89,12 @@ pub async fn run(
     };
     let timeout = node.config().limits.write_timeout + STALL_GRACE;
     match give(&respond, response, is_head, timeout, &open).await {
-        Sent::All | Sent::Gone(_) => {}
+        // As over HTTP/1.1.
+        Sent::All => {
+            drop(open);
+            discard(unread, LINGER).await;
+        }
+        Sent::Gone(_) => {}
         Sent::Stalled { is_stream } => {
             // A stream is not reset before its reader has ended, which counts it.
             if !is_stream {
@@ -103,8 +113,12 @@ fn as_http1(
     node: &Node,
     request: Request<RecvStream>,
     respond: &Respond,
+    unread: &Unread,
 ) -> Result<Request<Incoming>, (StatusCode, Refusal)> {
     let (mut head, body) = request.into_parts();
+    let waits = head.headers.get(header::EXPECT).is_some_and(|expect| expect == "100-continue");
+    let go_on = (waits && !body.is_end_stream()).then(|| respond.clone());
+    let body = Received::new(body, go_on, unread.clone());
     join_cookies(&mut head.headers);
     let most = node.config().limits.headers;
     if head.headers.len() > most {
@@ -122,9 +136,7 @@ fn as_http1(
             head.headers.insert(header::HOST, authority);
         }
     }
-    let waits = head.headers.get(header::EXPECT).is_some_and(|expect| expect == "100-continue");
-    let go_on = (waits && !body.is_end_stream()).then(|| respond.clone());
-    Ok(Request::from_parts(head, Either::Right(Received::new(body, go_on))))
+    Ok(Request::from_parts(head, Either::Right(body)))
 }
 
 fn join_cookies(headers: &mut HeaderMap) {

@@ -245,8 +245,8 @@ fn end_silent(node: &Node, peer: &Peer) {
     let refusal = timers::unanswered();
     let streams = peer.bodies.end(&refusal);
     if streams == 0 {
-        // The readers of streams count it themselves.
-        node.metrics.refused(&refusal);
+        // The readers of streams count their ends.
+        node.metrics.refusal(config_key!(ping.timeout));
     }
     tracing::info!(peer = %peer.address, streams, "end an HTTP/2 connection: {refusal}");
 }
