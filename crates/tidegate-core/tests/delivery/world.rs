@@ -84,6 +84,8 @@ struct Group {
     compresses: bool,
     position: Seq,
     chain: Start,
+    /// How many of its readers got events of their own since `chain`.
+    apart: usize,
     readers: Vec<usize>,
 }
 
@@ -241,6 +243,7 @@ impl World {
                     compresses,
                     position: at,
                     chain: Start::at(at),
+                    apart: 0,
                     readers: Vec::new(),
                 });
                 groups.last_mut().expect("just pushed")
@@ -269,7 +272,7 @@ impl World {
         for at in 0..self.workers[worker].len() {
             let group = &self.workers[worker][at];
             let (key, compresses, readers) = (group.key.clone(), group.compresses, group.readers.clone());
-            let (mut chain, mut position) = (group.chain, group.position);
+            let (mut chain, mut position, mut apart) = (group.chain, group.position, group.apart);
             let batches = &batches[batches.partition_point(|batch| batch.seq <= position)..];
             if batches.is_empty() && position < head {
                 readers.into_iter().for_each(|reader| self.fall_behind(reader));
@@ -281,15 +284,26 @@ impl World {
                     chain = Start::at(batch.prev);
                 }
                 position = batch.seq;
+                // As a worker does.
+                if chain.passes_targeted && apart * 4 > readers.len() {
+                    chain = Start::at(batch.prev);
+                }
                 let view = self.view(batch, &key, compresses, chain);
                 chain = chain.after(batch, &view);
+                if matches!(view, View::Frame { .. }) {
+                    apart = 0;
+                }
                 views.push((batch.clone(), view));
             }
             let group = &mut self.workers[worker][at];
             (group.position, group.chain) = (position, chain);
             for reader in readers {
+                let own = |world: &Self| world.readers[reader].as_ref().map(|reader| reader.session.own());
+                let before = own(self);
                 self.offer(reader, &views);
+                apart += usize::from(own(self) != before && own(self) > Some(chain.seq));
             }
+            self.workers[worker][at].apart = apart;
         }
         self.workers[worker].retain(|group| !group.readers.is_empty());
     }
