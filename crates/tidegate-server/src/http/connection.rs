@@ -15,7 +15,7 @@ use crate::{
     config::{ConfigKey, LimitSettings, config_key},
     metrics::Operation,
     transport::guarded::{Guarded, RequestState, Slow, Timeouts},
-    worker::{Accepted, Peer, Worker},
+    worker::{Accepted, Peer, Worker, timers},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
@@ -120,7 +120,10 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
         }
     };
     if let Err(error) = ended {
-        if let Some(limit) = bound_of(&error, &state, &worker.node.config().limits) {
+        let limit = bound_of(&error, &state, &worker.node.config().limits);
+        // If the answer is a stream, its reader counts the end.
+        let is_counted = state.passed() == Some(Slow::Answer) && bodies.end(&timers::stalled()) > 0;
+        if let Some(limit) = limit.filter(|_| !is_counted) {
             worker.node.metrics.refusal(limit);
         }
         if error.is_parse() {

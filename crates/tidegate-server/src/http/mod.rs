@@ -95,6 +95,9 @@ pub async fn answer(
     let mut detail = None;
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
+        if matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _)) {
+            node.metrics.close(refusal.code);
+        }
         let response = refuse(&refusal);
         detail = Some(refusal.message);
         response

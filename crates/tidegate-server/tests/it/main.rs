@@ -25,6 +25,7 @@ mod compression;
 mod connections;
 mod content_coding;
 mod drain;
+mod ends;
 mod evict;
 mod history;
 mod hostile;
