@@ -168,6 +168,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::new(workers, Node::hub_limits(&config), clock.clone()));
     let metrics = Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone()));
+    http::expect_requests(&metrics);
     let opening = Instant::now();
     let (engine, recovery) = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
