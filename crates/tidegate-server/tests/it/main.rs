@@ -43,6 +43,7 @@ mod publish;
 mod replays;
 mod reread;
 mod rounds;
+mod runs;
 mod seam;
 mod slow;
 mod stream_resume;
