@@ -471,6 +471,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.publish_rates.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

@@ -40,6 +40,7 @@ mod metrics;
 mod openapi;
 mod proxies;
 mod publish;
+mod publish_orgs;
 mod replays;
 mod reread;
 mod rounds;
