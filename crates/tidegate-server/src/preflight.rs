@@ -37,7 +37,8 @@ pub fn faults(examined: &Examined, now: UnixMillis) -> Vec<ConfigError> {
     {
         fault(loaded, keys_file, error.to_string());
     }
-    let addresses: [(ConfigKey, fn(&Loaded) -> SocketAddr); 2] = [
+    type AddressOf = fn(&Loaded) -> SocketAddr;
+    let addresses: [(ConfigKey, AddressOf); 2] = [
         (config_key!(listen.public), |loaded| loaded.config.listen.public),
         (config_key!(listen.admin), |loaded| loaded.config.listen.admin),
     ];

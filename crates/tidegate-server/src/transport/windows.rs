@@ -427,7 +427,7 @@ mod tests {
     /// Three answers, after as many bytes of each were sent. The connection's window is as large as their sum.
     fn three(sent: [usize; 3]) -> (Windows, Instant) {
         let windows = Windows::default();
-        windows.handle_received(&vec![b'P'; PREFACE_BYTES]);
+        windows.handle_received(&[b'P'; PREFACE_BYTES]);
         for (stream, sent) in [1, 3, 5].into_iter().zip(sent) {
             windows.open(stream);
             windows.handle_sent(stream, sent);
