@@ -255,9 +255,13 @@ sections! {
         failed_auths_per_second: usize = 20, reread;
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000, restart;
-        /// Publish requests per second of one API key; a second's worth may come at once.
+        /// Publish requests per second of one API key to one org; a second's worth may come at once. A request
+        /// for several orgs counts once for each. If it is over the rate of one, that org's events are refused
+        /// and the others' are stored.
         publishes_per_second: usize = 20_000, reread;
-        /// Publish requests being answered at a time; one org gets at most half.
+        /// Publish requests being answered at a time; one org gets at most half. A request for several orgs
+        /// counts once for each, from when its body has been read. Until then it counts once, and one API key
+        /// gets at most half.
         publishes_in_flight: usize = 4096, restart;
         /// The bytes of events that wait for the log at a time.
         publish_queue_bytes: ByteSize = "64MiB", restart;
@@ -267,6 +271,8 @@ sections! {
         request_bytes: ByteSize = "4MiB", reread;
         /// Events in one publish request.
         events_per_batch: usize = 1000, restart;
+        /// Orgs in one publish request to `/v1/events`.
+        orgs_per_batch: usize = 100, reread;
         /// Users that one event may be targeted at.
         users_per_event: usize = 100, reread;
         /// How deep objects and arrays of an event may nest.

@@ -13,6 +13,7 @@ mod http1_body;
 mod http2;
 pub mod openapi;
 mod origins;
+mod parts;
 mod problem;
 mod publish;
 pub mod query;
@@ -134,7 +135,7 @@ pub async fn answer(
 fn operation_of(found: &Found<'_>) -> Operation {
     let Found::Route(route, _) = found else { return Operation::Other };
     match route.endpoint {
-        Endpoint::Publish => Operation::Publish,
+        Endpoint::Publish | Endpoint::PublishToOrgs => Operation::Publish,
         Endpoint::History => Operation::History,
         Endpoint::Cursor => Operation::Cursor,
         Endpoint::Stream => Operation::Stream,
@@ -182,7 +183,8 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&worker.node, org_of(org)?, request).await,
+        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), request).await,
+        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, request).await,
         Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,
@@ -235,7 +237,7 @@ fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
 
 fn nothing_here() -> Refusal {
     let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream, \
-                   and described at /openapi.json";
+                   and at /v1/events, and described at /openapi.json";
     Refusal::new(Code::NotFound, message)
 }
 
