@@ -97,6 +97,8 @@ until_true "the pings" pinged
 at_clients ip addr flush dev clients
 left() { [ "$(metric 'tidegate_connections{transport="sse"}')" = 0 ]; }
 until_true "the end of the streams of clients that vanished" left
+# Each end is counted: over HTTP/1.1 by what the kernel reports, over HTTP/2 by the PING that nobody answered.
+[ "$(metric 'tidegate_closes_total{code="ping_timeout"}')" = 2 ] || fail "the ends are not counted"
 # Also what the kernel keeps of connections that the gateway has closed.
 forgotten() { [ -z "$(ss -Htn state connected exclude time-wait dst 10.9.0.2)" ]; }
 until_true "the end of their sockets" forgotten

@@ -56,7 +56,7 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state)).await,
         Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, state)).await,
         Ok(Err(error)) => {
-            if Slow::cause_of(&error).is_some() {
+            if Slow::cause_of(&error) == Some(Slow::Head) {
                 node.metrics.refusal(config_key!(limits.first_frame_timeout));
             }
             tracing::debug!(%error, peer = %peer.address, "end a connection that has sent no request");
@@ -122,7 +122,12 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     if let Err(error) = ended {
         let limit = bound_of(&error, &state, &worker.node.config().limits);
         // If the answer is a stream, its reader counts the end.
-        let is_counted = state.passed() == Some(Slow::Answer) && bodies.end(&timers::stalled()) > 0;
+        let reason = match state.passed() {
+            Some(Slow::Answer) => Some(timers::stalled()),
+            Some(Slow::Vanished) => Some(timers::vanished()),
+            Some(Slow::Head) | None => None,
+        };
+        let is_counted = reason.is_some_and(|reason| bodies.end(&reason) > 0);
         if let Some(limit) = limit.filter(|_| !is_counted) {
             worker.node.metrics.refusal(limit);
         }
@@ -167,6 +172,6 @@ fn bound_of(error: &hyper::Error, state: &RequestState, limits: &LimitSettings) 
     }
     match Slow::cause_of(error)? {
         Slow::Head => Some(config_key!(limits.first_frame_timeout)),
-        Slow::Answer => Some(config_key!(limits.write_timeout)),
+        Slow::Answer | Slow::Vanished => Some(config_key!(limits.write_timeout)),
     }
 }

@@ -42,6 +42,9 @@ pub enum Slow {
     /// Answer its answer.
     #[error("the peer takes no bytes")]
     Answer,
+    /// The kernel's ([`super::vanished`]).
+    #[error("the peer's system acknowledges nothing")]
+    Vanished,
 }
 
 impl Slow {
@@ -84,6 +87,11 @@ impl RequestState {
     fn pass(&self, timeout: Slow) -> io::Error {
         let _ = self.passed.set(timeout);
         io::Error::new(io::ErrorKind::TimedOut, timeout)
+    }
+
+    /// An error of the socket; says so if the kernel has given up the peer.
+    fn failed(&self, error: io::Error) -> io::Error {
+        if super::vanished::is_cause_of(&error) { self.pass(Slow::Vanished) } else { error }
     }
 
     /// The request is answered; the next bytes are the head of the next one.
@@ -156,6 +164,7 @@ impl Guarded {
         let (before, request) = (buffer.filled().len(), self.state.requests.load(Ordering::Relaxed));
         self.head.take_if(|(of, _)| *of != request);
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = read.map_err(|error| self.state.failed(error));
         let is_answering = self.state.is_answering.load(Ordering::Relaxed);
         if !is_answering {
             self.state.head_bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
@@ -173,7 +182,7 @@ impl Guarded {
     fn wrote<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             self.stalled = None;
-            return wrote;
+            return wrote.map_err(|error| self.state.failed(error));
         }
         let timeouts = self.timeouts.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeouts)));

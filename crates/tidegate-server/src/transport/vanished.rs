@@ -3,7 +3,7 @@
 //! The kernel sends what is written again and again, for 15 minutes by default (`net.ipv4.tcp_retries2`),
 //! before it reports an error. Over server-sent events nothing else would show that the client is gone.
 
-use std::{os::fd::AsFd, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use socket2::SockRef;
 
@@ -21,12 +21,16 @@ pub fn bound(socket: &impl AsFd, write_timeout: Duration) {
     }
 }
 
+/// Whether the kernel reports by `error` that it has given up the peer. Besides a timeout, it may name what the
+/// network said meanwhile.
+pub fn is_cause_of(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    error.raw_os_error().is_some() && matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        net::{TcpListener, TcpStream},
-    };
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -39,5 +43,19 @@ mod tests {
         bound(&accepted, Duration::from_millis(1500));
         assert_eq!(SockRef::from(&accepted).tcp_user_timeout()?, Some(Duration::from_millis(6500)));
         Ok(())
+    }
+
+    #[test]
+    fn only_the_kernel_gives_a_peer_up() {
+        use rustix::io::Errno;
+        for (error, is_cause) in [
+            (io::Error::from(Errno::TIMEDOUT), true),
+            (io::Error::from(Errno::HOSTUNREACH), true),
+            (io::Error::from(Errno::CONNRESET), false),
+            (io::Error::from(Errno::PIPE), false),
+            (io::Error::new(io::ErrorKind::TimedOut, "ours"), false),
+        ] {
+            assert_eq!(is_cause_of(&error), is_cause, "{error}");
+        }
     }
 }

@@ -190,6 +190,12 @@ pub fn unanswered() -> Refusal {
     Refusal::new(Code::PingTimeout, message)
 }
 
+/// Why a stream ends whose client has vanished ([`crate::transport::vanished`]).
+pub fn vanished() -> Refusal {
+    let message = "the client's system acknowledged nothing for limits.write_timeout and 5 s more";
+    Refusal::new(Code::PingTimeout, message).limited_by(config_key!(limits.write_timeout))
+}
+
 /// The refusal of a client that sends frames faster than `limits.client_frames_per_second`.
 pub fn too_many_frames(rate: usize) -> Refusal {
     let message = format!("the client sends more than {rate} frames a second");

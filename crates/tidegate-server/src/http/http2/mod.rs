@@ -275,8 +275,8 @@ fn fault(reason: Reason) -> Option<Refusal> {
 /// rule, each exchange has ended its own.)
 fn handle_end(node: &Node, peer: &Peer, error: &h2::Error, passed: Option<Slow>) {
     match passed {
-        Some(Slow::Answer) => {
-            let refusal = timers::stalled();
+        Some(slow @ (Slow::Answer | Slow::Vanished)) => {
+            let refusal = if slow == Slow::Answer { timers::stalled() } else { timers::vanished() };
             if peer.bodies.end(&refusal) == 0 {
                 node.metrics.refused(&refusal);
             }
