@@ -301,11 +301,16 @@ sections! {
         first_frame_timeout: Duration = "10s", reread;
         /// How long a request's body may take to arrive.
         request_timeout: Duration = "30s", reread;
-        /// How long a reader may take no byte although some wait for it (`slow_consumer`). After a SIGHUP a
-        /// longer time holds only for connections that come later.
+        /// How long a reader may take no byte although some wait for it (`slow_consumer`). The kernel ends a
+        /// connection whose peer acknowledges nothing for 5 s more, so a client that has vanished is gone
+        /// this long after the next ping. After a SIGHUP a longer time holds only for connections that come
+        /// later.
         write_timeout: Duration = "30s", reread;
-        /// How long an HTTP connection may be idle, without a request or stream.
-        idle_timeout: Duration = "75s", reread;
+        /// How long an HTTP connection may be idle, without a request or stream. Answers over HTTP/1.1 say
+        /// how long a client can rely on it, which is less by `limits.first_frame_timeout`
+        /// (`Keep-Alive: timeout=`). The default is longer than the pools of usual clients keep a
+        /// connection (Go 90 s, Caddy 120 s), so that they do not send into one that is being closed.
+        idle_timeout: Duration = "135s", reread;
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s", reread;
     }

@@ -9,6 +9,7 @@ mod cloudevents;
 mod connection;
 mod credentials;
 mod history;
+mod http1_body;
 mod http2;
 pub mod openapi;
 mod origins;
@@ -40,7 +41,7 @@ use crate::{
 };
 
 /// The body of a request, over either version of HTTP.
-pub type Incoming = Either<hyper::body::Incoming, http2::Received>;
+pub type Incoming = Either<http1_body::Http1Body, http2::Received>;
 
 /// The body of an answer: whole, or a stream.
 pub type Answer = Either<Full<Bytes>, SseBody>;
@@ -95,6 +96,9 @@ pub async fn answer(
     let mut detail = None;
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
+        if matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _)) {
+            node.metrics.close(refusal.code);
+        }
         let response = refuse(&refusal);
         detail = Some(refusal.message);
         response

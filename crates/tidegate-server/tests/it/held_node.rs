@@ -140,7 +140,8 @@ impl Feed for HeldFeed {
 
 /// The node, with one worker, and an org `acme`.
 pub struct HeldNode {
-    address: SocketAddr,
+    /// The public address.
+    pub address: SocketAddr,
     key: String,
     token: String,
     answers: watch::Sender<bool>,
