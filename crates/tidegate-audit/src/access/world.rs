@@ -216,7 +216,9 @@ async fn publish(
         } else {
             let mut mixed: Vec<&'static str> = orgs.iter().flat_map(|org| [*org; 40]).collect();
             mixed.shuffle(rng);
-            send(gateway, client, (key, "/v1/events"), &mixed, &mut logs, rng).await?;
+            for orgs in mixed.chunks(40) {
+                send(gateway, client, (key, "/v1/events"), orgs, &mut logs, rng).await?;
+            }
         }
     }
     Ok(logs)
