@@ -18,7 +18,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, OrgShares, PublishRates, Replays},
+    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, OrgShares, PublishRates, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
@@ -63,6 +63,8 @@ pub struct Node {
     pub failed_auths: FailedAuths,
     /// Each org's share of the publish requests in flight.
     pub publish_shares: OrgShares,
+    /// The publish requests with an `Idempotency-Key` that are being answered.
+    pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
     /// The slots for publish requests in flight.
@@ -108,6 +110,7 @@ impl Node {
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: OrgShares::default(),
+            in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),

@@ -13,7 +13,7 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-pub use encode::dedup_key;
+pub use encode::{dedup_key, name_request};
 
 use crate::NewEvent;
 use fields::Faults;

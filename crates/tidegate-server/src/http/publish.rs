@@ -8,9 +8,9 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidegate_core::{
     NewEvent,
     publish::{
-        BodyForm, PublishError,
+        BodyForm, Fault, PublishError,
         cloudevents::{Mode, read as read_cloudevents},
-        read_body,
+        name_request, read_body,
     },
 };
 use tidegate_engine::{AppendError, Appended};
@@ -55,26 +55,26 @@ pub async fn answer(
     };
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
+    // A faulty key is refused whatever the body is.
+    let name = idempotency_key(&parts.headers)?;
     let form = form(&parts.headers, &query)?;
     let body = read(node, &parts.headers, body).await?;
     let began = Instant::now();
-    let response = publish(node, grant, &parts.headers, &form, &body).await;
+    let response = publish(node, grant, &parts.headers, name.as_deref(), &form, &body).await;
     node.metrics.publish(began.elapsed());
     response
 }
 
 /// The form of a request's events.
 enum Form<'h> {
-    /// The gateway's own form. Events without an id get one that begins with `prefix`.
-    Own { form: BodyForm, prefix: Option<String> },
+    /// The gateway's own form.
+    Own(BodyForm),
     /// CloudEvents. Those without a service belong to this one.
     CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
 }
 
 fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    // A faulty key is refused even if the request is one of CloudEvents, which ignore it.
-    let prefix = idempotency_key(headers)?;
     if let Some(mode) = cloudevents::mode(headers, value)? {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
         let service = service.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
@@ -90,19 +90,36 @@ fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> 
             return Err(Refusal::new(Code::UnsupportedMedia, message));
         }
     };
-    Ok(Form::Own { form, prefix })
+    Ok(Form::Own(form))
 }
 
-/// The prefix for the ids of events that have none.
+/// The name of the request, which is also the beginning of the ids of events that have none.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = header_once(headers, "idempotency-key")? else { return Ok(None) };
+    let key = value.to_str().ok().and_then(|text| match text.strip_prefix('"') {
+        Some(quoted) => unquoted(quoted),
+        None => Some(text.to_owned()),
+    });
     // `EventId` has room for the index after the key.
-    let key = value.to_str().ok().filter(|key| key.len() <= 120 && EventId::parse(key).is_ok());
-    match key {
-        Some(key) => Ok(Some(key.to_owned())),
+    match key.filter(|key| key.len() <= 120 && EventId::parse(key).is_ok()) {
+        Some(key) => Ok(Some(key)),
         None => {
-            let message = "Idempotency-Key must be 1 to 120 printable ASCII characters without space";
+            let message = "Idempotency-Key must be 1 to 120 printable ASCII characters without space; one \
+                           that begins with a double quote must be a whole quoted string (RFC 9651)";
             Err(Refusal::new(Code::BadRequest, message))
+        }
+    }
+}
+
+/// The text of a string of a structured field (RFC 9651, section 4.2.5), after its first quote.
+fn unquoted(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(plain),
+            '\\' => plain.push(rest.next().filter(|escaped| matches!(escaped, '"' | '\\'))?),
+            other => plain.push(other),
         }
     }
 }
@@ -135,10 +152,11 @@ async fn publish(
     node: &Arc<Node>,
     grant: PublishGrant,
     headers: &HeaderMap,
+    name: Option<&str>,
     form: &Form<'_>,
     body: &[u8],
 ) -> Result<Response<Answer>, Refusal> {
-    let events = match events_of(node, &grant, headers, form, body) {
+    let mut events = match events_of(node, &grant, headers, name, form, body) {
         Ok(events) => events,
         Err(PublishError::Invalid(faults)) => {
             let bounds = faults.iter().filter_map(|fault| fault.bound);
@@ -158,6 +176,18 @@ async fn publish(
     for event in &events {
         grant.check(&event.service).map_err(refused)?;
     }
+    let mut _answering = None;
+    if let Some(name) = name {
+        name_request(&mut events, grant.org(), grant.key_id(), name);
+        if let Some(request) = events.first().and_then(|event| event.request) {
+            let Some(begun) = node.in_progress.begin(request.key) else {
+                let message =
+                    "a request with this Idempotency-Key is still being answered; send it again later";
+                return Err(Refusal::new(Code::InProgress, message).retry_in(RETRY_MS));
+            };
+            _answering = Some(begun);
+        }
+    }
     let ids: Vec<(String, String)> = events
         .iter()
         .map(|event: &NewEvent| (event.service.as_str().to_owned(), event.id.as_str().to_owned()))
@@ -167,7 +197,7 @@ async fn publish(
         Ok(Ok(appended)) => {
             let cursor = count(node, &appended);
             Ok(match form {
-                Form::Own { .. } => json(places(&cursor, &ids, &appended)),
+                Form::Own(_) => json(places(&cursor, &ids, &appended)),
                 Form::CloudEvents { .. } => cloudevents::accepted(&cursor),
             })
         }
@@ -185,15 +215,16 @@ fn events_of(
     node: &Node,
     grant: &PublishGrant,
     headers: &HeaderMap,
+    name: Option<&str>,
     form: &Form<'_>,
     body: &[u8],
 ) -> Result<Vec<NewEvent>, PublishError> {
     let limits = node.publish_limits();
     match form {
-        Form::Own { form, prefix } => {
-            let mut assign = |index: usize| match prefix {
-                // A printable prefix and digits, within the length: always a valid id.
-                Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
+        Form::Own(form) => {
+            let mut assign = |index: usize| match name {
+                // A printable name and digits, within the length: always a valid id.
+                Some(name) => (parse_id(&format!("{name}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
             cloudevents::refuse_users(headers)?;
@@ -248,6 +279,14 @@ fn refusal_of(
             let (service, id) = ids.get(*index).cloned().unwrap_or_default();
             tracing::debug!(service, id, "refuse an id with other content");
             Refusal::new(Code::IdConflict, format!("{error}: other content needs another id"))
+        }
+        AppendError::RequestConflict { first } => {
+            let detail = format!(
+                "this Idempotency-Key was used within the dedup window for a request with other events, the \
+                 first of which is at seq {first}; another request needs another key"
+            );
+            let pointer = "idempotency-key".to_owned();
+            return Ok(problem::invalid(vec![Fault { pointer, code: "reused", bound: None, detail }]));
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {

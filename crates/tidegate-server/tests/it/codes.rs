@@ -155,6 +155,12 @@ fn failed_inside(seen: &mut Seen) {
     node.fail_reads();
     seen.answered(Code::Internal, &node.getting("events").send());
     seen.ended(Code::Internal, node.ws(&format!("?cursor={epoch}-0")));
+    let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
+    let keyed = || patient.publishing().with("idempotency-key", "k").body(event);
+    let first = keyed().begin();
+    eventually("the first", || (patient.appends() == 1).then_some(()));
+    seen.answered(Code::InProgress, &keyed().send());
+    drop(first);
     node.halt();
     seen.answered(Code::LogHalted, &node.publishing().body(event).send());
 }

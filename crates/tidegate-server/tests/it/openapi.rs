@@ -322,6 +322,12 @@ fn of_a_log_that_fails(book: &mut Book) {
     let unknown = node.publishing().body(EVENT).send();
     assert_eq!(unknown.json()["limit"], "limits.publish_timeout");
     book.hold("publishEvents", &unknown);
+    let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
+    let named = || patient.publishing().with("idempotency-key", "k").body(EVENT);
+    let first = named().begin();
+    eventually("the first", || (patient.appends() == 1).then_some(()));
+    book.hold("publishEvents", &named().send());
+    drop(first);
     node.let_answer();
     node.fail_reads();
     book.hold("readEvents", &node.getting("events").send());

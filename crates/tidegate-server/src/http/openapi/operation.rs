@@ -200,7 +200,8 @@ Appends one event, an array of events, or one event per line, to the org's log: 
 An answer of 200 means that the events are stored; no reader has seen them before. Events of one request \
 keep their order. An event with an `id` is stored once: sent again within the dedup window it is answered \
 with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
-again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
+again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway. The key stands for \
+the whole request: with other events it is refused.
 
 Members that are not described here are refused: ignoring a misspelt `users` would show everybody what was \
 meant for one. Extensions of CloudEvents are ignored, unless their name is probably meant as `users`.
@@ -239,12 +240,16 @@ if that is the name of a service.",
         ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id was used before with other content"),
+        refused(Code::InProgress, "a request with the same `Idempotency-Key` is still being answered"),
         refused(
             Code::TooLarge,
             "the body, an event, or the number of events is over a limit; `limit` names the configuration key",
         ),
         refused(Code::UnsupportedMedia, "any other content type, or a CloudEvent with data that is not JSON"),
-        refused(Code::Invalid, "faulty fields, all of them in `errors`"),
+        refused(
+            Code::Invalid,
+            "faulty fields, all of them in `errors`; or the `Idempotency-Key` was used for other events (`reused`)",
+        ),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
