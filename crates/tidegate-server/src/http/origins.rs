@@ -144,8 +144,8 @@ pub fn preflight(allowed: &str) -> Response<Answer> {
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
     }
     // Some libraries add X-Requested-With to every request.
-    let names =
-        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control, X-Requested-With";
+    let names = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, Cache-Control, \
+                 X-Requested-With";
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
