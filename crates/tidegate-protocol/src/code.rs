@@ -70,6 +70,8 @@ pub enum Code {
     IdConflict,
     /// A request with the same `Idempotency-Key` is being answered.
     InProgress,
+    /// The `Idempotency-Key` was used for another request within the dedup window.
+    RequestConflict,
     /// A content type that the endpoint does not accept.
     UnsupportedMedia,
     /// The request took too long to arrive.
@@ -86,7 +88,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in table order.
-    pub const ALL: [Code; 27] = [
+    pub const ALL: [Code; 28] = [
         Code::Internal,
         Code::Draining,
         Code::Overloaded,
@@ -108,6 +110,7 @@ impl Code {
         Code::MethodNotAllowed,
         Code::IdConflict,
         Code::InProgress,
+        Code::RequestConflict,
         Code::UnsupportedMedia,
         Code::RequestTimeout,
         Code::Invalid,
@@ -140,6 +143,7 @@ impl Code {
             Code::MethodNotAllowed => "method_not_allowed",
             Code::IdConflict => "id_conflict",
             Code::InProgress => "in_progress",
+            Code::RequestConflict => "request_conflict",
             Code::UnsupportedMedia => "unsupported_media",
             Code::RequestTimeout => "request_timeout",
             Code::Invalid => "invalid",
@@ -173,6 +177,7 @@ impl Code {
             | Code::MethodNotAllowed
             | Code::IdConflict
             | Code::InProgress
+            | Code::RequestConflict
             | Code::UnsupportedMedia
             | Code::RequestTimeout
             | Code::Invalid
@@ -197,7 +202,7 @@ impl Code {
             Code::IdConflict | Code::InProgress => 409,
             Code::TooLarge => 413,
             Code::UnsupportedMedia => 415,
-            Code::Invalid => 422,
+            Code::Invalid | Code::RequestConflict => 422,
             Code::Unknown => 504,
         }
     }
@@ -230,6 +235,7 @@ impl Code {
             | Code::NotFound
             | Code::MethodNotAllowed
             | Code::IdConflict
+            | Code::RequestConflict
             | Code::UnsupportedMedia
             | Code::Invalid => Retry::No,
         }
@@ -276,6 +282,9 @@ impl Code {
             Code::MethodNotAllowed => "The address does not take this method.",
             Code::IdConflict => "The id was used for other content within the dedup window.",
             Code::InProgress => "A request with the same `Idempotency-Key` is still being answered.",
+            Code::RequestConflict => {
+                "The `Idempotency-Key` was used for another request within the dedup window."
+            }
             Code::UnsupportedMedia => "The address does not take this content type.",
             Code::RequestTimeout => "The body did not arrive in time.",
             Code::Invalid => "The body is JSON, but some of its fields are faulty; `errors` lists them.",

@@ -93,7 +93,7 @@ pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str)
 }
 
 /// Names the request of `events`, which go to `org`, by the key that `publisher` gave it.
-pub fn name_request(events: &mut [NewEvent], org: &OrgId, publisher: &str, key: &str) {
+pub fn name_request(events: &mut [NewEvent], org: &OrgId, publisher: &str, key: &str) -> NamedRequest {
     // A context of its own (BLAKE3's key derivation), so that no request has the key of an event.
     let mut name = blake3::Hasher::new_derive_key("tidegate 2026-11 idempotency key of a publish request");
     for part in [org.as_str(), publisher, key] {
@@ -109,6 +109,7 @@ pub fn name_request(events: &mut [NewEvent], org: &OrgId, publisher: &str, key: 
     for event in events {
         event.request = Some(request);
     }
+    request
 }
 
 /// The hash of all that the publisher sent: the body, and the users, who are not in it.

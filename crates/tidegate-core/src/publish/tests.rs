@@ -266,8 +266,7 @@ fn r12_dedup_keys_and_content_hashes_tell_all_parts_apart() {
 fn r12_the_hashes_of_named_requests_tell_all_parts_apart() {
     let named = |body: &str, org: &str, publisher: &str, key: &str| {
         let mut events = read(BodyForm::Json, body).expect("events");
-        name_request(&mut events, &OrgId::parse(org).expect("a name"), publisher, key);
-        let request = events[0].request.expect("named");
+        let request = name_request(&mut events, &OrgId::parse(org).expect("a name"), publisher, key);
         assert!(events.iter().all(|event| event.request == Some(request)));
         assert!(events.iter().all(|event| event.dedup != Some(request.key)));
         request

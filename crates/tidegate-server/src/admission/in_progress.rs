@@ -8,7 +8,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tidegate_core::DedupKey;
+use tidegate_core::{DedupKey, NewEvent, publish::name_request};
+use tidegate_protocol::{Code, OrgId, Refusal};
+
+/// When a publisher should send the request again.
+const RETRY_MS: u64 = 1000;
 
 /// The names of the requests that are being answered.
 #[derive(Debug, Clone, Default)]
@@ -22,8 +26,23 @@ pub struct Answering {
 }
 
 impl InProgress {
-    /// Begins to answer the request with this name; `None` if one is being answered.
-    pub fn begin(&self, key: DedupKey) -> Option<Answering> {
+    /// Begins to answer the request with these events, which `publisher` has named, and notes the name on the
+    /// events. It is refused while another one with its name is being answered.
+    pub fn begin(
+        &self,
+        events: &mut [NewEvent],
+        org: &OrgId,
+        publisher: &str,
+        name: &str,
+    ) -> Result<Answering, Refusal> {
+        let key = name_request(events, org, publisher, name).key;
+        self.take(key).ok_or_else(|| {
+            let message = "a request with this Idempotency-Key is still being answered; send it again later";
+            Refusal::new(Code::InProgress, message).retry_in(RETRY_MS)
+        })
+    }
+
+    fn take(&self, key: DedupKey) -> Option<Answering> {
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         is_new.then(|| Answering { requests: self.clone(), key })
     }
@@ -43,12 +62,12 @@ mod tests {
     fn a_request_is_in_progress_until_it_is_dropped() {
         let requests = InProgress::default();
         let [one, other] = [1, 2].map(|n| DedupKey([n; 16]));
-        let first = requests.begin(one).expect("nobody else");
-        assert!(requests.begin(one).is_none());
-        assert!(requests.begin(one).is_none(), "a refusal ends nothing");
-        assert!(requests.begin(other).is_some());
+        let first = requests.take(one).expect("nobody else");
+        assert!(requests.take(one).is_none());
+        assert!(requests.take(one).is_none(), "a refusal ends nothing");
+        assert!(requests.take(other).is_some());
         drop(first);
         assert!(requests.0.lock().expect("whole").is_empty());
-        assert!(requests.begin(one).is_some());
+        assert!(requests.take(one).is_some());
     }
 }

@@ -7,9 +7,9 @@ use http::{HeaderMap, Request, Response};
 use tidegate_core::{
     NewEvent,
     publish::{
-        BodyForm, Fault, PublishError,
+        BodyForm, PublishError,
         cloudevents::{Mode, read as read_cloudevents},
-        name_request, read_body,
+        read_body,
     },
 };
 use tidegate_engine::{AppendError, Appended};
@@ -158,18 +158,9 @@ async fn publish(
     for event in &events {
         grant.check(&event.service).map_err(refused)?;
     }
-    let mut _answering = None;
-    if let Some(name) = name {
-        name_request(&mut events, grant.org(), grant.key_id(), name);
-        if let Some(request) = events.first().and_then(|event| event.request) {
-            let Some(begun) = node.in_progress.begin(request.key) else {
-                let message =
-                    "a request with this Idempotency-Key is still being answered; send it again later";
-                return Err(Refusal::new(Code::InProgress, message).retry_in(RETRY_MS));
-            };
-            _answering = Some(begun);
-        }
-    }
+    let _answering = name
+        .map(|name| node.in_progress.begin(&mut events, grant.org(), grant.key_id(), name))
+        .transpose()?;
     let ids: Vec<(String, String)> = events
         .iter()
         .map(|event: &NewEvent| (event.service.as_str().to_owned(), event.id.as_str().to_owned()))
@@ -263,12 +254,11 @@ fn refusal_of(
             Refusal::new(Code::IdConflict, format!("{error}: other content needs another id"))
         }
         AppendError::RequestConflict { first } => {
-            let detail = format!(
+            let message = format!(
                 "this Idempotency-Key was used within the dedup window for a request with other events, the \
                  first of which is at seq {first}; another request needs another key"
             );
-            let pointer = "idempotency-key".to_owned();
-            return Ok(problem::invalid(vec![Fault { pointer, code: "reused", bound: None, detail }]));
+            Refusal::new(Code::RequestConflict, message)
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {

@@ -69,6 +69,10 @@ fn refused_at_once(seen: &mut Seen) {
     assert_eq!(gateway.publish(&event("a", "1")).status, 200);
     seen.answered(Code::IdConflict, &gateway.publish(&event("a", "2")));
     seen.answered(Code::DedupFull, &gateway.publish(&event("b", "1")));
+    let named = Gateway::start();
+    let named = |data: &str| named.publishing().with("idempotency-key", "k").body(event("a", data)).send();
+    assert_eq!(named("1").status, 200);
+    seen.answered(Code::RequestConflict, &named("2"));
     seen.answered(Code::Invalid, &gateway.publish("{}"));
     seen.answered(Code::BadRequest, &gateway.publish("{"));
     seen.answered(Code::TooLarge, &gateway.publish(&" ".repeat(3000)));

@@ -322,11 +322,18 @@ fn of_a_log_that_fails(book: &mut Book) {
     let unknown = node.publishing().body(EVENT).send();
     assert_eq!(unknown.json()["limit"], "limits.publish_timeout");
     book.hold("publishEvents", &unknown);
+    let gateway = Gateway::start();
+    let named = |data: &str| {
+        let event = format!(r#"{{"service":"s","event":"e","data":{data}}}"#);
+        gateway.publishing().with("idempotency-key", "once").body(event).send()
+    };
+    assert_eq!(named("1").status, 200);
+    book.hold("publishEvents", &named("2"));
     let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
-    let named = || patient.publishing().with("idempotency-key", "k").body(EVENT);
-    let first = named().begin();
+    let keyed = || patient.publishing().with("idempotency-key", "k").body(EVENT);
+    let first = keyed().begin();
     eventually("the first", || (patient.appends() == 1).then_some(()));
-    book.hold("publishEvents", &named().send());
+    book.hold("publishEvents", &keyed().send());
     drop(first);
     node.let_answer();
     node.fail_reads();

@@ -253,10 +253,8 @@ if that is the name of a service.",
             "any other content type, a `Content-Encoding` that is not taken (with `Accept-Encoding`), or a \
              CloudEvent with data that is not JSON",
         ),
-        refused(
-            Code::Invalid,
-            "faulty fields, all of them in `errors`; or the `Idempotency-Key` was used for other events (`reused`)",
-        ),
+        refused(Code::Invalid, "faulty fields, all of them in `errors`"),
+        refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(

@@ -336,7 +336,7 @@ fn refusals(codes: &[Code]) -> Value {
                 },
                 "code": {
                     "type": "string",
-                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media", "reused"],
+                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
                 },
                 "detail": { "type": "string" },
                 "limit": { "type": "string", "description": "The configuration key of the limit that the field exceeds." },
