@@ -32,7 +32,7 @@ pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use rates::{FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
-pub use shares::OrgShares;
+pub use shares::{Share, Shares};
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},

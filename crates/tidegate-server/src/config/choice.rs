@@ -295,6 +295,12 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Whether `networks` together have every address of IPv4 or of IPv6.
+    pub fn are_all(networks: &[Self]) -> bool {
+        let networks: Vec<IpNet> = networks.iter().map(|network| network.0).collect();
+        IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0)
+    }
 }
 
 fn network(text: &str) -> Option<IpNet> {
