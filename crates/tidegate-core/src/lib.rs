@@ -90,7 +90,7 @@ pub mod pace;
 pub mod replay;
 
 pub use batch::{Batch, Budget, View};
-pub use event::{ContentHash, DedupKey, Event, NewEvent};
+pub use event::{ContentHash, DedupKey, Event, NamedRequest, NewEvent};
 pub use frame::{Framing, ViewKey};
 pub use log::{Ancestor, LogState};
 pub use session::Session;

@@ -51,7 +51,7 @@ pub struct LogWrite {
     pub last_timestamp: UnixMillis,
     /// In seq order.
     pub events: Vec<Arc<Event>>,
-    /// The ids among them that publishers gave.
+    /// The ids among them that publishers gave, and the names of requests (R12).
     pub ids: Vec<GivenId>,
 }
 

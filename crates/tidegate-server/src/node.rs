@@ -18,7 +18,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, PublishRates, Replays, Shares},
+    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays, Shares},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
@@ -70,6 +70,8 @@ pub struct Node {
     pub publish_shares: Shares<OrgId>,
     /// Each API key's share of them, while the orgs of a request are not known.
     pub body_shares: Shares<Arc<str>>,
+    /// The publish requests with an `Idempotency-Key` that are being answered.
+    pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
     /// The slots for publish requests in flight.
@@ -116,6 +118,7 @@ impl Node {
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: Shares::default(),
             body_shares: Shares::default(),
+            in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),

@@ -42,6 +42,7 @@ pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
         AppendError::TooMuchWaiting => Some(config_key!(limits.publish_queue_bytes)),
         AppendError::TooManyOrgs => Some(config_key!(limits.orgs)),
         AppendError::IdConflict { .. }
+        | AppendError::RequestConflict { .. }
         | AppendError::Halted
         | AppendError::SeqsUsedUp
         | AppendError::Unknown => None,

@@ -15,7 +15,7 @@ mod parts;
 #[cfg(test)]
 mod tests;
 
-pub use encode::dedup_key;
+pub use encode::{dedup_key, name_request};
 pub use parts::{Part, To};
 
 use crate::NewEvent;

@@ -262,6 +262,29 @@ fn r12_dedup_keys_and_content_hashes_tell_all_parts_apart() {
     }
 }
 
+#[test]
+fn r12_the_hashes_of_named_requests_tell_all_parts_apart() {
+    let named = |body: &str, org: &str, publisher: &str, key: &str| {
+        let mut events = read(BodyForm::Json, body).expect("events");
+        let request = name_request(&mut events, &OrgId::parse(org).expect("a name"), publisher, key);
+        assert!(events.iter().all(|event| event.request == Some(request)));
+        assert!(events.iter().all(|event| event.dedup != Some(request.key)));
+        request
+    };
+    let [a, b] =
+        ["1", "2"].map(|data| format!(r#"{{"service":"s","event":"e","id":"x{data}","data":{data}}}"#));
+    let one = named(&format!("[{a},{b}]"), "acme", "p", "k");
+    assert_eq!(one, named(&format!(" [ {a} , {b} ] "), "acme", "p", "k"));
+    for (org, publisher, key) in
+        [("acm", "ep", "k"), ("acme", "q", "k"), ("acme", "p", "l"), ("acme", "pk", "")]
+    {
+        assert_ne!(one.key, named(&format!("[{a},{b}]"), org, publisher, key).key);
+    }
+    for body in [format!("[{b},{a}]"), format!("[{a}]"), format!("[{b}]"), format!("[{a},{b},{b}]")] {
+        assert_ne!(one.content, named(&body, "acme", "p", "k").content, "{body}");
+    }
+}
+
 fn parts(to: To<'_>, form: BodyForm, body: &str) -> Result<Vec<(String, Vec<usize>)>, PublishError> {
     let limits = PublishLimits { event_bytes: 240, events: 4, orgs: 2, depth: 4, users: 2 };
     let parts = read_parts(to, form, body.as_bytes(), &limits, &mut |index| {

@@ -306,6 +306,7 @@ fn times(found: &mut Checks<'_>) {
         (setting!(config.dedup.window), Duration::from_secs(1)),
         (setting!(config.ping.interval), Duration::from_millis(100)),
         (setting!(config.ping.timeout), Duration::from_millis(50)),
+        (setting!(config.auth.max_token_life), Duration::from_secs(1)),
         (setting!(config.auth.jwks_refresh), Duration::from_secs(1)),
         (setting!(config.auth.jwks_cooldown), Duration::from_millis(100)),
         (setting!(config.auth.jwks_timeout), Duration::from_millis(100)),

@@ -108,7 +108,13 @@ sections! {
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
         /// as browsers send them. The gateway's own origin always may. `"http://localhost:*"` stands for any
         /// port (also with `https`, 127.0.0.1 and `[::1]`): `tidegate dev` lists these six unless you list
-        /// others. In production, list no page of localhost.
+        /// others. In production, list no page of localhost. The pages of apps and extensions are listed in
+        /// the same way: `capacitor://localhost`, `ionic://`, `tauri://`, `app://`, `chrome-extension://`,
+        /// `moz-extension://` and `vscode-webview://`, each with its host. Two words stand for pages without an
+        /// origin of their own, and let in pages of **anybody**: `"null"` is sent by sandboxed frames and `data:`
+        /// pages, which any site can make, and by local files in most browsers; `"file://"` is sent by the local
+        /// files of some apps and WebViews. With them the token alone says who connects; a cookie is taken from
+        /// no such page.
         origins: Vec<Origin> = [], reread;
         /// The name of an HttpOnly cookie in which a reader's token may come, for pages that use the
         /// browser's own EventSource. It counts for SSE, history and cursors, and only for pages of
@@ -125,6 +131,9 @@ sections! {
         issuer: Option<String> = "", reread;
         /// The audience (`aud`) that tokens by `auth.keys` must name; `""` is for tokens that name none.
         audience: Option<String> = "", reread;
+        /// How far ahead a token's `exp` may be. A token that is valid for longer is refused: most often its
+        /// signer wrote `exp` in milliseconds, which makes it valid for 50,000 years.
+        max_token_life: Duration = "30d", reread;
         /// How far the signer's clock may differ, for `exp` and `nbf`. At most 5 minutes.
         leeway: Duration = "30s", reread;
     }

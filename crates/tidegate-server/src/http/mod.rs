@@ -116,9 +116,7 @@ pub async fn answer(
             route.id
         );
     }
-    if let origins::PageOrigin::Listed(origin) = origin {
-        origins::allow(&node, &mut response, origin);
-    }
+    origins::allow(&node, &mut response, origin);
     if is_guarded || matches!(found, Found::Route(..)) {
         // Even if the request had no Origin, or none that is listed: the next one may have one.
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));

@@ -70,12 +70,13 @@ impl<'n> Entry<'n> {
         self,
         node: &Node,
         parts: Vec<Part>,
+        name: Option<&str>,
         is_cloud: bool,
     ) -> Result<Response<Answer>, Refusal> {
         match self {
             Entry::Org(admitted) => {
                 parts.iter().try_for_each(|part| check(&admitted.grant, part))?;
-                let settled = append(node, parts.into_iter().zip([Ok(admitted)])).await;
+                let settled = append(node, name, parts.into_iter().zip([Ok(admitted)])).await;
                 answer_alone(node, settled, is_cloud)
             }
             Entry::Key { key, slot, share } => {
@@ -88,7 +89,7 @@ impl<'n> Entry<'n> {
                 // The first part goes on with the slot of the request, the others need slots of their own.
                 let mut slot = Some(slot);
                 let admitted = grants.into_iter().map(|grant| admit(node, grant, slot.take()));
-                let settled = append(node, parts.into_iter().zip(admitted)).await;
+                let settled = append(node, name, parts.into_iter().zip(admitted)).await;
                 if let [part] = settled.as_slice()
                     && (is_cloud || part.outcome.is_err())
                 {
@@ -138,21 +139,27 @@ struct Settled {
     outcome: Result<Appended, Refusal>,
 }
 
-/// Appends the parts that were admitted.
+/// Appends the parts that were admitted. `name` is the request's `Idempotency-Key`; it stands for each part.
 async fn append<'n>(
     node: &Node,
+    name: Option<&str>,
     parts: impl Iterator<Item = (Part, Result<Admitted<'n>, Refusal>)>,
 ) -> Vec<Settled> {
     let within = node.config().limits.publish_timeout;
     let settling: Vec<_> = parts
-        .map(|(Part { org, events, places }, admitted)| {
+        .map(|(Part { org, mut events, places }, admitted)| {
             let ids: Vec<_> = events.iter().map(|event| (event.service.clone(), event.id.clone())).collect();
+            let admitted = admitted.and_then(|admitted| {
+                let publisher = admitted.grant.key_id();
+                let begin = |name| node.in_progress.begin(&mut events, &org, publisher, name);
+                let answering = name.map(begin).transpose()?;
+                Ok((admitted, answering))
+            });
             // The call itself queues the events.
-            let appending =
-                admitted.map(|admitted| (node.engine.append(admitted.grant.org(), events), admitted));
+            let appending = admitted.map(|held| (node.engine.append(held.0.grant.org(), events), held));
             async move {
                 let outcome = match appending {
-                    Ok((appending, _admitted)) => match tokio::time::timeout(within, appending).await {
+                    Ok((appending, _held)) => match tokio::time::timeout(within, appending).await {
                         Ok(Ok(appended)) => Ok(appended),
                         Ok(Err(error)) => Err(refusal_of(&ids, &places, error)),
                         Err(_) => {
@@ -202,6 +209,13 @@ fn refusal_of(ids: &[(ServiceName, EventId)], places: &[usize], error: AppendErr
             };
             let error = AppendError::IdConflict { index: place(index), first };
             Refusal::new(Code::IdConflict, format!("{error}: other content needs another id"))
+        }
+        AppendError::RequestConflict { first } => {
+            let message = format!(
+                "this Idempotency-Key was used within the dedup window for a request with other events, the \
+                 first of which is at seq {first}; another request needs another key"
+            );
+            Refusal::new(Code::RequestConflict, message)
         }
         AppendError::DedupFull | AppendError::OrgDedupFull => limited(Code::DedupFull),
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {

@@ -46,27 +46,27 @@ pub async fn answer(
     let entry = Entry::of(node, key, org.as_ref())?;
     let query = Query::of(&request);
     let (parts, body) = request.into_parts();
+    // A faulty key is refused whatever the body is.
+    let name = idempotency_key(&parts.headers)?;
     let form = form(&parts.headers, &query)?;
     let Some(coding) = body::coding(&parts.headers) else { return Ok(body::refuse_coding()) };
     let body = body::read(node, &parts.headers, coding, body).await?;
     let began = Instant::now();
-    let response = publish(node, entry, &parts.headers, &form, body).await;
+    let response = publish(node, entry, &parts.headers, name.as_deref(), &form, body).await;
     node.metrics.publish(began.elapsed());
     response
 }
 
 /// The form of a request's events.
 enum Form<'h> {
-    /// The gateway's own form. Events without an id get one that begins with `prefix`.
-    Own { form: BodyForm, prefix: Option<String> },
+    /// The gateway's own form.
+    Own(BodyForm),
     /// CloudEvents. Those without a service belong to this one.
     CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
 }
 
 fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    // A faulty key is refused even if the request is one of CloudEvents, which ignore it.
-    let prefix = idempotency_key(headers)?;
     if let Some(mode) = cloudevents::mode(headers, value)? {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
         let service = service.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
@@ -82,19 +82,36 @@ fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> 
             return Err(Refusal::new(Code::UnsupportedMedia, message));
         }
     };
-    Ok(Form::Own { form, prefix })
+    Ok(Form::Own(form))
 }
 
-/// The prefix for the ids of events that have none.
+/// The name of the request, which is also the beginning of the ids of events that have none.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = header_once(headers, "idempotency-key")? else { return Ok(None) };
+    let key = value.to_str().ok().and_then(|text| match text.strip_prefix('"') {
+        Some(quoted) => unquoted(quoted),
+        None => Some(text.to_owned()),
+    });
     // `EventId` has room for the index after the key.
-    let key = value.to_str().ok().filter(|key| key.len() <= 120 && EventId::parse(key).is_ok());
-    match key {
-        Some(key) => Ok(Some(key.to_owned())),
+    match key.filter(|key| key.len() <= 120 && EventId::parse(key).is_ok()) {
+        Some(key) => Ok(Some(key)),
         None => {
-            let message = "Idempotency-Key must be 1 to 120 printable ASCII characters without space";
+            let message = "Idempotency-Key must be 1 to 120 printable ASCII characters without space; one \
+                           that begins with a double quote must be a whole quoted string (RFC 9651)";
             Err(Refusal::new(Code::BadRequest, message))
+        }
+    }
+}
+
+/// The text of a string of a structured field (RFC 9651, section 4.2.5), after its first quote.
+fn unquoted(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(plain),
+            '\\' => plain.push(rest.next().filter(|escaped| matches!(escaped, '"' | '\\'))?),
+            other => plain.push(other),
         }
     }
 }
@@ -103,15 +120,16 @@ async fn publish(
     node: &Arc<Node>,
     entry: Entry<'_>,
     headers: &HeaderMap,
+    name: Option<&str>,
     form: &Form<'_>,
     body: Bytes,
 ) -> Result<Response<Answer>, Refusal> {
-    match parts_of(node, entry.to(), headers, form, &body) {
+    match parts_of(node, entry.to(), headers, name, form, &body) {
         Ok(parts) => {
             // A body that was compressed may be much larger than what its sender sent: it does not wait for
             // the log.
             drop(body);
-            entry.publish(node, parts, matches!(form, Form::CloudEvents { .. })).await
+            entry.publish(node, parts, name, matches!(form, Form::CloudEvents { .. })).await
         }
         Err(PublishError::Invalid(faults)) => {
             let bounds = faults.iter().filter_map(|fault| fault.bound);
@@ -133,15 +151,16 @@ fn parts_of(
     node: &Node,
     to: To<'_>,
     headers: &HeaderMap,
+    name: Option<&str>,
     form: &Form<'_>,
     body: &[u8],
 ) -> Result<Vec<Part>, PublishError> {
     let limits = node.publish_limits();
     match form {
-        Form::Own { form, prefix } => {
-            let mut assign = |index: usize| match prefix {
-                // A printable prefix and digits, within the length: always a valid id.
-                Some(prefix) => (parse_id(&format!("{prefix}-{index}")), true),
+        Form::Own(form) => {
+            let mut assign = |index: usize| match name {
+                // A printable name and digits, within the length: always a valid id.
+                Some(name) => (parse_id(&format!("{name}-{index}")), true),
                 None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
             };
             cloudevents::refuse_users(headers)?;

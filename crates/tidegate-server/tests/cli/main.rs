@@ -160,6 +160,21 @@ fn config_is_checked_and_printed() {
 }
 
 #[test]
+fn no_token_is_made_that_the_gateway_would_refuse() {
+    let dir = with_secret();
+    let create = |life: &str, more: &[&str]| {
+        let args = ["token", "create", "--config", "c.toml", "--org", "o", "--user", "u", "--services", "*"];
+        run(dir.path(), &[&args[..], &["--expires-in", life], more].concat())
+    };
+    let ran = create("31d", &[]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.contains("--expires-in 31d is longer than auth.max_token_life (30d)"), "{}", ran.err);
+    for ran in [create("30d", &[]), create("31d", &["--set", "auth.max_token_life=31d"])] {
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+}
+
+#[test]
 fn config_check_says_all_that_serve_would() {
     let dir = with_secret();
     let data = dir.path().join("data");

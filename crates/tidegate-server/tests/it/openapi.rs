@@ -369,6 +369,27 @@ fn of_a_log_that_fails(book: &mut Book) {
     let unknown = node.publishing().body(EVENT).send();
     assert_eq!(unknown.json()["limit"], "limits.publish_timeout");
     book.hold("publishEvents", &unknown);
+    let gateway = Gateway::start();
+    let once = |data: &str| {
+        let event = format!(r#"{{"service":"s","event":"e","data":{data}}}"#);
+        gateway.publishing().with("idempotency-key", "once").body(event).send()
+    };
+    assert_eq!(once("1").status, 200);
+    book.hold("publishEvents", &once("2"));
+    let several = |data: &str| {
+        let event = NAMED.replace("dev", &gateway.org).replace("\"data\":1", &format!("\"data\":{data}"));
+        gateway.publishing().to("/v1/events").with("idempotency-key", "several").body(event).send()
+    };
+    assert_eq!(several("1").status, 200);
+    book.hold("publishToOrgs", &several("2"));
+    let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
+    let keyed = || patient.publishing().with("idempotency-key", "k").body(EVENT);
+    let first = keyed().begin();
+    eventually("the first", || (patient.appends() == 1).then_some(()));
+    book.hold("publishEvents", &keyed().send());
+    let several = keyed().to("/v1/events").body(NAMED.replace("dev", "acme"));
+    book.hold("publishToOrgs", &several.send());
+    drop(first);
     let named = || node.publishing().to("/v1/events").body(NAMED.replace("dev", "acme"));
     book.hold("publishToOrgs", &named().send());
     node.let_answer();

@@ -464,8 +464,14 @@ fn parameters(limits: &LimitSettings) -> Value {
         "QueryLastEventIdHeader": parameter("query", "Last-Event-ID", last_event_id, cursor, Value::Null),
         "IdempotencyKey": parameter(
             "header", "Idempotency-Key",
-            "Gives events without an id the ids `<key>-<index>`, so that the request can be sent again.",
-            json!({ "type": "string", "pattern": "^[!-~]{1,120}$" }), "order-7".into(),
+            "Stands for the whole request within the dedup window, so that it can be sent again: with the same \
+             events it is answered as the first time, with others it is 422. Events without an id get the ids \
+             `<key>-<index>`. It may be quoted, as a string of a structured field (RFC 9651).",
+            json!({
+                "type": "string",
+                "pattern": r#"^([!#-~][!-~]{0,119}|"([!#-\[\]-~]|\\["\\]){1,120}")$"#,
+            }),
+            "order-7".into(),
         ),
         "Service": parameter(
             "query", "service", "The service of CloudEvents that do not name one.", at("Service"), Value::Null,

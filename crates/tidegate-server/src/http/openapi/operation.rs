@@ -212,7 +212,8 @@ Appends one event, an array of events, or one event per line, to the org's log: 
 An answer of 200 means that the events are stored; no reader has seen them before. Events of one request \
 keep their order. An event with an `id` is stored once: sent again within the dedup window it is answered \
 with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
-again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
+again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway. The key stands for \
+the whole request: with other events it is refused.
 
 The body may be compressed (`Content-Encoding: gzip` or `deflate`); the limits count what it inflates to.
 
@@ -252,6 +253,7 @@ if that is the name of a service.",
         ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id was used before with other content"),
+        refused(Code::InProgress, "a request with the same `Idempotency-Key` is still being answered"),
         refused(
             Code::TooLarge,
             "the body, an event, or the number of events is over a limit; `limit` names the configuration key",
@@ -262,6 +264,7 @@ if that is the name of a service.",
              CloudEvent with data that is not JSON",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
+        refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
         refused(Code::RateLimited, "the key publishes to this org more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
@@ -330,6 +333,7 @@ the answer is 202 without a body; otherwise it is the one for plain events.",
         ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id was used before in its org with other content"),
+        refused(Code::InProgress, "a request with the same `Idempotency-Key` is still being answered"),
         refused(
             Code::TooLarge,
             "the body, an event, or the number of events or of orgs is over a limit; `limit` names the \
@@ -341,6 +345,7 @@ the answer is 202 without a body; otherwise it is the one for plain events.",
              CloudEvent with data that is not JSON",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
+        refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
         refused(Code::RateLimited, "the key publishes to each of the orgs more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
