@@ -30,6 +30,7 @@ use crate::{
     node::{Node, Parts},
     random::random,
     systemd,
+    transport::vanished,
     worker::{Accepted, WorkerThread},
 };
 
@@ -392,6 +393,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_BYTES) {
             tracing::debug!(%error, "set TCP_NOTSENT_LOWAT");
         }
+        vanished::bound(&stream, node.config().limits.write_timeout);
         turn = (turn + 1) % workers.len();
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
         let accepted = Accepted { stream, peer, slot: socket };
@@ -469,6 +471,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.publish_rates.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
 use crate::{
-    auth::{KeysFile, KeysFileError, MintError, Publishers, TokenClaims, TokenVerifier, mint, replace_file},
+    auth::{
+        KeysFile, KeysFileError, MintError, Orgs, Publishers, TokenClaims, TokenVerifier, mint, replace_file,
+    },
     config::{Config, Origin, Sources},
 };
 
@@ -201,10 +203,15 @@ impl DevDir {
         let publishers = Publishers::open(keys.clone(), now)?;
         let org = self.saved.org.clone();
         let known = self.saved.publish_key.take();
-        let known = known.filter(|key| publishers.verify(key, &org, now).is_ok());
+        let covers_org =
+            |key: &String| publishers.verify(key, now).is_ok_and(|key| key.for_org(&org).is_ok());
+        let known = known.filter(covers_org);
         let publish_key = match known {
             Some(key) => key,
-            None => keys.create(org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?.plain,
+            None => {
+                let name = Some("tidegate dev".to_owned());
+                keys.create(&Orgs::from(org.clone()), &Filter::all(), name, now)?.plain
+            }
         };
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         // With days to spare, so that it does not expire during a session.
@@ -333,7 +340,8 @@ mod tests {
         let tokens = TokenVerifier::new(&loaded.config.auth, 8192);
         assert_eq!(tokens.verify_at_hand(first.token(), NOW).expect("a grant").filter(), &Filter::all());
         let publishers = Publishers::open(KeysFile::at(loaded.config.keys_file()), NOW).expect("opened");
-        assert!(publishers.verify(first.publish_key(), first.org(), NOW).is_ok());
+        let key = publishers.verify(first.publish_key(), NOW).expect("a key");
+        assert!(key.for_org(first.org()).is_ok());
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub fn key_of(bound: Bound) -> ConfigKey {
     match bound {
         Bound::EventBytes => config_key!(limits.event_bytes),
         Bound::Events => config_key!(limits.events_per_batch),
+        Bound::Orgs => config_key!(limits.orgs_per_batch),
         Bound::Depth => config_key!(limits.json_depth),
         Bound::Users => config_key!(limits.users_per_event),
     }

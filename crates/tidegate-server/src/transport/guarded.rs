@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -30,6 +30,7 @@ pub struct RequestState {
     is_answering: AtomicBool,
     /// Bytes that have come since the last request was answered.
     head_bytes: AtomicUsize,
+    passed: OnceLock<Slow>,
 }
 
 /// Which timeout has passed. It is wrapped in an [`io::Error`].
@@ -73,6 +74,16 @@ impl RequestState {
     /// Whether a request has come.
     pub fn has_asked(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// The timeout that has passed, if one has. HTTP/2 does not pass on the error that says so.
+    pub fn passed(&self) -> Option<Slow> {
+        self.passed.get().copied()
+    }
+
+    fn pass(&self, timeout: Slow) -> io::Error {
+        let _ = self.passed.set(timeout);
+        io::Error::new(io::ErrorKind::TimedOut, timeout)
     }
 
     /// The request is answered; the next bytes are the head of the next one.
@@ -154,7 +165,7 @@ impl Guarded {
         }
         if let (Poll::Pending, Some((_, head))) = (&read, &mut self.head) {
             ready!(head.as_mut().poll(context));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Head)));
+            return Poll::Ready(Err(self.state.pass(Slow::Head)));
         }
         read
     }
@@ -167,7 +178,7 @@ impl Guarded {
         let timeouts = self.timeouts.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeouts)));
         ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Answer)))
+        Poll::Ready(Err(self.state.pass(Slow::Answer)))
     }
 }
 

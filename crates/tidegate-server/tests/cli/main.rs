@@ -270,3 +270,33 @@ fn keys_are_made_listed_and_revoked() {
         (Some(1), "tidegate: there is no key nope in this file (`tidegate key list` shows them)\n")
     );
 }
+
+#[test]
+fn a_key_is_made_for_one_org_for_some_or_for_all() {
+    let dir = dir();
+    let at = ["--data-dir", "d"];
+    let create = |orgs: &[&str]| run(dir.path(), &[&["key", "create", "--json"][..], orgs, &at].concat());
+    for (orgs, expected, only) in [
+        (&["--org", "acme"][..], &["acme"][..], Some("acme")),
+        (&["--org", "beta,acme-*"], &["beta", "acme-*"], None),
+        (&["--org", "b", "--org", "a"], &["a", "b"], None),
+        (&["--org", "*"], &["*"], None),
+    ] {
+        let ran = create(orgs);
+        let line: serde_json::Value = serde_json::from_str(ran.out.trim()).expect("JSON");
+        assert_eq!((&line["orgs"], line["org"].as_str()), (&expected.into(), only), "{ran:?}");
+    }
+    let ran = run(dir.path(), &[&["key", "list"][..], &at].concat());
+    for orgs in ["  acme  *  active", "  beta,acme-*  *  active", "  a,b  *  active", "  *  *  active"] {
+        assert!(ran.out.contains(orgs), "{orgs}: {}", ran.out);
+    }
+    for (orgs, reason) in [
+        (&["--org", "*,acme"][..], "tidegate: --org has \"*\" beside other names; it must stand alone\n"),
+        (&["--org", "a*b"], "a `*` may stand only at the end"),
+        (&["--org", ""], "an org must be 1 to 64 characters"),
+    ] {
+        let ran = create(orgs);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.err.contains(reason), "{}", ran.err);
+    }
+}

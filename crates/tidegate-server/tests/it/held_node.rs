@@ -18,7 +18,7 @@ use tidegate_engine::{
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
     admin, app,
-    auth::{KeysFile, Publishers, TokenVerifier},
+    auth::{KeysFile, Orgs, Publishers, TokenVerifier},
     config::{self, Sources},
     hub::Hub,
     metrics::Metrics,
@@ -140,7 +140,8 @@ impl Feed for HeldFeed {
 
 /// The node, with one worker, and an org `acme`.
 pub struct HeldNode {
-    address: SocketAddr,
+    /// The public address.
+    pub address: SocketAddr,
     key: String,
     token: String,
     answers: watch::Sender<bool>,
@@ -175,7 +176,7 @@ impl HeldNode {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = KeysFile::at(config.keys_file());
         let org = OrgId::parse("acme").expect("a name");
-        let key = keys.create(org, &Filter::all(), None, clock.now()).expect("a key").plain;
+        let key = keys.create(&Orgs::from(org), &Filter::all(), None, clock.now()).expect("a key").plain;
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
