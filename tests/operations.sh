@@ -186,12 +186,13 @@ after_first_event() {
 }
 after_watch() {
   local many name
-  # One refusal, because the series appears with the first.
+  # A refusal is counted under the key of its limit.
   many=$(printf '{"service":"finance","event":"e","data":1},%.0s' {1..1001})
   answer "$KEY" "[${many%,}]" '"limit":"limits.events_per_batch"' || fail "a batch over the bound is let in"
   curl -fsS http://127.0.0.1:8081/metrics > /run/metrics
+  grep -q '^tidegate_refusals_total{limit="limits.events_per_batch"} 1$' /run/metrics || fail "the refusal is not counted"
   for name in $(grep -oE '\b(tidegate|process)_[a-z_]+' "$text" | sed -E 's/_(total|bucket|count)$//' | sort -u); do
-    grep -q "^# TYPE $name " /run/metrics || lacking "metric $name"
+    grep -qE "^# TYPE $name(_total)? " /run/metrics || lacking "metric $name"
   done
 }
 after_keys() {

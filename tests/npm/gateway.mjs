@@ -35,6 +35,8 @@ export class Gateway {
     }
   }
 
+  get pid() { return this.#child.pid; }
+
   /** Starts it again, where it was. */
   restart() { return this.#launch(new URL(this.url).port); }
 

@@ -1,19 +1,24 @@
 // Runs the snippets of a Markdown file against a gateway, to show that they work as they are. Only the
 // address, org and credentials are replaced.
 //
-//   node tests/npm/snippets.mjs README.md target/debug/tidegate
+//   node tests/npm/snippets.mjs README.md target/debug/tidegate target/python/bin/python
+//
+// Needs Go, for one of them.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
 import { launch } from './browser.mjs';
-import { Gateway, until } from './gateway.mjs';
+import { Gateway, freePort, until } from './gateway.mjs';
 
-const WANTED = ['websocket.js', 'eventsource.html', 'curl.sh'];
+const WANTED = ['websocket.js', 'eventsource.html', 'curl.sh', 'token.mjs', 'token.py', 'token.go'];
 const LINES_MAX = 20; // about fifteen, or they are no snippets
 
-const [file = 'README.md', program = 'target/debug/tidegate'] = process.argv.slice(2);
+const [file = 'README.md', program = 'target/debug/tidegate', python = 'python3'] = process.argv.slice(2);
 const text = readFileSync(file, 'utf8');
 const found = Object.fromEntries(
   [...text.matchAll(/<!-- snippet: (\S+) -->\n```\w*\n(.*?)\n```/gs)].map(([, name, body]) => [name, body]),
@@ -25,12 +30,13 @@ for (const name of WANTED) {
 }
 assert.deepEqual(Object.keys(found).filter((name) => !WANTED.includes(name)), [], 'snippets that no test runs');
 
-// Users serve their pages from another origin; so does this.
+// Users serve their pages from another origin, such as that of Vite; so does this. The gateway is as `tidegate
+// dev` starts it.
 let page = '';
 const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end(page));
 await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
 const origin = `http://127.0.0.1:${site.address().port}`;
-const gateway = await new Gateway(program, '--no-feed', '--set', `auth.origins=["${origin}"]`).start();
+const gateway = await new Gateway(program, '--no-feed').start();
 
 function fill(snippet) {
   const filled = snippet
@@ -127,17 +133,87 @@ const tests = {
 // Other requests of a page of another origin: history and cursors take the token in a header, for which
 // browsers send a preflight.
 tests['a page of a listed origin'] = async () => {
+  const strict = await new Gateway(program, '--no-feed', '--set', `auth.origins=["${origin}"]`).start();
+  await strict.publish(marked('by-fetch'));
   const { browser, tab } = await browse('<!doctype html><link rel="icon" href="data:,">');
   const ask = (url) => tab.evaluate(async ([address, token]) => {
     const answer = await fetch(address, { headers: { authorization: `Bearer ${token}` } });
     return answer.json();
-  }, [url, gateway.token]);
-  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`)).cursor);
-  assert.ok((await ask(`${gateway.url}/v1/orgs/${gateway.org}/events`)).events.length);
+  }, [url, strict.token]);
+  assert.ok((await ask(`${strict.url}/v1/orgs/${strict.org}/cursor`)).cursor);
+  assert.ok((await ask(`${strict.url}/v1/orgs/${strict.org}/events`)).events.length);
   await tab.goto(origin.replace('127.0.0.1', 'localhost'));
-  await assert.rejects(ask(`${gateway.url}/v1/orgs/${gateway.org}/cursor`), /Failed to fetch/, 'an origin that is not listed');
+  await assert.rejects(ask(`${strict.url}/v1/orgs/${strict.org}/cursor`), /Failed to fetch/, 'an origin that is not listed');
   await browser.close();
 };
+
+// The token endpoints of a back-end. Each starts with the secret that `dev` keeps, and its token opens a stream.
+const here = dirname(fileURLToPath(import.meta.url));
+// What a Go program has around its handler.
+const GO = (handler, port) => `package main
+
+import (
+	"log"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+type user struct {
+	ID, Org  string
+	Services []string
+}
+
+func sessionUser(r *http.Request) *user { return &user{"alice", "dev", []string{"*"}} }
+
+${handler}
+
+func main() {
+	http.HandleFunc("/", streamToken)
+	log.Fatal(http.ListenAndServe("localhost:${port}", nil))
+}
+`;
+const scratch = mkdtempSync(join(tmpdir(), 'tidegate-snippets-'));
+process.once('exit', () => rmSync(scratch, { recursive: true, force: true }));
+const backEnds = {
+  'token.mjs': (code) => ['node', ['--input-type=module', '--eval', code], here],
+  'token.py': (code) => [python.includes('/') ? resolve(python) : python, ['-c', code], here],
+  'token.go': (code) => {
+    const main = join(scratch, 'main.go');
+    writeFileSync(main, code);
+    return ['go', ['run', main], join(here, '../go')];
+  },
+};
+for (const [name, command] of Object.entries(backEnds)) {
+  tests[name] = async () => {
+    const port = freePort();
+    const code = name === 'token.go' ? GO(found[name], port) : found[name].replace('3000', port);
+    assert.ok(code.includes(port), `${name} listens on port 3000`);
+    const [tool, words, cwd] = command(code);
+    const [, secret] = /^secret = "(.*)"$/m.exec(readFileSync(join(gateway.dir, 'dev.toml'), 'utf8'));
+    const server = spawn(tool, words, { cwd, env: { ...process.env, TIDEGATE_SECRET: secret }, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+    let said = '';
+    let ended = false;
+    server.stderr.on('data', (chunk) => { said += chunk; });
+    server.once('error', (error) => { said += error; ended = true; });
+    server.once('exit', () => { ended = true; });
+    const stop = () => { if (!ended) process.kill(-server.pid, 'SIGKILL'); };
+    process.once('exit', stop);
+    const token = await until('a token', () => {
+      assert.ok(!ended, `${name} ended: ${said}`);
+      return fetch(`http://localhost:${port}/stream-token`).then((answer) => answer.text(), () => '');
+    });
+    const { sub, org, services, exp } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url'));
+    assert.deepEqual({ sub, org, services }, { sub: 'alice', org: 'dev', services: ['*'] });
+    const life = exp - Date.now() / 1000;
+    assert.ok(life > 0 && life <= 601, `it lives ${life} s: exp is in seconds`);
+    const answer = await fetch(`${gateway.url}/v1/orgs/dev/cursor`, { headers: { authorization: `Bearer ${token}` } });
+    assert.equal(answer.status, 200, await answer.text());
+    stop();
+  };
+}
 
 for (const [name, run] of Object.entries(tests)) {
   await run();

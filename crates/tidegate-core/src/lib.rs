@@ -10,7 +10,8 @@
 //! sockets, HTTP, credentials and configuration are `tidegate-server`. The wire, which clients need too, is
 //! `tidegate-protocol`.
 //!
-//! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`publish`]); how they are
+//! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`content_coding`],
+//! [`publish`]); how they are
 //! shared ([`batch`], [`frame`], [`tail`]); what one reader gets ([`opening`], [`session`], [`slow`]);
 //! compression ([`deflate`], [`gzip`], [`envelope`]); and when ([`pace`], [`replay`]).
 //!
@@ -68,6 +69,7 @@ pub mod event;
 pub mod log;
 
 pub mod closest;
+pub mod content_coding;
 pub mod json;
 pub mod publish;
 

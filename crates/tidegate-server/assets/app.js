@@ -2,7 +2,9 @@
 //
 // Event data is text from publishers: it reaches the document only as text.
 
+import { drawActivity, drawLatency } from './charts.js';
 import { Link, Stream, parseCursor, formatCursor } from './stream.js';
+import { namesIn, panels } from './try.js';
 
 const ROWS_MAX = 200;
 const GAPS_MAX = 20;
@@ -33,6 +35,12 @@ const END_WORDS = {
 };
 
 const TOKEN_ENDS = new Set(['unauthorized', 'forbidden', 'token_expired', 'revoked', 'bad_request']);
+// Of these, the filter may be the cause, if there is one: without it the next answer tells.
+const FILTER_ENDS = new Set(['forbidden', 'bad_request']);
+
+// How much of the log is asked for the services that exist.
+const LOOK_BACK = 1000;
+const SERVICE = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, name, text) => {
@@ -55,7 +63,11 @@ const keep = (key, value) => {
   } catch { /* no room: after a reload this tab starts at the tail, like a new one */ }
 };
 const place = () => `cursor/${session.org}/${session.services.join(',')}`;
-const parseServices = (text) => [...new Set(text.split(/[\s,]+/).filter(Boolean))].sort();
+// `*` is all of them, as on the wire.
+const parseServices = (text) => {
+  const names = namesIn(text).sort();
+  return names.includes('*') ? [] : names;
+};
 
 let session = null; // org, token, services, transport
 let link = null;
@@ -67,6 +79,7 @@ function takeFragment() {
   if (!given.get('token')) return false;
   keep('token', given.get('token'));
   keep('org', given.get('org') ?? kept('org') ?? 'dev');
+  keep('key', given.get('key'));
   history.replaceState(null, '', location.pathname + location.search);
   return true;
 }
@@ -86,12 +99,16 @@ function open({ atTail = false, same = false, rows = same ? [...shown, ...queue]
   if (!same) {
     gaps.length = 0;
     gapsChanged = true;
+    hiddenShown = 0;
   }
+  lookFor(session);
   wipe();
   queue.push(...rows);
   $('org').textContent = org;
   $('services').value = session.services.join(', ');
   document.querySelector(`#transport [value=${session.transport}]`).checked = true;
+  filterFault('');
+  refreshPanels();
   link.start();
 }
 
@@ -113,6 +130,8 @@ function askForToken(why) {
 // ---- Effects of the stream
 
 const queue = []; // rows that wait for the next animation frame, oldest first
+let waiting = 0; // events that came since Pause; the queue holds only the last of them
+let hiddenShown = 0; // of `stream.counts.hidden`, how many have a row
 const shown = []; // the rows in the list, oldest first
 const gaps = []; // the last ones, oldest first
 let gapsChanged = true;
@@ -122,18 +141,65 @@ let paused = false;
 let announced = '';
 
 function heard(effect) {
-  if (effect.do === 'event') perSecond[SECONDS - 1] += 1;
+  if (effect.do === 'event') {
+    perSecond[SECONDS - 1] += 1;
+    if (paused) waiting += 1;
+    if (!seen.has(effect.event.service)) sawService(effect.event.service);
+    hid(effect.hidden, effect.event.seq - 1);
+  }
   if (effect.do === 'gap') {
     gaps.push({ ...effect, at: Date.now() });
     if (gaps.length > GAPS_MAX) gaps.shift();
     gapsChanged = true;
   }
   if (effect.do === 'gap' || effect.do === 'hole') marks[SECONDS - 1] = effect.do;
-  if (effect.do !== 'changed') {
-    queue.push({ ...effect, at: Date.now() });
-    if (queue.length > ROWS_MAX) queue.splice(0, queue.length - ROWS_MAX);
-  }
+  if (effect.do !== 'changed') enqueue(effect);
+  else hid(stream.counts.hidden - hiddenShown, stream.cursor?.seq); // after the last event
   schedule();
+}
+
+// With a filter, what is hidden are mostly events of other services, which nobody misses.
+function hid(count, to) {
+  hiddenShown += count;
+  if (count && !session.services.length) enqueue({ do: 'hidden', count, from: to - count, to, all: stream.hello.services[0] === '*' });
+}
+
+function enqueue(row) {
+  queue.push({ ...row, at: Date.now() });
+  if (queue.length > ROWS_MAX) queue.splice(0, queue.length - ROWS_MAX);
+}
+
+// ---- Which services exist: those of the events that were seen, here or in the log
+
+const seen = new Set();
+let unknown = []; // names of the filter of which no event was found
+
+function sawService(name) {
+  seen.add(name);
+  unknown = unknown.filter((other) => other !== name);
+  $('seen-services').replaceChildren(...[...seen].sort().map((service) => Object.assign(make('option'), { value: service })));
+}
+
+// A name that nobody has published to is accepted by the gateway; more often it is misspelt.
+async function lookFor(asked) {
+  unknown = [];
+  if (asked.services.every((name) => seen.has(name))) return;
+  const path = `/v1/orgs/${encodeURIComponent(asked.org)}`;
+  const ask = async (address) => {
+    const answer = await fetch(address, { headers: { authorization: `Bearer ${asked.token}` } });
+    return answer.ok ? answer.json() : null;
+  };
+  try {
+    const at = await ask(`${path}/cursor`);
+    const cursor = parseCursor(at?.cursor);
+    if (!cursor) return;
+    const after = cursor.seq > LOOK_BACK ? `&after=${formatCursor({ ...cursor, seq: cursor.seq - LOOK_BACK })}` : '';
+    const page = await ask(`${path}/events?limit=${LOOK_BACK}${after}`);
+    if (!page || session !== asked) return;
+    for (const { service } of page.events) if (!seen.has(service)) sawService(service);
+    unknown = asked.services.filter((name) => !seen.has(name));
+    schedule();
+  } catch { /* the stream says that the gateway cannot be reached */ }
 }
 
 let scheduled = false;
@@ -151,8 +217,37 @@ function schedule() {
 function render() {
   renderState();
   renderFigures();
+  renderGaps();
   if (!paused) renderRows();
-  say('pause', paused ? (queue.length ? `Resume (${queue.length}${queue.length === ROWS_MAX ? '+' : ''})` : 'Resume') : 'Pause');
+  renderUnknown();
+  say('pause', paused ? 'Resume' : 'Pause');
+  $('waiting').hidden = !paused;
+  say('waiting', waitingWords());
+}
+
+function waitingWords() {
+  if (!waiting) return 'Paused. No event waits yet.';
+  const left = waiting > ROWS_MAX ? ` (the last ${ROWS_MAX})` : '';
+  return `Paused. ${number.format(waiting)} event${waiting === 1 ? ' waits' : 's wait'}: show ${waiting === 1 ? 'it' : 'them'}${left}`;
+}
+
+function renderUnknown() {
+  const notice = $('unknown');
+  const key = unknown.join();
+  notice.hidden = !unknown.length;
+  if (notice.dataset.names === `${key}/${seen.size}`) return;
+  notice.dataset.names = `${key}/${seen.size}`;
+  const names = unknown.map((name) => `“${name}”`).join(', ');
+  notice.replaceChildren(`No event of ${names} is in the last ${number.format(LOOK_BACK)} of this org. `);
+  if (!seen.size) return void notice.append('There is no event that this token may see.');
+  notice.append('Services with events: ');
+  for (const service of [...seen].sort().slice(0, 20)) {
+    const button = make('button', `chip hue-${hueOf(service)}`, service);
+    button.type = 'button';
+    button.title = `Show ${service} instead`;
+    button.addEventListener('click', () => filterBy([...session.services.filter((name) => seen.has(name)), service]));
+    notice.append(button, ' ');
+  }
 }
 
 function phaseWords() {
@@ -162,8 +257,14 @@ function phaseWords() {
     case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} seqs behind the head`];
     case 'waiting': return [`Reconnecting in ${seconds} s`, `${endWords()} · attempt ${stream.attempt}`];
     case 'connecting': return ['Connecting', stream.attempt ? `Attempt ${stream.attempt}` : 'Opening the stream'];
-    default: return ['Closed', stream.reason ? `${endWords()} · ${stream.reason.code}` : 'The stream was closed here'];
+    default: return ['Closed', closedWords()];
   }
+}
+
+function closedWords() {
+  if (!stream.reason) return 'The stream was closed here';
+  const { code, message } = stream.reason;
+  return `${refusesFilter() ? `The filter “${session.services.join(', ')}” was refused: ${message}` : endWords()} · ${code}`;
 }
 
 function endWords() {
@@ -172,7 +273,8 @@ function endWords() {
   return message ? `${words}: ${message}` : words;
 }
 
-const needsToken = () => stream.phase === 'closed' && TOKEN_ENDS.has(stream.reason?.code);
+const refusesFilter = () => stream.phase === 'closed' && session.services.length > 0 && FILTER_ENDS.has(stream.reason?.code);
+const needsToken = () => stream.phase === 'closed' && !refusesFilter() && TOKEN_ENDS.has(stream.reason?.code);
 
 function renderState() {
   const [phase, why] = phaseWords();
@@ -187,7 +289,7 @@ function renderState() {
   }
   document.title = `${phase === 'Live' ? '' : `${phase} · `}${session.org} · Tidegate`;
   $('retry').hidden = stream.phase !== 'waiting' && stream.phase !== 'closed';
-  say('retry', needsToken() ? 'New token' : 'Try now');
+  say('retry', refusesFilter() ? 'Show all services' : needsToken() ? 'New token' : 'Try now');
   const behind = stream.phase === 'catching_up';
   $('progress').hidden = !behind;
   if (behind) $('progress').value = (cursor.seq - stream.origin) / Math.max(1, hello.head - stream.origin);
@@ -200,11 +302,14 @@ function renderState() {
 function renderFigures() {
   const { counts, latencies } = stream;
   say('received', number.format(counts.events));
+  say('hidden', number.format(counts.hidden));
+  $('hidden-figure').hidden = !counts.hidden;
+  say('hidden-word', session.services.length ? 'filtered out' : 'hidden');
   for (const name of ['gaps', 'holes', 'duplicates', 'disconnects']) {
     say(name, number.format(counts[name]));
     $(name).classList.toggle('some', counts[name] > 0 && name !== 'duplicates');
   }
-  say('verdict', counts.gaps ? 'gaps declared below' : counts.holes ? 'holes found and refilled' : 'nothing missed');
+  say('verdict', gaps.length ? 'gaps declared below' : counts.holes ? 'holes found and refilled' : 'nothing missed');
   const sorted = latencies.toSorted((a, b) => a - b);
   const at = (share) => (sorted.length ? millis(sorted[Math.ceil(share * sorted.length) - 1]) : '–');
   say('p50', at(0.5));
@@ -217,7 +322,14 @@ const millis = (ms) => (ms < 1 ? '<1 ms' : ms < 10_000 ? `${number.format(Math.r
 function renderRows() {
   const list = $('rows');
   const fresh = document.createDocumentFragment();
+  waiting = 0;
   for (const row of queue.splice(0)) {
+    const last = shown.at(-1);
+    if (row.do === 'hidden' && last?.do === 'hidden') {
+      Object.assign(last, { ...row, from: last.from, count: last.count + row.count });
+      (fresh.firstElementChild ?? list.firstElementChild).replaceWith(drawRow(last));
+      continue;
+    }
     shown.push(row);
     fresh.prepend(drawRow(row));
   }
@@ -228,6 +340,10 @@ function renderRows() {
   }
   $('empty').hidden = shown.length > 0;
   say('empty', stream.cursor ? `Nothing new after ${formatCursor(stream.cursor)} yet.` : 'Waiting for the first event.');
+}
+
+// Also while the rows are paused: the figures name the gaps "below".
+function renderGaps() {
   const told = $('gap-list');
   $('gap-card').hidden = gaps.length === 0;
   if (gapsChanged) {
@@ -261,6 +377,7 @@ function drawRow(row) {
       gap: () => [`Gap ${range(row)}`, gapWords(row)],
       hole: () => [`Hole ${span(row.from, row.to)}`, 'a frame followed something that never came; resuming from before it'],
       resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} place${row.head - row.from === 1 ? '' : 's'} to catch up` : 'nothing happened meanwhile'],
+      hidden: () => [`${number.format(row.count)} hidden`, `#${span(row.from, row.to)}: ${row.all ? 'for other users' : 'for other users, or of services that the token does not cover'}`],
       fault: () => ['Protocol fault', row.message],
       status: () => [row.code, row.message ?? ''],
     }[row.do]();
@@ -315,80 +432,16 @@ function hueOf(service) {
 }
 
 function wipe() {
-  queue.length = shown.length = 0;
+  queue.length = shown.length = waiting = 0;
   $('rows').replaceChildren();
   $('empty').hidden = false;
-}
-
-// ---- Canvases
-
-function surface(id) {
-  const canvas = $(id);
-  const { width, height } = canvas.getBoundingClientRect();
-  const ratio = devicePixelRatio || 1;
-  if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
-  if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
-  const ink = canvas.getContext('2d');
-  ink.setTransform(ratio, 0, 0, ratio, 0, 0);
-  ink.clearRect(0, 0, width, height);
-  const style = getComputedStyle(canvas);
-  return { ink, width, height, colour: (name) => style.getPropertyValue(name).trim() };
-}
-
-function drawLatency(values) {
-  const { ink, width, height, colour } = surface('latency');
-  drawGround(ink, width, height, colour);
-  if (values.length < 2) return;
-  const top = Math.max(4, ...values) * 1.15;
-  const x = (i) => ((i + 100 - values.length) / 99) * width;
-  const y = (v) => height - 1.5 - (v / top) * (height - 4);
-  ink.beginPath();
-  values.forEach((v, i) => ink.lineTo(x(i), y(v)));
-  ink.strokeStyle = colour('--tide');
-  ink.lineWidth = 1.6;
-  ink.lineJoin = 'round';
-  ink.stroke();
-  ink.lineTo(width, height);
-  ink.lineTo(x(0), height);
-  const water = ink.createLinearGradient(0, 0, 0, height);
-  water.addColorStop(0, colour('--water-top'));
-  water.addColorStop(1, colour('--water-deep'));
-  ink.fillStyle = water;
-  ink.fill();
-}
-
-function drawGround(ink, width, height, colour) {
-  ink.fillStyle = colour('--rule');
-  ink.fillRect(0, height - 1, width, 1);
-}
-
-function drawActivity() {
-  const { ink, width, height, colour } = surface('activity');
-  drawGround(ink, width, height, colour);
-  const step = width / SECONDS;
-  const top = Math.max(4, ...perSecond);
-  perSecond.forEach((count, i) => {
-    const left = i * step;
-    if (marks[i]) {
-      ink.fillStyle = colour(marks[i] === 'gap' ? '--gap-soft' : '--away');
-      ink.fillRect(left, 0, step + 0.5, height);
-    }
-    ink.fillStyle = colour('--tide');
-    // Square root scale: a replay of hundreds must not flatten the three per second around it.
-    const tall = Math.sqrt(count / top) * (height - 3);
-    ink.fillRect(left + step * 0.15, height - tall, step * 0.7, tall);
-    if (marks[i] === 'gap' || marks[i] === 'hole') {
-      ink.fillStyle = colour(marks[i] === 'gap' ? '--gap' : '--warn');
-      ink.fillRect(left, 0, Math.max(2, step * 0.5), height);
-    }
-  });
 }
 
 function eachSecond() {
   if (!session || document.hidden) return;
   const recent = perSecond.slice(-6, -1);
   say('rate', `${(recent.reduce((a, b) => a + b, 0) / recent.length).toFixed(1)} per second`);
-  drawActivity();
+  drawActivity(perSecond, marks);
   schedule(); // the countdown
 }
 
@@ -397,6 +450,7 @@ function eachSecond() {
 $('enter-form').addEventListener('submit', (press) => {
   press.preventDefault();
   const { org, token } = press.target;
+  if (org.value.trim() !== kept('org')) keep('key', null);
   keep('org', org.value.trim());
   keep('token', token.value.trim());
   token.value = '';
@@ -404,10 +458,14 @@ $('enter-form').addEventListener('submit', (press) => {
 });
 $('filter').addEventListener('submit', (press) => {
   press.preventDefault();
-  save();
-  keep('services', parseServices($('services').value).join(','));
-  open({ atTail: true });
+  const names = parseServices($('services').value);
+  const bad = names.find((name) => !SERVICE.test(name));
+  if (bad === undefined) return filterBy(names);
+  filterFault(`“${bad}” cannot be a service: 1 to 64 of A-Z a-z 0-9 . _ - and no dot at the start.`);
+  $('services').focus();
 });
+$('services').addEventListener('input', () => filterFault(''));
+$('waiting').addEventListener('click', () => $('pause').click());
 $('transport').addEventListener('change', ({ target }) => {
   save();
   keep('transport', target.value);
@@ -424,6 +482,7 @@ $('reset').addEventListener('click', () => open({ atTail: true }));
 $('leave').addEventListener('click', () => askForToken(''));
 $('retry').addEventListener('click', () => {
   if (stream.phase === 'waiting') link.wake();
+  else if (refusesFilter()) filterBy([]);
   else if (needsToken()) askForToken(endWords());
   else link.start();
 });
@@ -435,9 +494,22 @@ $('theme').addEventListener('click', () => {
   const theme = (document.documentElement.dataset.theme ?? (dark ? 'dark' : 'light')) === 'dark' ? 'light' : 'dark';
   document.documentElement.dataset.theme = theme;
   localStorage.setItem('tidegate.theme', theme);
-  drawActivity();
+  drawActivity(perSecond, marks);
   schedule();
 });
+
+function filterBy(names) {
+  save();
+  keep('services', names.join(','));
+  open({ atTail: true });
+}
+
+// The stream goes on with the filter that it has.
+function filterFault(text) {
+  $('filter-fault').hidden = !text;
+  say('filter-fault', text);
+  $('services').setAttribute('aria-invalid', String(Boolean(text)));
+}
 
 addEventListener('hashchange', () => {
   const before = session?.org;
@@ -446,7 +518,7 @@ addEventListener('hashchange', () => {
 });
 addEventListener('online', () => link?.wake());
 document.addEventListener('visibilitychange', () => document.hidden || link?.wake());
-addEventListener('resize', () => { if (session) drawActivity(); schedule(); });
+addEventListener('resize', () => { if (session) drawActivity(perSecond, marks); schedule(); });
 // Browsers cut the sockets of a page that they freeze for the back button; close in order instead.
 addEventListener('pagehide', () => {
   save();
@@ -463,6 +535,13 @@ setInterval(() => {
   save();
   eachSecond();
 }, 1000);
+
+const refreshPanels = panels({
+  session: () => session,
+  key: () => kept('key'),
+  keepKey: (key) => keep('key', key),
+  announce: (text) => say('announce', text),
+});
 
 window.__realtimeMetrics = () => stream.metrics();
 

@@ -63,7 +63,7 @@ export function formatCursor({ epoch, seq, tag }) {
  *
  * Facts: `start`, `frame`, `closed`, `wake`, `tick`, `stop`. Each takes the monotonic time `now`
  * (and `wall`, epoch ms, for facts with a date) and returns effects: `open`, `close`, `send`,
- * `event`, `resumed`, `gap`, `hole`, `fault`, `status`.
+ * `event` (with the number of `hidden` positions before it), `resumed`, `gap`, `hole`, `fault`, `status`.
  */
 export class Stream {
   phase = 'closed';
@@ -75,7 +75,7 @@ export class Stream {
   attempt = 0;
   chain = 0; // grows with each gap of reason `epoch`
   offset = -Infinity; // server clock minus ours
-  counts = { events: 0, duplicates: 0, gaps: 0, holes: 0, disconnects: 0 };
+  counts = { events: 0, hidden: 0, duplicates: 0, gaps: 0, holes: 0, disconnects: 0 };
   latencies = [];
   lastConnectedAt = null;
   lastDisconnectedAt = null;
@@ -242,13 +242,24 @@ export class Stream {
     if (!(prev <= seq) || !Array.isArray(events)) return this.#fault('a frame has no valid prev, seq or events', now, wall);
     if (prev > at) return this.#hole(prev, now, wall);
     const effects = [];
+    let place = at;
     for (const event of events) {
+      const hidden = this.#hide(place, event.seq - 1);
+      place = Math.max(place, event.seq);
       if (event.seq <= at || this.#sameAgain(event, now)) this.counts.duplicates += 1;
-      else effects.push({ do: 'event', event, live: this.#count(event, wall) });
+      else effects.push({ do: 'event', event, live: this.#count(event, wall), hidden });
     }
+    this.#hide(place, seq);
     if (seq > at) this.cursor = { ...this.cursor, seq };
     this.#checkCaughtUp(now);
     return effects;
+  }
+
+  // Positions without an event hold what this reader may not see, or nothing: the wire does not tell which.
+  #hide(from, to) {
+    const count = Math.max(0, to - from);
+    this.counts.hidden += count;
+    return count;
   }
 
   // Every timestamp was made before it arrived, so the least delayed one is nearest to the truth, and a late

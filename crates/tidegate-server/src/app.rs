@@ -115,6 +115,7 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::new(workers, Node::hub_limits(&config), clock.clone()));
     let metrics = Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone()));
+    http::expect_requests(&metrics);
     let engine = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files. Nothing else runs on this thread yet.

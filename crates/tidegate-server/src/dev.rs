@@ -14,7 +14,7 @@ use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
 
 use crate::{
     auth::{KeysFile, KeysFileError, MintError, Publishers, TokenClaims, TokenVerifier, mint, replace_file},
-    config::{Config, Sources},
+    config::{Config, Origin, Sources},
 };
 
 /// Where `dev` keeps its files by default.
@@ -97,6 +97,7 @@ pub struct DevSession {
     saved: Saved,
     token: String,
     publish_key: String,
+    any_local_page: bool,
     json: bool,
 }
 
@@ -182,6 +183,10 @@ impl DevDir {
             "auth.keys",
             format!("[{{ kid = \"dev\", secret = \"{}\" }}]", self.saved.secret),
         );
+        // The development servers of front ends choose their port (Vite: 5173).
+        let local = Origin::any_of_loopback();
+        let local: Vec<_> = local.iter().map(Origin::as_str).collect();
+        sources.command("dev", "auth.origins", format!("{local:?}"));
     }
 
     /// Makes sure that the token and the publish key are valid for `config`, and makes new ones if not.
@@ -222,7 +227,8 @@ impl DevDir {
         self.saved.publish_key = Some(publish_key.clone());
         self.saved.token = Some(token.clone());
         write(&self.dir, &self.saved)?;
-        Ok(DevSession { dir: self.dir, saved: self.saved, token, publish_key, json })
+        let any_local_page = config.auth.origins == Origin::any_of_loopback();
+        Ok(DevSession { dir: self.dir, saved: self.saved, token, publish_key, any_local_page, json })
     }
 
     fn malformed(&self, error: impl std::fmt::Display) -> DevError {
@@ -251,7 +257,7 @@ impl DevSession {
         self.saved.url = Some(url.to_owned());
         self.saved.admin_url = Some(admin_url.to_owned());
         write(&self.dir, &self.saved)?;
-        let Self { saved: Saved { org, .. }, token, publish_key, .. } = &*self;
+        let Self { saved: Saved { org, .. }, token, publish_key, any_local_page, .. } = &*self;
         let text = if self.json {
             serde_json::json!({
                 "url": url, "admin_url": admin_url, "org": org, "token": token, "publish_key": publish_key,
@@ -263,9 +269,17 @@ impl DevSession {
                 true => String::new(),
                 false => format!(" --data-dir '{}'", self.dir.display()),
             };
-            // The token is in the fragment, which browsers do not send.
+            let pages = match any_local_page {
+                true => {
+                    "any page of localhost may connect, whatever its port; \
+                         with `tidegate serve`, only those that auth.origins lists"
+                }
+                false => "only pages that auth.origins lists may connect, as with `tidegate serve`",
+            };
+            // The token and the key are in the fragment, which browsers do not send.
             format!(
-                "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}\n  Operators {admin_url}/metrics\n  Org       {org}\n\n  \
+                "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}&key={publish_key}\n  Operators {admin_url}/metrics\n  Org       {org}\n  \
+                 Pages     {pages}\n\n  \
                  Try: tidegate publish{at} --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \
                  tidegate tail{at}\n"
             )

@@ -23,13 +23,16 @@ use crate::{
     config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
-    metrics::Metrics,
+    metrics::{Metrics, Operation},
     random::random,
     refusals::{LimitedBy as _, no_log, refused},
 };
 
 /// How often a refused origin is logged at most.
 const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a refusal with the same code is logged at `warn` at most.
+const REFUSED_REQUESTS_EVERY: Duration = Duration::from_secs(60);
 
 /// The parts of a node, shared by all threads. It holds no connection.
 pub struct Node {
@@ -57,6 +60,8 @@ pub struct Node {
     pub description: PerConfig<(Bytes, HeaderValue)>,
     /// Limits how often a refused origin is logged.
     pub refused_origins: LogLimiter,
+    /// Limits how often refused requests are logged at `warn`, for each code in the order of [`Code::ALL`].
+    refused_requests: Vec<LogLimiter>,
     /// The publish rate of each API key.
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
@@ -125,6 +130,7 @@ impl Node {
             enveloping: Arc::new(enveloping),
             has_page,
             refused_origins: LogLimiter::every(REFUSED_ORIGINS_EVERY),
+            refused_requests: Code::ALL.map(|_| LogLimiter::every(REFUSED_REQUESTS_EVERY)).into(),
         }
     }
 
@@ -203,6 +209,20 @@ impl Node {
             self.failed_auths.add(address, self.config().limits.failed_auths_per_second);
         }
         verified
+    }
+
+    /// Logs a request that was refused, or a stream: at `debug`, but the first of each code in a minute at `warn`,
+    /// with how many others had the same code since the last such line. `detail` says what was wrong without
+    /// any part of a token or payload.
+    pub fn log_refused(&self, operation: Operation, code: Code, address: IpAddr, detail: &str) {
+        let (operation, name) = (operation.name(), code.name());
+        let limiter = Code::ALL.iter().zip(&self.refused_requests).find(|(of, _)| **of == code);
+        match limiter.and_then(|(_, limiter)| limiter.say()) {
+            Some(others) => {
+                tracing::warn!(operation, code = name, %address, others, "refuse a request: {detail}");
+            }
+            None => tracing::debug!(operation, code = name, %address, "refuse a request: {detail}"),
+        }
     }
 
     /// The state of an org's log, which is created if there is none. If the engine does not answer in time,

@@ -38,12 +38,15 @@ pub fn asset(path: &str) -> Option<Asset> {
     ASSETS.iter().find(|(name, _)| *name == path).map(|(_, asset)| *asset)
 }
 
-static ASSETS: LazyLock<[(&str, Asset); 6]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, Asset); 9]> = LazyLock::new(|| {
     [
         ("/index.html", keep("text/html; charset=utf-8", include_bytes!("../assets/index.html"))),
         ("/app.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/app.js"))),
+        ("/charts.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/charts.js"))),
         ("/codes.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/codes.js"))),
         ("/stream.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/stream.js"))),
+        ("/snippets.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/snippets.js"))),
+        ("/try.js", keep("text/javascript; charset=utf-8", include_bytes!("../assets/try.js"))),
         ("/style.css", keep("text/css; charset=utf-8", include_bytes!("../assets/style.css"))),
         ("/favicon.svg", keep("image/svg+xml", include_bytes!("../assets/favicon.svg"))),
     ]

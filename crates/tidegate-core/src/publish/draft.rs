@@ -10,9 +10,10 @@ use serde_json::value::RawValue;
 
 use super::{
     PublishError, PublishLimits,
-    fields::{FAULTS_MAX, Faults},
+    fields::{FAULTS_MAX, Faults, NAME_MAX, Text, escaped},
     too_many,
 };
+use crate::json;
 
 /// The known members of one form of event.
 pub(super) trait Members<'a>: Default {
@@ -33,6 +34,9 @@ pub(super) struct Draft<'a, M> {
     repeated: Option<&'static str>,
     /// The names of unknown members that are refused, at most as many as an answer reports.
     unknown: Vec<Cow<'a, str>>,
+    /// The names and values of members that are ignored although strict readers would refuse the body for
+    /// them, at most as many as an answer reports; without a name, the name itself is the reason.
+    unfit: Vec<(Option<Cow<'a, str>>, &'a str)>,
 }
 
 impl<'a, M: Members<'a>> Draft<'a, M> {
@@ -49,6 +53,15 @@ impl<'a, M: Members<'a>> Draft<'a, M> {
                 faults.unknown(at, name, M::NAMES);
             }
         }
+        for (name, value) in &self.unfit {
+            match name {
+                None => faults.lone_surrogate(at.to_owned()),
+                Some(name) if name.len() <= NAME_MAX => {
+                    faults.unfit(value, &format!("{at}/{}", escaped(name)), None);
+                }
+                Some(_) => faults.unfit(value, at, None),
+            }
+        }
     }
 }
 
@@ -60,7 +73,7 @@ where
         // A value of any kind: one that is not an object is a faulty field, not a syntax error.
         let raw = <&'a RawValue>::deserialize(deserializer)?;
         if !raw.get().starts_with('{') {
-            return Ok(Self { members: None, repeated: None, unknown: Vec::new() });
+            return Ok(Self { members: None, repeated: None, unknown: Vec::new(), unfit: Vec::new() });
         }
         serde_json::Deserializer::from_str(raw.get())
             .deserialize_map(Object(PhantomData))
@@ -79,20 +92,31 @@ impl<'a, M: Members<'a>> Visitor<'a> for Object<M> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Draft<'a, M>, A::Error> {
         let mut members = M::default();
-        let (mut repeated, mut unknown) = (None, Vec::new());
-        while let Some(name) = map.next_key::<Cow<'a, str>>()? {
-            let Some((slot, name)) = members.slot(&name) else {
-                if unknown.len() < FAULTS_MAX && M::refuses(&name) {
-                    unknown.push(name);
+        let (mut repeated, mut unknown, mut unfit) = (None, Vec::new(), Vec::new());
+        while let Some(name) = map.next_key::<&'a RawValue>()? {
+            let value: &'a RawValue = map.next_value()?;
+            let Ok(name) = serde_json::from_str::<Text<'a>>(name.get()) else {
+                if unfit.len() < FAULTS_MAX {
+                    unfit.push((None, ""));
                 }
-                map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            if slot.replace(map.next_value()?).is_some() {
+            let name = name.0;
+            let Some((slot, name)) = members.slot(&name) else {
+                if M::refuses(&name) {
+                    if unknown.len() < FAULTS_MAX {
+                        unknown.push(name);
+                    }
+                } else if unfit.len() < FAULTS_MAX && json::is_unfit(value.get()) {
+                    unfit.push((Some(name), value.get()));
+                }
+                continue;
+            };
+            if slot.replace(value).is_some() {
                 repeated = Some(name);
             }
         }
-        Ok(Draft { members: Some(members), repeated, unknown })
+        Ok(Draft { members: Some(members), repeated, unknown, unfit })
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// Encodes it. The only fault left is `data` that is nested too deep; `pointer` points to it.
+    /// Encodes it. The only faults left are those of `data` ([`json::Unfit`]); `pointer` points to it.
     pub(super) fn encode(
         self,
         org: &OrgId,
@@ -59,7 +59,7 @@ impl Checked<'_> {
         }
         body.put_slice(b",\"data\":");
         if json::write_compact(&mut body, self.data, limits.depth).is_err() {
-            faults.too_deep(pointer(), limits);
+            faults.unfit(self.data, &pointer(), Some(limits));
             return None;
         }
         let body: Bytes = body.freeze();

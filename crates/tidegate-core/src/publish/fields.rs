@@ -7,14 +7,17 @@ use tidegate_protocol::UserId;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::{Bound, Fault, PublishLimits};
-use crate::closest::{did_you_mean, distance};
+use crate::{
+    closest::{did_you_mean, distance},
+    json::{self, Unfit},
+};
 
 /// How many faulty fields one answer reports: enough for one fault in each event of a usual batch, and a
 /// bound on the size of the answer.
 pub(super) const FAULTS_MAX: usize = 100;
 
 /// The longest name of an unknown field that an answer repeats, in bytes: another bound on its size.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 
 /// Words that publishers of other systems write for `users`.
 const WORDS_FOR_USERS: [&str; 6] = ["recipients", "recipient", "to", "targets", "target", "audience"];
@@ -93,10 +96,25 @@ impl Faults {
         self.add(pointer, "unknown_field", detail);
     }
 
-    /// Reports data that is nested deeper than allowed.
-    pub(super) fn too_deep(&mut self, pointer: String, limits: &PublishLimits) {
-        let detail = format!("data nests deeper than the {} levels that are allowed", limits.depth);
-        self.push(Fault { pointer, code: "depth", bound: Some(Bound::Depth), detail });
+    /// Reports the strings and numbers of `json`, the value at `at`, that strict readers refuse. If there are
+    /// none, it is nested deeper than `limits` allow.
+    pub(super) fn unfit(&mut self, json: &str, at: &str, limits: Option<&PublishLimits>) {
+        let before = self.list.len();
+        json::find_unfit(json, at, |pointer, unfit| {
+            self.add(pointer, "format", said(unfit).into());
+            !self.is_full()
+        });
+        if let Some(limits) = limits
+            && self.list.len() == before
+        {
+            let detail = format!("data nests deeper than the {} levels that are allowed", limits.depth);
+            self.push(Fault { pointer: at.to_owned(), code: "depth", bound: Some(Bound::Depth), detail });
+        }
+    }
+
+    /// Reports a string that is not text.
+    pub(super) fn lone_surrogate(&mut self, pointer: String) {
+        self.add(pointer, "format", LONE_SURROGATE.into());
     }
 
     /// Parses an RFC 3339 time, to UTC.
@@ -140,8 +158,22 @@ impl Faults {
     }
 }
 
+/// The sentence for half of a surrogate pair.
+pub(super) const LONE_SURROGATE: &str = "a string has half of a surrogate pair (an escape from \\ud800 to \\udfff \
+    without its other half), which is no character; many readers could not parse the event";
+
+fn said(unfit: Unfit) -> &'static str {
+    match unfit {
+        Unfit::LoneSurrogate => LONE_SURROGATE,
+        Unfit::TooLarge | Unfit::TooDeep => {
+            "the number is beyond the range of a double (about 1.8e308), so many readers could not parse the event; \
+             send it as a string"
+        }
+    }
+}
+
 /// A name as a part of a JSON pointer (RFC 6901, section 3).
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};
 
 use super::{
-    PublishError, PublishLimits,
+    BOM, PublishError, PublishLimits,
     draft::{Draft, Members, read_array, read_one},
     encode::Checked,
     fields::{Faults, Text},
@@ -73,10 +73,12 @@ pub(super) fn read_lines<'a>(
         if drafts.len() == limits.events {
             return Err(too_many(limits));
         }
-        drafts.push(
-            serde_json::from_str(line)
-                .map_err(|error| PublishError::NotJson(format!("line {}: {error}", number + 1)))?,
-        );
+        let not_json = |why: &str| PublishError::NotJson(format!("line {}: {why}", number + 1));
+        if line.starts_with('\u{feff}') {
+            // Files that were written with one each have been joined.
+            return Err(not_json(BOM));
+        }
+        drafts.push(serde_json::from_str(line).map_err(|error| not_json(&error.to_string()))?);
     }
     Ok(drafts)
 }
@@ -143,6 +145,11 @@ fn required<'a>(
 fn text<'a>(faults: &mut Faults, at: &str, name: &str, value: &'a RawValue) -> Option<Cow<'a, str>> {
     match serde_json::from_str::<Text<'a>>(value.get()) {
         Ok(text) => Some(text.0),
+        // Valid JSON, so a string that cannot be read has half of a surrogate pair.
+        Err(_) if value.get().starts_with('"') => {
+            faults.lone_surrogate(format!("{at}/{name}"));
+            None
+        }
         Err(_) => {
             faults.add(format!("{at}/{name}"), "type", format!("{name} must be a string"));
             None
@@ -169,7 +176,13 @@ fn name<T>(
 
 fn users(value: &RawValue, at: &str, limits: &PublishLimits, faults: &mut Faults) -> Option<Arc<[UserId]>> {
     let Ok(texts) = serde_json::from_str::<Vec<Text<'_>>>(value.get()) else {
-        faults.add(format!("{at}/users"), "type", "users must be an array of strings".into());
+        let is_list = serde_json::from_str::<Vec<&RawValue>>(value.get())
+            .is_ok_and(|list| list.iter().all(|user| user.get().starts_with('"')));
+        if is_list {
+            faults.unfit(value.get(), &format!("{at}/users"), None);
+        } else {
+            faults.add(format!("{at}/users"), "type", "users must be an array of strings".into());
+        }
         return None;
     };
     faults.users(&texts, limits, |index| match index {

@@ -126,9 +126,18 @@ pub fn read_body(
     })
 }
 
+/// The reason to refuse a text that begins with U+FEFF. RFC 8259 (8.1) forbids to send it, and JSON parsers
+/// refuse it in words of their own.
+const BOM: &str = "it begins with a byte order mark (U+FEFF), which JSON must not have; leave it out";
+
 fn utf8(body: &[u8]) -> Result<&str, PublishError> {
-    simdutf8::compat::from_utf8(body)
-        .map_err(|error| PublishError::NotJson(format!("byte {} is not UTF-8", error.valid_up_to())))
+    let not_json = |why: String| PublishError::NotJson(why);
+    if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
+        return Err(not_json("it begins with a byte order mark of UTF-16; send UTF-8 without one".into()));
+    }
+    let text = simdutf8::compat::from_utf8(body);
+    let text = text.map_err(|error| not_json(format!("byte {} is not UTF-8", error.valid_up_to())))?;
+    if text.starts_with('\u{feff}') { Err(not_json(BOM.into())) } else { Ok(text) }
 }
 
 /// Makes events of all `drafts`, or of none: `check` gets an event's index and its JSON pointer.

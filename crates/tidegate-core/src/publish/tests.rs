@@ -68,6 +68,56 @@ fn faulty_fields_are_all_named_with_their_pointers() {
     assert_eq!(faults(r#"{"service":"s","event":"e","data":[[[[[1]]]]]}"#), [("/data".into(), "depth")]);
 }
 
+#[test]
+fn strings_and_numbers_that_strict_readers_refuse_are_named() {
+    for (body, pointer) in [
+        (r#"{"service":"s","event":"e","data":"\ud800"}"#, "/data"),
+        (r#"{"service":"s","event":"e","data":{"a":[1,1e400]}}"#, "/data/a/1"),
+        (r#"{"service":"s","event":"e","data":{"\udc00":1}}"#, "/data"),
+        (r#"{"service":"\ud800","event":"e","data":1}"#, "/service"),
+        (r#"{"service":"s","event":"\ud800","data":1}"#, "/event"),
+        (r#"{"service":"s","event":"e","data":1,"id":"\ud800"}"#, "/id"),
+        (r#"{"service":"s","event":"e","data":1,"key":"\ud800"}"#, "/key"),
+        (r#"{"service":"s","event":"e","data":1,"time":"\ud800"}"#, "/time"),
+        (r#"{"service":"s","event":"e","data":1,"users":["a","\ud800"]}"#, "/users/1"),
+        (r#"{"service":"s","event":"e","data":1,"\ud800":1}"#, ""),
+    ] {
+        assert_eq!(faults(body), [(pointer.to_owned(), "format")], "{body}");
+        let batch = format!(r#"[{{"service":"s","event":"e","data":1}},{body}]"#);
+        assert_eq!(faults(&batch), [(format!("/1{pointer}"), "format")], "{body}");
+    }
+    let all = r#"{"service":"s","event":"e","data":[1e400,"\ud800",{"a":-1e999}]}"#;
+    let pointers: Vec<_> = faults(all).into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(pointers, ["/data/0", "/data/1", "/data/2/a"]);
+    let many = format!(r#"{{"service":"s","event":"e","data":[{}1]}}"#, "1e400,".repeat(200));
+    assert_eq!(faults(&many).len(), 100);
+    for data in ["12345678901234567890", r#""\ud83d\ude00""#, "1e308", "1e-400"] {
+        let events = read(BodyForm::Json, &format!(r#"{{"service":"s","event":"e","data":{data}}}"#));
+        assert!(events.expect("an event")[0].body.ends_with(format!("\"data\":{data}").as_bytes()));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_named() {
+    let event = r#"{"service":"s","event":"e","data":1}"#;
+    let org = OrgId::parse("acme").expect("a name");
+    let limits = PublishLimits { event_bytes: 240, events: 3, depth: 4, users: 2 };
+    let said = |form, body: &[u8]| {
+        let mut ids = |_| (EventId::parse("a").expect("an id"), false);
+        read_body(&org, form, body, &limits, &mut ids).expect_err("refused").to_string()
+    };
+    for form in [BodyForm::Json, BodyForm::Ndjson] {
+        let text = said(form, format!("\u{feff}{event}").as_bytes());
+        assert!(text.starts_with("the body is not JSON: it begins with a byte order mark"), "{text}");
+        let text = said(form, b"\xff\xfe{\0}\0");
+        assert!(text.contains("UTF-16"), "{text}");
+    }
+    let joined = said(BodyForm::Ndjson, format!("{event}\n\u{feff}{event}").as_bytes());
+    assert!(joined.starts_with("the body is not JSON: line 2: it begins with a byte order mark"), "{joined}");
+    let inside = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, '\u{feff}');
+    assert!(read(BodyForm::Json, &inside).is_ok(), "inside a string it is a character");
+}
+
 /// The one fault of an event that also has this member.
 fn unknown(member: &str) -> Fault {
     match read(BodyForm::Json, &format!(r#"{{"service":"s","event":"e","data":1,{member}}}"#)) {

@@ -5,7 +5,11 @@
 
 use std::fmt;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_STANDARD,
+};
 use sha1::{Digest as _, Sha1};
 
 use super::{HeaderLine, extension::Deflate};
@@ -13,6 +17,13 @@ use crate::Code;
 
 /// Hashed together with the key, after it (RFC 6455 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The base64 of a client's key. The last of its digits holds four bits that no byte uses, and not every
+/// client sets them to 0: the example in RFC 6455 4.1 (`AQIDBAUGBwgJCgsMDQ4PEC==`) does not.
+const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// The head of a request.
 #[derive(Debug, Clone, Copy)]
@@ -184,7 +195,7 @@ pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, HandshakeErr
     let key = only(headers, "sec-websocket-key").ok_or(HandshakeError::Key)?;
     // Room for 16 bytes, rounded up to whole groups of base64; a longer key does not fit.
     let mut nonce = [0; 18];
-    if BASE64_STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
+    if KEY_BASE64.decode_slice(key, &mut nonce) != Ok(16) {
         return Err(HandshakeError::Key);
     }
     Ok(Handshake {
@@ -274,6 +285,13 @@ mod tests {
         let handshake = check_lines(&GOOD).expect("a handshake");
         assert_eq!(handshake.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(handshake.protocols.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_key_may_have_bits_that_no_byte_uses() {
+        let handshake = with("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", b"AQIDBAUGBwgJCgsMDQ4PEC==")]);
+        // Computed from the key's text, not from the 16 bytes that it means.
+        assert_eq!(handshake.expect("a handshake").accept_key, "OfS0wDaT5NoxF2gqm7Zj2YtetzM=");
     }
 
     #[test]

@@ -55,6 +55,19 @@ test('R1: a ping moves the cursor over what is hidden, and is answered', () => {
   assert.equal(s.place(), 'e-25-t');
 });
 
+test('what a reader may not see is counted by its places; what it has seen is not', () => {
+  const s = at();
+  s.frame(ping(10, 25));
+  assert.equal(s.stream.counts.hidden, 15);
+  const effects = s.frame(batch(8, 31, [9, 26, 28, 31]));
+  assert.deepEqual(effects.map(({ event: { seq }, hidden }) => [seq, hidden]), [[26, 0], [28, 1], [31, 2]]);
+  assert.equal(s.stream.counts.hidden, 18);
+  s.frame(event(31, 32));
+  s.frame(batch(20, 32, [26, 28]));
+  s.frame(gap(32, 40, 'retention'));
+  assert.equal(s.stream.counts.hidden, 18, 'a gap is no secret');
+});
+
 test('R2: a hole is resumed from before it; a ping betrays a lost tail', () => {
   for (const frame of [event(12, 13), batch(11, 13, [12, 13]), ping(12, 12)]) {
     const s = at();

@@ -15,7 +15,7 @@ use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
-use crate::{http::refuse_whole, node::Node};
+use crate::{http::refuse_whole, metrics::LogState, node::Node};
 
 /// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -125,13 +125,35 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
 fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Clients without a preference, like curl, get OpenMetrics. Those that ask for text get the older format.
-    if accept.is_empty() || accept.contains("application/openmetrics-text") || accept == "*/*" {
+    node.metrics.limits(&node.config());
+    node.metrics.log_state(match &*node.engine.health().borrow() {
+        Health::Ok => LogState::Ok,
+        Health::Degraded(_) => LogState::Degraded,
+        Health::Halted(_) => LogState::Halted,
+    });
+    if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {
         text(StatusCode::OK, PROMETHEUS_TEXT, node.metrics.prometheus_text())
     }
+}
+
+/// Whether `Accept` asks for OpenMetrics, and for the text format no more than that (RFC 9110, section
+/// 12.5.1). Who states no preference, like curl, gets the text format, which every tool reads.
+fn prefers_open_metrics(headers: &HeaderMap) -> bool {
+    let (mut open, mut plain) = (0.0_f32, 0.0_f32);
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+        match kind.as_str() {
+            "application/openmetrics-text" => open = weight.max(open),
+            "text/plain" => plain = weight.max(plain),
+            _ => {}
+        }
+    }
+    open > 0.0 && open >= plain
 }
 
 /// Why no traffic should come here, if there is a reason.

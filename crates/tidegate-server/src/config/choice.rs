@@ -326,15 +326,52 @@ impl Setting for Network {
     }
 }
 
-/// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path.
+/// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path. The port may be
+/// `*` if the host is a name of loopback: development servers choose their port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
+/// What the entries with `*` for a port may begin with. No other host may have one: anybody can open a port on
+/// a machine that is shared.
+const LOOPBACK_PORTS: [&str; 6] = [
+    "http://localhost:",
+    "http://127.0.0.1:",
+    "http://[::1]:",
+    "https://localhost:",
+    "https://127.0.0.1:",
+    "https://[::1]:",
+];
+
 impl Origin {
-    /// The origin, to be compared byte for byte with an `Origin` header.
+    /// Whether a page whose browser sends this `Origin` header is one of them. Compared byte for byte, because
+    /// browsers write an origin in only one way.
+    pub fn admits(&self, sent: &[u8]) -> bool {
+        let Some(loopback) = self.0.strip_suffix(":*") else { return sent == self.0.as_bytes() };
+        match sent.strip_prefix(loopback.as_bytes()) {
+            Some([]) => true,
+            Some([b':', port @ ..]) => std::str::from_utf8(port).is_ok_and(is_port),
+            _ => false,
+        }
+    }
+
+    /// Every page of this machine, whatever its port.
+    pub fn any_of_loopback() -> Vec<Self> {
+        LOOPBACK_PORTS.map(|start| Self(format!("{start}*"))).to_vec()
+    }
+
+    /// The entry, as it is configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_any_of_loopback(text: &str) -> bool {
+    text.strip_suffix('*').is_some_and(|start| LOOPBACK_PORTS.contains(&start))
+}
+
+/// Whether this is a port as browsers write it.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
 }
 
 /// Whether `text` is an origin as `auth.origins` takes it.
@@ -363,7 +400,7 @@ pub fn is_origin(text: &str) -> bool {
         && host
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'));
-    let port_ok = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|n| n.to_string() == p));
+    let port_ok = port.is_none_or(is_port);
     // Browsers leave the scheme's own port out, so an entry with it would never match.
     host_ok && port_ok && !rest.ends_with(default_port)
 }
@@ -371,13 +408,14 @@ pub fn is_origin(text: &str) -> bool {
 impl Setting for Origin {
     fn kind() -> String {
         "an origin as browsers send it such as \"https://app.example.com\" or \"http://localhost:3000\": \
-         lower case, without path, wildcard or the scheme's own port"
+         lower case, without path, wildcard or the scheme's own port; or, for development, with any port of \
+         localhost, 127.0.0.1 or [::1], such as \"http://localhost:*\""
             .to_owned()
     }
 
     fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
-            Value::Text(text) if is_origin(text) => Ok(Self(text.clone())),
+            Value::Text(text) if is_origin(text) || is_any_of_loopback(text) => Ok(Self(text.clone())),
             _ => Err(mismatch::<Self>(raw)),
         }
     }

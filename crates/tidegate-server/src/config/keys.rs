@@ -106,7 +106,9 @@ sections! {
         /// The file of publishers' API keys (hashed); `""` is `keys.toml` in `log.dir`.
         keys_file: Option<PathBuf> = "", restart;
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
-        /// as browsers send them. The gateway's own origin always may.
+        /// as browsers send them. The gateway's own origin always may. `"http://localhost:*"` stands for any
+        /// port (also with `https`, 127.0.0.1 and `[::1]`): `tidegate dev` lists these six unless you list
+        /// others. In production, list no page of localhost.
         origins: Vec<Origin> = [], reread;
         /// The name of an HttpOnly cookie in which a reader's token may come, for pages that use the
         /// browser's own EventSource. It counts for SSE, history and cursors, and only for pages of

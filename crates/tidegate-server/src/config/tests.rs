@@ -270,6 +270,12 @@ fn origins_are_what_browsers_send() {
         "http://[::g]",
         "https://u@a.example",
         "https://a.example?x",
+        "http://a.example:*",
+        "http://localhost*",
+        "http://x.localhost:*",
+        "http://127.0.0.2:*",
+        "capacitor://localhost:*",
+        "*://localhost:*",
     ] {
         let said =
             given(&format!("[auth]\norigins = [\"https://ok.example\",\n  \"{bad}\"]\n"), &[], &[]).said();
@@ -286,8 +292,39 @@ fn origins_are_what_browsers_send() {
         "https://a.example:8443",
         "http://127.0.0.1",
         "http://[::1]:1",
+        "http://localhost:*",
+        "https://[::1]:*",
     ] {
         assert_eq!(given("", &[], &[&format!("auth.origins=[\"{good}\"]")]).said(), "good");
+    }
+}
+
+#[test]
+fn any_port_of_loopback_is_no_other_host() {
+    let local = Origin::any_of_loopback();
+    let admitted = |sent: &str| local.iter().any(|origin| origin.admits(sent.as_bytes()));
+    for page in ["http://localhost", "http://localhost:5173", "https://127.0.0.1:1", "http://[::1]:65535"] {
+        assert!(admitted(page), "{page}");
+    }
+    for page in [
+        "http://localhost:",
+        "http://localhost:*",
+        "http://localhost:0x1",
+        "http://localhost:05173",
+        "http://localhost:65536",
+        "http://localhost:5173/",
+        "http://localhost:5173.evil.example",
+        "http://localhost.evil.example:5173",
+        "http://localhost@evil.example",
+        "http://evil.localhost:5173",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.2:5173",
+        "http://0.0.0.0:5173",
+        "http://192.168.1.7:5173",
+        "ws://localhost:5173",
+        "null",
+    ] {
+        assert!(!admitted(page), "{page}");
     }
 }
 

@@ -7,11 +7,13 @@ use http::Request;
 use http_body_util::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_protocol::Code;
 use tokio::net::TcpStream;
 
 use super::{answer, http2};
 use crate::{
     config::{ConfigKey, LimitSettings, config_key},
+    metrics::Operation,
     transport::guarded::{Guarded, RequestState, Slow, Timeouts},
     worker::{Accepted, Peer, Worker},
 };
@@ -109,6 +111,13 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     if let Err(error) = ended {
         if let Some(limit) = bound_of(&error, &state, &worker.node.config().limits) {
             worker.node.metrics.refusal(limit);
+        }
+        if error.is_parse() {
+            // The HTTP library has answered by itself.
+            let code = if error.is_parse_too_large() { Code::TooLarge } else { Code::BadRequest };
+            let node = &worker.node;
+            node.metrics.request(Operation::Other, Some(code));
+            node.log_refused(Operation::Other, code, address.ip(), "the request could not be read as HTTP");
         }
         // Usually the peer's doing. Our own answers were logged where they were made.
         tracing::debug!(%error, peer = %address, "end an HTTP connection");

@@ -53,6 +53,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(bad());
     }
     let (scheme, token) = value.to_str().map_err(|_| bad())?.split_once(' ').ok_or_else(bad)?;
+    // RFC 9110 11.4: one or more spaces.
+    let token = token.trim_start_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(' ') {
         return Err(bad());
     }
@@ -164,6 +166,27 @@ mod tests {
         assert_eq!(found(&[b"tg=\xff"]), Err(Code::Unauthorized));
         assert_eq!(found(&[b"tg=a; tg=a"]), Err(Code::BadRequest));
         assert_eq!(found(&[b"tg=a", b"x=1; tg=b"]), Err(Code::BadRequest));
+    }
+
+    #[test]
+    fn the_scheme_is_followed_by_one_or_more_spaces() {
+        for (value, token) in [
+            ("Bearer a.b.c", Some("a.b.c")),
+            ("Bearer  a.b.c", Some("a.b.c")),
+            ("bEARER     tgk_1_2", Some("tgk_1_2")),
+            ("Bearer ", None),
+            ("Bearer   ", None),
+            ("Bearer a b", None),
+            ("Bearer  a b", None),
+            ("Bearer\ta", None),
+            ("Bearera", None),
+            ("Basic  a", None),
+            (" Bearer a", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer(&headers).ok().flatten(), token, "{value:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. This file only finds the
 //! handler; handlers take grants as arguments.
 
+mod body;
 mod client_address;
 mod cloudevents;
 mod connection;
@@ -17,7 +18,7 @@ pub mod query;
 mod stream;
 mod table;
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, net::IpAddr, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
@@ -27,9 +28,11 @@ use tidegate_protocol::{Code, OrgId, Refusal};
 pub use connection::serve;
 pub use problem::{refuse, refuse_whole};
 
-use table::{Endpoint, Found, Route};
+use table::{Endpoint, Found, ROUTES, Route};
 
 use crate::{
+    metrics::{Metrics, Operation},
+    node::Node,
     page,
     transport::upgrade,
     worker::{Peer, Worker, sse::SseBody},
@@ -52,6 +55,7 @@ pub async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
+    let began = Instant::now();
     let peer = {
         let trusted = &worker.node.config().listen.trusted_proxies;
         Peer { address: client_address::of(peer.address, request.headers(), trusted), ..peer }
@@ -60,6 +64,7 @@ pub async fn answer(
     // After an upgrade request come frames, not requests.
     let mut is_over = worker.node.is_draining() || upgrade::is_asked(&request);
     let node = worker.node.clone();
+    let address = peer.address.ip();
     let path = request.uri().path().to_owned();
     let found = table::find(request.method(), &path);
     let is_guarded = table::is_guarded(&path);
@@ -86,10 +91,16 @@ pub async fn answer(
             Found::Nothing => Err(nothing_here()),
         },
     };
+    let mut detail = None;
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
-        refuse(&refusal)
+        let response = refuse(&refusal);
+        detail = Some(refusal.message);
+        response
     });
+    let operation = operation_of(&found);
+    record(&node, operation, address, &response, detail.as_deref());
+    node.metrics.request_took(operation, began.elapsed());
     if let Found::Route(route, _) = found {
         // In debug builds, and so in every test: each answer must be in the description.
         debug_assert!(
@@ -109,9 +120,54 @@ pub async fn answer(
     }
     // HTTP/2 has a frame for this and removes the header.
     if is_over && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // A refused upgrade says `upgrade, close` itself (RFC 9110 7.8).
+        response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// What a request asks for, as metrics and log lines name it.
+fn operation_of(found: &Found<'_>) -> Operation {
+    let Found::Route(route, _) = found else { return Operation::Other };
+    match route.endpoint {
+        Endpoint::Publish => Operation::Publish,
+        Endpoint::History => Operation::History,
+        Endpoint::Cursor => Operation::Cursor,
+        Endpoint::Stream => Operation::Stream,
+        Endpoint::Description => Operation::Description,
+        Endpoint::Preflight => Operation::Preflight,
+    }
+}
+
+/// Makes the series of every answer that the description has, and of those outside of the API, so that each
+/// is there before the first such answer.
+pub fn expect_requests(metrics: &Metrics) {
+    for route in &ROUTES {
+        let operation = operation_of(&Found::Route(route, ""));
+        let codes = openapi::codes_of(route).map(Some);
+        codes.chain([None]).for_each(|code| metrics.expect_request(operation, code));
+    }
+    let codes = [Code::BadRequest, Code::Forbidden, Code::NotFound, Code::MethodNotAllowed, Code::TooLarge];
+    let codes = codes.into_iter().map(Some);
+    codes.chain([None]).for_each(|code| metrics.expect_request(Operation::Other, code));
+}
+
+/// Counts an answer, and logs it if it is a refusal. `detail` says why. Without it the meaning of the code is
+/// logged, because the details of faulty fields may quote the payload.
+fn record<B>(
+    node: &Node,
+    operation: Operation,
+    address: IpAddr,
+    response: &Response<B>,
+    detail: Option<&str>,
+) {
+    let extensions = response.extensions();
+    let in_stream = extensions.get::<problem::InStream>().map(|problem::InStream(code)| *code);
+    let code = extensions.get::<Code>().copied().or(in_stream);
+    node.metrics.request(operation, code);
+    if let Some(code) = code {
+        node.log_refused(operation, code, address, detail.unwrap_or(code.meaning()));
+    }
 }
 
 async fn dispatch(

@@ -26,15 +26,14 @@ pub enum PageOrigin {
     Other,
 }
 
-/// The origin of a request as the browser states it. Compared byte for byte, because browsers write an origin
-/// in only one way.
+/// The origin of a request as the browser states it.
 pub fn of<B>(node: &Node, request: &Request<B>) -> PageOrigin {
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else { return PageOrigin::Absent };
     if origins.next().is_some() {
         return PageOrigin::Other;
     }
-    if node.config().auth.origins.iter().any(|allowed| origin == allowed.as_str()) {
+    if node.config().auth.origins.iter().any(|allowed| allowed.admits(origin.as_bytes())) {
         return PageOrigin::Listed(origin.clone());
     }
     // A proxy may end TLS, so both schemes are accepted.
@@ -100,7 +99,8 @@ pub fn preflight(allowed: &str) -> Response<Answer> {
         headers.insert(header::ALLOW, allowed.clone());
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
     }
-    let names = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control";
+    let names =
+        "Authorization, Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, Cache-Control";
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response

@@ -40,6 +40,10 @@ struct FieldError {
     limit: Option<&'static str>,
 }
 
+/// An extension of an answer that begins as a stream and refuses it in its first frame. It is not sent.
+#[derive(Debug, Clone, Copy)]
+pub struct InStream(pub Code);
+
 /// Answers with a refusal.
 pub fn refuse(refusal: &Refusal) -> Response<Answer> {
     refuse_whole(refusal).map(Either::Left)
@@ -110,7 +114,7 @@ fn problem(
     let json = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
-    // For the check against the description. It is not sent.
+    // For metrics, and for the check against the description. It is not sent.
     response.extensions_mut().insert(refusal.code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

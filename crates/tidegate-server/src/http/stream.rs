@@ -173,7 +173,9 @@ async fn events(
             };
             let mut body = format!("retry: {again_ms}\n").into_bytes();
             body.extend_from_slice(&frame::error(Framing::Sse, &refusal));
-            Ok(sse_response(full(body)))
+            let mut response = sse_response(full(body));
+            response.extensions_mut().insert(problem::InStream(refusal.code));
+            Ok(response)
         }
         answered => answered,
     }

@@ -70,39 +70,70 @@ pub(super) trait Label: fmt::Debug + Copy + Eq + Hash + Send + Sync + 'static {
     /// Its value.
     fn value(self) -> &'static str;
 
-    /// The values whose series exist from the start, so that a rate over them has a beginning.
+    /// The values whose series exist from the start. A series that began at its first count would hide that
+    /// count from `increase()` and `rate()`.
     fn initial() -> impl Iterator<Item = Self>;
 }
 
-/// A metric with a series for each value of a label.
+/// One label, or two together.
+pub(super) trait Labels: fmt::Debug + Copy + Eq + Hash + Send + Sync + 'static {
+    /// Writes their names and values.
+    fn encode(self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result;
+
+    /// As in [`Label::initial`].
+    fn initial() -> impl Iterator<Item = Self>;
+}
+
+impl<L: Label> Labels for L {
+    fn encode(self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [(L::NAME, self.value())].encode(encoder)
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        <L as Label>::initial()
+    }
+}
+
+impl<A: Label, B: Label> Labels for (A, B) {
+    fn encode(self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [(A::NAME, self.0.value()), (B::NAME, self.1.value())].encode(encoder)
+    }
+
+    /// None: not every pair can occur. Whoever knows which can makes them with [`By::with`].
+    fn initial() -> impl Iterator<Item = Self> {
+        std::iter::empty()
+    }
+}
+
+/// A metric with a series for each value of its labels.
 #[derive(Debug)]
 pub(super) struct By<L, M>(Family<LabelSet<L>, M>);
 
-/// The label with its value, as a series has it.
+/// The labels with their values, as a series has them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LabelSet<L>(L);
 
-impl<L: Label> EncodeLabelSet for LabelSet<L> {
+impl<L: Labels> EncodeLabelSet for LabelSet<L> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        [(L::NAME, self.0.value())].encode(encoder)
+        self.0.encode(encoder)
     }
 }
 
-impl<L: Label, M: Default + Clone> By<L, M> {
+impl<L: Labels, M: Clone> By<L, M> {
     /// The series with this value.
-    pub(super) fn with(&self, label: L) -> impl Deref<Target = M> {
-        self.0.get_or_create(&LabelSet(label))
+    pub(super) fn with(&self, labels: L) -> impl Deref<Target = M> {
+        self.0.get_or_create(&LabelSet(labels))
     }
 }
 
-impl<L: Label, M: Default + Clone + Metric> Instrument for By<L, M>
+impl<L: Labels, M: Instrument + Clone + Metric> Instrument for By<L, M>
 where
     Family<LabelSet<L>, M>: Metric,
 {
     type Registered = Family<LabelSet<L>, M>;
 
     fn new() -> Self {
-        let metric = Self(Family::default());
+        let metric = Self(Family::new_with_constructor(M::new));
         L::initial().for_each(|label| drop(metric.with(label)));
         metric
     }

@@ -3,7 +3,10 @@
 use tidegate_protocol::{Code, GapReason};
 
 use super::declare::Label;
-use crate::{config::ConfigKey, transport::Transport};
+use crate::{
+    config::{ConfigKey, config_key, keys::KEYS},
+    transport::Transport,
+};
 
 macro_rules! labels {
     ($(
@@ -18,13 +21,20 @@ macro_rules! labels {
             $( $(#[doc = $value_doc])* $Value, )*
         }
 
+        impl $Label {
+            /// The value of the label.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $( Self::$Value => $value, )*
+                }
+            }
+        }
+
         impl Label for $Label {
             const NAME: &'static str = $name;
 
             fn value(self) -> &'static str {
-                match self {
-                    $( Self::$Value => $value, )*
-                }
+                self.name()
             }
 
             fn initial() -> impl Iterator<Item = Self> {
@@ -35,6 +45,35 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a request of the public listener asks for.
+    Operation("operation") {
+        /// Append events.
+        Publish = "publish",
+        /// Read a page of events.
+        History = "history",
+        /// Read the cursor at the head.
+        Cursor = "cursor",
+        /// Open a stream.
+        Stream = "stream",
+        /// Read the OpenAPI document.
+        Description = "description",
+        /// May this page send a request (CORS)?
+        Preflight = "preflight",
+        /// Anything else: the page of `tidegate dev`, an unknown address or method, a request that cannot be
+        /// read.
+        Other = "other",
+    }
+
+    /// Whether the log takes writes.
+    LogState("state") {
+        /// It does.
+        Ok = "ok",
+        /// It does, with difficulty.
+        Degraded = "degraded",
+        /// It does not, until the gateway is restarted.
+        Halted = "halted",
+    }
+
     /// How a request for an issuer's key set ended.
     JwksOutcome("outcome") {
         /// A key set.
@@ -125,6 +164,22 @@ impl Label for Code {
     }
 }
 
+/// How a request was answered: `ok`, or the code of its refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Outcome(pub(super) Option<Code>);
+
+impl Label for Outcome {
+    const NAME: &'static str = "code";
+
+    fn value(self) -> &'static str {
+        self.0.map_or("ok", Code::name)
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        std::iter::once(Self(None)).chain(Code::ALL.into_iter().map(|code| Self(Some(code))))
+    }
+}
+
 /// The configuration key of a bound, as a refusal names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Limit(pub(super) &'static str);
@@ -142,8 +197,37 @@ impl Label for Limit {
         self.0
     }
 
-    /// None: which keys are bounds is known where they are checked.
+    /// All keys of `[limits]`, and those of other sections that refuse something.
     fn initial() -> impl Iterator<Item = Self> {
-        std::iter::empty()
+        let of_limits = KEYS.iter().filter(|key| key.section == "limits").map(|key| Self(key.name));
+        let others = [
+            config_key!(dedup.max_entries),
+            config_key!(dedup.max_entries_per_org),
+            config_key!(slow.max_warnings),
+        ];
+        of_limits.chain(others.map(Self::from))
+    }
+}
+
+/// The configuration key of a bound that a gauge approaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Bound(pub(super) ConfigKey);
+
+impl Label for Bound {
+    const NAME: &'static str = "limit";
+
+    fn value(self) -> &'static str {
+        self.0.name()
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        [
+            config_key!(limits.connections),
+            config_key!(limits.replays_waiting),
+            config_key!(tail.max_bytes),
+            config_key!(compression.max_contexts),
+        ]
+        .into_iter()
+        .map(Self)
     }
 }

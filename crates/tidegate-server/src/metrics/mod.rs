@@ -20,13 +20,16 @@ use tidegate_core::{Budget, deflate::Contexts};
 use tidegate_engine::SyncObserver;
 use tidegate_protocol::{Code, GapReason, Refusal};
 
-use crate::{config::ConfigKey, transport::Transport};
+use crate::{
+    config::{Config, ConfigKey, config_key},
+    transport::Transport,
+};
 use declare::{By, Instrument, declare};
-use labels::{Limit, SlotScope};
+use labels::{Bound, Limit, Outcome, SlotScope};
 use process::Process;
 use shared::Shared;
 
-pub use labels::{JwksOutcome, ReplayPage, RereadOutcome};
+pub use labels::{JwksOutcome, LogState, Operation, ReplayPage, RereadOutcome};
 
 declare! {
     /// Readers connected now.
@@ -39,6 +42,21 @@ declare! {
     pub duplicates: Counter = "events_duplicate";
     /// Events handed to sockets.
     pub delivered: Counter = "events_delivered";
+    /// Bytes of streams sent: what sockets took of WebSocket frames, and what HTTP took of the bodies of
+    /// event streams. They are added several times a second.
+    sent: By<Transport, Counter> = "sent" in Bytes;
+    /// Time from the timestamp of an event (given when the log takes it, before it is synced) until the last
+    /// reader of a group has it. A group is the readers of an org on one worker that see the same in the same
+    /// form. Each fan-out pass counts once for each group, with the oldest event that it brings. "Has it" means: the
+    /// WebSocket took the bytes, or they wait for HTTP as the body of the event stream. Readers that catch up
+    /// are not measured. Whole milliseconds.
+    delivery_duration: By<Transport, Histogram> = "delivery_duration" in Seconds;
+    /// Requests answered on the public listener, by what they asked for and how they were answered (ok, or the
+    /// code of the refusal). A WebSocket counts as ok when its upgrade is answered; if it is refused after
+    /// that, closes has the code.
+    requests: By<(Operation, Outcome), Counter> = "requests";
+    /// Time from the head of a request to its answer; of a stream, until it is open.
+    request_duration: By<Operation, Histogram> = "request_duration" in Seconds;
     /// Time from a publish request's last byte to its answer.
     publish_duration: Histogram = "publish_duration" in Seconds;
     /// Gaps declared to readers.
@@ -47,6 +65,10 @@ declare! {
     closes: By<Code, Counter> = "closes";
     /// Requests and connections over a limit.
     refusals: By<Limit, Counter> = "refusals";
+    /// The values of the bounds that gauges approach, by configuration key.
+    limit: By<Bound, Gauge> = "limit";
+    /// 1 for the present state of the log, 0 for the others.
+    log_state: By<LogState, Gauge> = "log_state";
     /// Time to write and sync one group of the log.
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
@@ -121,6 +143,50 @@ impl Metrics {
         ] {
             self.connection_slots.with(scope).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Takes over the bounds that gauges approach.
+    pub fn limits(&self, config: &Config) {
+        for (key, value) in [
+            (config_key!(limits.connections), config.limits.connections),
+            (config_key!(limits.replays_waiting), config.limits.replays_waiting),
+            (config_key!(tail.max_bytes), config.tail.max_bytes.bytes()),
+            (config_key!(compression.max_contexts), config.compression.max_contexts),
+        ] {
+            self.limit.with(Bound(key)).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes over the state of the log.
+    pub fn log_state(&self, now: LogState) {
+        for state in [LogState::Ok, LogState::Degraded, LogState::Halted] {
+            self.log_state.with(state).set(i64::from(state == now));
+        }
+    }
+
+    /// Makes the series of an answer, so that it is there before the first such answer.
+    pub fn expect_request(&self, operation: Operation, code: Option<Code>) {
+        drop(self.requests.with((operation, Outcome(code))));
+    }
+
+    /// Counts an answered request; `code` is that of its refusal.
+    pub fn request(&self, operation: Operation, code: Option<Code>) {
+        self.requests.with((operation, Outcome(code))).inc();
+    }
+
+    /// Measures an answered request.
+    pub fn request_took(&self, operation: Operation, took: Duration) {
+        self.request_duration.with(operation).observe(took.as_secs_f64());
+    }
+
+    /// Counts bytes that left for readers.
+    pub fn sent(&self, transport: Transport, bytes: u64) {
+        self.sent.with(transport).inc_by(bytes);
+    }
+
+    /// Measures how long the oldest event of a pass was on its way to the last reader of a group.
+    pub fn delivery_took(&self, transport: Transport, took: Duration) {
+        self.delivery_duration.with(transport).observe(took.as_secs_f64());
     }
 
     /// Counts a gap declared to a reader.

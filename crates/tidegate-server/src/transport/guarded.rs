@@ -109,7 +109,7 @@ pub struct Guarded {
 /// How long bytes are still read and discarded after our last answer. If a socket is closed with unread
 /// bytes, the peer's system discards our answer (RST), so a client that was refused in the middle of a large
 /// body would never learn why.
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Guarded {
     /// Guards `stream`.

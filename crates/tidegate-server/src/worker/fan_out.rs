@@ -4,11 +4,15 @@
 //! as bytes shared with everybody who sees the same, by one non-blocking vectored write. A reader whose
 //! socket does not take them leaves its group, and catches up in its own turns ([`super::catch_up`]).
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, View, ViewKey,
+    Batch, Framing, View, ViewKey,
     batch::Compressor,
     pace::{SLICE, Written},
     session::Form,
@@ -22,7 +26,7 @@ use super::{
     readers::READERS_BETWEEN_LOOKS,
     thread_cpu,
 };
-use crate::hub::Org;
+use crate::{hub::Org, transport::Transport};
 
 impl Worker {
     /// The org `id` has events that its readers here do not have yet.
@@ -200,10 +204,26 @@ impl Worker {
                 return (delivered, false);
             }
         }
+        if bytes > 0 && !group.readers.borrow().is_empty() {
+            self.measure(group, &views);
+        }
         drop(views);
         group.next.set(0);
         group.views.take();
         (delivered, true)
+    }
+
+    /// Measures how long the oldest event of `views` was on its way, now that the last reader of the group has
+    /// it.
+    fn measure(&self, group: &Group, views: &[(Arc<Batch>, View)]) {
+        let shown = views.iter().find(|(_, view)| matches!(view, View::Frame { .. }));
+        let Some(oldest) = shown.and_then(|(batch, _)| batch.events.first()) else { return };
+        let transport = match group.key.framing {
+            Framing::WebSocket => Transport::WebSocket,
+            Framing::Sse => Transport::Sse,
+        };
+        let took = Duration::from_millis(self.node.now().saturating_sub(oldest.timestamp));
+        self.node.metrics.delivery_took(transport, took);
     }
 
     /// Takes all readers out of a group: from now on they lag.

@@ -8,14 +8,15 @@
 //!
 //! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the passes),
 //! `start` and `reader` (one stream), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
-//! `catch_up` (readers that lag, and the pages of the log that they share), then the two transports,
-//! `websocket` and `sse`.
+//! `catch_up` (readers that lag, and the pages of the log that they share), `sent` (the bytes that left), then
+//! the two transports, `websocket` and `sse`.
 
 mod catch_up;
 mod fan_out;
 mod org;
 mod reader;
 mod readers;
+mod sent;
 pub mod sse;
 pub mod start;
 mod thread;
@@ -38,7 +39,7 @@ pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 pub use thread::{Serve, WorkerThread};
 
-use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sse::Bodies};
+use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sent::SentBytes, sse::Bodies};
 use crate::{
     hub::Org,
     node::{Node, OpenSocket},
@@ -84,6 +85,8 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Every reader of this worker.
     readers: Readers,
+    /// What its streams have sent since its last tick.
+    sent: Rc<SentBytes>,
     started: Instant,
 }
 
@@ -98,6 +101,7 @@ impl Worker {
             passes: RefCell::new(Passes::new(config.batch.pacing())),
             catch_up: CatchUp::new(config.tail.page_bytes.bytes(), pages),
             readers: Readers::default(),
+            sent: Rc::default(),
             started: Instant::now(),
             id,
             node,
@@ -147,8 +151,10 @@ impl Worker {
         (shortest / 10).clamp(Duration::from_millis(20), Duration::from_millis(250))
     }
 
-    /// Begins a tick, which looks at the timers of all readers. Forgets pages and orgs that are not used.
+    /// Begins a tick, which looks at the timers of all readers. Forgets pages and orgs that are not used, and
+    /// reports the bytes that were sent.
     fn begin_tick(&self) {
+        self.sent.report(&self.node.metrics);
         self.readers.begin_tick(&self.node);
         self.catch_up.forget_idle();
         self.forget_orgs();

@@ -22,6 +22,7 @@ use super::{
     org::OrgState,
     reader::{Attendance, Gone},
 };
+use crate::transport::Transport;
 
 /// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
 /// out when the peer has room.
@@ -205,12 +206,18 @@ impl Bodies {
             // Not the CPU time: asking for it is a system call, and two more a send would show.
             let began = Instant::now();
             let polled = connection.as_mut().poll(context);
+            worker.sent.add(Transport::Sse, self.bytes());
             if let Some((org, cost)) = self.take_cost(began.elapsed()) {
                 worker.charge(&org, cost);
             }
             polled
         })
         .await
+    }
+
+    /// How many bytes were taken.
+    fn bytes(&self) -> u64 {
+        self.0.borrow().as_ref().map_or(0, |(_, written)| written.bytes)
     }
 
     /// The org to charge for what was sent in `took`, and how much; `None` if nothing was taken.

@@ -138,9 +138,7 @@ impl Timers {
         let seconds = since(self.counted).as_secs_f64();
         let rate = config.limits.client_frames_per_second;
         if f64::from(self.frames) > rate as f64 * seconds.max(1.0) {
-            let message = format!("the client sends more than {rate} frames a second");
-            let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
-            return Some(DueAction::End(refusal.limited_by(config_key!(limits.client_frames_per_second))));
+            return Some(DueAction::End(too_many_frames(rate)));
         }
         if seconds >= 1.0 {
             (self.counted, self.frames) = (now, 0);
@@ -181,6 +179,13 @@ impl Timers {
         }
         Some(DueAction::Ping)
     }
+}
+
+/// The refusal of a client that sends frames faster than `limits.client_frames_per_second`.
+pub fn too_many_frames(rate: usize) -> Refusal {
+    let message = format!("the client sends more than {rate} frames a second");
+    let refusal = Refusal::new(Code::RateLimited, message).retry_in(10_000);
+    refusal.limited_by(config_key!(limits.client_frames_per_second))
 }
 
 /// Uniform over [0, 1).

@@ -35,6 +35,18 @@ fn a_token_comes_by_header_first_frame_subprotocol_or_address() {
     assert!(!gateway.log().contains(&gateway.token), "tokens are never logged");
 }
 
+/// RFC 9110 11.4: one or more spaces stand between scheme and credentials.
+#[test]
+fn bearer_may_be_followed_by_more_than_one_space() {
+    let gateway = Gateway::start();
+    let (token, key) = (format!("Bearer   {}", gateway.token), format!("bearer  {}", gateway.key));
+    assert_eq!(gateway.getting("cursor").with("authorization", &token).send().status, 200);
+    let event = r#"{"service":"s","event":"e","data":1}"#;
+    assert_eq!(gateway.publishing().with("authorization", &key).body(event).send().status, 200);
+    bare(&gateway, &[("authorization", &token)]).next("hello");
+    Sse::open(gateway.getting("stream").with("authorization", &token)).next("hello");
+}
+
 #[test]
 fn no_auth_frame_in_time_is_told_and_closed() {
     let gateway = Gateway::with(&["limits.first_frame_timeout=100ms"]);

@@ -181,6 +181,37 @@ fn every_origin_has_one_verdict_on_every_road() {
     assert_eq!(events.header("vary"), Some("Origin"), "the answer to nobody's page may be cached for none");
 }
 
+/// Front ends have development servers of their own (Vite: 5173).
+#[test]
+fn dev_serves_pages_of_any_port_of_localhost_unless_others_are_listed() {
+    let verdict = |gateway: &Gateway, origin: &str| {
+        let answer = gateway.getting("events").with("origin", origin).send();
+        let preflight =
+            gateway.getting("events").by("OPTIONS").without("authorization").with("origin", origin);
+        assert_eq!(preflight.send().status == 204, answer.status == 200, "{origin}");
+        if answer.status == 200 {
+            assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+            return true;
+        }
+        assert_refused(&answer, origin);
+        false
+    };
+    let (dev, strict) = (Gateway::with(&[]), gateway_with(&[]));
+    for local in ["http://localhost:5173", "http://127.0.0.1:5173", "http://[::1]:5173", "https://localhost"]
+    {
+        assert!(verdict(&dev, local), "{local}");
+        assert!(!verdict(&strict, local), "{local}");
+    }
+    for other in [
+        "http://localhost.evil.example:5173",
+        "http://192.168.1.7:5173",
+        "http://evil.localhost:5173",
+        "null",
+    ] {
+        assert!(!verdict(&dev, other), "{other}");
+    }
+}
+
 #[test]
 fn two_origins_are_none() {
     let gateway = gateway_with(&[]);

@@ -1,11 +1,12 @@
 //! A gateway for one test: `tidegate dev` with its own directory and ports.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -149,6 +150,11 @@ impl Gateway {
         let address = |name: &str| -> SocketAddr {
             text(name).strip_prefix("http://").expect("http").parse().expect("an address")
         };
+        let admin = text("admin_url").strip_prefix("http://").expect("http").parse().expect("an address");
+        // Prometheus scrapes a new gateway before anything happens there.
+        if let Some(first) = secrets::metrics(admin).as_deref().and_then(series) {
+            let _ = SERIES.set(first);
+        }
         let saved = std::fs::read_to_string(dir.path().join("dev.toml")).expect("dev.toml");
         let saved: toml::Table = saved.parse().expect("TOML");
         let secret = saved["secret"].as_str().expect("a secret").to_owned();
@@ -156,7 +162,7 @@ impl Gateway {
             secrets: Mutex::new(vec![secret.clone(), text("token"), text("publish_key")]),
             secret,
             public: address("url"),
-            admin: address("admin_url"),
+            admin,
             org: text("org"),
             token: text("token"),
             key: text("publish_key"),
@@ -183,11 +189,13 @@ impl Gateway {
 
     fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            if !std::thread::panicking() {
-                secrets::heard(&secrets::metrics(self.admin).unwrap_or_default());
-            }
+            let metrics = secrets::metrics(self.admin).unwrap_or_default();
             child.kill().expect("kill it");
             child.wait().expect("wait for it");
+            if !std::thread::panicking() {
+                secrets::heard(&metrics);
+                look_for_late_series(&metrics);
+            }
         }
     }
 
@@ -376,6 +384,26 @@ impl Drop for Gateway {
         }
         self.look_for_secrets();
     }
+}
+
+/// The series of a gateway that has just started.
+static SERIES: OnceLock<BTreeSet<String>> = OnceLock::new();
+
+/// The names and labels in the text of `/metrics`; `None` if it is not whole.
+fn series(metrics: &str) -> Option<BTreeSet<String>> {
+    let (head, body) = metrics.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    let samples = body.lines().filter(|line| !line.starts_with('#'));
+    let series = samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()));
+    (length == Some(body.len())).then(|| series.collect())
+}
+
+/// Fails if a series was not there from the start: `increase()` and `rate()` do not see its first count. So
+/// each test provokes what it is about, and all of them together everything.
+fn look_for_late_series(metrics: &str) {
+    let (Some(first), Some(last)) = (SERIES.get(), series(metrics)) else { return };
+    let late: Vec<&String> = last.difference(first).collect();
+    assert!(late.is_empty(), "these series are not there from the start: {late:?}");
 }
 
 fn write_config(file: &std::path::Path, dir: &std::path::Path, config: &str) {

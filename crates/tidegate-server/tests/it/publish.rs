@@ -208,12 +208,61 @@ fn other_addresses_methods_and_media_are_refused_by_name() {
     assert_eq!(gateway.publishing().without("content-type").body(event("1")).send().status, 415);
 }
 
+/// RFC 7493, sections 2.1 and 2.2. A reader with a strict parser could never get past a batch with one of these.
+#[test]
+fn what_a_strict_reader_could_not_parse_is_refused_with_its_pointer() {
+    let gateway = Gateway::start();
+    for (data, pointer) in [
+        (r#""\ud800""#, "/data"),
+        (r#"{"a":["\udc00\ud800"]}"#, "/data/a/0"),
+        (r#"{"a":{"\ud800":1}}"#, "/data/a"),
+        ("1e400", "/data"),
+        (r#"{"a~/b":[1,-1E+309]}"#, "/data/a~0~1b/1"),
+    ] {
+        let answer = gateway.publish(&event(data));
+        assert_eq!((answer.status, answer.refusal().as_str()), (422, "invalid"), "{data}");
+        assert_eq!(pointers(&answer), [(pointer.to_owned(), "format".to_owned())], "{data}");
+        let lines = format!("{}\n{}", event("1"), event(data));
+        let lines = gateway.publishing().with("content-type", "application/x-ndjson").body(lines).send();
+        assert_eq!(pointers(&lines), [(format!("/1{pointer}"), "format".to_owned())], "{data}");
+    }
+    let answer = gateway.publish(r#"{"service":"\ud800","event":"e","users":["\ud800"],"data":1}"#);
+    let expected = ["/service", "/users/0"].map(|at| (at.to_owned(), "format".to_owned()));
+    assert_eq!(pointers(&answer), expected);
+    // What is taken is read by this strict parser.
+    let kept = r#"[12345678901234567890,1e308,1e-400,"\ud83d\ude00"]"#;
+    assert_eq!(gateway.publish(&event(kept)).status, 200);
+    let events = gateway.getting("events").send();
+    assert!(
+        events.body.contains(kept) && events.json()["events"].as_array().is_some_and(|all| all.len() == 1)
+    );
+}
+
+#[test]
+fn a_body_that_begins_with_a_byte_order_mark_is_refused_in_so_many_words() {
+    let gateway = Gateway::start();
+    let cloud = r#"{"specversion":"1.0","id":"a","source":"/x","type":"t","service":"s","data":1}"#;
+    let binary = [("ce-specversion", "1.0"), ("ce-id", "a"), ("ce-source", "/x"), ("ce-type", "t")];
+    let bodies: [(&str, &[(&str, &str)], String); 5] = [
+        ("application/json", &[], event("1")),
+        ("application/x-ndjson", &[], event("1")),
+        ("application/cloudevents+json", &[], cloud.to_owned()),
+        ("application/cloudevents-batch+json", &[], format!("[{cloud}]")),
+        ("application/json", &binary, "1".to_owned()),
+    ];
+    for (kind, headers, body) in bodies {
+        let request = gateway.publishing().with("content-type", kind).body(format!("\u{feff}{body}"));
+        let answer = headers.iter().fold(request, |all, (name, value)| all.with(name, value)).send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"), "{kind}");
+        assert!(answer.body.contains("byte order mark"), "{kind}: {answer:?}");
+    }
+}
+
 #[test]
 fn data_is_kept_token_for_token_on_every_path() {
     let gateway = Gateway::start();
-    let sent =
-        r#"{ "n" : [ 1.0 , 1e5, -0, 12345678901234567890 ] , "n" : "a \u00e9\ud800 \/ b" , "ä": null }"#;
-    let kept = r#"{"n":[1.0,1e5,-0,12345678901234567890],"n":"a \u00e9\ud800 \/ b","ä":null}"#;
+    let sent = r#"{ "n" : [ 1.0 , 1e5, -0, 12345678901234567890 ] , "n" : "a \u00e9\ud83d\ude00 \/ b" , "ä": null }"#;
+    let kept = r#"{"n":[1.0,1e5,-0,12345678901234567890],"n":"a \u00e9\ud83d\ude00 \/ b","ä":null}"#;
     let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("text").to_owned();
     let mut live = gateway.both("");
     live.iter_mut().for_each(|stream| drop(stream.next("hello")));

@@ -236,5 +236,5 @@ fn no_secret_and_no_payload_is_ever_shown() {
     assert!(!gateway.log().contains("4711"), "{}", gateway.log());
     assert!(!gateway.operators("/metrics").body.contains("4711"));
     assert!(gateway.log().contains("refuse a page of another origin"), "it speaks of what it refuses");
-    assert!(gateway.log().contains("refuse a stream"), "at level trace");
+    assert!(gateway.log().contains("refuse a request"), "at level trace");
 }

@@ -98,6 +98,57 @@ fn a_client_that_says_goodbye_is_answered_in_kind() {
     });
 }
 
+/// RFC 6455 5.5.1: browsers show a page the code that comes back.
+#[test]
+fn a_close_code_is_sent_back() {
+    let gateway = Gateway::start();
+    for (sent, code) in [
+        (&[][..], 1005),
+        (&[0x03, 0xe9], 1001),
+        (&[0x0b, 0xb8, b'b', b'y', b'e'], 3000),
+        (&[0x13, 0x87], 4999),
+    ] {
+        let mut stream = gateway.ws("");
+        stream.next("hello");
+        stream.send_raw(&masked(0x88, sent));
+        assert_eq!(stream.message(), Message::Close(code, String::new()));
+        assert_eq!(stream.message(), Message::End);
+        // Also to a client that has no stream yet.
+        let mut waiting = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+        waiting.send_raw(&masked(0x88, sent));
+        assert_eq!(waiting.message(), Message::Close(code, String::new()));
+        assert_eq!(waiting.message(), Message::End);
+    }
+}
+
+/// RFC 6455 5.5.2.
+#[test]
+fn pings_are_answered_before_auth() {
+    let gateway = Gateway::start();
+    let mut stream = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+    stream.send_raw(&masked(0x89, b"first"));
+    assert_eq!(stream.message(), Message::Pong(b"first".to_vec()));
+    // In one segment with a pong, which needs no answer, and with the frame that it waits for.
+    let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token);
+    let together = [masked(0x8a, b""), masked(0x89, b"second"), masked(0x81, auth.as_bytes())].concat();
+    stream.send_raw(&together);
+    assert_eq!(stream.message(), Message::Pong(b"second".to_vec()));
+    stream.next("hello");
+
+    let mut flood = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+    flood.send_raw(&masked(0x89, b"").repeat(1000));
+    let mut pongs = 0;
+    let error = loop {
+        match flood.message() {
+            Message::Pong(_) => pongs += 1,
+            Message::Text(text) => break text,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(error.contains("\"rate_limited\"") && pongs < 1000, "{pongs} pongs, then {error}");
+    assert_eq!(flood.message(), Message::Close(4005, "rate_limited".to_owned()));
+}
+
 #[test]
 fn what_a_client_may_send_is_heard_and_unknown_fields_are_ignored() {
     let gateway = Gateway::start();
@@ -185,9 +236,23 @@ fn what_is_no_handshake_is_answered_by_http() {
         answer.refusal();
         if status == 426 {
             assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{what}");
+            // RFC 9110 7.8: a sender of Upgrade names it in Connection.
+            assert_eq!(answer.header("upgrade"), Some("websocket"), "{what}");
+            assert_eq!(answer.header("connection"), Some("upgrade, close"), "{what}");
         }
     }
     gateway.ws("").next("hello");
+}
+
+/// The example of RFC 6455 4.1 is the base64 of 16 bytes, and its last digit holds bits that none of them uses.
+#[test]
+fn a_key_with_stray_bits_is_taken() {
+    let gateway = Gateway::start();
+    let request = handshake(gateway.public, &gateway.path("stream"))
+        .with("sec-websocket-key", "AQIDBAUGBwgJCgsMDQ4PEC==");
+    let answer = Answer::read_head(&mut request.begin()).expect("an answer");
+    assert_eq!(answer.status, 101, "{answer:?}");
+    assert_eq!(answer.header("sec-websocket-accept"), Some("OfS0wDaT5NoxF2gqm7Zj2YtetzM="));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{
     super::{
         PublishError,
         draft::{Draft, Members},
-        fields::{Faults, Text, is_meant_as_users},
+        fields::{Faults, LONE_SURROGATE, Text, is_meant_as_users},
     },
     Attributes, Given, Target, media, unsupported,
 };
@@ -66,6 +66,10 @@ impl Attributes for StoredAt<'_, '_> {
         }
         match serde_json::from_str::<Text<'_>>(raw.get()) {
             Ok(text) => Given::Text(text.0),
+            // Valid JSON, so a string that cannot be read has half of a surrogate pair.
+            Err(_) if raw.get().starts_with('"') => {
+                Given::Faulty { code: "format", detail: LONE_SURROGATE.into() }
+            }
             Err(_) => {
                 let what =
                     if name == "users" { "a string of users, separated by commas" } else { "a string" };

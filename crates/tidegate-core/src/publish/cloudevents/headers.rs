@@ -29,7 +29,11 @@ impl Attributes for Headers<'_> {
         };
         match decode(value) {
             Ok(text) => Given::Text(text),
-            Err(why) => Given::Faulty { code: "format", detail: format!("ce-{name} {why}") },
+            Err(why) => {
+                let detail =
+                    format!("ce-{name} {why}; or use structured mode, where values need no encoding");
+                Given::Faulty { code: "format", detail }
+            }
         }
     }
 
@@ -54,11 +58,12 @@ impl Headers<'_> {
         }
         for (index, (name, _)) in self.attributes.iter().enumerate() {
             if self.attributes[..index].iter().any(|(earlier, _)| earlier == name) {
-                faults.add(self.pointer(name), "repeated", format!("ce-{name} occurs more than once"));
+                let detail = format!("ce-{name} occurs more than once; send it once, or use structured mode");
+                faults.add(self.pointer(name), "repeated", detail);
             }
             if *name == "datacontenttype" {
-                let detail =
-                    "the type of data is Content-Type in binary mode; ce-datacontenttype is not allowed";
+                let detail = "the type of data is Content-Type in binary mode, so ce-datacontenttype is not allowed; leave \
+                     it out, or use structured mode";
                 faults.add(self.pointer(name), "unknown_field", detail.into());
             }
             if *name != "users" && is_meant_as_users(name) {

@@ -274,3 +274,49 @@ fn r12_the_source_tells_ids_apart_and_all_else_is_content() {
         assert_ne!(first.content, other.content, "{more}");
     }
 }
+
+#[test]
+fn strings_and_numbers_that_strict_readers_refuse_are_named_in_each_mode() {
+    let event = |more: &str| {
+        format!(r#"{{"specversion":"1.0","id":"a","source":"/x","type":"t","service":"s",{more}}}"#)
+    };
+    for (more, pointer) in [
+        (r#""data":{"n":[0,1e400]}"#, "/data/n/1"),
+        (r#""data":"\ud800""#, "/data"),
+        (r#""subject":"\ud800""#, "/subject"),
+        (r#""users":"\ud800""#, "/users"),
+        // Extensions are not kept, but a body with such a value has been made by a faulty program.
+        (r#""other":["\ud800"]"#, "/other/0"),
+        (r#""\ud800":1"#, ""),
+    ] {
+        let body = event(more);
+        assert_eq!(faults(structured(&body)), [(pointer.to_owned(), "format")], "{more}");
+        let batch = read_as(&Mode::Batch, &format!("[{}, {body}]", event(r#""data":1"#)), None);
+        assert_eq!(faults(batch), [(format!("/1{pointer}"), "format")], "{more}");
+    }
+    let headers = "specversion: 1.0\nid: a\nsource: /x\ntype: t\nservice: s";
+    assert_eq!(faults(binary(headers, r#"{"n":[0,"\udc00"]}"#)), [("/n/1".to_owned(), "format")]);
+    assert_eq!(faults(binary(headers, "1e400")), [(String::new(), "format")]);
+}
+
+#[test]
+fn refusals_of_headers_name_structured_mode_and_byte_order_marks_are_named() {
+    let good = "specversion: 1.0\nid: a\nsource: /x\ntype: t\nservice: s";
+    for more in ["subject: 100%", "subject: \"a", "subject: \u{e4}", "datacontenttype: x", "id: b"] {
+        match binary(&format!("{good}\n{more}"), "1") {
+            Err(PublishError::Invalid(faults)) => {
+                assert!(faults[0].detail.contains("or use structured mode"), "{more}: {}", faults[0].detail);
+            }
+            other => panic!("{more}: {other:?}"),
+        }
+    }
+    let event = r#"{"specversion":"1.0","id":"a","source":"/x","type":"t","service":"s"}"#;
+    for read in [
+        structured(&format!("\u{feff}{event}")),
+        read_as(&Mode::Batch, &format!("\u{feff}[{event}]"), None),
+        binary(good, "\u{feff}1"),
+    ] {
+        let said = read.expect_err("refused").to_string();
+        assert!(said.starts_with("the body is not JSON: it begins with a byte order mark"), "{said}");
+    }
+}

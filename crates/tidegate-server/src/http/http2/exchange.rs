@@ -21,13 +21,15 @@ use tidegate_protocol::{Code, Refusal};
 
 use super::{
     PIECE,
-    received::{Received, Respond},
+    received::{Received, Respond, Unread, discard},
 };
 use crate::{
     config::config_key,
-    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem},
+    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem, record},
+    metrics::Operation,
     node::Node,
     refusals::LimitedBy as _,
+    transport::guarded::LINGER,
     worker::{Peer, Worker, sse::SseBody},
 };
 
@@ -35,16 +37,20 @@ use crate::{
 pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let node = worker.node.clone();
     let is_head = request.method() == Method::HEAD;
+    let address = peer.address.ip();
     let respond: Respond = Rc::new(RefCell::new(respond));
+    let unread = Unread::default();
     let answering = async {
-        match as_http1(&node, request, &respond) {
+        match as_http1(&node, request, &respond, &unread) {
             Ok(request) => {
                 let Ok(response) = answer(worker, peer, request).await;
                 response
             }
             Err((status, refusal)) => {
                 node.metrics.refused(&refusal);
-                problem::refuse_as(status, &refusal)
+                let response = problem::refuse_as(status, &refusal);
+                record(&node, Operation::Other, address, &response, Some(&refusal.message));
+                response
             }
         }
     };
@@ -56,7 +62,9 @@ pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, r
     };
     let timeout = node.config().limits.write_timeout + STALL_GRACE;
     match give(&respond, response, is_head, timeout).await {
-        Sent::All | Sent::Gone => {}
+        // As over HTTP/1.1.
+        Sent::All => discard(unread, LINGER).await,
+        Sent::Gone => {}
         Sent::Stalled { is_stream } => {
             // For a reader, its end has been counted already.
             if !is_stream {
@@ -75,8 +83,12 @@ fn as_http1(
     node: &Node,
     request: Request<RecvStream>,
     respond: &Respond,
+    unread: &Unread,
 ) -> Result<Request<Incoming>, (StatusCode, Refusal)> {
     let (mut head, body) = request.into_parts();
+    let waits = head.headers.get(header::EXPECT).is_some_and(|expect| expect == "100-continue");
+    let go_on = (waits && !body.is_end_stream()).then(|| respond.clone());
+    let body = Received::new(body, go_on, unread.clone());
     join_cookies(&mut head.headers);
     let most = node.config().limits.headers;
     if head.headers.len() > most {
@@ -94,9 +106,7 @@ fn as_http1(
             head.headers.insert(header::HOST, authority);
         }
     }
-    let waits = head.headers.get(header::EXPECT).is_some_and(|expect| expect == "100-continue");
-    let go_on = (waits && !body.is_end_stream()).then(|| respond.clone());
-    Ok(Request::from_parts(head, Either::Right(Received::new(body, go_on))))
+    Ok(Request::from_parts(head, Either::Right(body)))
 }
 
 fn join_cookies(headers: &mut HeaderMap) {

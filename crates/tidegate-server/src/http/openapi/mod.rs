@@ -66,6 +66,11 @@ pub fn describes<B>(route: &Route, response: &Response<B>) -> bool {
     operation.answers.iter().any(|answer| answer.status == status && answer.content.media_type() == sent)
 }
 
+/// The codes of the refusals of this route.
+pub fn codes_of(route: &Route) -> impl Iterator<Item = Code> {
+    operation::of(route.endpoint).refusals.iter().map(|refused| refused.code)
+}
+
 /// The document of a gateway with this configuration.
 pub fn document(config: &Config) -> Value {
     let limits = &config.limits;
@@ -246,6 +251,7 @@ fn refusal(route: &Route, status: u16, refused: &[&Refused]) -> Value {
     }
     let header = match status {
         401 => Header::WwwAuthenticate,
+        415 => Header::AcceptEncoding,
         426 => Header::WebSocketVersion,
         429 | 503 => Header::RetryAfter,
         _ => return response,
@@ -417,6 +423,7 @@ const fn header_name(header: Header) -> &'static str {
         Header::WebSocketAccept => "Sec-WebSocket-Accept",
         Header::WebSocketProtocol => "Sec-WebSocket-Protocol",
         Header::WebSocketVersion => "Sec-WebSocket-Version",
+        Header::AcceptEncoding => "Accept-Encoding",
     }
 }
 
@@ -446,6 +453,10 @@ fn headers() -> Value {
         "WebSocketProtocol": {
             "description": "Present if subprotocols were offered.",
             "schema": { "const": "tidegate.v1" },
+        },
+        "AcceptEncoding": {
+            "description": "The codings of a body that are taken; present if the body's coding was refused.",
+            "schema": { "const": "gzip, deflate" },
         },
         "WebSocketVersion": {
             "description": "The supported version.",

@@ -126,6 +126,7 @@ pub enum Header {
     WebSocketAccept,
     WebSocketProtocol,
     WebSocketVersion,
+    AcceptEncoding,
 }
 
 /// An answer that is not a refusal.
@@ -202,6 +203,8 @@ keep their order. An event with an `id` is stored once: sent again within the de
 with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
 again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
 
+The body may be compressed (`Content-Encoding: gzip` or `deflate`); the limits count what it inflates to.
+
 Members that are not described here are refused: ignoring a misspelt `users` would show everybody what was \
 meant for one. Extensions of CloudEvents are ignored, unless their name is probably meant as `users`.
 
@@ -229,7 +232,7 @@ if that is the name of a service.",
     refusals: &[
         refused(
             Code::BadRequest,
-            "the body is not JSON or ended early, a faulty or repeated header, or a faulty name",
+            "the body is not JSON or ended early, its compressed data is damaged, a faulty or repeated header, or a faulty name",
         ),
         refused(Code::Unauthorized, NO_KEY),
         refused(
@@ -243,7 +246,11 @@ if that is the name of a service.",
             Code::TooLarge,
             "the body, an event, or the number of events is over a limit; `limit` names the configuration key",
         ),
-        refused(Code::UnsupportedMedia, "any other content type, or a CloudEvent with data that is not JSON"),
+        refused(
+            Code::UnsupportedMedia,
+            "any other content type, a `Content-Encoding` that is not taken (with `Accept-Encoding`), or a \
+             CloudEvent with data that is not JSON",
+        ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),

@@ -346,8 +346,7 @@ impl Reader {
                 self.notify();
             }
             Err(LeftoverFull) => {
-                let message = "the client takes no bytes, but sends frames that want answers";
-                self.end(Refusal::new(Code::SlowConsumer, message));
+                self.end(takes_no_answers());
             }
         }
     }
@@ -459,6 +458,11 @@ impl Drop for Reader {
         self.worker.node.engine.unwatch(self.org.id());
         self.worker.handle_reader_gone();
     }
+}
+
+/// The refusal of a client whose unread answers have used up their room.
+pub fn takes_no_answers() -> Refusal {
+    Refusal::new(Code::SlowConsumer, "the client takes no bytes, but sends frames that want answers")
 }
 
 fn greeting<'a>(node: &'a Node, name: &'a str, grant: &StreamGrant, head: Seq) -> Greeting<'a> {

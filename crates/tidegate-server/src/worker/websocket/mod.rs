@@ -9,6 +9,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tidegate_core::{Framing, frame};
@@ -17,18 +18,19 @@ use tidegate_protocol::{
     frame::{ClientFrame, read_client_frame},
     ws,
 };
-use tokio::net::TcpStream;
 
 pub use self::socket::Socket;
-use self::socket::finish;
+use self::socket::{Closing, finish};
 use super::{
     Peer, Worker,
-    reader::{Attendance, Gone, Reader, Sink},
+    reader::{Attendance, Gone, Reader, Sink, takes_no_answers},
     start::StreamRequest,
+    timers,
 };
 use crate::{
     admission,
     config::config_key,
+    metrics::Operation,
     node::OpenSocket,
     refusals::LimitedBy as _,
     transport::{
@@ -137,7 +139,7 @@ struct Begun {
 struct Fresh<'a> {
     worker: &'a Worker,
     from: &'a Peer,
-    stream: TcpStream,
+    socket: Socket,
     peer: ws::MessageReader,
 }
 
@@ -148,7 +150,8 @@ impl<'a> Fresh<'a> {
         match switching.socket().await {
             Ok(Switched { stream, early }) => {
                 let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
-                Some((Self { worker, from, stream, peer: ws::MessageReader::new(limits) }, early))
+                let (socket, peer) = (Socket::new(stream, worker.sent.clone()), ws::MessageReader::new(limits));
+                Some((Self { worker, from, socket, peer }, early))
             }
             Err(error) => {
                 tracing::debug!(%error, "upgrade a connection");
@@ -163,9 +166,9 @@ impl<'a> Fresh<'a> {
         metrics.close(refusal.code);
         metrics.refused(refusal);
         let address = self.from.address.ip();
-        tracing::debug!(code = refusal.code.name(), %address, "refuse a stream: {refusal}");
+        self.worker.node.log_refused(Operation::Stream, refusal.code, address, &refusal.message);
         let last = vec![frame::error(Framing::WebSocket, refusal)];
-        finish(&Socket::new(self.stream), self.peer, last, Some(refusal)).await;
+        finish(&self.socket, self.peer, last, Closing::Refusing(refusal)).await;
     }
 }
 
@@ -177,14 +180,18 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
         Some(token) => token,
         None => {
             let patience = worker.node.config().limits.first_frame_timeout;
-            let first = first_frame(&fresh.stream, &mut fresh.peer, &mut early);
+            let first = first_frame(&worker, &fresh.socket, &mut fresh.peer, &mut early);
             match tokio::time::timeout(patience, first).await {
                 Ok(Ok(token)) => token,
-                Ok(Err(None)) => return None,
-                Ok(Err(Some(refusal))) => {
+                Ok(Err(Left::Broken(refusal))) => {
                     fresh.refuse(&refusal).await;
                     return None;
                 }
+                Ok(Err(Left::Closing(code))) => {
+                    finish(&fresh.socket, fresh.peer, Vec::new(), Closing::Answering(code)).await;
+                    return None;
+                }
+                Ok(Err(Left::Gone | Left::Ended)) => return None,
                 Err(_) => {
                     let message = "no auth frame came within limits.first_frame_timeout";
                     let refusal = Refusal::new(Code::AuthTimeout, message);
@@ -206,35 +213,46 @@ async fn begin(worker: Rc<Worker>, from: Peer, upgraded: Upgraded, asked: Asked)
             return None;
         }
     };
-    let Fresh { stream, peer, .. } = fresh;
-    let socket = Rc::new(Socket::new(stream));
+    let Fresh { socket, peer, .. } = fresh;
+    let socket = Rc::new(socket);
     let sink = Sink::WebSocket(socket.clone());
     let attendance = Reader::open(worker.clone(), grant, request, (slot, entered), sink);
     Some(Begun { attendance, socket, peer, early })
 }
 
-/// Waits for the first frame, which must be `auth`; `Err(None)` if the client has gone.
+/// Waits for the first frame, which must be `auth`. Answers pings (RFC 6455, section 5.5.2).
 async fn first_frame(
-    stream: &TcpStream,
+    worker: &Worker,
+    socket: &Socket,
     peer: &mut ws::MessageReader,
     early: &mut Vec<u8>,
-) -> Result<String, Option<Refusal>> {
+) -> Result<String, Left> {
+    let (began, mut pings) = (Instant::now(), 0_u32);
     loop {
         let read = early.len();
         let mut input = early.as_mut_slice();
-        while let Some(event) = peer.read(&mut input).map_err(|error| Some(broken(error)))? {
+        while let Some(event) = peer.read(&mut input).map_err(|error| Left::Broken(broken(error)))? {
             let first = match event {
                 ws::Received::Text(text) => match read_client_frame(&text) {
                     Ok(ClientFrame::Auth { token }) => Ok(token),
                     Ok(_) => {
                         let message = "the first frame must be auth with a token";
-                        Err(Some(Refusal::new(Code::Unauthorized, message)))
+                        Err(Left::Broken(Refusal::new(Code::Unauthorized, message)))
                     }
-                    Err(refusal) => Err(Some(refusal)),
+                    Err(refusal) => Err(Left::Broken(refusal)),
                 },
-                ws::Received::Binary(_) => Err(Some(binary())),
-                ws::Received::Close(_) => Err(None),
-                ws::Received::Ping(_) | ws::Received::Pong(_) => continue,
+                ws::Received::Binary(_) => Err(Left::Broken(binary())),
+                ws::Received::Close(close) => Err(Left::Closing(close.code)),
+                ws::Received::Pong(_) => continue,
+                ws::Received::Ping(payload) => {
+                    pings += 1;
+                    let rate = worker.node.config().limits.client_frames_per_second;
+                    if f64::from(pings) > rate as f64 * began.elapsed().as_secs_f64().max(1.0) {
+                        return Err(Left::Broken(timers::too_many_frames(rate)));
+                    }
+                    pong(socket, &payload)?;
+                    continue;
+                }
             };
             // What came after it belongs to the stream.
             let taken = read - input.len();
@@ -243,17 +261,32 @@ async fn first_frame(
         }
         // A connection that waits owns no buffer.
         *early = Vec::new();
-        stream.readable().await.map_err(|_| None)?;
+        tokio::select! {
+            readable = socket.stream.readable() => readable.map_err(|_| Left::Gone)?,
+            written = socket.ready(), if !socket.is_ready() => {
+                written.map_err(|_| Left::Gone)?;
+                continue;
+            }
+        }
         // A socket that always has more must not keep the thread to itself.
         tokio::task::yield_now().await;
         early.resize(SCRATCH_BYTES, 0);
-        match stream.try_read(early) {
-            Ok(0) => return Err(None),
+        match socket.stream.try_read(early) {
+            Ok(0) => return Err(Left::Gone),
             Ok(read) => early.truncate(read),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => early.clear(),
-            Err(_) => return Err(None),
+            Err(_) => return Err(Left::Gone),
         }
     }
+}
+
+/// Answers a ping of a client that has no stream yet.
+fn pong(socket: &Socket, payload: &[u8]) -> Result<(), Left> {
+    let mut pong = vec![ws::pong(payload)];
+    if socket.is_ready() {
+        return socket.send(&mut pong).map(drop).map_err(|_| Left::Gone);
+    }
+    socket.queue(pong).map_err(|_| Left::Broken(takes_no_answers()))
 }
 
 fn binary() -> Refusal {
@@ -298,8 +331,8 @@ impl Renewals {
 
 /// How a conversation ended.
 enum Left {
-    /// The client sent a close frame, which is answered by one.
-    Closing,
+    /// The client sent a close frame with this code, which is answered by one.
+    Closing(Option<u16>),
     /// The client has gone without one.
     Gone,
     /// The client broke the protocol; the close code of RFC 6455.
@@ -400,13 +433,20 @@ impl Conversation {
         drop(attendance);
         let refusal = match left {
             Left::Gone => return Stage::Over,
-            Left::Closing => None,
-            Left::Broken(refusal) => Some(refusal),
-            Left::Ended => reader.ending().cloned(),
+            Left::Closing(code) => {
+                return Stage::Ends(Box::pin(async move {
+                    finish(&socket, peer, Vec::new(), Closing::Answering(code)).await;
+                }));
+            }
+            Left::Broken(refusal) => refusal,
+            Left::Ended => match reader.ending().cloned() {
+                Some(refusal) => refusal,
+                None => return Stage::Over,
+            },
         };
         Stage::Ends(Box::pin(async move {
-            let last = refusal.as_ref().map_or_else(Vec::new, |refusal| reader.last_frame(refusal));
-            finish(&socket, peer, last, refusal.as_ref()).await;
+            let last = reader.last_frame(&refusal);
+            finish(&socket, peer, last, Closing::Refusing(&refusal)).await;
         }))
     }
 }
@@ -437,7 +477,7 @@ fn hear(
         ws::Received::Binary(_) => reader.end(binary()),
         ws::Received::Ping(payload) => reader.push(vec![ws::pong(&payload)]),
         ws::Received::Pong(_) => {}
-        ws::Received::Close(_) => *left = Some(Left::Closing),
+        ws::Received::Close(close) => *left = Some(Left::Closing(close.code)),
     }
     reader.heard_frame(is_pong);
     if left.is_some() || reader.ending().is_some() {

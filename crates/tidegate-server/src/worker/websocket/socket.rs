@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     ops::ControlFlow,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -11,8 +12,11 @@ use tidegate_protocol::{Refusal, ws};
 use tokio::net::TcpStream;
 
 use crate::{
-    transport::socket::{self, Leftover, ReadFault, SocketRead},
-    worker::reader::Gone,
+    transport::{
+        Transport,
+        socket::{self, Leftover, ReadFault, SocketRead},
+    },
+    worker::{reader::Gone, sent::SentBytes},
 };
 
 /// What may wait after a half-written frame: answers to what the client sends.
@@ -26,12 +30,15 @@ pub struct Socket {
     pub(super) stream: TcpStream,
     leftover: RefCell<Leftover>,
     progress: Cell<Instant>,
+    sent: Rc<SentBytes>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    /// A WebSocket whose bytes are counted in `sent`.
+    pub(super) fn new(stream: TcpStream, sent: Rc<SentBytes>) -> Self {
         Self {
             stream,
+            sent,
             leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),
             progress: Cell::new(Instant::now()),
         }
@@ -53,6 +60,7 @@ impl Socket {
             if taken == 0 {
                 break;
             }
+            self.sent.add(Transport::WebSocket, taken as u64);
             let done = leftover.keep_rest(rest, taken);
             rest = &rest[done..];
         }
@@ -80,7 +88,9 @@ impl Socket {
                 let before = leftover.bytes();
                 (before, leftover.flush(&self.stream).map_err(|_| Gone)?)
             };
-            if self.leftover.borrow().bytes() < before {
+            let taken = before - self.leftover.borrow().bytes();
+            if taken > 0 {
+                self.sent.add(Transport::WebSocket, taken as u64);
                 self.progress.set(Instant::now());
             }
             if is_empty {
@@ -96,20 +106,26 @@ impl Socket {
     }
 }
 
+/// Which side closes a connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Closing<'a> {
+    /// The gateway, for this reason.
+    Refusing(&'a Refusal),
+    /// The client, by a close frame with this code, which is sent back (RFC 6455, section 5.5.1).
+    Answering(Option<u16>),
+}
+
 /// Ends a connection cleanly: sends what is half written, `last` and a close frame, then waits for the
-/// client's close frame, so that the last bytes are not lost to a reset. Gives up after a while.
-pub async fn finish(
-    socket: &Socket,
-    mut peer: ws::MessageReader,
-    last: Vec<Bytes>,
-    refusal: Option<&Refusal>,
-) {
-    let close = match refusal {
-        Some(refusal) => {
+/// client's close frame if it has not come yet, so that the last bytes are not lost to a reset. Gives up
+/// after a while.
+pub async fn finish(socket: &Socket, mut peer: ws::MessageReader, last: Vec<Bytes>, closing: Closing<'_>) {
+    let close = match closing {
+        Closing::Refusing(refusal) => {
             let code = refusal.code.close().unwrap_or(1011);
             ws::close(code, refusal.code.name())
         }
-        None => ws::close(1000, ""),
+        // 1005 means "no code" and makes an empty frame.
+        Closing::Answering(code) => ws::close(code.unwrap_or(1005), ""),
     };
     let _ = tokio::time::timeout(CLOSE_PATIENCE, async {
         socket.ready().await?;
@@ -118,7 +134,7 @@ pub async fn finish(
         if !socket.send(&mut frames)? {
             socket.ready().await?;
         }
-        if refusal.is_none() {
+        if matches!(closing, Closing::Answering(_)) {
             return Ok(());
         }
         loop {
@@ -150,7 +166,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let client = TcpStream::connect(listener.local_addr().expect("bound"));
         let (client, accepted) = tokio::join!(client, listener.accept());
-        let (mut client, socket) = (client.expect("connect"), Socket::new(accepted.expect("accept").0));
+        let (mut client, socket) =
+            (client.expect("connect"), Socket::new(accepted.expect("accept").0, Rc::default()));
         socket.stream.writable().await.expect("open");
         // Answers, until one is half written...
         let mut sent = Vec::new();

@@ -1,0 +1,65 @@
+// Code to copy from the page: how to publish what is in its form, and how to open the stream that it shows.
+// Text in, text out. `origin` is this gateway's, such as that of the page itself.
+
+/** One word of a POSIX shell. */
+export const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** A string of JavaScript. Inside a page's script `</script>` would end it, so `<` is escaped. */
+const literal = (text) => `'${JSON.stringify(text).slice(1, -1).replaceAll("'", "\\'").replaceAll('\\"', '"').replaceAll('<', '\\u003c')}'`;
+
+const streamOf = (origin, { org, services }) =>
+  `${origin}/v1/orgs/${org}/stream?${services.length ? `services=${services.join(',')}&` : ''}`;
+
+/** Publishes `body`, which is JSON. */
+export function curlPublish({ origin, org, key, body }) {
+  return [
+    `curl ${quote(`${origin}/v1/orgs/${org}/events`)} \\`,
+    `  -H ${quote(`Authorization: Bearer ${key}`)} -H 'Content-Type: application/json' \\`,
+    `  -d ${quote(body)}`,
+  ].join('\n');
+}
+
+/** Follows the stream in a terminal. */
+export function curlStream({ origin, token, ...target }) {
+  return [
+    `curl -N ${quote(`${streamOf(origin, target)}tail=10`)} \\`,
+    `  -H ${quote(`Authorization: Bearer ${token}`)} -H 'Accept: text/event-stream'`,
+  ].join('\n');
+}
+
+/** A page's script over WebSocket. It keeps its cursor, and comes back for what it missed. */
+export function webSocket({ origin, token, ...target }) {
+  return [
+    'let cursor = null; // [epoch, seq, tag]',
+    '',
+    'function connect() {',
+    `  const start = cursor ? 'cursor=' + cursor.join('-') : 'tail=10';`,
+    `  const socket = new WebSocket(${literal(streamOf(origin.replace(/^http/, 'ws'), target))} + start,`,
+    `    ['tidegate.v1', ${literal(`tidegate.bearer.${token}`)}]);`,
+    '  socket.onmessage = ({ data }) => {',
+    '    const frame = JSON.parse(data);',
+    `    if (frame.type === 'hello') cursor = frame.cursor.split('-');`,
+    `    if (frame.type === 'gap') { console.warn('gone:', frame); cursor = [frame.epoch, frame.seq, frame.filter]; }`,
+    `    if (frame.type === 'ping') socket.send('{"type":"pong"}');`,
+    `    if (!['event', 'batch', 'ping'].includes(frame.type)) return;`,
+    '    if (frame.prev > cursor[1]) return socket.close(); // something is missing: come back for it',
+    `    for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) console.log(event.event, event.data);`,
+    '    cursor[1] = frame.seq;',
+    '  };',
+    '  socket.onclose = ({ code }) => { if (code < 4500) setTimeout(connect, 1000 + Math.random() * 4000); };',
+    '}',
+    'connect();',
+  ].join('\n');
+}
+
+/** A page's script with EventSource, which keeps the cursor by itself. */
+export function eventSource({ origin, token, ...target }) {
+  return [
+    `const source = new EventSource(${literal(`${streamOf(origin, target)}tail=10&access_token=${token}`)});`,
+    'source.onmessage = ({ data }) => {',
+    '  const frame = JSON.parse(data);',
+    `  if (frame.type === 'gap') console.warn('gone:', frame);`,
+    `  for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) console.log(event.event, event.data);`,
+    '};',
+  ].join('\n');
+}

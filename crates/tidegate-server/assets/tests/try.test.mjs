@@ -1,0 +1,71 @@
+// What the page's panels make of a form and of a stream. Run: node --test crates/tidegate-server/assets/tests/
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import test from 'node:test';
+
+import { curlPublish, curlStream, eventSource, quote, webSocket } from '../snippets.js';
+import { bodyOf, namesIn, outcome, userOf } from '../try.js';
+
+const HOSTILE = `it's "$HOME" \\ \`id\` </script> é`;
+const stream = { origin: 'http://localhost:8080', org: 'dev', token: 'a.b.c', services: ['finance', 'orders'] };
+
+test('a body keeps the data as it was written, and its names as JSON', () => {
+  const form = { service: ' finance ', event: 'paid', data: '{"n": 12345678901234567890, "e": 1e2}', users: '' };
+  assert.equal(bodyOf(form), '{"service":"finance","event":"paid","data":{"n": 12345678901234567890, "e": 1e2}}');
+  assert.deepEqual(JSON.parse(bodyOf({ ...form, users: 'bob, alice  bob', data: '' })), { service: 'finance', event: 'paid', users: ['bob', 'alice'], data: null });
+  assert.deepEqual(JSON.parse(bodyOf({ ...form, service: HOSTILE, data: JSON.stringify(HOSTILE) })).service, HOSTILE);
+  for (const data of ['{', "{'a':1}", '1}, "users":["x"]', 'undefined']) assert.throws(() => bodyOf({ ...form, data }), SyntaxError);
+});
+
+test('what was stored but is not shown is explained', () => {
+  const asked = { service: 'finance', users: '', user: 'dev', shown: [] };
+  assert.equal(outcome({ seq: 7, duplicate: false }, asked), 'Stored as #7.');
+  assert.equal(outcome({ seq: 7, duplicate: true }, asked), 'Stored before, as #7.');
+  assert.match(outcome({ seq: 7 }, { ...asked, users: 'alice' }), /^Stored as #7\. Only alice can see it; this page is dev\.$/);
+  assert.equal(outcome({ seq: 7 }, { ...asked, users: 'alice, dev' }), 'Stored as #7.');
+  assert.match(outcome({ seq: 7 }, { ...asked, shown: ['orders'] }), /filter of this page hides it/);
+  assert.equal(outcome({ seq: 7 }, { ...asked, shown: ['finance'] }), 'Stored as #7.');
+});
+
+test('the user of a token is read, never trusted', () => {
+  const token = (claims) => `e30.${Buffer.from(claims).toString('base64url')}.x`;
+  assert.equal(userOf(token('{"sub":"zoë?>"}')), 'zoë?>');
+  for (const bad of [token('{"sub":1}'), token('{}'), token('{'), 'x', '', 'a.%%.b']) assert.equal(userOf(bad), null);
+  assert.deepEqual(namesIn(' a,b  a\n,c '), ['a', 'b', 'c']);
+});
+
+test('a shell gets each word as it was, and nothing of it runs', () => {
+  const echo = (text) => execFileSync('sh', ['-c', `printf %s ${quote(text)}`], { encoding: 'utf8' });
+  for (const text of [HOSTILE, "'", '', "a'; touch /tmp/x; '"]) assert.equal(echo(text), text);
+  const line = curlPublish({ origin: stream.origin, org: 'dev', key: 'tgk_1', body: JSON.stringify({ data: HOSTILE }) });
+  const words = execFileSync('sh', ['-c', `curl() { printf '%s\\n' "$@"; }; ${line}`], { encoding: 'utf8' }).split('\n');
+  assert.equal(words[0], 'http://localhost:8080/v1/orgs/dev/events');
+  assert.ok(words.includes('Authorization: Bearer tgk_1') && words.includes(JSON.stringify({ data: HOSTILE })));
+  assert.match(curlStream(stream), /^curl -N 'http:\/\/localhost:8080\/v1\/orgs\/dev\/stream\?services=finance,orders&tail=10' /);
+});
+
+test('scripts ask for what is on the screen, and come back at their cursor', () => {
+  const asked = [];
+  class WebSocket {
+    constructor(...words) { asked.push(words); this.words = words; WebSocket.last = this; }
+    send(text) { asked.push(text); }
+  }
+  const timers = [];
+  const said = [];
+  const run = new Function('WebSocket', 'setTimeout', 'console', webSocket({ ...stream, token: HOSTILE }));
+  run(WebSocket, (act) => timers.push(act), { log: (...words) => said.push(words), warn() {} });
+  const hear = (frame) => WebSocket.last.onmessage({ data: JSON.stringify(frame) });
+  hear({ type: 'hello', cursor: 'e-5-t' });
+  hear({ type: 'batch', prev: 5, seq: 9, events: [{ event: 'x', data: 1 }] });
+  WebSocket.last.onclose({ code: 1006 });
+  timers[0]();
+  assert.deepEqual(asked, [
+    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&tail=10', ['tidegate.v1', `tidegate.bearer.${HOSTILE}`]],
+    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&cursor=e-9-t', ['tidegate.v1', `tidegate.bearer.${HOSTILE}`]],
+  ]);
+  assert.deepEqual(said, [['x', 1]]);
+  class EventSource { constructor(url) { this.url = url; } }
+  const source = new Function('EventSource', `${eventSource({ ...stream, services: [] })}\nreturn source;`)(EventSource);
+  assert.equal(source.url, 'http://localhost:8080/v1/orgs/dev/stream?tail=10&access_token=a.b.c');
+  assert.ok(!webSocket({ ...stream, token: '</script>' }).includes('</script>'), 'it can stand in a page');
+});
