@@ -13,7 +13,7 @@ use tidegate_protocol::{ServiceName, time::write_rfc3339};
 
 use crate::{
     Event, Framing,
-    frame::{self, Run},
+    frame::{self, FRAME_BYTES_END, Run},
     gzip,
 };
 
@@ -28,7 +28,8 @@ pub struct Enveloping {
 
 impl Enveloping {
     /// The frame of `run` in an envelope. `None` if `plain`, the same frame uncompressed, is to be sent: it is
-    /// short, or has an event that must not be compressed. A single event becomes a batch of one.
+    /// short, or has an event that must not be compressed, or an envelope would make it longer than
+    /// [`FRAME_BYTES_END`]. A single event becomes a batch of one.
     pub fn enveloped(&self, framing: Framing, run: &Run<'_>, plain: &Bytes) -> Option<Bytes> {
         if frame::json_bytes(framing, plain) <= self.threshold {
             return None;
@@ -40,13 +41,15 @@ impl Enveloping {
         let mut batch = BytesMut::new();
         run.write_batch(&mut batch);
         let data = STANDARD.encode(gzip::member(&batch));
-        Some(frame::framed(framing, run.id(framing).as_ref(), |out| {
+        let enveloped = frame::framed(framing, run.id(framing).as_ref(), |out| {
             out.reserve(data.len() + 160);
             out.put_slice(br#"{"type":"batch","compressed":true,"encoding":"gzip","data":""#);
             out.put_slice(data.as_bytes());
             let _ = write!(out, r#"","prev":{},"seq":{},"timestamp":""#, run.prev, run.seq);
             write_rfc3339(out, run.timestamp());
             let _ = write!(out, r#"","count":{}}}"#, run.events.len());
-        }))
+        });
+        let is_too_long = enveloped.len() >= FRAME_BYTES_END && enveloped.len() >= plain.len();
+        (!is_too_long).then_some(enveloped)
     }
 }

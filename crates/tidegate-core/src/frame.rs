@@ -19,9 +19,28 @@ use crate::{Event, json};
 pub enum Framing {
     /// One unfragmented text message (RFC 6455, section 5.6).
     WebSocket,
-    /// One event of a `text/event-stream` (WHATWG HTML, section 9.2): an `id:` line if the frame has a
-    /// cursor, and one `data:` line. No `event:` line, so that `onmessage` sees every frame.
+    /// One event of a `text/event-stream` (WHATWG HTML, section 9.2): the JSON in one `data:` line (a long
+    /// event: in several), then an `id:` line if the frame has a cursor. No `event:` line, so that `onmessage`
+    /// sees every frame.
+    ///
+    /// The id comes last because some clients remember it as soon as they have read its line. If the connection
+    /// breaks within a frame, they must not hold the id of an event that they did not get.
     Sse,
+}
+
+/// A frame with several events is shorter than this in both framings, all that is around them included. Go's
+/// `bufio.Scanner` refuses a line of this length unless its buffer is raised, and takes shorter ones.
+pub const FRAME_BYTES_END: usize = 1 << 16;
+
+/// At most so many bytes of a `batch` frame are not its events: names have bounds, and so have numbers.
+pub const AROUND_BYTES_MAX: usize = 512;
+
+/// What one event adds to a `batch` beside its fragment: braces and a comma.
+pub const EVENT_AROUND_BYTES: usize = 3;
+
+/// What `event` adds to a `batch` frame, in bytes.
+pub fn event_bytes(event: &Event) -> usize {
+    event.fragment.len() + EVENT_AROUND_BYTES
 }
 
 /// Two views with the same key have the same bytes (R8). A view has no targeted events, so the key has no
@@ -46,26 +65,59 @@ pub fn framed(framing: Framing, id: Option<&Cursor>, write: impl FnOnce(&mut Byt
         }
         Framing::Sse => {
             let mut out = BytesMut::new();
+            out.put_slice(DATA);
+            write(&mut out);
+            if out.len() >= FRAME_BYTES_END {
+                out = in_lines(&out);
+            }
             if let Some(cursor) = id {
                 // Writing to a `BytesMut` cannot fail.
-                let _ = writeln!(out, "id: {cursor}");
+                let _ = write!(out, "\nid: {cursor}");
             }
-            out.put_slice(b"data: ");
-            write(&mut out);
             out.put_slice(b"\n\n");
             out.freeze()
         }
     }
 }
 
-/// The length of the JSON object in a finished frame of this module, in bytes.
+const DATA: &[u8] = b"data: ";
+
+/// Breaks a long `data:` line between tokens of its JSON, where a client may see white space: it joins the
+/// lines by line breaks. So a line is shorter than [`FRAME_BYTES_END`] if no single token is nearly as long.
+fn in_lines(line: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(line.len() + line.len() / 1024);
+    // Where the present line begins, and the last place after that where it may end.
+    let (mut begin, mut end) = (0, 0);
+    let (mut in_string, mut is_escaped) = (false, false);
+    for (at, byte) in line.iter().enumerate() {
+        if end > begin && DATA.len() + (at - begin) + 1 >= FRAME_BYTES_END {
+            out.put_slice(&line[begin..end]);
+            out.put_u8(b'\n');
+            out.put_slice(DATA);
+            begin = end;
+        }
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' | b']' | b'}' if !in_string && at >= DATA.len() => end = at + 1,
+            _ => {}
+        }
+    }
+    out.put_slice(&line[begin..]);
+    out
+}
+
+/// The length of the JSON object in a finished frame of this module, in bytes. The breaks of a long `data:`
+/// count too.
 pub(crate) fn json_bytes(framing: Framing, frame: &[u8]) -> usize {
     let around = match framing {
         Framing::WebSocket => ws::header_length(frame),
         Framing::Sse => {
-            let id =
-                if frame.starts_with(b"id: ") { frame.iter().position(|byte| *byte == b'\n') } else { None };
-            id.map_or(0, |end| end + 1) + b"data: \n\n".len()
+            let last =
+                frame.strip_suffix(b"\n\n").and_then(|lines| lines.rsplit(|byte| *byte == b'\n').next());
+            let id = last.filter(|line| line.starts_with(b"id: "));
+            id.map_or(0, |line| line.len() + 1) + b"data: \n\n".len()
         }
     };
     frame.len().saturating_sub(around)

@@ -17,6 +17,10 @@ const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF])
 /// The last block, empty and stored (RFC 1951, section 3.2.4).
 const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
+/// An empty stored block that is not the last. Some inflaters (Go's `compress/gzip`, which `net/http` uses
+/// unasked) hand over what they have only at such a block: without it they hold a stored frame back.
+const FLUSH: Bytes = Bytes::from_static(&[0, 0, 0, 0xFF, 0xFF]);
+
 /// The longest stored block, in bytes (RFC 1951, section 3.2.4).
 const STORED_MAX: usize = 0xFFFF;
 
@@ -89,7 +93,7 @@ impl GzipBody {
         out.push(block.bytes.clone());
     }
 
-    /// Appends a frame uncompressed, in stored blocks.
+    /// Appends a frame uncompressed, in stored blocks, and what makes a reader hand it over.
     pub fn store(&mut self, frame: &Bytes, out: &mut Vec<Bytes>) {
         self.account(Plain::of(frame));
         let mut rest = frame.clone();
@@ -103,6 +107,7 @@ impl GzipBody {
             out.push(head.freeze());
             out.push(piece);
         }
+        out.push(FLUSH);
     }
 
     /// Ends the body: appends the final block, the checksum and the length.
@@ -194,6 +199,17 @@ mod tests {
         let error = GzDecoder::new(&cut[..]).read_to_end(&mut text).expect_err("no end");
         assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
         assert!(text == frames.concat());
+    }
+
+    #[test]
+    fn r18_every_frame_ends_with_an_empty_stored_block() {
+        let frame = Bytes::from_static(b"data: {}\n\n");
+        let mut out = Vec::new();
+        let mut body = GzipBody::begin(&mut out);
+        body.store(&frame, &mut out);
+        assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
+        body.share(&Block::new(&frame), &mut out);
+        assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
     }
 
     #[test]

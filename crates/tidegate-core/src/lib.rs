@@ -58,7 +58,7 @@
 //! let view = batch.view(&org, &session.view_key(), batch.prev);
 //! session.take(&batch, &view, timestamp, &mut out);
 //! assert_eq!(out.len(), 2, "hello, and the event");
-//! assert!(out[1].starts_with(b"id: "));
+//! assert!(out[1].starts_with(b"data: "));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

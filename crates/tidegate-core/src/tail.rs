@@ -7,14 +7,18 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tidegate_protocol::{Filter, Seq, UnixMillis, UserId};
 
-use crate::{Batch, Budget, Event};
+use crate::{
+    Batch, Budget, Event,
+    frame::{AROUND_BYTES_MAX, event_bytes},
+};
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
     /// The largest number of events.
     pub events: usize,
-    /// The largest number of bytes of fragments; a larger single event is a batch of its own.
+    /// A frame with all of its events is shorter than this, in bytes, whatever is around them; a larger single
+    /// event is a batch of its own.
     pub bytes: usize,
 }
 
@@ -89,8 +93,8 @@ impl Tail {
             self.head = prev;
         }
         for event in events {
-            let bytes = event.fragment.len();
-            if self.open_bytes.saturating_add(bytes) > limits.bytes {
+            let bytes = event_bytes(event);
+            if AROUND_BYTES_MAX + self.open_bytes + bytes >= limits.bytes {
                 self.seal(now);
             }
             self.open.push(event.clone());

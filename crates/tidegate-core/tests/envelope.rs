@@ -68,14 +68,15 @@ fn batch(sketches: &[Sketch]) -> Batch {
     Batch::new(10, seq, 1, events, &Arc::new(Budget::default()))
 }
 
-/// The JSON in a finished frame, and the text before it.
+/// The JSON in a finished frame, and the id after it.
 fn json(framing: Framing, frame: &Bytes) -> (String, String) {
     let text = match framing {
         Framing::WebSocket => return (text(&frame[ws::header_length(frame)..]), String::new()),
         Framing::Sse => text(frame),
     };
-    let (id, data) = text.split_once("data: ").expect("data");
-    (data.strip_suffix("\n\n").expect("an end").to_owned(), id.to_owned())
+    let lines = text.strip_suffix("\n\n").expect("an end");
+    let (data, id) = lines.split_once("\nid: ").expect("an id after the data");
+    (data.strip_prefix("data: ").expect("data").to_owned(), id.to_owned())
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, BatchLimits, Budget, Event, Framing, Next, Tail, View, ViewKey, batch::Compressor,
+    Batch, BatchLimits, Budget, Event, Framing, Next, Tail, View, ViewKey,
+    batch::Compressor,
+    frame::{AROUND_BYTES_MAX, EVENT_AROUND_BYTES},
 };
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, UserId};
 
@@ -61,8 +63,9 @@ fn batches_are_full_at_either_limit_and_hold_one_event_at_least() {
     assert_eq!(lengths(&small, BatchLimits { events: 7, bytes: 1 << 20 }), [7]);
     assert!(lengths(&[], LIMITS).is_empty());
     let size = small[0].fragment.len();
-    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size }), [2, 2, 2, 1]);
-    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: 2 * size - 1 }), [1; 7]);
+    let end = AROUND_BYTES_MAX + 2 * (size + EVENT_AROUND_BYTES) + 1;
+    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: end }), [2, 2, 2, 1]);
+    assert_eq!(lengths(&small, BatchLimits { events: 9, bytes: end - 1 }), [1; 7]);
     let large = [event(1, "s", 0), event(2, "s", 5000), event(3, "s", 0)];
     assert_eq!(lengths(&large, BatchLimits { events: 9, bytes: 100 }), [1, 1, 1]);
     assert_eq!(lengths(&small, BatchLimits { events: 0, bytes: 0 }), [1; 7], "never an endless loop");

@@ -163,7 +163,8 @@ sections! {
         window: Duration = "50ms", restart;
         /// Events in one batch.
         max_events: usize = 100, restart;
-        /// Bytes of events in one batch; a larger single event goes alone.
+        /// A batch is shorter than this as it is sent, with all that is around its events; a larger single
+        /// event goes alone. With more than 64KiB, readers need a larger buffer for a line than many have.
         max_bytes: ByteSize = "64KiB", restart;
         /// The share of a worker's time that `paced` sending may take; to stay under it, events wait for
         /// others up to `batch.window`. A larger share is sooner, a smaller one cheaper. Only the fixed cost

@@ -207,8 +207,9 @@ async fn open_events(
     let grant: StreamGrant = worker.node.authorize(&token.text, &wanted.org).await?;
     let entered = wanted.enter(worker, &grant, Transport::Sse, &mut slot).await?;
     let (body, frames) = sse::SseBody::new(entered.org.clone(), bodies);
-    // Random for each connection, so that clients that lost a node do not all come back at once.
-    let retry = Bytes::from(format!("retry: {}\n\n", 1000 + random() % 5000));
+    // Random for each connection, so that clients that lost a node do not all come back at once. The line
+    // belongs to the first frame: many clients hand over an event without data, too, and it is not JSON.
+    let retry = Bytes::from(format!("retry: {}\n", 1000 + random() % 5000));
     let mut first = Vec::new();
     if let Coding::Gzip(body) = &mut wanted.coding {
         *body = gzip::GzipBody::begin(&mut first);

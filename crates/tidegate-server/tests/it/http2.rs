@@ -43,8 +43,9 @@ fn both_versions_are_served_at_one_port() {
         page.json()["cursor"].as_str().expect("a cursor").split('-').next().expect("an epoch").to_owned();
     let mut stream = connection.sse(gateway.getting("stream").with("last-event-id", &format!("{epoch}-1")));
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream; charset=utf-8"));
-    assert!(stream.lines().expect("a line").retry.is_some());
-    let hello = stream.next("hello");
+    let first = stream.lines().expect("lines");
+    assert!(first.retry.is_some());
+    let hello: serde_json::Value = serde_json::from_str(&first.data.expect("data")).expect("JSON");
     assert_eq!(hello["resumed"], true, "{hello}");
     let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
     assert_eq!(stream.events(&mut client, 1)[0]["data"], 2);

@@ -34,15 +34,14 @@ fn every_frame_is_one_message_and_those_that_move_the_cursor_have_its_id() {
     let mut retries = std::collections::BTreeSet::new();
     for _ in 0..5 {
         let first = gateway.sse("").lines().expect("lines");
-        let retry = first.retry.expect("retry comes first");
+        let retry = first.retry.expect("the first event sets retry");
         assert!((1000..6000).contains(&retry), "{retry}");
         retries.insert(retry);
     }
     assert!(retries.len() > 1, "drawn for each connection: {retries:?}");
 
     let mut stream = gateway.sse("?services=finance");
-    stream.lines();
-    let hello = stream.lines().expect("hello");
+    let hello = stream.lines().expect("hello, with nothing before it");
     let frame: serde_json::Value = serde_json::from_str(hello.data.as_deref().expect("data")).expect("JSON");
     assert_eq!(hello.id.as_deref(), frame["cursor"].as_str());
     gateway.say("finance", "1");
@@ -86,6 +85,46 @@ fn a_plain_event_source_resumes_by_the_standard() {
     assert_eq!((hello["cursor"].as_str(), hello["resumed"].as_bool()), (Some(last.as_str()), Some(true)));
     let events = again.events(&mut Follower::at(&last), 2);
     assert_eq!((&events[0]["data"], &events[1]["data"]), (&2.into(), &3.into()));
+}
+
+#[test]
+fn lines_are_shorter_than_readers_of_lines_take_live_and_replayed() {
+    const SCANNER_BYTES: usize = 64 << 10;
+    let gateway = Gateway::start();
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let mut live = gateway.sse("");
+    live.lines();
+    let event = |data: String| format!(r#"{{"service":"s","event":"e","data":{data}}}"#);
+    let mut events: Vec<_> = (0..600).map(|more| event(format!("\"{}\"", "x".repeat(200 + more)))).collect();
+    let long = event(format!("[{}0]", "[1.5,\"a\"],".repeat(15_000)));
+    events.insert(300, long);
+    assert_eq!(gateway.publish(&format!("[{}]", events.join(","))).status, 200);
+    let read = |stream: &mut Sse| {
+        let mut seen = Vec::new();
+        while seen.len() < events.len() {
+            let lines = stream.lines().expect("lines");
+            assert!(lines.longest < SCANNER_BYTES, "a line of {} bytes", lines.longest);
+            let (data, id) = (lines.data.expect("data"), lines.id.expect("an id"));
+            let frame: serde_json::Value = serde_json::from_str(&data).expect("JSON");
+            let several = frame["events"].as_array().map_or(1, Vec::len) > 1;
+            let bytes = "data: \nid: \n\n".len() + data.len() + id.len();
+            assert!(!several || bytes < SCANNER_BYTES, "a frame of {bytes} bytes");
+            match frame["type"].as_str() {
+                Some("event") => seen.push(frame["data"].to_string()),
+                _ => seen
+                    .extend(frame["events"].as_array().into_iter().flatten().map(|e| e["data"].to_string())),
+            }
+        }
+        let sent = events.iter().map(|event| event.split_once("data\":").expect("data").1.strip_suffix('}'));
+        assert!(sent.eq(seen.iter().map(|data| Some(data.as_str()))), "token for token");
+    };
+    read(&mut live);
+    let query = format!("?cursor={start}");
+    read(&mut gateway.sse(&query));
+    let gateway = gateway.killed_and_started_again();
+    let mut pages = gateway.sse(&query);
+    read(&mut pages);
+    assert!(gateway.metric("tidegate_replay_pages_total{of=\"read\"}") > 1.0, "read from the log");
 }
 
 #[test]

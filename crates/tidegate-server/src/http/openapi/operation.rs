@@ -416,8 +416,8 @@ static STREAM: Operation = Operation {
     description: "\
 One address for two transports with the same frames (`ServerFrame`).
 
-**Server-sent events** for a request that accepts `text/event-stream`. Each frame is one event: `id:` \
-if it has a cursor, and one `data:` line; there is no `event:` line. A native EventSource reconnects by \
+**Server-sent events** for a request that accepts `text/event-stream`. Each frame is one event: its JSON \
+in one `data:` line (a long event: in several), then `id:` if it has a cursor; there is no `event:` line. A native EventSource reconnects by \
 itself, with `Last-Event-ID`; polyfills that cannot set it send `lastEventId` in the query. If a stream is authorised by `access_token`, or by a cookie, a refusal that may \
 be retried is 200 and one `error` frame, because EventSource gives up on any other status; an expired \
 `access_token` is refused with 401, because no retry changes it.

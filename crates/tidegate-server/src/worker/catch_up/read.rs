@@ -6,7 +6,10 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use tidegate_core::{Batch, Event};
+use tidegate_core::{
+    Batch, Event,
+    frame::{AROUND_BYTES_MAX, EVENT_AROUND_BYTES, FRAME_BYTES_END},
+};
 use tidegate_engine::{Page, PageLimit, ReadError};
 use tidegate_protocol::{Epoch, OrgId, Seq};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -14,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{PageKey, Waiting, Worker};
 use crate::{metrics::ReplayPage, refusals::unreadable};
 
-/// How much one page holds; a larger single event makes a page of its own.
+/// How much one page holds: no more than one frame may have. A larger single event makes a page of its own.
 const PAGE_EVENTS: usize = 128;
-const PAGE_BYTES: usize = 64 << 10;
+const PAGE_BYTES: usize = FRAME_BYTES_END - 1 - AROUND_BYTES_MAX - PAGE_EVENTS * EVENT_AROUND_BYTES;
 
 /// Who waits for a page.
 #[derive(Debug)]

@@ -19,12 +19,14 @@ use super::{
 pub struct Lines {
     /// `id:`.
     pub id: Option<String>,
-    /// `data:`.
+    /// `data:`, its lines joined by line breaks.
     pub data: Option<String>,
     /// `retry:`.
     pub retry: Option<u64>,
     /// Any other line.
     pub others: Vec<String>,
+    /// The bytes of its longest line, with the line break.
+    pub longest: usize,
 }
 
 /// An open stream.
@@ -65,11 +67,15 @@ impl Sse {
         loop {
             let mut line = String::new();
             self.body.read_line(&mut line).ok().filter(|read| *read > 0)?;
+            lines.longest = lines.longest.max(line.len());
             let line = line.strip_suffix('\n').expect("a whole line");
             match line.split_once(": ") {
                 _ if line.is_empty() => break,
                 Some(("id", id)) => lines.id = Some(id.to_owned()),
-                Some(("data", data)) => lines.data = Some(data.to_owned()),
+                Some(("data", more)) => match &mut lines.data {
+                    Some(data) => data.extend(["\n", more]),
+                    None => lines.data = Some(more.to_owned()),
+                },
                 Some(("retry", retry)) => lines.retry = Some(retry.parse().expect("a number")),
                 _ => lines.others.push(line.to_owned()),
             }
