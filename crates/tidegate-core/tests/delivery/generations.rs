@@ -109,7 +109,10 @@ fn r19_private_frames_to_a_member_go_uncompressed_and_leave_it_one() {
 
 #[test]
 fn r19_a_targeted_event_stays_out_of_the_shared_context() {
-    check("a b joins | 2 x 300 | 1 x 300 to b | 2 x 300", "a s4 | b s2 -1 s2");
+    check("a c joins | 2 x 300 | 1 x 300 to c | 2 x 300", "a s4 | c s2 -1 s2");
+    // On another worker, whose readers did not get it, the next frame passes it (R1): b needs its own in place of that
+    // frame, and is a member no longer.
+    check("a b joins | 2 x 300 | 1 x 300 to b | 2 x 300", "a s4 | b s2 -2 a1");
 }
 
 #[test]
