@@ -23,6 +23,9 @@ pub const WRITE_FRAMES_MAX: usize = 16;
 thread_local! {
     /// SocketRead out while in use, so that a callback that reads again gets its own.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+
+    /// The bytes that sockets of this thread have taken since [`take_sent`] was called.
+    static SENT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// How a read ended.
@@ -93,6 +96,11 @@ pub fn try_send(stream: &TcpStream, frames: &[Bytes]) -> io::Result<usize> {
     send(stream, frames.iter())
 }
 
+/// How many bytes the sockets of this thread have taken since the last call.
+pub fn take_sent() -> u64 {
+    SENT.take()
+}
+
 /// It uses `send` and `sendmsg`, because `writev` does part of the work of a file write in every call. It
 /// bypasses tokio, whose readiness state would be one more cold cache line for each of a thousand sockets. If
 /// the socket would block, that state is corrected, because a task is about to wait for it.
@@ -115,7 +123,10 @@ fn send<'a>(stream: &TcpStream, frames: impl Iterator<Item = &'a Bytes>) -> io::
         }
     };
     match sent {
-        Ok(taken) => Ok(taken),
+        Ok(taken) => {
+            SENT.set(SENT.get() + taken as u64);
+            Ok(taken)
+        }
         Err(Errno::AGAIN) => {
             let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             // The result is ignored: the call only clears the readiness flag.

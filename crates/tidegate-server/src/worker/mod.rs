@@ -86,7 +86,7 @@ pub struct Worker {
     /// Every reader of this worker.
     readers: Readers,
     /// What its streams have sent since its last tick.
-    sent: Rc<SentBytes>,
+    sent: SentBytes,
     started: Instant,
 }
 
@@ -101,7 +101,7 @@ impl Worker {
             passes: RefCell::new(Passes::new(config.batch.pacing())),
             catch_up: CatchUp::new(config.tail.page_bytes.bytes(), pages),
             readers: Readers::default(),
-            sent: Rc::default(),
+            sent: SentBytes::default(),
             started: Instant::now(),
             id,
             node,

@@ -5,36 +5,27 @@
 
 use std::cell::Cell;
 
-use crate::{metrics::Metrics, transport::Transport};
+use crate::{
+    metrics::Metrics,
+    transport::{Transport, socket},
+};
 
 /// The bytes by transport.
 #[derive(Debug, Default)]
 pub struct SentBytes {
-    websocket: Cell<u64>,
     sse: Cell<u64>,
 }
 
 impl SentBytes {
-    fn of(&self, transport: Transport) -> &Cell<u64> {
-        match transport {
-            Transport::WebSocket => &self.websocket,
-            Transport::Sse => &self.sse,
-        }
-    }
-
-    /// Counts bytes.
-    pub fn add(&self, transport: Transport, bytes: u64) {
-        let cell = self.of(transport);
-        cell.set(cell.get() + bytes);
+    /// Counts bytes of event streams that HTTP has taken. Those of WebSockets are counted by the thread
+    /// (`transport::socket`), so that an idle connection needs no pointer to this.
+    pub fn add_sse(&self, bytes: u64) {
+        self.sse.set(self.sse.get() + bytes);
     }
 
     /// Adds what was counted to the metrics.
     pub fn report(&self, metrics: &Metrics) {
-        for transport in [Transport::WebSocket, Transport::Sse] {
-            let bytes = self.of(transport).take();
-            if bytes > 0 {
-                metrics.sent(transport, bytes);
-            }
-        }
+        metrics.sent(Transport::WebSocket, socket::take_sent());
+        metrics.sent(Transport::Sse, self.sse.take());
     }
 }

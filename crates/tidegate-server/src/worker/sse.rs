@@ -23,7 +23,7 @@ use super::{
     org::OrgState,
     reader::{Attendance, Gone, Reader},
 };
-use crate::transport::{Transport, windows::Windows};
+use crate::transport::windows::Windows;
 
 /// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
 /// out when the peer has room.
@@ -283,7 +283,7 @@ impl Bodies {
             // Not the CPU time: asking for it is a system call, and two more a send would show.
             let began = Instant::now();
             let polled = connection.as_mut().poll(context);
-            worker.sent.add(Transport::Sse, self.bytes());
+            worker.sent.add_sse(self.bytes());
             if let Some((org, cost)) = self.take_cost(began.elapsed()) {
                 worker.charge(&org, cost);
             }

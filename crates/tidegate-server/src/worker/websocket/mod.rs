@@ -150,8 +150,7 @@ impl<'a> Fresh<'a> {
         match switching.socket().await {
             Ok(Switched { stream, early }) => {
                 let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
-                let (socket, peer) =
-                    (Socket::new(stream, worker.sent.clone()), ws::MessageReader::new(limits));
+                let (socket, peer) = (Socket::new(stream), ws::MessageReader::new(limits));
                 Some((Self { worker, from, socket, peer }, early))
             }
             Err(error) => {

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     ops::ControlFlow,
-    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -12,11 +11,8 @@ use tidegate_protocol::{Refusal, ws};
 use tokio::net::TcpStream;
 
 use crate::{
-    transport::{
-        Transport,
-        socket::{self, Leftover, ReadFault, SocketRead},
-    },
-    worker::{reader::Gone, sent::SentBytes},
+    transport::socket::{self, Leftover, ReadFault, SocketRead},
+    worker::reader::Gone,
 };
 
 /// What may wait after a half-written frame: answers to what the client sends.
@@ -30,15 +26,12 @@ pub struct Socket {
     pub(super) stream: TcpStream,
     leftover: RefCell<Leftover>,
     progress: Cell<Instant>,
-    sent: Rc<SentBytes>,
 }
 
 impl Socket {
-    /// A WebSocket whose bytes are counted in `sent`.
-    pub(super) fn new(stream: TcpStream, sent: Rc<SentBytes>) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            sent,
             leftover: RefCell::new(Leftover::new(ANSWERS_MAX)),
             progress: Cell::new(Instant::now()),
         }
@@ -60,7 +53,6 @@ impl Socket {
             if taken == 0 {
                 break;
             }
-            self.sent.add(Transport::WebSocket, taken as u64);
             let done = leftover.keep_rest(rest, taken);
             rest = &rest[done..];
         }
@@ -90,7 +82,6 @@ impl Socket {
             };
             let taken = before - self.leftover.borrow().bytes();
             if taken > 0 {
-                self.sent.add(Transport::WebSocket, taken as u64);
                 self.progress.set(Instant::now());
             }
             if is_empty {
@@ -166,8 +157,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let client = TcpStream::connect(listener.local_addr().expect("bound"));
         let (client, accepted) = tokio::join!(client, listener.accept());
-        let (mut client, socket) =
-            (client.expect("connect"), Socket::new(accepted.expect("accept").0, Rc::default()));
+        let (mut client, socket) = (client.expect("connect"), Socket::new(accepted.expect("accept").0));
         socket.stream.writable().await.expect("open");
         // Answers, until one is half written...
         let mut sent = Vec::new();
