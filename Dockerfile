@@ -13,6 +13,8 @@ RUN apt-get update \
 RUN rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /src
 COPY . .
+# Without symbols the binary has a fifth of the size; scripts/release keeps them beside it.
+ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
  && install -D "target/$(uname -m)-unknown-linux-musl/release/tidegate" /image/tidegate \
@@ -41,7 +43,8 @@ ENV TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml \
 # -e TIDEGATE_LISTEN__ADMIN=0.0.0.0:8081, in a network of its own, and never published (-p).
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Nothing else in the image could ask. While it drains or its log is halted it is not healthy.
+# Nothing else in the image could ask. While it drains or its log is halted it is not healthy; what restarts
+# unhealthy containers should ask ["/tidegate", "health", "--live"] instead.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/tidegate", "health"]
 ENTRYPOINT ["/tidegate"]
 CMD ["serve"]

@@ -18,6 +18,7 @@ AGAIN = {
     "too_many_connections",
     "rate_limited",
     "auth_timeout",
+    "in_progress",
     "request_timeout",
     "dedup_full",
     "log_halted",

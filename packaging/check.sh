@@ -17,6 +17,16 @@ for guide in README.md ../docs/operations.md; do
   grep -qx "install -o root -g tidegate -m 0640 /dev/null $secret" $guide || { echo "packaging: $guide does not make $secret" >&2; exit 1; }
 done
 
+# The files that the packages take from here are there, and their scripts are shell.
+for file in $(sed -n -e 's#.*src: ${STAGE}/\(systemd/.*\)#\1#p' -e 's#.*: packaging/\(release/.*\)#\1#p' release/nfpm.yaml); do
+  [ -f "$file" ] || { echo "packaging: release/nfpm.yaml names $file, which is not there" >&2; exit 1; }
+done
+for script in release/*-*.sh; do sh -n "$script"; done
+bash -n ../scripts/release
+"$gateway" man > "$dir/tidegate.1"
+grep -q '^\.TH tidegate 1' "$dir/tidegate.1" || { echo "packaging: there is no manual page" >&2; exit 1; }
+release/try.sh "$gateway" --not-static
+
 openssl rand -base64 48 > "$dir/token-secret"
 sed -e "s#/etc/tidegate/#$dir/#" -e "s#/var/lib/tidegate#$dir/data#" systemd/tidegate.toml > "$dir/tidegate.toml"
 "$gateway" config check --config "$dir/tidegate.toml"

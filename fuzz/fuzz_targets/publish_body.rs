@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tidegate_core::{
     NewEvent,
     publish::{
-        BodyForm, PublishError, PublishLimits,
+        BodyForm, PublishError, PublishLimits, To,
         cloudevents::{self, Headers, Mode},
         read_body,
     },
@@ -21,11 +21,12 @@ use tidegate_core::{
 use tidegate_protocol::{EventId, OrgId};
 
 /// The limits of half of the inputs, and of events that are published again.
-const LIMITS: PublishLimits = PublishLimits { event_bytes: 256 << 10, events: 1000, depth: 64, users: 1000 };
+const LIMITS: PublishLimits = PublishLimits { event_bytes: 256 << 10, events: 1000, orgs: 1, depth: 64, users: 1000 };
 
 fn read_events(mode: &Mode<'_>, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");
-    cloudevents::read(&org, mode, body, None, limits)
+    let parts = cloudevents::read(To::Org(&org), mode, body, None, limits)?;
+    Ok(parts.into_iter().flat_map(|part| part.events).collect())
 }
 
 fn read(form: BodyForm, body: &[u8], limits: &PublishLimits) -> Result<Vec<NewEvent>, PublishError> {
@@ -96,7 +97,7 @@ fuzz_target!(|input: &[u8]| {
     let limits = if choice & 2 == 0 {
         LIMITS
     } else {
-        PublishLimits { event_bytes: 64, events: 2, depth: 3, users: 2 }
+        PublishLimits { event_bytes: 64, events: 2, orgs: 1, depth: 3, users: 2 }
     };
     let (sent, events): (Vec<Option<&str>>, _) = if choice & 12 == 0 {
         let form = if choice & 1 == 0 { BodyForm::Json } else { BodyForm::Ndjson };

@@ -3,7 +3,7 @@
 //
 //   node tests/npm/page_tools.mjs target/debug/tidegate
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { readFileSync, readdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -92,8 +92,13 @@ const tests = {
     }
     site.close();
     await tab.check('#ways [value=curl]', { force: true });
-    const follow = await copied('subscribe-code');
-    assert.match(execFileSync('sh', ['-c', `${follow} -s -m 2 || true`], { encoding: 'utf8' }), /"type":"hello"[^]*live-websocket/);
+    const shell = spawn('sh', ['-c', await copied('subscribe-code')], { stdio: ['ignore', 'pipe', 'ignore'], detached: true });
+    const stop = () => { try { process.kill(-shell.pid, 'SIGKILL'); } catch { /* it ended */ } };
+    process.once('exit', stop);
+    let out = '';
+    shell.stdout.on('data', (chunk) => { out += chunk; });
+    await until('the stream in a shell', () => /"type":"hello"[^]*live-websocket/.test(out));
+    stop();
   },
 
   async 'a filter that cannot be, that finds nothing, or that is not allowed'() {

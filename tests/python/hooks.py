@@ -18,19 +18,25 @@ def before_load_schema(context, document):
     # OpenAPI 3.1 cannot describe the lines of a body, so a body of lines is replaced by an array.
     # Where a CloudEvent's service is may be one of three places, which a schema cannot say; here it is always
     # in the event.
-    publish = document["paths"]["/v1/orgs/{org}/events"]["post"]
-    publish["parameters"].remove({"$ref": "#/components/parameters/Service"})
-    attributes = document["components"]["schemas"]["CloudEvent"]["properties"]
+    schemas = document["components"]["schemas"]
+    attributes = schemas["CloudEvent"]["properties"]
     attributes["source"] = attributes.pop("service")["anyOf"][1]
-    for kind in ("application/cloudevents+json", "application/cloudevents-batch+json"):
-        for example in publish["requestBody"]["content"][kind]["examples"].values():
-            for event in example["value"] if isinstance(example["value"], list) else [example["value"]]:
-                event["source"] = event.pop("service")
-    several = document["components"]["schemas"]["NewEvents"]["anyOf"][1]
-    document["components"]["schemas"]["NewEventLines"] = several
-    form = document["paths"]["/v1/orgs/{org}/events"]["post"]["requestBody"]["content"][LINES]
-    for example in form["examples"].values():
-        example["value"] = [json.loads(line) for line in example["value"].splitlines()]
+    for path, lines, events in (
+        ("/v1/orgs/{org}/events", "NewEventLines", "NewEvents"),
+        ("/v1/events", "NewOrgEventLines", "NewOrgEvents"),
+    ):
+        publish = document["paths"][path]["post"]
+        publish["parameters"].remove({"$ref": "#/components/parameters/Service"})
+        for kind in ("application/cloudevents+json", "application/cloudevents-batch+json"):
+            for example in publish["requestBody"]["content"][kind]["examples"].values():
+                for event in example["value"] if isinstance(example["value"], list) else [example["value"]]:
+                    event["source"] = event.pop("service")
+        schemas[lines] = schemas[events]["anyOf"][1]
+        for example in publish["requestBody"]["content"][LINES]["examples"].values():
+            example["value"] = [json.loads(line) for line in example["value"].splitlines()]
+    # Of the orgs that events may name, the key covers one.
+    for event in ("NewOrgEvent", "OrgCloudEvent"):
+        schemas[event]["properties"]["org"] = {"const": ORG}
 
 
 @schemathesis.serializer(LINES)

@@ -25,7 +25,7 @@ fn body(number: usize) -> String {
 fn parse(body: &[u8]) -> Vec<NewEvent> {
     let org = OrgId::parse("acme").expect("a name");
     let mut drawn = |index: usize| (EventId::parse(&format!("drawn-{index}")).expect("an id"), false);
-    let limits = PublishLimits { event_bytes: 256 << 10, events: EVENTS, depth: 64, users: 100 };
+    let limits = PublishLimits { event_bytes: 256 << 10, events: EVENTS, orgs: 1, depth: 64, users: 100 };
     read_body(&org, BodyForm::Json, body, &limits, &mut drawn).expect("events")
 }
 

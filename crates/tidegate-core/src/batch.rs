@@ -121,6 +121,39 @@ enum Wanted<'a> {
     Enveloped(&'a Enveloping),
 }
 
+/// Where a shared frame begins: at the `prev` of its batch, or earlier if nothing in between is for all who see the
+/// same. So readers whose cursors stand anywhere in that range can take it, and need no ping before it (R1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The position that the frame follows.
+    pub seq: Seq,
+    /// Whether there may be targeted events between there and the batch. A reader that got one of them since `seq`
+    /// does not take the frame.
+    pub passes_targeted: bool,
+}
+
+impl Start {
+    /// The frame follows `seq`, and passes no events.
+    pub fn at(seq: Seq) -> Self {
+        Self { seq, passes_targeted: false }
+    }
+
+    /// Where the frame after this batch begins, if that of the batch would begin here. `view` is what the filter
+    /// shows of the batch.
+    pub fn after(self, batch: &Batch, view: &View) -> Self {
+        match view {
+            View::Frame { .. } => Self::at(batch.seq),
+            View::Empty { targeted } => Self { passes_targeted: self.passes_targeted || *targeted, ..self },
+        }
+    }
+}
+
+impl From<Seq> for Start {
+    fn from(seq: Seq) -> Self {
+        Self::at(seq)
+    }
+}
+
 /// What a filter shows of a batch, without targeted events.
 #[derive(Debug, Clone)]
 pub enum View {
@@ -129,11 +162,10 @@ pub enum View {
         /// Whether the batch has targeted events in the filter's services.
         targeted: bool,
     },
-    /// A finished frame over (`start`, `batch.seq`].
+    /// A finished frame over (`start.seq`, `batch.seq`].
     Frame {
-        /// The position that the frame follows: `prev` of the batch, or an earlier one if the filter shows
-        /// nothing in between.
-        start: Seq,
+        /// The position that the frame follows.
+        start: Start,
         /// The frame in its framing.
         bytes: Bytes,
         /// How many events it carries.
@@ -255,10 +287,10 @@ impl Batch {
     }
 
     /// The shared view for `key`. `start` is the earliest position that the frame may follow: `prev` of the
-    /// batch, or an earlier one if the filter admits no event of the batches in between, not even a targeted
-    /// one. Once a view is kept, later calls for its key get the `start` of the first call.
-    pub fn view(&self, org: &OrgId, key: &ViewKey, start: Seq) -> View {
-        self.view_with(org, key, start, Wanted::Plain)
+    /// batch, or an earlier one ([`Start::after`]). Once a view is kept, later calls for its key get the `start`
+    /// of the first call.
+    pub fn view(&self, org: &OrgId, key: &ViewKey, start: impl Into<Start>) -> View {
+        self.view_with(org, key, start.into(), Wanted::Plain)
     }
 
     /// Like [`Batch::view`], with the form that is compressed for the framing: a deflated message or a block
@@ -266,17 +298,29 @@ impl Batch {
     /// frames before it as context. There is no compressed form if the filter admits an event of an excluded
     /// service: such events must not be compressed together with text that an attacker can choose (CRIME,
     /// BREACH).
-    pub fn compressed_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: Compressor<'_>) -> View {
-        self.view_with(org, key, start, Wanted::Compressed(by))
+    pub fn compressed_view(
+        &self,
+        org: &OrgId,
+        key: &ViewKey,
+        start: impl Into<Start>,
+        by: Compressor<'_>,
+    ) -> View {
+        self.view_with(org, key, start.into(), Wanted::Compressed(by))
     }
 
     /// Like [`Batch::view`], with the frame in an envelope (`?batch=gzip`), if `by` puts this frame into one.
-    pub fn enveloped_view(&self, org: &OrgId, key: &ViewKey, start: Seq, by: &Enveloping) -> View {
-        self.view_with(org, key, start, Wanted::Enveloped(by))
+    pub fn enveloped_view(
+        &self,
+        org: &OrgId,
+        key: &ViewKey,
+        start: impl Into<Start>,
+        by: &Enveloping,
+    ) -> View {
+        self.view_with(org, key, start.into(), Wanted::Enveloped(by))
     }
 
-    fn view_with(&self, org: &OrgId, key: &ViewKey, start: Seq, wanted: Wanted<'_>) -> View {
-        debug_assert!(start <= self.prev);
+    fn view_with(&self, org: &OrgId, key: &ViewKey, start: Start, wanted: Wanted<'_>) -> View {
+        debug_assert!(start.seq <= self.prev);
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = views.iter_mut().find(|kept| kept.key == *key) {
             let before = kept.memory();
@@ -288,7 +332,7 @@ impl Batch {
         let plain = if shared.is_empty() {
             View::Empty { targeted: self.admitted(key).next().is_some() }
         } else {
-            let bytes = self.run(org, key, start, &shared).framed(key.framing);
+            let bytes = self.run(org, key, start.seq, &shared).framed(key.framing);
             View::Frame { start, bytes, count: shared.len(), compressed: None }
         };
         let mut kept = KeptView { key: key.clone(), plain, compressed: None, enveloped: None };
@@ -340,7 +384,7 @@ impl Batch {
             Wanted::Enveloped(by) => {
                 let make = || {
                     let shared = self.shared(&kept.key);
-                    let run = self.run(org, &kept.key, *start, &shared);
+                    let run = self.run(org, &kept.key, start.seq, &shared);
                     let form = Compressed::Enveloped(by.enveloped(kept.key.framing, &run, bytes)?);
                     Some(Arc::new(form))
                 };

@@ -4,13 +4,18 @@
 /// No name that anybody means to write is longer.
 const LENGTH_MAX: usize = 100;
 
-/// The words `; did you mean ...?` if a known name is close enough to `name`, or nothing.
-pub fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+/// The known name that was probably meant, if one is close enough to `wrong`.
+pub fn closest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = names
         .filter_map(|name| Some((distance(wrong, name)?, name)))
         .min()
         .filter(|(steps, name)| *steps <= 1 + name.len().max(wrong.len()) / 5);
-    near.map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"))
+    near.map(|(_, name)| name)
+}
+
+/// The words `; did you mean ...?` if a known name is close enough to `wrong`, or nothing.
+pub fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+    closest(wrong, names).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
 /// Edits between two names: insert, remove, replace, or swap neighbours (optimal string alignment). `None` if

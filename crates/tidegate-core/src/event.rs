@@ -19,6 +19,15 @@ pub struct DedupKey(pub [u8; 16]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentHash(pub [u8; 16]);
 
+/// A publish request that its publisher has named by an `Idempotency-Key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedRequest {
+    /// The identity of the request: a hash over the org, the publisher and the key.
+    pub key: DedupKey,
+    /// The hash of all its events. The same key with another hash is another request under a used key.
+    pub content: ContentHash,
+}
+
 /// An event that a publisher asks to append: checked, and encoded apart from its seq and timestamp.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
@@ -31,6 +40,8 @@ pub struct NewEvent {
     pub dedup: Option<DedupKey>,
     /// The hash of its content.
     pub content: ContentHash,
+    /// The request that it came in, if the publisher named that. All events of a batch have the same.
+    pub request: Option<NamedRequest>,
     /// The only users that may see it; `None` for everybody with the service.
     pub users: Option<Arc<[UserId]>>,
     /// The JSON members `"service":…` to `"data":…`, without braces or white space.

@@ -33,7 +33,7 @@
 //! let org = OrgId::parse("acme")?;
 //! let body = br#"{"service":"finance","event":"invoice.paid","id":"inv-7","data":{"amount":"1200.00"}}"#;
 //! let mut ids = |index| (EventId::parse(&format!("assigned-{index}")).expect("an id"), false);
-//! let limits = PublishLimits { event_bytes: 256 << 10, events: 1000, depth: 64, users: 100 };
+//! let limits = PublishLimits { event_bytes: 256 << 10, events: 1000, orgs: 1, depth: 64, users: 100 };
 //! let new = read_body(&org, BodyForm::Json, body, &limits, &mut ids)?.remove(0);
 //!
 //! // An engine assigns seq 1 and the time; the fan-out seals a batch over (0, 1].
@@ -90,7 +90,7 @@ pub mod pace;
 pub mod replay;
 
 pub use batch::{Batch, Budget, View};
-pub use event::{ContentHash, DedupKey, Event, NewEvent};
+pub use event::{ContentHash, DedupKey, Event, NamedRequest, NewEvent};
 pub use frame::{Framing, ViewKey};
 pub use log::{Ancestor, LogState};
 pub use session::Session;

@@ -131,6 +131,9 @@ pub struct Session {
     scanned: Seq,
     /// Pings that the client may still answer (R29). Over SSE they only add up: nobody answers them there.
     unanswered: u32,
+    /// How far before `sent` its client last got something of its own ([`Session::own`]), or less. Not a `Seq`, because
+    /// every idle connection has one.
+    since_own: u32,
     /// The gaps that are still to be declared, in the order of their positions.
     dues: VecDeque<Due>,
     /// What the client's inflater has in its window, if frames are deflated.
@@ -153,6 +156,7 @@ impl Session {
             sent: cursor.seq,
             scanned: cursor.seq,
             unanswered: 0,
+            since_own: 0,
             dues,
             membership: Membership::default(),
             verifier: Verifier::default(),
@@ -223,6 +227,19 @@ impl Session {
         self.sent
     }
 
+    /// The position at which the client last got something of its own (`hello`, a gap, or a frame for it alone), or a
+    /// later one. No frame begins before that and passes targeted events: they may have been for this reader (R1).
+    pub fn own(&self) -> Seq {
+        self.sent - Seq::from(self.since_own)
+    }
+
+    /// Something that is not its own takes its client to `to`.
+    fn move_to(&mut self, to: Seq) {
+        let moved = u32::try_from(to - self.sent).unwrap_or(u32::MAX);
+        self.since_own = self.since_own.saturating_add(moved);
+        self.sent = to;
+    }
+
     /// The position of the next gap that is due. No page may end after it.
     pub fn stop(&self) -> Option<Seq> {
         self.dues.front().map(|due| due.at)
@@ -267,6 +284,7 @@ impl Session {
         self.tag = due.tag;
         self.sent = due.seq;
         self.scanned = due.seq;
+        self.since_own = 0;
         let to = self.side().cursor(due.seq);
         let gap = frame::gap(self.subscriber.framing, prev, &to, due.reason, &self.subscriber.filter);
         self.put(gap, out);
@@ -283,7 +301,7 @@ impl Session {
     fn ping_to(&mut self, to: Seq, now: UnixMillis, out: &mut Vec<Bytes>) {
         let ping = frame::ping(self.subscriber.framing, self.side(), self.sent, to, now);
         self.put(ping, out);
-        self.sent = to;
+        self.move_to(to);
         self.unanswered = self.unanswered.saturating_add(1);
     }
 
@@ -317,9 +335,14 @@ impl Session {
 
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
-        // The reader is inside the batch, or an event is targeted at it: it gets a frame of its own with only
-        // the events after its position, so that no client sees an event twice (R1, R5).
-        if !self.shares(batch) {
+        // The reader is inside the batch, or an event is targeted at it, in the batch or in what the frame passes: it
+        // gets a frame of its own with only the events after its position, so that no client sees an event twice
+        // (R1, R5).
+        let passes_own = match view {
+            View::Frame { start, .. } => start.passes_targeted && start.seq < self.own(),
+            View::Empty { .. } => false,
+        };
+        if passes_own || !self.shares(batch) {
             let Subscriber { user, filter, .. } = &self.subscriber;
             return self.take_private(batch.seq, &batch.visible(self.scanned, user, filter), 0, out);
         }
@@ -327,7 +350,7 @@ impl Session {
         match view {
             View::Empty { .. } => 0,
             View::Frame { start, bytes, count, compressed } => {
-                self.bridge(*start, now, out);
+                self.bridge(start.seq, now, out);
                 match (&mut self.subscriber.coding, compressed.as_deref()) {
                     (Coding::Deflate(Deflate { alone, .. }), Some(Compressed::Deflated(forms))) => {
                         let frame = if *alone { forms.alone().clone() } else { self.membership.take(forms) };
@@ -341,7 +364,7 @@ impl Session {
                     (Coding::Enveloped(_), Some(Compressed::Enveloped(frame))) => out.push(frame.clone()),
                     _ => self.put(bytes.clone(), out),
                 }
-                self.sent = batch.seq;
+                self.move_to(batch.seq);
                 *count
             }
         }
@@ -362,6 +385,7 @@ impl Session {
             };
             self.put(enveloped.unwrap_or(plain), out);
             self.sent = to;
+            self.since_own = 0;
         }
         self.scanned = to;
         visible.len()
@@ -494,6 +518,7 @@ impl Session {
             self.tag = filter.tag().clone();
         }
         self.subscriber.filter = filter;
+        self.since_own = 0;
         // Its frames may be of another filter from here on, and so of another generation (R6, R19).
         self.membership.leave();
         let hello = self.hello(greeting, true);

@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use tidegate_core::{
     Ancestor, Batch, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail, View,
+    batch::Start,
     frame::Terms,
     opening::{self, From},
     session::{Coding, Greeting, Subscriber},
@@ -287,12 +288,18 @@ impl World {
             Next::Batch(batch) => {
                 // The chain of empty views, as a worker keeps it: here recomputed from the tail.
                 let key = session.view_key();
-                let mut start = batch.prev;
+                let mut start = Start::at(batch.prev);
                 for earlier in self.tail.newest_first().filter(|earlier| earlier.seq <= batch.prev) {
                     match earlier.view(&session.subscriber().org, &key, earlier.prev) {
-                        View::Empty { targeted: false } => start = earlier.prev,
-                        _ => break,
+                        View::Empty { targeted } => {
+                            start.seq = earlier.prev;
+                            start.passes_targeted |= targeted;
+                        }
+                        View::Frame { .. } => break,
                     }
+                }
+                if start.passes_targeted {
+                    *self.coverage.entry("passes targeted events").or_default() += 1;
                 }
                 let org = &session.subscriber().org;
                 let view = match &self.coding {
@@ -582,6 +589,7 @@ fn p1_p2_p5_r1_to_r9_hold_for_every_client_under_drops_cuts_restarts_and_loss() 
         "envelope",
         "dropped frame",
         "hole found",
+        "passes targeted events",
     ] {
         assert!(coverage.get(what).is_some_and(|count| *count > 100), "{what} was hardly met: {coverage:?}");
     }

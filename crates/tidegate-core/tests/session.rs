@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tidegate_core::{
     Ancestor, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail,
+    batch::Start,
     frame::Terms,
     opening::{self, From},
     session::{Coding, Greeting, Subscriber},
@@ -110,6 +111,22 @@ impl Script {
         self.say(out);
     }
 
+    /// What fan-out passes give to a reader that is caught up.
+    fn fan(&mut self) {
+        let mut session = self.session.take().expect("open first");
+        let mut start = Start::at(0);
+        for batch in self.tail.since(0) {
+            let view = batch.view(&session.subscriber().org, &session.view_key(), start);
+            start = start.after(&batch, &view);
+            if session.scanned() < batch.seq {
+                let mut out = Vec::new();
+                session.take(&batch, &view, 1, &mut out);
+                self.say(out);
+            }
+        }
+        self.session = Some(session);
+    }
+
     /// What the task of a lagging reader does, until it has caught up.
     fn serve(&mut self) {
         let mut session = self.session.take().expect("open first");
@@ -149,6 +166,7 @@ impl Script {
             ["seal", services @ ..] => self.seal(services),
             ["open", services, from] => self.open(services, from),
             ["serve"] => self.serve(),
+            ["fan"] => self.fan(),
             ["every", step] => self.step = step.parse().expect("a number"),
             ["shorten", count] => (0..count.parse().expect("a number")).for_each(|_| self.tail.drop_oldest()),
             ["floor", seq] => {
@@ -242,6 +260,38 @@ fn r1_a_ping_bridges_what_was_hidden_before_a_shared_frame() {
     );
     // The trace of the rule: a resume in the middle of a batch whose rest is hidden.
     check("seal a b | open a l0-1 | serve | seal a | serve", "hello l0-1~a resumed | ping 1>2 | event 2>3");
+}
+
+#[test]
+fn r1_a_shared_frame_passes_what_is_hidden_and_needs_no_ping() {
+    check(
+        "open a head | seal a | fan | seal b | fan | seal a@v | fan | seal a | fan",
+        "hello l0-0~a | event 0>1 | event 1>4",
+    );
+    // It also goes to a client that joined in between, or had a ping there, if all that it passes is of other services.
+    check("seal a | seal b | open a l0-2 | seal a | fan", "hello l0-2~a resumed | event 1>3");
+    check(
+        "open a head | seal a | fan | seal a@v | fan | ping | seal a | fan",
+        "hello l0-0~a | event 0>1 | ping 1>2 | event 1>3",
+    );
+}
+
+#[test]
+fn r1_who_got_something_of_its_own_takes_no_frame_that_passes_it() {
+    check(
+        "open a head | seal a | fan | seal a@u | fan | seal a | fan | seal a@v | fan | seal a | fan",
+        "hello l0-0~a | event 0>1 | event 1>2 | event 2>3 | event 3>5",
+    );
+    // It may have got it before its hello, skipped it, or not been allowed to see it.
+    check("seal a | seal a@u | open a l0-2 | seal a | fan", "hello l0-2~a resumed | event 2>3");
+    check(
+        "open a head | seal a | fan | seal a@u | skip | seal a | fan",
+        "hello l0-0~a | event 0>1 | gap 1>l0-2~a slow_consumer | event 2>3",
+    );
+    check(
+        "open b head | seal a | fan | seal a@u | fan | renew a | seal a | fan",
+        "hello l0-0~b | ping 0>2 | hello l0-2~a resumed | event 2>3",
+    );
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn event(n: u64) -> NewEvent {
         id: EventId::parse("evt_0123456789").expect("id"),
         dedup: Some(DedupKey(key)),
         content: ContentHash(key),
+        request: None,
         users: None,
         body: Bytes::from(format!("\"service\":\"finance\",\"id\":\"{n:016}\",\"data\":\"{filler}\"")),
     }

@@ -34,6 +34,14 @@ pub enum AppendError {
         /// Where the id was used first.
         first: FirstUse,
     },
+    /// The batch is a request whose name was used for another one.
+    #[error(
+        "the request has the Idempotency-Key of another one within the dedup window, whose first event is at seq {first}"
+    )]
+    RequestConflict {
+        /// The seq of the other request's first event.
+        first: Seq,
+    },
     /// The dedup window has no room for the ids of this batch.
     #[error("the dedup window is full")]
     DedupFull,
@@ -71,6 +79,7 @@ impl AppendError {
             AppendError::TooMuchWaiting => Some("limits.publish_queue_bytes"),
             AppendError::TooManyOrgs => Some("limits.orgs"),
             AppendError::IdConflict { .. }
+            | AppendError::RequestConflict { .. }
             | AppendError::Halted
             | AppendError::SeqsUsedUp
             | AppendError::Unknown => None,

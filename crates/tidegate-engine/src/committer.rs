@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_core::{DedupKey, NewEvent};
+use tidegate_core::{DedupKey, NamedRequest, NewEvent};
 use tidegate_protocol::{OrgId, SEQ_MAX, Seq, UnixMillis};
 
 use super::{
@@ -140,10 +140,13 @@ impl<S: Store> Committer<S> {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
                     Ok(appended) => pending.appends.push((answer, appended)),
-                    // The event that used the id first may be in this same group, which is not written yet.
-                    // So this refusal is sent only after the commit. If the commit fails, it is dropped, and
-                    // the caller gets `Unknown`.
-                    Err(error @ AppendError::IdConflict { first: FirstUse::Seq(_), .. }) => {
+                    // The event that used the id or the name first may be in this same group, which is not
+                    // written yet. So this refusal is sent only after the commit. If the commit fails, it is
+                    // dropped, and the caller gets `Unknown`.
+                    Err(
+                        error @ (AppendError::IdConflict { first: FirstUse::Seq(_), .. }
+                        | AppendError::RequestConflict { .. }),
+                    ) => {
                         pending.refused.push((answer, error));
                     }
                     // The caller may have stopped waiting; then nobody needs the answer.
@@ -174,10 +177,15 @@ impl<S: Store> Committer<S> {
         org: &OrgId,
         events: &[NewEvent],
     ) -> Result<Result<Appended, AppendError>, StoreError> {
+        let new_request = match self.judge_request(events) {
+            Ok(request) => request,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let (verdicts, fresh_ids) = match self.judge(events) {
             Ok(judged) => judged,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let fresh_ids = fresh_ids + usize::from(new_request.is_some());
         let known = (pending.by_org.get(org).map(|&at| pending.staged[at].index))
             .or_else(|| self.shared.log(org).map(|log| log.index));
         if let Err(refusal) = self.window.check_room(known, fresh_ids) {
@@ -208,7 +216,22 @@ impl<S: Store> Committer<S> {
             };
             stored.push(stored_at);
         }
+        if let (Some(request), Some(first)) = (new_request, stored.first()) {
+            let NamedRequest { key, content } = request;
+            self.window.insert(staged.index, key, Known { seq: first.seq, content });
+            staged.ids.push(GivenId { seq: first.seq, key, content });
+        }
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
+    }
+
+    /// The request that a batch is, if its publisher named it and the name is not in the window yet.
+    fn judge_request(&self, events: &[NewEvent]) -> Result<Option<NamedRequest>, AppendError> {
+        let Some(request) = events.first().and_then(|event| event.request) else { return Ok(None) };
+        match self.window.get(&request.key) {
+            None => Ok(Some(request)),
+            Some(known) if known.content == request.content => Ok(None),
+            Some(known) => Err(AppendError::RequestConflict { first: known.seq }),
+        }
     }
 
     /// The decision on each event of a batch, and how many new ids it would add to the window.
@@ -295,7 +318,8 @@ impl<S: Store> Committer<S> {
         let mut group = WriteGroup { at: now, ..WriteGroup::default() };
         let mut logs = Vec::new();
         for staged in staged {
-            if !staged.wanted || (staged.chain.is_none() && staged.events.is_empty()) {
+            let has_news = staged.chain.is_some() || !staged.events.is_empty() || !staged.ids.is_empty();
+            if !staged.wanted || !has_news {
                 continue;
             }
             logs.push((staged.log, staged.prev));

@@ -61,7 +61,10 @@ pub trait Feed: Send + Sync + 'static {
 /// - **Once.** An event whose publisher gave the id ([`NewEvent::dedup`]) is stored once within the dedup
 ///   window (R12). If it comes again, the answer has the seq of the first. If the first is still being
 ///   written, the answer waits until its outcome is known. If the id comes again with other content, the
-///   whole batch is refused.
+///   whole batch is refused. The same holds for a whole batch whose publisher named it
+///   ([`NewEvent::request`]): the name is kept together with the events, as safely and for as long, also if all
+///   of them were duplicates. A batch with the name of another one is refused
+///   ([`AppendError::RequestConflict`]).
 ///
 /// # Reads (R9)
 ///

@@ -46,6 +46,7 @@
 //!     id: EventId::parse("paid-7")?,
 //!     dedup: None,
 //!     content: ContentHash([0; 16]),
+//!     request: None,
 //!     users: None,
 //!     body: r#""service":"finance","event":"paid","id":"paid-7","data":7"#.into(),
 //! };

@@ -27,7 +27,7 @@ use super::{
     committer::Committer,
     memory::MemoryStore,
     queue::{Queue, Refused, Request},
-    store::{Found, LogIndex, Store, StoreError, Stretch},
+    store::{Found, LogIndex, Recovery, Store, StoreError, Stretch},
     watched::Watched,
 };
 
@@ -152,6 +152,7 @@ pub struct LocalEngine<S: Store> {
     shared: Arc<Shared<S>>,
     reads: Arc<Semaphore>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    recovery: Recovery,
 }
 
 impl LocalEngine<MemoryStore> {
@@ -178,6 +179,7 @@ impl<S: Store> LocalEngine<S> {
         hooks: Hooks,
     ) -> Result<Self, StoreError> {
         let epochs = Epochs::from_system().map_err(|error| StoreError::new("draw an epoch", error))?;
+        let recovery = found.recovery();
         let logs = found.logs.iter().map(|log| {
             let now =
                 LogNow { chain: None, head: log.head, floor: log.floor, last_timestamp: log.last_timestamp };
@@ -201,7 +203,12 @@ impl<S: Store> LocalEngine<S> {
             .name("tidegate-log".into())
             .spawn(move || committer.run())
             .map_err(|error| StoreError::new("start the log's thread", error))?;
-        Ok(Self { shared, reads, committer: Mutex::new(Some(thread)) })
+        Ok(Self { shared, reads, committer: Mutex::new(Some(thread)), recovery })
+    }
+
+    /// What was found when the log was opened.
+    pub fn recovery(&self) -> Recovery {
+        self.recovery
     }
 
     /// The bytes of the events that are kept, in the store's own measure.

@@ -51,7 +51,7 @@ pub struct LogWrite {
     pub last_timestamp: UnixMillis,
     /// In seq order.
     pub events: Vec<Arc<Event>>,
-    /// The ids among them that publishers gave.
+    /// The ids among them that publishers gave, and the names of requests (R12).
     pub ids: Vec<GivenId>,
 }
 
@@ -121,6 +121,59 @@ pub struct Found {
     pub ids: Vec<FoundId>,
     /// This start, to be written before anything else.
     pub start: Start,
+    /// How the start before it ended.
+    pub stopped: Stopped,
+}
+
+/// How the last use of a log ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stopped {
+    /// There was none: the log is new.
+    #[default]
+    Never,
+    /// By `close`.
+    Cleanly,
+    /// By a crash, a kill or a power cut.
+    Uncleanly,
+}
+
+impl Stopped {
+    /// A word for log lines.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Cleanly => "cleanly",
+            Self::Uncleanly => "uncleanly",
+        }
+    }
+}
+
+/// What an engine found when it was opened, for the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// How many times the log was opened, this time included.
+    pub start: u64,
+    /// How its last use ended.
+    pub stopped: Stopped,
+    /// Whether acknowledged events may be missing, so that readers get a gap.
+    pub lossy: bool,
+    /// How many orgs have a log.
+    pub orgs: usize,
+    /// How many events can be read back.
+    pub events: u64,
+}
+
+impl Found {
+    /// The same in numbers.
+    pub fn recovery(&self) -> Recovery {
+        Recovery {
+            start: self.start.number,
+            stopped: self.stopped,
+            lossy: self.start.last_lossy == self.start.number,
+            orgs: self.logs.len(),
+            events: self.logs.iter().map(|log| log.head.saturating_sub(log.floor)).sum(),
+        }
+    }
 }
 
 /// Events that retention would remove: those up to a seq, per log.

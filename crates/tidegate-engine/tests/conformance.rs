@@ -120,6 +120,9 @@ impl Engine for SparseEngine {
                 AppendError::IdConflict { index, first: FirstUse::Seq(seq) } => {
                     AppendError::IdConflict { index, first: FirstUse::Seq(seq * STEP) }
                 }
+                AppendError::RequestConflict { first } => {
+                    AppendError::RequestConflict { first: first * STEP }
+                }
                 error => error,
             })?;
             appended.stored.iter_mut().for_each(|stored| stored.seq *= STEP);

@@ -68,6 +68,10 @@ pub enum Code {
     MethodNotAllowed,
     /// The id was used for other content within the dedup window.
     IdConflict,
+    /// A request with the same `Idempotency-Key` is being answered.
+    InProgress,
+    /// The `Idempotency-Key` was used for another request within the dedup window.
+    RequestConflict,
     /// A content type that the endpoint does not accept.
     UnsupportedMedia,
     /// The request took too long to arrive.
@@ -84,7 +88,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in table order.
-    pub const ALL: [Code; 26] = [
+    pub const ALL: [Code; 28] = [
         Code::Internal,
         Code::Draining,
         Code::Overloaded,
@@ -105,6 +109,8 @@ impl Code {
         Code::NotFound,
         Code::MethodNotAllowed,
         Code::IdConflict,
+        Code::InProgress,
+        Code::RequestConflict,
         Code::UnsupportedMedia,
         Code::RequestTimeout,
         Code::Invalid,
@@ -136,6 +142,8 @@ impl Code {
             Code::NotFound => "not_found",
             Code::MethodNotAllowed => "method_not_allowed",
             Code::IdConflict => "id_conflict",
+            Code::InProgress => "in_progress",
+            Code::RequestConflict => "request_conflict",
             Code::UnsupportedMedia => "unsupported_media",
             Code::RequestTimeout => "request_timeout",
             Code::Invalid => "invalid",
@@ -168,6 +176,8 @@ impl Code {
             Code::NotFound
             | Code::MethodNotAllowed
             | Code::IdConflict
+            | Code::InProgress
+            | Code::RequestConflict
             | Code::UnsupportedMedia
             | Code::RequestTimeout
             | Code::Invalid
@@ -189,10 +199,10 @@ impl Code {
             Code::BadFrame | Code::BadRequest | Code::Unsupported => 400,
             Code::NotFound => 404,
             Code::MethodNotAllowed => 405,
-            Code::IdConflict => 409,
+            Code::IdConflict | Code::InProgress => 409,
             Code::TooLarge => 413,
             Code::UnsupportedMedia => 415,
-            Code::Invalid => 422,
+            Code::Invalid | Code::RequestConflict => 422,
             Code::Unknown => 504,
         }
     }
@@ -208,6 +218,7 @@ impl Code {
             | Code::TooManyConnections
             | Code::RateLimited
             | Code::AuthTimeout
+            | Code::InProgress
             | Code::RequestTimeout
             | Code::DedupFull
             | Code::LogHalted
@@ -224,6 +235,7 @@ impl Code {
             | Code::NotFound
             | Code::MethodNotAllowed
             | Code::IdConflict
+            | Code::RequestConflict
             | Code::UnsupportedMedia
             | Code::Invalid => Retry::No,
         }
@@ -269,6 +281,10 @@ impl Code {
             Code::NotFound => "There is nothing at this address.",
             Code::MethodNotAllowed => "The address does not take this method.",
             Code::IdConflict => "The id was used for other content within the dedup window.",
+            Code::InProgress => "A request with the same `Idempotency-Key` is still being answered.",
+            Code::RequestConflict => {
+                "The `Idempotency-Key` was used for another request within the dedup window."
+            }
             Code::UnsupportedMedia => "The address does not take this content type.",
             Code::RequestTimeout => "The body did not arrive in time.",
             Code::Invalid => "The body is JSON, but some of its fields are faulty; `errors` lists them.",

@@ -22,6 +22,8 @@ export const CODES = {
   not_found: { close: null, status: 404, retry: 'no' },
   method_not_allowed: { close: null, status: 405, retry: 'no' },
   id_conflict: { close: null, status: 409, retry: 'no' },
+  in_progress: { close: null, status: 409, retry: 'yes' },
+  request_conflict: { close: null, status: 422, retry: 'no' },
   unsupported_media: { close: null, status: 415, retry: 'no' },
   request_timeout: { close: null, status: 408, retry: 'yes' },
   invalid: { close: null, status: 422, retry: 'no' },

@@ -12,7 +12,8 @@ use std::{
 use anyhow::Context as _;
 use tidegate_core::publish::{BodyForm, read_body};
 use tidegate_engine::{
-    Clock, DiskOptions, Engine, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
+    Clock, DiskOptions, Engine, Health, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
+    store::Recovery,
 };
 use tidegate_protocol::{EventId, OrgId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin,
     auth::{Publishers, TokenVerifier},
-    config::{self, Config, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
+    config::{self, Config, ConfigError, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
     dev::DevSession,
     feed::{DevFeed, FeedEvent},
     http,
@@ -29,6 +30,7 @@ use crate::{
     node::{Node, Parts},
     random::random,
     systemd,
+    transport::vanished,
     worker::{Accepted, WorkerThread},
 };
 
@@ -62,6 +64,22 @@ pub enum RunMode {
 }
 
 /// How a node ended, if it had started.
+#[derive(Debug)]
+struct Ended {
+    reason: ExitReason,
+    /// Its public address.
+    public: SocketAddr,
+    /// The streams that were open when the drain began, and those that were cut off at its end.
+    streams: usize,
+    cut_off: usize,
+    /// How the drain ended.
+    drain: &'static str,
+    /// How the log was closed.
+    log: String,
+    ran: Duration,
+}
+
+/// Why a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
     /// Stopped by SIGTERM after a drain: exit code 0.
@@ -69,6 +87,17 @@ pub enum ExitReason {
     /// Interrupted from the keyboard: exit code 130.
     Interrupted,
 }
+
+impl ExitReason {
+    fn signal(self) -> &'static str {
+        match self {
+            Self::Drained => "SIGTERM",
+            Self::Interrupted => "SIGINT",
+        }
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How often tails and logs are swept.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -94,12 +123,29 @@ pub fn run(start: Prepared) -> anyhow::Result<ExitReason> {
     let ended = runtime.block_on(serve(start));
     // Does not wait for reads of the log that nobody needs any more.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ended
+    let Ended { reason, public, streams, cut_off, drain, log, ran } = ended?;
+    tracing::info!(
+        version = VERSION,
+        %public,
+        signal = reason.signal(),
+        drain,
+        streams,
+        cut_off,
+        log,
+        ran_s = ran.as_secs(),
+        "stopped"
+    );
+    Ok(reason)
 }
 
-async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
+async fn serve(start: Prepared) -> anyhow::Result<Ended> {
+    let began = Instant::now();
     let Prepared { loaded, tokens, publishers, sources, mode } = start;
     let config = loaded.config.clone();
+    raise_open_files(config.open_files());
+    if matches!(mode, RunMode::Serve) {
+        config::warnings(&loaded).iter().for_each(warn_of);
+    }
     // Before anything else, so that no signal is lost during the start.
     let mut signals = Signals::listen()?;
     // In `dev`, SIGHUP comes from a closed terminal, and the default (exit) is right.
@@ -110,19 +156,29 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     let public = bind(config_key!(listen.public), config.listen.public)?;
     let admin = bind(config_key!(listen.admin), config.listen.admin)?;
     let (public_at, admin_at) = (public.local_addr()?, admin.local_addr()?);
+    tracing::info!(
+        version = VERSION,
+        public = %public_at,
+        admin = %admin_at,
+        engine = config.log.engine.word(),
+        dir = %config.log.dir.display(),
+        "open the log"
+    );
 
     let workers = config.node.workers.count(std::thread::available_parallelism().map_or(1, usize::from));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::new(workers, Node::hub_limits(&config), clock.clone()));
     let metrics = Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone()));
     http::expect_requests(&metrics);
-    let engine = {
+    let opening = Instant::now();
+    let (engine, recovery) = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files. Nothing else runs on this thread yet.
         tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics))
             .await?
             .context("open the log")?
     };
+    let recovery_ms = u64::try_from(opening.elapsed().as_millis()).unwrap_or(u64::MAX);
     let publishers = Arc::new(publishers);
     let has_page = matches!(mode, RunMode::Dev { .. });
     let node =
@@ -142,10 +198,18 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     let rereads =
         hangup.map(|hangup| tokio::spawn(reread_on(hangup, node.clone(), sources, loaded, status.clone())));
     tracing::info!(
+        version = VERSION,
         public = %public_at,
         admin = %admin_at,
         engine = node.config().log.engine.word(),
         workers = workers.len(),
+        recovered_orgs = recovery.orgs,
+        recovered_events = recovery.events,
+        // Each start begins an epoch in every org that is used.
+        start = recovery.start,
+        stopped_before = recovery.stopped.word(),
+        lossy = recovery.lossy,
+        recovery_ms,
         "serve"
     );
     systemd::ready(&status);
@@ -158,7 +222,8 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
         }
     }
 
-    let ended = signals.next().await;
+    let reason = signals.next().await;
+    let streams = node.admission.slots_held().streams;
     tracing::info!(window = ?node.config().drain.window, "drain; a second signal stops at once");
     // The service manager must not get a reload message after the message that the node stops.
     if let Some(rereads) = rereads {
@@ -167,10 +232,14 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     }
     systemd::stopping("drain");
     node.draining.send_replace(Some(Instant::now()));
-    tokio::select! {
-        () = drained(&node) => {}
-        _ = signals.next() => tracing::warn!("stop at once"),
-    }
+    let drain = tokio::select! {
+        is_drained = drained(&node) => if is_drained { "complete" } else { "out of time" },
+        _ = signals.next() => {
+            tracing::warn!("stop at once");
+            "cut short by a second signal"
+        }
+    };
+    let cut_off = node.admission.slots_held().streams;
     accept.abort();
     watchdog.abort();
     if let Some(feed) = feed {
@@ -179,6 +248,11 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     let closing = node.clone();
     // The log stops last. Acknowledged events are synced already; this marks the stop as clean.
     tokio::task::spawn_blocking(move || closing.engine.close()).await?;
+    let log = match &*node.engine.health().borrow() {
+        Health::Halted(reason) => format!("halted: {reason}"),
+        _ if node.config().log.engine == LogEngine::Memory => "gone with the process".to_owned(),
+        _ => "closed cleanly".to_owned(),
+    };
     // The last answers are on their way to their sockets.
     let deadline = tokio::time::Instant::now() + FLUSH_GRACE;
     while !node.is_idle() && tokio::time::Instant::now() < deadline {
@@ -191,16 +265,40 @@ async fn serve(start: Prepared) -> anyhow::Result<ExitReason> {
     if let Ok(workers) = Arc::try_unwrap(workers) {
         workers.into_iter().for_each(WorkerThread::stop);
     }
-    Ok(ended)
+    Ok(Ended { reason, public: public_at, streams, cut_off, drain, log, ran: began.elapsed() })
+}
+
+/// Raises the soft limit of open files to `needed`, as far as the hard limit lets it.
+fn raise_open_files(needed: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = needed.min(maximum.unwrap_or(u64::MAX));
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
+}
+
+/// Logs a warning of the configuration.
+fn warn_of(warning: &ConfigError) {
+    let ConfigError { location, key, reason } = warning;
+    tracing::warn!(key, %location, reason, "the configuration is valid, but look at this key");
+}
+
+/// A TCP socket that is bound to `address` and does not listen yet.
+pub fn socket_at(address: SocketAddr) -> std::io::Result<socket2::Socket> {
+    let kind = (socket2::Type::STREAM, Some(socket2::Protocol::TCP));
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind.0, kind.1)?;
+    // A restart must not wait until the kernel forgets the connections of the last run (TIME_WAIT).
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
-        let kind = (socket2::Type::STREAM, Some(socket2::Protocol::TCP));
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind.0, kind.1)?;
-        // A restart must not wait until the kernel forgets the connections of the last run (TIME_WAIT).
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
+        let socket = socket_at(address)?;
         socket.listen(4096)?;
         socket.set_nonblocking(true)?;
         Ok(socket.into())
@@ -218,10 +316,14 @@ fn engine(
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<dyn Engine>> {
+) -> anyhow::Result<(Arc<dyn Engine>, Recovery)> {
     let hooks = Hooks { feed: hub, clock, observer: metrics };
     Ok(match config.log.engine {
-        LogEngine::Memory => Arc::new(LocalEngine::memory(memory_options(config), hooks)?),
+        LogEngine::Memory => {
+            let engine = LocalEngine::memory(memory_options(config), hooks)?;
+            let recovery = engine.recovery();
+            (Arc::new(engine), recovery)
+        }
         LogEngine::Disk => {
             let options = DiskOptions {
                 local: local_options(config),
@@ -232,7 +334,9 @@ fn engine(
                 bucket: None,
                 forget_after: FORGET_AFTER,
             };
-            Arc::new(LocalEngine::disk(options, hooks)?)
+            let engine = LocalEngine::disk(options, hooks)?;
+            let recovery = engine.recovery();
+            (Arc::new(engine), recovery)
         }
     })
 }
@@ -289,6 +393,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_BYTES) {
             tracing::debug!(%error, "set TCP_NOTSENT_LOWAT");
         }
+        vanished::bound(&stream, node.config().limits.write_timeout);
         turn = (turn + 1) % workers.len();
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
         let accepted = Accepted { stream, peer, slot: socket };
@@ -311,14 +416,16 @@ async fn reread_on(
     while hangup.recv().await.is_some() {
         tracing::info!("read the configuration again");
         systemd::reloading();
-        running = reread(&node, &sources, running).await;
-        systemd::ready(&status);
+        let (loaded, refused) = reread(&node, &sources, running).await;
+        running = loaded;
+        systemd::reread(&status, refused.as_deref());
     }
 }
 
 /// Rereads the configuration and applies what may change while the node runs: all of it, or nothing if
-/// anything is wrong. Returns the configuration that the node runs with from then on.
-async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
+/// anything is wrong. Returns the configuration that the node runs with from then on, and why it is still the
+/// old one.
+async fn reread(node: &Node, sources: &Sources, running: Loaded) -> (Loaded, Option<String>) {
     let read = {
         let (sources, running) = (sources.clone(), running.clone());
         // It reads files, so it runs on the blocking pool.
@@ -330,12 +437,12 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
             node.metrics.config_reread(RereadOutcome::Refused);
             let reason = errors.to_string().replace('\n', "; ");
             tracing::warn!(reason, "the configuration stays as it was: what was read again is not valid");
-            return running;
+            return (running, Some(reason));
         }
         Err(error) => {
             node.metrics.config_reread(RereadOutcome::Refused);
             tracing::error!(%error, "the configuration stays as it was: it could not be read again");
-            return running;
+            return (running, Some(error.to_string()));
         }
     };
     // Even if nothing has changed: this fetches the issuers' keys again.
@@ -345,7 +452,10 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> Loaded {
     if !waiting.is_empty() {
         tracing::warn!(keys = waiting.join(", "), "these keys were changed and need a restart");
     }
-    loaded
+    raise_open_files(loaded.config.open_files());
+    let is_new = |warning: &&ConfigError| warning.key.is_some_and(|key| changed.contains(&key));
+    config::warnings(&loaded).iter().filter(is_new).for_each(warn_of);
+    (loaded, None)
 }
 
 /// Sweeps tails and logs every minute, and when the tails are over their budget.
@@ -361,6 +471,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.publish_rates.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");
@@ -393,13 +504,19 @@ fn have_all_turned(before: &[u64], now: &[u64]) -> bool {
 }
 
 /// Waits until every stream has ended and every admitted publish is answered, or until the drain window and
-/// its grace are over.
-async fn drained(node: &Node) {
+/// its grace are over. Returns whether all has ended.
+async fn drained(node: &Node) -> bool {
     let config = node.config();
     let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
     let is_publishing = || node.publishes.available_permits() < config.limits.publishes_in_flight;
-    while (!node.admission.is_idle() || is_publishing()) && tokio::time::Instant::now() < deadline {
+    loop {
+        if node.admission.is_idle() && !is_publishing() {
+            return true;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return false;
+        }
         look.tick().await;
     }
 }

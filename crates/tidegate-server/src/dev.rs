@@ -7,13 +7,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId};
+use tidegate_protocol::{Filter, OrgId, UnixMillis, UserId, time::millis};
 
 use crate::{
-    auth::{KeysFile, KeysFileError, MintError, Publishers, TokenClaims, TokenVerifier, mint, replace_file},
+    auth::{
+        KeysFile, KeysFileError, MintError, Orgs, Publishers, TokenClaims, TokenVerifier, mint, replace_file,
+    },
     config::{Config, Origin, Sources},
 };
 
@@ -21,7 +24,8 @@ use crate::{
 pub const DEFAULT_DIR: &str = ".tidegate-dev";
 const ORG: &str = "dev";
 const USER: &str = "dev";
-const YEAR_MILLIS: u64 = 365 * 86_400_000;
+/// How long its token is valid, unless `auth.max_token_life` is shorter.
+const TOKEN_LIFE: Duration = Duration::from_secs(30 * 86_400);
 
 /// The content of `dev.toml`, which other commands read too.
 #[derive(Clone, Serialize, Deserialize)]
@@ -85,6 +89,11 @@ pub enum DevError {
     },
 }
 
+/// What a reader of the file has to know to sign tokens of his own.
+const SECRET_IS_TEXT: &str = "\
+    # `secret` signs readers' tokens (HS256). It is text: sign with its 64 characters as they are, and do not\n\
+    # decode them as hex.\n";
+
 /// The development directory, opened.
 pub struct DevDir {
     dir: PathBuf,
@@ -132,8 +141,9 @@ fn write(dir: &Path, saved: &Saved) -> Result<(), DevError> {
     let path = file_of(dir);
     let text = toml::to_string(saved)
         .map_err(|error| DevError::Malformed { path: path.clone(), reason: error.to_string() })?;
-    let text =
-        format!("# Written by `tidegate dev`. For development only: these are secrets in plain.\n\n{text}");
+    let text = format!(
+        "# Written by `tidegate dev`. For development only: these are secrets in plain.\n{SECRET_IS_TEXT}\n{text}"
+    );
     replace_file(&path, dir, &text).map_err(|source| DevError::Io { action: "write", path, source })
 }
 
@@ -201,16 +211,25 @@ impl DevDir {
         let publishers = Publishers::open(keys.clone(), now)?;
         let org = self.saved.org.clone();
         let known = self.saved.publish_key.take();
-        let known = known.filter(|key| publishers.verify(key, &org, now).is_ok());
+        let covers_org =
+            |key: &String| publishers.verify(key, now).is_ok_and(|key| key.for_org(&org).is_ok());
+        let known = known.filter(covers_org);
         let publish_key = match known {
             Some(key) => key,
-            None => keys.create(org.clone(), &Filter::all(), Some("tidegate dev".to_owned()), now)?.plain,
+            None => {
+                let name = Some("tidegate dev".to_owned());
+                keys.create(&Orgs::from(org.clone()), &Filter::all(), name, now)?.plain
+            }
         };
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
+        let life = millis(TOKEN_LIFE.min(config.auth.max_token_life));
         // With days to spare, so that it does not expire during a session.
-        let soon = now + YEAR_MILLIS / 12;
+        let soon = now + life / 4;
         let good = |token: &String| {
-            tokens.verify_at_hand(token, soon).is_ok_and(|grant| grant.check_org(&org).is_ok())
+            // It may be from a time when tokens could be valid for longer.
+            [now, soon]
+                .into_iter()
+                .all(|at| tokens.verify_at_hand(token, at).is_ok_and(|grant| grant.check_org(&org).is_ok()))
         };
         let secret = config.auth.keys.iter().find(|key| key.secret().is_some());
         let token = match (self.saved.token.take().filter(good), secret) {
@@ -218,7 +237,7 @@ impl DevDir {
             (None, None) => return Err(DevError::NoSecret),
             (None, Some(key)) => {
                 let user = UserId::parse(USER).map_err(|error| self.malformed(error))?;
-                let (issued_at, expires_at) = (now, now + YEAR_MILLIS);
+                let (issued_at, expires_at) = (now, now + life);
                 let services = Filter::all();
                 let claims = TokenClaims { org: org.clone(), user, services, issued_at, expires_at };
                 mint(&config.auth, key, &claims)?
@@ -276,10 +295,13 @@ impl DevSession {
                 }
                 false => "only pages that auth.origins lists may connect, as with `tidegate serve`",
             };
+            let file = file_of(&self.dir);
+            let file = file.display();
             // The token and the key are in the fragment, which browsers do not send.
             format!(
                 "\n  Tidegate serves.\n\n  Open      {url}/#org={org}&token={token}&key={publish_key}\n  Operators {admin_url}/metrics\n  Org       {org}\n  \
-                 Pages     {pages}\n\n  \
+                 Pages     {pages}\n  \
+                 Secret    of tokens: `secret` in {file}; it is text, sign with its characters as they are, and do not decode them as hex\n\n  \
                  Try: tidegate publish{at} --service hello --event greeting --data '{{\"text\":\"hi\"}}'\n       \
                  tidegate tail{at}\n"
             )
@@ -333,15 +355,21 @@ mod tests {
         let tokens = TokenVerifier::new(&loaded.config.auth, 8192);
         assert_eq!(tokens.verify_at_hand(first.token(), NOW).expect("a grant").filter(), &Filter::all());
         let publishers = Publishers::open(KeysFile::at(loaded.config.keys_file()), NOW).expect("opened");
-        assert!(publishers.verify(first.publish_key(), first.org(), NOW).is_ok());
+        let key = publishers.verify(first.publish_key(), NOW).expect("a key");
+        assert!(key.for_org(first.org()).is_ok());
     }
 
     #[test]
     fn what_is_no_longer_good_is_made_anew() {
         let temporary = tempfile::tempdir().expect("a directory");
         let first = start(temporary.path(), &[], NOW);
-        let later = start(temporary.path(), &[], NOW + YEAR_MILLIS - 1000);
+        let later = start(temporary.path(), &[], NOW + millis(TOKEN_LIFE) - 1000);
         assert_ne!(first.token(), later.token(), "it would end in a second");
+        let short = start(temporary.path(), &["auth.max_token_life=1h"], NOW);
+        assert_ne!(short.token(), later.token(), "it would be refused");
+        assert_eq!(short.token(), start(temporary.path(), &["auth.max_token_life=1h"], NOW + 60_000).token());
+        let text = std::fs::read_to_string(temporary.path().join("dev.toml")).expect("dev.toml");
+        assert!(text.contains("It is text: sign with its 64 characters"), "{text}");
         let renamed = start(temporary.path(), &["auth.org_claim=tenant"], NOW);
         assert_ne!(later.token(), renamed.token());
         std::fs::remove_file(temporary.path().join("keys.toml")).expect("removed");

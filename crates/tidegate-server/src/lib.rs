@@ -9,6 +9,7 @@ pub mod config;
 mod log_limiter;
 mod logs;
 pub mod node;
+mod preflight;
 
 // How requests come in: credentials, and the public listener.
 pub mod auth;

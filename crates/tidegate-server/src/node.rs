@@ -18,7 +18,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, OrgShares, PublishRates, Replays},
+    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays, Shares},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
@@ -62,12 +62,16 @@ pub struct Node {
     pub refused_origins: LogLimiter,
     /// Limits how often refused requests are logged at `warn`, for each code in the order of [`Code::ALL`].
     refused_requests: Vec<LogLimiter>,
-    /// The publish rate of each API key.
+    /// The publish rate of each API key to each org.
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
     /// Each org's share of the publish requests in flight.
-    pub publish_shares: OrgShares,
+    pub publish_shares: Shares<OrgId>,
+    /// Each API key's share of them, while the orgs of a request are not known.
+    pub body_shares: Shares<Arc<str>>,
+    /// The publish requests with an `Idempotency-Key` that are being answered.
+    pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
     /// The slots for publish requests in flight.
@@ -112,7 +116,9 @@ impl Node {
             // Connection ids begin with a random name of this start.
             admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
-            publish_shares: OrgShares::default(),
+            publish_shares: Shares::default(),
+            body_shares: Shares::default(),
+            in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
@@ -258,6 +264,7 @@ impl Node {
         PublishLimits {
             event_bytes: limits.event_bytes.bytes(),
             events: limits.events_per_batch,
+            orgs: limits.orgs_per_batch,
             depth: limits.json_depth,
             users: limits.users_per_event,
         }

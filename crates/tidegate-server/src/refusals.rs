@@ -27,6 +27,7 @@ pub fn key_of(bound: Bound) -> ConfigKey {
     match bound {
         Bound::EventBytes => config_key!(limits.event_bytes),
         Bound::Events => config_key!(limits.events_per_batch),
+        Bound::Orgs => config_key!(limits.orgs_per_batch),
         Bound::Depth => config_key!(limits.json_depth),
         Bound::Users => config_key!(limits.users_per_event),
     }
@@ -41,6 +42,7 @@ pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
         AppendError::TooMuchWaiting => Some(config_key!(limits.publish_queue_bytes)),
         AppendError::TooManyOrgs => Some(config_key!(limits.orgs)),
         AppendError::IdConflict { .. }
+        | AppendError::RequestConflict { .. }
         | AppendError::Halted
         | AppendError::SeqsUsedUp
         | AppendError::Unknown => None,

@@ -12,7 +12,22 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The configuration is being reread. [`ready`] ends the reload, whether it succeeded or not.
+/// The most bytes of a reason in a status; the log has all of it.
+const REASON_BYTES: usize = 500;
+
+/// A reread has ended: with the status of a node that serves, and the reason if nothing was taken over.
+pub fn reread(status: &str, refused: Option<&str>) {
+    match refused {
+        None => ready(status),
+        Some(reason) => {
+            let shown = &reason[..reason.floor_char_boundary(REASON_BYTES)];
+            let more = if shown.len() < reason.len() { "..." } else { "" };
+            ready(&format!("{status}; RELOAD REFUSED, the old configuration stays: {shown}{more}"));
+        }
+    }
+}
+
+/// The configuration is being reread. [`reread`] ends it.
 pub fn reloading() {
     // `Type=notify-reload` needs the time to know which reload is meant.
     match NotifyState::monotonic_usec_now() {

@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{
+    Rng as _, SeedableRng as _,
+    rngs::StdRng,
+    seq::{IndexedRandom as _, SliceRandom as _},
+};
 
 use super::model::{Event, Grant, Start, Try};
 use crate::{gateway::Gateway, raw};
@@ -65,15 +69,10 @@ impl World {
                 let grant = Grant { org, user, services };
                 world.tokens.push(Token { text, grant });
             }
-            let key = gateway.command(&["key", "create", "--org", org, "--services", "*", "--json"]).await?;
-            let key = raw::word(&key, "key").context("key create printed no key")?.to_owned();
-            let log = if *org == "void" {
-                Log::default()
-            } else {
-                publish(gateway, client, org, &key, rng).await?
-            };
-            world.logs.insert(org, log);
         }
+        let key = gateway.command(&["key", "create", "--org", "*", "--services", "*", "--json"]).await?;
+        let key = raw::word(&key, "key").context("key create printed no key")?.to_owned();
+        world.logs = publish(gateway, client, &key, rng).await?;
         world.ask_tags(gateway, client).await?;
         Ok(world)
     }
@@ -198,45 +197,72 @@ fn spoilt(token: &str, rng: &mut StdRng) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Publishes the events of an org, and returns its log.
+/// Publishes the events of all orgs, and returns their logs. One key covers all; half of the events go to the
+/// address of their org, the others to the address where each event names its org.
 async fn publish(
     gateway: &Gateway,
     client: &reqwest::Client,
-    org: &'static str,
     key: &str,
     rng: &mut StdRng,
-) -> anyhow::Result<Log> {
-    let mut log = Log::default();
-    for _ in 0..EVENTS / 40 {
-        let mut texts = Vec::new();
-        let first = log.events.len();
-        for number in first..first + 40 {
-            let service = SERVICES[rng.random_range(0..SERVICES.len() - 1)];
-            let users: Option<Vec<&'static str>> = rng
-                .random_bool(0.4)
-                .then(|| USERS.choose_multiple(rng, rng.clone().random_range(1..3)).copied().collect());
-            let for_some = users
-                .as_ref()
-                .map_or_else(String::new, |users| format!(",\"users\":[\"{}\"]", users.join("\",\"")));
-            texts.push(format!(
-                "{{\"service\":\"{service}\",\"event\":\"e\",\"data\":\"{org} {number}\"{for_some}}}"
-            ));
-            log.events.push(Event { seq: 0, service, users });
-        }
-        let request = client.post(format!("{}/v1/orgs/{org}/events", gateway.announced().url));
-        let request = request.bearer_auth(key).header("content-type", "application/json");
-        let answer = request.body(format!("[{}]", texts.join(","))).send().await.context("publish")?;
-        let text = answer.text().await.context("read a publish response")?;
-        let answers = raw::elements(raw::member(&text, "events").unwrap_or("[]"));
-        ensure!(answers.len() == texts.len(), "a publish was answered with {text}");
-        for (event, answer) in log.events[first..].iter_mut().zip(answers) {
-            event.seq = raw::member(answer, "seq")
-                .and_then(|seq| seq.parse().ok())
-                .context("an answer without seq")?;
-            log.head = event.seq;
+) -> anyhow::Result<BTreeMap<&'static str, Log>> {
+    let mut logs: BTreeMap<&'static str, Log> = ORGS.iter().map(|org| (*org, Log::default())).collect();
+    let orgs = &ORGS[..ORGS.len() - 1];
+    for round in 0..EVENTS / 40 {
+        if round % 2 == 0 {
+            for org in orgs {
+                let path = format!("/v1/orgs/{org}/events");
+                send(gateway, client, (key, &path), &[*org; 40], &mut logs, rng).await?;
+            }
+        } else {
+            let mut mixed: Vec<&'static str> = orgs.iter().flat_map(|org| [*org; 40]).collect();
+            mixed.shuffle(rng);
+            for orgs in mixed.chunks(40) {
+                send(gateway, client, (key, "/v1/events"), orgs, &mut logs, rng).await?;
+            }
         }
     }
-    Ok(log)
+    Ok(logs)
+}
+
+/// Publishes one event for each of `orgs`, in one request with this key to this path.
+async fn send(
+    gateway: &Gateway,
+    client: &reqwest::Client,
+    (key, path): (&str, &str),
+    orgs: &[&'static str],
+    logs: &mut BTreeMap<&'static str, Log>,
+    rng: &mut StdRng,
+) -> anyhow::Result<()> {
+    let (mut texts, mut places) = (Vec::new(), Vec::new());
+    for org in orgs {
+        let log = logs.get_mut(org).context("an org without log")?;
+        let number = log.events.len();
+        let service = SERVICES[rng.random_range(0..SERVICES.len() - 1)];
+        let users: Option<Vec<&'static str>> = rng
+            .random_bool(0.4)
+            .then(|| USERS.choose_multiple(rng, rng.clone().random_range(1..3)).copied().collect());
+        let for_some = users
+            .as_ref()
+            .map_or_else(String::new, |users| format!(",\"users\":[\"{}\"]", users.join("\",\"")));
+        texts.push(format!(
+            "{{\"org\":\"{org}\",\"service\":\"{service}\",\"event\":\"e\",\"data\":\"{org} {number}\"{for_some}}}"
+        ));
+        log.events.push(Event { seq: 0, service, users });
+        places.push((*org, number));
+    }
+    let request = client.post(format!("{}{path}", gateway.announced().url));
+    let request = request.bearer_auth(key).header("content-type", "application/json");
+    let answer = request.body(format!("[{}]", texts.join(","))).send().await.context("publish")?;
+    let text = answer.text().await.context("read a publish response")?;
+    let answers = raw::elements(raw::member(&text, "events").unwrap_or("[]"));
+    ensure!(answers.len() == texts.len(), "a publish was answered with {text}");
+    for ((org, number), answer) in places.into_iter().zip(answers) {
+        let seq = raw::member(answer, "seq").and_then(|seq| seq.parse().ok());
+        let log = logs.get_mut(org).context("an org without log")?;
+        log.head = seq.context("an answer without seq")?;
+        log.events[number].seq = log.head;
+    }
+    Ok(())
 }
 
 /// The random number generator of one try.

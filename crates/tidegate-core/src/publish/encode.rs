@@ -9,7 +9,7 @@ use tidegate_protocol::{
 use time::OffsetDateTime;
 
 use super::{PublishLimits, fields::Faults};
-use crate::{ContentHash, DedupKey, NewEvent, json};
+use crate::{ContentHash, DedupKey, NamedRequest, NewEvent, json};
 
 /// All parts of an event, parsed.
 pub(super) struct Checked<'a> {
@@ -67,6 +67,7 @@ impl Checked<'_> {
         Some(NewEvent {
             dedup: self.is_given.then(|| dedup_key(org, &self.service, &self.id, source)),
             content: content_hash(&body, self.users.as_deref()),
+            request: None,
             service: self.service,
             id: self.id,
             users: self.users,
@@ -89,6 +90,26 @@ pub fn dedup_key(org: &OrgId, service: &ServiceName, id: &EventId, source: &str)
         hasher.update(part.as_bytes());
     }
     DedupKey(half(&hasher.finalize()))
+}
+
+/// Names the request of `events`, which go to `org`, by the key that `publisher` gave it.
+pub fn name_request(events: &mut [NewEvent], org: &OrgId, publisher: &str, key: &str) -> NamedRequest {
+    // A context of its own (BLAKE3's key derivation), so that no request has the key of an event.
+    let mut name = blake3::Hasher::new_derive_key("tidegate 2026-11 idempotency key of a publish request");
+    for part in [org.as_str(), publisher, key] {
+        name.update(&(part.len() as u64).to_le_bytes());
+        name.update(part.as_bytes());
+    }
+    let mut content = blake3::Hasher::new();
+    for event in events.iter() {
+        content.update(&event.content.0);
+    }
+    let key = DedupKey(half(&name.finalize()));
+    let request = NamedRequest { key, content: ContentHash(half(&content.finalize())) };
+    for event in events {
+        event.request = Some(request);
+    }
+    request
 }
 
 /// The hash of all that the publisher sent: the body, and the users, who are not in it.

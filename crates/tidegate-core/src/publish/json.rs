@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, UserId};
 
 use super::{
-    BOM, PublishError, PublishLimits,
+    BOM, PublishError, PublishLimits, To,
     draft::{Draft, Members, read_array, read_one},
     encode::Checked,
     fields::{Faults, Text},
@@ -17,6 +17,7 @@ use crate::NewEvent;
 /// The members of an event.
 #[derive(Default)]
 pub(super) struct Fields<'a> {
+    org: Option<&'a RawValue>,
     service: Option<&'a RawValue>,
     event: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
@@ -27,10 +28,11 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Members<'a> for Fields<'a> {
-    const NAMES: &'static [&'static str] = &["service", "event", "data", "id", "key", "users", "time"];
+    const NAMES: &'static [&'static str] = &["org", "service", "event", "data", "id", "key", "users", "time"];
 
     fn slot(&mut self, name: &str) -> Option<(&mut Option<&'a RawValue>, &'static str)> {
         Some(match name {
+            "org" => (&mut self.org, "org"),
             "service" => (&mut self.service, "service"),
             "event" => (&mut self.event, "event"),
             "data" => (&mut self.data, "data"),
@@ -85,19 +87,24 @@ pub(super) fn read_lines<'a>(
 
 /// Makes an event of `draft`, whose JSON pointer is `at`.
 pub(super) fn check(
-    org: &OrgId,
+    to: To<'_>,
     draft: &Draft<'_, Fields<'_>>,
     at: &str,
     limits: &PublishLimits,
     faults: &mut Faults,
     assign: impl FnOnce() -> (EventId, bool),
-) -> Option<NewEvent> {
+) -> Option<(OrgId, NewEvent)> {
     let Some(members) = &draft.members else {
         faults.add(at.to_owned(), "type", "an event must be an object with service, event and data".into());
         return None;
     };
     draft.report(at, faults);
     let before = faults.list.len();
+    let org = match members.org {
+        Some(value) => name(faults, at, "org", value, OrgId::parse).map(Some),
+        None => Some(None),
+    };
+    let org = org.and_then(|named| to.org_of(named, faults, || format!("{at}/org")));
     let service = required(faults, at, "service", members.service);
     let service = service.and_then(|v| name(faults, at, "service", v, ServiceName::parse));
     let event = required(faults, at, "event", members.event);
@@ -110,7 +117,7 @@ pub(super) fn check(
         let text = text(faults, at, "time", v)?;
         faults.time(|| format!("{at}/time"), &text)
     });
-    let (service, name, data) = (service?, event?, data?);
+    let (org, service, name, data) = (org?, service?, event?, data?);
     if faults.list.len() > before {
         return None;
     }
@@ -127,7 +134,8 @@ pub(super) fn check(
         users,
         data: data.get(),
     };
-    event.encode(org, limits, faults, || format!("{at}/data"))
+    let event = event.encode(&org, limits, faults, || format!("{at}/data"))?;
+    Some((org, event))
 }
 
 fn required<'a>(

@@ -1,5 +1,6 @@
 //! Reads a publish body into events that a log can append (PROTOCOL.md, "Publishing"): one event, an array,
-//! or NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]).
+//! or NDJSON of the gateway's own form (`json`), or CloudEvents ([`cloudevents`]). They are for one org, or each
+//! names its own ([`To`]).
 //!
 //! A body is accepted whole or refused whole. All faulty fields are reported at once, each with a JSON
 //! pointer (RFC 6901). A syntax error is reported with its position in the body.
@@ -10,13 +11,16 @@ mod draft;
 mod encode;
 mod fields;
 mod json;
+mod parts;
 #[cfg(test)]
 mod tests;
 
-pub use encode::dedup_key;
+pub use encode::{dedup_key, name_request};
+pub use parts::{Part, To};
 
 use crate::NewEvent;
 use fields::Faults;
+use parts::Parts;
 use tidegate_protocol::{EventId, OrgId};
 
 /// The limits of one publish request.
@@ -26,6 +30,8 @@ pub struct PublishLimits {
     pub event_bytes: usize,
     /// The largest number of events in one request.
     pub events: usize,
+    /// The largest number of orgs in one request.
+    pub orgs: usize,
     /// How many arrays and objects may be nested in `data`.
     pub depth: usize,
     /// The largest number of users that one event may be targeted at.
@@ -39,6 +45,8 @@ pub enum Bound {
     EventBytes,
     /// [`PublishLimits::events`].
     Events,
+    /// [`PublishLimits::orgs`].
+    Orgs,
     /// [`PublishLimits::depth`].
     Depth,
     /// [`PublishLimits::users`].
@@ -116,13 +124,29 @@ pub fn read_body(
     limits: &PublishLimits,
     ids: &mut impl IdSource,
 ) -> Result<Vec<NewEvent>, PublishError> {
+    let parts = read_parts(To::Org(org), form, body, limits, ids)?;
+    Ok(parts.into_iter().flat_map(|part| part.events).collect())
+}
+
+/// Reads `body` into the events of each org, in the order in which the orgs first appear. There is at least one
+/// part.
+///
+/// # Errors
+/// [`PublishError`] if any event is faulty or too large: then no event is accepted.
+pub fn read_parts(
+    to: To<'_>,
+    form: BodyForm,
+    body: &[u8],
+    limits: &PublishLimits,
+    ids: &mut impl IdSource,
+) -> Result<Vec<Part>, PublishError> {
     let text = utf8(body)?;
     let (drafts, is_list) = match form {
         BodyForm::Json => json::read(text, limits)?,
         BodyForm::Ndjson => (json::read_lines(text, limits)?, true),
     };
     take(&drafts, is_list, limits, |index, draft, at, faults| {
-        Ok(json::check(org, draft, at, limits, faults, || ids.id(index)))
+        Ok(json::check(to, draft, at, limits, faults, || ids.id(index)))
     })
 }
 
@@ -145,16 +169,16 @@ fn take<D>(
     drafts: &[D],
     is_list: bool,
     limits: &PublishLimits,
-    mut check: impl FnMut(usize, &D, &str, &mut Faults) -> Result<Option<NewEvent>, PublishError>,
-) -> Result<Vec<NewEvent>, PublishError> {
+    mut check: impl FnMut(usize, &D, &str, &mut Faults) -> Result<Option<(OrgId, NewEvent)>, PublishError>,
+) -> Result<Vec<Part>, PublishError> {
     let mut faults = Faults::default();
     if drafts.is_empty() {
         faults.add(String::new(), "empty", "send at least one event".into());
     }
-    let mut events = Vec::with_capacity(drafts.len());
+    let mut parts = Parts::default();
     for (index, draft) in drafts.iter().enumerate() {
         let at = if is_list { format!("/{index}") } else { String::new() };
-        let Some(event) = check(index, draft, &at, &mut faults)? else { continue };
+        let Some((org, event)) = check(index, draft, &at, &mut faults)? else { continue };
         if event.body.len() > limits.event_bytes {
             return Err(PublishError::TooLarge {
                 what: format!("event {index} ({} bytes)", event.body.len()),
@@ -162,9 +186,9 @@ fn take<D>(
                 max: limits.event_bytes,
             });
         }
-        events.push(event);
+        parts.add(index, org, event, limits.orgs)?;
     }
-    if faults.list.is_empty() { Ok(events) } else { Err(PublishError::Invalid(faults.list)) }
+    if faults.list.is_empty() { Ok(parts.list) } else { Err(PublishError::Invalid(faults.list)) }
 }
 
 fn too_many(limits: &PublishLimits) -> PublishError {

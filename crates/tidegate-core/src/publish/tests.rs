@@ -5,7 +5,7 @@ use tidegate_protocol::{ServiceName, UserId};
 
 fn read(form: BodyForm, body: &str) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");
-    let limits = PublishLimits { event_bytes: 240, events: 3, depth: 4, users: 2 };
+    let limits = PublishLimits { event_bytes: 240, events: 3, orgs: 2, depth: 4, users: 2 };
     read_body(&org, form, body.as_bytes(), &limits, &mut |index| {
         (EventId::parse(&format!("drawn-{index}")).expect("an id"), false)
     })
@@ -101,7 +101,7 @@ fn strings_and_numbers_that_strict_readers_refuse_are_named() {
 fn a_byte_order_mark_is_named() {
     let event = r#"{"service":"s","event":"e","data":1}"#;
     let org = OrgId::parse("acme").expect("a name");
-    let limits = PublishLimits { event_bytes: 240, events: 3, depth: 4, users: 2 };
+    let limits = PublishLimits { event_bytes: 240, events: 3, orgs: 2, depth: 4, users: 2 };
     let said = |form, body: &[u8]| {
         let mut ids = |_| (EventId::parse("a").expect("an id"), false);
         read_body(&org, form, body, &limits, &mut ids).expect_err("refused").to_string()
@@ -149,7 +149,7 @@ fn unknown_fields_are_refused_with_the_nearest_known_one() {
         assert_eq!((fault.pointer, fault.code), (format!("/{name}"), "unknown_field"));
         assert_eq!(fault.detail, format!("`{name}` {users}"));
     }
-    let all = "; its fields are service, event, data, id, key, users, time";
+    let all = "; its fields are org, service, event, data, id, key, users, time";
     for (member, pointer, detail) in [
         (r#""ID":"a""#, "/ID", "`ID` is not a field of an event; did you mean `id`?"),
         (r#""Service":"a""#, "/Service", "`Service` is not a field of an event; did you mean `service`?"),
@@ -259,5 +259,88 @@ fn r12_dedup_keys_and_content_hashes_tell_all_parts_apart() {
         r#"{"service":"s","event":"e","id":"1","data":{"a":1},"users":["u"]}"#,
     ] {
         assert_ne!(same, content(other), "{other}");
+    }
+}
+
+#[test]
+fn r12_the_hashes_of_named_requests_tell_all_parts_apart() {
+    let named = |body: &str, org: &str, publisher: &str, key: &str| {
+        let mut events = read(BodyForm::Json, body).expect("events");
+        let request = name_request(&mut events, &OrgId::parse(org).expect("a name"), publisher, key);
+        assert!(events.iter().all(|event| event.request == Some(request)));
+        assert!(events.iter().all(|event| event.dedup != Some(request.key)));
+        request
+    };
+    let [a, b] =
+        ["1", "2"].map(|data| format!(r#"{{"service":"s","event":"e","id":"x{data}","data":{data}}}"#));
+    let one = named(&format!("[{a},{b}]"), "acme", "p", "k");
+    assert_eq!(one, named(&format!(" [ {a} , {b} ] "), "acme", "p", "k"));
+    for (org, publisher, key) in
+        [("acm", "ep", "k"), ("acme", "q", "k"), ("acme", "p", "l"), ("acme", "pk", "")]
+    {
+        assert_ne!(one.key, named(&format!("[{a},{b}]"), org, publisher, key).key);
+    }
+    for body in [format!("[{b},{a}]"), format!("[{a}]"), format!("[{b}]"), format!("[{a},{b},{b}]")] {
+        assert_ne!(one.content, named(&body, "acme", "p", "k").content, "{body}");
+    }
+}
+
+fn parts(to: To<'_>, form: BodyForm, body: &str) -> Result<Vec<(String, Vec<usize>)>, PublishError> {
+    let limits = PublishLimits { event_bytes: 240, events: 4, orgs: 2, depth: 4, users: 2 };
+    let parts = read_parts(to, form, body.as_bytes(), &limits, &mut |index| {
+        (EventId::parse(&format!("drawn-{index}")).expect("an id"), true)
+    })?;
+    for part in &parts {
+        let ids: Vec<String> = part.places.iter().map(|place| format!("drawn-{place}")).collect();
+        assert_eq!(part.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ids);
+        let service = ServiceName::parse("s").expect("a name");
+        for event in &part.events {
+            let of_its_org = dedup_key(&part.org, &service, &event.id, "");
+            assert_eq!(event.dedup, Some(of_its_org), "an id is known within its org");
+        }
+    }
+    Ok(parts.into_iter().map(|part| (part.org.to_string(), part.places)).collect())
+}
+
+#[test]
+fn events_that_name_their_org_are_sorted_by_it_and_keep_their_order() {
+    let event = |org: &str| format!(r#"{{"org":"{org}","service":"s","event":"e","data":1}}"#);
+    let [b, a] = [event("b"), event("a")];
+    let expected = vec![("b".to_owned(), vec![0, 2, 3]), ("a".to_owned(), vec![1])];
+    let array = format!("[{b},{a},{b},{b}]");
+    assert_eq!(parts(To::Named, BodyForm::Json, &array), Ok(expected.clone()));
+    let lines = format!("{b}\n{a}\n\n{b}\n{b}");
+    assert_eq!(parts(To::Named, BodyForm::Ndjson, &lines), Ok(expected));
+    assert_eq!(parts(To::Named, BodyForm::Json, &a), Ok(vec![("a".to_owned(), vec![0])]));
+    let too_many = parts(To::Named, BodyForm::Json, &format!("[{b},{a},{b},{}]", event("c")));
+    assert!(
+        matches!(too_many, Err(PublishError::TooLarge { bound: Bound::Orgs, max: 2, .. })),
+        "{too_many:?}"
+    );
+}
+
+#[test]
+fn an_org_is_missing_faulty_or_not_that_of_the_address() {
+    let acme = OrgId::parse("acme").expect("a name");
+    let good = r#""service":"s","event":"e","data":1"#;
+    for (org, by_address, by_event) in [
+        ("", None, Some("required")),
+        (r#""org":"acme","#, None, None),
+        (r#""org":"beta","#, Some("mismatch"), None),
+        (r#""org":"a b","#, Some("format"), Some("format")),
+        (r#""org":null,"#, Some("type"), Some("type")),
+        (r#""org":"acme","org":"beta","#, Some("repeated"), Some("repeated")),
+    ] {
+        for (to, expected) in [(To::Org(&acme), by_address), (To::Named, by_event)] {
+            let found = match parts(to, BodyForm::Json, &format!("[{{{org}{good}}}]")) {
+                Ok(_) => None,
+                Err(PublishError::Invalid(faults)) => {
+                    assert_eq!(faults[0].pointer, "/0/org");
+                    Some(faults[0].code)
+                }
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{org} {to:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use tidegate_core::{
     Batch, BatchLimits, Budget, Event, Framing, LogState, Next, Session, Tail, View, ViewKey,
-    batch::{Compressed, Compressor},
+    batch::{Compressed, Compressor, Start},
     deflate::{Contexts, Generations},
     frame::{self, Terms},
     opening::{self, From},
@@ -83,7 +83,9 @@ struct Group {
     key: ViewKey,
     compresses: bool,
     position: Seq,
-    chain: Seq,
+    chain: Start,
+    /// How many of its readers got events of their own since `chain`.
+    apart: usize,
     readers: Vec<usize>,
 }
 
@@ -236,17 +238,24 @@ impl World {
         let group = match groups.iter().position(|group| group.key == key && group.compresses == compresses) {
             Some(found) => &mut groups[found],
             None => {
-                groups.push(Group { key, compresses, position: at, chain: at, readers: Vec::new() });
+                groups.push(Group {
+                    key,
+                    compresses,
+                    position: at,
+                    chain: Start::at(at),
+                    apart: 0,
+                    readers: Vec::new(),
+                });
                 groups.last_mut().expect("just pushed")
             }
         };
         if group.position > at {
-            (group.position, group.chain) = (at, at);
+            (group.position, group.chain) = (at, Start::at(at));
         }
         group.readers.push(index);
     }
 
-    fn view(&mut self, batch: &Batch, key: &ViewKey, compresses: bool, start: Seq) -> View {
+    fn view(&mut self, batch: &Batch, key: &ViewKey, compresses: bool, start: impl Into<Start>) -> View {
         let org = OrgId::parse("acme").expect("a name");
         if !compresses {
             return batch.view(&org, key, start);
@@ -263,7 +272,7 @@ impl World {
         for at in 0..self.workers[worker].len() {
             let group = &self.workers[worker][at];
             let (key, compresses, readers) = (group.key.clone(), group.compresses, group.readers.clone());
-            let (mut chain, mut position) = (group.chain, group.position);
+            let (mut chain, mut position, mut apart) = (group.chain, group.position, group.apart);
             let batches = &batches[batches.partition_point(|batch| batch.seq <= position)..];
             if batches.is_empty() && position < head {
                 readers.into_iter().for_each(|reader| self.fall_behind(reader));
@@ -272,20 +281,29 @@ impl World {
             let mut views = Vec::new();
             for batch in batches {
                 if batch.prev != position {
-                    chain = batch.prev;
+                    chain = Start::at(batch.prev);
                 }
                 position = batch.seq;
+                // As a worker does.
+                if chain.passes_targeted && apart * 4 > readers.len() {
+                    chain = Start::at(batch.prev);
+                }
                 let view = self.view(batch, &key, compresses, chain);
-                if !matches!(view, View::Empty { targeted: false }) {
-                    chain = batch.seq;
+                chain = chain.after(batch, &view);
+                if matches!(view, View::Frame { .. }) {
+                    apart = 0;
                 }
                 views.push((batch.clone(), view));
             }
             let group = &mut self.workers[worker][at];
             (group.position, group.chain) = (position, chain);
             for reader in readers {
+                let own = |world: &Self| world.readers[reader].as_ref().map(|reader| reader.session.own());
+                let before = own(self);
                 self.offer(reader, &views);
+                apart += usize::from(own(self) != before && own(self) > Some(chain.seq));
             }
+            self.workers[worker][at].apart = apart;
         }
         self.workers[worker].retain(|group| !group.readers.is_empty());
     }

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tidegate_core::{Event, NewEvent};
 use tidegate_protocol::{ServiceName, UnixMillis, UserId, time::write_rfc3339};
 
-use super::{DAWN, Harness, Held, World, event, event_with, has_id, org};
+use super::{DAWN, Harness, Held, World, event, event_with, has_id, named, org};
 use crate::{AppendError, Engine as _, FirstUse, Health, PageLimit, ReadError};
 
 const MINUTE: u64 = 60_000;
@@ -100,6 +100,40 @@ pub fn r12_the_same_id_with_other_content_is_refused_whole<H: Harness>(world: Wo
     assert_eq!(node.put("acme", &["new"]), [(3, false)], "nothing of the refused batch is known");
     assert!(node.append("fresh", vec![event("fresh", "a"), event_with("fresh", "a", "b")]).is_err());
     assert!(node.engine.head(&org("fresh")).is_none(), "a refused batch creates no log");
+}
+
+pub fn r12_the_name_of_a_request_stands_for_all_its_events<H: Harness>(mut world: World<H>) {
+    world.bounds.dedup_max_entries = 7;
+    world.bounds.dedup_max_entries_per_org = 7;
+    let node = world.open();
+    let events = |ids: &[&str]| ids.iter().map(|id| event("acme", id)).collect::<Vec<_>>();
+    let stored = |ids: &[&str], name: &str| {
+        let appended = node.append("acme", named(events(ids), name)).expect("appended");
+        let places = appended.stored.iter();
+        places.map(|at| (node.number("acme", at.seq), at.duplicate)).collect::<Vec<_>>()
+    };
+    node.put("acme", &["x"]);
+    assert_eq!(stored(&["a", "b"], "k"), [(2, false), (3, false)]);
+    assert_eq!(stored(&["a", "b"], "k"), [(2, true), (3, true)]);
+    // Fewer, more, others, in another order.
+    for ids in [&["a"][..], &["b"], &["a", "b", "c"], &["c"], &["b", "a"]] {
+        let refused = node.append("acme", named(events(ids), "k")).expect_err("refused");
+        assert_eq!(refused, AppendError::RequestConflict { first: node.seq("acme", 2) }, "{ids:?}");
+    }
+    assert_eq!(node.put("acme", &["c"]), [(4, false)], "nothing of the refused ones is known");
+    // A request without news has a name, too.
+    assert_eq!(stored(&["b"], "l"), [(3, true)]);
+    let refused = node.append("acme", named(events(&["x"]), "l")).expect_err("refused");
+    assert_eq!(refused, AppendError::RequestConflict { first: node.seq("acme", 3) });
+    assert_eq!(node.numbers("acme"), [1, 2, 3, 4]);
+    if !world.has(|can| can.bounds_dedup) {
+        return;
+    }
+    // Four ids and two names leave room for one more.
+    let refused = node.append("acme", named(events(&["d"]), "m")).expect_err("refused");
+    assert_eq!(refused, AppendError::DedupFull);
+    assert_eq!(stored(&["a", "b"], "k"), [(2, true), (3, true)], "what is known takes no room");
+    assert_eq!(node.put("acme", &["d"]), [(5, false)]);
 }
 
 pub fn r12_duplicates_within_a_batch<H: Harness>(world: World<H>) {

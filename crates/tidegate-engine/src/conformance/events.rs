@@ -1,7 +1,7 @@
 //! Events to append.
 
 use bytes::Bytes;
-use tidegate_core::{ContentHash, DedupKey, Event, NewEvent};
+use tidegate_core::{ContentHash, DedupKey, Event, NamedRequest, NewEvent};
 use tidegate_protocol::{EventId, OrgId, ServiceName};
 
 /// The org of this name.
@@ -26,9 +26,26 @@ pub fn event_with(org: &str, id: &str, content: &str) -> NewEvent {
         id: EventId::parse(id).expect("an id"),
         dedup: Some(DedupKey(hash(&format!("{}:{org}{id}", org.len())))),
         content: ContentHash(hash(content)),
+        request: None,
         users: None,
         body: Bytes::from(format!("\"service\":\"finance\",\"id\":\"{id}\",\"data\":\"{content}\"")),
     }
+}
+
+/// The same events as a request that its publisher named `key`; its content is the events' contents.
+pub fn named(mut events: Vec<NewEvent>, key: &str) -> Vec<NewEvent> {
+    let hash = |parts: &[&[u8]]| {
+        let mut bits = [0; 16];
+        bits.copy_from_slice(&blake3::hash(&parts.concat()).as_bytes()[..16]);
+        bits
+    };
+    let contents: Vec<&[u8]> = events.iter().map(|event| &event.content.0[..]).collect();
+    let request = NamedRequest {
+        key: DedupKey(hash(&[b"request ", key.as_bytes()])),
+        content: ContentHash(hash(&contents)),
+    };
+    events.iter_mut().for_each(|event| event.request = Some(request));
+    events
 }
 
 /// Whether the fragment of `event` carries `id`.

@@ -49,7 +49,7 @@ mod world;
 use std::time::Duration;
 
 pub use self::{
-    events::{event, event_with, has_id, org},
+    events::{event, event_with, has_id, named, org},
     world::{DAWN, ManualClock, Node, RecordingFeed, World},
 };
 use crate::{Engine, Hooks};
@@ -198,6 +198,8 @@ cases! {
     cases::r12_a_duplicate_is_stored_once_and_answered_with_the_first_seq,
     /// The same id with other content is refused, and its whole batch.
     cases::r12_the_same_id_with_other_content_is_refused_whole,
+    /// The name of a request stands for all its events.
+    cases::r12_the_name_of_a_request_stands_for_all_its_events,
     /// Duplicates within one batch.
     cases::r12_duplicates_within_a_batch,
     /// An id is known for the dedup window. Needs `obeys_clock`.
@@ -230,6 +232,9 @@ cases! {
     restarts::r11_the_epoch_of_an_empty_log_survives_a_restart,
     /// Ids are known over a restart for the rest of their time. Needs `survives_restart`, `obeys_clock`.
     restarts::r12_ids_are_known_over_a_restart_for_the_rest_of_their_time,
+    /// The names of requests are known over a restart for the rest of their time. Needs
+    /// `survives_restart`, `obeys_clock`.
+    restarts::r12_names_of_requests_are_known_over_a_restart,
     /// A log that does not survive a restart is not taken for the old one. Needs not
     /// `survives_restart`.
     restarts::r10_a_log_that_was_lost_comes_back_under_a_fresh_epoch,

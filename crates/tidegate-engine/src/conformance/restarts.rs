@@ -3,7 +3,7 @@
 use tidegate_core::opening::{self, From};
 use tidegate_protocol::{Cursor, Filter};
 
-use super::{Harness, World, event_with};
+use super::{Harness, World, event, event_with, named};
 use crate::{AppendError, Engine as _, FirstUse};
 
 const MINUTE: u64 = 60_000;
@@ -79,6 +79,29 @@ pub fn r12_ids_are_known_over_a_restart_for_the_rest_of_their_time<H: Harness>(w
     node.crash();
     world.pass(1);
     assert_eq!(world.open().put("acme", &["a", "b"]), [(3, false), (2, true)]);
+}
+
+pub fn r12_names_of_requests_are_known_over_a_restart<H: Harness>(world: World<H>) {
+    if !world.has(|can| can.survives_restart && can.obeys_clock) {
+        return;
+    }
+    let events = |ids: &[&str]| ids.iter().map(|id| event("acme", id)).collect::<Vec<_>>();
+    let node = world.open();
+    node.append("acme", named(events(&["a", "b"]), "k")).expect("appended");
+    node.append("acme", named(events(&["b"]), "l")).expect("a duplicate");
+    node.crash();
+    world.pass(5 * MINUTE - 1);
+    let node = world.open();
+    for (ids, name, first) in [(&["a", "c"], "k", 1), (&["a", "b"], "l", 2)] {
+        let refused = node.append("acme", named(events(ids), name)).expect_err("refused");
+        assert_eq!(refused, AppendError::RequestConflict { first: node.seq("acme", first) });
+    }
+    let again = node.append("acme", named(events(&["a", "b"]), "k")).expect("appended");
+    assert!(again.stored.iter().all(|at| at.duplicate), "{again:?}");
+    node.crash();
+    world.pass(1);
+    let node = world.open();
+    node.append("acme", named(events(&["c"]), "k")).expect("its time is up");
 }
 
 pub fn r10_a_log_that_was_lost_comes_back_under_a_fresh_epoch<H: Harness>(world: World<H>) {

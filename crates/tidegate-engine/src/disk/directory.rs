@@ -16,7 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{Access, FlockOperation, access, flock},
+    io::Errno,
+};
 
 use crate::store::StoreError;
 
@@ -49,7 +52,7 @@ impl Directory {
         let lock = lock.map_err(|error| failed("open", &lock_path, error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let sentence = format!(
                     "the log directory {} is in use by another process; stop it, or give this one a \
                      directory of its own with log.dir",
@@ -64,32 +67,50 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Checks without changing anything that [`take`](Self::take) would not refuse the directory for what is
+    /// in it. Nothing is said of the lock: a node that runs holds it.
+    pub fn look(path: &Path) -> Result<(), StoreError> {
+        Self::has_format(path)?;
+        for name in ["lock", "format", "head", "store", "damaged"] {
+            let path = path.join(name);
+            match access(&path, Access::READ_OK | Access::WRITE_OK) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed("open", &path, std::io::Error::from(error))),
+            }
+        }
+        Ok(())
+    }
+
     fn check_format(&self) -> Result<(), StoreError> {
-        let path = self.path.join("format");
-        match std::fs::read_to_string(&path) {
-            Ok(format) if format == FORMAT => Ok(()),
+        if Self::has_format(&self.path)? { Ok(()) } else { self.write_format(&self.path.join("format")) }
+    }
+
+    /// Whether the directory at `path` is a log of ours; false if it is new.
+    fn has_format(path: &Path) -> Result<bool, StoreError> {
+        match std::fs::read_to_string(path.join("format")) {
+            Ok(format) if format == FORMAT => Ok(true),
             Ok(format) => {
                 let shown: String = format.trim_end().chars().take(40).collect();
                 let sentence = format!(
                     "the log directory {} has the format {shown:?}, and this version of Tidegate reads only \
                      {:?}; start the version that wrote it, or give this one a directory of its own",
-                    self.path.display(),
+                    path.display(),
                     FORMAT.trim_end()
                 );
                 Err(StoreError(sentence.into()))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if self.path.join("store").exists() {
+                if path.join("store").exists() {
                     let sentence = format!(
                         "the log directory {} holds a store without a format file; it is not known what \
                          wrote it",
-                        self.path.display()
+                        path.display()
                     );
                     return Err(StoreError(sentence.into()));
                 }
-                self.write_format(&path)
+                Ok(false)
             }
-            Err(error) => Err(failed("read", &path, error)),
+            Err(error) => Err(failed("read", &path.join("format"), error)),
         }
     }
 

@@ -12,7 +12,7 @@ mod record;
 mod recovery;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -86,6 +86,14 @@ pub struct DiskStore {
     max_bytes: u64,
     /// The last field, so that the lock is released after the database is closed.
     _directory: Directory,
+}
+
+impl DiskStore {
+    /// Checks a log directory without changing it: whether this version can read it, and this user may write
+    /// to it. What is inside the store shows only when it is opened.
+    pub fn look(dir: &Path) -> Result<(), StoreError> {
+        Directory::look(dir)
+    }
 }
 
 impl LocalEngine<DiskStore> {

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     chain::Start,
     clock::capped_millis,
-    store::{Found, FoundId, FoundLog, StoreError},
+    store::{Found, FoundId, FoundLog, Stopped, StoreError},
 };
 
 /// The size of the store's block cache: history is read seldom, and tails serve the recent past.
@@ -118,6 +118,11 @@ impl DiskStore {
             next_index: self.writer().next_index,
             ids: self.find_ids(now)?,
             start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
+            stopped: match before.number {
+                0 => Stopped::Never,
+                _ if before.clean => Stopped::Cleanly,
+                _ => Stopped::Uncleanly,
+            },
         })
     }
 

@@ -15,7 +15,7 @@ use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
-use crate::{http::refuse_whole, metrics::LogState, node::Node};
+use crate::{http::refuse_whole, metrics::LogState, node::Node, transport::vanished};
 
 /// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,6 +39,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
                 continue;
             }
         };
+        vanished::bound(&stream, node.config().limits.write_timeout);
         let node = node.clone();
         tokio::spawn(async move {
             let _slot = slot;

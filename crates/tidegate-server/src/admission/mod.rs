@@ -10,6 +10,7 @@
 //! node and the address until it is closed. So a slot is released once, in whatever order things happen.
 
 mod connection;
+mod in_progress;
 mod rates;
 mod replays;
 mod shares;
@@ -28,9 +29,10 @@ use std::{
 use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
+pub use in_progress::InProgress;
 pub use rates::{FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
-pub use shares::OrgShares;
+pub use shares::{Share, Shares};
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},

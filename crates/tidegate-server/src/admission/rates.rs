@@ -1,17 +1,18 @@
-//! Rates: token buckets for handshakes, for the publishes of each API key, and for the bad credentials of
-//! each address.
+//! Rates: token buckets for handshakes, for the publishes of each API key to each org, and for the bad
+//! credentials of each address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    hash::Hash,
     net::IpAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
-use tidegate_protocol::{Code, Refusal};
+use tidegate_protocol::{Code, OrgId, Refusal};
 
 use super::counted_as;
 use crate::{config::config_key, refusals::LimitedBy as _};
@@ -88,24 +89,69 @@ impl RetryQueue {
     }
 }
 
-/// How often each API key may publish. Only known keys get here, so there are as many entries as keys that
-/// have published recently.
+/// Token buckets by key, at most a number of them: if there are more keys, new ones share one bucket.
+#[derive(Debug)]
+struct Buckets<K> {
+    /// Those that were used recently.
+    kept: HashMap<K, TokenBucket>,
+    kept_max: usize,
+    /// One bucket for all other keys, used while there is no room for more.
+    others: TokenBucket,
+    swept: Instant,
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    fn new(kept_max: usize, per_second: usize) -> Self {
+        let now = Instant::now();
+        Self { kept: HashMap::new(), kept_max, others: TokenBucket::full(per_second, now), swept: now }
+    }
+
+    fn is_full(&self) -> bool {
+        self.kept.len() >= self.kept_max
+    }
+
+    /// The bucket of `key`, which is full if it is new.
+    fn of(&mut self, key: K, per_second: usize, now: Instant) -> &mut TokenBucket {
+        if self.is_full() {
+            self.sweep(now);
+        }
+        let is_full = self.is_full();
+        match self.kept.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => &mut self.others,
+            Entry::Vacant(entry) => entry.insert(TokenBucket::full(per_second, now)),
+        }
+    }
+
+    /// Removes idle buckets; at most once a second, because it visits every entry.
+    fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept).as_secs() >= 1 {
+            self.swept = now;
+            self.kept.retain(|_, bucket| !bucket.is_idle(now));
+            self.kept.shrink_to(self.kept_max / 16);
+        }
+    }
+}
+
+/// If there are more pairs of an API key and an org than this, new ones share one bucket.
+const PUBLISHERS_KEPT: usize = 32_768;
+
+/// How often each API key may publish to each org. It counts by both, so that one org's storm through a key for
+/// many orgs does not use up what the others have. Only known keys and orgs that they cover get here.
 ///
 /// It keeps a copy of its rate, which `Node::reconfigure` has to renew. [`FailedAuths`] is given its rate
 /// with each call, so there is no copy to renew: do the same with a new rate.
 #[derive(Debug)]
 pub struct PublishRates {
     per_second: AtomicUsize,
-    keys: Mutex<HashMap<String, TokenBucket>>,
+    publishers: Mutex<Buckets<(Arc<str>, OrgId)>>,
 }
 
-/// Idle buckets are removed once there are more than this many.
-const KEYS_KEPT: usize = 1024;
-
 impl PublishRates {
-    /// Each key may send `per_second` publish requests a second, with a burst of one second.
+    /// Each key may send `per_second` publish requests a second to each org, with a burst of one second.
     pub fn new(per_second: usize) -> Self {
-        Self { per_second: per_second.into(), keys: Mutex::default() }
+        let publishers = Mutex::new(Buckets::new(PUBLISHERS_KEPT, per_second));
+        Self { per_second: per_second.into(), publishers }
     }
 
     /// Changes the rate.
@@ -113,29 +159,24 @@ impl PublishRates {
         self.per_second.store(per_second, Ordering::Relaxed);
     }
 
-    /// Counts a request of `key`.
-    pub fn take(&self, key: &str) -> Result<(), Refusal> {
+    /// Counts a request of the API key `key_id` to `org`.
+    pub fn take(&self, key_id: &Arc<str>, org: &OrgId) -> Result<(), Refusal> {
         let now = Instant::now();
         let per_second = self.per_second.load(Ordering::Relaxed);
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = match keys.get_mut(key) {
-            Some(bucket) => bucket.take(per_second, now),
-            None => {
-                if keys.len() >= KEYS_KEPT {
-                    keys.retain(|_, bucket| !bucket.is_idle(now));
-                }
-                let mut bucket = TokenBucket::full(per_second, now);
-                let taken = bucket.take(per_second, now);
-                keys.insert(key.to_owned(), bucket);
-                taken
-            }
-        };
-        drop(keys);
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = publishers.of((key_id.clone(), org.clone()), per_second, now).take(per_second, now);
+        drop(publishers);
         taken.map_err(|retry| {
             let limit = config_key!(limits.publishes_per_second);
-            let message = format!("this API key publishes more than {per_second} requests a second");
+            let message =
+                format!("this API key publishes more than {per_second} requests a second to this org");
             Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry)
         })
+    }
+
+    /// Removes idle buckets.
+    pub fn sweep(&self) {
+        self.publishers.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now());
     }
 }
 
@@ -145,31 +186,20 @@ const ADDRESSES_KEPT: usize = 16_384;
 /// How often each address may send bad credentials in requests that do not count for the rate of handshakes.
 /// Good credentials are not counted, but an address over its rate is refused before they are checked.
 #[derive(Debug)]
-pub struct FailedAuths(Mutex<Failing>);
-
-#[derive(Debug)]
-struct Failing {
-    /// Addresses that have failed recently.
-    addresses: HashMap<IpAddr, TokenBucket>,
-    /// One bucket for all other addresses, used while there is no room for more.
-    others: TokenBucket,
-    swept: Instant,
-}
+pub struct FailedAuths(Mutex<Buckets<IpAddr>>);
 
 impl FailedAuths {
     /// No address has failed yet.
     pub fn new(per_second: usize) -> Self {
-        let now = Instant::now();
-        let (addresses, others) = (HashMap::new(), TokenBucket::full(per_second, now));
-        Self(Mutex::new(Failing { addresses, others, swept: now }))
+        Self(Mutex::new(Buckets::new(ADDRESSES_KEPT, per_second)))
     }
 
     /// Checks that credentials from `address` may be verified now.
     pub fn check(&self, address: IpAddr, per_second: usize) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = failing.addresses.len() >= ADDRESSES_KEPT;
-        let checked = match failing.addresses.get_mut(&counted_as(address)) {
+        let is_full = failing.is_full();
+        let checked = match failing.kept.get_mut(&counted_as(address)) {
             Some(bucket) => bucket.check_token(per_second, now),
             None if is_full => failing.others.check_token(per_second, now),
             None => return Ok(()),
@@ -186,36 +216,14 @@ impl FailedAuths {
     /// Counts bad credentials from `address`.
     pub fn add(&self, address: IpAddr, per_second: usize) {
         let now = Instant::now();
-        let address = counted_as(address);
         let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failing = &mut *failing;
-        if failing.addresses.len() >= ADDRESSES_KEPT {
-            failing.sweep(now);
-        }
-        let is_full = failing.addresses.len() >= ADDRESSES_KEPT;
-        let bucket = match failing.addresses.entry(address) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if is_full => &mut failing.others,
-            Entry::Vacant(entry) => entry.insert(TokenBucket::full(per_second, now)),
-        };
         // If several failed at once the bucket may be empty already; the next check then refuses.
-        let _ = bucket.take(per_second, now);
+        let _ = failing.of(counted_as(address), per_second, now).take(per_second, now);
     }
 
     /// Removes idle buckets.
     pub fn sweep(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now());
-    }
-}
-
-impl Failing {
-    /// At most once a second, because it visits every entry.
-    fn sweep(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.swept).as_secs() >= 1 {
-            self.swept = now;
-            self.addresses.retain(|_, bucket| !bucket.is_idle(now));
-            self.addresses.shrink_to(ADDRESSES_KEPT / 16);
-        }
     }
 }
 
@@ -255,7 +263,7 @@ mod tests {
         (0..many).for_each(|number| failed.add(v4(number), 2));
         failed.check(v4(many), 2).expect_err("there is no room for a new one");
         failed.check(v4(0), 2).expect("who has a bucket of its own");
-        let kept = || failed.0.lock().expect("a lock").addresses.len();
+        let kept = || failed.0.lock().expect("a lock").kept.len();
         assert_eq!(kept(), ADDRESSES_KEPT);
         let later = Instant::now() + std::time::Duration::from_secs(10);
         failed.0.lock().expect("a lock").sweep(later);
@@ -281,24 +289,48 @@ mod tests {
         assert!(many[9000..].iter().filter(|millis| **millis < 30_000).count() > 300);
     }
 
+    fn publisher(key: &str, org: &str) -> (Arc<str>, OrgId) {
+        (key.into(), OrgId::parse(org).expect("a name"))
+    }
+
     #[test]
     fn one_key_that_publishes_too_often_does_not_hinder_another() {
         let rates = PublishRates::new(2);
+        let take = |key, org| {
+            let (key, org) = publisher(key, org);
+            rates.take(&key, &org)
+        };
         for _ in 0..2 {
-            rates.take("a").expect("within the rate");
+            take("a", "storm").expect("within the rate");
         }
-        let refusal = (0..1000).find_map(|_| rates.take("a").err()).expect("over the rate");
+        let refusal = (0..1000).find_map(|_| take("a", "storm").err()).expect("over the rate");
         assert_eq!((refusal.code, refusal.limit), (Code::RateLimited, Some("limits.publishes_per_second")));
         assert!(refusal.retry_in_ms.is_some_and(|millis| (1..=500).contains(&millis)), "{refusal:?}");
-        rates.take("b").expect("another key");
+        take("b", "storm").expect("another key");
+        take("a", "other").expect("another org of the same key");
+    }
+
+    #[test]
+    fn more_keys_than_are_kept_share_a_bucket_until_there_is_room() {
+        let mut buckets = Buckets::new(4, 2);
+        let now = Instant::now();
+        let mut take = |key: u32, now| buckets.of(key, 2, now).take(2, now).is_ok();
+        assert!((0..4).all(|key| take(key, now)));
+        let shared: Vec<bool> = (4..8).map(|key| take(key, now)).collect();
+        assert_eq!(shared, [true, true, false, false]);
+        assert!(take(0, now), "who has a bucket keeps it");
+        let later = now + std::time::Duration::from_secs(10);
+        assert!((4..8).all(|key| take(key, later)), "idle ones make room");
+        assert_eq!(buckets.kept.len(), 4);
     }
 
     #[test]
     fn a_rate_that_is_set_holds_from_then_on() {
         let rates = PublishRates::new(1_000_000);
-        rates.take("a").expect("within the rate");
+        let (key, org) = publisher("a", "acme");
+        rates.take(&key, &org).expect("within the rate");
         rates.set_limit(1);
-        let refusal = (0..1000).find_map(|_| rates.take("a").err()).expect("over the new rate");
+        let refusal = (0..1000).find_map(|_| rates.take(&key, &org).err()).expect("over the new rate");
         assert!(refusal.message.contains("more than 1 requests"), "{refusal:?}");
     }
 }

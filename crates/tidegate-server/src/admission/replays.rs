@@ -7,7 +7,7 @@
 use prometheus_client::metrics::gauge::Gauge;
 use tidegate_protocol::{Code, OrgId, Refusal};
 
-use super::shares::{OrgShare, OrgShares};
+use super::shares::{Share, Shares};
 use crate::{config::config_key, refusals::LimitedBy as _};
 
 /// The shortest retry delay, and the range over which refused readers are spread. Without the range, a storm
@@ -19,13 +19,13 @@ const SPREAD_MS: u64 = 4000;
 #[derive(Debug, Default)]
 pub struct Replays {
     waiting: Gauge,
-    shares: OrgShares,
+    shares: Shares<OrgId>,
 }
 
 impl Replays {
     /// An empty count; the gauge `waiting` shows it.
     pub fn new(waiting: Gauge) -> Self {
-        Self { waiting, shares: OrgShares::default() }
+        Self { waiting, shares: Shares::default() }
     }
 
     /// Takes a slot for a reader of `org`, if fewer than `max` are taken and the org has fewer than half of
@@ -56,7 +56,7 @@ pub struct ReplaySlot(Box<Held>);
 #[derive(Debug)]
 struct Held {
     waiting: Gauge,
-    share: Option<OrgShare>,
+    share: Option<Share<OrgId>>,
 }
 
 impl Drop for Held {

@@ -1,41 +1,52 @@
-//! Shares of a number of slots that all orgs use: one org gets at most half of them, so that its storm leaves
-//! room for the others.
+//! Shares of a number of slots that all use: one org, or one API key, gets at most half of them, so that its
+//! storm leaves room for the others.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tidegate_protocol::OrgId;
-
-/// How many slots each org holds.
-#[derive(Debug, Clone, Default)]
-pub struct OrgShares(Arc<Mutex<HashMap<OrgId, usize>>>);
-
-/// A slot in an org's share; dropping it releases it.
+/// How many slots each holder has.
 #[derive(Debug)]
-pub struct OrgShare {
-    shares: OrgShares,
-    org: OrgId,
+pub struct Shares<H>(Arc<Mutex<HashMap<H, usize>>>);
+
+/// A slot in a holder's share; dropping it releases it.
+#[derive(Debug)]
+pub struct Share<H: Clone + Eq + Hash> {
+    shares: Shares<H>,
+    holder: H,
 }
 
-impl OrgShares {
-    /// Takes a slot in the share of `org`, which is half of `slots`; `None` if the share is used up.
-    pub fn take(&self, org: &OrgId, slots: usize) -> Option<OrgShare> {
-        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = shares.get(org).copied().unwrap_or(0);
-        if held >= slots.div_ceil(2) {
-            return None;
-        }
-        shares.insert(org.clone(), held + 1);
-        Some(OrgShare { shares: self.clone(), org: org.clone() })
+impl<H> Clone for Shares<H> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
-impl Drop for OrgShare {
+impl<H> Default for Shares<H> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<H: Clone + Eq + Hash> Shares<H> {
+    /// Takes a slot in the share of `holder`, which is half of `slots`; `None` if the share is used up.
+    pub fn take(&self, holder: &H, slots: usize) -> Option<Share<H>> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = shares.get(holder).copied().unwrap_or(0);
+        if held >= slots.div_ceil(2) {
+            return None;
+        }
+        shares.insert(holder.clone(), held + 1);
+        Some(Share { shares: self.clone(), holder: holder.clone() })
+    }
+}
+
+impl<H: Clone + Eq + Hash> Drop for Share<H> {
     fn drop(&mut self) {
         let mut shares = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut held) = shares.entry(self.org.clone()) {
+        if let Entry::Occupied(mut held) = shares.entry(self.holder.clone()) {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
                 held.remove();
@@ -46,11 +57,13 @@ impl Drop for OrgShare {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_protocol::OrgId;
+
     use super::*;
 
     #[test]
     fn p5_an_org_takes_half_and_gives_back_what_it_took() {
-        let shares = OrgShares::default();
+        let shares = Shares::default();
         let [storm, other] = ["storm", "other"].map(|name| OrgId::parse(name).expect("a name"));
         let taken: Vec<_> = (0..9).filter_map(|_| shares.take(&storm, 8)).collect();
         assert_eq!(taken.len(), 4);

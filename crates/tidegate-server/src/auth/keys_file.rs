@@ -13,9 +13,9 @@ use std::{
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{Filter, OrgId, UnixMillis, time::write_rfc3339};
+use tidegate_protocol::{Filter, UnixMillis, time::write_rfc3339};
 
-use super::parse_services;
+use super::{Orgs, parse_services};
 
 /// The prefix of every API key; secret scanners search for it.
 pub(super) const PREFIX: &str = "tgk_";
@@ -32,8 +32,12 @@ pub struct KeyEntry {
     /// A description by the key's maker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The org that the key may publish to.
-    pub org: OrgId,
+    /// The org that the key may publish to, if it is one by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    org: Option<String>,
+    /// Otherwise the orgs: names and prefixes with a `*`, or `["*"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    orgs: Option<Vec<String>>,
     /// The services, or `["*"]`.
     pub services: Vec<String>,
     /// BLAKE3 of the whole key, in hex. A slow hash would protect weak secrets; these have 256 bits.
@@ -43,6 +47,24 @@ pub struct KeyEntry {
     /// When it was revoked (RFC 3339). The entry stays, so that old log lines can be understood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+}
+
+impl KeyEntry {
+    /// The orgs that the key may publish to. The error says which member is wrong.
+    pub fn orgs(&self) -> Result<Orgs, String> {
+        match (&self.org, &self.orgs) {
+            // An older gateway wrote `org` alone, and can read it.
+            (Some(org), None) if !org.contains('*') => {
+                Orgs::parse([org.as_str()]).map_err(|reason| format!("`org` {reason}"))
+            }
+            (Some(_), None) => Err("`org` names one org; put a `*` into the list `orgs`".to_owned()),
+            (None, Some(orgs)) => {
+                Orgs::parse(orgs.iter().map(String::as_str)).map_err(|reason| format!("`orgs` {reason}"))
+            }
+            (None, None) => Err("it has neither `org` nor `orgs`".to_owned()),
+            (Some(_), Some(_)) => Err("it has both `org` and `orgs`".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -172,6 +194,9 @@ impl KeysFile {
             if let Err(reason) = parse_services(key.services.iter().map(String::as_str)) {
                 return Err(malformed(format!("`services` of the key {} {reason}", key.id)));
             }
+            if let Err(reason) = key.orgs() {
+                return Err(malformed(format!("the key {}: {reason}", key.id)));
+            }
             if blake3::Hash::from_hex(&key.hash).is_err() {
                 return Err(malformed(format!("`hash` of the key {} is not 64 hex digits", key.id)));
             }
@@ -182,7 +207,7 @@ impl KeysFile {
     /// Makes a key and adds it.
     pub fn create(
         &self,
-        org: OrgId,
+        orgs: &Orgs,
         services: &Filter,
         name: Option<String>,
         now: UnixMillis,
@@ -196,7 +221,8 @@ impl KeysFile {
             let entry = KeyEntry {
                 id,
                 name,
-                org,
+                org: orgs.only().map(ToString::to_string),
+                orgs: orgs.only().is_none().then(|| orgs.texts()),
                 services: services.names().into_iter().map(str::to_owned).collect(),
                 hash: hash_of(&plain).to_hex().to_string(),
                 created: rfc3339(now),

@@ -23,13 +23,17 @@ fn org(name: &str) -> OrgId {
     OrgId::parse(name).expect("an org")
 }
 
+fn orgs(texts: &[&str]) -> Orgs {
+    Orgs::parse(texts.iter().copied()).expect("orgs")
+}
+
 fn create(file: &KeysFile, services: &[&str]) -> NewKey {
     let services = parse_services(services.iter().copied()).expect("services");
-    file.create(org("acme"), &services, None, NOW).expect("a key")
+    file.create(&orgs(&["acme"]), &services, None, NOW).expect("a key")
 }
 
 fn said(publishers: &Publishers, plain: &str, now: UnixMillis) -> String {
-    match publishers.verify(plain, &org("acme"), now) {
+    match publishers.verify(plain, now).and_then(|key| key.for_org(&org("acme"))) {
         Ok(grant) => format!("{} {:?}", grant.org(), grant.services()),
         Err(refusal) => format!("{}: {}", refusal.code.name(), refusal.message),
     }
@@ -41,8 +45,9 @@ fn a_key_publishes_to_its_org_and_services() {
     let key = create(&keys.file, &["finance"]);
     let publishers = Publishers::open(keys.file, NOW).expect("open");
     assert_eq!(said(&publishers, &key.plain, NOW), "acme finance");
-    let grant = publishers.verify(&key.plain, &org("acme"), NOW).expect("a grant");
-    assert_eq!(grant.key_id(), key.entry.id);
+    let verified = publishers.verify(&key.plain, NOW).expect("a key");
+    let grant = verified.for_org(&org("acme")).expect("a grant");
+    assert_eq!(**grant.key_id(), key.entry.id);
     let service = |name| ServiceName::parse(name).expect("a name");
     assert!(grant.check(&service("finance")).is_ok());
     let refusal = grant.check(&service("staff")).expect_err("refused");
@@ -50,8 +55,37 @@ fn a_key_publishes_to_its_org_and_services() {
         (refusal.code, &*refusal.message),
         (Code::Forbidden, "the API key does not cover the service staff")
     );
-    let refusal = publishers.verify(&key.plain, &org("other"), NOW).expect_err("refused");
-    assert_eq!((refusal.code, &*refusal.message), (Code::Forbidden, "the API key is for another org"));
+    let refusal = verified.for_org(&org("other")).expect_err("refused");
+    assert_eq!(
+        (refusal.code, &*refusal.message),
+        (Code::Forbidden, "the API key does not cover the org other")
+    );
+}
+
+#[test]
+fn a_key_for_many_orgs_is_kept_in_the_file_beside_those_for_one() {
+    let keys = keys();
+    let (one, all) = (create(&keys.file, &["*"]), Filter::all());
+    let made = |texts: &[&str]| keys.file.create(&orgs(texts), &all, None, NOW).expect("a key");
+    let (any, some) = (made(&["*"]), made(&["beta", "acme-*"]));
+    let text = std::fs::read_to_string(keys.file.path()).expect("a file");
+    for line in [r#"org = "acme""#, r#"orgs = ["*"]"#, r#"orgs = ["beta", "acme-*"]"#] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    let publishers = Publishers::open(keys.file, NOW).expect("open");
+    for (key, covered, others) in [
+        (one, &["acme"][..], &["acme-1", "beta"][..]),
+        (any, &["acme", "beta", "z"], &[]),
+        (some, &["beta", "acme-1"], &["acme", "beta-1"]),
+    ] {
+        let grant = publishers.verify(&key.plain, NOW).expect("a key");
+        for name in covered {
+            assert_eq!(grant.for_org(&org(name)).expect("covered").org().as_str(), *name);
+        }
+        for name in others {
+            assert_eq!(grant.for_org(&org(name)).expect_err("refused").code, Code::Forbidden, "{name}");
+        }
+    }
 }
 
 #[test]
@@ -134,7 +168,12 @@ fn a_broken_file_changes_nothing_at_runtime_and_stops_a_start() {
     for (broken, reason) in [
         ("[[key]\n".to_owned(), "line 1: "),
         (good.replace("org = \"acme\"", "org = \"a b\""), "org must be 1 to 64"),
-        (good.replace("org =", "orgs ="), "unknown field `orgs`"),
+        (good.replace("org =", "orgz ="), "unknown field `orgz`"),
+        (good.replace("org =", "name ="), "it has neither `org` nor `orgs`"),
+        (good.replace("org = \"acme\"", "org = \"acme\"\norgs = [\"acme\"]"), "it has both `org` and `orgs`"),
+        (good.replace("org = \"acme\"", "org = \"*\""), "put a `*` into the list `orgs`"),
+        (good.replace("org = \"acme\"", "orgs = [\"*\", \"acme\"]"), "must stand alone"),
+        (good.replace("org = \"acme\"", "orgs = []"), "`orgs` is empty"),
         (good.replace("[\"*\"]", "[]"), "is empty, which grants nothing"),
         (good.replace(hash.as_str(), "abc"), "is not 64 hex digits"),
         (format!("{good}\n{}", &good[good.find("[[key]]").expect("a key")..]), "appears twice"),

@@ -16,18 +16,20 @@ mod keys_file;
 #[cfg(test)]
 mod keys_tests;
 mod mint;
+mod orgs;
 mod publishers;
 mod token;
 #[cfg(test)]
 mod token_tests;
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use tidegate_protocol::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
 
 pub(crate) use keys_file::replace as replace_file;
 pub use keys_file::{KeyEntry, KeysFile, KeysFileError, NewKey};
 pub use mint::{MintError, TokenClaims, mint};
+pub use orgs::Orgs;
 pub use publishers::Publishers;
 pub use token::{Inspection, TokenVerifier};
 
@@ -102,12 +104,36 @@ impl StreamGrant {
     }
 }
 
-/// What a publisher's API key allows.
+/// What a publisher's API key allows: to publish to some orgs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyGrant {
+    orgs: Arc<Orgs>,
+    services: Filter,
+    key_id: Arc<str>,
+}
+
+impl KeyGrant {
+    /// The key's id, for rates and logs.
+    pub fn key_id(&self) -> &Arc<str> {
+        &self.key_id
+    }
+
+    /// The grant to publish to `org`.
+    pub fn for_org(&self, org: &OrgId) -> Result<PublishGrant, AuthError> {
+        if !self.orgs.covers(org) {
+            return Err(AuthError::forbidden(format!("the API key does not cover the org {org}")));
+        }
+        let (services, key_id) = (self.services.clone(), self.key_id.clone());
+        Ok(PublishGrant { org: org.clone(), services, key_id })
+    }
+}
+
+/// The right to publish to one org.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishGrant {
     org: OrgId,
     services: Filter,
-    key_id: String,
+    key_id: Arc<str>,
 }
 
 impl PublishGrant {
@@ -122,7 +148,7 @@ impl PublishGrant {
     }
 
     /// The key's id, for rates and logs.
-    pub fn key_id(&self) -> &str {
+    pub fn key_id(&self) -> &Arc<str> {
         &self.key_id
     }
 

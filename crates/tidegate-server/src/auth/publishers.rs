@@ -10,10 +10,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
-use tidegate_protocol::{Filter, OrgId, UnixMillis};
+use tidegate_protocol::{Filter, UnixMillis};
 
 use super::{
-    AuthError, PublishGrant,
+    AuthError, KeyGrant, Orgs,
     keys_file::{KeyEntry, KeysFile, KeysFileError, PREFIX, Stamp, hash_of},
     parse_services,
 };
@@ -22,7 +22,8 @@ use super::{
 const LOOK_EVERY_MILLIS: u64 = 1000;
 
 struct Known {
-    org: OrgId,
+    id: Arc<str>,
+    orgs: Arc<Orgs>,
     services: Filter,
     hash: blake3::Hash,
     revoked: bool,
@@ -48,7 +49,9 @@ fn index(entries: Vec<KeyEntry>) -> HashMap<String, Known> {
         // `KeysFile::read` has refused files in which one of these fails.
         let services = parse_services(entry.services.iter().map(String::as_str)).ok()?;
         let hash = blake3::Hash::from_hex(&entry.hash).ok()?;
-        Some((entry.id, Known { org: entry.org, services, hash, revoked: entry.revoked.is_some() }))
+        let orgs = Arc::new(entry.orgs().ok()?);
+        let (id, revoked) = (entry.id.as_str().into(), entry.revoked.is_some());
+        Some((entry.id, Known { id, orgs, services, hash, revoked }))
     };
     entries.into_iter().filter_map(known).collect()
 }
@@ -66,8 +69,8 @@ impl Publishers {
         })
     }
 
-    /// The grant of the API key `plain` in `org`.
-    pub fn verify(&self, plain: &str, org: &OrgId, now: UnixMillis) -> Result<PublishGrant, AuthError> {
+    /// The grant of the API key `plain`.
+    pub fn verify(&self, plain: &str, now: UnixMillis) -> Result<KeyGrant, AuthError> {
         let malformed = || AuthError::unauthorized("an API key looks like tgk_<id>_<secret>");
         let (id, secret) =
             plain.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or_else(malformed)?;
@@ -93,10 +96,8 @@ impl Publishers {
         if known.revoked {
             return Err(AuthError::unauthorized("the API key was revoked"));
         }
-        if known.org != *org {
-            return Err(AuthError::forbidden("the API key is for another org"));
-        }
-        Ok(PublishGrant { org: known.org.clone(), services: known.services.clone(), key_id: id.to_owned() })
+        let (orgs, services, key_id) = (known.orgs.clone(), known.services.clone(), known.id.clone());
+        Ok(KeyGrant { orgs, services, key_id })
     }
 
     /// Rereads the file if it has changed.

@@ -4,11 +4,11 @@
 //! The key determines the algorithm. Keys in the header (`jwk`, `jku`, `x5u`, `x5c`) are never used, and no
 //! claim except `iss` is read before the signature is verified.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
-use tidegate_protocol::{Code, Filter, OrgId, UnixMillis, UserId};
+use tidegate_protocol::{Code, Filter, OrgId, UnixMillis, UserId, time::millis};
 
 use super::{
     AuthError, StreamGrant,
@@ -17,10 +17,17 @@ use super::{
     key_set::{KeySet, Signed, VerifyingKey},
     parse_services,
 };
-use crate::{config::AuthSettings, metrics::Metrics};
+use crate::{
+    config::{AuthSettings, humane},
+    metrics::Metrics,
+};
 
 /// The longest `kid`, in bytes. It is only compared.
 pub(super) const KID_MAX: usize = 128;
+
+/// From here on, a time is taken for one in milliseconds: in seconds it would be the year 5138, in milliseconds it
+/// is 1973.
+const LIKE_MILLIS: u64 = 100_000_000_000;
 
 /// Turns tokens into grants.
 pub struct TokenVerifier {
@@ -29,6 +36,7 @@ pub struct TokenVerifier {
     org_claim: String,
     services_claim: String,
     leeway_secs: u64,
+    max_life: Duration,
     longest: usize,
 }
 
@@ -104,6 +112,7 @@ impl TokenVerifier {
             org_claim: auth.org_claim.to_string(),
             services_claim: auth.services_claim.to_string(),
             leeway_secs: auth.leeway.as_secs(),
+            max_life: auth.max_token_life,
             longest,
         }
     }
@@ -234,8 +243,25 @@ impl TokenVerifier {
             }),
         };
         let exp = date("exp")?.ok_or_else(|| AuthError::unauthorized("the token has no `exp`"))?;
-        if date("nbf")?.is_some_and(|nbf| nbf * 1000 > now.saturating_add(self.leeway_secs * 1000)) {
-            return Err(AuthError::unauthorized("the token is not valid yet (`nbf`)"));
+        if let Some(nbf) = date("nbf")?.filter(|nbf| nbf * 1000 > now.saturating_add(self.leeway_secs * 1000))
+        {
+            return Err(AuthError::unauthorized(match nbf {
+                LIKE_MILLIS.. => {
+                    "the token is not valid yet (`nbf`); it looks like milliseconds, and `nbf` is in seconds"
+                }
+                _ => "the token is not valid yet (`nbf`)",
+            }));
+        }
+        let life = millis(self.max_life).saturating_add(self.leeway_secs * 1000);
+        if exp * 1000 > now.saturating_add(life) {
+            let humane = humane(self.max_life);
+            let guess = match exp {
+                LIKE_MILLIS.. => "; it looks like milliseconds, and `exp` is in seconds since 1970",
+                _ => "",
+            };
+            return Err(AuthError::unauthorized(format!(
+                "the token's `exp` is further ahead than auth.max_token_life ({humane}) allows{guess}"
+            )));
         }
         // `exp` is below 2^53 and the leeway at most 300, so neither overflows.
         let expires_at = (exp + self.leeway_secs) * 1000;

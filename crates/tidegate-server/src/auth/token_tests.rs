@@ -255,7 +255,33 @@ fn times_are_numbers_and_are_kept() {
     );
     let far = sign(HEADER, &with("exp", json!((1u64 << 53) - 1)), NEW);
     assert!(verifier(&["auth.leeway=5m"]).verify_at_hand(&far, UnixMillis::MAX / 2).is_err());
-    assert!(verifier(&[]).verify_at_hand(&far, NOW).is_ok());
+    assert!(verifier(&["auth.leeway=5m"]).verify_at_hand(&far, UnixMillis::MAX).is_err());
+    assert!(verifier(&[]).verify_at_hand(&far, NOW).is_err());
+}
+
+#[test]
+fn a_token_that_is_valid_for_too_long_is_refused_and_milliseconds_are_named() {
+    let refused = "unauthorized: the token's `exp` is further ahead than auth.max_token_life (30d) allows";
+    let month = 30 * 86_400;
+    assert_eq!(said(&with("exp", json!(NOW_SECS + month + 31))), refused);
+    let granted = said(&with("exp", json!(NOW_SECS + month + 30)));
+    assert!(granted.starts_with("acme ann"), "the signer's clock may differ: {granted}");
+    assert_eq!(said(&with("exp", json!(4_102_444_800_u64))), refused, "the year 2100");
+    let guess = "; it looks like milliseconds, and `exp` is in seconds since 1970";
+    for exp in
+        [json!((NOW_SECS + 60) * 1000), json!((1u64 << 53) - 1), json!(((NOW_SECS + 60) * 1000) as f64 + 0.5)]
+    {
+        assert_eq!(said(&with("exp", exp.clone())), format!("{refused}{guess}"), "{exp}");
+    }
+    assert_eq!(
+        said(&with("nbf", json!(NOW))),
+        "unauthorized: the token is not valid yet (`nbf`); it looks like milliseconds, and `nbf` is in seconds"
+    );
+    let short = verifier(&["auth.max_token_life=1m", "auth.leeway=0s"]);
+    let token = |life: u64| sign(HEADER, &with("exp", json!(NOW_SECS + life)), NEW);
+    assert!(short.verify_at_hand(&token(60), NOW).is_ok());
+    let refusal = short.verify_at_hand(&token(61), NOW).expect_err("refused");
+    assert!(refusal.message.contains("auth.max_token_life (1m)"), "{refusal}");
 }
 
 #[test]

@@ -7,10 +7,7 @@ use super::{
     args::{ConfigArgs, now},
     print,
 };
-use crate::{
-    auth::{KeysFile, Publishers},
-    config,
-};
+use crate::{config, preflight};
 
 /// Checks and shows the configuration.
 #[derive(Debug, Subcommand)]
@@ -32,7 +29,6 @@ pub(super) struct Which {
 
 impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let load = |which: Which| config::load(&which.config.sources()).map_err(Failure::usage);
         match self {
             Config::Print(which) => {
                 // Printed even if the values do not fit together, because then a user needs to see them.
@@ -41,10 +37,18 @@ impl Config {
                 if unfit.is_empty() { Ok(()) } else { Err(Failure::usage(config::ConfigErrors(unfit))) }
             }
             Config::Check(which) => {
-                let loaded = load(which)?;
-                Publishers::open(KeysFile::at(loaded.config.keys_file()), now()).map_err(Failure::usage)?;
-                eprintln!("tidegate: the configuration is good");
-                Ok(())
+                let examined = config::examine(&which.config.sources());
+                for warning in examined.warnings() {
+                    eprintln!("tidegate: warning: {warning}");
+                }
+                let beyond = preflight::faults(&examined, now());
+                let faults: Vec<_> = [examined.faults, examined.unfit, beyond].concat();
+                if faults.is_empty() {
+                    eprintln!("tidegate: the configuration is good");
+                    Ok(())
+                } else {
+                    Err(Failure::usage(config::ConfigErrors(faults)))
+                }
             }
             Config::Reference => print(config::reference()),
         }

@@ -17,6 +17,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Asks a running gateway whether it is ready: exit code 0 if it is, 1 if not
 #[derive(Debug, Args)]
 pub(super) struct Health {
+    /// Ask only whether it lives (/healthz): also true during a drain, or if the log is halted
+    #[arg(long)]
+    live: bool,
     #[command(flatten)]
     config: ConfigArgs,
     /// The operators' address [default: listen.admin]
@@ -31,12 +34,13 @@ impl Health {
             None => config::load(&self.config.sources()).map_err(Failure::usage)?.config.listen.admin,
         };
         let address = reachable(address);
-        let answer = ask(address)
+        let (path, lacks) = if self.live { ("/healthz", "healthy") } else { ("/readyz", "ready") };
+        let answer = ask(address, path)
             .map_err(|error| Failure::failed(format_args!("no gateway answers at {address}: {error}")))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         if head.split(' ').nth(1) != Some("200") {
             return Err(Failure::failed(format_args!(
-                "the gateway at {address} is not ready: {}",
+                "the gateway at {address} is not {lacks}: {}",
                 body.trim()
             )));
         }
@@ -55,11 +59,11 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: SocketAddr) -> std::io::Result<String> {
+fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     // A gateway's answer is a few lines.
     stream.take(64 << 10).read_to_string(&mut answer)?;

@@ -1,14 +1,12 @@
 //! `tidegate key`: publishers' API keys in `keys.toml`, whether a server is running or not.
 
-use clap::{Args, Subcommand};
-use tidegate_protocol::OrgId;
-
 use super::{
     Failure,
     args::{DataArgs, now},
     print,
 };
-use crate::auth::{KeyEntry, KeysFile, KeysFileError, parse_services};
+use crate::auth::{KeyEntry, KeysFile, KeysFileError, Orgs, parse_services};
+use clap::{Args, Subcommand};
 
 /// Makes, lists and revokes API keys.
 #[derive(Debug, Subcommand)]
@@ -25,9 +23,10 @@ pub(super) enum Key {
 pub(super) struct Create {
     #[command(flatten)]
     data: DataArgs,
-    /// The org to publish to
-    #[arg(long)]
-    org: OrgId,
+    /// The orgs to publish to, separated by commas or each with its own --org; acme-* is all whose names begin
+    /// with acme-, and * is all
+    #[arg(long = "org", value_name = "NAMES", required = true, value_delimiter = ',')]
+    orgs: Vec<String>,
     /// The services to publish to, separated by commas; * is all
     #[arg(long, value_name = "NAMES", default_value = "*")]
     services: String,
@@ -68,24 +67,27 @@ impl Key {
 
 impl Create {
     fn run(self) -> Result<(), Failure> {
+        let orgs = Orgs::parse(self.orgs.iter().map(String::as_str))
+            .map_err(|reason| Failure::Usage(format!("--org {reason}")))?;
         let services = parse_services(self.services.split(','))
             .map_err(|reason| Failure::Usage(format!("--services {reason}")))?;
         if self.name.as_ref().is_some_and(|name| name.len() > 200 || name.chars().any(char::is_control)) {
             return Err(Failure::Usage("--name must be up to 200 bytes on one line".to_owned()));
         }
         let file = KeysFile::at(self.data.keys_file()?);
-        let made = file.create(self.org, &services, self.name, now()).map_err(Failure::failed)?;
+        let made = file.create(&orgs, &services, self.name, now()).map_err(Failure::failed)?;
         if self.json {
-            let line = serde_json::json!({
-                "key": made.plain, "id": made.entry.id, "org": made.entry.org, "services": made.entry.services,
+            let mut line = serde_json::json!({
+                "key": made.plain, "id": made.entry.id, "services": made.entry.services,
             });
+            put_orgs(&mut line, &orgs);
             return print(format_args!("{line}\n"));
         }
         print(format_args!("{}\n", made.plain))?;
         eprintln!(
             "tidegate: key {} for {} ({}) is in {}; the line above is not shown again",
             made.entry.id,
-            made.entry.org,
+            orgs,
             made.entry.services.join(","),
             file.path().display()
         );
@@ -93,11 +95,28 @@ impl Create {
     }
 }
 
+/// `orgs` has all; `org` is there too if the key is for one org alone.
+fn put_orgs(line: &mut serde_json::Value, orgs: &Orgs) {
+    line["orgs"] = orgs.texts().into();
+    if let Some(org) = orgs.only() {
+        line["org"] = org.as_str().into();
+    }
+}
+
 fn public_part(entry: &KeyEntry) -> serde_json::Value {
-    serde_json::json!({
-        "id": entry.id, "name": entry.name, "org": entry.org, "services": entry.services,
+    let mut line = serde_json::json!({
+        "id": entry.id, "name": entry.name, "services": entry.services,
         "created": entry.created, "revoked": entry.revoked,
-    })
+    });
+    if let Ok(orgs) = entry.orgs() {
+        put_orgs(&mut line, &orgs);
+    }
+    line
+}
+
+/// The orgs of a key in a line for people. The file was read, so they are valid.
+fn shown(entry: &KeyEntry) -> String {
+    entry.orgs().map_or_else(|_| "-".to_owned(), |orgs| orgs.to_string())
 }
 
 impl List {
@@ -119,14 +138,14 @@ impl List {
                 "{}  {}  {}  {}  {}  {}\n",
                 key.id,
                 key.created,
-                key.org,
+                shown(key),
                 key.services.join(","),
                 state,
                 name
             )
         });
         print(format!(
-            "id            created                   org  services  state  name\n{}",
+            "id            created                   orgs  services  state  name\n{}",
             rows.collect::<String>()
         ))
     }
@@ -140,7 +159,7 @@ impl Revoke {
         let file = KeysFile::at(self.data.keys_file()?);
         match file.revoke(id, now()) {
             Ok(entry) => {
-                eprintln!("tidegate: key {} of {} is revoked", entry.id, entry.org);
+                eprintln!("tidegate: key {} of {} is revoked", entry.id, shown(&entry));
                 Ok(())
             }
             Err(error @ KeysFileError::NoSuchKey(_)) => Err(Failure::failed(error)),

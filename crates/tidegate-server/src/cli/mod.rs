@@ -10,6 +10,7 @@ mod dev;
 mod health;
 mod key;
 mod lines;
+mod man;
 mod openapi;
 mod printer;
 mod publish;
@@ -52,6 +53,8 @@ enum Command {
     Config(config::Config),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    /// Print the manual page (roff), or write one for each command
+    Man(man::Manual),
     /// Print the description of the API (OpenAPI 3.1)
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
         Command::OpenApi(openapi) => openapi.run(),
         Command::Health(health) => health.run(),
         Command::Version => print(format_args!("tidegate {} (protocol 1)\n", env!("CARGO_PKG_VERSION"))),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     auth::{TokenClaims, TokenVerifier, mint, parse_services},
+    config::humane,
     metrics::Metrics,
 };
 
@@ -81,6 +82,13 @@ impl Create {
                 .ok_or("--kid names no key of auth.keys"),
         };
         let key = key.map_err(|reason| Failure::Usage(reason.to_owned()))?;
+        if self.expires_in > auth.max_token_life {
+            return Err(Failure::Usage(format!(
+                "--expires-in {} is longer than auth.max_token_life ({}): the gateway would refuse the token",
+                humane(self.expires_in),
+                humane(auth.max_token_life)
+            )));
+        }
         let issued_at = now();
         let lifetime = u64::try_from(self.expires_in.as_millis()).unwrap_or(u64::MAX);
         let expires_at = issued_at.saturating_add(lifetime);
@@ -126,7 +134,7 @@ impl Inspect {
                 grant.user(),
                 grant.filter().names().join(","),
                 grant.org(),
-                crate::config::humane(Duration::from_secs(grant.expires_at().saturating_sub(now) / 1000)),
+                humane(Duration::from_secs(grant.expires_at().saturating_sub(now) / 1000)),
             )),
             Err(refusal) => Err(Failure::Failed(format!("refused ({}): {refusal}", refusal.code.name()))),
         }

@@ -1,11 +1,15 @@
 //! What must fit together: relations between keys, and between keys and the machine.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    process::{Resource, getrlimit},
+};
 
 use super::{
-    ByteSize, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, Location, LogEngine, config_key,
+    ByteSize, Config, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, Location, LogEngine, Network,
+    config_key,
     value::{humane, quoted},
 };
 
@@ -22,10 +26,13 @@ const KEYS_MAX: usize = 32;
 /// At most this many issuers, because each with a key set has a task and a connection of its own.
 const ISSUERS_MAX: usize = 64;
 
-/// Every fault, with the key to change.
-pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
+/// The files of the log that are open at a time.
+const LOG_FILES: usize = 2048;
+
+/// Every fault, with the key to change. Nothing is said of keys in `unread`, whose values are not known.
+pub(super) fn relations(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<ConfigError> {
     let config = &loaded.config;
-    let mut found = Checks { loaded, errors: Vec::new() };
+    let mut found = Checks { loaded, unread, errors: Vec::new() };
     addresses(&mut found);
     directories(&mut found);
     times(&mut found);
@@ -38,11 +45,53 @@ pub(super) fn relations(loaded: &Loaded) -> Vec<ConfigError> {
         (config_key!(auth.services_claim), &config.auth.services_claim),
     ];
     for (index, (key, name)) in claims.iter().enumerate() {
-        if claims[..index].iter().any(|(_, other)| other == name) {
+        if let Some((other, _)) = claims[..index].iter().find(|(_, other)| other == name)
+            && found.knows(*other)
+        {
             found.fault(*key, format!("{} names two things at once", quoted(name.as_str())));
         }
     }
     found.errors
+}
+
+/// What is valid, and still deserves a look: an operator may mean it.
+pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<ConfigError> {
+    let config = &loaded.config;
+    let mut found = Checks { loaded, unread, errors: Vec::new() };
+    let admin = config.listen.admin;
+    if !admin.ip().to_canonical().is_loopback() {
+        let reason = format!(
+            "other machines can reach \"{admin}\", and the operators' listener asks for no credentials: \
+             whoever reaches it can close connections; let a firewall or a network of its own guard it"
+        );
+        found.fault(config_key!(listen.admin), reason);
+    }
+    if Network::are_all(&config.listen.trusted_proxies) {
+        let reason = "every client counts as a proxy, so each can claim any address by X-Forwarded-For, and \
+                      the limits per address do not hold; list the networks of your proxies only";
+        found.fault(config_key!(listen.trusted_proxies), reason.to_owned());
+    }
+    let needed = config.open_files();
+    if found.knows(config_key!(limits.publishes_in_flight))
+        && let Some(most) = getrlimit(Resource::Nofile).maximum
+        && most < needed
+    {
+        let reason = format!(
+            "{} connections, limits.publishes_in_flight ({}) and the log need {needed} open files, and a \
+             process may have {most} here; raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of the unit), \
+             or lower limits.connections",
+            config.limits.connections, config.limits.publishes_in_flight
+        );
+        found.fault(config_key!(limits.connections), reason);
+    }
+    found.errors
+}
+
+impl Config {
+    /// How many files and sockets a node with this configuration may have open at a time.
+    pub fn open_files(&self) -> u64 {
+        (self.limits.connections + self.limits.publishes_in_flight + LOG_FILES) as u64
+    }
 }
 
 /// A key and its value: `setting!(config.tail.window)`.
@@ -54,11 +103,19 @@ macro_rules! setting {
 
 struct Checks<'a> {
     loaded: &'a Loaded,
+    unread: &'a BTreeSet<&'static str>,
     errors: Vec<ConfigError>,
 }
 
 impl Checks<'_> {
+    fn knows(&self, key: ConfigKey) -> bool {
+        !self.unread.contains(key.name())
+    }
+
     fn fault(&mut self, key: ConfigKey, reason: String) {
+        if !self.knows(key) {
+            return;
+        }
         self.errors.push(ConfigError {
             location: self.loaded.location(key.name()).clone(),
             key: Some(key.name()),
@@ -68,6 +125,9 @@ impl Checks<'_> {
 
     /// A fault between two keys. If one of them is a default, the other is the one that was written.
     fn between(&mut self, key: ConfigKey, other: ConfigKey, reason: String) {
+        if !self.knows(key) || !self.knows(other) {
+            return;
+        }
         let location = match self.loaded.location(key.name()) {
             Location::Default => self.loaded.location(other.name()),
             location => location,
@@ -103,17 +163,21 @@ fn show_count(count: usize) -> String {
 
 fn issuers(found: &mut Checks<'_>) {
     let auth = &found.loaded.config.auth;
-    if auth.keys.is_empty() && auth.issuers.is_empty() {
-        let reason = "is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` \
-                      (docs/config.md, [auth])";
-        found.fault(config_key!(auth.keys), reason.to_owned());
-    }
     for reason in unfit_keys(&auth.keys) {
         found.fault(config_key!(auth.keys), reason);
     }
     if auth.issuers.len() > ISSUERS_MAX {
         let reason = format!("has {} issuers; {ISSUERS_MAX} are the most", auth.issuers.len());
         found.fault(config_key!(auth.issuers), reason);
+    }
+    // The rest is about both lists.
+    if !found.knows(config_key!(auth.keys)) || !found.knows(config_key!(auth.issuers)) {
+        return;
+    }
+    if auth.keys.is_empty() && auth.issuers.is_empty() {
+        let reason = "is empty, and so is auth.issuers, so nobody could read; add a key with `secret_file` \
+                      (docs/config.md, [auth])";
+        found.fault(config_key!(auth.keys), reason.to_owned());
     }
     if !auth.issuers.is_empty() && !auth.keys.is_empty() && auth.issuer.is_none() {
         let reason = "must be set if both auth.keys and auth.issuers are: the `iss` of a token says which of them signed it";
@@ -183,6 +247,9 @@ fn directories(found: &mut Checks<'_>) {
     if let Err(reason) = usable(&config.log.dir) {
         found.fault(config_key!(log.dir), reason);
     }
+    if !found.knows(config_key!(log.dir)) {
+        return;
+    }
     let keys = config.keys_file();
     if keys.is_dir() {
         found.fault(
@@ -239,6 +306,7 @@ fn times(found: &mut Checks<'_>) {
         (setting!(config.dedup.window), Duration::from_secs(1)),
         (setting!(config.ping.interval), Duration::from_millis(100)),
         (setting!(config.ping.timeout), Duration::from_millis(50)),
+        (setting!(config.auth.max_token_life), Duration::from_secs(1)),
         (setting!(config.auth.jwks_refresh), Duration::from_secs(1)),
         (setting!(config.auth.jwks_cooldown), Duration::from_millis(100)),
         (setting!(config.auth.jwks_timeout), Duration::from_millis(100)),

@@ -295,6 +295,12 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Whether `networks` together have every address of IPv4 or of IPv6.
+    pub fn are_all(networks: &[Self]) -> bool {
+        let networks: Vec<IpNet> = networks.iter().map(|network| network.0).collect();
+        IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0)
+    }
 }
 
 fn network(text: &str) -> Option<IpNet> {
@@ -326,10 +332,19 @@ impl Setting for Network {
     }
 }
 
-/// The origin of a web page, as browsers send it: `scheme://host[:port]`, lower case, no path. The port may be
-/// `*` if the host is a name of loopback: development servers choose their port.
+/// The origin of a web page or of an app's pages, as browsers send it: `scheme://host[:port]`, no path. The port
+/// may be `*` if the host is a name of loopback: development servers choose their port. Or one of two words for
+/// pages that have no origin of their own ([`Origin::is_anybody`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
+
+/// The schemes of the pages that apps and extensions serve to themselves.
+const APP_SCHEMES: [&str; 7] =
+    ["capacitor", "ionic", "tauri", "app", "chrome-extension", "moz-extension", "vscode-webview"];
+
+/// What browsers send for pages that have no origin of their own: `null` for sandboxed frames, `data:` addresses
+/// and most local files, `file://` for the local files of some apps.
+const ANYBODY: [&str; 2] = ["null", "file://"];
 
 /// What the entries with `*` for a port may begin with. No other host may have one: anybody can open a port on
 /// a machine that is shared.
@@ -354,6 +369,11 @@ impl Origin {
         }
     }
 
+    /// Whether pages of anybody may send it, so that it says nothing about who made the page.
+    pub fn is_anybody(&self) -> bool {
+        ANYBODY.contains(&self.0.as_str())
+    }
+
     /// Every page of this machine, whatever its port.
     pub fn any_of_loopback() -> Vec<Self> {
         LOOPBACK_PORTS.map(|start| Self(format!("{start}*"))).to_vec()
@@ -374,14 +394,15 @@ fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
 }
 
-/// Whether `text` is an origin as `auth.origins` takes it.
+/// Whether `text` is an origin as `auth.origins` takes it, and the origin of one site or app.
 pub fn is_origin(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
     };
     let default_port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
+        "http" => Some(":80"),
+        "https" => Some(":443"),
+        _ if APP_SCHEMES.contains(&scheme) => None,
         _ => return false,
     };
     let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -396,26 +417,31 @@ pub fn is_origin(text: &str) -> bool {
             None => (rest, None),
         },
     };
+    // Browsers write the hosts of http and https in lower case, and leave those of other schemes as they are.
+    let is_letter = |b: u8| b.is_ascii_lowercase() || (default_port.is_none() && b.is_ascii_uppercase());
     let host_ok = !host.is_empty()
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'));
+        && host.bytes().all(|b| is_letter(b) || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_' | b':'));
     let port_ok = port.is_none_or(is_port);
     // Browsers leave the scheme's own port out, so an entry with it would never match.
-    host_ok && port_ok && !rest.ends_with(default_port)
+    host_ok && port_ok && default_port.is_none_or(|port| !rest.ends_with(port))
 }
 
 impl Setting for Origin {
     fn kind() -> String {
         "an origin as browsers send it such as \"https://app.example.com\" or \"http://localhost:3000\": \
          lower case, without path, wildcard or the scheme's own port; or, for development, with any port of \
-         localhost, 127.0.0.1 or [::1], such as \"http://localhost:*\""
+         localhost, 127.0.0.1 or [::1], such as \"http://localhost:*\"; or an app's, such as \
+         \"capacitor://localhost\"; or \"null\" or \"file://\", which stand for pages of anybody"
             .to_owned()
     }
 
     fn read(raw: &Raw) -> Result<Self, BadValue> {
         match &raw.value {
-            Value::Text(text) if is_origin(text) || is_any_of_loopback(text) => Ok(Self(text.clone())),
+            Value::Text(text)
+                if is_origin(text) || is_any_of_loopback(text) || ANYBODY.contains(&text.as_str()) =>
+            {
+                Ok(Self(text.clone()))
+            }
             _ => Err(mismatch::<Self>(raw)),
         }
     }

@@ -4,7 +4,7 @@ use std::{ops::Range, path::Path};
 
 use tidegate_core::closest::did_you_mean;
 
-use super::value::{BadValue, Raw, Setting, Value, mismatch, quoted};
+use super::value::{BadValue, Faults, Raw, Setting, Value, mismatch, quoted};
 
 /// A table whose names are all known.
 pub(super) struct Fields<'a>(&'a [(String, Range<usize>, Raw)]);
@@ -13,14 +13,12 @@ impl<'a> Fields<'a> {
     /// The fields of a `T`; faults call it `noun`.
     pub(super) fn of<T: Setting>(raw: &'a Raw, noun: &str, names: &[&'static str]) -> Result<Self, BadValue> {
         let Value::Table(fields) = &raw.value else { return Err(mismatch::<T>(raw)) };
-        match fields.iter().find(|(name, ..)| !names.contains(&name.as_str())) {
-            None => Ok(Self(fields)),
-            Some((name, span, _)) => {
-                let hint = did_you_mean(name, names.iter().copied());
-                let reason = format!("{noun} has no field {}{hint}", quoted(name));
-                Err(BadValue { span: Some(span.clone()), reason })
-            }
+        let mut faults = Faults::default();
+        for (name, span, _) in fields.iter().filter(|(name, ..)| !names.contains(&name.as_str())) {
+            let hint = did_you_mean(name, names.iter().copied());
+            faults.add(BadValue::new(format!("{noun} has no field {}{hint}", quoted(name))).at(span));
         }
+        faults.joined().map_or(Ok(Self(fields)), Err)
     }
 
     /// A field as it was given.
@@ -30,10 +28,11 @@ impl<'a> Fields<'a> {
 
     /// A fault of the field `name`.
     pub(super) fn at(&self, name: &str, fault: BadValue) -> BadValue {
-        BadValue {
-            span: fault.span.or_else(|| self.raw(name).map(|value| value.span.clone())),
-            reason: format!("`{name}`: {}", fault.reason),
-        }
+        let placed = match self.raw(name) {
+            Some(value) => fault.at(&value.span),
+            None => fault,
+        };
+        placed.map(|fault| BadValue { reason: format!("`{name}`: {}", fault.reason), ..fault })
     }
 
     /// A fault of the field `name`, in words.

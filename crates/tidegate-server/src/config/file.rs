@@ -8,9 +8,8 @@ use toml::{
 };
 
 use super::{
-    ConfigError,
     keys::SECTIONS,
-    sources::{Given, Location, known, one_line, unknown},
+    sources::{Given, Location, Report, known, one_line},
     value::Raw,
 };
 
@@ -22,12 +21,13 @@ pub(super) struct FileText {
 
 impl FileText {
     /// Reads the file, or notes why it cannot be read.
-    pub(super) fn read(path: PathBuf, errors: &mut Vec<ConfigError>) -> Option<Self> {
+    pub(super) fn read(path: PathBuf, report: &mut Report) -> Option<Self> {
         match std::fs::read_to_string(&path) {
             Ok(text) => Some(Self { path, text }),
             Err(error) => {
                 let reason = format!("cannot read {}: {error}", path.display());
-                errors.push(ConfigError { location: Location::Flag("--config"), key: None, reason });
+                report.fault(Location::Flag("--config"), reason);
+                report.file_is_unread = true;
                 None
             }
         }
@@ -45,15 +45,15 @@ impl FileText {
     }
 
     /// Adds every value of a known key, in the order of the file; notes what is no key.
-    pub(super) fn collect(&self, given: &mut Vec<Given>, errors: &mut Vec<ConfigError>) {
+    pub(super) fn collect(&self, given: &mut Vec<Given>, report: &mut Report) {
         let (table, faults) = DeTable::parse_recoverable(&self.text);
         if !faults.is_empty() {
             // The values of a file that was read only in part would add faults that are none.
-            errors.extend(faults.iter().map(|fault| ConfigError {
-                location: self.location(&fault.span().unwrap_or(0..0)),
-                key: None,
-                reason: format!("not TOML: {}", one_line(fault.message())),
-            }));
+            report.file_is_unread = true;
+            for fault in &faults {
+                let location = self.location(&fault.span().unwrap_or(0..0));
+                report.fault(location, format!("not TOML: {}", one_line(fault.message())));
+            }
             return;
         }
         let mut strangers = Vec::new();
@@ -64,29 +64,28 @@ impl FileText {
                         let name = format!("{}.{}", section.get_ref(), key.get_ref());
                         match known(&name) {
                             Some(key) => given.push(self.given(key, value)),
-                            None => strangers.push((key.span(), unknown(&name))),
+                            None => strangers.push((key.span(), name)),
                         }
                     }
                 }
                 DeValue::Table(keys) if !keys.is_empty() => {
                     // Named with a key, so that "did you mean" can see what it was to be.
-                    strangers.extend(keys.keys().map(|key| {
-                        (key.span(), unknown(&format!("{}.{}", section.get_ref(), key.get_ref())))
-                    }));
+                    strangers.extend(
+                        keys.keys()
+                            .map(|key| (key.span(), format!("{}.{}", section.get_ref(), key.get_ref()))),
+                    );
                 }
-                _ => strangers.push((section.span(), unknown(section.get_ref()))),
+                _ => strangers.push((section.span(), section.get_ref().clone().into_owned())),
             }
         }
         strangers.sort_by_key(|(span, _)| span.start);
-        errors.extend(strangers.into_iter().map(|(span, reason)| ConfigError {
-            location: self.location(&span),
-            key: None,
-            reason,
-        }));
+        for (span, name) in strangers {
+            report.stranger(self.location(&span), &name);
+        }
     }
 
     fn given(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Given {
         let raw = Raw::from(value);
-        Given { key, typed: None, location: self.location(&raw.span), raw }
+        Given { key, typed: None, not_toml: None, location: self.location(&raw.span), raw }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     choice::JwtAlgorithm,
     fields::Fields,
     jwt_key::JwtKey,
-    value::{BadValue, Raw, Setting, Value, mismatch, quoted},
+    value::{BadValue, Faults, Raw, Setting, Value, mismatch, quoted},
 };
 
 const FIELDS: [&str; 6] = ["issuer", "audience", "algorithms", "orgs", "keys", "jwks"];
@@ -126,13 +126,14 @@ fn orgs(raw: &Raw) -> Result<OrgScope, BadValue> {
         names if names.contains(&"*") => {
             Err(BadValue::new("has \"*\" beside other names; it must stand alone"))
         }
-        names => names
-            .iter()
-            .map(|name| {
+        names => {
+            let mut faults = Faults::default();
+            let parse = |name: &str| {
                 OrgId::parse(name).map_err(|error| BadValue::new(format!("{}: {error}", quoted(name))))
-            })
-            .collect::<Result<_, _>>()
-            .map(OrgScope::Only),
+            };
+            let orgs = names.iter().filter_map(|name| faults.take(parse(name))).collect();
+            faults.joined().map_or(Ok(OrgScope::Only(orgs)), Err)
+        }
     }
 }
 
@@ -147,6 +148,60 @@ fn audiences(raw: &Raw) -> Result<Vec<String>, BadValue> {
     Ok(names)
 }
 
+fn missing(name: &str) -> BadValue {
+    BadValue::new(format!("an issuer has no `{name}`, which it must have"))
+}
+
+fn name(fields: &Fields<'_>) -> Result<String, BadValue> {
+    let name = fields.text("issuer")?.ok_or_else(|| missing("issuer"))?;
+    if name.is_empty() || name.len() > 1024 {
+        return Err(fields.fault("issuer", "must be 1 to 1024 bytes, exactly as tokens have it in `iss`"));
+    }
+    Ok(name)
+}
+
+fn algorithms(fields: &Fields<'_>) -> Result<Vec<JwtAlgorithm>, BadValue> {
+    let algorithms = fields.read::<Vec<JwtAlgorithm>>("algorithms")?.ok_or_else(|| missing("algorithms"))?;
+    if algorithms.is_empty() {
+        return Err(fields.fault("algorithms", "is empty, so that no token would be taken"));
+    }
+    Ok(algorithms)
+}
+
+fn keys(fields: &Fields<'_>) -> Result<IssuerKeys, BadValue> {
+    match (fields.read::<Vec<JwtKey>>("keys")?, fields.read::<JwksUrl>("jwks")?) {
+        (Some(keys), None) if keys.is_empty() => {
+            Err(fields.fault("keys", "is empty, so that no token would be taken"))
+        }
+        (Some(keys), None) => Ok(IssuerKeys::Listed(keys)),
+        (None, Some(url)) => Ok(IssuerKeys::Jwks(url)),
+        (Some(_), Some(_)) => {
+            Err(BadValue::new("an issuer has both `keys` and `jwks`; it must have one of them"))
+        }
+        (None, None) => {
+            Err(BadValue::new("an issuer has neither `keys` nor `jwks`; it must have one of them"))
+        }
+    }
+}
+
+/// Checks that the keys may be used with `algorithms`.
+fn fit(fields: &Fields<'_>, algorithms: &[JwtAlgorithm], keys: &IssuerKeys) -> Result<(), BadValue> {
+    match keys {
+        IssuerKeys::Listed(keys) => match keys.iter().find(|key| !algorithms.contains(&key.algorithm)) {
+            Some(key) => {
+                let word = key.algorithm.word();
+                Err(fields.fault("keys", format!("a key is for {word}, which `algorithms` does not list")))
+            }
+            None => Ok(()),
+        },
+        IssuerKeys::Jwks(_) if algorithms.contains(&JwtAlgorithm::Hs256) => {
+            let reason = "lists HS256, whose keys are secrets, and `jwks` is public";
+            Err(fields.fault("algorithms", reason))
+        }
+        IssuerKeys::Jwks(_) => Ok(()),
+    }
+}
+
 impl Setting for IssuerSettings {
     const SECRET: bool = true;
 
@@ -156,51 +211,29 @@ impl Setting for IssuerSettings {
 
     fn read(raw: &Raw) -> Result<Self, BadValue> {
         let fields = Fields::of::<Self>(raw, "an issuer", &FIELDS)?;
-        let missing = |name: &str| BadValue::new(format!("an issuer has no `{name}`, which it must have"));
-        let name = fields.text("issuer")?.ok_or_else(|| missing("issuer"))?;
-        if name.is_empty() || name.len() > 1024 {
-            return Err(fields.fault("issuer", "must be 1 to 1024 bytes, exactly as tokens have it in `iss`"));
-        }
+        let mut faults = Faults::default();
+        let name = faults.take(name(&fields));
         let audiences = match fields.raw("audience") {
-            None => Vec::new(),
-            Some(raw) => audiences(raw).map_err(|fault| fields.at("audience", fault))?,
+            None => Some(Vec::new()),
+            Some(raw) => faults.take(audiences(raw).map_err(|fault| fields.at("audience", fault))),
         };
-        let algorithms =
-            fields.read::<Vec<JwtAlgorithm>>("algorithms")?.ok_or_else(|| missing("algorithms"))?;
-        if algorithms.is_empty() {
-            return Err(fields.fault("algorithms", "is empty, so that no token would be taken"));
+        let algorithms = faults.take(algorithms(&fields));
+        let orgs = faults.take(
+            (fields.raw("orgs").ok_or_else(|| missing("orgs")))
+                .and_then(|scope| orgs(scope).map_err(|fault| fields.at("orgs", fault))),
+        );
+        let keys = faults.take(keys(&fields));
+        if let (Some(algorithms), Some(keys)) = (&algorithms, &keys)
+            && let Err(fault) = fit(&fields, algorithms, keys)
+        {
+            faults.add(fault);
         }
-        let scope = fields.raw("orgs").ok_or_else(|| missing("orgs"))?;
-        let orgs = orgs(scope).map_err(|fault| fields.at("orgs", fault))?;
-        let keys = match (fields.read::<Vec<JwtKey>>("keys")?, fields.read::<JwksUrl>("jwks")?) {
-            (Some(keys), None) => {
-                if keys.is_empty() {
-                    return Err(fields.fault("keys", "is empty, so that no token would be taken"));
-                }
-                if let Some(key) = keys.iter().find(|key| !algorithms.contains(&key.algorithm)) {
-                    let word = key.algorithm.word();
-                    return Err(fields
-                        .fault("keys", format!("a key is for {word}, which `algorithms` does not list")));
-                }
-                IssuerKeys::Listed(keys)
+        match (faults.joined(), name, audiences, algorithms, orgs, keys) {
+            (None, Some(name), Some(audiences), Some(algorithms), Some(orgs), Some(keys)) => {
+                Ok(Self { name, audiences, algorithms, orgs, keys })
             }
-            (None, Some(url)) => {
-                if algorithms.contains(&JwtAlgorithm::Hs256) {
-                    let reason = "lists HS256, whose keys are secrets, and `jwks` is public";
-                    return Err(fields.fault("algorithms", reason));
-                }
-                IssuerKeys::Jwks(url)
-            }
-            (Some(_), Some(_)) => {
-                return Err(BadValue::new("an issuer has both `keys` and `jwks`; it must have one of them"));
-            }
-            (None, None) => {
-                return Err(BadValue::new(
-                    "an issuer has neither `keys` nor `jwks`; it must have one of them",
-                ));
-            }
-        };
-        Ok(Self { name, audiences, algorithms, orgs, keys })
+            (fault, ..) => Err(fault.unwrap_or_else(|| unreachable!("a part that was not read has a fault"))),
+        }
     }
 
     fn show(&self) -> String {

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 use super::{
     choice::JwtAlgorithm,
     fields::{Fields, read_file},
-    value::{BadValue, Raw, Setting, quoted},
+    value::{BadValue, Faults, Raw, Setting, quoted},
 };
 use crate::config::{LONGEST_PEM, PublicKey};
 
@@ -95,6 +95,62 @@ fn secret(mut bytes: Vec<u8>, is_file: bool) -> Result<KeyMaterial, String> {
     Ok(KeyMaterial::Secret(Secret(bytes)))
 }
 
+fn kid(fields: &Fields<'_>) -> Result<Option<String>, BadValue> {
+    let kid = fields.text("kid")?;
+    if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > 128) {
+        return Err(fields.fault("kid", "must be 1 to 128 bytes"));
+    }
+    Ok(kid)
+}
+
+/// The field that holds the key.
+fn material_name(fields: &Fields<'_>) -> Result<&'static str, BadValue> {
+    let given: Vec<&str> = MATERIAL.into_iter().filter(|name| fields.raw(name).is_some()).collect();
+    match given.as_slice() {
+        [name] => Ok(name),
+        [] => Err(BadValue::new(
+            "a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must have one \
+             of them",
+        )),
+        [one, another, ..] => {
+            Err(BadValue::new(format!("a key has both `{one}` and `{another}`; it must have one of them")))
+        }
+    }
+}
+
+/// The key in the field `name`, and the file that it was read from.
+fn material(
+    fields: &Fields<'_>,
+    name: &str,
+    algorithm: JwtAlgorithm,
+) -> Result<(KeyMaterial, Option<PathBuf>), BadValue> {
+    let is_secret = name.starts_with("secret");
+    if is_secret != (algorithm == JwtAlgorithm::Hs256) {
+        let (word, right) = match algorithm {
+            JwtAlgorithm::Hs256 => ("HS256", "`secret` or `secret_file`; a public key needs `algorithm`"),
+            other => (other.word(), "`public_key` or `public_key_file`"),
+        };
+        return Err(fields.fault(name, format!("{word} takes {right}")));
+    }
+    let text = fields.text(name)?.unwrap_or_default();
+    let file = name.ends_with("_file").then(|| PathBuf::from(&text));
+    let bytes = match &file {
+        Some(path) => read_file(path, if is_secret { LONGEST_SECRET } else { LONGEST_PEM })
+            .map_err(|reason| fields.fault(name, reason))?,
+        None => text.into_bytes(),
+    };
+    let material = if is_secret {
+        secret(bytes, file.is_some())
+    } else {
+        let holds = |reason: String| match &file {
+            Some(path) => format!("{} {reason}", path.display()),
+            None => reason,
+        };
+        PublicKey::from_pem(algorithm, &bytes).map(KeyMaterial::Public).map_err(holds)
+    };
+    Ok((material.map_err(|reason| fields.fault(name, reason))?, file))
+}
+
 impl Setting for JwtKey {
     const SECRET: bool = true;
 
@@ -106,52 +162,21 @@ impl Setting for JwtKey {
 
     fn read(raw: &Raw) -> Result<Self, BadValue> {
         let fields = Fields::of::<Self>(raw, "a key", &FIELDS)?;
-        let kid = fields.text("kid")?;
-        if kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > 128) {
-            return Err(fields.fault("kid", "must be 1 to 128 bytes"));
-        }
-        let algorithm = fields.read("algorithm")?.unwrap_or(JwtAlgorithm::Hs256);
-        let given: Vec<&str> = MATERIAL.into_iter().filter(|name| fields.raw(name).is_some()).collect();
-        let name = match given.as_slice() {
-            [name] => *name,
-            [] => {
-                return Err(BadValue::new(
-                    "a key has none of `secret`, `secret_file`, `public_key` and `public_key_file`; it must \
-                     have one of them",
-                ));
+        let mut faults = Faults::default();
+        let kid = faults.take(kid(&fields));
+        let algorithm = faults.take(fields.read("algorithm"));
+        let name = faults.take(material_name(&fields));
+        let material = match (algorithm, name) {
+            (Some(algorithm), Some(name)) => {
+                let algorithm = algorithm.unwrap_or(JwtAlgorithm::Hs256);
+                faults.take(material(&fields, name, algorithm)).map(|material| (algorithm, material))
             }
-            [one, another, ..] => {
-                return Err(BadValue::new(format!(
-                    "a key has both `{one}` and `{another}`; it must have one of them"
-                )));
-            }
+            _ => None,
         };
-        let is_secret = name.starts_with("secret");
-        if is_secret != (algorithm == JwtAlgorithm::Hs256) {
-            let (word, right) = match algorithm {
-                JwtAlgorithm::Hs256 => ("HS256", "`secret` or `secret_file`; a public key needs `algorithm`"),
-                other => (other.word(), "`public_key` or `public_key_file`"),
-            };
-            return Err(fields.fault(name, format!("{word} takes {right}")));
+        match (kid, material) {
+            (Some(kid), Some((algorithm, (material, file)))) => Ok(Self { kid, algorithm, material, file }),
+            _ => Err(faults.joined().unwrap_or_else(|| unreachable!("a part that was not read has a fault"))),
         }
-        let text = fields.text(name)?.unwrap_or_default();
-        let file = name.ends_with("_file").then(|| PathBuf::from(&text));
-        let bytes = match &file {
-            Some(path) => read_file(path, if is_secret { LONGEST_SECRET } else { LONGEST_PEM })
-                .map_err(|reason| fields.fault(name, reason))?,
-            None => text.into_bytes(),
-        };
-        let material = if is_secret {
-            secret(bytes, file.is_some())
-        } else {
-            let holds = |reason: String| match &file {
-                Some(path) => format!("{} {reason}", path.display()),
-                None => reason,
-            };
-            PublicKey::from_pem(algorithm, &bytes).map(KeyMaterial::Public).map_err(holds)
-        };
-        let material = material.map_err(|reason| fields.fault(name, reason))?;
-        Ok(Self { kid, algorithm, material, file })
     }
 
     fn show(&self) -> String {

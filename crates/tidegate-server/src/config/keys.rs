@@ -108,7 +108,13 @@ sections! {
         /// The origins of web pages that may connect, such as `"https://app.example.com"`, exactly
         /// as browsers send them. The gateway's own origin always may. `"http://localhost:*"` stands for any
         /// port (also with `https`, 127.0.0.1 and `[::1]`): `tidegate dev` lists these six unless you list
-        /// others. In production, list no page of localhost.
+        /// others. In production, list no page of localhost. The pages of apps and extensions are listed in
+        /// the same way: `capacitor://localhost`, `ionic://`, `tauri://`, `app://`, `chrome-extension://`,
+        /// `moz-extension://` and `vscode-webview://`, each with its host. Two words stand for pages without an
+        /// origin of their own, and let in pages of **anybody**: `"null"` is sent by sandboxed frames and `data:`
+        /// pages, which any site can make, and by local files in most browsers; `"file://"` is sent by the local
+        /// files of some apps and WebViews. With them the token alone says who connects; a cookie is taken from
+        /// no such page.
         origins: Vec<Origin> = [], reread;
         /// The name of an HttpOnly cookie in which a reader's token may come, for pages that use the
         /// browser's own EventSource. It counts for SSE, history and cursors, and only for pages of
@@ -125,6 +131,9 @@ sections! {
         issuer: Option<String> = "", reread;
         /// The audience (`aud`) that tokens by `auth.keys` must name; `""` is for tokens that name none.
         audience: Option<String> = "", reread;
+        /// How far ahead a token's `exp` may be. A token that is valid for longer is refused: most often its
+        /// signer wrote `exp` in milliseconds, which makes it valid for 50,000 years.
+        max_token_life: Duration = "30d", reread;
         /// How far the signer's clock may differ, for `exp` and `nbf`. At most 5 minutes.
         leeway: Duration = "30s", reread;
     }
@@ -256,9 +265,13 @@ sections! {
         failed_auths_per_second: usize = 20, reread;
         /// Orgs that the node holds a log of at a time.
         orgs: usize = 20_000, restart;
-        /// Publish requests per second of one API key; a second's worth may come at once.
+        /// Publish requests per second of one API key to one org; a second's worth may come at once. A request
+        /// for several orgs counts once for each. If it is over the rate of one, that org's events are refused
+        /// and the others' are stored.
         publishes_per_second: usize = 20_000, reread;
-        /// Publish requests being answered at a time; one org gets at most half.
+        /// Publish requests being answered at a time; one org gets at most half. A request for several orgs
+        /// counts once for each, from when its body has been read. Until then it counts once, and one API key
+        /// gets at most half.
         publishes_in_flight: usize = 4096, restart;
         /// The bytes of events that wait for the log at a time.
         publish_queue_bytes: ByteSize = "64MiB", restart;
@@ -268,6 +281,8 @@ sections! {
         request_bytes: ByteSize = "4MiB", reread;
         /// Events in one publish request.
         events_per_batch: usize = 1000, restart;
+        /// Orgs in one publish request to `/v1/events`.
+        orgs_per_batch: usize = 100, reread;
         /// Users that one event may be targeted at.
         users_per_event: usize = 100, reread;
         /// How deep objects and arrays of an event may nest.
@@ -296,11 +311,16 @@ sections! {
         first_frame_timeout: Duration = "10s", reread;
         /// How long a request's body may take to arrive.
         request_timeout: Duration = "30s", reread;
-        /// How long a reader may take no byte although some wait for it (`slow_consumer`). After a SIGHUP a
-        /// longer time holds only for connections that come later.
+        /// How long a reader may take no byte although some wait for it (`slow_consumer`). The kernel ends a
+        /// connection whose peer acknowledges nothing for 5 s more, so a client that has vanished is gone
+        /// this long after the next ping. After a SIGHUP a longer time holds only for connections that come
+        /// later.
         write_timeout: Duration = "30s", reread;
-        /// How long an HTTP connection may be idle, without a request or stream.
-        idle_timeout: Duration = "75s", reread;
+        /// How long an HTTP connection may be idle, without a request or stream. Answers over HTTP/1.1 say
+        /// how long a client can rely on it, which is less by `limits.first_frame_timeout`
+        /// (`Keep-Alive: timeout=`). The default is longer than the pools of usual clients keep a
+        /// connection (Go 90 s, Caddy 120 s), so that they do not send into one that is being closed.
+        idle_timeout: Duration = "135s", reread;
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s", reread;
     }

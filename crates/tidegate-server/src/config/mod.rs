@@ -27,7 +27,7 @@ mod token_keys_tests;
 mod value;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -59,8 +59,8 @@ pub use sources::{Location, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};
 
 use file::FileText;
-use sources::Given;
-use value::{Raw, Setting};
+use sources::{Given, Report};
+use value::{BadValue, Raw, Setting};
 
 /// A fault in the configuration: the node does not start with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,25 +118,62 @@ impl Loaded {
     }
 }
 
+/// Sources as far as they can be read, with everything that is wrong with them.
+#[derive(Debug)]
+pub struct Examined {
+    /// The values; a key whose value could not be read has its default. `None` if nothing of the file is known.
+    loaded: Option<Loaded>,
+    unread: BTreeSet<&'static str>,
+    /// Values that cannot be read, and names that are no keys.
+    pub faults: Vec<ConfigError>,
+    /// Values that do not fit together, or do not fit this machine.
+    pub unfit: Vec<ConfigError>,
+}
+
+impl Examined {
+    /// The values, if those of `keys` are known.
+    pub fn known(&self, keys: &[ConfigKey]) -> Option<&Loaded> {
+        self.loaded.as_ref().filter(|_| keys.iter().all(|key| !self.unread.contains(key.name())))
+    }
+
+    /// What is valid, and still deserves a look.
+    pub fn warnings(&self) -> Vec<ConfigError> {
+        self.loaded.as_ref().map_or_else(Vec::new, |loaded| check::warnings(loaded, &self.unread))
+    }
+}
+
+/// What is valid in a configuration, and still deserves a look.
+pub fn warnings(loaded: &Loaded) -> Vec<ConfigError> {
+    check::warnings(loaded, &BTreeSet::new())
+}
+
+/// Reads `sources` and finds everything that is wrong, touching nothing but the files that they name.
+pub fn examine(sources: &Sources) -> Examined {
+    let mut reader = LastWins::over(sources);
+    let config = Config::read(&mut reader);
+    let LastWins { given, report, .. } = reader;
+    let locations = given.into_iter().map(|(key, given)| (key, given.location)).collect();
+    let loaded = config.filter(|_| !report.file_is_unread).map(|config| Loaded { config, locations });
+    let unfit = loaded.as_ref().map_or_else(Vec::new, |loaded| check::relations(loaded, &report.unread));
+    Examined { loaded, unread: report.unread, faults: report.errors, unfit }
+}
+
 /// Reads `sources` and checks the whole, touching nothing but the files that it names.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     let (loaded, unfit) = read(sources)?;
     if unfit.is_empty() { Ok(loaded) } else { Err(ConfigErrors(unfit)) }
 }
 
-/// Reads `sources`, and lists what does not fit together in them. For showing only.
+/// Reads `sources`, and lists what does not fit together in them. For showing only. If a value cannot be
+/// read, everything that is wrong is an error.
 pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigErrors> {
-    let mut reader = LastWins::over(sources);
-    let config = Config::read(&mut reader);
-    let LastWins { given, errors, .. } = reader;
-    match config {
-        Some(config) if errors.is_empty() => {
-            let locations = given.into_iter().map(|(key, given)| (key, given.location)).collect();
-            let loaded = Loaded { config, locations };
-            let unfit = check::relations(&loaded);
-            Ok((loaded, unfit))
+    let Examined { loaded, mut faults, unfit, .. } = examine(sources);
+    match loaded {
+        Some(loaded) if faults.is_empty() => Ok((loaded, unfit)),
+        _ => {
+            faults.extend(unfit);
+            Err(ConfigErrors(faults))
         }
-        _ => Err(ConfigErrors(errors)),
     }
 }
 
@@ -152,8 +189,8 @@ pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
     let dir = reader.read::<PathBuf>(dir.name(), default(dir));
     let file = reader.read::<Option<PathBuf>>(file.name(), default(file));
     match (dir, file) {
-        (Some(dir), Some(file)) if reader.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
-        _ => Err(ConfigErrors(reader.errors)),
+        (Some(dir), Some(file)) if reader.report.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
+        _ => Err(ConfigErrors(reader.report.errors)),
     }
 }
 
@@ -204,43 +241,54 @@ impl Config {
 struct LastWins {
     given: BTreeMap<&'static str, Given>,
     file: Option<FileText>,
-    errors: Vec<ConfigError>,
+    report: Report,
 }
 
 impl LastWins {
     fn over(sources: &Sources) -> Self {
-        let mut errors = Vec::new();
-        let (given, file) = sources.collect(&mut errors);
-        Self { given: given.into_iter().map(|given| (given.key, given)).collect(), file, errors }
+        let mut report = Report::default();
+        let (given, file) = sources.collect(&mut report);
+        Self { given: given.into_iter().map(|given| (given.key, given)).collect(), file, report }
+    }
+
+    fn default<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T> {
+        match Raw::parse(default).ok().map(|raw| T::read(&raw)) {
+            Some(Ok(value)) => Some(value),
+            // A test reads every default, so this is for whoever adds a key.
+            _ => {
+                let reason = format!("the default {default} does not fit its type");
+                self.report.value(Location::Default, key, reason);
+                None
+            }
+        }
     }
 }
 
 impl define::KeyReader for LastWins {
     fn read<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T> {
-        let Some(given) = self.given.get(key) else {
-            return match Raw::parse(default).ok().map(|raw| T::read(&raw)) {
-                Some(Ok(value)) => Some(value),
-                // A test reads every default, so this is for whoever adds a key.
-                _ => {
-                    let reason = format!("the default {default} does not fit its type");
-                    self.errors.push(ConfigError { location: Location::Default, key: Some(key), reason });
-                    None
-                }
-            };
-        };
-        let fault = match T::read(&given.raw) {
-            Ok(value) => return Some(value),
-            Err(fault) => fault,
+        let Some(given) = self.given.get(key) else { return self.default(key, default) };
+        let fault = match (T::read(&given.raw), &given.not_toml) {
+            (Ok(value), None) => return Some(value),
+            (Ok(value), Some(_)) if !T::ANY_TEXT => return Some(value),
+            (Ok(_), Some(not_toml)) => BadValue::new(not_toml),
+            (Err(fault), Some(not_toml)) => {
+                BadValue::new(format!("{not_toml}; taken as text, {}", fault.reason))
+            }
+            (Err(fault), None) => fault,
         };
         // `--set auth.audience=2026` is a number in TOML, but was meant as text.
-        if let Some(value) = given.typed.as_ref().and_then(|text| T::read(&Raw::text(text)).ok()) {
+        let text = given.typed.as_ref().filter(|_| given.not_toml.is_none());
+        if let Some(value) = text.and_then(|text| T::read(&Raw::text(text)).ok()) {
             return Some(value);
         }
-        let location = match (&given.location, &fault.span, &self.file) {
-            (Location::File { .. }, Some(span), Some(file)) => file.location(span),
-            (location, ..) => location.clone(),
-        };
-        self.errors.push(ConfigError { location, key: Some(key), reason: fault.reason });
-        None
+        for fault in fault.each() {
+            let location = match (&given.location, &fault.span, &self.file) {
+                (Location::File { .. }, Some(span), Some(file)) => file.location(span),
+                (location, ..) => location.clone(),
+            };
+            self.report.value(location, key, fault.reason);
+        }
+        // So that what the other keys have to fit is checked too.
+        self.default(key, default)
     }
 }

@@ -74,14 +74,16 @@ Values come from these sources, in this order; a later one wins:
 4. `--set limits.connections_per_user=20`, as often as needed,
 5. flags of their own, such as `--listen`.
 
-In the environment and in `--set` a value is TOML; a bare word is text. A list is given as a whole:
+In the environment and in `--set` a value is TOML; a bare word is text, and so is an address
+(`--set listen.admin=[::1]:8081`). A list is given as a whole:
 `--set 'auth.origins=["https://app.example.com"]'`.
 
 Times are texts with a unit (`ms`, `s`, `m`, `h`, `d`, largest first: `"1h30m"`), and so are sizes (`B`,
 `KiB`, `MiB`, `GiB`). Everything is checked before a port is bound. Unknown keys are refused, and each
-fault is reported with its file, line and column, its environment variable or its flag. `tidegate config
-check` only does this check (exit code 2 if something is wrong); `tidegate config print` shows every
-value and where it came from, without secrets.
+fault is reported with its file, line and column, its environment variable or its flag, all of them at
+once. `tidegate config check` does this check (exit code 2 if something is wrong), and says what else a
+start would refuse or a careful operator would not do; `tidegate config print` shows every value and where
+it came from, without secrets.
 
 On SIGHUP, `tidegate serve` reads the same sources again (the file, its own environment, its flags), and
 the files of keys that they name. The keys that are marked below as reread are taken over: all of them, or

@@ -1,6 +1,8 @@
 //! A configuration that is read again while its node runs: which keys follow, and which wait for a
 //! restart.
 
+use std::collections::BTreeSet;
+
 use super::{
     ConfigErrors, Loaded, check,
     define::{Change, KeyInfo},
@@ -35,7 +37,7 @@ pub fn reread(sources: &Sources, running: &Loaded) -> Result<Reread, ConfigError
     }
     loaded.config.take_over(read.config);
     // New bounds must also fit those that stay as they are.
-    let unfit = check::relations(&loaded);
+    let unfit = check::relations(&loaded, &BTreeSet::new());
     if unfit.is_empty() {
         Ok(Reread { loaded, changed: names(changed), waiting: names(waiting) })
     } else {

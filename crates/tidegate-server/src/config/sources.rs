@@ -1,9 +1,9 @@
 //! Where values come from: the file, the environment, `--set`, dedicated flags; in that order, the
 //! later one winning. Each value keeps its location, so that a fault can name it.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use tidegate_core::closest::did_you_mean;
+use tidegate_core::closest::closest;
 
 use super::{
     ConfigError,
@@ -56,7 +56,40 @@ pub(super) struct Given {
     pub(super) raw: Raw,
     /// The text as it was typed, for sources that need no quotes around text.
     pub(super) typed: Option<String>,
+    /// Why the text is not TOML, if it opens like a list, a table or a quoted text. Only a key that takes
+    /// such a text (an address like `[::1]:8080`) takes it nevertheless.
+    pub(super) not_toml: Option<String>,
     pub(super) location: Location,
+}
+
+/// What is wrong with the sources, and what is not known because of it.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) errors: Vec<ConfigError>,
+    /// Keys whose values are not known: they are faulty, or misspelt. Their relations to others are not
+    /// checked.
+    pub(super) unread: BTreeSet<&'static str>,
+    /// Whether the file could not be read as TOML, so that nothing of it is known.
+    pub(super) file_is_unread: bool,
+}
+
+impl Report {
+    /// A fault of no key.
+    pub(super) fn fault(&mut self, location: Location, reason: String) {
+        self.errors.push(ConfigError { location, key: None, reason });
+    }
+
+    /// A fault of the value of `key`.
+    pub(super) fn value(&mut self, location: Location, key: &'static str, reason: String) {
+        self.unread.insert(key);
+        self.errors.push(ConfigError { location, key: Some(key), reason });
+    }
+
+    /// A name that is no key.
+    pub(super) fn stranger(&mut self, location: Location, name: &str) {
+        self.unread.extend(closest_key(name));
+        self.fault(location, unknown(name));
+    }
 }
 
 /// Everything that a configuration is read from.
@@ -112,39 +145,38 @@ impl Sources {
     }
 
     /// All values in order, the later one winning.
-    pub(super) fn collect(&self, errors: &mut Vec<ConfigError>) -> (Vec<Given>, Option<FileText>) {
+    pub(super) fn collect(&self, report: &mut Report) -> (Vec<Given>, Option<FileText>) {
         let mut given = Vec::new();
         for (name, key, value) in &self.command {
-            given.extend(typed(key, value, Location::Command(name), errors));
+            given.extend(typed(key, value, Location::Command(name), report));
         }
-        let file = self.file.as_ref().and_then(|path| FileText::read(path.clone(), errors));
+        let file = self.file.as_ref().and_then(|path| FileText::read(path.clone(), report));
         if let Some(file) = &file {
-            file.collect(&mut given, errors);
+            file.collect(&mut given, report);
         }
         let mut variables: Vec<_> =
             self.environment.iter().filter_map(|(n, v)| Some((n, key_of(n)?, v))).collect();
         variables.sort();
         for (name, key, value) in variables {
-            given.extend(typed(&key, value, Location::Environment(name.clone()), errors));
+            given.extend(typed(&key, value, Location::Environment(name.clone()), report));
         }
         for name in self.unreadable.iter().filter(|name| key_of(name).is_some()) {
-            let location = Location::Environment(name.clone());
-            errors.push(ConfigError { location, key: None, reason: "its value is not UTF-8".to_owned() });
+            report.unread.extend(key_of(name).and_then(|key| closest_key(&key)));
+            report.fault(Location::Environment(name.clone()), "its value is not UTF-8".to_owned());
         }
         for set in &self.sets {
             match set.split_once('=') {
                 Some((key, value)) => {
-                    given.extend(typed(key.trim(), value, Location::Set(key.trim().to_owned()), errors));
+                    given.extend(typed(key.trim(), value, Location::Set(key.trim().to_owned()), report));
                 }
-                None => errors.push(ConfigError {
-                    location: Location::Set(set.clone()),
-                    key: None,
-                    reason: "must be key=value, such as limits.connections_per_user=1000".to_owned(),
-                }),
+                None => report.fault(
+                    Location::Set(set.clone()),
+                    "must be key=value, such as limits.connections_per_user=1000".to_owned(),
+                ),
             }
         }
         for (flag, key, value) in &self.flags {
-            given.extend(typed(key, value, Location::Flag(flag), errors));
+            given.extend(typed(key, value, Location::Flag(flag), report));
         }
         (given, file)
     }
@@ -161,11 +193,16 @@ pub(super) fn known(name: &str) -> Option<&'static str> {
     KEYS.iter().map(|key| key.name).find(|key| *key == name)
 }
 
-pub(super) fn unknown(name: &str) -> String {
+fn closest_key(name: &str) -> Option<&'static str> {
+    closest(name, KEYS.iter().map(|key| key.name))
+}
+
+fn unknown(name: &str) -> String {
     if SECTIONS.iter().any(|section| section.name == name) {
         return format!("`{name}` is a section; a key of it must be named, such as `{}`", first_of(name));
     }
-    format!("there is no key `{name}`{}", did_you_mean(name, KEYS.iter().map(|key| key.name)))
+    let hint = closest_key(name).map_or_else(String::new, |key| format!("; did you mean `{key}`?"));
+    format!("there is no key `{name}`{hint}")
 }
 
 fn first_of(section: &str) -> &'static str {
@@ -173,22 +210,19 @@ fn first_of(section: &str) -> &'static str {
 }
 
 /// A value that was typed in a shell, where quotes are a nuisance: TOML if it is TOML, else text.
-fn typed(name: &str, text: &str, location: Location, errors: &mut Vec<ConfigError>) -> Option<Given> {
+fn typed(name: &str, text: &str, location: Location, report: &mut Report) -> Option<Given> {
     let Some(key) = known(name) else {
-        errors.push(ConfigError { location, key: None, reason: unknown(name) });
+        report.stranger(location, name);
         return None;
     };
-    let raw = match Raw::parse(text) {
-        Ok(raw) => raw,
-        // Text that opens like a list, a table or a quoted text was meant to be one.
-        Err(error) if text.trim_start().starts_with(['[', '{', '"', '\'']) => {
-            let reason = format!("not TOML: {}", one_line(error.message()));
-            errors.push(ConfigError { location, key: Some(key), reason });
-            return None;
+    let opens_toml = text.trim_start().starts_with(['[', '{', '"', '\'']);
+    let (raw, not_toml) = match Raw::parse(text) {
+        Ok(raw) => (raw, None),
+        Err(error) => {
+            (Raw::text(text), opens_toml.then(|| format!("not TOML: {}", one_line(error.message()))))
         }
-        Err(_) => Raw::text(text),
     };
-    Some(Given { key, raw, typed: Some(text.to_owned()), location })
+    Some(Given { key, raw, typed: Some(text.to_owned()), not_toml, location })
 }
 
 pub(super) fn one_line(message: &str) -> String {

@@ -265,7 +265,16 @@ fn origins_are_what_browsers_send() {
         "https://a.example:99999",
         "ftp://a.example",
         "https://",
-        "null",
+        "NULL",
+        "file:///",
+        "file://a",
+        "capacitor://",
+        "capacitor://localhost/",
+        "Capacitor://localhost",
+        "capacitor://u@localhost",
+        "app://a b",
+        "https://A_b.example",
+        "extension://abc",
         "https://a.example:",
         "http://[::g]",
         "https://u@a.example",
@@ -294,6 +303,18 @@ fn origins_are_what_browsers_send() {
         "http://[::1]:1",
         "http://localhost:*",
         "https://[::1]:*",
+        "https://my_app.example",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "tauri://localhost",
+        "app://.",
+        "app://obsidian.md",
+        "app://bundle:8080",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "moz-extension://0c3ac5a4-1234-4321-8888-000000000000",
+        "vscode-webview://1Ab2_c-3",
+        "null",
+        "file://",
     ] {
         assert_eq!(given("", &[], &[&format!("auth.origins=[\"{good}\"]")]).said(), "good");
     }
@@ -518,6 +539,107 @@ fn all_faults_are_found_in_one_go() {
             "c.toml:5:8"
         ]
     );
+}
+
+#[test]
+fn every_item_of_every_list_is_reported_in_one_go() {
+    let origin = "must be an origin as browsers send it";
+    let said = given(
+        "[auth]\norigins = [\"*\",\n  \"https://ok.example\",\n  \"null/\"]\n[[auth.keys]]\nsecret = \"short\"\nkid = \"\"\n\
+         [[auth.keys]]\nsecre = \"x\"\nkidd = \"x\"\n\
+         [[auth.issuers]]\nissuer = \"\"\nalgorithms = [\"none\", \"RS999\"]\norgs = [\"a b\", \"c d\"]\njwks = \"http://id.example/\"\n",
+        &[],
+        &["listen.trusted_proxies=[\"all\", \"none\"]"],
+    )
+    .said();
+    let lines: Vec<&str> = said.lines().collect();
+    for (place, words) in [
+        ("--set listen.trusted_proxies", "\"all\" must be an address or a network"),
+        ("--set listen.trusted_proxies", "\"none\" must be an address or a network"),
+        ("c.toml:2:12", origin),
+        ("c.toml:4:3", origin),
+        ("c.toml:6:10", "the secret has 5 bytes"),
+        ("c.toml:7:7", "`kid`: must be 1 to 128 bytes"),
+        ("c.toml:9:1", "a key has no field \"secre\"; did you mean `secret`?"),
+        ("c.toml:10:1", "a key has no field \"kidd\"; did you mean `kid`?"),
+        ("c.toml:12:10", "`issuer`: must be 1 to 1024 bytes"),
+        ("c.toml:13:15", "`algorithms`: \"none\" must be"),
+        ("c.toml:13:23", "`algorithms`: \"RS999\" must be"),
+        ("c.toml:14:8", "`orgs`: \"a b\""),
+        ("c.toml:14:8", "`orgs`: \"c d\""),
+        ("c.toml:15:8", "`jwks`: must be https"),
+    ] {
+        let is_said = |line: &&&str| line.starts_with(&format!("{place}: ")) && line.contains(words);
+        assert!(lines.iter().any(|line| is_said(&line)), "{place}: {words}, in:\n{said}");
+    }
+    assert_eq!(lines.len(), 14, "{said}");
+}
+
+#[test]
+fn relations_are_checked_beside_other_faults_and_not_for_keys_that_are_not_known() {
+    let given = given(
+        "[limits]\norgs = 0\nevent_bytes = \"8MiB\"\nconnections_per_org = \"many\"\nconnections_per_user = 30_000\n\
+         [ping]\ntimeout = \"30s\"\n[log]\nretenton = \"48h\"\n[dedup]\nwindow = \"25h\"\n[tail]\nwindow = \"26h\"\n",
+        &[],
+        &["auth.keys=[{}]"],
+    );
+    let said = given.said();
+    let keys: Vec<&str> = said
+        .lines()
+        .map(|line| line.split(": ").nth(1).unwrap_or_default().split(';').next().unwrap_or_default())
+        .collect();
+    // Whether log.retention is less than dedup.window is not known, nor whether auth.keys is empty.
+    assert_eq!(
+        keys,
+        [
+            "there is no key `log.retenton`",
+            "auth.keys",
+            "limits.connections_per_org",
+            "limits.orgs",
+            "ping.timeout",
+            "limits.request_bytes"
+        ],
+        "{said}"
+    );
+}
+
+#[test]
+fn a_text_that_opens_like_toml_is_text_where_the_key_takes_it() {
+    let config = given("", &[("TIDEGATE_LISTEN__PUBLIC", "[::1]:8080")], &["listen.admin=[::1]:0"]).config();
+    assert_eq!(config.listen.admin.to_string(), "[::1]:0");
+    assert_eq!(config.listen.public.to_string(), "[::1]:8080");
+    let said = given("", &[], &["listen.admin=[::1]"]).said();
+    assert!(said.contains("taken as text, \"[::1]\" must be an IP address and port such as"), "{said}");
+    // Any text could be an audience or a path, so these are slips.
+    for slip in ["auth.audience=[\"a\"", "auth.audience=\"a", "log.dir={data", "auth.audience=[a]"] {
+        let said = given("", &[], &[slip]).said();
+        assert!(said.contains(": not TOML: "), "{slip}: {said}");
+    }
+}
+
+#[test]
+fn what_is_valid_and_risky_is_a_warning() {
+    let warned = |sets: &[&str]| -> Vec<String> {
+        let loaded = load(&given("", &[], sets).sources).expect("valid");
+        let all = warnings(&loaded).into_iter().map(|warning| warning.to_string());
+        // How many files a process may open depends on the machine.
+        all.filter(|warning| !warning.contains("open files")).collect()
+    };
+    assert_eq!(warned(&[]), [""; 0]);
+    assert_eq!(warned(&["listen.admin=[::1]:0", "listen.trusted_proxies=[\"10.0.0.0/8\"]"]), [""; 0]);
+    for admin in ["0.0.0.0:8081", "[::]:8081", "192.0.2.1:8081"] {
+        let said = warned(&[&format!("listen.admin={admin}")]).join("\n");
+        assert!(
+            said.starts_with(&format!(
+                "--set listen.admin: listen.admin: other machines can reach \"{admin}\""
+            )),
+            "{said}"
+        );
+    }
+    for all in ["\"0.0.0.0/0\"", "\"::/0\"", "\"0.0.0.0/1\", \"128.0.0.0/1\""] {
+        let said = warned(&[&format!("listen.trusted_proxies=[{all}]")]).join("\n");
+        assert!(said.contains("listen.trusted_proxies: every client counts as a proxy"), "{said}");
+    }
 }
 
 #[test]

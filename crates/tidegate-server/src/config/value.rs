@@ -13,12 +13,54 @@ pub struct BadValue {
     pub span: Option<Range<usize>>,
     /// The rest of a sentence: `must be ...`.
     pub reason: String,
+    /// Further faults of a list or a table, which reports those of all its parts at once.
+    pub others: Vec<BadValue>,
 }
 
 impl BadValue {
     /// A fault of the whole value.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { span: None, reason: reason.into() }
+        Self { span: None, reason: reason.into(), others: Vec::new() }
+    }
+
+    /// Every fault, alone.
+    pub fn each(mut self) -> Vec<Self> {
+        let others = std::mem::take(&mut self.others);
+        std::iter::once(self).chain(others.into_iter().flat_map(Self::each)).collect()
+    }
+
+    /// The same faults, each changed by `change`.
+    pub(super) fn map(self, change: impl Fn(Self) -> Self) -> Self {
+        let mut faults = Faults(self.each().into_iter().map(change).collect());
+        faults.joined().unwrap_or_else(|| unreachable!("there is one fault at least"))
+    }
+
+    /// The same faults; those without a place of their own are at `span`.
+    pub(super) fn at(self, span: &Range<usize>) -> Self {
+        self.map(|fault| Self { span: fault.span.or_else(|| Some(span.clone())), ..fault })
+    }
+}
+
+/// Collects the faults of the parts of a value, so that all of them are reported at once.
+#[derive(Default)]
+pub(super) struct Faults(Vec<BadValue>);
+
+impl Faults {
+    /// The part that was read; `None` if it is faulty.
+    pub(super) fn take<T>(&mut self, read: Result<T, BadValue>) -> Option<T> {
+        read.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    /// Adds a fault.
+    pub(super) fn add(&mut self, fault: BadValue) {
+        self.0.push(fault);
+    }
+
+    /// The faults as one; `None` if there are none.
+    pub(super) fn joined(&mut self) -> Option<BadValue> {
+        let mut faults = std::mem::take(&mut self.0).into_iter().flat_map(BadValue::each);
+        let first = faults.next()?;
+        Some(BadValue { others: faults.collect(), ..first })
     }
 }
 
@@ -26,6 +68,8 @@ impl BadValue {
 pub trait Setting: Sized {
     /// Whether a value may be or hold a secret.
     const SECRET: bool = false;
+    /// Whether any text is a value. If it opens like a list or a table and is none, it is a slip.
+    const ANY_TEXT: bool = false;
 
     /// What values it takes, to stand after "must be".
     fn kind() -> String;
@@ -121,6 +165,8 @@ macro_rules! names {
 names! { OrgId: "an org", ServiceName: "a service" }
 
 impl Setting for String {
+    const ANY_TEXT: bool = true;
+
     fn kind() -> String {
         "text in quotes".to_owned()
     }
@@ -138,6 +184,8 @@ impl Setting for String {
 }
 
 impl Setting for PathBuf {
+    const ANY_TEXT: bool = true;
+
     fn kind() -> String {
         "a path in quotes".to_owned()
     }
@@ -156,6 +204,7 @@ impl Setting for PathBuf {
 
 impl<T: Setting> Setting for Option<T> {
     const SECRET: bool = T::SECRET;
+    const ANY_TEXT: bool = T::ANY_TEXT;
 
     fn kind() -> String {
         format!("{}, or \"\" for none", T::kind())
@@ -184,15 +233,10 @@ impl<T: Setting> Setting for Vec<T> {
         let Value::List(items) = &raw.value else {
             return Err(mismatch::<Self>(raw));
         };
-        items
-            .iter()
-            .map(|item| {
-                T::read(item).map_err(|fault| BadValue {
-                    span: fault.span.or_else(|| Some(item.span.clone())),
-                    ..fault
-                })
-            })
-            .collect()
+        let mut faults = Faults::default();
+        let read = |item: &Raw| T::read(item).map_err(|fault| fault.at(&item.span));
+        let values = items.iter().filter_map(|item| faults.take(read(item))).collect();
+        faults.joined().map_or(Ok(values), Err)
     }
 
     fn show(&self) -> String {

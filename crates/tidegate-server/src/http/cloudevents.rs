@@ -2,12 +2,9 @@
 //! 3), and the answer to them. For `publish`.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use tidegate_core::{
-    NewEvent,
-    publish::{
-        Fault, PublishError,
-        cloudevents::{Headers, Mode, is_meant_as_users},
-    },
+use tidegate_core::publish::{
+    Fault, Part, PublishError,
+    cloudevents::{Headers, Mode, is_meant_as_users},
 };
 use tidegate_protocol::{Code, Cursor, Refusal};
 
@@ -44,7 +41,7 @@ fn attributes(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
 
 /// Refuses events whose body is for everybody if a header names users. The specification requires all
 /// attributes in the body too (section 3.2.3); for this one the gateway checks it.
-pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) -> Result<(), PublishError> {
+pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, parts: &[Part]) -> Result<(), PublishError> {
     let at = |index| match mode {
         Mode::Structured => Some("/users".to_owned()),
         Mode::Batch => Some(format!("/{index}/users")),
@@ -53,7 +50,9 @@ pub fn check_users(headers: &HeaderMap, mode: &Mode<'_>, events: &[NewEvent]) ->
     let Some((name, _)) = attributes(headers).find(|(name, _)| is_meant_as_users(name)) else {
         return Ok(());
     };
-    let Some(pointer) = events.iter().position(|event| event.users.is_none()).and_then(at) else {
+    let of_all = parts.iter().flat_map(|part| part.events.iter().zip(&part.places));
+    let for_everybody = of_all.filter(|(event, _)| event.users.is_none()).map(|(_, place)| *place);
+    let Some(pointer) = for_everybody.min().and_then(at) else {
         return Ok(());
     };
     let detail = format!("the header ce-{name} is set, but the body has no users; only the body counts");

@@ -1,21 +1,21 @@
 //! One connection of the public listener: HTTP/1.1, or HTTP/2 if the client begins with it. The socket below
 //! it has timeouts.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request, Version, header, header::Entry};
 use http_body_util::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_protocol::Code;
 use tokio::net::TcpStream;
 
-use super::{answer, http2};
+use super::{answer, http1_body::Http1Body, http2};
 use crate::{
     config::{ConfigKey, LimitSettings, config_key},
     metrics::Operation,
     transport::guarded::{Guarded, RequestState, Slow, Timeouts},
-    worker::{Accepted, Peer, Worker},
+    worker::{Accepted, Peer, Worker, timers},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
@@ -56,7 +56,7 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state)).await,
         Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, state)).await,
         Ok(Err(error)) => {
-            if Slow::cause_of(&error).is_some() {
+            if Slow::cause_of(&error) == Some(Slow::Head) {
                 node.metrics.refusal(config_key!(limits.first_frame_timeout));
             }
             tracing::debug!(%error, peer = %peer.address, "end a connection that has sent no request");
@@ -70,25 +70,36 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
 
 async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
     let mut builder = http1::Builder::new();
-    {
+    let keep_alive = {
         let limits = &worker.node.config().limits;
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes.bytes())
             .max_headers(limits.headers);
-    }
+        keep_alive(limits)
+    };
     let (address, bodies) = (peer.address, peer.bodies.clone());
     let service = hyper::service::service_fn({
         let (worker, state) = (worker.clone(), state.clone());
         move |request: Request<hyper::body::Incoming>| {
             state.asked();
-            let answered = answer(worker.clone(), peer.clone(), request.map(Either::Left));
-            let state = state.clone();
+            let hint = keep_alive.clone().filter(|_| keeps(&request));
+            let is_read = Rc::<Cell<bool>>::default();
+            let request = request.map(|body| Either::Left(Http1Body::new(body, is_read.clone())));
+            let answered = answer(worker.clone(), peer.clone(), request);
+            let (state, node) = (state.clone(), worker.node.clone());
             async move {
-                let answered = answered.await;
+                let Ok(mut answered) = answered.await;
                 state.answered();
-                answered
+                // Answers that end the connection, or switch it, say so themselves.
+                if let Some(hint) = hint.filter(|_| is_read.get() && !node.is_draining())
+                    && let Entry::Vacant(connection) = answered.headers_mut().entry(header::CONNECTION)
+                {
+                    connection.insert(HeaderValue::from_static("keep-alive"));
+                    answered.headers_mut().insert("keep-alive", hint);
+                }
+                Ok::<_, Infallible>(answered)
             }
         }
     });
@@ -109,7 +120,15 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
         }
     };
     if let Err(error) = ended {
-        if let Some(limit) = bound_of(&error, &state, &worker.node.config().limits) {
+        let limit = bound_of(&error, &state, &worker.node.config().limits);
+        // If the answer is a stream, its reader counts the end.
+        let reason = match state.passed() {
+            Some(Slow::Answer) => Some(timers::stalled()),
+            Some(Slow::Vanished) => Some(timers::vanished()),
+            Some(Slow::Head) | None => None,
+        };
+        let is_counted = reason.is_some_and(|reason| bodies.end(&reason) > 0);
+        if let Some(limit) = limit.filter(|_| !is_counted) {
             worker.node.metrics.refusal(limit);
         }
         if error.is_parse() {
@@ -124,6 +143,23 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     }
 }
 
+/// How long a client may keep an idle connection and still be sure that its next request is served
+/// (`Keep-Alive: timeout=`, RFC 2068, section 19.7.1.1), in whole seconds; `None` if there is no such time. A
+/// request that begins within it has all of `limits.first_frame_timeout` for its head before the connection
+/// closes.
+fn keep_alive(limits: &LimitSettings) -> Option<HeaderValue> {
+    let seconds = limits.idle_timeout.saturating_sub(limits.first_frame_timeout).as_secs();
+    let hint = (seconds > 0).then(|| format!("timeout={seconds}"));
+    hint.and_then(|hint| HeaderValue::try_from(hint).ok())
+}
+
+/// Whether the client keeps the connection after this request.
+fn keeps(request: &Request<hyper::body::Incoming>) -> bool {
+    let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut options = values.flat_map(|value| value.split(',')).map(str::trim);
+    request.version() == Version::HTTP_11 && !options.any(|option| option.eq_ignore_ascii_case("close"))
+}
+
 /// The key of the limit that ended the connection, if one did. Counted here because hyper answers these
 /// itself, or no peer is left to answer.
 fn bound_of(error: &hyper::Error, state: &RequestState, limits: &LimitSettings) -> Option<ConfigKey> {
@@ -136,6 +172,6 @@ fn bound_of(error: &hyper::Error, state: &RequestState, limits: &LimitSettings) 
     }
     match Slow::cause_of(error)? {
         Slow::Head => Some(config_key!(limits.first_frame_timeout)),
-        Slow::Answer => Some(config_key!(limits.write_timeout)),
+        Slow::Answer | Slow::Vanished => Some(config_key!(limits.write_timeout)),
     }
 }

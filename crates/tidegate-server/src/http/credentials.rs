@@ -71,9 +71,27 @@ pub fn of_stream<B>(node: &Node, request: &Request<B>, query: &Query) -> Result<
         return Ok(Token { text: token.to_owned(), source: TokenSource::Address });
     }
     by_cookie(node, request)?.ok_or_else(|| {
-        let message = "read with Authorization: Bearer <token>, or ?access_token= if you cannot set headers";
-        Refusal::new(Code::Unauthorized, message)
+        let ways = "read with Authorization: Bearer <token>, or ?access_token= if you cannot set headers";
+        no_token(node, request, ways)
     })
+}
+
+/// The refusal of a request without a token; `ways` are those that need no configuration. If a cookie could have
+/// brought one, it says what keeps browsers from sending cookies.
+fn no_token<B>(node: &Node, request: &Request<B>, ways: &str) -> Refusal {
+    let config = node.config();
+    let Some(name) = &config.auth.cookie else { return Refusal::new(Code::Unauthorized, ways) };
+    let came = match request.headers().contains_key(header::COOKIE) {
+        true => "the request has cookies, but none of that name",
+        false => "the request has no cookie",
+    };
+    let message = format!(
+        "no token: {ways}, or with the cookie {} (auth.cookie); {came}. A page of another origin must ask the \
+         browser to send it (`withCredentials: true` of EventSource, `credentials: \"include\"` of fetch), and a \
+         page of another site gets it only if it was set with SameSite=None and Secure",
+        name.as_str()
+    );
+    Refusal::new(Code::Unauthorized, message)
 }
 
 /// The token of a request for history or a cursor: from the header, else the cookie.
@@ -82,7 +100,7 @@ pub fn of_page<B>(node: &Node, request: &Request<B>) -> Result<Token, Refusal> {
         return Ok(Token { text: token.to_owned(), source: TokenSource::Header });
     }
     by_cookie(node, request)?
-        .ok_or_else(|| Refusal::new(Code::Unauthorized, "read with Authorization: Bearer <token>"))
+        .ok_or_else(|| no_token(node, request, "read with Authorization: Bearer <token>"))
 }
 
 /// The token in the cookie that `auth.cookie` names. A browser adds its cookies to every request that any
@@ -106,6 +124,10 @@ fn prove_page<B>(node: &Node, request: &Request<B>) -> Result<(), Refusal> {
              same-origin); use Authorization: Bearer <token>"
         }
         origins::PageOrigin::Listed(_) => return Ok(()),
+        origins::PageOrigin::Anybody(_) => {
+            "a cookie is not taken from a page without an origin of its own (null, file://); use \
+             Authorization: Bearer <token>"
+        }
         // `http://` and our host is not `https://` and our host. A browser that sends Sec-Fetch-Site tells
         // them apart.
         origins::PageOrigin::Own if matches!(site, None | Some(b"same-origin")) => return Ok(()),

@@ -9,9 +9,11 @@ mod cloudevents;
 mod connection;
 mod credentials;
 mod history;
+mod http1_body;
 mod http2;
 pub mod openapi;
 mod origins;
+mod parts;
 mod problem;
 mod publish;
 pub mod query;
@@ -39,7 +41,7 @@ use crate::{
 };
 
 /// The body of a request, over either version of HTTP.
-pub type Incoming = Either<hyper::body::Incoming, http2::Received>;
+pub type Incoming = Either<http1_body::Http1Body, http2::Received>;
 
 /// The body of an answer: whole, or a stream.
 pub type Answer = Either<Full<Bytes>, SseBody>;
@@ -94,6 +96,9 @@ pub async fn answer(
     let mut detail = None;
     let mut response = answered.unwrap_or_else(|refusal| {
         node.metrics.refused(&refusal);
+        if matches!(found, Found::Route(Route { endpoint: Endpoint::Stream, .. }, _)) {
+            node.metrics.close(refusal.code);
+        }
         let response = refuse(&refusal);
         detail = Some(refusal.message);
         response
@@ -111,9 +116,7 @@ pub async fn answer(
             route.id
         );
     }
-    if let origins::PageOrigin::Listed(origin) = origin {
-        origins::allow(&node, &mut response, origin);
-    }
+    origins::allow(&node, &mut response, origin);
     if is_guarded || matches!(found, Found::Route(..)) {
         // Even if the request had no Origin, or none that is listed: the next one may have one.
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
@@ -130,7 +133,7 @@ pub async fn answer(
 fn operation_of(found: &Found<'_>) -> Operation {
     let Found::Route(route, _) = found else { return Operation::Other };
     match route.endpoint {
-        Endpoint::Publish => Operation::Publish,
+        Endpoint::Publish | Endpoint::PublishToOrgs => Operation::Publish,
         Endpoint::History => Operation::History,
         Endpoint::Cursor => Operation::Cursor,
         Endpoint::Stream => Operation::Stream,
@@ -178,7 +181,8 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&worker.node, org_of(org)?, request).await,
+        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), request).await,
+        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, request).await,
         Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,
@@ -231,7 +235,7 @@ fn sound<B>(request: &Request<B>) -> Result<(), Refusal> {
 
 fn nothing_here() -> Refusal {
     let message = "nothing is at this address; the API is at /v1/orgs/{org}/events, /cursor and /stream, \
-                   and described at /openapi.json";
+                   and at /v1/events, and described at /openapi.json";
     Refusal::new(Code::NotFound, message)
 }
 

@@ -6,14 +6,14 @@ use serde::Serialize;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use tidegate_core::publish::Fault;
-use tidegate_protocol::{Code, Refusal};
+use tidegate_protocol::{Code, OrgId, Refusal};
 
 use super::Answer;
 use crate::refusals::key_of;
 
 /// The body of a refusal.
 #[derive(Debug, Serialize)]
-struct Problem<'a> {
+pub struct Problem<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     title: &'static str,
@@ -28,6 +28,39 @@ struct Problem<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     ids: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    orgs: &'a [OrgProblem<'a>],
+}
+
+impl<'a> Problem<'a> {
+    fn of(status: StatusCode, refusal: &'a Refusal) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code: refusal.code.name(),
+            detail: &refusal.message,
+            limit: refusal.limit,
+            retry_in_ms: refusal.retry_in_ms,
+            errors: &[],
+            ids: &[],
+            orgs: &[],
+        }
+    }
+}
+
+/// Why the events of an org are refused, as one of several outcomes of a request.
+#[derive(Debug, Serialize)]
+pub struct OrgProblem<'a> {
+    org: &'a OrgId,
+    problem: Problem<'a>,
+}
+
+impl<'a> OrgProblem<'a> {
+    /// The events of `org` are refused.
+    pub fn of(org: &'a OrgId, refusal: &'a Refusal) -> Self {
+        Self { org, problem: Problem::of(status_of(refusal.code), refusal) }
+    }
 }
 
 /// One faulty field.
@@ -51,12 +84,13 @@ pub fn refuse(refusal: &Refusal) -> Response<Answer> {
 
 /// The same, for a listener that answers no streams.
 pub fn refuse_whole(refusal: &Refusal) -> Response<Full<Bytes>> {
-    problem(status_of(refusal.code), refusal, &[], &[])
+    let status = status_of(refusal.code);
+    problem(status, refusal.code, &Problem::of(status, refusal))
 }
 
 /// Answers with a refusal and a status that is more precise than its code's.
 pub fn refuse_as(status: StatusCode, refusal: &Refusal) -> Response<Answer> {
-    problem(status, refusal, &[], &[]).map(Either::Left)
+    problem(status, refusal.code, &Problem::of(status, refusal)).map(Either::Left)
 }
 
 fn status_of(code: Code) -> StatusCode {
@@ -85,37 +119,30 @@ fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
         [only] => only.detail.clone(),
         several => format!("{} fields are faulty; see errors", several.len()),
     };
-    problem(status_of(code), &Refusal::new(code, detail), &errors, &[]).map(Either::Left)
+    let (status, refusal) = (status_of(code), Refusal::new(code, detail));
+    let body = Problem { errors: &errors, ..Problem::of(status, &refusal) };
+    problem(status, code, &body).map(Either::Left)
 }
 
 /// Answers that the outcome is unknown. The ids make a retry safe.
 pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
-    problem(status_of(refusal.code), refusal, &[], ids).map(Either::Left)
+    of_orgs(refusal, ids, &[])
 }
 
-fn problem(
-    status: StatusCode,
-    refusal: &Refusal,
-    errors: &[FieldError],
-    ids: &[String],
-) -> Response<Full<Bytes>> {
-    let body = Problem {
-        kind: "about:blank",
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: status.as_u16(),
-        code: refusal.code.name(),
-        detail: &refusal.message,
-        limit: refusal.limit,
-        retry_in_ms: refusal.retry_in_ms,
-        errors,
-        ids,
-    };
+/// Answers that the events of several orgs are refused.
+pub fn of_orgs(refusal: &Refusal, ids: &[String], orgs: &[OrgProblem<'_>]) -> Response<Answer> {
+    let status = status_of(refusal.code);
+    let body = Problem { ids, orgs, ..Problem::of(status, refusal) };
+    problem(status, refusal.code, &body).map(Either::Left)
+}
+
+fn problem(status: StatusCode, code: Code, body: &Problem<'_>) -> Response<Full<Bytes>> {
     // Strings and numbers always serialise.
-    let json = serde_json::to_vec(&body).unwrap_or_default();
+    let json = serde_json::to_vec(body).unwrap_or_default();
     let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
     // For metrics, and for the check against the description. It is not sent.
-    response.extensions_mut().insert(refusal.code);
+    response.extensions_mut().insert(code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -123,7 +150,7 @@ fn problem(
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        let seconds = refusal.retry_in_ms.unwrap_or(1000).div_ceil(1000).max(1);
+        let seconds = body.retry_in_ms.unwrap_or(1000).div_ceil(1000).max(1);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

@@ -219,6 +219,7 @@ async fn open_events(
     }
     let _ = frames.send(&mut first);
     let attendance = Reader::open(worker.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
+    frames.set_reader(attendance.reader());
     tokio::task::spawn_local(sse::run(attendance, frames));
     let mut response = sse_response(Either::Right(body));
     let headers = response.headers_mut();

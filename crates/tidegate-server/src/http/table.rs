@@ -9,8 +9,10 @@ use http::Method;
 /// What answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `http::publish`.
+    /// `http::publish`, to the org of the address.
     Publish,
+    /// `http::publish`, to the orgs that the events name.
+    PublishToOrgs,
     /// `http::history`, a page of events.
     History,
     /// `http::history`, the cursor at the head.
@@ -37,6 +39,7 @@ pub struct Route {
 }
 
 const EVENTS: &str = "/v1/orgs/{org}/events";
+const EVENTS_OF_ORGS: &str = "/v1/events";
 const CURSOR: &str = "/v1/orgs/{org}/cursor";
 const STREAM: &str = "/v1/orgs/{org}/stream";
 const DESCRIPTION: &str = "/openapi.json";
@@ -46,10 +49,12 @@ const fn route(method: Method, path: &'static str, endpoint: Endpoint, id: &'sta
 }
 
 /// All routes, in the order of `Allow`.
-pub static ROUTES: [Route; 10] = [
+pub static ROUTES: [Route; 12] = [
     route(Method::GET, EVENTS, Endpoint::History, "readEvents"),
     route(Method::POST, EVENTS, Endpoint::Publish, "publishEvents"),
     route(Method::OPTIONS, EVENTS, Endpoint::Preflight, "preflightEvents"),
+    route(Method::POST, EVENTS_OF_ORGS, Endpoint::PublishToOrgs, "publishToOrgs"),
+    route(Method::OPTIONS, EVENTS_OF_ORGS, Endpoint::Preflight, "preflightPublish"),
     route(Method::GET, CURSOR, Endpoint::Cursor, "readCursor"),
     route(Method::OPTIONS, CURSOR, Endpoint::Preflight, "preflightCursor"),
     route(Method::GET, STREAM, Endpoint::Stream, "openStream"),
@@ -115,6 +120,7 @@ mod tests {
             (Method::GET, "/v1/orgs/a/events", "readEvents"),
             (Method::POST, "/v1/orgs//events", "publishEvents"),
             (Method::GET, "/v1/orgs/events/events", "readEvents"),
+            (Method::POST, "/v1/events", "publishToOrgs"),
             (Method::OPTIONS, "/v1/orgs/%20/stream", "preflightStream"),
             (Method::HEAD, "/openapi.json", "describeHead"),
         ] {

@@ -151,16 +151,28 @@ impl Label for GapReason {
     }
 }
 
-impl Label for Code {
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum End {
+    /// The gateway ended or refused it.
+    Code(Code),
+    /// The client closed it, or its connection broke.
+    ClientLeft,
+}
+
+impl Label for End {
     const NAME: &'static str = "code";
 
     fn value(self) -> &'static str {
-        self.name()
+        match self {
+            End::Code(code) => code.name(),
+            End::ClientLeft => "client_left",
+        }
     }
 
-    /// Those that end a stream.
     fn initial() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|code| code.close().is_some())
+        let codes = Code::ALL.into_iter().filter(|code| code.close().is_some());
+        codes.map(End::Code).chain([End::ClientLeft])
     }
 }
 
@@ -204,6 +216,7 @@ impl Label for Limit {
             config_key!(dedup.max_entries),
             config_key!(dedup.max_entries_per_org),
             config_key!(slow.max_warnings),
+            config_key!(ping.timeout),
         ];
         of_limits.chain(others.map(Self::from))
     }

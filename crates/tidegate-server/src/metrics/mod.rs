@@ -25,7 +25,7 @@ use crate::{
     transport::Transport,
 };
 use declare::{By, Instrument, declare};
-use labels::{Bound, Limit, Outcome, SlotScope};
+use labels::{Bound, End, Limit, Outcome, SlotScope};
 use process::Process;
 use shared::Shared;
 
@@ -61,8 +61,8 @@ declare! {
     publish_duration: Histogram = "publish_duration" in Seconds;
     /// Gaps declared to readers.
     gaps: By<GapReason, Counter> = "gaps";
-    /// Streams ended by the gateway.
-    closes: By<Code, Counter> = "closes";
+    /// Streams that ended or were refused.
+    closes: By<End, Counter> = "closes";
     /// Requests and connections over a limit.
     refusals: By<Limit, Counter> = "refusals";
     /// The values of the bounds that gauges approach, by configuration key.
@@ -194,9 +194,14 @@ impl Metrics {
         self.gaps.with(reason).inc();
     }
 
-    /// Counts a stream that the gateway ended.
+    /// Counts a stream that the gateway ended or refused.
     pub fn close(&self, code: Code) {
-        self.closes.with(code).inc();
+        self.closes.with(End::Code(code)).inc();
+    }
+
+    /// Counts a stream that its client ended, or whose connection broke.
+    pub fn client_left(&self) {
+        self.closes.with(End::ClientLeft).inc();
     }
 
     /// Counts something that was over the bound with this configuration key.
@@ -278,6 +283,7 @@ mod tests {
             "tidegate_publish_duration_seconds_count 1",
             "tidegate_gaps_total{reason=\"retention\"} 0",
             "tidegate_closes_total{code=\"draining\"} 1",
+            "tidegate_closes_total{code=\"client_left\"} 0",
             "tidegate_refusals_total{limit=\"limits.connections\"} 1",
             "tidegate_log_sync_duration_seconds_count 0",
             "tidegate_tail_bytes 0",

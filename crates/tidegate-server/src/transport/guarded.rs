@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -30,6 +30,7 @@ pub struct RequestState {
     is_answering: AtomicBool,
     /// Bytes that have come since the last request was answered.
     head_bytes: AtomicUsize,
+    passed: OnceLock<Slow>,
 }
 
 /// Which timeout has passed. It is wrapped in an [`io::Error`].
@@ -41,6 +42,9 @@ pub enum Slow {
     /// Answer its answer.
     #[error("the peer takes no bytes")]
     Answer,
+    /// The kernel's ([`super::vanished`]).
+    #[error("the peer's system acknowledges nothing")]
+    Vanished,
 }
 
 impl Slow {
@@ -73,6 +77,21 @@ impl RequestState {
     /// Whether a request has come.
     pub fn has_asked(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// The timeout that has passed, if one has. HTTP/2 does not pass on the error that says so.
+    pub fn passed(&self) -> Option<Slow> {
+        self.passed.get().copied()
+    }
+
+    fn pass(&self, timeout: Slow) -> io::Error {
+        let _ = self.passed.set(timeout);
+        io::Error::new(io::ErrorKind::TimedOut, timeout)
+    }
+
+    /// An error of the socket; says so if the kernel has given up the peer.
+    fn failed(&self, error: io::Error) -> io::Error {
+        if super::vanished::is_cause_of(&error) { self.pass(Slow::Vanished) } else { error }
     }
 
     /// The request is answered; the next bytes are the head of the next one.
@@ -145,6 +164,7 @@ impl Guarded {
         let (before, request) = (buffer.filled().len(), self.state.requests.load(Ordering::Relaxed));
         self.head.take_if(|(of, _)| *of != request);
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = read.map_err(|error| self.state.failed(error));
         let is_answering = self.state.is_answering.load(Ordering::Relaxed);
         if !is_answering {
             self.state.head_bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
@@ -154,7 +174,7 @@ impl Guarded {
         }
         if let (Poll::Pending, Some((_, head))) = (&read, &mut self.head) {
             ready!(head.as_mut().poll(context));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Head)));
+            return Poll::Ready(Err(self.state.pass(Slow::Head)));
         }
         read
     }
@@ -162,12 +182,12 @@ impl Guarded {
     fn wrote<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             self.stalled = None;
-            return wrote;
+            return wrote.map_err(|error| self.state.failed(error));
         }
         let timeouts = self.timeouts.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeouts)));
         ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Slow::Answer)))
+        Poll::Ready(Err(self.state.pass(Slow::Answer)))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tidegate_core::{
     Batch, Framing, View, ViewKey,
-    batch::Compressor,
+    batch::{Compressor, Start},
     pace::{SLICE, Written},
     session::Form,
 };
@@ -27,6 +27,10 @@ use super::{
     thread_cpu,
 };
 use crate::{hub::Org, transport::Transport};
+
+/// A frame may begin before targeted events (R1) unless more than one of so many readers of its group got some of
+/// them. Each of those needs a frame of its own instead; without it, each of the others needs a ping before it.
+const APART_SHARE: usize = 4;
 
 impl Worker {
     /// The org `id` has events that its readers here do not have yet.
@@ -112,7 +116,7 @@ impl Worker {
             }
             return;
         };
-        let (mut prev_min, mut boundary) = (group.prev_min.get(), position);
+        let (mut start, mut boundary) = (group.start.get(), position);
         let views = batches
             .iter()
             .map(|batch| {
@@ -120,24 +124,28 @@ impl Worker {
                     // The batch does not begin where the group stands: the tail was shortened past it, or the
                     // group began inside of this batch, while it was open. So the frame's `prev` is the
                     // batch's own.
-                    prev_min = batch.prev;
+                    start = Start::at(batch.prev);
                 }
                 boundary = batch.seq;
-                let view = self.view(&org.shared, batch, &group.key, group.form, prev_min);
-                if !matches!(view, View::Empty { targeted: false }) {
-                    prev_min = batch.seq;
+                if start.passes_targeted && group.apart.get() * APART_SHARE > group.readers.borrow().len() {
+                    start = Start::at(batch.prev);
+                }
+                let view = self.view(&org.shared, batch, &group.key, group.form, start);
+                start = start.after(batch, &view);
+                if matches!(view, View::Frame { .. }) {
+                    group.apart.set(0);
                 }
                 (batch.clone(), view)
             })
             .collect();
-        group.prev_min.set(prev_min);
+        group.start.set(start);
         group.position.set(last.seq);
         group.views.replace(views);
     }
 
     /// What `key` sees of a batch, in the form that is wanted. `start` is the lowest `prev` that the frame
     /// may have ([`Batch::view`]).
-    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, form: Form, start: Seq) -> View {
+    pub fn view(&self, org: &Org, batch: &Batch, key: &ViewKey, form: Form, start: impl Into<Start>) -> View {
         match form {
             Form::Plain => batch.view(&org.id, key, start),
             Form::Compressed => {

@@ -20,7 +20,7 @@ mod sent;
 pub mod sse;
 pub mod start;
 mod thread;
-mod timers;
+pub mod timers;
 pub mod websocket;
 
 use std::{

@@ -15,6 +15,7 @@ use std::{
 
 use tidegate_core::{
     Batch, Tail, View, ViewKey,
+    batch::Start,
     pace::{Pace, Paced},
     session::Form,
 };
@@ -44,10 +45,12 @@ pub struct Group {
     pub(super) form: Form,
     /// The seq up to which this group has been served. The position of each of its readers is this or later.
     pub(super) position: Cell<Seq>,
-    /// The `prev` of the group's next frame. It may be lower than `position`, if this group sees no event in
-    /// between. So all readers whose clients have their cursors somewhere in that range can take the same
-    /// frame. See [`Batch::view`].
-    pub(super) prev_min: Cell<Seq>,
+    /// Where the group's next frame begins. It may be before `position`, if there is no event in between that the
+    /// whole group sees.
+    pub(super) start: Cell<Start>,
+    /// How many of its readers have joined, or got events of their own, since `start`: about so many could not take
+    /// a frame that begins there.
+    pub(super) apart: Cell<usize>,
     pub(super) readers: RefCell<Vec<Rc<Reader>>>,
     /// The batches of the pass under way, each with what this group sees of it.
     pub(super) views: RefCell<Vec<(Arc<Batch>, View)>>,
@@ -117,13 +120,14 @@ impl OrgState {
             // events; this reader, which came through the tail, is not. So the group's position is set back
             // to this reader's. When the batch is sealed, this reader takes it and the others skip it.
             group.position.set(at);
-            group.prev_min.set(at);
+            group.start.set(Start::at(at));
         }
         reader.share(&group.key);
         let mut readers = group.readers.borrow_mut();
         let index = Cell::new(readers.len());
         readers.push(reader.clone());
         drop(readers);
+        group.apart.set(group.apart.get() + 1);
         reader.set_membership(GroupMembership { group, index });
     }
 
@@ -143,7 +147,8 @@ impl Group {
             key,
             form,
             position: Cell::new(at),
-            prev_min: Cell::new(at),
+            start: Cell::new(Start::at(at)),
+            apart: Cell::default(),
             readers: RefCell::default(),
             views: RefCell::default(),
             next: Cell::default(),
@@ -174,6 +179,13 @@ impl GroupMembership {
     /// The reader moved within its group.
     pub fn set_index(&self, index: usize) {
         self.index.set(index);
+    }
+
+    /// The reader got something of its own, up to `seq`.
+    pub fn handle_own(&self, seq: Seq) {
+        if seq > self.group.start.get().seq {
+            self.group.apart.set(self.group.apart.get() + 1);
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 //! room for.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     future::poll_fn,
     pin::{Pin, pin},
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -15,14 +15,15 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tidegate_core::pace::Written;
+use tidegate_protocol::Refusal;
 use tokio::sync::Notify;
 
 use super::{
     Worker,
     org::OrgState,
-    reader::{Attendance, Gone},
+    reader::{Attendance, Gone, Reader},
 };
-use crate::transport::Transport;
+use crate::transport::{Transport, windows::Windows};
 
 /// A buffer between a reader and the body of its response: frames go in when it is empty, HTTP takes them
 /// out when the peer has room.
@@ -36,7 +37,11 @@ pub struct BodyBuffer {
     /// Whether the body ends after `frames`, and whether that is a clean end.
     end: Cell<Option<bool>>,
     is_gone: Cell<bool>,
+    /// When something was last taken, or when what waits was put into the empty buffer.
     taken: Cell<Option<Instant>>,
+    /// Its stream of an HTTP/2 connection; 0 over HTTP/1.1.
+    stream: Cell<u32>,
+    reader: OnceCell<Weak<Reader>>,
 }
 
 impl BodyBuffer {
@@ -50,7 +55,15 @@ impl BodyBuffer {
             end: Cell::default(),
             is_gone: Cell::default(),
             taken: Cell::default(),
+            stream: Cell::default(),
+            reader: OnceCell::new(),
         }
+    }
+
+    /// Names its reader, once there is one.
+    pub fn set_reader(&self, reader: &Rc<Reader>) {
+        // Called once for each stream.
+        let _ = self.reader.set(Rc::downgrade(reader));
     }
 
     /// Whether all that was put in has been taken.
@@ -63,8 +76,11 @@ impl BodyBuffer {
         if self.is_gone.get() {
             return Err(Gone);
         }
+        if self.is_ready() {
+            // The wait begins here, and frames that are put behind others, such as warnings, do not begin it anew.
+            self.taken.set(Some(Instant::now()));
+        }
         self.frames.borrow_mut().extend(frames.drain(..));
-        self.taken.set(Some(Instant::now()));
         self.wake_body();
         Ok(true)
     }
@@ -88,9 +104,18 @@ impl BodyBuffer {
         }
     }
 
-    /// When something was last taken; `now` if nothing waits.
-    pub fn progress(&self, now: Instant) -> Instant {
-        if self.is_ready() { now } else { self.taken.get().unwrap_or(now) }
+    /// Whether it has to end because the peer takes nothing: of this stream, or of others for want of room that
+    /// this one holds ([`Windows`]).
+    pub fn is_stalled(&self, now: Instant, patience: Duration) -> bool {
+        let (stream, windows) = (self.stream.get(), self.sent.windows.get());
+        if self.is_ready() {
+            return windows.is_some_and(|windows| windows.must_go(stream));
+        }
+        let taken = self.taken.get().unwrap_or(now);
+        match windows {
+            Some(windows) => windows.is_stalled(stream, taken, now, patience),
+            None => now.saturating_duration_since(taken) > patience,
+        }
     }
 
     /// Ends the body after what is in it, or cuts the connection there.
@@ -116,7 +141,29 @@ impl SseBody {
     /// belongs to its connection.
     pub fn new(org: Rc<OrgState>, sent: Rc<Bodies>) -> (Self, Rc<BodyBuffer>) {
         let slot = Rc::new(BodyBuffer::new(org, sent));
+        slot.sent.add(&slot);
         (Self { slot: slot.clone() }, slot)
+    }
+
+    /// Names its stream of an HTTP/2 connection.
+    pub fn set_stream(&self, stream: u32) {
+        self.slot.stream.set(stream);
+    }
+
+    /// Its stream was reset: its reader ends for this reason.
+    pub fn end_reader(&self, refusal: Refusal) {
+        if let Some(reader) = self.slot.reader.get().and_then(Weak::upgrade) {
+            reader.end(refusal);
+        }
+    }
+
+    /// Ready once its reader has put its last frame in.
+    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
+        if self.slot.end.get().is_some() {
+            return Poll::Ready(());
+        }
+        self.slot.body.replace(Some(context.waker().clone()));
+        Poll::Pending
     }
 
     /// How many bytes wait at its front; `None` at its end.
@@ -181,17 +228,47 @@ impl Drop for SseBody {
     }
 }
 
-/// What the HTTP connection of one peer took out of bodies and has not been charged for yet.
+/// The bodies of streams on the HTTP connection of one peer: what it took out of them and has not been charged
+/// for yet, and how they end with it.
 ///
 /// A fan-out pass only puts the frames of an SSE reader into its slot; the system call that sends them is
 /// made when the runtime comes to the task of the connection. That is most of what the pass costs, so it
 /// counts for the pace (R15) as if the pass had made it.
 #[derive(Debug, Default)]
-pub struct Bodies(RefCell<Option<(Rc<OrgState>, Written)>>);
+pub struct Bodies {
+    taken: RefCell<Option<(Rc<OrgState>, Written)>>,
+    open: RefCell<Vec<Weak<BodyBuffer>>>,
+    /// Over HTTP/2.
+    windows: OnceCell<Rc<Windows>>,
+}
 
 impl Bodies {
+    /// The windows of the connection, which is one of HTTP/2.
+    pub fn set_windows(&self, windows: Rc<Windows>) {
+        // Called once for each connection.
+        let _ = self.windows.set(windows);
+    }
+
+    fn add(&self, slot: &Rc<BodyBuffer>) {
+        let mut open = self.open.borrow_mut();
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Rc::downgrade(slot));
+    }
+
+    /// The connection ends: so do its streams, for this reason if they have none yet. Returns how many of them
+    /// were not sent to their end.
+    pub fn end(&self, refusal: &Refusal) -> usize {
+        let open: Vec<_> = self.open.take().iter().filter_map(Weak::upgrade).collect();
+        for slot in &open {
+            if let Some(reader) = slot.reader.get().and_then(Weak::upgrade) {
+                reader.end(refusal.clone());
+            }
+        }
+        open.len()
+    }
+
     fn handle_taken(&self, org: &Rc<OrgState>, length: usize) {
-        let mut taken = self.0.borrow_mut();
+        let mut taken = self.taken.borrow_mut();
         // They are streams of one org, unless a client mixes orgs over HTTP/2.
         let (_, written) = taken.get_or_insert_with(|| (org.clone(), Written::default()));
         // One call sends all that was taken.
@@ -217,12 +294,12 @@ impl Bodies {
 
     /// How many bytes were taken.
     fn bytes(&self) -> u64 {
-        self.0.borrow().as_ref().map_or(0, |(_, written)| written.bytes)
+        self.taken.borrow().as_ref().map_or(0, |(_, written)| written.bytes)
     }
 
     /// The org to charge for what was sent in `took`, and how much; `None` if nothing was taken.
     fn take_cost(&self, took: Duration) -> Option<(Rc<OrgState>, Duration)> {
-        let (org, written) = self.0.take()?;
+        let (org, written) = self.taken.take()?;
         Some((org, written.saved_by_waiting(took)))
     }
 }
@@ -264,8 +341,7 @@ mod tests {
     use super::*;
     use crate::hub::{Hub, HubLimits};
 
-    #[test]
-    fn r15_what_http_sends_after_the_walk_makes_its_org_wait() {
+    fn org() -> Rc<OrgState> {
         let limits = HubLimits {
             window: Duration::from_secs(1),
             bytes: 1 << 20,
@@ -274,11 +350,35 @@ mod tests {
             contexts: 1,
         };
         let hub = Hub::new(1, limits, Arc::new(SystemClock));
-        let acme = OrgId::parse("acme").expect("a name");
+        Rc::new(OrgState::new(hub.org(&OrgId::parse("acme").expect("a name"), 0)))
+    }
+
+    #[test]
+    fn what_is_put_behind_what_waits_does_not_restart_the_clock() {
+        let (mut body, slot) = SseBody::new(org(), Rc::default());
+        let put = || slot.send(&mut vec![Bytes::from_static(b"frame")]).expect("open");
+        let patience = Duration::from_millis(1);
+        let is_stalled = || slot.is_stalled(Instant::now(), patience);
+        assert!(!is_stalled(), "nothing waits");
+        put();
+        let began = slot.taken.get().expect("it waits");
+        // Warnings, pings, status.
+        put();
+        assert_eq!(slot.taken.get(), Some(began));
+        assert!(slot.is_stalled(began + 2 * patience, patience));
+        body.take(2);
+        assert!(!slot.is_stalled(slot.taken.get().expect("taken") + patience, patience));
+        body.take(3);
+        body.take(5);
+        assert!(!slot.is_stalled(began + Duration::from_secs(60), patience), "all is taken");
+    }
+
+    #[test]
+    fn r15_what_http_sends_after_the_walk_makes_its_org_wait() {
         let ms = Duration::from_millis;
         let waits = |taken: Option<usize>| {
             let (bodies, mut passes) = (Bodies::default(), Passes::new(Pacing::default()));
-            let (org, now) = (Rc::new(OrgState::new(hub.org(&acme, 0))), ms(5));
+            let (org, now) = (org(), ms(5));
             passes.handle_news(now, &org);
             assert!(passes.poll_pass(now).is_some_and(|polled| Rc::ptr_eq(&polled, &org)));
             if let Some(length) = taken {

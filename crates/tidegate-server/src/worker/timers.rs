@@ -62,8 +62,8 @@ pub struct Facts {
     pub now: Instant,
     /// Since when the node drains.
     pub draining: Option<Instant>,
-    /// When the socket last took bytes; now if none wait.
-    pub progress: Instant,
+    /// Whether bytes wait for the client, and it has taken none for `limits.write_timeout`.
+    pub is_stalled: bool,
     /// Whether the grant still holds.
     pub is_granted: bool,
     /// Whether the reader is caught up and nothing waits for its socket.
@@ -120,14 +120,11 @@ impl Timers {
         if !facts.is_granted {
             return end(Code::TokenExpired, "the token has expired; renew it and come back");
         }
-        if since(facts.progress) > config.limits.write_timeout {
-            let message = "the client took no bytes for limits.write_timeout";
-            let refusal =
-                Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(limits.write_timeout));
-            return Some(DueAction::End(refusal));
+        if facts.is_stalled {
+            return Some(DueAction::End(stalled()));
         }
         if self.pinged.is_some_and(|pinged| since(pinged.max(self.heard)) > config.ping.timeout) {
-            return end(Code::PingTimeout, "no pong came within ping.timeout");
+            return Some(DueAction::End(unanswered()));
         }
         if self.partial.is_some_and(|then| since(then) > config.limits.first_frame_timeout) {
             let message = "a message that was begun did not end within limits.first_frame_timeout";
@@ -179,6 +176,24 @@ impl Timers {
         }
         Some(DueAction::Ping)
     }
+}
+
+/// Why a stream ends whose client takes nothing.
+pub fn stalled() -> Refusal {
+    let message = "the client took no bytes for limits.write_timeout";
+    Refusal::new(Code::SlowConsumer, message).limited_by(config_key!(limits.write_timeout))
+}
+
+/// Why a stream ends whose client answers no ping.
+pub fn unanswered() -> Refusal {
+    let message = "no answer to a ping came within ping.timeout";
+    Refusal::new(Code::PingTimeout, message)
+}
+
+/// Why a stream ends whose client has vanished ([`crate::transport::vanished`]).
+pub fn vanished() -> Refusal {
+    let message = "the client's system acknowledged nothing for limits.write_timeout and 5 s more";
+    Refusal::new(Code::PingTimeout, message).limited_by(config_key!(limits.write_timeout))
 }
 
 /// The refusal of a client that sends frames faster than `limits.client_frames_per_second`.

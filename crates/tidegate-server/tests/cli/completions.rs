@@ -1,4 +1,4 @@
-//! `tidegate completions`, in bash, which is everywhere.
+//! `tidegate completions`, in bash, which is everywhere; `tidegate man`.
 
 use std::process::Command;
 
@@ -61,4 +61,27 @@ fn each_shell_has_its_script_and_help_says_where_it_goes() {
     }
     let ran = run(dir.path(), &["completions", "tcsh"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{ran:?}");
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let dir = dir();
+    let page = run(dir.path(), &["man"]);
+    assert_eq!((page.code, page.err.as_str()), (Some(0), ""));
+    assert!(page.out.contains(".TH tidegate 1") && page.out.contains("tidegate\\-serve(1)"), "{}", page.out);
+    let ran = run(dir.path(), &["man", "--dir", "."]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{ran:?}");
+    for (page, words) in [
+        ("tidegate.1", "A realtime event gateway"),
+        ("tidegate-serve.1", "\\-\\-listen"),
+        ("tidegate-key-create.1", "\\-\\-services"),
+        ("tidegate-config-check.1", "\\-\\-set"),
+    ] {
+        let text =
+            std::fs::read_to_string(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(words), "{page}: {text}");
+    }
+    let ran = run(dir.path(), &["man", "--dir", "none"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.starts_with("tidegate: write manual pages to none: "), "{}", ran.err);
 }

@@ -10,6 +10,13 @@ use std::{
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+/// Few enough connections for the open files of any machine, so that there is no warning of them.
+const FEW: [&str; 3] = [
+    "--set=limits.connections=100",
+    "--set=limits.connections_per_org=100",
+    "--set=limits.publishes_in_flight=100",
+];
+
 /// The result of a run.
 #[derive(Debug)]
 struct Ran {
@@ -94,7 +101,8 @@ fn usage_and_configuration_end_with_2() {
 fn what_is_not_utf8_is_refused_by_name() {
     use std::os::unix::ffi::OsStrExt as _;
     let odd = std::ffi::OsStr::from_bytes(b"/data/\xff");
-    let ran: Ran = tidegate(dir().path(), &["config", "check"])
+    let keys = format!("auth.keys=[{{secret = \"{SECRET}\"}}]");
+    let ran: Ran = tidegate(dir().path(), &[&["config", "check", "--set", &keys][..], &FEW].concat())
         .env("TIDEGATE_LOG__DIR", odd)
         .env("TIDEGATE_HOST", odd)
         .output()
@@ -120,7 +128,12 @@ fn help_and_version_end_with_0() {
 #[test]
 fn config_is_checked_and_printed() {
     let dir = with_secret();
-    let ran = run(dir.path(), &["config", "check", "--config", "c.toml"]);
+    // Few enough connections for the open files of any machine.
+    let few = ["connections", "connections_per_org", "connections_per_address", "publishes_in_flight"]
+        .map(|limit| format!("--set=limits.{limit}=100"));
+    let check =
+        [&["config", "check", "--config", "c.toml"][..], &few.each_ref().map(String::as_str)].concat();
+    let ran = run(dir.path(), &check);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), "tidegate: the configuration is good\n"));
     let ran: Ran = tidegate(dir.path(), &["config", "print", "--set", "limits.orgs=7"])
         .env("TIDEGATE_CONFIG", "c.toml")
@@ -144,6 +157,72 @@ fn config_is_checked_and_printed() {
     let ran = run(dir.path(), &["config", "check", "--config", "c.toml"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("read tidegate-data/keys.toml: line 1: "), "{}", ran.err);
+}
+
+#[test]
+fn no_token_is_made_that_the_gateway_would_refuse() {
+    let dir = with_secret();
+    let create = |life: &str, more: &[&str]| {
+        let args = ["token", "create", "--config", "c.toml", "--org", "o", "--user", "u", "--services", "*"];
+        run(dir.path(), &[&args[..], &["--expires-in", life], more].concat())
+    };
+    let ran = create("31d", &[]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.contains("--expires-in 31d is longer than auth.max_token_life (30d)"), "{}", ran.err);
+    for ran in [create("30d", &[]), create("31d", &["--set", "auth.max_token_life=31d"])] {
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+}
+
+#[test]
+fn config_check_says_all_that_serve_would() {
+    let dir = with_secret();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).expect("made");
+    std::fs::write(data.join("format"), "tidegate log 99\n").expect("written");
+    std::fs::write(data.join("keys.toml"), "key = 3\n").expect("written");
+    let sets = ["log.dir=data", "limits.orgs=0", "listen.public=192.0.2.1:0", "ping.timeout=25s"];
+    let sets = sets.map(|set| format!("--set={set}"));
+    let given = [&["--config", "c.toml"][..], &sets.each_ref().map(String::as_str)].concat();
+    let ran = run(dir.path(), &[&["config", "check"][..], &given].concat());
+    assert_eq!(ran.code, Some(2));
+    for words in [
+        "--set log.dir: log.dir: the log directory data has the format \"tidegate log 99\"",
+        "auth.keys_file: read data/keys.toml: line 1: ",
+        "--set limits.orgs: limits.orgs: 0 must be a whole number",
+        "--set listen.public: listen.public: cannot listen on 192.0.2.1:0: ",
+        "--set ping.timeout: ping.timeout: \"25s\" must be less than ping.interval",
+    ] {
+        assert!(ran.err.contains(words), "{words}: {}", ran.err);
+    }
+    assert_eq!(ran.err.lines().count(), 5 + ran.err.matches("warning: ").count(), "{}", ran.err);
+    let left: Vec<_> =
+        std::fs::read_dir(&data).expect("a directory").map(|e| e.expect("a file").file_name()).collect();
+    assert_eq!(left.len(), 2, "it changes nothing: {left:?}");
+}
+
+#[test]
+fn config_check_compares_connections_with_the_files_that_may_be_open() {
+    let dir = with_secret();
+    let check = format!(
+        "ulimit -n 2000; exec {} config check --config c.toml --set listen.admin=0.0.0.0:0",
+        env!("CARGO_BIN_EXE_tidegate")
+    );
+    let ran: Ran = std::process::Command::new("sh")
+        .args(["-c", &check])
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs")
+        .into();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for words in [
+        "tidegate: warning: limits.connections: 50000 connections, limits.publishes_in_flight (4096) and the log \
+         need 56144 open files, and a process may have 2000 here",
+        "tidegate: warning: --set listen.admin: listen.admin: other machines can reach \"0.0.0.0:0\"",
+    ] {
+        assert!(ran.err.contains(words), "{words}: {}", ran.err);
+    }
+    assert!(ran.err.ends_with("tidegate: the configuration is good\n"), "{}", ran.err);
 }
 
 #[test]
@@ -205,4 +284,34 @@ fn keys_are_made_listed_and_revoked() {
         (ran.code, ran.err.as_str()),
         (Some(1), "tidegate: there is no key nope in this file (`tidegate key list` shows them)\n")
     );
+}
+
+#[test]
+fn a_key_is_made_for_one_org_for_some_or_for_all() {
+    let dir = dir();
+    let at = ["--data-dir", "d"];
+    let create = |orgs: &[&str]| run(dir.path(), &[&["key", "create", "--json"][..], orgs, &at].concat());
+    for (orgs, expected, only) in [
+        (&["--org", "acme"][..], &["acme"][..], Some("acme")),
+        (&["--org", "beta,acme-*"], &["beta", "acme-*"], None),
+        (&["--org", "b", "--org", "a"], &["a", "b"], None),
+        (&["--org", "*"], &["*"], None),
+    ] {
+        let ran = create(orgs);
+        let line: serde_json::Value = serde_json::from_str(ran.out.trim()).expect("JSON");
+        assert_eq!((&line["orgs"], line["org"].as_str()), (&expected.into(), only), "{ran:?}");
+    }
+    let ran = run(dir.path(), &[&["key", "list"][..], &at].concat());
+    for orgs in ["  acme  *  active", "  beta,acme-*  *  active", "  a,b  *  active", "  *  *  active"] {
+        assert!(ran.out.contains(orgs), "{orgs}: {}", ran.out);
+    }
+    for (orgs, reason) in [
+        (&["--org", "*,acme"][..], "tidegate: --org has \"*\" beside other names; it must stand alone\n"),
+        (&["--org", "a*b"], "a `*` may stand only at the end"),
+        (&["--org", ""], "an org must be 1 to 64 characters"),
+    ] {
+        let ran = create(orgs);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.err.contains(reason), "{}", ran.err);
+    }
 }

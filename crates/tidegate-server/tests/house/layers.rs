@@ -33,7 +33,7 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 21] = [
+const SERVER: [&str; 22] = [
     "random",
     "follow",
     "log_limiter",
@@ -54,6 +54,7 @@ const SERVER: [&str; 21] = [
     "admin",
     "dev",
     "app",
+    "preflight",
     "cli",
 ];
 

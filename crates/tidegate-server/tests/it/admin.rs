@@ -164,6 +164,9 @@ fn a_command_asks_whether_it_is_ready() {
     let leaving = health(&["--admin", &admin]);
     assert_eq!(leaving.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&leaving.stderr).contains("is not ready"), "{leaving:?}");
+    // A liveness probe must not end it.
+    let live = health(&["--live", "--admin", &admin]);
+    assert_eq!((live.status.code(), live.stderr.is_empty()), (Some(0), true), "{live:?}");
     gateway.terminate();
     gateway.exit_code();
     let gone = health(&["--admin", &admin]);

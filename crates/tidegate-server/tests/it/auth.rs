@@ -215,3 +215,32 @@ fn r6_renewal_keeps_org_and_user() {
         assert_eq!(stream.message(), Message::End);
     }
 }
+
+/// The classic mistake: `exp` in milliseconds, which makes a token for 50,000 years.
+#[test]
+fn a_token_that_is_valid_for_too_long_is_refused_by_name_on_every_road_and_as_a_renewal() {
+    let gateway = Gateway::start();
+    let long = gateway.token_with(&json!({"exp": now_s() + 31 * 86_400}));
+    let millis = gateway.token_with(&json!({"exp": (now_s() + 600) * 1000}));
+    for (token, words) in [
+        (&long, &["auth.max_token_life (30d)"][..]),
+        (&millis, &["auth.max_token_life (30d)", "milliseconds", "in seconds"]),
+    ] {
+        let has_words = |text: &str| assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        let bearer = format!("Bearer {token}");
+        for end in ["events", "cursor", "stream"] {
+            let answer = gateway.getting(end).with("authorization", &bearer).send();
+            assert_eq!((answer.status, answer.refusal().as_str()), (401, "unauthorized"), "{end}");
+            has_words(&answer.body);
+        }
+        let (error, close) = gateway.ws_as(token, "").refusal();
+        assert_eq!((error["code"].as_str(), close), (Some("unauthorized"), 4551));
+        has_words(&error.to_string());
+        let mut open = gateway.ws("");
+        open.next("hello");
+        open.authenticate(token);
+        let (error, close) = open.refusal();
+        assert_eq!((error["code"].as_str(), close), (Some("unauthorized"), 4551), "a renewal");
+        has_words(&error.to_string());
+    }
+}

@@ -254,6 +254,16 @@ fn events_per_batch(limit: &str) -> Hit {
     Counted(gateway)
 }
 
+fn orgs_per_batch(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.orgs_per_batch=1"]);
+    let key = format!("Bearer {}", gateway.key_for("*", "*"));
+    let of = |org: &str| format!(r#"{{"org":"{org}","service":"s","event":"e","data":1}}"#);
+    let publishing = || gateway.publishing().to("/v1/events").with("authorization", &key);
+    refused(&publishing().body(format!("[{},{}]", of("a"), of("b"))).send(), limit, 413, "too_large");
+    assert_eq!(publishing().body(format!("[{},{}]", of("a"), of("a"))).send().status, 200);
+    Counted(gateway)
+}
+
 /// A fault of a field that names its limit.
 fn faulty_field(setting: &str, body: &str, limit: &str) -> Hit {
     let gateway = Gateway::with(&[setting]);
@@ -450,6 +460,7 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         event_bytes,
         request_bytes,
         events_per_batch,
+        orgs_per_batch,
         users_per_event,
         json_depth,
         header_bytes,

@@ -181,6 +181,124 @@ fn every_origin_has_one_verdict_on_every_road() {
     assert_eq!(events.header("vary"), Some("Origin"), "the answer to nobody's page may be cached for none");
 }
 
+const APPS: [&str; 12] = [
+    "https://my_app.example.com",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "app://.",
+    "app://obsidian.md",
+    "app://Bundle",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "moz-extension://0c3ac5a4-1234-4321-8888-000000000000",
+    "vscode-webview://1ab2c3",
+    "null",
+    "file://",
+];
+
+#[test]
+fn pages_of_apps_are_let_in_if_they_are_listed_and_only_they() {
+    let listed = format!("auth.origins={APPS:?}");
+    let open = Gateway::with(&[&listed, "auth.cookie=\"session\"", "limits.connections_per_user=500"]);
+    let strict = gateway_with(&[]);
+    let bearer = format!("Bearer {}", open.token);
+    for origin in APPS {
+        let headers = [("authorization", bearer.as_str()), ("origin", origin)];
+        Ws::open(open.public, &open.path("stream"), &headers).next("hello");
+        let stream = Sse::open(open.getting("stream").with("origin", origin));
+        let preflight = open.getting("stream").by("OPTIONS").without("authorization").with("origin", origin);
+        let page = open.getting("events").with("origin", origin).send();
+        let preflight = preflight.send();
+        // Pages of anybody send the last two, so no cookie is worth anything there.
+        let is_somebody = !matches!(origin, "null" | "file://");
+        for answer in [&page, &preflight, &stream.head] {
+            assert_eq!(answer.header("access-control-allow-origin"), Some(origin), "{answer:?}");
+            let credentials = answer.header("access-control-allow-credentials");
+            assert_eq!(credentials, is_somebody.then_some("true"), "{origin}");
+        }
+        for site in [None, Some("cross-site"), Some("same-origin")] {
+            let request = by_cookie(&open, "events", &open.token).with("origin", origin);
+            let request = site.into_iter().fold(request, |all, site| all.with("sec-fetch-site", site));
+            let answer = request.send();
+            assert_eq!(answer.status, if is_somebody { 200 } else { 403 }, "{origin} {site:?}: {answer:?}");
+        }
+        assert_refused(&strict.getting("events").with("origin", origin).send(), origin);
+    }
+    for near in [
+        "capacitor://localhost/",
+        "capacitor://localhost:80",
+        "capacitor://evil",
+        "CAPACITOR://localhost",
+        "http://localhost",
+        "app://..",
+        "app://bundle",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnoq",
+        "moz-extension://0C3AC5A4-1234-4321-8888-000000000000",
+        "null, null",
+        "Null",
+        "file:///",
+        "file://localhost",
+        "file:",
+    ] {
+        assert_refused(&open.getting("events").with("origin", near).send(), near);
+    }
+    let log = strict.log();
+    assert!(!log.contains("auth.origins = [\"null\"]"), "nobody is asked to list it: {log}");
+}
+
+/// RFC 9110, section 4.2.3.
+#[test]
+fn the_gateways_own_origin_may_leave_out_the_schemes_port_and_case_does_not_matter() {
+    let gateway = gateway_with(&["auth.cookie=\"session\""]);
+    for (host, origin, is_own) in [
+        ("gw.example.com:443", "https://gw.example.com", true),
+        ("gw.example.com", "https://gw.example.com", true),
+        ("gw.example.com:80", "http://gw.example.com", true),
+        ("GW.example.com", "https://gw.example.com", true),
+        ("gw.example.com:443", "http://gw.example.com", false),
+        ("gw.example.com:80", "https://gw.example.com", false),
+        ("gw.example.com", "https://gw.example.com:8443", false),
+        ("gw.example.com", "https://gw.example.com.evil.example", false),
+    ] {
+        let ask = |end: &str| gateway.getting(end).with("host", host).with("origin", origin);
+        let answer = ask("events").send();
+        assert_eq!(answer.status == 200, is_own, "{host} {origin}: {answer:?}");
+        let stream = Answer::read_head(&mut ask("stream").begin()).expect("an answer");
+        assert_eq!(stream.status == 200, is_own, "{host} {origin}");
+        let by_cookie = by_cookie(&gateway, "events", &gateway.token).with("host", host);
+        assert_eq!(by_cookie.with("origin", origin).send().status == 200, is_own, "{host} {origin}");
+    }
+}
+
+#[test]
+fn a_refusal_says_that_no_cookie_came_and_why_that_may_be() {
+    let gateway = gateway_with(&["auth.cookie=\"session\""]);
+    for end in ["events", "cursor", "stream"] {
+        let base = gateway.getting(end).without("authorization").with("origin", LISTED);
+        for (request, came) in [
+            (base.clone(), "the request has no cookie."),
+            (base.clone().with("cookie", "theme=dark"), "the request has cookies, but none of that name."),
+        ] {
+            let answer = request.send();
+            assert_eq!((answer.status, answer.refusal().as_str()), (401, "unauthorized"));
+            let said = answer.json()["detail"].as_str().expect("a sentence").to_owned();
+            for word in [
+                "Authorization: Bearer",
+                "the cookie session",
+                "auth.cookie",
+                came,
+                "withCredentials",
+                "SameSite=None",
+            ] {
+                assert!(said.contains(word), "{end}: {word} in {said}");
+            }
+        }
+    }
+    let without = gateway_with(&[]);
+    let answer = without.getting("stream").without("authorization").with("origin", LISTED).send();
+    assert!(!answer.body.contains("cookie"), "{answer:?}");
+}
+
 /// Front ends have development servers of their own (Vite: 5173).
 #[test]
 fn dev_serves_pages_of_any_port_of_localhost_unless_others_are_listed() {
@@ -237,7 +355,14 @@ fn a_preflight_names_what_a_page_may_send_and_an_answer_what_it_may_read() {
     let answer = ask.send();
     let names = answer.header("access-control-allow-headers").expect("names").to_ascii_lowercase();
     let names: Vec<&str> = names.split(", ").collect();
-    for name in ["authorization", "content-type", "last-event-id", "idempotency-key", "cache-control"] {
+    for name in [
+        "authorization",
+        "content-type",
+        "last-event-id",
+        "idempotency-key",
+        "cache-control",
+        "x-requested-with",
+    ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     assert_eq!(answer.header("access-control-allow-private-network"), None, "that is for the user to say");

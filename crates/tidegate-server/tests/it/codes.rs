@@ -69,6 +69,10 @@ fn refused_at_once(seen: &mut Seen) {
     assert_eq!(gateway.publish(&event("a", "1")).status, 200);
     seen.answered(Code::IdConflict, &gateway.publish(&event("a", "2")));
     seen.answered(Code::DedupFull, &gateway.publish(&event("b", "1")));
+    let named = Gateway::start();
+    let named = |data: &str| named.publishing().with("idempotency-key", "k").body(event("a", data)).send();
+    assert_eq!(named("1").status, 200);
+    seen.answered(Code::RequestConflict, &named("2"));
     seen.answered(Code::Invalid, &gateway.publish("{}"));
     seen.answered(Code::BadRequest, &gateway.publish("{"));
     seen.answered(Code::TooLarge, &gateway.publish(&" ".repeat(3000)));
@@ -155,6 +159,12 @@ fn failed_inside(seen: &mut Seen) {
     node.fail_reads();
     seen.answered(Code::Internal, &node.getting("events").send());
     seen.ended(Code::Internal, node.ws(&format!("?cursor={epoch}-0")));
+    let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
+    let keyed = || patient.publishing().with("idempotency-key", "k").body(event);
+    let first = keyed().begin();
+    eventually("the first", || (patient.appends() == 1).then_some(()));
+    seen.answered(Code::InProgress, &keyed().send());
+    drop(first);
     node.halt();
     seen.answered(Code::LogHalted, &node.publishing().body(event).send());
 }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -18,7 +18,7 @@ use tidegate_engine::{
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
     admin, app,
-    auth::{KeysFile, Publishers, TokenVerifier},
+    auth::{KeysFile, Orgs, Publishers, TokenVerifier},
     config::{self, Sources},
     hub::Hub,
     metrics::Metrics,
@@ -47,6 +47,7 @@ struct HeldBack {
     loses: Arc<AtomicBool>,
     health: Arc<watch::Sender<Health>>,
     calls: Arc<Mutex<Vec<String>>>,
+    appends: Arc<AtomicUsize>,
 }
 
 impl HeldBack {
@@ -65,6 +66,7 @@ impl Engine for HeldBack {
             return Box::pin(async { Err(AppendError::Halted) });
         }
         let appended = self.engine.append(org, events);
+        self.appends.fetch_add(1, Ordering::SeqCst);
         let mut may_answer = self.may_answer.clone();
         Box::pin(async move {
             let appended = appended.await;
@@ -140,7 +142,8 @@ impl Feed for HeldFeed {
 
 /// The node, with one worker, and an org `acme`.
 pub struct HeldNode {
-    address: SocketAddr,
+    /// The public address.
+    pub address: SocketAddr,
     key: String,
     token: String,
     answers: watch::Sender<bool>,
@@ -149,6 +152,7 @@ pub struct HeldNode {
     loses: Arc<AtomicBool>,
     health: Arc<watch::Sender<Health>>,
     calls: Arc<Mutex<Vec<String>>>,
+    appends: Arc<AtomicUsize>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
@@ -175,7 +179,7 @@ impl HeldNode {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = KeysFile::at(config.keys_file());
         let org = OrgId::parse("acme").expect("a name");
-        let key = keys.create(org, &Filter::all(), None, clock.now()).expect("a key").plain;
+        let key = keys.create(&Orgs::from(org), &Filter::all(), None, clock.now()).expect("a key").plain;
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
@@ -183,6 +187,7 @@ impl HeldNode {
         let [breaks, loses] = <[Arc<AtomicBool>; 2]>::default();
         let health = Arc::new(watch::Sender::new(Health::Ok));
         let calls = Arc::<Mutex<Vec<String>>>::default();
+        let appends = Arc::<AtomicUsize>::default();
         let hooks = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(app::memory_options(&config), hooks).expect("an engine");
         let parts = Parts {
@@ -194,6 +199,7 @@ impl HeldNode {
                 loses: loses.clone(),
                 health: health.clone(),
                 calls: calls.clone(),
+                appends: appends.clone(),
             }),
             metrics: Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
@@ -220,7 +226,21 @@ impl HeldNode {
         let signer = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("a token");
-        Self { address, key, token, answers, reads, breaks, loses, health, calls, node, feed, _dir: dir }
+        Self {
+            address,
+            key,
+            token,
+            answers,
+            reads,
+            breaks,
+            loses,
+            health,
+            calls,
+            appends,
+            node,
+            feed,
+            _dir: dir,
+        }
     }
 
     /// Lets publishers have their answers.
@@ -263,6 +283,11 @@ impl HeldNode {
     /// The calls of `watch`, `open` and `unwatch` so far, each with its org.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many batches have come to the engine.
+    pub fn appends(&self) -> usize {
+        self.appends.load(Ordering::SeqCst)
     }
 
     /// Asks the operators' listener, which is started for it.

@@ -55,7 +55,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
     let append = |index: usize| {
         let mut drawn = |_| (tidegate_protocol::EventId::parse("drawn").expect("an id"), false);
-        let limits = PublishLimits { event_bytes: 1 << 10, events: 2, depth: 1, users: 1 };
+        let limits = PublishLimits { event_bytes: 1 << 10, events: 2, orgs: 1, depth: 1, users: 1 };
         let events = read_body(&org_of(index), BodyForm::Json, body, &limits, &mut drawn);
         runtime.block_on(engine.append(&org_of(index), events.expect("events"))).expect("appended")
     };

@@ -134,6 +134,11 @@ const READS: [(&str, &str); 3] =
     [("readEvents", "events"), ("readCursor", "cursor"), ("openStream", "stream")];
 const EVENT: &str = r#"{"service":"s","event":"e","data":1}"#;
 
+/// The two operations that publish. An event with the org `dev` is good for both.
+const PUBLISHES: [(&str, &str); 2] =
+    [("publishEvents", "/v1/orgs/dev/events"), ("publishToOrgs", "/v1/events")];
+const NAMED: &str = r#"{"org":"dev","service":"s","event":"e","data":1}"#;
+
 fn sse(request: Request) -> Request {
     request.with("accept", "text/event-stream")
 }
@@ -186,6 +191,8 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
     let binary = publish().with("content-type", "text/plain").with("ce-id", "i");
     book.hold("publishEvents", &binary.send());
 
+    of_publishing_to_orgs(book, gateway);
+
     let expired = bearer(&gateway.token_with(&json!({"exp": 1000})));
     let foreign = bearer(&gateway.token_with(&json!({"org": "other"})));
     for (id, endpoint) in READS {
@@ -230,9 +237,39 @@ fn of_anyone(book: &mut Book, gateway: &Gateway) {
     }
 }
 
-fn preflights(gateway: &Gateway) -> [(&'static str, String); 4] {
+/// The answers to events that name their orgs.
+fn of_publishing_to_orgs(book: &mut Book, gateway: &Gateway) {
+    let key = gateway.key_for("dev,beta", "*");
+    let publish =
+        |body: &str| gateway.publishing().to("/v1/events").with("authorization", &bearer(&key)).body(body);
+    let event = |org: &str, data: u32| {
+        format!(r#"{{"org":"{org}","service":"s","event":"e","id":"of-{org}","data":{data}}}"#)
+    };
+    let both = |first: u32, second: u32| format!("[{},{}]", event("dev", first), event("beta", second));
+    let mut hold = |status: u16, request: &Request| {
+        let answer = request.send();
+        assert_eq!(answer.status, status, "{answer:?}");
+        book.hold("publishToOrgs", &answer);
+    };
+    hold(200, &publish(&both(1, 1)));
+    hold(207, &publish(&both(2, 1)));
+    hold(409, &publish(&both(2, 2)));
+    hold(409, &publish(&event("dev", 2)));
+    hold(400, &publish("{"));
+    hold(401, &publish(NAMED).without("authorization"));
+    hold(403, &publish(&event("other", 1)));
+    hold(403, &publish(NAMED).with("origin", "https://evil.example"));
+    hold(413, &publish(&format!("[{}]", [NAMED; 1001].join(","))));
+    hold(415, &publish(NAMED).with("content-type", "text/plain"));
+    hold(422, &publish(EVENT));
+    let cloud_event = r#"{"specversion":"1.0","id":"of","source":"s","type":"e","org":"beta"}"#;
+    hold(202, &publish(cloud_event).with("content-type", "application/cloudevents+json"));
+}
+
+fn preflights(gateway: &Gateway) -> [(&'static str, String); 5] {
     [
         ("preflightEvents", gateway.path("events")),
+        ("preflightPublish", "/v1/events".to_owned()),
         ("preflightCursor", gateway.path("cursor")),
         ("preflightStream", gateway.path("stream")),
         ("preflightDescription", "/openapi.json".to_owned()),
@@ -270,11 +307,15 @@ fn of_bounds(book: &mut Book) {
         |id: &str| gateway.publish(&format!(r#"{{"service":"s","event":"e","id":"{id}","data":1}}"#));
     with_id("a");
     book.hold("publishEvents", &with_id("b"));
+    let named = |id: &str| format!(r#"{{"org":"dev","service":"s","event":"e","id":"{id}","data":1}}"#);
+    book.hold("publishToOrgs", &gateway.publishing().to("/v1/events").body(named("b")).send());
     let other = |request: Request, endpoint: &str, credentials: &str| {
         request.to(&format!("/v1/orgs/other/{endpoint}")).with("authorization", &bearer(credentials)).send()
     };
     let key = gateway.key_for("other", "*");
     book.hold("publishEvents", &other(gateway.publishing().body(EVENT), "events", &key));
+    let named = gateway.publishing().to("/v1/events").with("authorization", &bearer(&key));
+    book.hold("publishToOrgs", &named.body(NAMED.replace("dev", "other")).send());
     let token = gateway.token_with(&json!({"org": "other"}));
     book.hold("readEvents", &other(gateway.getting(""), "events", &token));
     book.hold("readCursor", &other(gateway.getting(""), "cursor", &token));
@@ -292,17 +333,21 @@ fn of_bounds(book: &mut Book) {
     let refused = |ask: &dyn Fn() -> Answer| {
         eventually("a refusal", || Some(ask()).filter(|answer| answer.status == 429))
     };
-    book.hold("publishEvents", &refused(&|| gateway.publish(EVENT)));
+    for (id, path) in PUBLISHES {
+        book.hold(id, &refused(&|| gateway.publishing().to(path).body(NAMED).send()));
+    }
     book.hold("openStream", &refused(&|| ask(&gateway.getting("stream"), "openStream")));
     for (id, endpoint) in [("readEvents", "events"), ("readCursor", "cursor")] {
         let bad = gateway.getting(endpoint).with("authorization", "Bearer nonsense");
         book.hold(id, &refused(&|| bad.send()));
     }
-    let slow = gateway.publishing().with("content-length", "100").body("{");
-    book.hold(
-        "publishEvents",
-        &eventually("room for one", || Some(slow.send()).filter(|answer| answer.status != 429)),
-    );
+    for (id, path) in PUBLISHES {
+        let slow = gateway.publishing().to(path).with("content-length", "100").body("{");
+        book.hold(
+            id,
+            &eventually("room for one", || Some(slow.send()).filter(|answer| answer.status != 429)),
+        );
+    }
 }
 
 /// The answers of a draining gateway.
@@ -312,7 +357,9 @@ fn of_one_that_leaves(book: &mut Book) {
     stream.next("hello");
     gateway.terminate();
     eventually("readyz to say no", || (gateway.operators("/readyz").status == 503).then_some(()));
-    book.hold("publishEvents", &gateway.publish(EVENT));
+    for (id, path) in PUBLISHES {
+        book.hold(id, &gateway.publishing().to(path).body(NAMED).send());
+    }
     book.hold("openStream", &gateway.getting("stream").send());
 }
 
@@ -322,12 +369,36 @@ fn of_a_log_that_fails(book: &mut Book) {
     let unknown = node.publishing().body(EVENT).send();
     assert_eq!(unknown.json()["limit"], "limits.publish_timeout");
     book.hold("publishEvents", &unknown);
+    let gateway = Gateway::start();
+    let once = |data: &str| {
+        let event = format!(r#"{{"service":"s","event":"e","data":{data}}}"#);
+        gateway.publishing().with("idempotency-key", "once").body(event).send()
+    };
+    assert_eq!(once("1").status, 200);
+    book.hold("publishEvents", &once("2"));
+    let several = |data: &str| {
+        let event = NAMED.replace("dev", &gateway.org).replace("\"data\":1", &format!("\"data\":{data}"));
+        gateway.publishing().to("/v1/events").with("idempotency-key", "several").body(event).send()
+    };
+    assert_eq!(several("1").status, 200);
+    book.hold("publishToOrgs", &several("2"));
+    let patient = HeldNode::with(&[("limits.publish_timeout", "1h")]);
+    let keyed = || patient.publishing().with("idempotency-key", "k").body(EVENT);
+    let first = keyed().begin();
+    eventually("the first", || (patient.appends() == 1).then_some(()));
+    book.hold("publishEvents", &keyed().send());
+    let several = keyed().to("/v1/events").body(NAMED.replace("dev", "acme"));
+    book.hold("publishToOrgs", &several.send());
+    drop(first);
+    let named = || node.publishing().to("/v1/events").body(NAMED.replace("dev", "acme"));
+    book.hold("publishToOrgs", &named().send());
     node.let_answer();
     node.fail_reads();
     book.hold("readEvents", &node.getting("events").send());
     book.hold("openStream", &node.getting("stream?tail=1").send());
     node.halt();
     book.hold("publishEvents", &node.publishing().body(EVENT).send());
+    book.hold("publishToOrgs", &named().send());
 }
 
 /// The answers if an issuer publishes no keys.
@@ -464,12 +535,15 @@ fn its_examples_work() {
     let gateway = Gateway::start();
     let document = document(&gateway);
     let schemas = Schemas(&document);
-    let bodies = document["paths"]["/v1/orgs/{org}/events"]["post"]["requestBody"]["content"].as_object();
-    for (kind, form) in bodies.expect("bodies") {
+    let bodies = ["/v1/orgs/{org}/events", "/v1/events"].into_iter().flat_map(|path| {
+        let bodies = document["paths"][path]["post"]["requestBody"]["content"].as_object();
+        bodies.expect("bodies").iter().map(move |(kind, form)| (path.replace("{org}", "dev"), kind, form))
+    });
+    for (path, kind, form) in bodies {
         for example in form["examples"].as_object().expect("examples").values() {
             schemas.check(&form["schema"], &example["value"]).expect("as its schema says");
             let body = example["value"].as_str().map_or_else(|| example["value"].to_string(), str::to_owned);
-            let answer = gateway.publishing().with("content-type", kind).body(body).send();
+            let answer = gateway.publishing().to(&path).with("content-type", kind).body(body).send();
             let status = if kind.contains("cloudevents") { 202 } else { 200 };
             assert_eq!(answer.status, status, "{answer:?}");
         }

@@ -84,6 +84,102 @@ fn ids_are_drawn_or_made_of_the_idempotency_key() {
     assert_eq!(again["cursor"], first["cursor"], "its cursor is the first one's");
 }
 
+/// The draft draft-ietf-httpapi-idempotency-key-header of the IETF.
+#[test]
+fn p4_r12_an_idempotency_key_stands_for_the_whole_request() {
+    let mut gateway = Gateway::start();
+    let (one, two) = (event("1"), event("2"));
+    let own = r#"{"service":"finance","event":"paid","id":"own","data":3}"#;
+    let firsts = [
+        ("auto", format!("[{one},{two}]")),
+        ("single", one.clone()),
+        // None of its events gets an id from the key.
+        ("given", format!("[{own}]")),
+    ];
+    let sent = |gateway: &Gateway, key: &str, body: &str| {
+        gateway.publishing().with("idempotency-key", key).body(body).send()
+    };
+    let answers = firsts.each_ref().map(|(key, body)| sent(&gateway, key, body).json());
+    let refused = |answer: &Answer, what: &str| {
+        assert_eq!(
+            (answer.status, answer.refusal().as_str()),
+            (422, "request_conflict"),
+            "{what}: {answer:?}"
+        );
+        assert!(answer.json()["detail"].as_str().is_some_and(|text| text.contains("at seq")), "{answer:?}");
+    };
+    for round in ["at once", "after a restart"] {
+        for ((key, body), first) in firsts.iter().zip(&answers) {
+            let again = sent(&gateway, key, body).json();
+            for (place, first) in again["events"]
+                .as_array()
+                .expect("places")
+                .iter()
+                .zip(first["events"].as_array().expect("places"))
+            {
+                assert_eq!((&place["id"], &place["seq"]), (&first["id"], &first["seq"]), "{round} {key}");
+                assert_eq!(place["duplicate"], true, "{round} {key}");
+            }
+            // White space and the order of members are no other body; quotes are no other key.
+            assert_eq!(sent(&gateway, &format!("\"{key}\""), &body.replace(':', " : ")).status, 200);
+        }
+        // Fewer events, more, others, another order, another service.
+        let staff = one.replace("finance", "staff");
+        for (key, body) in [
+            ("auto", one.clone()),
+            ("auto", format!("[{one},{two},{two}]")),
+            ("auto", format!("[{two},{one}]")),
+            ("single", two.clone()),
+            ("single", staff),
+            ("given", one.clone()),
+            ("given", own.replace("own", "other")),
+        ] {
+            refused(&sent(&gateway, key, &body), &format!("{round} {key} {body}"));
+        }
+        let cloud = r#"{"specversion":"1.0","id":"a","source":"/x","type":"t","service":"s","data":1}"#;
+        let cloud = gateway.publishing().with("content-type", "application/cloudevents+json").body(cloud);
+        refused(&cloud.with("idempotency-key", "auto").send(), "a CloudEvent");
+        assert_eq!(gateway.getting("cursor").send().json()["head"], 4, "nothing of these is there");
+        gateway = gateway.killed_and_started_again();
+    }
+    // Another publisher's key, and another org's, is another key.
+    let second = gateway.key_for(&gateway.org, "*");
+    let request = gateway.publishing().with("idempotency-key", "given").body(event("9"));
+    assert_eq!(request.with("authorization", &format!("Bearer {second}")).send().status, 200);
+    let other = gateway.key_for("other", "*");
+    let request = gateway.publishing().to("/v1/orgs/other/events").with("idempotency-key", "auto");
+    let request = request.with("authorization", &format!("Bearer {other}")).body(event("9"));
+    assert_eq!(request.send().json()["events"][0]["duplicate"], false);
+}
+
+#[test]
+fn an_idempotency_key_may_be_a_quoted_string() {
+    let gateway = Gateway::start();
+    let sent = |key: &str| gateway.publishing().with("idempotency-key", key).body(event("1")).send();
+    for (key, id) in [
+        ("\"a-b\"", "a-b-0"),
+        (r#""x\"\\""#, r#"x"\-0"#),
+        ("y\"z", "y\"z-0"),
+        (&format!("\"{}\"", "q".repeat(120)), &format!("{}-0", "q".repeat(120))),
+    ] {
+        assert_eq!(sent(key).json()["events"][0]["id"], id, "{key}");
+    }
+    for key in [
+        "\"",
+        "\"\"",
+        "\"a",
+        "\"a\"b",
+        "\"a\";p=1",
+        r#""a\b""#,
+        r#""a\""#,
+        "\"a b\"",
+        &format!("\"{}\"", "q".repeat(121)),
+    ] {
+        let answer = sent(key);
+        assert_eq!((answer.status, answer.refusal().as_str()), (400, "bad_request"), "{key}");
+    }
+}
+
 #[test]
 fn a_batch_is_taken_whole_or_refused_whole() {
     let gateway = Gateway::start();
@@ -243,8 +339,8 @@ fn a_body_that_begins_with_a_byte_order_mark_is_refused_in_so_many_words() {
     let gateway = Gateway::start();
     let cloud = r#"{"specversion":"1.0","id":"a","source":"/x","type":"t","service":"s","data":1}"#;
     let binary = [("ce-specversion", "1.0"), ("ce-id", "a"), ("ce-source", "/x"), ("ce-type", "t")];
-    let bodies: [(&str, &[(&str, &str)], String); 5] = [
-        ("application/json", &[], event("1")),
+    let bodies = [
+        ("application/json", &binary[..0], event("1")),
         ("application/x-ndjson", &[], event("1")),
         ("application/cloudevents+json", &[], cloud.to_owned()),
         ("application/cloudevents-batch+json", &[], format!("[{cloud}]")),

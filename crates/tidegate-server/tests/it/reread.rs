@@ -65,6 +65,20 @@ fn keys_and_limits_follow_and_streams_stay() {
 }
 
 #[test]
+fn the_longest_life_of_a_token_follows() {
+    let signer = Signer::secret("k", OLD);
+    let config = |more: &str| format!("[auth]\nkeys = [{}]\n{more}\n", signer.toml());
+    let gateway = Gateway::serving(&config(""));
+    let mut claims = claims();
+    claims["exp"] = (now_s() + 40 * 86_400).into();
+    let token = signer.token(&claims);
+    assert_eq!(said(&gateway, &token), "unauthorized");
+    gateway.configure(&config("max_token_life = \"60d\""));
+    assert!(gateway.hang_up());
+    assert_eq!(said(&gateway, &token), "hello");
+}
+
+#[test]
 fn a_file_with_a_fault_changes_nothing_and_the_log_says_why() {
     let old = Signer::secret("k", OLD);
     let good = format!("[auth]\nkeys = [{}]\n[limits]\n", old.toml());

@@ -43,6 +43,14 @@ fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
     stream
 }
 
+/// A stream over SSE with a small receive buffer.
+pub fn narrow_sse(gateway: &Gateway) -> Sse {
+    let request = gateway.getting("stream").with("accept", "text/event-stream");
+    let mut stream = Sse::answered(narrow(&request, gateway.public));
+    stream.next("hello");
+    stream
+}
+
 /// Publishes more than the buffers on the way to it can hold.
 pub fn fill(gateway: &Gateway) {
     let wide = format!("\"{}\"", "x".repeat(100_000));
@@ -170,9 +178,7 @@ fn r6_a_grant_that_shrinks_takes_effect_on_what_is_replayed() {
 fn who_takes_no_byte_for_the_write_timeout_is_closed() {
     let gateway = gateway(&["limits.write_timeout=300ms"]);
     let mut stream = narrow_ws(&gateway);
-    let request = gateway.getting("stream").with("accept", "text/event-stream");
-    let mut sse = Sse::answered(narrow(&request, gateway.public));
-    sse.next("hello");
+    let mut sse = narrow_sse(&gateway);
     fill(&gateway);
     let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
     eventually("both closed", || (closed() == 2.0).then_some(()));
@@ -247,6 +253,14 @@ fn a_client_that_floods_does_not_keep_the_worker_to_itself() {
     flood.join().expect("the flooder ends");
 }
 
+/// The reader who sees what is hidden from the others: so much of the group gets events of its own that the frames
+/// of the rest need pings before them (R1).
+fn somebody_else(gateway: &Gateway) -> Ws {
+    let mut stream = gateway.ws_as(&gateway.token_of("somebody-else", &["*"]), "");
+    stream.next("hello");
+    stream
+}
+
 /// Publishes an event that only somebody else sees, then one for all; the seq of the latter. A ping comes
 /// before its frame, unless one batch has both events.
 fn say_after_a_hidden_event(gateway: &Gateway) -> u64 {
@@ -260,6 +274,7 @@ const PONG: &str = r#"{"type":"pong"}"#;
 #[test]
 fn r29_who_answers_every_ping_gets_everything_and_stays() {
     let gateway = gateway(&["node.workers=1", "limits.client_frames_per_second=5"]);
+    let _other = somebody_else(&gateway);
     let mut obedient = gateway.ws("");
     let mut client = Follower::at(obedient.next("hello")["cursor"].as_str().expect("a cursor"));
     let mut pongs = 0;
@@ -290,7 +305,8 @@ fn r29_who_answers_every_ping_gets_everything_and_stays() {
 
 #[test]
 fn r29_pongs_that_no_ping_asked_for_count() {
-    let gateway = gateway(&["limits.client_frames_per_second=5"]);
+    let gateway = gateway(&["node.workers=1", "limits.client_frames_per_second=5"]);
+    let _other = somebody_else(&gateway);
     let mut stream = gateway.ws("");
     stream.next("hello");
     loop {

@@ -84,6 +84,23 @@ fn r1_a_ping_bridges_what_is_hidden() {
 }
 
 #[test]
+fn r1_events_for_others_cost_a_reader_no_frames() {
+    let gateway = Gateway::with(&["ping.interval=60s"]);
+    let mut stream = gateway.ws("");
+    let hello = stream.next("hello");
+    let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
+    gateway.say("s", "0");
+    assert_eq!(stream.events(&mut client, 1).len(), 1);
+    for _ in 0..100 {
+        let hidden = gateway.publish(r#"{"service":"s","event":"e","users":["somebody-else"],"data":1}"#);
+        assert_eq!(hidden.status, 200, "{hidden:?}");
+        let seq = gateway.say("s", "1");
+        let frame = stream.next("event");
+        assert_eq!(client.hear_seqs(&frame.to_string()), [seq]);
+    }
+}
+
+#[test]
 fn a_client_that_says_goodbye_is_answered_in_kind() {
     let gateway = Gateway::start();
     let mut stream = gateway.ws("");

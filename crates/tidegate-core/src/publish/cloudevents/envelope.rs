@@ -1,6 +1,7 @@
 //! An event in structured or batch mode: its attributes and `data` are members of one JSON object.
 
 use serde_json::value::RawValue;
+use tidegate_protocol::OrgId;
 
 use super::{
     super::{
@@ -13,11 +14,12 @@ use super::{
 use crate::NewEvent;
 
 /// The known members; all others are extensions, which are not kept.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "specversion",
     "id",
     "source",
     "type",
+    "org",
     "service",
     "partitionkey",
     "subject",
@@ -89,7 +91,7 @@ pub(super) fn check(
     draft: &Draft<'_, Envelope<'_>>,
     at: &str,
     faults: &mut Faults,
-) -> Result<Option<NewEvent>, PublishError> {
+) -> Result<Option<(OrgId, NewEvent)>, PublishError> {
     let Some(envelope) = &draft.members else {
         let detail = "an event must be an object with specversion, id, source and type";
         faults.add(at.to_owned(), "type", detail.into());

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
+use tidegate_protocol::OrgId;
 
 use super::{
     super::{
@@ -50,7 +51,7 @@ impl Headers<'_> {
         target: &Target<'_>,
         body: &str,
         faults: &mut Faults,
-    ) -> Result<Option<NewEvent>, PublishError> {
+    ) -> Result<Option<(OrgId, NewEvent)>, PublishError> {
         if self.content_type.is_some_and(|media| !media::is_json(media)) {
             let detail = "Content-Type is not that of JSON: only application/json and types that end in +json \
                           are accepted as the data of a CloudEvent";

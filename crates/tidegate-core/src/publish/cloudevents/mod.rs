@@ -17,7 +17,9 @@ use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, 
 pub use super::fields::is_meant_as_users;
 pub use headers::Headers;
 
-use super::{Fault, PublishError, PublishLimits, draft, encode::Checked, fields::Faults, take, utf8};
+use super::{
+    Fault, Part, PublishError, PublishLimits, To, draft, encode::Checked, fields::Faults, take, utf8,
+};
 use crate::NewEvent;
 
 /// How a request carries CloudEvents.
@@ -31,19 +33,19 @@ pub enum Mode<'a> {
     Binary(Headers<'a>),
 }
 
-/// Reads `body` into events of `org`; `service` is that of events which do not name one.
+/// Reads `body` into the events of each org; `service` is that of events which do not name one.
 ///
 /// # Errors
 /// [`PublishError`] if any event is faulty or too large: then no event is accepted.
 pub fn read(
-    org: &OrgId,
+    to: To<'_>,
     mode: &Mode<'_>,
     body: &[u8],
     service: Option<&ServiceName>,
     limits: &PublishLimits,
-) -> Result<Vec<NewEvent>, PublishError> {
+) -> Result<Vec<Part>, PublishError> {
     let text = utf8(body)?;
-    let target = Target { org, service, limits };
+    let target = Target { to, service, limits };
     match mode {
         Mode::Structured => take(&[draft::read_one(text)?], false, limits, |_, draft, at, faults| {
             envelope::check(&target, draft, at, faults)
@@ -57,9 +59,9 @@ pub fn read(
     }
 }
 
-/// The org, the default service, and the limits of events.
+/// Whose log the events are for, the default service, and the limits of events.
 struct Target<'t> {
-    org: &'t OrgId,
+    to: To<'t>,
     service: Option<&'t ServiceName>,
     limits: &'t PublishLimits,
 }
@@ -89,7 +91,7 @@ fn check(
     attributes: &impl Attributes,
     data: &str,
     faults: &mut Faults,
-) -> Option<NewEvent> {
+) -> Option<(OrgId, NewEvent)> {
     let before = faults.list.len();
     let mut fields = Fields { attributes, faults };
     if let Some(version) = fields.required("specversion")
@@ -106,6 +108,7 @@ fn check(
     let id = fields.required("id").and_then(|text| fields.parse("id", &text, EventId::parse));
     let source = fields.required("source").and_then(|text| fields.parse("source", &text, Source::parse));
     let name = fields.required("type").and_then(|text| fields.parse("type", &text, EventName::parse));
+    let org = org(target.to, &mut fields);
     let service = service(target, &mut fields, source.as_ref());
     let key =
         fields.optional("partitionkey").and_then(|text| fields.parse("partitionkey", &text, Key::parse));
@@ -117,13 +120,26 @@ fn check(
         let texts: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
         fields.faults.users(&texts, target.limits, |_| attributes.pointer("users"))
     });
-    let (id, source, name, service) = (id?, source?, name?, service?);
+    let (org, id, source, name, service) = (org?, id?, source?, name?, service?);
     if faults.list.len() > before {
         return None;
     }
     let source = Some(source);
     let event = Checked { service, name, id, is_given: true, key, source, subject, time, users, data };
-    event.encode(target.org, target.limits, faults, || attributes.pointer("data"))
+    let event = event.encode(&org, target.limits, faults, || attributes.pointer("data"))?;
+    Some((org, event))
+}
+
+/// The org of an event: CloudEvents have no attribute for it, so it is an extension.
+fn org<A: Attributes>(to: To<'_>, fields: &mut Fields<'_, '_, A>) -> Option<OrgId> {
+    let named = match fields.attributes.get("org") {
+        Given::Unset => None,
+        _ => {
+            let text = fields.optional("org")?;
+            Some(fields.parse("org", &text, OrgId::parse)?)
+        }
+    };
+    to.org_of(named, fields.faults, || fields.attributes.pointer("org"))
 }
 
 /// The service of an event: CloudEvents have no attribute for it.

@@ -4,12 +4,13 @@ use super::*;
 use crate::publish::Bound;
 use tidegate_protocol::UserId;
 
-const LIMITS: PublishLimits = PublishLimits { event_bytes: 400, events: 3, depth: 4, users: 2 };
+const LIMITS: PublishLimits = PublishLimits { event_bytes: 400, events: 3, orgs: 2, depth: 4, users: 2 };
 
 fn read_as(mode: &Mode<'_>, body: &str, service: Option<&str>) -> Result<Vec<NewEvent>, PublishError> {
     let org = OrgId::parse("acme").expect("a name");
     let service = service.map(|name| ServiceName::parse(name).expect("a name"));
-    read(&org, mode, body.as_bytes(), service.as_ref(), &LIMITS)
+    let parts = read(To::Org(&org), mode, body.as_bytes(), service.as_ref(), &LIMITS)?;
+    Ok(parts.into_iter().flat_map(|part| part.events).collect())
 }
 
 fn structured(body: &str) -> Result<Vec<NewEvent>, PublishError> {
@@ -233,7 +234,8 @@ fn data_that_is_not_json_is_refused_as_such() {
     }
     assert!(matches!(read_as(&Mode::Batch, &of("\"x\":1"), None), Err(PublishError::NotJson(_))));
     let org = OrgId::parse("acme").expect("a name");
-    assert!(matches!(read(&org, &Mode::Structured, b"\xff", None, &LIMITS), Err(PublishError::NotJson(_))));
+    let to = To::Org(&org);
+    assert!(matches!(read(to, &Mode::Structured, b"\xff", None, &LIMITS), Err(PublishError::NotJson(_))));
 }
 
 #[test]
@@ -318,5 +320,40 @@ fn refusals_of_headers_name_structured_mode_and_byte_order_marks_are_named() {
     ] {
         let said = read.expect_err("refused").to_string();
         assert!(said.starts_with("the body is not JSON: it begins with a byte order mark"), "{said}");
+    }
+}
+
+#[test]
+fn the_org_is_that_of_the_address_or_the_extension() {
+    let event =
+        |org: &str| format!(r#"{{"specversion":"1.0","id":"i","source":"s","type":"e","org":{org}}}"#);
+    let found = |to: To<'_>, mode: &Mode<'_>, body: &str| match read(to, mode, body.as_bytes(), None, &LIMITS)
+    {
+        Ok(parts) => Ok(parts.iter().map(|part| part.org.to_string()).collect::<Vec<_>>()),
+        Err(PublishError::Invalid(faults)) => Err((faults[0].pointer.clone(), faults[0].code)),
+        Err(other) => panic!("{body}: {other:?}"),
+    };
+    let acme = OrgId::parse("acme").expect("a name");
+    for (org, by_address, by_event) in [
+        (r#""acme""#, Ok("acme"), Ok("acme")),
+        (r#""beta""#, Err("mismatch"), Ok("beta")),
+        ("null", Ok("acme"), Err("required")),
+        (r#""a b""#, Err("format"), Err("format")),
+        ("7", Err("type"), Err("type")),
+    ] {
+        for (to, expected) in [(To::Org(&acme), by_address), (To::Named, by_event)] {
+            let expected = expected.map(|org| vec![org.to_owned()]).map_err(|code| ("/org".to_owned(), code));
+            assert_eq!(found(to, &Mode::Structured, &event(org)), expected, "{org} {to:?}");
+        }
+    }
+    let several = format!("[{},{}]", event(r#""beta""#), event(r#""acme""#));
+    assert_eq!(found(To::Named, &Mode::Batch, &several), Ok(vec!["beta".to_owned(), "acme".to_owned()]));
+    for (value, expected) in
+        [(&b"be%74a"[..], Ok(vec!["beta".to_owned()])), (b"a%20b", Err(("ce-org".to_owned(), "format")))]
+    {
+        let attributes: [(&str, &[u8]); 5] =
+            [("specversion", b"1.0"), ("id", b"i"), ("source", b"s"), ("type", b"e"), ("org", value)];
+        let mode = Mode::Binary(Headers { content_type: None, attributes: attributes.to_vec() });
+        assert_eq!(found(To::Named, &mode, "1"), expected);
     }
 }

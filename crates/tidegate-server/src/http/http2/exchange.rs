@@ -10,17 +10,17 @@ use std::{
     future::poll_fn,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, StreamId, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Either};
 use tidegate_protocol::{Code, Refusal};
 
 use super::{
-    PIECE,
+    PIECE, fault,
     received::{Received, Respond, Unread, discard},
 };
 use crate::{
@@ -29,12 +29,39 @@ use crate::{
     metrics::Operation,
     node::Node,
     refusals::LimitedBy as _,
-    transport::guarded::LINGER,
+    transport::{guarded::LINGER, windows::Windows},
     worker::{Peer, Worker, sse::SseBody},
 };
 
+/// Room on the connection that an exchange may take: its part in the account of windows, until it is dropped.
+pub struct OpenAnswer {
+    windows: Rc<Windows>,
+    stream: u32,
+}
+
+impl OpenAnswer {
+    /// For a request that was just taken up.
+    pub fn open(windows: &Rc<Windows>, stream: StreamId) -> Self {
+        let stream = stream.as_u32();
+        windows.open(stream);
+        Self { windows: windows.clone(), stream }
+    }
+}
+
+impl Drop for OpenAnswer {
+    fn drop(&mut self) {
+        self.windows.close(self.stream, Instant::now());
+    }
+}
+
 /// Answers a request.
-pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+pub async fn run(
+    worker: Rc<Worker>,
+    peer: Peer,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    open: OpenAnswer,
+) {
     let node = worker.node.clone();
     let is_head = request.method() == Method::HEAD;
     let address = peer.address.ip();
@@ -61,12 +88,15 @@ pub async fn run(worker: Rc<Worker>, peer: Peer, request: Request<RecvStream>, r
         response = answering => response,
     };
     let timeout = node.config().limits.write_timeout + STALL_GRACE;
-    match give(&respond, response, is_head, timeout).await {
+    match give(&respond, response, is_head, timeout, &open).await {
         // As over HTTP/1.1.
-        Sent::All => discard(unread, LINGER).await,
-        Sent::Gone => {}
+        Sent::All => {
+            drop(open);
+            discard(unread, LINGER).await;
+        }
+        Sent::Gone(_) => {}
         Sent::Stalled { is_stream } => {
-            // For a reader, its end has been counted already.
+            // A stream is not reset before its reader has ended, which counts it.
             if !is_stream {
                 node.metrics.refusal(config_key!(limits.write_timeout));
             }
@@ -126,8 +156,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// How sending an answer ended.
 enum Sent {
     All,
-    /// The peer has gone, or has reset the stream.
-    Gone,
+    /// The peer has gone, or the stream was reset.
+    Gone(Option<Reason>),
     /// The peer took nothing for too long.
     Stalled {
         is_stream: bool,
@@ -135,9 +165,18 @@ enum Sent {
     Failed(h2::Error),
 }
 
-async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, timeout: Duration) -> Sent {
+async fn give(
+    respond: &Respond,
+    response: Response<Answer>,
+    is_head: bool,
+    timeout: Duration,
+    open: &OpenAnswer,
+) -> Sent {
     let (mut head, body) = response.into_parts();
     let mut rest = Rest::of(body).await;
+    if let Rest::Stream(body) = &rest {
+        body.set_stream(open.stream);
+    }
     // These headers belong to an HTTP/1.1 connection.
     for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
         head.headers.remove(name);
@@ -158,61 +197,84 @@ async fn give(respond: &Respond, response: Response<Answer>, is_head: bool, time
         }
         Ok(_) if is_all => Sent::All,
         Ok(mut stream) => {
-            let given = give_rest(&mut stream, &mut rest, timeout).await;
-            if matches!(given, Sent::Stalled { .. }) {
-                stream.send_reset(Reason::CANCEL);
+            let given = give_rest(&mut stream, &mut rest, timeout, open).await;
+            match (&given, &rest) {
+                (Sent::Stalled { .. }, _) => stream.send_reset(Reason::CANCEL),
+                (Sent::Gone(Some(reason)), Rest::Stream(body)) => {
+                    if let Some(refusal) = fault(*reason) {
+                        body.end_reader(refusal);
+                    }
+                }
+                _ => {}
             }
             given
         }
     }
 }
 
-async fn give_rest(stream: &mut SendStream<Bytes>, rest: &mut Rest, timeout: Duration) -> Sent {
+async fn give_rest(
+    stream: &mut SendStream<Bytes>,
+    rest: &mut Rest,
+    timeout: Duration,
+    open: &OpenAnswer,
+) -> Sent {
     loop {
         let waiting = poll_fn(|context| {
-            if stream.poll_reset(context).is_ready() {
-                Poll::Ready(Err(()))
+            if let Poll::Ready(reset) = stream.poll_reset(context) {
+                Poll::Ready(Err(reset.ok()))
             } else {
                 rest.poll(context).map(Ok)
             }
         });
         let length = match waiting.await {
-            Err(()) => return Sent::Gone,
+            Err(reset) => return Sent::Gone(reset),
             Ok(Some(length)) => length.min(PIECE),
             // Even if the body is cut: a reset would discard the last frame.
             Ok(None) => {
-                return if stream.send_data(Bytes::new(), true).is_ok() { Sent::All } else { Sent::Gone };
+                return match stream.send_data(Bytes::new(), true) {
+                    Ok(()) => Sent::All,
+                    Err(_) => Sent::Gone(None),
+                };
             }
         };
         // Reserved only now, so that idle streams hold nothing of the connection's window.
         stream.reserve_capacity(length);
-        let room = match tokio::time::timeout(timeout, poll_fn(|context| poll_room(stream, context))).await {
-            Ok(Some(room)) => room,
-            Ok(None) => return Sent::Gone,
-            Err(_) => return Sent::Stalled { is_stream: matches!(rest, Rest::Stream(_)) },
+        let room = tokio::select! {
+            biased;
+            room = poll_fn(|context| poll_room(stream, context)) => match room {
+                Ok(room) => room,
+                Err(reset) => return Sent::Gone(reset),
+            },
+            () = rest.patience(timeout, open) => {
+                return Sent::Stalled { is_stream: matches!(rest, Rest::Stream(_)) };
+            }
         };
         let piece = rest.take(room.min(length));
+        open.windows.handle_sent(open.stream, piece.len());
         let is_last = rest.is_empty();
         match stream.send_data(piece, is_last) {
             Ok(()) if is_last => return Sent::All,
             Ok(()) => {}
-            Err(_) => return Sent::Gone,
+            Err(_) => return Sent::Gone(None),
         }
     }
 }
 
-/// How many bytes fit into the peer's window and the send buffer; `None` if the stream is over.
-fn poll_room(stream: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<Option<usize>> {
-    if stream.poll_reset(context).is_ready() {
-        return Poll::Ready(None);
+/// How many bytes fit into the peer's window and the send buffer; if the stream was reset, by which code.
+fn poll_room(
+    stream: &mut SendStream<Bytes>,
+    context: &mut Context<'_>,
+) -> Poll<Result<usize, Option<Reason>>> {
+    if let Poll::Ready(reset) = stream.poll_reset(context) {
+        return Poll::Ready(Err(reset.ok()));
     }
     while stream.capacity() == 0 {
         match ready!(stream.poll_capacity(context)) {
             Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Poll::Ready(None),
+            Some(Err(_)) | None => return Poll::Ready(Err(None)),
         }
     }
-    Poll::Ready(Some(stream.capacity()))
+    Poll::Ready(Ok(stream.capacity()))
 }
 
 /// The rest of an answer.
@@ -242,6 +304,22 @@ impl Rest {
         match self {
             Rest::Whole(bytes) => Poll::Ready((!bytes.is_empty()).then_some(bytes.len())),
             Rest::Stream(body) => body.poll_waiting(context),
+        }
+    }
+
+    /// Waits as long as an answer may wait for room: a stream for as long as its reader does. Then it is out of
+    /// the way of the others ([`Windows`]).
+    async fn patience(&self, timeout: Duration, open: &OpenAnswer) {
+        match self {
+            Rest::Whole(_) => tokio::select! {
+                () = poll_fn(|context| open.windows.poll_must_go(open.stream, context)) => {}
+                () = tokio::time::sleep(timeout) => open.windows.handle_leaving(open.stream),
+            },
+            Rest::Stream(body) => {
+                poll_fn(|context| body.poll_ended(context)).await;
+                open.windows.handle_leaving(open.stream);
+                tokio::time::sleep(STALL_GRACE).await;
+            }
         }
     }
 

@@ -15,15 +15,21 @@ use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, server::Connection};
+use tidegate_protocol::{Code, Refusal};
 use tokio::sync::Notify;
 
 pub use received::Received;
 
+use exchange::OpenAnswer;
+
 use crate::{
     config::{LimitSettings, config_key},
     node::Node,
-    transport::guarded::{Guarded, RequestState},
-    worker::{Peer, Worker},
+    transport::{
+        guarded::{Guarded, RequestState, Slow},
+        windows::{Observed, Windows},
+    },
+    worker::{Peer, Worker, timers},
 };
 
 /// The bytes with which a client with prior knowledge begins (RFC 9113, section 3.4).
@@ -77,12 +83,15 @@ impl Drop for Exchange {
 /// Serves a connection whose client begins with [`PREFACE`], until it ends.
 pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
     let node = worker.node.clone();
-    let connection = match builder(&node.config().limits).handshake(socket).await {
-        Ok(connection) => connection,
-        Err(error) => return log_end(&node, &peer, &error),
+    let windows = Rc::<Windows>::default();
+    peer.bodies.set_windows(windows.clone());
+    let socket = Observed::new(socket, windows.clone());
+    let served = match builder(&node.config().limits).handshake(socket).await {
+        Ok(connection) => run(worker, &peer, connection, &windows, &state).await,
+        Err(error) => Err(error),
     };
-    if let Err(error) = run(worker, &peer, connection, state).await {
-        log_end(&node, &peer, &error);
+    if let Err(error) = served {
+        handle_end(&node, &peer, &error, state.passed());
     }
 }
 
@@ -106,8 +115,9 @@ fn builder(limits: &LimitSettings) -> h2::server::Builder {
 async fn run(
     worker: Rc<Worker>,
     peer: &Peer,
-    mut connection: Connection<Guarded, Bytes>,
-    state: Arc<RequestState>,
+    mut connection: Connection<Observed<Guarded>, Bytes>,
+    windows: &Rc<Windows>,
+    state: &RequestState,
 ) -> Result<(), h2::Error> {
     let node = worker.node.clone();
     let mut pulse = Pulse::new(connection.ping_pong());
@@ -133,8 +143,9 @@ async fn run(
                         state.asked();
                     }
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
+                    let answer = OpenAnswer::open(windows, respond.stream_id());
                     tokio::task::spawn_local(async move {
-                        exchange::run(worker, peer, request, respond).await;
+                        exchange::run(worker, peer, request, respond, answer).await;
                         drop(exchange);
                     });
                 }
@@ -150,6 +161,10 @@ async fn run(
                     connection.graceful_shutdown();
                 }
                 Act::End => {
+                    end_silent(&node, peer);
+                    return Ok(());
+                }
+                Act::Forget => {
                     tracing::debug!(peer = %peer.address, "let go of an HTTP/2 connection that is silent");
                     return Ok(());
                 }
@@ -173,8 +188,10 @@ enum Act {
     Ping,
     /// Nothing has been open for long: ask the peer to leave.
     Leave,
-    /// The peer does not answer: close.
+    /// The peer does not answer a ping: close.
     End,
+    /// Nothing is open, and the peer does not close the connection: close.
+    Forget,
 }
 
 impl Pulse {
@@ -196,7 +213,7 @@ impl Pulse {
 
     fn act(&mut self, node: &Node, exchanges: &Exchanges, is_leaving: bool) -> Result<Act, h2::Error> {
         if exchanges.open.get() == 0 {
-            return Ok(if is_leaving { Act::End } else { Act::Leave });
+            return Ok(if is_leaving { Act::Forget } else { Act::Leave });
         }
         let now = Instant::now();
         if self.pinged.is_some() {
@@ -223,10 +240,53 @@ impl Pulse {
     }
 }
 
-fn log_end(node: &Node, peer: &Peer, error: &h2::Error) {
-    // A flood is an attempt to get more streams, or more work per stream, than a connection may have.
-    if !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-        node.metrics.refusal(config_key!(limits.streams_per_connection));
+/// Ends the streams of a peer that answers no PING.
+fn end_silent(node: &Node, peer: &Peer) {
+    let refusal = timers::unanswered();
+    let streams = peer.bodies.end(&refusal);
+    if streams == 0 {
+        // The readers of streams count their ends.
+        node.metrics.refusal(config_key!(ping.timeout));
+    }
+    tracing::info!(peer = %peer.address, streams, "end an HTTP/2 connection: {refusal}");
+}
+
+/// What the peer did wrong if a stream ended with this code; `None` if it only left. The codes do not say whose
+/// they are. Clients leave with others than those for a breach of the protocol (RFC 9113, section 7), so one of
+/// these is `h2`'s.
+fn fault(reason: Reason) -> Option<Refusal> {
+    match reason {
+        Reason::ENHANCE_YOUR_CALM => {
+            Some(Refusal::new(Code::RateLimited, "the client floods its HTTP/2 connection"))
+        }
+        Reason::PROTOCOL_ERROR
+        | Reason::FLOW_CONTROL_ERROR
+        | Reason::SETTINGS_TIMEOUT
+        | Reason::STREAM_CLOSED
+        | Reason::FRAME_SIZE_ERROR
+        | Reason::COMPRESSION_ERROR => {
+            Some(Refusal::new(Code::BadFrame, format!("the client broke a rule of HTTP/2: {reason}")))
+        }
+        _ => None,
+    }
+}
+
+/// Counts and logs the failure of a connection, and ends its streams if the peer took nothing. (If the peer broke a
+/// rule, each exchange has ended its own.)
+fn handle_end(node: &Node, peer: &Peer, error: &h2::Error, passed: Option<Slow>) {
+    match passed {
+        Some(slow @ (Slow::Answer | Slow::Vanished)) => {
+            let refusal = if slow == Slow::Answer { timers::stalled() } else { timers::vanished() };
+            if peer.bodies.end(&refusal) == 0 {
+                node.metrics.refused(&refusal);
+            }
+        }
+        Some(Slow::Head) => node.metrics.refusal(config_key!(limits.first_frame_timeout)),
+        // A flood is an attempt to get more streams, or more work per stream, than a connection may have.
+        None if !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
+            node.metrics.refusal(config_key!(limits.streams_per_connection));
+        }
+        None => {}
     }
     // Usually the peer's doing. Our own answers were logged where they were made.
     tracing::debug!(%error, peer = %peer.address, "end an HTTP/2 connection");

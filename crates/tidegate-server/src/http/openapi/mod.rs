@@ -201,6 +201,33 @@ fn success(route: &Route, answered: &Answered) -> Value {
             ] } }),
             json!({ "follow": follow("$response.body#/cursor"), "readBehind": read("$response.body#/cursor") }),
         ),
+        Content::PublishedToOrgs => (
+            json!({ "schema": at("PublishedToOrgs"), "example": {
+                "orgs": [{ "org": "acme", "cursor": cursor }, { "org": "beta", "cursor": "4m0p1qz7x2c8t-17" }],
+                "events": [
+                    { "org": "acme", "service": "finance", "id": "inv-7", "seq": 1042, "duplicate": false },
+                    { "org": "beta", "service": "finance", "id": "inv-8", "seq": 17, "duplicate": false },
+                ],
+            } }),
+            Value::Null,
+        ),
+        Content::PartlyPublished => (
+            json!({ "schema": at("PartlyPublished"), "example": {
+                "orgs": [
+                    { "org": "acme", "cursor": cursor },
+                    { "org": "beta", "problem": {
+                        "type": "about:blank", "title": "Too Many Requests", "status": 429, "code": "rate_limited",
+                        "detail": "this API key publishes more than 20000 requests a second to this org",
+                        "limit": "limits.publishes_per_second", "retry_in_ms": 40,
+                    } },
+                ],
+                "events": [
+                    { "org": "acme", "service": "finance", "id": "inv-7", "seq": 1042, "duplicate": false },
+                    { "org": "beta", "service": "finance", "id": "inv-8", "code": "rate_limited" },
+                ],
+            } }),
+            Value::Null,
+        ),
         Content::Page => (
             json!({ "schema": at("Page"), "example": {
                 "events": [{
@@ -278,7 +305,52 @@ fn form(body: Body) -> (String, Value) {
         "service": "staff", "event": "shift.changed", "id": "shift-3", "key": "rota-48",
         "users": ["ann", "bob"], "time": "2026-11-24T10:30:00+01:00", "data": ["early", "late"],
     });
+    let with_org = |mut event: Value, org: &str| {
+        event["org"] = org.into();
+        event
+    };
     match body {
+        Body::OrgEvents => (
+            "application/json".to_owned(),
+            json!({
+                "schema": at("NewOrgEvents"),
+                "examples": {
+                    "one": { "summary": "One event", "value": with_org(one.clone(), "dev") },
+                    "several": {
+                        "summary": "A batch; it may name several orgs",
+                        "value": [with_org(one, "dev"), with_org(targeted, "dev")],
+                    },
+                },
+            }),
+        ),
+        Body::OrgEventLines => (
+            "application/x-ndjson".to_owned(),
+            json!({
+                "schema": at("NewOrgEventLines"),
+                "examples": { "lines": { "summary": "Two lines", "value": format!(
+                    "{}\n{}\n", with_org(one, "dev"), with_org(targeted, "dev"),
+                ) } },
+            }),
+        ),
+        Body::OrgCloudEvent => (
+            "application/cloudevents+json".to_owned(),
+            json!({
+                "schema": at("OrgCloudEvent"),
+                "examples": { "structured": {
+                    "summary": "One event with its attributes", "value": with_org(cloud_event("inv-42"), "dev"),
+                } },
+            }),
+        ),
+        Body::OrgCloudEvents => (
+            "application/cloudevents-batch+json".to_owned(),
+            json!({
+                "schema": at("OrgCloudEvents"),
+                "examples": { "batch": {
+                    "summary": "A batch",
+                    "value": [with_org(cloud_event("inv-43"), "dev"), with_org(cloud_event("inv-44"), "dev")],
+                } },
+            }),
+        ),
         Body::Events => (
             "application/json".to_owned(),
             json!({
@@ -392,8 +464,14 @@ fn parameters(limits: &LimitSettings) -> Value {
         "QueryLastEventIdHeader": parameter("query", "Last-Event-ID", last_event_id, cursor, Value::Null),
         "IdempotencyKey": parameter(
             "header", "Idempotency-Key",
-            "Gives events without an id the ids `<key>-<index>`, so that the request can be sent again.",
-            json!({ "type": "string", "pattern": "^[!-~]{1,120}$" }), "order-7".into(),
+            "Stands for the whole request within the dedup window, so that it can be sent again: with the same \
+             events it is answered as the first time, with others it is 422. Events without an id get the ids \
+             `<key>-<index>`. It may be quoted, as a string of a structured field (RFC 9651).",
+            json!({
+                "type": "string",
+                "pattern": r#"^([!#-~][!-~]{0,119}|"([!#-\[\]-~]|\\["\\]){1,120}")$"#,
+            }),
+            "order-7".into(),
         ),
         "Service": parameter(
             "query", "service", "The service of CloudEvents that do not name one.", at("Service"), Value::Null,
@@ -482,7 +560,7 @@ fn security_schemes(config: &Config) -> Value {
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "tgk_<id>_<secret>",
-            "description": "A publisher's API key, bound to an org and to services; `tidegate key create` makes one.",
+            "description": "A publisher's API key, bound to orgs and to services; `tidegate key create` makes one.",
         },
         (scheme_name(Scheme::ReaderToken)): {
             "type": "http",

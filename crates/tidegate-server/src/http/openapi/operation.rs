@@ -87,6 +87,11 @@ pub enum Body {
     EventLines,
     CloudEvent,
     CloudEvents,
+    /// The same, each with its org.
+    OrgEvents,
+    OrgEventLines,
+    OrgCloudEvent,
+    OrgCloudEvents,
 }
 
 /// The content of an answer that is not a refusal.
@@ -94,6 +99,8 @@ pub enum Body {
 pub enum Content {
     Nothing,
     Published,
+    PublishedToOrgs,
+    PartlyPublished,
     Page,
     CursorNow,
     Frames,
@@ -105,9 +112,12 @@ impl Content {
     pub const fn media_type(self) -> Option<&'static str> {
         match self {
             Content::Nothing => None,
-            Content::Published | Content::Page | Content::CursorNow | Content::Description => {
-                Some("application/json")
-            }
+            Content::Published
+            | Content::PublishedToOrgs
+            | Content::PartlyPublished
+            | Content::Page
+            | Content::CursorNow
+            | Content::Description => Some("application/json"),
             Content::Frames => Some("text/event-stream"),
         }
     }
@@ -169,6 +179,7 @@ pub struct Operation {
 pub fn of(endpoint: Endpoint) -> &'static Operation {
     match endpoint {
         Endpoint::Publish => &PUBLISH,
+        Endpoint::PublishToOrgs => &PUBLISH_TO_ORGS,
         Endpoint::History => &HISTORY,
         Endpoint::Cursor => &CURSOR,
         Endpoint::Stream => &STREAM,
@@ -201,12 +212,13 @@ Appends one event, an array of events, or one event per line, to the org's log: 
 An answer of 200 means that the events are stored; no reader has seen them before. Events of one request \
 keep their order. An event with an `id` is stored once: sent again within the dedup window it is answered \
 with its first seq and `duplicate: true`. After 503, 504 or a broken connection, sending the same ids \
-again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway.
+again is safe; events without ids get ids from `Idempotency-Key`, or from the gateway. The key stands for \
+the whole request: with other events it is refused.
 
 The body may be compressed (`Content-Encoding: gzip` or `deflate`); the limits count what it inflates to.
 
 Members that are not described here are refused: ignoring a misspelt `users` would show everybody what was \
-meant for one. Extensions of CloudEvents are ignored, unless their name is probably meant as `users`.
+meant for one. `org` may be there if it is the org of the address. Extensions of CloudEvents are ignored, unless their name is probably meant as `users`.
 
 CloudEvents 1.0 are accepted too, and answered 202 without a body: structured and in batches as below, and in \
 binary mode, with `data` in the body and each attribute in a header `ce-<attribute>`. Two are the same if \
@@ -237,11 +249,11 @@ if that is the name of a service.",
         refused(Code::Unauthorized, NO_KEY),
         refused(
             Code::Forbidden,
-            "the key is for another org, or does not cover the service of an event, or the page's origin may \
-             not connect",
+            "the key does not cover the org, or the service of an event, or the page's origin may not connect",
         ),
         refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
         refused(Code::IdConflict, "an id was used before with other content"),
+        refused(Code::InProgress, "a request with the same `Idempotency-Key` is still being answered"),
         refused(
             Code::TooLarge,
             "the body, an event, or the number of events is over a limit; `limit` names the configuration key",
@@ -252,7 +264,89 @@ if that is the name of a service.",
              CloudEvent with data that is not JSON",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
-        refused(Code::RateLimited, "the key publishes more often than `limits.publishes_per_second`"),
+        refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
+        refused(Code::RateLimited, "the key publishes to this org more often than `limits.publishes_per_second`"),
+        refused(Code::Overloaded, "no room now; `limit` says for what"),
+        refused(
+            Code::DedupFull,
+            "the dedup window, or the org's part of it, holds its maximum of ids; `limit` says which",
+        ),
+        refused(Code::LogHalted, "the log accepts no writes until an operator restarts the gateway"),
+        refused(Code::Draining, "the gateway is shutting down"),
+        refused(
+            Code::Unknown,
+            "it is not known whether the events were stored; `limit` is set if the time was up; `ids` lists \
+             their ids, to send again",
+        ),
+    ],
+};
+
+static PUBLISH_TO_ORGS: Operation = Operation {
+    tag: Tag::Publish,
+    summary: "Publish events to several orgs",
+    description: "\
+Takes the same events as `publishEvents`, each with its `org`, for an API key that covers these orgs.
+
+**All or none, for each org.** The whole request is checked before anything is stored: if a field is faulty, or \
+the key does not cover an org or a service, everything is refused. After that, each org's events are stored or \
+refused on their own. 200 means that all are stored. 207 means that some are: `orgs` has the cursor or the \
+problem of each org, and `events` says what became of each event. If all are refused with one code, the \
+answer is that refusal, and `orgs` has the problem of each. Sending the whole request again is safe if its \
+events have ids, or the request an `Idempotency-Key`: what is stored is answered with `duplicate: true`.
+
+CloudEvents name their org in the extension `org`, in binary mode in the header `ce-org`. If all are of one org, \
+the answer is 202 without a body; otherwise it is the one for plain events.",
+    security: &[Scheme::PublishKey],
+    parameters: &[Parameter::IdempotencyKey, Parameter::Service],
+    bodies: &[Body::OrgEvents, Body::OrgEventLines, Body::OrgCloudEvent, Body::OrgCloudEvents],
+    answers: &[
+        Answered {
+            status: 200,
+            content: Content::PublishedToOrgs,
+            headers: &[],
+            description: "All are stored. `orgs` has one entry per org, in the order in which they first appear, and \
+                          `events` one per event, in the order of the request.",
+        },
+        Answered {
+            status: 202,
+            content: Content::Nothing,
+            headers: &[Header::Cursor],
+            description: "CloudEvents of one org were stored. No body, because routers would take one for an event to deliver.",
+        },
+        Answered {
+            status: 207,
+            content: Content::PartlyPublished,
+            headers: &[],
+            description: "The events of at least one org are refused: an org with `cursor` is stored, one with \
+                          `problem` is not. If all are refused, it is for different reasons.",
+        },
+    ],
+    refusals: &[
+        refused(
+            Code::BadRequest,
+            "the body is not JSON or ended early, a faulty or repeated header, or a faulty name",
+        ),
+        refused(Code::Unauthorized, NO_KEY),
+        refused(
+            Code::Forbidden,
+            "the key does not cover the org or the service of an event, or the page's origin may not connect",
+        ),
+        refused(Code::RequestTimeout, "the body took longer than `limits.request_timeout`"),
+        refused(Code::IdConflict, "an id was used before in its org with other content"),
+        refused(Code::InProgress, "a request with the same `Idempotency-Key` is still being answered"),
+        refused(
+            Code::TooLarge,
+            "the body, an event, or the number of events or of orgs is over a limit; `limit` names the \
+             configuration key",
+        ),
+        refused(
+            Code::UnsupportedMedia,
+            "any other content type, a `Content-Encoding` that is not taken (with `Accept-Encoding`), or a \
+             CloudEvent with data that is not JSON",
+        ),
+        refused(Code::Invalid, "faulty fields, all of them in `errors`"),
+        refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
+        refused(Code::RateLimited, "the key publishes to each of the orgs more often than `limits.publishes_per_second`"),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,

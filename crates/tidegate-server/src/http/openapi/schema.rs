@@ -168,6 +168,8 @@ fn events(limits: &LimitSettings) -> Value {
         limits.event_bytes.bytes()
     );
     properties.insert("data".to_owned(), json!({ "description": data }));
+    let mut of_orgs = properties.clone();
+    of_orgs.insert("org".to_owned(), described("Org", "Whose event it is."));
     json!({
         "NewEvent": {
             "type": "object",
@@ -178,21 +180,39 @@ fn events(limits: &LimitSettings) -> Value {
             "additionalProperties": false,
             "examples": [{ "service": "finance", "event": "invoice.paid", "data": { "amount": 5 } }],
         },
-        "NewEvents": {
-            "description": "One event, or an array of them.",
-            "anyOf": [
-                at("NewEvent"),
-                { "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("NewEvent") },
-            ],
+        "NewEvents": one_or_several("NewEvent", limits),
+        "NewEventLines": lines_of("NewEvent", limits),
+        "NewOrgEvent": {
+            "type": "object",
+            "description": "An event to publish that names its org. Other members are refused.",
+            "properties": of_orgs,
+            "required": ["org", "service", "event", "data"],
+            "additionalProperties": false,
+            "examples": [{ "org": "dev", "service": "finance", "event": "invoice.paid", "data": { "amount": 5 } }],
         },
-        "NewEventLines": {
-            "type": "string",
-            "description": format!(
-                "One `NewEvent` per line, as JSON; empty lines are ignored. At most {} events.",
-                limits.events_per_batch
-            ),
-            "contentMediaType": "application/x-ndjson",
-        },
+        "NewOrgEvents": one_or_several("NewOrgEvent", limits),
+        "NewOrgEventLines": lines_of("NewOrgEvent", limits),
+    })
+}
+
+fn one_or_several(event: &str, limits: &LimitSettings) -> Value {
+    json!({
+        "description": "One event, or an array of them.",
+        "anyOf": [
+            at(event),
+            { "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at(event) },
+        ],
+    })
+}
+
+fn lines_of(event: &str, limits: &LimitSettings) -> Value {
+    json!({
+        "type": "string",
+        "description": format!(
+            "One `{event}` per line, as JSON; empty lines are ignored. At most {} events.",
+            limits.events_per_batch
+        ),
+        "contentMediaType": "application/x-ndjson",
     })
 }
 
@@ -234,6 +254,15 @@ fn cloud_events(limits: &LimitSettings) -> Value {
         "CloudEvents": {
             "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("CloudEvent"),
         },
+        "OrgCloudEvent": {
+            "description": "A CloudEvent that names its org, in an extension.",
+            "allOf": [at("CloudEvent")],
+            "required": ["org"],
+            "properties": { "org": at("Org") },
+        },
+        "OrgCloudEvents": {
+            "type": "array", "minItems": 1, "maxItems": limits.events_per_batch, "items": at("OrgCloudEvent"),
+        },
     })
 }
 
@@ -273,6 +302,64 @@ fn answers() -> Value {
                         },
                     },
                 },
+            },
+        },
+        "PublishedToOrgs": {
+            "type": "object",
+            "required": ["orgs", "events"],
+            "properties": {
+                "orgs": { "type": "array", "minItems": 1, "items": at("StoredOrg") },
+                "events": { "type": "array", "minItems": 1, "items": at("StoredEvent") },
+            },
+        },
+        "PartlyPublished": {
+            "type": "object",
+            "required": ["orgs", "events"],
+            "properties": {
+                "orgs": {
+                    "type": "array", "minItems": 2,
+                    "items": { "anyOf": [at("StoredOrg"), at("RefusedOrg")] },
+                },
+                "events": {
+                    "type": "array", "minItems": 2,
+                    "items": { "anyOf": [at("StoredEvent"), at("RefusedEvent")] },
+                },
+            },
+        },
+        "StoredOrg": {
+            "type": "object",
+            "description": "The events of this org are stored.",
+            "required": ["org", "cursor"],
+            "properties": {
+                "org": at("Org"),
+                "cursor": described("Cursor", "The highest position among them. A stream from here shows later events."),
+            },
+        },
+        "RefusedOrg": {
+            "type": "object",
+            "description": "The events of this org are refused.",
+            "required": ["org", "problem"],
+            "properties": { "org": at("Org"), "problem": at("Problem") },
+        },
+        "StoredEvent": {
+            "type": "object",
+            "required": ["org", "service", "id", "seq", "duplicate"],
+            "properties": {
+                "org": at("Org"),
+                "service": at("Service"),
+                "id": described("EventId", "Given, or assigned by the gateway."),
+                "seq": at("Seq"),
+                "duplicate": { "type": "boolean", "description": "It was published before, with this seq." },
+            },
+        },
+        "RefusedEvent": {
+            "type": "object",
+            "required": ["org", "service", "id", "code"],
+            "properties": {
+                "org": at("Org"),
+                "service": at("Service"),
+                "id": described("EventId", "Send it again with this id."),
+                "code": { "type": "string", "description": "The code of the problem of its org." },
             },
         },
         "Page": {
@@ -323,6 +410,12 @@ fn refusals(codes: &[Code]) -> Value {
                     "description": "The faulty fields.",
                 },
                 "ids": { "type": "array", "minItems": 1, "items": at("EventId") },
+                "orgs": {
+                    "type": "array",
+                    "minItems": 2,
+                    "items": at("RefusedOrg"),
+                    "description": "If the events of several orgs are refused: the problem of each.",
+                },
             },
         },
         "FieldError": {
@@ -336,7 +429,7 @@ fn refusals(codes: &[Code]) -> Value {
                 },
                 "code": {
                     "type": "string",
-                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "depth", "media"],
+                    "enum": ["required", "type", "format", "empty", "too_many", "repeated", "unknown_field", "mismatch", "depth", "media"],
                 },
                 "detail": { "type": "string" },
                 "limit": { "type": "string", "description": "The configuration key of the limit that the field exceeds." },

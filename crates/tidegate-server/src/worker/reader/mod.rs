@@ -262,6 +262,7 @@ impl Reader {
     pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
+        let own = session.own();
         let seen = views.partition_point(|(batch, _)| batch.seq <= session.scanned());
         for chunk in views[seen..].chunks(FRAMES_MAX) {
             if !self.sink.is_ready() {
@@ -275,6 +276,11 @@ impl Reader {
                     return Offer::Lags(events);
                 }
                 events += session.take(batch, view, now, frames);
+            }
+            if session.own() != own
+                && let Some(membership) = &*self.membership.borrow()
+            {
+                membership.handle_own(session.own());
             }
             match self.sink.send(frames) {
                 Ok(true) => {}
@@ -391,7 +397,7 @@ impl Reader {
         let facts = Facts {
             now,
             draining,
-            progress: self.sink.progress(now),
+            is_stalled: self.sink.is_stalled(now, config.limits.write_timeout),
             is_granted: wall < self.connection.expires_at(),
             // A lagging reader needs no ping: it is being written to, and the write timeout ends it if its
             // client is gone.
@@ -418,18 +424,8 @@ impl Reader {
         self.say(&health_status(self.sink.framing(), health));
     }
 
-    /// The last frame, with the reason for the end. Counts and logs the end.
+    /// The last frame, with the reason for the end.
     pub fn last_frame(&self, refusal: &Refusal) -> Vec<Bytes> {
-        self.worker.node.metrics.close(refusal.code);
-        self.worker.node.metrics.refused(refusal);
-        tracing::info!(
-            connection = %self.id(),
-            org = %self.org.id(),
-            address = %self.connection.address,
-            transport = self.transport(),
-            code = refusal.code.name(),
-            "end a stream: {refusal}"
-        );
         let mut frames = Vec::new();
         let mut session = self.session.borrow_mut();
         session.put(frame::error(self.sink.framing(), refusal), &mut frames);
@@ -445,10 +441,30 @@ impl Reader {
         !is_broken || self.with_session(|session| session.subscriber().coding == Coding::Plain)
     }
 
+    /// Takes it off its worker's lists. Counts and logs its end (R33).
     fn close(self: &Rc<Self>) {
         self.org.leave(self);
         self.worker.readers.remove(self);
-        tracing::debug!(connection = %self.id(), org = %self.org.id(), "close a stream");
+        if std::thread::panicking() {
+            // Its task panicked; others are told to end by [`Reader::fail`].
+            self.fail();
+        }
+        let metrics = &self.worker.node.metrics;
+        let Some(refusal) = self.ending() else {
+            metrics.client_left();
+            tracing::debug!(connection = %self.id(), org = %self.org.id(), "close a stream: its client has left");
+            return;
+        };
+        metrics.close(refusal.code);
+        metrics.refused(refusal);
+        tracing::info!(
+            connection = %self.id(),
+            org = %self.org.id(),
+            address = %self.connection.address,
+            transport = self.transport(),
+            code = refusal.code.name(),
+            "end a stream: {refusal}"
+        );
     }
 }
 
@@ -491,7 +507,7 @@ fn health_status(framing: Framing, health: &Health) -> Bytes {
     frame::status(framing, code.name(), message)
 }
 
-/// Takes a reader off its worker's lists, and out of the gauge, however its task ends.
+/// Takes a reader off its worker's lists, and out of the gauge, and counts its end, however its task ends.
 pub struct Attendance {
     reader: Rc<Reader>,
     gauge: Gauge,

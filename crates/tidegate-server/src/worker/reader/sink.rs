@@ -1,6 +1,9 @@
 //! What a reader writes to: a WebSocket, or the body of a response.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tidegate_core::Framing;
@@ -45,11 +48,11 @@ impl Sink {
         }
     }
 
-    /// When it last took bytes; `now` if none wait.
-    pub fn progress(&self, now: Instant) -> Instant {
+    /// Whether bytes wait, and it has taken none for longer than `patience`.
+    pub fn is_stalled(&self, now: Instant, patience: Duration) -> bool {
         match self {
-            Sink::WebSocket(socket) => socket.progress(now),
-            Sink::Sse(slot) => slot.progress(now),
+            Sink::WebSocket(socket) => socket.is_stalled(now, patience),
+            Sink::Sse(slot) => slot.is_stalled(now, patience),
         }
     }
 

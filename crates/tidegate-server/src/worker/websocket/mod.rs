@@ -150,7 +150,8 @@ impl<'a> Fresh<'a> {
         match switching.socket().await {
             Ok(Switched { stream, early }) => {
                 let limits = ws::Limits { deflate: deflates, ..worker.node.ws_limits() };
-                let (socket, peer) = (Socket::new(stream, worker.sent.clone()), ws::MessageReader::new(limits));
+                let (socket, peer) =
+                    (Socket::new(stream, worker.sent.clone()), ws::MessageReader::new(limits));
                 Some((Self { worker, from, socket, peer }, early))
             }
             Err(error) => {
@@ -430,7 +431,6 @@ impl Conversation {
         let Self { attendance, socket, peer, catching_up, renewals } = self;
         let reader = attendance.reader().clone();
         drop((catching_up, renewals));
-        drop(attendance);
         let refusal = match left {
             Left::Gone => return Stage::Over,
             Left::Closing(code) => {
@@ -438,12 +438,17 @@ impl Conversation {
                     finish(&socket, peer, Vec::new(), Closing::Answering(code)).await;
                 }));
             }
-            Left::Broken(refusal) => refusal,
+            Left::Broken(refusal) => {
+                reader.end(refusal.clone());
+                reader.ending().cloned().unwrap_or(refusal)
+            }
             Left::Ended => match reader.ending().cloned() {
                 Some(refusal) => refusal,
                 None => return Stage::Over,
             },
         };
+        // Counts the end, before the client sees it.
+        drop(attendance);
         Stage::Ends(Box::pin(async move {
             let last = reader.last_frame(&refusal);
             finish(&socket, peer, last, Closing::Refusing(&refusal)).await;

@@ -100,9 +100,9 @@ impl Socket {
         }
     }
 
-    /// When it last took bytes; `now` if none wait.
-    pub fn progress(&self, now: Instant) -> Instant {
-        if self.is_ready() { now } else { self.progress.get() }
+    /// Whether bytes wait, and it has taken none for longer than `patience`.
+    pub fn is_stalled(&self, now: Instant, patience: Duration) -> bool {
+        !self.is_ready() && now.saturating_duration_since(self.progress.get()) > patience
     }
 }
 

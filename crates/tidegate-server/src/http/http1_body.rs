@@ -1,0 +1,49 @@
+//! The body of a request over HTTP/1.1.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+/// A body that notes whether it was read to its end. If it was not, hyper may close the connection after the
+/// answer.
+pub struct Http1Body {
+    body: Incoming,
+    is_read: Rc<Cell<bool>>,
+}
+
+impl Http1Body {
+    /// Sets `is_read` once the body has been read.
+    pub fn new(body: Incoming, is_read: Rc<Cell<bool>>) -> Self {
+        is_read.set(body.is_end_stream());
+        Self { body, is_read }
+    }
+}
+
+impl Body for Http1Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        this.is_read.set(frame.is_none() || this.body.is_end_stream());
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
