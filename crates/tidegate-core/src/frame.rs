@@ -28,8 +28,9 @@ pub enum Framing {
     Sse,
 }
 
-/// A frame with several events is shorter than this in both framings, all that is around them included. Go's
-/// `bufio.Scanner` refuses a line of this length unless its buffer is raised, and takes shorter ones.
+/// A frame with several events is shorter than this in both framings, all that is around them included, unless
+/// it is conflated (R17). Go's `bufio.Scanner` refuses a line of this length unless its buffer is raised, and
+/// takes shorter ones.
 pub const FRAME_BYTES_END: usize = 1 << 16;
 
 /// At most so many bytes of a `batch` frame are not its events: names have bounds, and so have numbers.

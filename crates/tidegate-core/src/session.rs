@@ -21,10 +21,10 @@ use crate::{
     batch::Compressed,
     deflate::Membership,
     envelope::Enveloping,
-    frame::{self, AROUND_BYTES_MAX, FRAME_BYTES_END, Framing, Hello, Run, Side, Terms},
+    frame::{self, Framing, Hello, Run, Side, Terms},
     gzip,
     opening::{Due, Opening},
-    slow::{keep_latest, latest_within},
+    slow::keep_latest,
     verifier::Verifier,
 };
 
@@ -421,8 +421,7 @@ impl Session {
     /// Takes a page of the log that was read for this reader alone: `events` are all events of the log in
     /// (`after`, `to`]. If `after` is above the reader's position, retention has removed the events in
     /// between, and a gap declares it. With `latest`, an event is left out if the page has a later one of the
-    /// same service and key that this reader may see; the frame has the number of those left out (R17). If what
-    /// remains does not fit into one frame, the reader takes the front of the page: call it again from there.
+    /// same service and key that this reader may see; the frame has the number of those left out (R17).
     pub fn take_page(
         &mut self,
         after: Seq,
@@ -440,18 +439,9 @@ impl Session {
             .map(|event| &**event)
             .filter(|event| event.seq > self.scanned && filter.admits(&event.service) && event.is_for(user))
             .collect();
-        let mut end = to.max(self.scanned);
-        let mut omitted = 0;
-        if latest {
-            let fits = latest_within(&visible, FRAME_BYTES_END - 1 - AROUND_BYTES_MAX);
-            if fits < visible.len() {
-                visible.truncate(fits);
-                end = visible.last().map_or(end, |event| event.seq);
-            }
-            omitted = keep_latest(&mut visible);
-        }
+        let omitted = if latest { keep_latest(&mut visible) } else { 0 };
         let in_page = events.len();
-        let events = self.take_private(end, &visible, omitted, out);
+        let events = self.take_private(to.max(self.scanned), &visible, omitted, out);
         self.break_silence(in_page, to.saturating_sub(after), now, out);
         PageTaken { events, omitted, gap }
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{Event, frame::event_bytes};
+use crate::Event;
 
 /// What is done about a reader that is warned (PROTOCOL.md, "Slow readers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,30 +103,6 @@ impl Escalation {
             SlowStep::Warn(self.warnings)
         })
     }
-}
-
-/// How many of `visible`, from the first on, fit into one frame of up to `room` bytes of events after
-/// [`keep_latest`]: as many as possible, and at least one. One that is larger fits if no other stays beside it.
-pub fn latest_within(visible: &[&Event], room: usize) -> usize {
-    if visible.iter().map(|event| event_bytes(event)).sum::<usize>() <= room {
-        return visible.len();
-    }
-    #[expect(clippy::disallowed_types, reason = "looked up only, never iterated")]
-    let mut latest = std::collections::HashMap::new();
-    let (mut kept, mut bytes, mut fits) = (0, 0, 1);
-    for (index, event) in visible.iter().enumerate() {
-        kept += 1;
-        bytes += event_bytes(event);
-        let earlier = event.key().and_then(|key| latest.insert((&event.service, key), event_bytes(event)));
-        if let Some(earlier) = earlier {
-            kept -= 1;
-            bytes -= earlier;
-        }
-        if bytes <= room || kept == 1 {
-            fits = index + 1;
-        }
-    }
-    fits.min(visible.len())
 }
 
 /// Removes the events of `visible` that have a later event with the same service and key (R17); returns how

@@ -117,7 +117,6 @@ proptest! {
             .zip(&sizes)
             .map(|(seq, size)| event(seq, &(seq as usize % keys).to_string(), &noise(seq, *size)))
             .collect();
-        let head = first + events.len() as u64 - 1;
         let mut tail = Tail::new(first - 1, Arc::default());
         tail.push(first - 1, &events, 1, LIMITS);
         tail.seal(1);
@@ -133,30 +132,6 @@ proptest! {
                 let mut out = Vec::new();
                 session.take(&batch, &view, 1, &mut out);
                 out.iter().for_each(|frame| check_length(framing, frame));
-            }
-            // `slow=latest` reads more than a frame holds, and takes it in turns.
-            let mut session = session(framing, Coding::Plain, first - 1);
-            let mut latest = std::collections::BTreeMap::new();
-            while session.scanned() < head {
-                let mut out = Vec::new();
-                let at = session.scanned();
-                let rest = &events[(at + 1 - first) as usize..];
-                session.take_page(at, head, rest, true, 1, &mut out);
-                prop_assert!(session.scanned() > at, "it moves");
-                for frame in &out {
-                    check_length(framing, frame);
-                    let frame = json(framing, frame);
-                    prop_assert_eq!(frame["prev"].as_u64(), Some(at));
-                    let events = frame["events"].as_array().cloned().unwrap_or_else(|| vec![frame.clone()]);
-                    let seen = events.len() as u64 + frame["omitted"].as_u64().unwrap_or(0);
-                    prop_assert_eq!(seen, frame["seq"].as_u64().expect("seq") - at);
-                    latest.extend(events.iter().map(|event| (event["key"].to_string(), event["seq"].clone())));
-                }
-            }
-            for event in &events {
-                let key = format!("{:?}", event.key().expect("a key"));
-                let last = events.iter().rfind(|other| other.key() == event.key()).expect("itself");
-                prop_assert_eq!(latest.get(&key), Some(&last.seq.into()));
             }
         }
     }
