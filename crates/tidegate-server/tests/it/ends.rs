@@ -414,3 +414,42 @@ fn who_leaves_its_events_unread_ends_and_the_others_of_its_connection_go_on() {
     assert_eq!(closes("slow_consumer"), 1.0);
     let _: Value = connection.send(&gateway.getting("cursor")).json();
 }
+
+/// A stream that the client leaves unread, and for which nothing waits, holds the window of the connection. So
+/// only the answers that get no room can find it.
+#[test]
+fn answers_that_get_no_room_have_the_unread_stream_ended_and_wait_once_more() {
+    let gateway = Gateway::with(&["limits.write_timeout=500ms", "ping.interval=60s", "log.engine=memory"]);
+    // A stream's window is larger than that of the connection (65,535).
+    let mut wire = Wire::open(gateway.public, &[(wire::INITIAL_WINDOW_SIZE, 1 << 20)]);
+    ask_by_hand(&mut wire, &gateway);
+    gateway.say("s", &format!("\"{}\"", "x".repeat(60_000)));
+    let authority = gateway.public.to_string();
+    let bearer = format!("Bearer {}", gateway.token);
+    let mut sent = 0;
+    // The second one is asked for when nothing is left for it.
+    for (full, stream, path) in [(60_000, 3, gateway.path("events")), (65_535, 5, gateway.path("cursor"))] {
+        while sent < full {
+            sent += wire.until(wire::DATA).payload.len();
+        }
+        let lines = [(":method", "GET"), (":scheme", "http"), (":authority", &*authority), (":path", &*path)];
+        wire.ask(stream, &[&lines[..], &[("authorization", &bearer)]].concat());
+    }
+    let reset = wire.until(wire::RST_STREAM);
+    assert_eq!((reset.stream, reset.number()), (1, wire::CANCEL));
+    let closes = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
+    eventually("the end of the stream", || (closes() == 1.0).then_some(()));
+    // As a client does with what it has thrown away.
+    wire.give_room(0, 1 << 20);
+    let mut ended = Vec::new();
+    while ended.len() < 2 {
+        let frame = wire.next().expect("an open connection");
+        assert_ne!(frame.kind, wire::RST_STREAM, "{}", frame.stream);
+        if frame.kind == wire::DATA && frame.flags & wire::END_STREAM != 0 {
+            ended.push(frame.stream);
+        }
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [3, 5]);
+    assert_eq!(closes(), 1.0);
+}

@@ -33,6 +33,9 @@ use crate::{
     worker::{Peer, Worker, sse::SseBody},
 };
 
+/// How often an answer that has waited for its whole time looks whether another one is in its way.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
 /// Room on the connection that an exchange may take: its part in the account of windows, until it is dropped.
 pub struct OpenAnswer {
     windows: Rc<Windows>,
@@ -45,6 +48,16 @@ impl OpenAnswer {
         let stream = stream.as_u32();
         windows.open(stream);
         Self { windows: windows.clone(), stream }
+    }
+
+    /// Waits until it is the fault of this answer that nothing of it is taken from now on. If another one is to
+    /// blame, that one has to end.
+    async fn stalled(&self, timeout: Duration) {
+        let began = Instant::now();
+        tokio::time::sleep(timeout).await;
+        while !self.windows.is_stalled(self.stream, began, Instant::now(), timeout) {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 }
 
@@ -313,7 +326,7 @@ impl Rest {
         match self {
             Rest::Whole(_) => tokio::select! {
                 () = poll_fn(|context| open.windows.poll_must_go(open.stream, context)) => {}
-                () = tokio::time::sleep(timeout) => open.windows.handle_leaving(open.stream),
+                () = open.stalled(timeout) => open.windows.handle_leaving(open.stream),
             },
             Rest::Stream(body) => {
                 poll_fn(|context| body.poll_ended(context)).await;
