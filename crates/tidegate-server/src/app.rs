@@ -182,6 +182,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
             .await?
             .context("open the log")?
     };
+    metrics.log_start(&recovery);
     let recovery_ms = u64::try_from(opening.elapsed().as_millis()).unwrap_or(u64::MAX);
     let publishers = Arc::new(publishers);
     let has_page = matches!(mode, RunMode::Dev { .. });
