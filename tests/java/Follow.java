@@ -1,12 +1,15 @@
 // Reads a stream as a user of okhttp-sse would, and prints each frame as a line. Called by
 // tests/npm/clients.mjs; docs/clients.md has its text.
 //
-//   java -cp 'target/java/*' tests/java/Follow.java <address of the stream> <token>
+//   java -cp 'target/java/*' tests/java/Follow.java <address of the stream> <address of a token>
+import java.io.IOException;
+import java.io.UncheckedIOException;
 // snippet: okhttp-sse
 import java.time.Duration;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 import okhttp3.OkHttpClient;
 import okhttp3.Request;
 import okhttp3.Response;
@@ -20,18 +23,22 @@ class Follow extends EventSourceListener {
         EventSources.createFactory(new OkHttpClient.Builder().readTimeout(Duration.ofSeconds(35)).build());
     private final ScheduledExecutorService later = Executors.newSingleThreadScheduledExecutor();
     private final String address;
-    private final String token;
+    private final Supplier<String> token;
     private volatile String cursor = "";
 
-    Follow(String address, String token) {
+    Follow(String address, Supplier<String> token) {
         this.address = address;
         this.token = token;
     }
 
     void open() {
-        Request request = new Request.Builder().url(address)
-            .header("Authorization", "Bearer " + token).header("Last-Event-ID", cursor).build();
-        streams.newEventSource(request, this);
+        try {
+            Request request = new Request.Builder().url(address)
+                .header("Authorization", "Bearer " + token.get()).header("Last-Event-ID", cursor).build();
+            streams.newEventSource(request, this);
+        } catch (RuntimeException noToken) {
+            again();
+        }
     }
 
     @Override public void onEvent(EventSource source, String id, String type, String data) {
@@ -60,6 +67,14 @@ class Follow extends EventSourceListener {
     }
 
     public static void main(String[] arguments) {
-        new Follow(arguments[0], arguments[1]).open();
+        OkHttpClient tokens = new OkHttpClient();
+        Request request = new Request.Builder().url(arguments[1]).build();
+        new Follow(arguments[0], () -> {
+            try (Response answer = tokens.newCall(request).execute()) {
+                return answer.body().string();
+            } catch (IOException error) {
+                throw new UncheckedIOException(error);
+            }
+        }).open();
     }
 }

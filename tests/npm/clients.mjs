@@ -1,5 +1,5 @@
 // Event stream clients of other people, each used as its documentation says: they follow one gateway through
-// three SIGKILLs. At the first the port is closed for a while, at the second a proxy answers 502 in its place, at
+// the end of their first token and three SIGKILLs. At the first the port is closed for a while, at the second a proxy answers 502 in its place, at
 // the third the connection breaks within a long frame. Each gets every event once and in order, or a gap is
 // declared. One more reads lines as Go's bufio.Scanner does by default.
 //
@@ -95,6 +95,13 @@ const site = createSite((request, answer) => {
     answer.end(`<!doctype html><link rel="icon" href="data:,"><script type="importmap">${JSON.stringify({ imports })}</script>`);
     return;
   }
+  if (request.url.startsWith('/token/')) {
+    // As a back-end does: a new one at each call. The first expires soon.
+    const client = clients[request.url.slice('/token/'.length)];
+    client.tokens += 1;
+    answer.end(client.tokens === 1 ? gateway.expiring(TOKEN_S) : gateway.token);
+    return;
+  }
   answer.setHeader('content-type', 'text/javascript');
   const path = request.url.startsWith('/node_modules/') ? `..${request.url}` : `.${request.url}`;
   // Modules of these packages name each other without the end of the file's name.
@@ -107,12 +114,13 @@ const gateway = await new Gateway(
   program, '--no-feed', '--set', `auth.origins=["${origin}"]`, '--set', 'limits.connections_per_user=50',
 ).start();
 const port = new URL(gateway.url).port;
+const TOKEN_S = 5;
 const browser = await launch();
 
 /** A client in a process of its own that prints what it gets. */
 function process_(command, ...before) {
-  return (address, token, client) => {
-    const child = spawn(command, [...before, address, token], { stdio: ['ignore', 'pipe', 'pipe'] });
+  return (address, tokens, client) => {
+    const child = spawn(command, [...before, address, tokens], { stdio: ['ignore', 'pipe', 'pipe'] });
     process.once('exit', () => child.kill('SIGKILL'));
     createInterface(child.stdout).on('line', (line) => client.got.push(JSON.parse(line)));
     child.stderr.on('data', (words) => { client.words += words; });
@@ -123,16 +131,17 @@ function process_(command, ...before) {
 
 /** A client in a page. */
 function page(file) {
-  return async (address, token, client) => {
+  return async (address, tokens, client) => {
     const tab = await (await browser.newContext()).newPage();
     tab.on('console', (message) => { client.words += `${message.text()}\n`; });
     tab.on('pageerror', (error) => { client.ended = `${error}`; });
     await tab.exposeFunction('handle', (frame) => { client.got.push(frame); });
     await tab.goto(origin);
-    tab.evaluate(async ([file, address, token]) => {
+    tab.evaluate(async ([file, address, tokens]) => {
       const { follow } = await import(file);
-      await follow(address, token, (frame) => window.handle(frame));
-    }, [`/${file}`, address, token]).catch((error) => { client.ended = `${error}`; });
+      const getToken = async () => (await fetch(tokens)).text();
+      await follow(address, getToken, (frame) => window.handle(frame));
+    }, [`/${file}`, address, tokens]).catch((error) => { client.ended = `${error}`; });
   };
 }
 
@@ -148,10 +157,10 @@ const starts = {
 };
 const clients = [];
 for (const [name, start] of Object.entries(starts)) {
-  const client = { name, got: [], words: '', relay: new Relay(freePort()) };
+  const client = { name, got: [], words: '', tokens: 0, relay: new Relay(freePort()) };
+  const tokens = `${origin}/token/${clients.push(client) - 1}`;
   await client.relay.up(port);
-  await start(`${client.relay.url}/v1/orgs/${gateway.org}/stream`, gateway.token, client);
-  clients.push(client);
+  await start(`${client.relay.url}/v1/orgs/${gateway.org}/stream`, tokens, client);
 }
 
 const events = ({ got }) => got.flatMap((frame) => (frame.type === 'event' ? [frame] : frame.events ?? []));
@@ -178,6 +187,14 @@ const arrived = (what) => all(what, (client) => events(client).length >= sent.le
 await all('hello', ({ got }) => got.some(({ type }) => type === 'hello'));
 await publish(1, 2, 3);
 await arrived('live events');
+
+const renewed = ({ tokens, got }) => tokens > 1 && got.filter(({ type }) => type === 'hello').length > 1;
+await until('the end of each first token', async () => {
+  await publish('while tokens expire');
+  return clients.every((client) => client.ended || renewed(client));
+}).catch(() => {}); // the next line says whose
+await all('a stream with its second token', renewed);
+await arrived('what came while tokens expired');
 
 for (const { relay } of clients) relay.down();
 await gateway.kill();

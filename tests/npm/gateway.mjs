@@ -1,12 +1,14 @@
 // A gateway for tests: `tidegate dev` on a free port and with its own directory, killed and restarted on
 // both. Nothing is left running, whatever happens.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { createHmac } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 const START_MS = 30_000;
+const LEEWAY_S = 30; // auth.leeway
 
 // Below the range of ephemeral ports: a client that retries a closed port of that range can end up connected
 // to itself, and then holds the port.
@@ -75,6 +77,15 @@ export class Gateway {
     });
     if (answer.status !== 200) throw new Error(`a publish was answered with ${answer.status}: ${await answer.text()}`);
     return answer.json();
+  }
+
+  /** A token for the reader of `token` that the gateway takes for so many seconds from now. */
+  expiring(seconds) {
+    const [, secret] = /^secret = "(.*)"$/m.exec(readFileSync(join(this.dir, 'dev.toml'), 'utf8'));
+    const [head, claims] = this.token.split('.');
+    const exp = Math.floor(Date.now() / 1000) + seconds - LEEWAY_S;
+    const body = Buffer.from(JSON.stringify({ ...JSON.parse(Buffer.from(claims, 'base64url')), exp })).toString('base64url');
+    return `${head}.${body}.${createHmac('sha256', secret).update(`${head}.${body}`).digest('base64url')}`;
   }
 
   /** Whether a stream is open. */

@@ -33,7 +33,12 @@ assert.deepEqual(Object.keys(found).filter((name) => !WANTED.includes(name)), []
 // Users serve their pages from another origin, such as that of Vite; so does this. The gateway is as `tidegate
 // dev` starts it.
 let page = '';
-const site = createServer((_, answer) => answer.setHeader('content-type', 'text/html; charset=utf-8').end(page));
+let tokens = 0; // that were asked for, as from a back-end; the first expires soon
+const TOKEN_S = 5;
+const site = createServer((request, answer) => {
+  if (request.url === '/token') return answer.end((tokens += 1) === 1 ? gateway.expiring(TOKEN_S) : gateway.token);
+  return answer.setHeader('content-type', 'text/html; charset=utf-8').end(page);
+});
 await new Promise((resolve) => { site.listen(0, '127.0.0.1', resolve); });
 const origin = `http://127.0.0.1:${site.address().port}`;
 const gateway = await new Gateway(program, '--no-feed').start();
@@ -47,6 +52,15 @@ function fill(snippet) {
     .replaceAll('$KEY', gateway.publish_key);
   assert.ok(filled.includes(gateway.url.slice(4)) && !filled.includes('localhost'), 'a snippet names the gateway by localhost:8080');
   return filled;
+}
+
+/** A page's snippet, with the line that its user replaces. */
+function page_(snippet) {
+  tokens = 0;
+  const own = `const getToken = async () => '${gateway.token}';`;
+  const filled = fill(snippet);
+  assert.ok(filled.includes(own), 'it says where its token comes from');
+  return `<!doctype html><link rel="icon" href="data:,">${filled.replace(own, "const getToken = async () => (await fetch('/token')).text();")}`;
 }
 
 let number = 0;
@@ -69,7 +83,7 @@ const numbers = (lines, mark) => lines.filter((line) => line.includes(mark)).map
 
 const tests = {
   async 'websocket.js'() {
-    const { browser, lines, errors } = await browse(`<!doctype html><link rel="icon" href="data:,"><script>${fill(found['websocket.js'])}</script>`);
+    const { browser, lines, errors } = await browse(page_(`<script>${found['websocket.js']}</script>`));
     const sent = [];
     const publish = async () => {
       const event = marked('by-websocket');
@@ -81,24 +95,29 @@ const tests = {
     assert.deepEqual(errors, []);
     for (let times = 0; times < 5; times += 1) await publish();
     await until('the last event', () => numbers(lines, 'by-websocket').at(-1) === sent.at(-1));
+    await until('a new token', async () => { await publish(); return tokens > 1; });
+    assert.ok(errors.some((line) => line.includes('token_expired')), 'the console says why');
+    await until('what was published meanwhile', () => numbers(lines, 'by-websocket').at(-1) === sent.at(-1));
     await gateway.kill();
     await gateway.restart();
     for (let times = 0; times < 5; times += 1) await publish();
     await until('what was published while it was away', () => numbers(lines, 'by-websocket').at(-1) === sent.at(-1));
     const got = numbers(lines, 'by-websocket');
-    assert.deepEqual(got, sent.slice(sent.indexOf(got[0])), 'each event once and in order, over the restart');
+    assert.deepEqual(got, sent.slice(sent.indexOf(got[0])), 'each event once and in order, over the new token and the restart');
     await browser.close();
   },
 
   async 'eventsource.html'() {
     await gateway.publish(marked('by-eventsource'));
-    const { browser, tab, errors } = await browse(`<!doctype html><link rel="icon" href="data:,">${fill(found['eventsource.html'])}`);
+    const { browser, tab, errors } = await browse(page_(found['eventsource.html']));
     const shown = async () => numbers((await tab.locator('body').innerText()).split('\n').reverse(), 'by-eventsource');
     await until('the event that was there before', async () => (await shown()).length > 0);
     assert.deepEqual(errors, []);
     const first = number;
     for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-eventsource'));
     await until('the last event', async () => (await shown()).at(-1) === number);
+    await until('a new token', async () => { await gateway.publish(marked('by-eventsource')); return tokens > 1; });
+    await until('what was published meanwhile', async () => (await shown()).at(-1) === number);
     await gateway.kill();
     await gateway.restart();
     for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-eventsource'));

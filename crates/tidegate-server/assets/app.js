@@ -3,7 +3,7 @@
 // Event data is text from publishers: it reaches the document only as text.
 
 import { drawActivity, drawLatency } from './charts.js';
-import { Link, Stream, parseCursor, formatCursor } from './stream.js';
+import { Link, Stream, parseCursor, parseExactly, formatCursor } from './stream.js';
 import { namesIn, panels } from './try.js';
 
 const ROWS_MAX = 200;
@@ -549,5 +549,5 @@ const theme = localStorage.getItem('tidegate.theme');
 if (theme) document.documentElement.dataset.theme = theme;
 const handed = takeFragment();
 let rows = [];
-try { rows = handed ? [] : JSON.parse(kept('rows') ?? '[]'); } catch { /* the list starts empty */ }
+try { rows = handed ? [] : parseExactly(kept('rows') ?? '[]'); } catch { /* the list starts empty */ }
 open({ rows });

@@ -27,39 +27,56 @@ export function curlStream({ origin, token, ...target }) {
   ].join('\n');
 }
 
+/** Where a script gets its token. The one of this page is enough until it expires. */
+const tokenOf = (token) => `const getToken = async () => ${literal(token)}; // a new one from your back-end at each call: this one expires`;
+
 /** A page's script over WebSocket. It keeps its cursor, and comes back for what it missed. */
 export function webSocket({ origin, token, ...target }) {
   return [
+    tokenOf(token),
     'let cursor = null; // [epoch, seq, tag]',
     '',
-    'function connect() {',
+    'async function connect(pause = 1000) {',
     `  const start = cursor ? 'cursor=' + cursor.join('-') : 'tail=10';`,
     `  const socket = new WebSocket(${literal(streamOf(origin.replace(/^http/, 'ws'), target))} + start,`,
-    `    ['tidegate.v1', ${literal(`tidegate.bearer.${token}`)}]);`,
+    "    ['tidegate.v1', 'tidegate.bearer.' + await getToken()]);",
     '  socket.onmessage = ({ data }) => {',
     '    const frame = JSON.parse(data);',
     `    if (frame.type === 'hello') cursor = frame.cursor.split('-');`,
     `    if (frame.type === 'gap') { console.warn('gone:', frame); cursor = [frame.epoch, frame.seq, frame.filter]; }`,
+    `    if (frame.type === 'error') { console.error(frame.code, frame.message); pause = frame.retry_in_ms ?? pause; }`,
     `    if (frame.type === 'ping') socket.send('{"type":"pong"}');`,
     `    if (!['event', 'batch', 'ping'].includes(frame.type)) return;`,
     '    if (frame.prev > cursor[1]) return socket.close(); // something is missing: come back for it',
-    `    for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) console.log(event.event, event.data);`,
+    `    for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) if (event.seq > cursor[1]) console.log(event.event, event.data);`,
     '    cursor[1] = frame.seq;',
     '  };',
-    '  socket.onclose = ({ code }) => { if (code < 4500) setTimeout(connect, 1000 + Math.random() * 4000); };',
+    '  socket.onclose = ({ code }) => { if (code < 4500) again(pause); };',
     '}',
-    'connect();',
+    'const again = (pause) => setTimeout(() => connect().catch(() => again(1000)), pause + Math.random() * 4000);',
+    'connect().catch(() => again(1000));',
   ].join('\n');
 }
 
-/** A page's script with EventSource, which keeps the cursor by itself. */
+/** A page's script with EventSource, which keeps the cursor by itself. A new one with a new token is given it. */
 export function eventSource({ origin, token, ...target }) {
   return [
-    `const source = new EventSource(${literal(`${streamOf(origin, target)}tail=10&access_token=${token}`)});`,
-    'source.onmessage = ({ data }) => {',
-    '  const frame = JSON.parse(data);',
-    `  if (frame.type === 'gap') console.warn('gone:', frame);`,
-    `  for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) console.log(event.event, event.data);`,
-    '};',
+    tokenOf(token),
+    `let start = 'tail=10', pause = 60_000;`,
+    '',
+    'async function follow() {',
+    `  const source = new EventSource(${literal(streamOf(origin, target))} + start + '&access_token=' + await getToken());`,
+    '  source.onmessage = ({ data, lastEventId }) => {',
+    '    const frame = JSON.parse(data);',
+    `    if (frame.type === 'hello') pause = 1000 + Math.random() * 4000;`,
+    `    if (frame.type === 'error') console.error(frame.code, frame.message);`,
+    `    if (frame.type === 'gap') console.warn('gone:', frame);`,
+    `    for (const event of frame.events ?? (frame.type === 'event' ? [frame] : [])) console.log(event.event, event.data);`,
+    '    if (lastEventId) start = `cursor=${lastEventId}`; // for the next EventSource',
+    '  };',
+    `  source.onerror = () => { if (source.readyState === EventSource.CLOSED) again('The token has expired, or the stream was refused.'); };`,
+    '}',
+    'const again = (why) => { console.error(why); setTimeout(() => follow().catch(again), pause); pause = 60_000; };',
+    'follow().catch(again);',
   ].join('\n');
 }

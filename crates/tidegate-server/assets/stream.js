@@ -53,6 +53,14 @@ export function parseCursor(text) {
   return parts && Number.isSafeInteger(seq) ? { epoch: parts[1], seq, tag: parts[3] ?? null } : null;
 }
 
+/** JSON, with each number that JavaScript would change (`1.10`, 20 digits) as it was written, if the browser can. */
+export function parseExactly(text) {
+  return JSON.parse(text, (_, value, context) => {
+    const written = typeof value === 'number' ? context?.source ?? String(value) : '';
+    return typeof value === 'number' && written !== String(value) && JSON.rawJSON ? JSON.rawJSON(written) : value;
+  });
+}
+
 /** The text of a cursor. */
 export function formatCursor({ epoch, seq, tag }) {
   return tag ? `${epoch}-${seq}-${tag}` : `${epoch}-${seq}`;
@@ -420,7 +428,7 @@ export class Link {
     };
     const read = (text, now, wall) => {
       let frame;
-      try { frame = JSON.parse(text); } catch { return this.stream.closed({ message: 'a frame was not JSON' }, now, wall); }
+      try { frame = parseExactly(text); } catch { return this.stream.closed({ message: 'a frame was not JSON' }, now, wall); }
       return this.stream.frame(frame, now, wall);
     };
     const sink = { frame: current(read), closed: current((end, now, wall) => this.stream.closed(end, now, wall)) };

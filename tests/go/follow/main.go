@@ -1,7 +1,7 @@
 // Reads a stream as a user of github.com/r3labs/sse would, or with a plain bufio.Scanner, and prints each
 // frame as a line. Called by tests/npm/clients.mjs; docs/clients.md has its text.
 //
-//	follow r3labs|scanner <address of the stream> <token>
+//	follow r3labs|scanner <address of the stream> <address of a token>
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -19,7 +20,16 @@ import (
 )
 
 func main() {
-	address, token := os.Args[2], os.Args[3]
+	address := os.Args[2]
+	token := func() string {
+		answer, err := http.Get(os.Args[3])
+		if err != nil {
+			return ""
+		}
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(answer.Body)
+		return string(text)
+	}
 	switch os.Args[1] {
 	case "r3labs":
 		r3labs(address, token, handle)
@@ -36,16 +46,18 @@ func handle(frame []byte) {
 }
 
 // snippet: r3labs
-func r3labs(address, token string, handle func(frame []byte)) {
+func r3labs(address string, token func() string, handle func(frame []byte)) {
 	// The buffer holds a whole frame; its default is 64 KiB. An event of limits.event_bytes has to fit.
 	client := sse.NewClient(address, sse.ClientMaxBufferSize(1<<20))
-	client.Headers["Authorization"] = "Bearer " + token
+	renew := func() { client.Headers["Authorization"] = "Bearer " + token() }
+	client.ReconnectNotify = func(error, time.Duration) { renew() } // before each attempt of its own
 	// By default it gives up at the first cut that comes later than 15 minutes after Subscribe.
 	retries := backoff.NewExponentialBackOff()
 	retries.MaxElapsedTime = 0
 	client.ReconnectStrategy = retries
 	var cursor []byte
 	for {
+		renew()
 		// It returns at each clean end of the stream, without an error.
 		err := client.SubscribeRaw(func(msg *sse.Event) {
 			// At a cut it hands over the part of a frame that has come, and takes the id from it.
@@ -65,11 +77,11 @@ func r3labs(address, token string, handle func(frame []byte)) {
 // end
 
 // scanner reads lines with Go's default buffer: they have to be shorter than 64 KiB.
-func scanner(address, token string, handle func(frame []byte)) {
+func scanner(address string, token func() string, handle func(frame []byte)) {
 	cursor := ""
 	for {
 		request, _ := http.NewRequest("GET", address, nil)
-		request.Header.Set("Authorization", "Bearer "+token)
+		request.Header.Set("Authorization", "Bearer "+token())
 		request.Header.Set("Accept", "text/event-stream")
 		request.Header.Set("Last-Event-ID", cursor)
 		if answer, err := http.DefaultClient.Do(request); err == nil {

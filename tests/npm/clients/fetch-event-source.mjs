@@ -4,9 +4,10 @@ import { fetchEventSource } from '@microsoft/fetch-event-source';
 
 class Final extends Error {}
 
-export function follow(address, token, handle) {
+export function follow(address, getToken, handle) {
   return fetchEventSource(address, {
-    headers: { Authorization: `Bearer ${token}` },
+    // It calls this for each attempt, with the id that it remembers.
+    fetch: async (url, init) => fetch(url, { ...init, headers: { ...init.headers, Authorization: `Bearer ${await getToken()}` } }),
     async onopen(answer) {
       const { status } = answer;
       if (status >= 400 && status < 500 && status !== 408 && status !== 429) throw new Final(`refused: ${status}`);

@@ -220,7 +220,8 @@ fn what_is_not_json_is_refused_with_its_position() {
     }
     let error = read(BodyForm::Ndjson, "{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n{oops")
         .expect_err("not JSON");
-    assert!(error.to_string().starts_with("the body is not JSON: line 2: "), "{error}");
+    assert!(error.to_string().starts_with("the body is not JSON: line 2, column 2: "), "{error}");
+    assert!(!error.to_string().contains("line 1"), "{error}");
 }
 
 #[test]

@@ -44,28 +44,62 @@ test('a shell gets each word as it was, and nothing of it runs', () => {
   assert.match(curlStream(stream), /^curl -N 'http:\/\/localhost:8080\/v1\/orgs\/dev\/stream\?services=finance,orders&tail=10' /);
 });
 
-test('scripts ask for what is on the screen, and come back at their cursor', () => {
+// Lets promises that have settled go on.
+const settle = () => new Promise((resolve) => { setImmediate(resolve); });
+
+test('scripts ask for what is on the screen, and come back at their cursor with a new token', async () => {
   const asked = [];
   class WebSocket {
-    constructor(...words) { asked.push(words); this.words = words; WebSocket.last = this; }
+    constructor(...words) { asked.push(words); WebSocket.last = this; }
     send(text) { asked.push(text); }
   }
   const timers = [];
   const said = [];
-  const run = new Function('WebSocket', 'setTimeout', 'console', webSocket({ ...stream, token: HOSTILE }));
-  run(WebSocket, (act) => timers.push(act), { log: (...words) => said.push(words), warn() {} });
+  const log = { log: (...words) => said.push(words), warn() {}, error: (...words) => said.push(words) };
+  const later = (act, ms) => timers.push({ act, ms });
+  // The line that a user replaces.
+  const renewing = (code) => code.replace(/^const getToken = async \(\) => ('.*');/, 'let tokens = 0; const getToken = async () => $1 + ++tokens;');
+  new Function('WebSocket', 'setTimeout', 'console', renewing(webSocket({ ...stream, token: HOSTILE })))(WebSocket, later, log);
+  await settle();
   const hear = (frame) => WebSocket.last.onmessage({ data: JSON.stringify(frame) });
   hear({ type: 'hello', cursor: 'e-5-t' });
-  hear({ type: 'batch', prev: 5, seq: 9, events: [{ event: 'x', data: 1 }] });
-  WebSocket.last.onclose({ code: 1006 });
-  timers[0]();
+  hear({ type: 'batch', prev: 4, seq: 9, events: [{ seq: 5, event: 'old', data: 0 }, { seq: 9, event: 'x', data: 1 }] });
+  hear({ type: 'error', code: 'token_expired', message: 'Get a new one.', retry_in_ms: 9000 });
+  WebSocket.last.onclose({ code: 4001 });
+  assert.ok(timers[0].ms >= 9000, 'not before the gateway wants it');
+  timers.pop().act();
+  await settle();
   assert.deepEqual(asked, [
-    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&tail=10', ['tidegate.v1', `tidegate.bearer.${HOSTILE}`]],
-    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&cursor=e-9-t', ['tidegate.v1', `tidegate.bearer.${HOSTILE}`]],
+    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&tail=10', ['tidegate.v1', `tidegate.bearer.${HOSTILE}1`]],
+    ['ws://localhost:8080/v1/orgs/dev/stream?services=finance,orders&cursor=e-9-t', ['tidegate.v1', `tidegate.bearer.${HOSTILE}2`]],
   ]);
-  assert.deepEqual(said, [['x', 1]]);
-  class EventSource { constructor(url) { this.url = url; } }
-  const source = new Function('EventSource', `${eventSource({ ...stream, services: [] })}\nreturn source;`)(EventSource);
-  assert.equal(source.url, 'http://localhost:8080/v1/orgs/dev/stream?tail=10&access_token=a.b.c');
+  assert.deepEqual(said.splice(0), [['x', 1], ['token_expired', 'Get a new one.']]);
+  WebSocket.last.onclose({ code: 4551 });
+  assert.deepEqual(timers, [], 'a final refusal');
+
+  const opened = [];
+  class EventSource {
+    static CLOSED = 2;
+    constructor(url) { opened.push(url); EventSource.last = this; }
+  }
+  new Function('EventSource', 'setTimeout', 'console', renewing(eventSource({ ...stream, services: [] })))(EventSource, later, log);
+  await settle();
+  const message = (frame, lastEventId) => EventSource.last.onmessage({ data: JSON.stringify(frame), lastEventId });
+  message({ type: 'hello' }, 'e-5-t');
+  message({ type: 'event', event: 'x', data: 1 }, 'e-6-t');
+  message({ type: 'error', code: 'overloaded', message: 'Later.' }, '');
+  assert.deepEqual(said.splice(0), [['x', 1], ['overloaded', 'Later.']]);
+  EventSource.last.onerror();
+  assert.deepEqual(timers, [], 'it comes back by itself');
+  for (const soon of [true, false]) {
+    EventSource.last.readyState = 2;
+    EventSource.last.onerror();
+    const { act, ms } = timers.pop();
+    assert.equal(ms < 60_000, soon, 'a token that has expired, then a new one that is refused as well');
+    act();
+    await settle();
+  }
+  const address = 'http://localhost:8080/v1/orgs/dev/stream?';
+  assert.deepEqual(opened, [`${address}tail=10&access_token=a.b.c1`, `${address}cursor=e-6-t&access_token=a.b.c2`, `${address}cursor=e-6-t&access_token=a.b.c3`]);
   assert.ok(!webSocket({ ...stream, token: '</script>' }).includes('</script>'), 'it can stand in a page');
 });
