@@ -44,7 +44,7 @@ ENV TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml \
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Nothing else in the image could ask. While it drains or its log is halted it is not healthy; what restarts
-# unhealthy containers should ask ["/tidegate", "health", "--live"] instead.
+# unhealthy containers should ask ["/tidegate", "health", "--live", "--admin", "127.0.0.1:8081"] instead.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/tidegate", "health"]
 ENTRYPOINT ["/tidegate"]
 CMD ["serve"]

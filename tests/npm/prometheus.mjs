@@ -10,7 +10,9 @@
 // Usage: node prometheus.mjs <path of the tidegate binary>
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -105,7 +107,21 @@ async function serve(config) {
   return { admin_url: `http://${admin}`, write, reread: () => child.kill('SIGHUP'), close: () => child.kill('SIGKILL') };
 }
 
-// Scenarios: the alerts that must fire, and the text of /metrics before and after.
+/** A gateway with an issuer whose keys it has; `status` of `issuer` is what a fetch is answered with. */
+async function withIssuer(auth = '') {
+  const key = { ...generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' }), kid: 'k' };
+  const issuer = { status: 200 };
+  const server = createServer((_, answer) => answer.writeHead(issuer.status).end(JSON.stringify({ keys: [key] })));
+  await new Promise((resolve) => { server.listen(0, '127.0.0.1', resolve); });
+  server.unref();
+  const jwks = `http://127.0.0.1:${server.address().port}/jwks`;
+  const gateway = await serve(`[auth]\n${auth}\n[[auth.issuers]]\nissuer = "https://id.example"\nalgorithms = ["EdDSA"]\norgs = ["acme"]\njwks = "${jwks}"\n`);
+  await until('the keys', async () => (await metric(gateway, 'tidegate_jwks_keys')) === 1);
+  return { gateway, issuer };
+}
+
+// Scenarios: the alerts that must fire, and the text of /metrics before and after. If a scenario `isOnce`, it does not
+// happen again after its first minute. `series` has further series, with a value for each minute.
 
 /** Scrapes around `act`. */
 async function around(gateway, alerts, act) {
@@ -113,6 +129,10 @@ async function around(gateway, alerts, act) {
   await act();
   return { alerts, before, after: await text(gateway) };
 }
+
+const CALM = 10; // minutes before it happens
+const MINUTES = 130; // and then, in each of them, it happens again
+const minutes = Array.from({ length: CALM + MINUTES + 1 }, (_, minute) => minute);
 
 const sum = (alerts) => alerts.sort();
 const scenarios = {
@@ -154,6 +174,25 @@ const scenarios = {
     await gateway.kill();
     return scenario;
   },
+  async 'readers have tokens by another secret, over event streams'() {
+    const gateway = await start();
+    const scenario = await around(gateway, ['TidegateTokensRefused'], async () => {
+      for (let n = 0; n < 30; n += 1) assert.equal((await ask(gateway, 'stream', `${gateway.token.slice(0, -4)}AAAA`)).status, 401);
+    });
+    await gateway.kill();
+    return scenario;
+  },
+  async 'one client tries a bad token again and again, and nobody else opens a stream'() {
+    const gateway = await start();
+    const reader = await socket(gateway);
+    const scenario = await around(gateway, [], async () => {
+      assert.equal((await ask(gateway, 'stream', `${gateway.token.slice(0, -4)}AAAA`)).status, 401);
+      assert.equal(await (await socket(gateway, '', `${gateway.token.slice(0, -4)}AAAA`)).closed, 4551);
+    });
+    reader.close();
+    await gateway.kill();
+    return scenario;
+  },
   async 'readers have tokens by another secret'() {
     const gateway = await start();
     const scenario = await around(gateway, ['TidegateTokensRefused'], async () => {
@@ -165,12 +204,35 @@ const scenarios = {
     await gateway.kill();
     return scenario;
   },
-  async 'the log is replaced by a new one'() {
+  async 'a gateway that does not sync each event is killed'() {
+    const gateway = await start('log.sync=interval');
+    const scenario = await around(gateway, ['TidegateEventsLost'], async () => {
+      await gateway.publish(event(1));
+      await gateway.kill();
+      await gateway.restart();
+    });
+    await gateway.kill();
+    return scenario;
+  },
+  async 'a reader brings cursors that are not of this log'() {
+    const gateway = await start();
+    const { cursor } = await gateway.publish(event(1));
+    const scenario = await around(gateway, [], async () => {
+      for (const other of ['aaaaaaaaaaaaa-5', `${cursor.split('-')[0]}-99999`]) {
+        const reader = await stream(gateway, `?cursor=${other}`);
+        assert.equal((await reader.next('gap')).reason, 'epoch');
+        await reader.close();
+      }
+    });
+    await gateway.kill();
+    return scenario;
+  },
+  async 'a log in memory begins anew'() {
     const gateway = await start('log.engine=memory');
     const { cursor } = await gateway.publish(event(1));
     await gateway.kill();
     await gateway.restart();
-    const scenario = await around(gateway, ['TidegateEventsLost'], async () => {
+    const scenario = await around(gateway, [], async () => {
       const reader = await stream(gateway, `?cursor=${cursor}`);
       assert.equal((await reader.next('gap')).reason, 'epoch');
       await reader.close();
@@ -216,16 +278,48 @@ const scenarios = {
       await until('the reread', async () => (await metric(gateway, 'tidegate_config_rereads_total{outcome="refused"}')) === 1);
     });
     gateway.close();
+    return { ...scenario, isOnce: true }; // and is never corrected
+  },
+  async 'SIGHUP reads a faulty configuration, and then its correction'() {
+    const secret = '[[auth.keys]]\nsecret = "a secret of thirty-two bytes...."\n';
+    const gateway = await serve(secret);
+    const scenario = await around(gateway, [], async () => {
+      for (const [more, outcome] of [['[limits]\nconnections = "many"\n', 'refused'], ['', 'taken']]) {
+        gateway.write(`${secret}${more}`);
+        gateway.reread();
+        await until('the reread', async () => (await metric(gateway, `tidegate_config_rereads_total{outcome="${outcome}"}`)) === 1);
+      }
+    });
+    gateway.close();
     return scenario;
   },
   async 'an issuer is away'() {
-    const issuer = `[[auth.issuers]]\nissuer = "https://id.example"\nalgorithms = ["RS256"]\norgs = ["acme"]\njwks = "http://127.0.0.1:${freePort()}/jwks"\n`;
-    const gateway = await serve(issuer);
-    const failed = () => metric(gateway, 'tidegate_jwks_fetches_total{outcome="unreachable"}');
-    const first = await failed();
+    const { gateway, issuer } = await withIssuer();
     const scenario = await around(gateway, ['TidegateIssuerUnreachable'], async () => {
+      issuer.status = 500;
       gateway.reread(); // which fetches again
-      await until('a fetch', async () => (await failed()) > first);
+      await until('a failure', async () => (await metric(gateway, 'tidegate_jwks_issuers_failing')) === 1);
+    });
+    gateway.close();
+    return scenario;
+  },
+  async 'an issuer fails now and then'() {
+    const { gateway, issuer } = await withIssuer();
+    const scenario = await around(gateway, [], async () => {
+      issuer.status = 500;
+      gateway.reread();
+      await until('a failure', async () => (await metric(gateway, 'tidegate_jwks_issuers_failing')) === 1);
+      issuer.status = 200;
+      await until('the next try', async () => (await metric(gateway, 'tidegate_jwks_issuers_failing')) === 0);
+    });
+    gateway.close();
+    return scenario;
+  },
+  async 'an issuer is away for longer than its keys are valid'() {
+    const { gateway, issuer } = await withIssuer('jwks_refresh = "1s"\njwks_stale_if_error = "2s"');
+    const scenario = await around(gateway, ['TidegateIssuerUnreachable', 'TidegateIssuerWithoutKeys'], async () => {
+      issuer.status = 500;
+      await until('the keys to be dropped', async () => (await metric(gateway, 'tidegate_jwks_issuers_without_keys')) === 1);
     });
     gateway.close();
     return scenario;
@@ -238,6 +332,16 @@ const scenarios = {
     });
     await gateway.kill();
     return scenario;
+  },
+  async 'there are as many streams and publishes as there may be'() {
+    const gateway = await start();
+    const before = (await text(gateway)).replace(/^(process_max_fds) .*$/m, `$1 ${50_000 + 4_096 + 2_048}`); // what the gateway asks for
+    const idle = await metric(gateway, 'process_open_fds');
+    await gateway.kill();
+    const streams = Number(before.match(/^tidegate_limit\{limit="limits.connections"\} (\d+)$/m)[1]);
+    assert.equal(streams, 50_000);
+    const after = before.replace(/^(process_open_fds) .*$/m, `$1 ${idle + streams + 4_096}`).replace('connection_slots{scope="streams"} 0', `connection_slots{scope="streams"} ${streams}`);
+    return { alerts: ['TidegateConnectionsNearlyUsedUp'], before, after };
   },
   async 'there are more filters than compressors'() {
     const gateway = await start('compression.max_contexts=1', 'limits.connections_per_user=100');
@@ -288,6 +392,15 @@ const scenarios = {
   async 'the gateway is down'() {
     return { alerts: ['TidegateDown'], before: 'up 1', after: 'up 0' };
   },
+  async 'the gateway crashes, and every third scrape finds nobody'() {
+    const isUp = minutes.map((minute) => minute < CALM || minute % 3 !== 0);
+    const starts = minutes.map((minute) => (isUp[minute] ? Math.max(0, Math.floor((minute - CALM) / 3) + 1) : '_'));
+    return { alerts: ['TidegateCrashLoop'], before: '', after: '', series: { up: isUp.map(Number), process_start_time_seconds: starts } };
+  },
+  async 'the gateway is restarted twice'() {
+    const starts = minutes.map((minute) => Math.min(2, Math.max(0, minute - CALM)));
+    return { alerts: [], before: '', after: '', series: { up: minutes.map(() => 1), process_start_time_seconds: starts } };
+  },
 };
 
 /** Everything that an ordinary gateway meets, good and bad, again and again. */
@@ -334,19 +447,18 @@ function samples(exposition) {
   return found;
 }
 
-const CALM = 10; // minutes before it happens
-const MINUTES = 130; // and then, in each of them, it happens again
 const labelled = (series) => (series.includes('{') ? series.replace('{', '{job="tidegate",instance="a",') : `${series}{job="tidegate",instance="a"}`);
 
-function unitTest(name, { alerts, before, after }) {
+function unitTest(name, { alerts, before, after, isOnce = false, series: more = {} }) {
   const [then, now] = [samples(before), samples(after)];
-  assert.deepEqual([...then.keys()], [...now.keys()], `${name}: the series differ`);
+  assert.deepEqual([...then.keys()].sort(), [...now.keys()].sort(), `${name}: the series differ`);
   const input = [...then].map(([series, { value, isCounter }]) => {
     const last = now.get(series).value;
     const step = isCounter ? Number(last) - Number(value) : 0;
     const first = isCounter ? Number(value) + step : Number(last);
-    return { series: labelled(series), values: `${Number(value)}+0x${CALM - 1} ${first}${step < 0 ? '-' : '+'}${Math.abs(step)}x${MINUTES}` };
+    return { series: labelled(series), values: `${Number(value)}+0x${CALM - 1} ${first}${step < 0 ? '-' : '+'}${isOnce ? 0 : Math.abs(step)}x${MINUTES}` };
   });
+  for (const [series, values] of Object.entries(more)) input.push({ series: labelled(series), values: values.join(' ') });
   const firing = (at, names) => ({
     expr: 'group by (alertname) (ALERTS{alertstate="firing"})',
     eval_time: `${at}m`,

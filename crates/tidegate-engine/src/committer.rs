@@ -54,6 +54,15 @@ enum Verdict {
     SameAs(usize),
 }
 
+/// The name that the publisher of a batch gave it.
+enum Name {
+    None,
+    /// It is not in the window yet.
+    New(NamedRequest),
+    /// It is in the window: the batch repeats this request.
+    Known(NamedRequest),
+}
+
 impl<S: Store> Committer<S> {
     /// Takes over the logs and ids that were found, and writes a record of this start to the store. The
     /// epochs that begin from now on refer to that record, so it is stored before an event of such an epoch
@@ -177,15 +186,23 @@ impl<S: Store> Committer<S> {
         org: &OrgId,
         events: &[NewEvent],
     ) -> Result<Result<Appended, AppendError>, StoreError> {
-        let new_request = match self.judge_request(events) {
-            Ok(request) => request,
+        let name = match self.judge_request(events) {
+            Ok(name) => name,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let (verdicts, fresh_ids) = match self.judge(events) {
+        let repeated = match name {
+            Name::Known(request) => Some(request),
+            Name::None | Name::New(_) => None,
+        };
+        let (verdicts, fresh_ids) = match self.judge(events, repeated) {
             Ok(judged) => judged,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let fresh_ids = fresh_ids + usize::from(new_request.is_some());
+        let (new_request, known_before) = match name {
+            Name::New(request) => (Some(request), known_before(&request, events, &verdicts)),
+            Name::None | Name::Known(_) => (None, HashMap::new()),
+        };
+        let fresh_ids = fresh_ids + usize::from(new_request.is_some()) + known_before.len();
         let known = (pending.by_org.get(org).map(|&at| pending.staged[at].index))
             .or_else(|| self.shared.log(org).map(|log| log.index));
         if let Err(refusal) = self.window.check_room(known, fresh_ids) {
@@ -218,24 +235,32 @@ impl<S: Store> Committer<S> {
         }
         if let (Some(request), Some(first)) = (new_request, stored.first()) {
             let NamedRequest { key, content } = request;
-            self.window.insert(staged.index, key, Known { seq: first.seq, content });
-            staged.ids.push(GivenId { seq: first.seq, key, content });
+            let name = (key, Known { seq: first.seq, content });
+            for (key, known) in known_before.into_iter().chain([name]) {
+                self.window.insert(staged.index, key, known);
+                staged.ids.push(GivenId { seq: known.seq, key, content: known.content });
+            }
         }
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
     }
 
-    /// The request that a batch is, if its publisher named it and the name is not in the window yet.
-    fn judge_request(&self, events: &[NewEvent]) -> Result<Option<NamedRequest>, AppendError> {
-        let Some(request) = events.first().and_then(|event| event.request) else { return Ok(None) };
+    /// Whether the publisher of a batch named it, and whether the name is in the window.
+    fn judge_request(&self, events: &[NewEvent]) -> Result<Name, AppendError> {
+        let Some(request) = events.first().and_then(|event| event.request) else { return Ok(Name::None) };
         match self.window.get(&request.key) {
-            None => Ok(Some(request)),
-            Some(known) if known.content == request.content => Ok(None),
+            None => Ok(Name::New(request)),
+            Some(known) if known.content == request.content => Ok(Name::Known(request)),
             Some(known) => Err(AppendError::RequestConflict { first: known.seq }),
         }
     }
 
-    /// The decision on each event of a batch, and how many new ids it would add to the window.
-    fn judge(&self, events: &[NewEvent]) -> Result<(Vec<Verdict>, usize), AppendError> {
+    /// The decision on each event of a batch, and how many new ids it would add to the window. `repeated` is
+    /// set if the batch repeats that request.
+    fn judge(
+        &self,
+        events: &[NewEvent],
+        repeated: Option<NamedRequest>,
+    ) -> Result<(Vec<Verdict>, usize), AppendError> {
         let mut verdicts = Vec::with_capacity(events.len());
         let mut here: HashMap<DedupKey, usize> = HashMap::new();
         for (index, event) in events.iter().enumerate() {
@@ -243,7 +268,10 @@ impl<S: Store> Committer<S> {
                 verdicts.push(Verdict::New);
                 continue;
             };
-            let verdict = if let Some(known) = self.window.get(&key) {
+            // First what the request was answered the first time: since then, the id may have left the window,
+            // and may have been used again.
+            let of_request = repeated.and_then(|request| self.window.get(&request.event_key(&key)));
+            let verdict = if let Some(known) = of_request.or_else(|| self.window.get(&key)) {
                 if known.content != event.content {
                     return Err(AppendError::IdConflict { index, first: FirstUse::Seq(known.seq) });
                 }
@@ -399,6 +427,22 @@ impl<S: Store> Committer<S> {
             self.shared.hooks.feed.committed(&write.org, prev, &write.events);
         }
     }
+}
+
+/// The events of a request that is new whose ids were in the window before it. These ids leave the window
+/// before its name does, so the events enter it once more, as events of this request.
+fn known_before(
+    request: &NamedRequest,
+    events: &[NewEvent],
+    verdicts: &[Verdict],
+) -> HashMap<DedupKey, Known> {
+    let known = events.iter().zip(verdicts).filter_map(|(event, verdict)| match (event.dedup, verdict) {
+        (Some(key), Verdict::Known(seq)) => {
+            Some((request.event_key(&key), Known { seq: *seq, content: event.content }))
+        }
+        _ => None,
+    });
+    known.collect()
 }
 
 impl<S: Store> Shared<S> {

@@ -63,8 +63,9 @@ pub trait Feed: Send + Sync + 'static {
 ///   written, the answer waits until its outcome is known. If the id comes again with other content, the
 ///   whole batch is refused. The same holds for a whole batch whose publisher named it
 ///   ([`NewEvent::request`]): the name is kept together with the events, as safely and for as long, also if all
-///   of them were duplicates. A batch with the name of another one is refused
-///   ([`AppendError::RequestConflict`]).
+///   of them were duplicates. While the name is known, its batch is answered with the seqs of the first time,
+///   also if the ids in it were known before and are not known any more. A batch with the name of another one
+///   is refused ([`AppendError::RequestConflict`]).
 ///
 /// # Reads (R9)
 ///

@@ -26,11 +26,12 @@ use crate::{
     feed::{DevFeed, FeedEvent},
     http,
     hub::Hub,
+    log_limiter::LogLimiter,
     metrics::{Metrics, RereadOutcome},
     node::{Node, Parts},
     random::random,
     systemd,
-    transport::vanished,
+    transport::{spare_files, vanished},
     worker::{Accepted, WorkerThread},
 };
 
@@ -105,6 +106,9 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// How many unsent bytes a socket accepts.
 const NOTSENT_BYTES: u32 = 32 << 10;
 
+/// How often each line about connections that were not accepted is logged at most.
+const ACCEPT_LINES_EVERY: Duration = Duration::from_secs(60);
+
 /// How long the disk engine remembers an org that holds no events: a client that comes back within a week
 /// goes on in the epoch that it knows.
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -178,6 +182,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
             .await?
             .context("open the log")?
     };
+    metrics.log_start(&recovery);
     let recovery_ms = u64::try_from(opening.elapsed().as_millis()).unwrap_or(u64::MAX);
     let publishers = Arc::new(publishers);
     let has_page = matches!(mode, RunMode::Dev { .. });
@@ -203,6 +208,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         admin = %admin_at,
         engine = node.config().log.engine.word(),
         workers = workers.len(),
+        api_keys = node.publishers.count(),
         recovered_orgs = recovery.orgs,
         recovered_events = recovery.events,
         // Each start begins an epoch in every org that is used.
@@ -366,21 +372,34 @@ fn local_options(config: &Config) -> LocalOptions {
 /// Accepts connections and distributes them over the workers in turn.
 async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<WorkerThread>>) {
     let mut turn = 0;
+    // One for each line that many connections can cause at once.
+    let [failed, full, spared, refused] = [(); 4].map(|()| LogLimiter::every(ACCEPT_LINES_EVERY));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Usually out of file descriptors: wait for some to become free instead of spinning.
-                tracing::warn!(%error, "accept a connection");
+                if let Some(others) = failed.say() {
+                    tracing::warn!(%error, others, "accept a connection");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
         let Some(socket) = node.take_socket() else {
             node.metrics.refusal(config_key!(limits.connections));
-            tracing::warn!(%peer, "drop a connection: the maximum of open sockets is reached");
+            if let Some(others) = full.say() {
+                tracing::warn!(%peer, others, "drop a connection: the maximum of open sockets is reached");
+            }
             continue;
         };
+        if spare_files::takes_one(&stream) {
+            node.metrics.refusal(config_key!(limits.connections));
+            if let Some(others) = spared.say() {
+                tracing::warn!(%peer, others, "drop a connection: few open files are left");
+            }
+            continue;
+        }
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => {
@@ -399,8 +418,9 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         let accepted = Accepted { stream, peer, slot: socket };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
+            && let Some(others) = refused.say()
         {
-            tracing::warn!(%peer, "drop a connection: no worker takes it");
+            tracing::warn!(%peer, others, "drop a connection: no worker takes it");
         }
     }
 }

@@ -112,6 +112,17 @@ pub fn name_request(events: &mut [NewEvent], org: &OrgId, publisher: &str, key: 
     request
 }
 
+impl NamedRequest {
+    /// The identity of an event as part of this request. Under it the log knows an event for as long as the
+    /// name of the request, if the event's own identity is known for a shorter time.
+    pub fn event_key(&self, event: &DedupKey) -> DedupKey {
+        // Another context, for the same reason.
+        let mut hasher = blake3::Hasher::new_derive_key("tidegate 2026-11 event of a named publish request");
+        hasher.update(&self.key.0).update(&event.0);
+        DedupKey(half(&hasher.finalize()))
+    }
+}
+
 /// The hash of all that the publisher sent: the body, and the users, who are not in it.
 fn content_hash(body: &[u8], users: Option<&[UserId]>) -> ContentHash {
     let mut hasher = blake3::Hasher::new();

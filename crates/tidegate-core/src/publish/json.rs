@@ -80,7 +80,12 @@ pub(super) fn read_lines<'a>(
             // Files that were written with one each have been joined.
             return Err(not_json(BOM));
         }
-        drafts.push(serde_json::from_str(line).map_err(|error| not_json(&error.to_string()))?);
+        drafts.push(serde_json::from_str(line).map_err(|error| {
+            // The parser counts lines, too, and has seen one.
+            let said = error.to_string();
+            let why = said.split(" at line ").next().unwrap_or_default();
+            PublishError::NotJson(format!("line {}, column {}: {why}", number + 1, error.column()))
+        })?);
     }
     Ok(drafts)
 }

@@ -220,7 +220,8 @@ fn what_is_not_json_is_refused_with_its_position() {
     }
     let error = read(BodyForm::Ndjson, "{\"service\":\"s\",\"event\":\"e\",\"data\":1}\n{oops")
         .expect_err("not JSON");
-    assert!(error.to_string().starts_with("the body is not JSON: line 2: "), "{error}");
+    assert!(error.to_string().starts_with("the body is not JSON: line 2, column 2: "), "{error}");
+    assert!(!error.to_string().contains("line 1"), "{error}");
 }
 
 #[test]
@@ -280,6 +281,11 @@ fn r12_the_hashes_of_named_requests_tell_all_parts_apart() {
     {
         assert_ne!(one.key, named(&format!("[{a},{b}]"), org, publisher, key).key);
     }
+    let other = named(&a, "acme", "p", "l");
+    let keys = [(one, one.key), (one, other.key), (other, one.key), (other, other.key)]
+        .map(|(request, event)| request.event_key(&event));
+    assert_eq!(std::collections::HashSet::from(keys).len(), keys.len());
+    assert!(!keys.contains(&one.key) && !keys.contains(&other.key));
     for body in [format!("[{b},{a}]"), format!("[{a}]"), format!("[{b}]"), format!("[{a},{b},{b}]")] {
         assert_ne!(one.content, named(&body, "acme", "p", "k").content, "{body}");
     }

@@ -103,8 +103,8 @@ pub fn r12_the_same_id_with_other_content_is_refused_whole<H: Harness>(world: Wo
 }
 
 pub fn r12_the_name_of_a_request_stands_for_all_its_events<H: Harness>(mut world: World<H>) {
-    world.bounds.dedup_max_entries = 7;
-    world.bounds.dedup_max_entries_per_org = 7;
+    world.bounds.dedup_max_entries = 8;
+    world.bounds.dedup_max_entries_per_org = 8;
     let node = world.open();
     let events = |ids: &[&str]| ids.iter().map(|id| event("acme", id)).collect::<Vec<_>>();
     let stored = |ids: &[&str], name: &str| {
@@ -129,7 +129,7 @@ pub fn r12_the_name_of_a_request_stands_for_all_its_events<H: Harness>(mut world
     if !world.has(|can| can.bounds_dedup) {
         return;
     }
-    // Four ids and two names leave room for one more.
+    // Four ids, two names, and an event that was known before its request leave room for one more.
     let refused = node.append("acme", named(events(&["d"]), "m")).expect_err("refused");
     assert_eq!(refused, AppendError::DedupFull);
     assert_eq!(stored(&["a", "b"], "k"), [(2, true), (3, true)], "what is known takes no room");

@@ -235,6 +235,9 @@ cases! {
     /// The names of requests are known over a restart for the rest of their time. Needs
     /// `survives_restart`, `obeys_clock`.
     restarts::r12_names_of_requests_are_known_over_a_restart,
+    /// A named request is answered as the first time while its name is known, also if ids in it were known
+    /// before it. Over a restart if `survives_restart`. Needs `obeys_clock`.
+    restarts::r12_a_named_request_is_answered_as_the_first_time_while_its_name_is_known,
     /// A log that does not survive a restart is not taken for the old one. Needs not
     /// `survives_restart`.
     restarts::r10_a_log_that_was_lost_comes_back_under_a_fresh_epoch,

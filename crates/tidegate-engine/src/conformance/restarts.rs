@@ -3,7 +3,7 @@
 use tidegate_core::opening::{self, From};
 use tidegate_protocol::{Cursor, Filter};
 
-use super::{Harness, World, event, event_with, named};
+use super::{Harness, Node, World, event, event_with, named};
 use crate::{AppendError, Engine as _, FirstUse};
 
 const MINUTE: u64 = 60_000;
@@ -102,6 +102,48 @@ pub fn r12_names_of_requests_are_known_over_a_restart<H: Harness>(world: World<H
     world.pass(1);
     let node = world.open();
     node.append("acme", named(events(&["c"]), "k")).expect("its time is up");
+}
+
+pub fn r12_a_named_request_is_answered_as_the_first_time_while_its_name_is_known<H: Harness>(
+    world: World<H>,
+) {
+    if !world.has(|can| can.obeys_clock) {
+        return;
+    }
+    let restarts = world.harness.capabilities().survives_restart;
+    let stored = |node: &Node<'_, H>, ids: &[&str], name: &str| {
+        let events = ids.iter().map(|id| event("acme", id)).collect();
+        let appended = node.append("acme", named(events, name)).expect("appended");
+        let places = appended.stored.iter();
+        places.map(|at| (node.number("acme", at.seq), at.duplicate)).collect::<Vec<_>>()
+    };
+    let mut node = world.open();
+    node.put("acme", &["x", "y"]);
+    world.pass(4 * MINUTE);
+    assert_eq!(stored(&node, &["x"], "k"), [(1, true)]);
+    let first = [(1, true), (3, false), (1, true), (2, true)];
+    assert_eq!(stored(&node, &["x", "new", "x", "y"], "l"), first);
+    let again = first.map(|(number, _)| (number, true));
+    for (minutes, others) in [(0, None), (2, Some((4, false))), (2, Some((4, true)))] {
+        world.pass(minutes * MINUTE);
+        if restarts {
+            node.crash();
+            node = world.open();
+        }
+        assert_eq!(stored(&node, &["x"], "k"), [(1, true)]);
+        assert_eq!(stored(&node, &["x", "new", "x", "y"], "l"), again);
+        if let Some(place) = others {
+            // The id itself has left the window, and may be that of another event.
+            let other = node.append("acme", vec![event_with("acme", "x", "other")]).expect("appended");
+            let at = other.stored[0];
+            assert_eq!((node.number("acme", at.seq), at.duplicate), place);
+        }
+    }
+    world.pass(MINUTE - 1);
+    assert_eq!(stored(&node, &["x", "new", "x", "y"], "l"), again);
+    assert_eq!(node.numbers("acme"), [1, 2, 3, 4]);
+    world.pass(1);
+    assert_eq!(stored(&node, &["new"], "l"), [(5, false)], "its time is up");
 }
 
 pub fn r10_a_log_that_was_lost_comes_back_under_a_fresh_epoch<H: Harness>(world: World<H>) {

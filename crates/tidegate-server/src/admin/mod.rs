@@ -15,7 +15,9 @@ use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
-use crate::{http::refuse_whole, metrics::LogState, node::Node, transport::vanished};
+use crate::{
+    http::refuse_whole, log_limiter::LogLimiter, metrics::LogState, node::Node, transport::vanished,
+};
 
 /// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -29,12 +31,15 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Serves operators until the task is dropped.
 pub async fn serve(listener: TcpListener, node: Arc<Node>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let failed = LogLimiter::every(Duration::from_secs(60));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept an operator's connection");
+                if let Some(others) = failed.say() {
+                    tracing::warn!(%error, others, "accept an operator's connection");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -30,7 +30,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
-pub use rates::{FailedAuths, PublishRates};
+pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
 pub use shares::{Share, Shares};
 

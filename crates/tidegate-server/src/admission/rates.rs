@@ -139,19 +139,24 @@ const PUBLISHERS_KEPT: usize = 32_768;
 /// How often each API key may publish to each org. It counts by both, so that one org's storm through a key for
 /// many orgs does not use up what the others have. Only known keys and orgs that they cover get here.
 ///
+/// A request for orgs that its body names counts for those orgs once its body is read. If it is refused before
+/// that, it counts for its key alone: otherwise a key could have as many bodies read as it likes.
+///
 /// It keeps a copy of its rate, which `Node::reconfigure` has to renew. [`FailedAuths`] is given its rate
 /// with each call, so there is no copy to renew: do the same with a new rate.
 #[derive(Debug)]
 pub struct PublishRates {
     per_second: AtomicUsize,
     publishers: Mutex<Buckets<(Arc<str>, OrgId)>>,
+    refused: Mutex<Buckets<Arc<str>>>,
 }
 
 impl PublishRates {
     /// Each key may send `per_second` publish requests a second to each org, with a burst of one second.
     pub fn new(per_second: usize) -> Self {
         let publishers = Mutex::new(Buckets::new(PUBLISHERS_KEPT, per_second));
-        Self { per_second: per_second.into(), publishers }
+        let refused = Mutex::new(Buckets::new(PUBLISHERS_KEPT, per_second));
+        Self { per_second: per_second.into(), publishers, refused }
     }
 
     /// Changes the rate.
@@ -174,9 +179,58 @@ impl PublishRates {
         })
     }
 
+    /// Lets in a request of the API key `key_id` whose orgs are not known yet, unless too many such requests
+    /// of this key were refused.
+    pub fn candidate(&self, key_id: &Arc<str>) -> Result<Candidate<'_>, Refusal> {
+        let now = Instant::now();
+        let per_second = self.per_second.load(Ordering::Relaxed);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = refused.of(key_id.clone(), per_second, now).check_token(per_second, now);
+        drop(refused);
+        match checked {
+            Ok(()) => Ok(Candidate { rates: self, key_id: key_id.clone(), is_admitted: false }),
+            Err(retry) => {
+                let message =
+                    format!("more than {per_second} requests a second of this API key were refused");
+                let limit = config_key!(limits.publishes_per_second);
+                Err(Refusal::new(Code::RateLimited, message).limited_by(limit).retry_in(retry))
+            }
+        }
+    }
+
     /// Removes idle buckets.
     pub fn sweep(&self) {
-        self.publishers.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now());
+        let now = Instant::now();
+        self.publishers.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
+    }
+}
+
+/// A publish request whose orgs are not known yet. If it is dropped before it is admitted, it was refused, and
+/// counts for its API key.
+#[derive(Debug)]
+pub struct Candidate<'r> {
+    rates: &'r PublishRates,
+    key_id: Arc<str>,
+    is_admitted: bool,
+}
+
+impl Candidate<'_> {
+    /// From here on the request counts for its orgs.
+    pub fn admit(mut self) {
+        self.is_admitted = true;
+    }
+}
+
+impl Drop for Candidate<'_> {
+    fn drop(&mut self) {
+        if !self.is_admitted {
+            let now = Instant::now();
+            let per_second = self.rates.per_second.load(Ordering::Relaxed);
+            let mut refused = self.rates.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            // If there is no token left, other requests took them since this one was let in.
+            let _ = refused.of(self.key_id.clone(), per_second, now).take(per_second, now);
+        }
     }
 }
 

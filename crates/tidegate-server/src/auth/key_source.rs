@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::metrics::gauge::Gauge;
 use tidegate_protocol::Code;
 use tokio::{
     sync::{Notify, watch},
@@ -158,7 +159,9 @@ impl KeySource {
             times: self.times,
             fetch,
             metrics: metrics.clone(),
-            held: 0,
+            keys: Share::of(&metrics.jwks_keys),
+            without_keys: Share::of(&metrics.jwks_issuers_without_keys),
+            failing: Share::of(&metrics.jwks_issuers_failing),
             failures: 0,
             logged: Vec::new(),
         };
@@ -250,16 +253,34 @@ struct Keeper {
     times: Times,
     fetch: Fetch,
     metrics: Arc<Metrics>,
-    /// The number of keys that the gauge includes.
-    held: i64,
+    keys: Share,
+    without_keys: Share,
+    failing: Share,
     failures: usize,
     /// The reasons that were logged last for unused keys.
     logged: Vec<String>,
 }
 
-impl Drop for Keeper {
+/// What one source adds to a gauge of all sources. It is taken back when the source ends.
+struct Share {
+    gauge: Gauge,
+    value: i64,
+}
+
+impl Share {
+    fn of(gauge: &Gauge) -> Self {
+        Self { gauge: gauge.clone(), value: 0 }
+    }
+
+    fn set(&mut self, value: i64) {
+        self.gauge.inc_by(value - self.value);
+        self.value = value;
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        self.metrics.jwks_keys.dec_by(self.held);
+        self.gauge.dec_by(self.value);
     }
 }
 
@@ -330,9 +351,8 @@ impl Keeper {
     }
 
     fn count(&mut self, keys: usize) {
-        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
-        self.metrics.jwks_keys.inc_by(keys - self.held);
-        self.held = keys;
+        self.without_keys.set(i64::from(keys == 0));
+        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
     fn take(&mut self, read: Read, asked: HashSet<String>, began: Instant) {
@@ -350,6 +370,7 @@ impl Keeper {
             self.logged = unused;
         }
         self.failures = 0;
+        self.failing.set(0);
         self.count(count);
         {
             let mut missing = self.missing();
@@ -367,6 +388,7 @@ impl Keeper {
     fn failed(&mut self) -> Duration {
         let backoff = BACKOFF[self.failures.min(BACKOFF.len() - 1)].min(self.times.refresh);
         self.failures += 1;
+        self.failing.set(1);
         jittered(backoff)
     }
 }

@@ -69,6 +69,11 @@ impl Publishers {
         })
     }
 
+    /// How many keys are valid, as far as the file was read.
+    pub fn count(&self) -> usize {
+        self.keys.load().values().filter(|key| !key.revoked).count()
+    }
+
     /// The grant of the API key `plain`.
     pub fn verify(&self, plain: &str, now: UnixMillis) -> Result<KeyGrant, AuthError> {
         let malformed = || AuthError::unauthorized("an API key looks like tgk_<id>_<secret>");

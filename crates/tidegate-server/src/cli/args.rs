@@ -17,8 +17,8 @@ use crate::{
 /// Where the configuration comes from.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ConfigArgs {
-    /// The configuration file (TOML)
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    /// The configuration file (TOML) [env: TIDEGATE_CONFIG]
+    #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Set any key; the value is TOML, a bare word is text
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -29,7 +29,9 @@ impl ConfigArgs {
     /// The file, the environment and `--set`.
     pub(super) fn sources(&self) -> Sources {
         let mut sources = Sources::from_process();
-        sources.file.clone_from(&self.config);
+        // An empty variable is not set: compose passes one on for a variable that its own environment lacks.
+        let variable = || std::env::var_os("TIDEGATE_CONFIG").filter(|name| !name.is_empty());
+        sources.file = self.config.clone().or_else(|| variable().map(PathBuf::from));
         sources.sets.clone_from(&self.sets);
         sources
     }

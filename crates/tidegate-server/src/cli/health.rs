@@ -1,7 +1,7 @@
 //! `tidegate health`: asks the operators' listener, for images that have no other HTTP client.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -31,12 +31,16 @@ impl Health {
     pub(super) fn run(self) -> Result<(), Failure> {
         let address = match self.admin {
             Some(address) => address,
-            None => config::load(&self.config.sources()).map_err(Failure::usage)?.config.listen.admin,
+            None => config::admin_address(&self.config.sources()).map_err(|errors| {
+                Failure::usage(format_args!(
+                    "{errors}\nso listen.admin is not known; name the operators' address with --admin"
+                ))
+            })?,
         };
         let address = reachable(address);
         let (path, lacks) = if self.live { ("/healthz", "healthy") } else { ("/readyz", "ready") };
-        let answer = ask(address, path)
-            .map_err(|error| Failure::failed(format_args!("no gateway answers at {address}: {error}")))?;
+        let answer = ask(address, path, ANSWER_TIMEOUT)
+            .map_err(|error| Failure::failed(no_answer(address, &error, ANSWER_TIMEOUT)))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         if head.split(' ').nth(1) != Some("200") {
             return Err(Failure::failed(format_args!(
@@ -59,13 +63,46 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+fn ask(address: SocketAddr, path: &str, timeout: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     // A gateway's answer is a few lines.
     stream.take(64 << 10).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+fn no_answer(address: SocketAddr, error: &std::io::Error, timeout: Duration) -> String {
+    match error.kind() {
+        // Unix reports a read that took too long as one that would block.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("the gateway at {address} did not answer within {}", config::humane(timeout))
+        }
+        _ => format!("no gateway answers at {address}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_hangs_did_not_answer_in_time() {
+        // The kernel accepts the connection, and nobody reads from it.
+        let hangs = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let (address, timeout) = (hangs.local_addr().expect("an address"), Duration::from_millis(20));
+        let error = ask(address, "/healthz", timeout).expect_err("no answer");
+        assert_eq!(
+            no_answer(address, &error, timeout),
+            format!("the gateway at {address} did not answer within 20ms")
+        );
+        drop(hangs);
+        let error = ask(address, "/healthz", timeout).expect_err("nobody there");
+        assert!(
+            no_answer(address, &error, timeout).starts_with("no gateway answers at 127.0.0.1:"),
+            "{error}"
+        );
+    }
 }

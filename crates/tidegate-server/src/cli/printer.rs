@@ -18,8 +18,8 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints events. Returns whether the last one that was asked for is printed.
-    pub(super) fn events(&mut self, events: &[Box<RawValue>]) -> Result<bool, Failure> {
+    /// Prints events. Returns the seq of the last one that was asked for, once it is printed.
+    pub(super) fn events(&mut self, events: &[Box<RawValue>]) -> Result<Option<Seq>, Failure> {
         let mut out = io::BufWriter::new(io::stdout().lock());
         for event in events {
             let line = if self.json { json_line(event, &self.org) } else { human_line(event) };
@@ -28,12 +28,12 @@ impl Printer {
                 *left -= 1;
                 if *left == 0 {
                     out.flush().map_err(Failure::output)?;
-                    return Ok(true);
+                    return Ok(Some(seq(event)));
                 }
             }
         }
         out.flush().map_err(Failure::output)?;
-        Ok(false)
+        Ok(None)
     }
 
     /// A gap is not an event, but must be visible at its position between them.
@@ -52,6 +52,15 @@ impl Printer {
         };
         print(format_args!("-- gap ({reason}): {what} --\n"))
     }
+}
+
+/// The seq of an event. A follower yields no event without one.
+fn seq(event: &RawValue) -> Seq {
+    #[derive(serde::Deserialize)]
+    struct Place {
+        seq: Seq,
+    }
+    serde_json::from_str::<Place>(event.get()).map_or(0, |place| place.seq)
 }
 
 /// The fields of an event in their order, with their values token for token.

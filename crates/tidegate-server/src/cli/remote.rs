@@ -69,7 +69,7 @@ pub(super) fn client() -> Result<reqwest::Client, Failure> {
 }
 
 /// Runs an asynchronous command until it is done or the user interrupts it.
-pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

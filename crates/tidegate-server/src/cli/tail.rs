@@ -1,7 +1,7 @@
 //! `tidegate tail`: arguments and printing. Following the stream is `crate::follow`.
 
 use clap::Args;
-use tidegate_protocol::Cursor;
+use tidegate_protocol::{Cursor, Seq};
 
 use super::{
     Failure,
@@ -48,20 +48,25 @@ impl Tail {
             return Ok(());
         }
         let done = block_on(follow(&mut follower, printer));
-        if let Some(cursor) = follower.cursor() {
+        if let Some(mut cursor) = follower.cursor().cloned() {
+            // The follower's cursor is at the end of the batch that the last printed event is in.
+            if let Ok(last) = done {
+                cursor.seq = last;
+            }
             eprintln!("tidegate: continue later with --cursor {cursor}");
         }
-        done
+        done.map(drop)
     }
 }
 
-/// Prints updates until the stream ends or all events that were asked for are printed.
-async fn follow(follower: &mut Follower, mut printer: Printer) -> Result<(), Failure> {
+/// Prints updates until the stream ends, or all events that were asked for are printed: then it returns the seq
+/// of the last one.
+async fn follow(follower: &mut Follower, mut printer: Printer) -> Result<Seq, Failure> {
     loop {
         match follower.next().await.map_err(|ended| Failure::Failed(printable(&ended.to_string())))? {
             Update::Events(events) => {
-                if printer.events(&events)? {
-                    return Ok(());
+                if let Some(last) = printer.events(&events)? {
+                    return Ok(last);
                 }
             }
             Update::Gap { prev, seq, reason, frame } => printer.gap(prev, seq, &reason, &frame)?,

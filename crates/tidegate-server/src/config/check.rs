@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use rustix::{
-    fs::{Access, access},
+    fs::{Access, FsWord, PROC_SUPER_MAGIC, access, statfs},
     process::{Resource, getrlimit},
 };
 
@@ -70,6 +70,15 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
         let reason = "every client counts as a proxy, so each can claim any address by X-Forwarded-For, and \
                       the limits per address do not hold; list the networks of your proxies only";
         found.fault(config_key!(listen.trusted_proxies), reason.to_owned());
+    }
+    if let Some(file) = &config.auth.keys_file
+        && matches!(file.try_exists(), Ok(false))
+    {
+        let reason = format!(
+            "{} does not exist, so there are no API keys and nobody can publish; `tidegate key create` makes it",
+            quoted(&file.to_string_lossy())
+        );
+        found.fault(config_key!(auth.keys_file), reason);
     }
     let needed = config.open_files();
     if found.knows(config_key!(limits.publishes_in_flight))
@@ -271,9 +280,22 @@ fn usable(dir: &Path) -> Result<(), String> {
     if !nearest.is_dir() {
         return Err(format!("{} is not a directory", quoted(&nearest.to_string_lossy())));
     }
+    if nearest != dir && is_of_the_kernel(nearest) {
+        return Err(format!(
+            "cannot make a directory in {}: it is a file system of the kernel",
+            quoted(&nearest.to_string_lossy())
+        ));
+    }
     access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
         format!("cannot write to {}: {}", quoted(&nearest.to_string_lossy()), std::io::Error::from(error))
     })
+}
+
+/// Whether `dir` is in procfs or sysfs, where not even root can make directories, though the permissions of
+/// `/proc` say that root can.
+fn is_of_the_kernel(dir: &Path) -> bool {
+    const SYSFS_MAGIC: FsWord = 0x6265_6572;
+    statfs(dir).is_ok_and(|found| [PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&found.f_type))
 }
 
 fn times(found: &mut Checks<'_>) {

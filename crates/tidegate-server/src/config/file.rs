@@ -44,6 +44,19 @@ impl FileText {
         }
     }
 
+    /// The value of `key` in a file that is not TOML as a whole, if there is no fault in its line.
+    pub(super) fn recovered(&self, key: &'static str) -> Option<Given> {
+        let (section, name) = key.split_once('.')?;
+        let (table, faults) = DeTable::parse_recoverable(&self.text);
+        let (_, keys) = table.get_ref().iter().find(|(found, _)| found.get_ref() == section)?;
+        let DeValue::Table(keys) = keys.get_ref() else { return None };
+        let (_, value) = keys.iter().find(|(found, _)| found.get_ref() == name)?;
+        let line = |span: &Range<usize>| self.text.get(..span.start).unwrap_or(&self.text).lines().count();
+        let is_sound =
+            faults.iter().all(|fault| fault.span().is_none_or(|at| line(&at) != line(&value.span())));
+        is_sound.then(|| self.given(key, value))
+    }
+
     /// Adds every value of a known key, in the order of the file; notes what is no key.
     pub(super) fn collect(&self, given: &mut Vec<Given>, report: &mut Report) {
         let (table, faults) = DeTable::parse_recoverable(&self.text);

@@ -29,6 +29,7 @@ mod value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -60,7 +61,7 @@ pub use value::{ByteSize, humane, parse_duration, quoted};
 
 use file::FileText;
 use sources::{Given, Report};
-use value::{BadValue, Raw, Setting};
+use value::{BadValue, Raw, Setting, Value};
 
 /// A fault in the configuration: the node does not start with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,16 +183,43 @@ pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigError
 pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
     use define::KeyReader as _;
     let mut reader = LastWins::over(sources);
-    let default = |key: ConfigKey| {
-        keys::KEYS.iter().find(|info| info.name == key.name()).map_or("", |info| info.default)
-    };
     let (dir, file) = (config_key!(log.dir), config_key!(auth.keys_file));
-    let dir = reader.read::<PathBuf>(dir.name(), default(dir));
-    let file = reader.read::<Option<PathBuf>>(file.name(), default(file));
+    let dir = reader.read::<PathBuf>(dir.name(), default_of(dir));
+    let file = reader.read::<Option<PathBuf>>(file.name(), default_of(file));
     match (dir, file) {
         (Some(dir), Some(file)) if reader.report.errors.is_empty() => Ok(keys_file_of(&dir, file.as_deref())),
         _ => Err(ConfigErrors(reader.report.errors)),
     }
+}
+
+/// The operators' address that `sources` name, for a command that asks a running node. Faults elsewhere are
+/// ignored: the node may have been started before they were made, and other users cannot read its secrets.
+pub fn admin_address(sources: &Sources) -> Result<SocketAddr, ConfigErrors> {
+    use define::KeyReader as _;
+    let key = config_key!(listen.admin);
+    let mut reader = LastWins::over(sources);
+    if !reader.given.contains_key(key.name()) {
+        let report = &reader.report;
+        let file = reader.file.as_ref().filter(|_| report.file_is_unread);
+        match file.and_then(|file| file.recovered(key.name())) {
+            Some(given) => drop(reader.given.insert(key.name(), given)),
+            None if report.file_is_unread || report.unread.contains(key.name()) => {
+                return Err(ConfigErrors(reader.report.errors));
+            }
+            None => {}
+        }
+    }
+    let address = reader.read::<SocketAddr>(key.name(), default_of(key));
+    let mut faults = reader.report.errors;
+    faults.retain(|fault| fault.key == Some(key.name()));
+    match address {
+        Some(address) if faults.is_empty() => Ok(address),
+        _ => Err(ConfigErrors(faults)),
+    }
+}
+
+fn default_of(key: ConfigKey) -> &'static str {
+    keys::KEYS.iter().find(|info| info.name == key.name()).map_or("", |info| info.default)
 }
 
 fn keys_file_of(dir: &Path, file: Option<&Path>) -> PathBuf {
@@ -276,8 +304,10 @@ impl define::KeyReader for LastWins {
             }
             (Err(fault), None) => fault,
         };
-        // `--set auth.audience=2026` is a number in TOML, but was meant as text.
-        let text = given.typed.as_ref().filter(|_| given.not_toml.is_none());
+        // `--set auth.audience=2026` is a number in TOML, but was meant as text. Whoever writes quotes or brackets
+        // means what they are in TOML.
+        let is_scalar = !matches!(given.raw.value, Value::Text(_) | Value::List(_) | Value::Table(_));
+        let text = given.typed.as_ref().filter(|_| is_scalar);
         if let Some(value) = text.and_then(|text| T::read(&Raw::text(text)).ok()) {
             return Some(value);
         }

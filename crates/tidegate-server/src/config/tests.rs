@@ -618,6 +618,65 @@ fn a_text_that_opens_like_toml_is_text_where_the_key_takes_it() {
 }
 
 #[test]
+fn a_list_a_table_and_a_quoted_text_are_never_the_text_that_was_typed() {
+    let text = "must be text in quotes";
+    let path = "must be a path in quotes";
+    for (set, said) in [
+        ("auth.audience=[\"a\",\"b\"]", format!("auth.audience: a list {text}")),
+        ("auth.audience={a = 1}", format!("auth.audience: a table {text}")),
+        ("log.dir=[\"/x\"]", format!("log.dir: a list {path}")),
+        ("log.dir=\"\"", format!("log.dir: \"\" {path}")),
+    ] {
+        let key = set.split('=').next().expect("a key");
+        set_says(&[set], &format!("--set {key}: {said}"));
+        let variable = "TIDEGATE_".to_owned() + &key.to_uppercase().replace('.', "__");
+        let value = &set[key.len() + 1..];
+        let said = format!("environment variable {variable}: {said}");
+        assert_eq!(given("", &[(&variable, value)], &[]).said(), said, "{value}");
+    }
+    let config = given("", &[], &["auth.audience=1.5", "log.dir=2026"]).config();
+    assert_eq!((config.auth.audience.as_deref(), config.log.dir.to_str()), (Some("1.5"), Some("2026")));
+}
+
+#[test]
+fn the_operators_address_is_found_beside_any_fault_elsewhere() {
+    let listen = "[listen]\nadmin = \"127.0.0.1:9001\"\n";
+    let address = |file: &str, environment: &[(&str, &str)], sets: &[&str]| {
+        admin_address(&given(file, environment, sets).sources).map(|address| address.port())
+    };
+    for elsewhere in [
+        "",
+        "lissten.public = 3\n",
+        "[auth]\nkeys = [{secret_file = \"/nowhere/secret\"}]\n",
+        "[limits]\norgs = 0\nheders = 3\n",
+        "[limits]\norgs = \"1\n[dedup]\nwindow = \"\n",
+    ] {
+        let file = format!("{listen}{elsewhere}");
+        assert_eq!(address(&file, &[], &["log.dri=x"]), Ok(9001), "{file}");
+        let file = format!("{elsewhere}{listen}");
+        assert_eq!(address(&file, &[], &[]), Ok(9001), "{file}");
+        let environment = [("TIDEGATE_LISTEN__ADMIN", "[::1]:9002")];
+        assert_eq!(address(&file, &environment, &[]), Ok(9002), "{file}");
+        assert_eq!(address(&file, &environment, &["listen.admin=[::1]:9003"]), Ok(9003), "{file}");
+    }
+    assert_eq!(address("[limits]\norgs = 0\n", &[], &[]), Ok(8081), "the default");
+    // Then nobody knows it, and the default may be another gateway's.
+    for file in [
+        "[listen]\nadmin = \"127.0.0.1:90\n",
+        "[listen]\nadmn = \"127.0.0.1:9001\"\n",
+        "[log\n",
+        "[listen]\nadmin = 1\n",
+    ] {
+        assert!(address(file, &[], &[]).is_err(), "{file}");
+        assert_eq!(address(file, &[], &["listen.admin=[::1]:9003"]), Ok(9003), "{file}");
+    }
+    let mut unread = given("", &[], &[]).sources;
+    unread.file = Some(PathBuf::from("none.toml"));
+    let said = admin_address(&unread).expect_err("a fault").to_string();
+    assert!(said.starts_with("--config: cannot read none.toml: "), "{said}");
+}
+
+#[test]
 fn what_is_valid_and_risky_is_a_warning() {
     let warned = |sets: &[&str]| -> Vec<String> {
         let loaded = load(&given("", &[], sets).sources).expect("valid");
@@ -636,6 +695,14 @@ fn what_is_valid_and_risky_is_a_warning() {
             "{said}"
         );
     }
+    assert_eq!(
+        warned(&["auth.keys_file=/nowhere/k.toml"]),
+        [
+            "--set auth.keys_file: auth.keys_file: \"/nowhere/k.toml\" does not exist, so there are no API keys and \
+          nobody can publish; `tidegate key create` makes it"
+        ]
+    );
+    assert_eq!(warned(&["auth.keys_file=/dev/null"]), [""; 0]);
     for all in ["\"0.0.0.0/0\"", "\"::/0\"", "\"0.0.0.0/1\", \"128.0.0.0/1\""] {
         let said = warned(&[&format!("listen.trusted_proxies=[{all}]")]).join("\n");
         assert!(said.contains("listen.trusted_proxies: every client counts as a proxy"), "{said}");

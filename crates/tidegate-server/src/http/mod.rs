@@ -155,8 +155,8 @@ pub fn expect_requests(metrics: &Metrics) {
     codes.chain([None]).for_each(|code| metrics.expect_request(Operation::Other, code));
 }
 
-/// Counts an answer, and logs it if it is a refusal. `detail` says why. Without it the meaning of the code is
-/// logged, because the details of faulty fields may quote the payload.
+/// Counts an answer, and logs it if it is a refusal. `detail` says why, or else the answer's
+/// [`problem::LogDetail`]. Without both, the meaning of the code is logged.
 fn record<B>(
     node: &Node,
     operation: Operation,
@@ -169,6 +169,7 @@ fn record<B>(
     let code = extensions.get::<Code>().copied().or(in_stream);
     node.metrics.request(operation, code);
     if let Some(code) = code {
+        let detail = detail.or(extensions.get::<problem::LogDetail>().map(|detail| detail.0.as_str()));
         node.log_refused(operation, code, address, detail.unwrap_or(code.meaning()));
     }
 }
@@ -194,8 +195,9 @@ async fn dispatch(
 /// The path exists, but only with other methods.
 fn other_method(method: &Method, path: &str) -> Response<Answer> {
     let allowed = table::allowed(path);
-    let message = format!("{method:.20} is not allowed here; {allowed} are");
-    let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message));
+    let message = format!("{:.20} is not allowed here; {allowed} are", method.as_str());
+    let mut response = refuse(&Refusal::new(Code::MethodNotAllowed, message.clone()));
+    response.extensions_mut().insert(problem::LogDetail(message));
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         response.headers_mut().insert(header::ALLOW, allowed);
     }

@@ -107,8 +107,10 @@ fn log_refused(node: &Node, headers: &HeaderMap) {
              whom else it lets in"
         );
     } else if is_one && config::is_origin(text) {
-        let set = format!("auth.origins = [\"{text}\"]");
-        tracing::warn!(others, "refuse a page of another origin; to let it in, set {set}");
+        tracing::warn!(
+            others,
+            "refuse a page of another origin; to let it in, add \"{text}\" to auth.origins"
+        );
     } else {
         // Escaped: a header value may hold quotes and bytes that are not text.
         let shown: String = format!("{first:?}").chars().take(SHOWN_MAX).collect();

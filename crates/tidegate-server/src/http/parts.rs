@@ -19,7 +19,7 @@ use super::{
     problem::{self, OrgProblem},
 };
 use crate::{
-    admission::Share,
+    admission::{Candidate, Share},
     auth::{KeyGrant, PublishGrant},
     config::{ConfigKey, config_key},
     node::Node,
@@ -39,7 +39,7 @@ pub enum Entry<'n> {
     Org(Admitted<'n>),
     /// It is for orgs that its body names. Until they are known it holds a slot of the node, and one of its
     /// key's share: slow bodies of one key must not block all others.
-    Key { key: KeyGrant, slot: SemaphorePermit<'n>, share: Share<Arc<str>> },
+    Key { key: KeyGrant, slot: SemaphorePermit<'n>, share: Share<Arc<str>>, candidate: Candidate<'n> },
 }
 
 impl<'n> Entry<'n> {
@@ -49,11 +49,12 @@ impl<'n> Entry<'n> {
             let grant = key.for_org(org).map_err(refused)?;
             return Ok(Entry::Org(admit(node, grant, None)?));
         }
+        let candidate = node.publish_rates.candidate(key.key_id())?;
         let slot = slot(node)?;
         let slots = node.config().limits.publishes_in_flight;
         let share = node.body_shares.take(key.key_id(), slots);
         let share = share.ok_or_else(|| overloaded("too many publishes of this API key are in flight"))?;
-        Ok(Entry::Key { key, slot, share })
+        Ok(Entry::Key { key, slot, share, candidate })
     }
 
     /// Whose events the request has.
@@ -79,13 +80,14 @@ impl<'n> Entry<'n> {
                 let settled = append(node, name, parts.into_iter().zip([Ok(admitted)])).await;
                 answer_alone(node, settled, is_cloud)
             }
-            Entry::Key { key, slot, share } => {
+            Entry::Key { key, slot, share, candidate } => {
                 let grant = |part: &Part| {
                     let grant = key.for_org(&part.org).map_err(refused)?;
                     check(&grant, part).map(|()| grant)
                 };
                 let grants: Vec<PublishGrant> = parts.iter().map(grant).collect::<Result<_, _>>()?;
                 drop(share);
+                candidate.admit();
                 // The first part goes on with the slot of the request, the others need slots of their own.
                 let mut slot = Some(slot);
                 let admitted = grants.into_iter().map(|grant| admit(node, grant, slot.take()));

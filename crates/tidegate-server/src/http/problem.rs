@@ -77,6 +77,66 @@ struct FieldError {
 #[derive(Debug, Clone, Copy)]
 pub struct InStream(pub Code);
 
+/// An extension of a refusal: what the log says of it, without any part of a payload. It is not sent.
+#[derive(Debug, Clone)]
+pub struct LogDetail(pub String);
+
+/// What the log says of faulty fields: where the first is, and what kind of fault it is. Its sentence may quote
+/// the payload, and so may the rest of its pointer, from a name that is no field of an event on.
+fn first_fault(errors: &[FieldError]) -> LogDetail {
+    let Some(FieldError { pointer, code, .. }) = errors.first() else { return LogDetail(String::new()) };
+    let others = match errors.len() {
+        1 => String::new(),
+        several => format!(", the first of {several} faulty fields"),
+    };
+    LogDetail(match loggable(pointer, *code) {
+        "" => format!("{code}{others}"),
+        place => format!("{code}, at {place}{others}"),
+    })
+}
+
+/// The beginning of a pointer that has only indexes and fields of an event, or the name of a header.
+fn loggable<'a>(pointer: &'a str, code: &str) -> &'a str {
+    if !pointer.starts_with('/') {
+        return if pointer.len() <= LONGEST_HEADER { pointer } else { "a header" };
+    }
+    // A name that is no field may look like an index.
+    let own =
+        if code == "unknown_field" { pointer.rsplit_once('/').map_or("", |(own, _)| own) } else { pointer };
+    let mut end = 0;
+    for part in own.split('/').skip(1) {
+        let is_index = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_index && !EVENT_FIELDS.contains(&part) {
+            break;
+        }
+        end += 1 + part.len();
+        if part == "data" {
+            break;
+        }
+    }
+    &own[..end]
+}
+
+/// The longest name of a header that is logged, in bytes.
+const LONGEST_HEADER: usize = 64;
+
+/// The fields of an event and of a CloudEvent (PROTOCOL.md).
+const EVENT_FIELDS: [&str; 13] = [
+    "org",
+    "service",
+    "event",
+    "id",
+    "key",
+    "users",
+    "time",
+    "data",
+    "type",
+    "source",
+    "subject",
+    "specversion",
+    "datacontenttype",
+];
+
 /// Answers with a refusal.
 pub fn refuse(refusal: &Refusal) -> Response<Answer> {
     refuse_whole(refusal).map(Either::Left)
@@ -121,7 +181,9 @@ fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     };
     let (status, refusal) = (status_of(code), Refusal::new(code, detail));
     let body = Problem { errors: &errors, ..Problem::of(status, &refusal) };
-    problem(status, code, &body).map(Either::Left)
+    let mut response = problem(status, code, &body).map(Either::Left);
+    response.extensions_mut().insert(first_fault(&errors));
+    response
 }
 
 /// Answers that the outcome is unknown. The ids make a retry safe.

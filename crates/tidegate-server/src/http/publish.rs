@@ -45,6 +45,8 @@ pub async fn answer(
     }
     let entry = Entry::of(node, key, org.as_ref())?;
     let query = Query::of(&request);
+    // A misspelt `service` would give a CloudEvent the service that its source names.
+    query.only(&["service"])?;
     let (parts, body) = request.into_parts();
     // A faulty key is refused whatever the body is.
     let name = idempotency_key(&parts.headers)?;

@@ -11,6 +11,17 @@ use crate::{
     refusals::LimitedBy as _,
 };
 
+/// The longest name of a parameter that is repeated in refusals. Refusals are logged, and a token that stands
+/// where a name belongs is longer.
+const NAME_SHOWN_MAX: usize = 24;
+
+/// The name of an unknown parameter, if it can be repeated: it is short, and has no character that could be
+/// taken for a part of the log.
+fn shown(name: &str) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (1..=NAME_SHOWN_MAX).contains(&name.len()).then_some(name).filter(|name| name.bytes().all(is_plain))
+}
+
 /// The parameters of a query (`application/x-www-form-urlencoded`).
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
@@ -32,7 +43,10 @@ impl Query {
                     _ if names.len() == 1 => format!("; {} is", names[0]),
                     _ => format!("; {} are", names.join(", ")),
                 };
-                let message = format!("{key:.32} is not a parameter here{nearest}");
+                let message = match shown(key) {
+                    Some(name) => format!("{name} is not a parameter here{nearest}"),
+                    None => format!("a parameter here is unknown; its name is not repeated{nearest}"),
+                };
                 Err(Refusal::new(Code::BadRequest, message))
             }
         }

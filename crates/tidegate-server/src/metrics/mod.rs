@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tidegate_core::{Budget, deflate::Contexts};
-use tidegate_engine::SyncObserver;
+use tidegate_engine::{SyncObserver, store::Recovery};
 use tidegate_protocol::{Code, GapReason, Refusal};
 
 use crate::{
@@ -69,6 +69,9 @@ declare! {
     limit: By<Bound, Gauge> = "limit";
     /// 1 for the present state of the log, 0 for the others.
     log_state: By<LogState, Gauge> = "log_state";
+    /// 1 if this start found that acknowledged events were lost, or may have been, so that readers get a gap;
+    /// otherwise 0.
+    log_start_lossy: Gauge = "log_start_lossy";
     /// Time to write and sync one group of the log.
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
@@ -89,8 +92,15 @@ declare! {
     jwks_fetches: By<JwksOutcome, Counter> = "jwks_fetches";
     /// Keys held of issuers' key sets.
     pub jwks_keys: Gauge = "jwks_keys";
+    /// Issuers without a usable key of their key sets: all their tokens are refused.
+    pub jwks_issuers_without_keys: Gauge = "jwks_issuers_without_keys";
+    /// Issuers whose last request for a key set failed.
+    pub jwks_issuers_failing: Gauge = "jwks_issuers_failing";
     /// Configurations read again on SIGHUP.
     config_rereads: By<RereadOutcome, Counter> = "config_rereads";
+    /// 1 if the configuration that was read last, at the start or on SIGHUP, was taken over; 0 if it was refused
+    /// and the one before it is still used.
+    config_last_reread_successful: Gauge = "config_last_reread_successful";
 }
 
 /// The slots that are taken now, for operators and audits.
@@ -118,6 +128,8 @@ impl Metrics {
     pub fn new(tails: Arc<Budget>, contexts: Arc<Contexts>) -> Self {
         let shared = Shared { tails, pages: Arc::default(), contexts };
         let mut metrics = Self::declared(shared.clone());
+        // The configuration of the start was valid, or there would be no node.
+        metrics.config_last_reread_successful.set(1);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let registry = metrics.registry.sub_registry_with_prefix("tidegate");
         registry.register("build", "What this process was built from", build);
@@ -162,6 +174,11 @@ impl Metrics {
         for state in [LogState::Ok, LogState::Degraded, LogState::Halted] {
             self.log_state.with(state).set(i64::from(state == now));
         }
+    }
+
+    /// Takes over what the start found of the log.
+    pub fn log_start(&self, recovery: &Recovery) {
+        self.log_start_lossy.set(i64::from(recovery.lossy));
     }
 
     /// Makes the series of an answer, so that it is there before the first such answer.
@@ -234,6 +251,7 @@ impl Metrics {
 
     /// Counts a configuration that was read again.
     pub fn config_reread(&self, outcome: RereadOutcome) {
+        self.config_last_reread_successful.set(i64::from(outcome == RereadOutcome::Taken));
         self.config_rereads.with(outcome).inc();
     }
 
@@ -292,7 +310,11 @@ mod tests {
             "tidegate_compressors_missed_total 0",
             "tidegate_jwks_fetches_total{outcome=\"ok\"} 0",
             "tidegate_jwks_keys 0",
+            "tidegate_jwks_issuers_without_keys 0",
+            "tidegate_jwks_issuers_failing 0",
             "tidegate_config_rereads_total{outcome=\"refused\"} 0",
+            "tidegate_config_last_reread_successful 1",
+            "tidegate_log_start_lossy 0",
             "tidegate_build_info{version=",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

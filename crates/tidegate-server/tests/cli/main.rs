@@ -202,6 +202,47 @@ fn config_check_says_all_that_serve_would() {
 }
 
 #[test]
+fn config_check_refuses_a_directory_that_even_root_cannot_make() {
+    let dir = with_secret();
+    let ran = run(dir.path(), &["config", "check", "--config", "c.toml", "--set", "log.dir=/proc/x/y"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let said = "log.dir: cannot make a directory in \"/proc\": it is a file system of the kernel";
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+#[test]
+fn an_empty_variable_names_no_file() {
+    let keys = format!("--set=auth.keys=[{{secret = \"{SECRET}\"}}]");
+    let dir = dir();
+    let mut check = tidegate(dir.path(), &[&["config", "check", &keys][..], &FEW].concat());
+    let ran: Ran = check.env("TIDEGATE_CONFIG", "").output().expect("it runs").into();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn health_needs_nothing_of_the_configuration_but_the_address() {
+    let dir = dir();
+    // Nobody can listen on port 0, so this address is free for sure.
+    let file = "[listen]\nadmin = \"127.0.0.1:0\"\npublik = 3\n[auth]\nkeys = [{secret_file = \"none\"}]\n";
+    std::fs::write(dir.path().join("c.toml"), file).expect("written");
+    for more in [&["--config", "c.toml"][..], &["--admin", "127.0.0.1:0", "--config", "none.toml"]] {
+        let ran = run(dir.path(), &[&["health", "--live"][..], more].concat());
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.starts_with("tidegate: no gateway answers at 127.0.0.1:0: "), "{}", ran.err);
+    }
+    let ran = run(dir.path(), &["health", "--live", "--config", "none.toml"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.err.starts_with("tidegate: --config: cannot read none.toml: ")
+            && ran
+                .err
+                .ends_with("\nso listen.admin is not known; name the operators' address with --admin\n"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn config_check_compares_connections_with_the_files_that_may_be_open() {
     let dir = with_secret();
     let check = format!(

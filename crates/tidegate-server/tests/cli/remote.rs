@@ -205,6 +205,17 @@ fn tail_resumes_behind_what_it_has_seen() {
 }
 
 #[test]
+fn a_tail_that_ends_within_a_batch_continues_after_what_it_printed() {
+    let stream = frames(&[
+        r#"{"type":"hello","cursor":"e-4-t"}"#,
+        r#"{"type":"batch","prev":4,"seq":9,"timestamp":"t","events":[{"service":"s","id":"1","seq":5},{"service":"s","id":"2","seq":7},{"service":"s","id":"3","seq":9}]}"#,
+    ]);
+    let (ran, _) = run(script(vec![stream]), &["tail", "--json", "--count", "2"], None);
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 2), "{ran:?}");
+    assert!(ran.err.contains("--cursor e-7-t"), "{}", ran.err);
+}
+
+#[test]
 fn tail_ends_where_the_gateway_says_for_good() {
     let hello = r#"{"type":"hello","cursor":"e-4-t"}"#;
     for (answer, words) in [

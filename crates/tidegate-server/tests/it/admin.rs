@@ -1,7 +1,12 @@
 //! The operators' listener: health, readiness, metrics, keys beside a running server, restarts.
 
+use std::io::{Read as _, Write as _};
+
 use crate::{
-    client::{http::Request, stream::Frames as _},
+    client::{
+        http::{Request, connect},
+        stream::Frames as _,
+    },
     gateway::{Gateway, eventually},
 };
 
@@ -164,7 +169,13 @@ fn a_command_asks_whether_it_is_ready() {
     let leaving = health(&["--admin", &admin]);
     assert_eq!(leaving.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&leaving.stderr).contains("is not ready"), "{leaving:?}");
-    // A liveness probe must not end it.
+    // A liveness probe must not end it, nor must a fault that was written into its file meanwhile.
+    let faulty =
+        format!("[listen]\nadmin = \"{admin}\"\nadmn = 1\n[auth]\nkeys = [{{secret_file = \"/nowhere\"}}]\n");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), faulty).expect("written");
+    let live = health(&["--live", "--config", file.path().to_str().expect("UTF-8")]);
+    assert_eq!((live.status.code(), live.stderr.is_empty()), (Some(0), true), "{live:?}");
     let live = health(&["--live", "--admin", &admin]);
     assert_eq!((live.status.code(), live.stderr.is_empty()), (Some(0), true), "{live:?}");
     gateway.terminate();
@@ -172,4 +183,27 @@ fn a_command_asks_whether_it_is_ready() {
     let gone = health(&["--admin", &admin]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&gone.stderr).contains("no gateway answers"), "{gone:?}");
+}
+
+#[test]
+fn clients_that_hold_all_open_files_leave_some_for_operators_and_one_line() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let gateway = Gateway::with(&["limits.first_frame_timeout=10m"]);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("its files").count();
+    let pid = Pid::from_raw(gateway.pid().cast_signed()).expect("a pid");
+    let limit = u64::try_from(2 * open).expect("a number");
+    let lowered = Rlimit { current: Some(limit), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(pid), Resource::Nofile, lowered).expect("a limit");
+    let mut clients: Vec<_> = (0..2 * limit).map(|_| connect(gateway.public)).collect();
+    let last = clients.last_mut().expect("a client");
+    assert!(matches!(last.read(&mut [0]), Ok(0) | Err(_)), "the last one was dropped");
+    assert_eq!(gateway.operators("/healthz").status, 200);
+    assert_eq!(gateway.log().matches("drop a connection: few open files are left").count(), 1);
+    assert_eq!(gateway.log().matches("accept a connection").count(), 0, "some were left");
+    drop(clients);
+    eventually("room for a publisher", || {
+        let mut client = connect(gateway.public);
+        client.write_all(b"GET /openapi.json HTTP/1.0\r\n\r\n").ok()?;
+        client.read(&mut [0]).is_ok_and(|read| read == 1).then_some(())
+    });
 }

@@ -120,10 +120,13 @@ impl Gateway {
         let count = |outcome| self.metric(&format!("tidegate_config_rereads_total{{outcome=\"{outcome}\"}}"));
         let before = (count("taken"), count("refused"));
         self.signal(rustix::process::Signal::HUP);
-        eventually("the configuration read again", || {
+        let is_taken = eventually("the configuration read again", || {
             let now = (count("taken"), count("refused"));
             (now != before).then_some(now.0 > before.0)
-        })
+        });
+        let successful = self.metric("tidegate_config_last_reread_successful");
+        assert_eq!(successful, f64::from(u8::from(is_taken)));
+        is_taken
     }
 
     fn spawn(dir: TempDir, settings: Vec<String>) -> Self {

@@ -155,9 +155,23 @@ fn keys_outlive_a_failure_but_not_for_ever() {
     eventually("failures", || (fetches(&patient, "unreachable") >= 2.0).then_some(()));
     becomes(&strict, &token(&signer), "overloaded");
     eventually("keys dropped", || (strict.metric("tidegate_jwks_keys") == 0.0).then_some(()));
+    let issuers = |gateway: &Gateway| {
+        ["failing", "without_keys"].map(|which| gateway.metric(&format!("tidegate_jwks_issuers_{which}")))
+    };
+    eventually("its count", || (issuers(&strict) == [1.0, 1.0]).then_some(()));
+    assert_eq!(issuers(&patient), [1.0, 0.0]);
     assert_eq!(said(&patient, &token(&signer)), "hello");
     server.publishes(&[&signer]);
     becomes(&strict, &token(&signer), "hello");
+    for gateway in [&patient, &strict] {
+        eventually("all is well", || (issuers(gateway) == [0.0, 0.0]).then_some(()));
+    }
+    // What a configuration no longer has counts no more.
+    server.sends(b"nothing of the kind".to_vec());
+    eventually("failures", || (issuers(&strict) == [1.0, 1.0]).then_some(()));
+    strict.configure("[auth]\nkeys = [{ secret = \"a secret of at least thirty-two bytes\" }]\n");
+    assert!(strict.hang_up());
+    eventually("its share taken back", || (issuers(&strict) == [0.0, 0.0]).then_some(()));
 }
 
 #[test]

@@ -104,6 +104,28 @@ fn each_answer_is_counted_by_operation_and_code_and_each_refusal_has_a_line() {
 }
 
 #[test]
+fn the_line_of_a_refused_request_has_its_reason_and_nothing_of_the_payload() {
+    let gateway = Gateway::start();
+    for (body, reason) in [
+        ("{}", "required, at /service, the first of "),
+        (r#"{"service":"s","event":"e","data":1,"s3cret":2}"#, "unknown_field"),
+        (r#"[{"service":"s","event":"e","data":1,"41111111111111":2}]"#, "unknown_field, at /0 "),
+        (r#"[{"service":"s","event":"e","data":{"s3cret":"\ud800"}}]"#, "format, at /0/data"),
+        (r#"[{"service":"s","event":"e","data":1,"users":["a",""]}]"#, "format, at /0/users/1"),
+    ] {
+        assert_eq!(gateway.publish(body).refusal(), "invalid", "{body}");
+        let last = lines(&gateway, "publish", "invalid").pop().expect("a line");
+        assert!(last.contains(&format!("refuse a request: {reason}")), "{reason}: {last}");
+    }
+    for payload in ["s3cret", "41111111111111"] {
+        assert!(!gateway.log().contains(payload), "{}", gateway.log());
+    }
+    assert_eq!(gateway.getting("events").by("PUT").send().status, 405);
+    let last = lines(&gateway, "other", "method_not_allowed").pop().expect("a line");
+    assert!(last.contains("refuse a request: PUT is not allowed here; "), "{last}");
+}
+
+#[test]
 fn a_stream_that_is_refused_after_its_answer_has_a_count_and_a_line_too() {
     let gateway = Gateway::with(&["limits.connections_per_user=1"]);
     let mut first = gateway.ws("");

@@ -306,6 +306,29 @@ fn p5_one_org_over_its_rate_does_not_stop_the_others_of_its_key() {
 }
 
 #[test]
+fn p5_requests_that_are_refused_before_their_orgs_are_known_count_for_their_key() {
+    let gateway = Gateway::with(&["limits.publishes_per_second=1"]);
+    let (key, narrow, other) =
+        (gateway.key_for("*", "*"), gateway.key_for("a", "*"), gateway.key_for("*", "*"));
+    let faulty = r#"{"org":"a","service":"s"}"#.to_owned();
+    for (key, body, status) in [(&key, faulty, 422), (&narrow, event("b", "1", 1), 403)] {
+        let refused = eventually("a refusal because of the rate", || {
+            let answer = to_orgs(&gateway, key).body(body.clone()).send();
+            assert!([status, 429].contains(&answer.status), "{answer:?}");
+            (answer.status == 429).then_some(answer)
+        });
+        assert_eq!(refused.refusal(), "rate_limited");
+        assert_eq!(refused.json()["limit"], "limits.publishes_per_second");
+        assert!(refused.header("retry-after").is_some());
+    }
+    let answer = to_orgs(&gateway, &other).body(event("a", "1", 1)).send();
+    assert_eq!(answer.status, 200, "another key is let in: {answer:?}");
+    eventually("the key let in again", || {
+        (to_orgs(&gateway, &key).body(event("a", "1", 1)).send().status == 200).then_some(())
+    });
+}
+
+#[test]
 fn p5_one_org_that_sends_slowly_leaves_places_for_the_others_of_its_key() {
     let gateway = Gateway::with(&["limits.publishes_in_flight=4"]);
     let (key, other) = (gateway.key_for("*", "*"), gateway.key_for("*", "*"));

@@ -59,6 +59,7 @@ fn the_first_and_the_last_line_say_what_ran_and_how_it_ended() {
         assert_eq!((&second["start"], &second["stopped_before"]), (&start.into(), &stopped_before.into()));
         assert_eq!((&second["lossy"], &second["recovered_events"]), (&false.into(), &0.into()), "{second}");
         assert!(second["recovery_ms"].is_number(), "{second}");
+        assert_eq!(second["api_keys"], 0, "{second}");
         if signal == Signal::KILL {
             continue;
         }

@@ -161,6 +161,11 @@ fn no_secret_and_no_payload_is_ever_shown() {
         get(&format!("events?access_token={token}")).send();
         get(&format!("stream?services={token}&cursor={token}&slow={token}&tail={token}")).send();
         get(&format!("stream?slow={token}")).with("authorization", &bearer).send();
+        // Without the `=`, or with it percent-encoded, a token is the name of a parameter.
+        for query in [token.clone(), format!("access_token%3D{token}"), format!("a%0a{token}")] {
+            get(&format!("stream?{query}")).send();
+            get(&format!("events?{query}")).with("authorization", &bearer).send();
+        }
         Request::new(gateway.public, "GET", &format!("/v1/orgs/{token}/cursor"))
             .with("authorization", &bearer)
             .send();

@@ -12,6 +12,7 @@ mod tests;
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
 use tidegate_protocol::{EventId, EventName, Key, NameError, OrgId, ServiceName, Source, Subject};
 
 pub use super::fields::is_meant_as_users;
@@ -50,9 +51,18 @@ pub fn read(
         Mode::Structured => take(&[draft::read_one(text)?], false, limits, |_, draft, at, faults| {
             envelope::check(&target, draft, at, faults)
         }),
-        Mode::Batch => take(&draft::read_array(text, limits)?, true, limits, |_, draft, at, faults| {
-            envelope::check(&target, draft, at, faults)
-        }),
+        Mode::Batch => {
+            let is_array = text.trim_ascii_start().starts_with('[');
+            if !is_array && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+                let mut faults = Faults::default();
+                let detail = "a batch is an array of events; send one alone as application/cloudevents+json";
+                faults.add(String::new(), "type", detail.into());
+                return Err(PublishError::Invalid(faults.list));
+            }
+            take(&draft::read_array(text, limits)?, true, limits, |_, draft, at, faults| {
+                envelope::check(&target, draft, at, faults)
+            })
+        }
         Mode::Binary(headers) => {
             take(&[headers], false, limits, |_, headers, _, faults| headers.check(&target, text, faults))
         }
