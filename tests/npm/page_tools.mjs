@@ -48,11 +48,15 @@ const tests = {
     const address = await tab.evaluate(() => location.href);
     assert.ok(!address.includes('token') && !address.includes('key'), 'the secrets have left the address');
     await tab.press('#publish summary', 'Enter'); // with the keyboard
-    assert.match(await publish({ service: 'finance', event: 'big', data: '{"n":12345678901234567890}' }), /^Stored as #\d+\.$/);
-    await row('12345678901234567');
+    assert.match(await publish({ service: 'finance', event: 'big', data: '{"n":12345678901234567890,"amount":1.10}' }), /^Stored as #\d+\.$/);
+    await row('{"n":12345678901234567890,"amount":1.10}');
+    await tab.reload();
+    await isLive();
+    await row('{"n":12345678901234567890,"amount":1.10}');
+    await tab.press('#publish summary', 'Enter');
     const raw = await fetch(`${gateway.url}/v1/orgs/${gateway.org}/events`, { headers: { authorization: `Bearer ${gateway.token}` } });
-    assert.match(await raw.text(), /"data":\{"n":12345678901234567890\}/, 'no digit is lost');
-    assert.match(await publish({ data: '{' }), /^Data is not JSON/);
+    assert.match(await raw.text(), /"data":\{"n":12345678901234567890,"amount":1\.10\}/, 'no digit is lost');
+    assert.match(await publish({ service: 'finance', data: '{' }), /^Data is not JSON/);
     assert.match(await publish({ data: '{}', event: 'a b' }), /^Refused \(\w+\): .*event/);
     assert.match(await publish({ event: 'secret', users: 'alice' }), /Only alice can see it; this page is dev/);
     assert.match(await publish({ event: 'mine', users: 'alice, dev' }), /^Stored as #\d+\.$/);
