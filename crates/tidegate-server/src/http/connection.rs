@@ -99,7 +99,7 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
                     connection.insert(HeaderValue::from_static("keep-alive"));
                     answered.headers_mut().insert("keep-alive", hint);
                 }
-                if !is_read.get() {
+                if !is_read.get() && answered.status().is_client_error() {
                     // The rest of the body is not waited for, so the connection ends (RFC 9112, 9.6).
                     let close = HeaderValue::from_static("close");
                     answered.headers_mut().entry(header::CONNECTION).or_insert(close);

@@ -329,7 +329,7 @@ fn what_cannot_be_taken_is_named() {
     for (what, answer, status, code) in [
         ("no JSON", binary(&gateway, "{").send(), 400, "bad_request"),
         ("no JSON in structured mode", structured(&gateway, "").send(), 400, "bad_request"),
-        ("no array", batch(&gateway, &envelope(&json!({}))).send(), 400, "bad_request"),
+        ("no array", batch(&gateway, &envelope(&json!({}))).send(), 422, "invalid"),
         (
             "two content types",
             binary(&gateway, "1").adding("content-type", STRUCTURED).send(),

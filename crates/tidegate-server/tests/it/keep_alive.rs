@@ -53,6 +53,12 @@ fn an_answer_says_how_long_its_connection_is_kept() {
         assert_eq!(answer.header("keep-alive"), None, "{what}: {answer:?}");
         assert_ne!(answer.header("connection"), Some("keep-alive"), "{what}: {answer:?}");
     }
+    let unread = event.clone().with("authorization", "Bearer x").send();
+    assert_eq!(
+        (unread.status, unread.header("connection")),
+        (401, Some("close")),
+        "its body is not waited for"
+    );
     let short = Gateway::with(&["limits.idle_timeout=1s", "limits.first_frame_timeout=1s"]);
     assert_eq!(short.getting("cursor").send().header("keep-alive"), None, "nothing to rely on");
 }
