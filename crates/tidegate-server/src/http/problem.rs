@@ -89,7 +89,7 @@ fn first_fault(errors: &[FieldError]) -> LogDetail {
         1 => String::new(),
         several => format!(", the first of {several} faulty fields"),
     };
-    LogDetail(match loggable(pointer, *code) {
+    LogDetail(match loggable(pointer, code) {
         "" => format!("{code}{others}"),
         place => format!("{code}, at {place}{others}"),
     })
