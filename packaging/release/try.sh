@@ -28,6 +28,8 @@ E_PY
 "${run[@]}" version || fail "does not run"
 cd "$dir"
 start() {
+  # The answer of an earlier start must not be taken for that of this one.
+  rm -f said
   "${run[@]}" dev --json --no-feed --listen 127.0.0.1:0 >said 2>log &
   pid=$!
   for _ in $(seq 600); do
