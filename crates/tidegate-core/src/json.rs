@@ -38,20 +38,8 @@ pub fn write_compact(out: &mut BytesMut, json: &str, depth_max: usize) -> Result
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
-            b'"' => {
-                let (end, is_text) = string_end(bytes, at);
-                if !is_text {
-                    return Err(Unfit::LoneSurrogate);
-                }
-                at = end;
-                continue;
-            }
-            b'-' | b'0'..=b'9' => {
-                let end = number_end(bytes, at);
-                if !is_finite(&json[at..end]) {
-                    return Err(Unfit::TooLarge);
-                }
-                at = end;
+            b'"' | b'-' | b'0'..=b'9' => {
+                at = fit_end(json, at)?;
                 continue;
             }
             b'{' | b'[' => {
@@ -115,26 +103,27 @@ fn is_finite(number: &str) -> bool {
     number.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
+/// The end of the string or number that begins at `at`.
+fn fit_end(json: &str, at: usize) -> Result<usize, Unfit> {
+    let bytes = json.as_bytes();
+    if bytes[at] == b'"' {
+        let (end, is_text) = string_end(bytes, at);
+        return if is_text { Ok(end) } else { Err(Unfit::LoneSurrogate) };
+    }
+    let end = number_end(bytes, at);
+    if is_finite(&json[at..end]) { Ok(end) } else { Err(Unfit::TooLarge) }
+}
+
 /// Whether a JSON value has a string or a number that is [`Unfit`], at any depth.
 pub fn is_unfit(json: &str) -> bool {
     let bytes = json.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
-            b'"' => {
-                let (end, is_text) = string_end(bytes, at);
-                if !is_text {
-                    return true;
-                }
-                at = end;
-            }
-            b'-' | b'0'..=b'9' => {
-                let end = number_end(bytes, at);
-                if !is_finite(&json[at..end]) {
-                    return true;
-                }
-                at = end;
-            }
+            b'"' | b'-' | b'0'..=b'9' => match fit_end(json, at) {
+                Ok(end) => at = end,
+                Err(_) => return true,
+            },
             _ => at += 1,
         }
     }

@@ -282,7 +282,7 @@ impl LastWins {
     fn default<T: Setting>(&mut self, key: &'static str, default: &'static str) -> Option<T> {
         match Raw::parse(default).ok().map(|raw| T::read(&raw)) {
             Some(Ok(value)) => Some(value),
-            // A test reads every default, so this is for whoever adds a key.
+            // Only a new key with a faulty default gets here: a test reads every default.
             _ => {
                 let reason = format!("the default {default} does not fit its type");
                 self.report.value(Location::Default, key, reason);
@@ -304,8 +304,8 @@ impl define::KeyReader for LastWins {
             }
             (Err(fault), None) => fault,
         };
-        // `--set auth.audience=2026` is a number in TOML, but was meant as text. Whoever writes quotes or brackets
-        // means what they are in TOML.
+        // `--set auth.audience=2026` is a number in TOML, but was meant as text. Quotes and brackets are always
+        // read as TOML.
         let is_scalar = !matches!(given.raw.value, Value::Text(_) | Value::List(_) | Value::Table(_));
         let text = given.typed.as_ref().filter(|_| is_scalar);
         if let Some(value) = text.and_then(|text| T::read(&Raw::text(text)).ok()) {

@@ -99,7 +99,7 @@ impl<A: Label, B: Label> Labels for (A, B) {
         [(A::NAME, self.0.value()), (B::NAME, self.1.value())].encode(encoder)
     }
 
-    /// None: not every pair can occur. Whoever knows which can makes them with [`By::with`].
+    /// None, because some pairs never occur. The pairs that do are made with [`By::with`].
     fn initial() -> impl Iterator<Item = Self> {
         std::iter::empty()
     }

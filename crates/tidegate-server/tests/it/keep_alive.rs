@@ -1,4 +1,4 @@
-//! How long an idle HTTP/1.1 connection is kept, and what its client is told about that.
+//! How long an idle HTTP/1.1 connection is kept, and the `Keep-Alive` header that tells its client.
 
 use std::{
     io::{BufReader, ErrorKind, Read as _, Write as _},

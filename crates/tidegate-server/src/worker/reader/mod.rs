@@ -446,7 +446,7 @@ impl Reader {
         self.org.leave(self);
         self.worker.readers.remove(self);
         if std::thread::panicking() {
-            // Its task panicked; others are told to end by [`Reader::fail`].
+            // The reader's own task panicked, so the reader ends as `internal`.
             self.fail();
         }
         let metrics = &self.worker.node.metrics;
