@@ -1,6 +1,6 @@
 // A TCP proxy with faults between a page and a gateway. What it does with bytes and connections is switched
 // while it runs; `counts` and `requests` say what it did. It reads nothing of the protocol except the first
-// line of each connection, which it keeps so that tests can count attempts.
+// line of each request, which it keeps so that tests can count attempts.
 //
 //   const proxy = await new Proxy(gateway.url).listen();
 //   proxy.mode = 'trickle';   // what happens to bytes from now on
@@ -91,10 +91,12 @@ class Pair {
 export class Proxy {
   #target; #server = null; #port; #mode = 'pass';
   delayMs = 300;
+  /** Resets WebSocket upgrades, as a middlebox does that knows HTTP alone. */
+  blocksUpgrades = false;
   open = new Set();
-  /** The first line of each connection that sent one, in order, with `at` (ms since 1970). */
+  /** The first line of each request, in order, and whether it asks for WebSocket. */
   requests = [];
-  counts = { accepted: 0, cut: 0, swallowed: 0, delayed: 0, singles: 0, up: 0, down: 0 };
+  counts = { accepted: 0, cut: 0, blocked: 0, swallowed: 0, delayed: 0, singles: 0, up: 0, down: 0 };
 
   /** `target`: an http address; its port may be closed and opened again. */
   constructor(target) { this.#target = new URL(target); }
@@ -141,8 +143,8 @@ export class Proxy {
     return pairs.length;
   }
 
-  /** The attempts to open a stream so far, by either transport. */
-  attempts() { return this.requests.filter(({ line }) => /^GET \S+\/stream/.test(line)); }
+  /** How often a stream was asked for so far, over WebSocket or over SSE. */
+  attempts(transport) { return this.requests.filter(({ line, upgrade }) => /^GET \S+\/stream/.test(line) && upgrade === (transport === 'ws')).length; }
 
   close() { this.mode = 'refuse'; this.cut('rst'); }
 
@@ -155,9 +157,19 @@ export class Proxy {
 
   #accept(near) {
     this.counts.accepted += 1;
-    near.once('data', (chunk) => {
-      this.requests.push({ line: chunk.toString('latin1').split('\r\n', 1)[0], at: Date.now() });
-    });
+    const look = (chunk) => {
+      const head = chunk.toString('latin1');
+      const [line] = /^[A-Z]+ \S+ HTTP\/1\.1(?=\r\n)/.exec(head) ?? [];
+      if (!line) return; // what belongs to an earlier one
+      const upgrade = /^upgrade: websocket\r$/im.test(head);
+      this.requests.push({ line, upgrade });
+      if (!upgrade) return;
+      near.removeListener('data', look);
+      if (!this.blocksUpgrades) return;
+      this.counts.blocked += 1;
+      pair.reset();
+    };
+    near.on('data', look);
     const far = connect({ host: this.#target.hostname, port: Number(this.#target.port), allowHalfOpen: true });
     const pair = new Pair(this, near, far);
     if (this.#mode === 'swallow') pair.lost = true;

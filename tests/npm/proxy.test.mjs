@@ -58,7 +58,7 @@ test('pass, delay and trickle bring every byte in order', async (t) => {
   const long = 'x'.repeat(3_000_000);
   await says(long);
   assert.equal(heard.text, `GET /v1/orgs/dev/stream HTTP/1.1\r\nabc${'0123456789'.repeat(20)}${long}`);
-  assert.equal(proxy.attempts().length, 1);
+  assert.deepEqual([proxy.attempts('ws'), proxy.attempts('sse')], [0, 1]);
   socket.destroy();
 });
 
@@ -113,6 +113,21 @@ test('refuse: the port is closed for new connections only, and opens again', asy
   const other = await client(proxy);
   await other.says('c');
   for (const { socket } of [old, other]) socket.destroy();
+});
+
+test('blocked upgrades are reset, other requests are not', async (t) => {
+  const { proxy, ends } = await setUp(t);
+  proxy.blocksUpgrades = true;
+  const plain = await client(proxy);
+  await plain.says('GET /v1/orgs/dev/stream HTTP/1.1\r\n\r\n');
+  const upgrade = await client(proxy);
+  upgrade.socket.write('GET /v1/orgs/dev/stream HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n');
+  await new Promise((resolve) => { upgrade.socket.once('close', resolve); });
+  assert.equal(upgrade.heard.fault, 'ECONNRESET');
+  assert.deepEqual([proxy.attempts('ws'), proxy.attempts('sse'), proxy.counts.blocked], [1, 1, 1]);
+  await plain.says('more');
+  assert.ok(!ends.includes('end'));
+  plain.socket.destroy();
 });
 
 test('a target that is gone resets the client, and is found again', async (t) => {
