@@ -21,6 +21,10 @@ fuzz_target!(|text: &str| {
                     assert!(object["token"] == token.as_str() || text.matches("token").count() > 1 || text.contains('\\'));
                 }
                 ClientFrame::Pong => assert!(object["type"] == "pong"),
+                ClientFrame::Ping { n } => {
+                    assert!(object["type"] == "ping" && n < 1 << 53);
+                    assert!(object["n"] == n);
+                }
                 ClientFrame::Health => assert!(object["type"] == "health"),
             }
         }

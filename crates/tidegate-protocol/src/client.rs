@@ -158,7 +158,7 @@ impl StreamReader {
                 message: error.message.into_owned(),
                 retry_in_ms: error.retry_in_ms,
             },
-            ServerFrame::Unknown => Outcome::Nothing,
+            ServerFrame::Pong(_) | ServerFrame::Unknown => Outcome::Nothing,
         }
     }
 
@@ -364,6 +364,7 @@ mod tests {
                 r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
                 r#"{"type":"batch","prev":6,"seq":9,"events":[{"seq":7},{"seq":8},{"seq":9}]}"#,
                 r#"{"type":"ping","prev":9,"seq":12}"#,
+                r#"{"type":"pong","n":13,"timestamp":"2026-11-24T09:30:00.007Z"}"#,
                 r#"{"type":"event","prev":13,"seq":14}"#,
                 r#"{"type":"from_the_future","prev":13,"seq":14}"#,
             ],
@@ -374,6 +375,7 @@ mod tests {
             "nothing @a-7-t",
             "2 events @a-9-t",
             "ping @a-12-t",
+            "nothing @a-12-t",
             "hole @a-12-t",
             "nothing @a-12-t",
         ];

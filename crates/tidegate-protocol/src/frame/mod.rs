@@ -12,7 +12,7 @@ mod server;
 pub use client::{ClientFrame, read_client_frame};
 pub use server::{
     BatchEvent, BatchFrame, CompressedBatchFrame, ErrorFrame, EventFrame, FrameError, GapFrame, GoawayFrame,
-    HelloFrame, PingFrame, ServerFrame, StatusFrame,
+    HelloFrame, PingFrame, PongFrame, ServerFrame, StatusFrame,
 };
 
 /// The version of the protocol that this crate implements: `hello.protocol`, and the number in the

@@ -472,7 +472,7 @@ fn frames() -> Value {
     let entries = json!({ "type": "array", "minItems": 1, "items": at("Event") });
     let mut event = stored(&[("type", json!({ "const": "event" })), ("org", at("Org")), ("prev", at("Seq"))]);
     event["description"] = "One event.".into();
-    let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Status", "Goaway", "Error"];
+    let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Pong", "Status", "Goaway", "Error"];
     let mapping: Map<String, Value> = kinds
         .iter()
         .map(|kind| (kind.to_lowercase(), format!("#/components/schemas/{kind}Frame").into()))
@@ -565,6 +565,12 @@ fn frames() -> Value {
             &[("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp"))],
             &[],
         ),
+        "PongFrame": frame(
+            "pong",
+            "The answer to a reader's ping, over WebSocket.",
+            &[("n", ping_number()), ("timestamp", at("Timestamp"))],
+            &[],
+        ),
         "StatusFrame": frame(
             "status",
             "The gateway reports its state or this reader's. The stream continues.",
@@ -586,12 +592,17 @@ fn frames() -> Value {
     })
 }
 
+/// `n` of a client's `ping` and of its answer.
+fn ping_number() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": SEQ_MAX })
+}
+
 fn client_frames() -> Value {
     let token = json!({ "type": "string" });
     json!({
         "ClientFrame": {
             "description": "A frame from a reader, over WebSocket.",
-            "oneOf": [at("AuthFrame"), at("PongFrame"), at("HealthFrame")],
+            "oneOf": [at("AuthFrame"), at("ClientPongFrame"), at("ClientPingFrame"), at("HealthFrame")],
         },
         "AuthFrame": frame(
             "auth",
@@ -599,7 +610,8 @@ fn client_frames() -> Value {
             &[("token", token)],
             &[],
         ),
-        "PongFrame": frame("pong", "The answer to every ping.", &[], &[]),
+        "ClientPongFrame": frame("pong", "The answer to every ping.", &[], &[]),
+        "ClientPingFrame": frame("ping", "Asks for a pong with the same `n`.", &[("n", ping_number())], &[]),
         "HealthFrame": frame("health", "The reader's own metrics. Not answered.", &[], &[]),
     })
 }

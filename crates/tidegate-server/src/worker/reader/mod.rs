@@ -337,6 +337,12 @@ impl Reader {
         self.push(frames);
     }
 
+    /// Answers a client's `ping`. Of a client that takes no bytes, only so many answers wait as
+    /// [`Reader::push`] allows.
+    pub fn answer_ping(&self, n: u64) {
+        self.say(&frame::pong(self.sink.framing(), n, self.worker.node.now()));
+    }
+
     /// Sends frames outside of passes and turns, after whatever is half written. The frames must be ready for
     /// the wire: made by the session, or WebSocket pongs.
     pub fn push(&self, mut frames: Vec<Bytes>) {

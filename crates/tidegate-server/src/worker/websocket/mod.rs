@@ -475,6 +475,7 @@ fn hear(
                 }
             }
             Ok(ClientFrame::Pong) => is_pong = true,
+            Ok(ClientFrame::Ping { n }) => reader.answer_ping(n),
             Ok(ClientFrame::Health) => {}
             Err(refusal) => reader.end(refusal),
         },
