@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_core::{Framing, frame};
 use tidegate_protocol::{
     Code,
-    frame::{ClientFrame, read_client_frame},
+    frame::{ClientFrame, HealthReport, read_client_frame},
 };
 
 fuzz_target!(|text: &str| {
@@ -25,7 +25,21 @@ fuzz_target!(|text: &str| {
                     assert!(object["type"] == "ping" && n < 1 << 53);
                     assert!(object["n"] == n);
                 }
-                ClientFrame::Health => assert!(object["type"] == "health"),
+                ClientFrame::Health(report) => {
+                    assert!(object["type"] == "health");
+                    assert!(report.latencies_ms.len() <= HealthReport::LATENCIES_MAX);
+                    assert!(report.latencies_ms.iter().all(|latency| *latency <= HealthReport::LATENCY_MS_MAX));
+                    for (name, count) in [
+                        ("disconnects", report.disconnects),
+                        ("duplicates", report.duplicates),
+                        ("holes", report.holes),
+                        ("gaps", report.gaps),
+                    ] {
+                        assert!(count <= HealthReport::COUNT_MAX);
+                        let sent = object.get(name).filter(|value| !value.is_null());
+                        assert!(report.is_clamped || sent.map_or(count == 0, |sent| *sent == count));
+                    }
+                }
             }
         }
         Err(refusal) => {

@@ -517,6 +517,9 @@ fn each_frame_looks_as_the_document_says() {
     hold(&asking.try_frame().expect("hello"));
     let ping = json!({ "type": "ping", "n": 7 });
     schemas.check(&document["components"]["schemas"]["ClientFrame"], &ping).expect("as its schema says");
+    let health = json!({ "type": "health", "latencies_ms": [0, 3_600_000], "disconnects": 1, "duplicates": 0, "holes": 0, "gaps": 1_000_000 });
+    schemas.check(&document["components"]["schemas"]["ClientFrame"], &health).expect("as its schema says");
+    asking.send(&health.to_string());
     asking.send(&ping.to_string());
     hold(&asking.try_frame().expect("a pong"));
     let node = HeldNode::start();

@@ -257,6 +257,7 @@ fn pings_of_a_client_count_as_its_frames() {
 fn frames_that_break_the_protocol_end_the_stream_with_their_code() {
     let gateway = Gateway::start();
     let large = format!(r#"{{"type":"health","x":"{}"}}"#, "x".repeat(17 << 10));
+    let latencies = json!({"type": "health", "latencies_ms": vec![1; 101]}).to_string();
     let text = |text: &str| masked(0x81, text.as_bytes());
     let mut unmasked = masked(0x81, b"{}");
     unmasked[1] &= 0x7f;
@@ -274,6 +275,15 @@ fn frames_that_break_the_protocol_end_the_stream_with_their_code() {
         ("a ping with n of 2^53", text(r#"{"type":"ping","n":9007199254740992}"#), "bad_frame", 4553),
         ("auth without a token", text(r#"{"type":"auth"}"#), "bad_frame", 4553),
         ("auth with a number", text(r#"{"type":"auth","token":1}"#), "bad_frame", 4553),
+        ("101 latencies", text(&latencies), "bad_frame", 4553),
+        (
+            "a latency of half a millisecond",
+            text(r#"{"type":"health","latencies_ms":[0.5]}"#),
+            "bad_frame",
+            4553,
+        ),
+        ("a list of no list", text(r#"{"type":"health","latencies_ms":1}"#), "bad_frame", 4553),
+        ("a count that is text", text(r#"{"type":"health","holes":"1"}"#), "bad_frame", 4553),
         ("an empty message", text(""), "bad_frame", 4553),
         ("binary", masked(0x82, b"{}"), "bad_frame", 4553),
         ("unmasked", unmasked, "bad_frame", 4553),

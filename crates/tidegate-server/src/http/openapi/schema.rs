@@ -6,7 +6,8 @@
 use serde_json::{Map, Value, json};
 use tidegate_protocol::{
     Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
-    StatusCode, Subject, UserId, frame::PROTOCOL_VERSION,
+    StatusCode, Subject, UserId,
+    frame::{HealthReport, PROTOCOL_VERSION},
 };
 
 use super::operation::Refused;
@@ -592,6 +593,11 @@ fn frames() -> Value {
     })
 }
 
+/// A whole number from 0 to `most`.
+fn up_to(most: u32) -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": most })
+}
+
 /// `n` of a client's `ping` and of its answer.
 fn ping_number() -> Value {
     json!({ "type": "integer", "minimum": 0, "maximum": SEQ_MAX })
@@ -612,6 +618,17 @@ fn client_frames() -> Value {
         ),
         "ClientPongFrame": frame("pong", "The answer to every ping.", &[], &[]),
         "ClientPingFrame": frame("ping", "Asks for a pong with the same `n`.", &[("n", ping_number())], &[]),
-        "HealthFrame": frame("health", "The reader's own metrics. Not answered.", &[], &[]),
+        "HealthFrame": frame(
+            "health",
+            "What the reader has seen since its last report. Not answered; at most one in 25 s counts. Numbers over a bound count as the bound.",
+            &[],
+            &[
+                ("latencies_ms", json!({ "type": "array", "maxItems": HealthReport::LATENCIES_MAX, "items": up_to(HealthReport::LATENCY_MS_MAX) })),
+                ("disconnects", up_to(HealthReport::COUNT_MAX)),
+                ("duplicates", up_to(HealthReport::COUNT_MAX)),
+                ("holes", up_to(HealthReport::COUNT_MAX)),
+                ("gaps", up_to(HealthReport::COUNT_MAX)),
+            ],
+        ),
     })
 }
