@@ -13,7 +13,8 @@ use tidegate_protocol::{
 fuzz_target!(|text: &str| {
     match read_client_frame(text) {
         Ok(taken) => {
-            let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            // `Value` refuses numbers that no double holds. They may stand in unknown fields.
+            let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return };
             // If members repeat, the parsers may take different ones; it must be one of them.
             let object = value.as_object().expect("an object");
             match taken {
@@ -48,6 +49,8 @@ fuzz_target!(|text: &str| {
             // Whatever it quotes, the `error` frame is one JSON object, and one SSE event.
             let told = frame::error(Framing::Sse, &refusal);
             let told = std::str::from_utf8(&told).expect("UTF-8");
+            // The code is final, so a native EventSource is kept from coming back.
+            let told = told.strip_prefix("retry: 2147483647\n").expect("a retry line");
             let data = told.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n")).expect("one event");
             assert!(!data.contains(['\n', '\r']));
             let value: serde_json::Value = serde_json::from_str(data).expect("JSON");
