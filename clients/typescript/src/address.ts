@@ -21,7 +21,7 @@ export function place(url: string, org: string, services: readonly string[]): Pl
   if (base.search || base.hash || base.username || base.password) throw new TypeError(`url: ${quoted(url)} must have no query, fragment, user or password`);
   if (/\/v1(\/|$)/.test(base.pathname)) throw new TypeError(`url: give the gateway's base address; /v1/... is added to it, but ${quoted(url)} has it already`);
   for (const name of [org, ...services]) {
-    if (!ORG.test(name)) throw new TypeError(`${name === org ? 'org' : 'services'}: ${quoted(name)} must be 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot`);
+    if (typeof name !== 'string' || !ORG.test(name)) throw new TypeError(`${name === org ? 'org' : 'services'}: ${quoted(name)} must be 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot`);
   }
   return { base: base.href.replace(/^ws/, 'http').replace(/\/+$/, ''), org, services };
 }

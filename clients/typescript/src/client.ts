@@ -332,8 +332,8 @@ export function createClient(options: ClientOptions): Client {
     } catch {
       // As if nothing had been stored.
     }
-    if (stored === null || typeof stored === 'string') start(stored);
-    else stored.then(start, () => start(null));
+    if (stored instanceof Promise) stored.then(start, () => start(null));
+    else start(stored);
   }
 
   function leave() {
