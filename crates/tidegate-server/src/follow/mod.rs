@@ -5,7 +5,6 @@
 //! here prints or reads the command line: `cli/tail.rs` does. What each frame means is decided by
 //! `tidegate_protocol::client`.
 
-mod gateway;
 mod sse;
 
 use std::{
@@ -16,12 +15,12 @@ use std::{
 
 use reqwest::{Response, StatusCode, header};
 use serde_json::value::RawValue;
+use tidegate_client::gateway::{Gateway, Refused, delay, transport};
 use tidegate_protocol::{
     Code, Cursor, Seq,
     client::{Backoff, Outcome, STABLE_MS, StreamReader},
 };
 
-pub use gateway::{Gateway, Refused, client, delay, transport};
 use sse::{SseEvent, SseReader};
 
 /// How long the gateway may take to answer a request.

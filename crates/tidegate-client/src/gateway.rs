@@ -1,5 +1,5 @@
-//! A gateway as its HTTP clients see it: an address, answers that refuse, errors of the transport. For
-//! [`super::Follower`] and `tidegate publish`.
+//! A gateway as its HTTP clients see it: an address, answers that refuse, errors of the transport. For the
+//! streams and the publisher of this crate, and for the commands of `tidegate` that talk to a gateway.
 
 use std::{fmt, time::Duration};
 
