@@ -7,3 +7,8 @@ pub(crate) fn random() -> u64 {
         since.as_nanos() as u64
     })
 }
+
+/// A number that is uniform over [0, 1): 53 bits, as many as a double holds.
+pub(crate) fn unit() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -204,7 +204,10 @@ pub(crate) fn as_text<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S
 }
 
 /// Writes a cursor as its text, or null.
-pub(crate) fn as_optional_text<S: Serializer>(cursor: &Option<Cursor>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_optional_text<S: Serializer>(
+    cursor: &Option<Cursor>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match cursor {
         Some(cursor) => serializer.collect_str(cursor),
         None => serializer.serialize_none(),
@@ -254,14 +257,19 @@ pub(crate) mod as_optional_parts {
 
     use super::{Cursor, as_parts};
 
-    pub(crate) fn serialize<S: Serializer>(cursor: &Option<Cursor>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        cursor: &Option<Cursor>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match cursor {
             Some(cursor) => as_parts::serialize(cursor, serializer),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cursor>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Cursor>, D::Error> {
         #[derive(Deserialize)]
         struct Parts(#[serde(with = "as_parts")] Cursor);
         Ok(Option::<Parts>::deserialize(deserializer)?.map(|Parts(cursor)| cursor))

@@ -92,7 +92,10 @@ impl Timers {
     /// The first of all.
     pub fn first(&self) -> Option<u64> {
         let Self { token, phase, silence, stable, refresh, leave, retry, page, sweep, report } = *self;
-        [token, phase, silence, stable, refresh, leave, retry, page, sweep, report].into_iter().flatten().min()
+        [token, phase, silence, stable, refresh, leave, retry, page, sweep, report]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -372,7 +375,8 @@ impl Serialize for Said {
 impl<'de> Deserialize<'de> for Said {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let states = [ConnectionState::Connected, ConnectionState::Disconnected, ConnectionState::Reconnecting];
+        let states =
+            [ConnectionState::Connected, ConnectionState::Disconnected, ConnectionState::Reconnecting];
         let read = || {
             let mut words = text.split(' ');
             let (phase, state) = (words.next()?, words.next()?);

@@ -63,7 +63,7 @@ impl RemoteArgs {
 
 /// An HTTP client.
 pub(super) fn client() -> Result<reqwest::Client, Failure> {
-    gateway::client().map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
+    gateway::client().build().map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
 }
 
 /// Runs an asynchronous command until it is done or the user interrupts it.

@@ -34,9 +34,8 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 21] = [
     "random",
-    "follow",
     "log_limiter",
     "systemd",
     "page",
