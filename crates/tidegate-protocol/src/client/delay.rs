@@ -10,8 +10,9 @@ const JITTER_MS: u64 = 5000;
 /// The shortest delay, in milliseconds.
 pub(super) const DELAY_MS_MIN: u64 = 1000;
 
-/// The longest time that a gateway may ask a client to wait, in milliseconds: an hour.
-pub(super) const HINT_MS_MAX: u64 = 3_600_000;
+/// The longest time that a gateway may ask a client to wait, in milliseconds: a day. More is taken for a
+/// mistake.
+pub(super) const HINT_MS_MAX: u64 = 86_400_000;
 
 /// How long a stream must have been open before the delays start over, in milliseconds.
 pub const STABLE_MS: u64 = 10_000;
@@ -21,15 +22,14 @@ pub const STABLE_MS: u64 = 10_000;
 /// what the gateway asked for (`retry_in_ms`, `Retry-After`; 0 for nothing): it raises the base, and the
 /// delay is never shorter. `random` is drawn uniformly from [0, 1).
 pub fn delay(attempt: u32, random: f64, hint: u64) -> u64 {
-    let hint = hint.min(HINT_MS_MAX);
     let base = (BASE_S[(attempt as usize).min(BASE_S.len() - 1)] * 1000).max(hint);
     let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN).max(hint);
-    low + part(random, base + JITTER_MS - low + 1)
+    low.saturating_add(part(random, base.saturating_add(JITTER_MS) - low + 1))
 }
 
 /// A whole number below `size`, for a draw from [0, 1).
 pub(super) fn part(random: f64, size: u64) -> u64 {
-    // Exact: `size` is at most an hour in milliseconds, and a double holds whole numbers up to 2^53.
+    // Exact: `size` is at most a day in milliseconds, and a double holds whole numbers up to 2^53.
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let part = (random * size as f64).floor() as u64;
     part

@@ -262,7 +262,7 @@ impl State {
             latencies: Vec::new(),
             unreported: HealthReport::default(),
             reported_at: None,
-            said: Said { phase: Phase::Idle, state: ConnectionState::Disconnected, attempt: 0 },
+            said: Said { phase: Phase::Idle, state: ConnectionState::Disconnected, attempt: 0, retry: None },
         }
     }
 
@@ -355,7 +355,7 @@ pub struct ClockSample {
     pub offset: i64,
 }
 
-/// What the last `state` output said. In JSON it is one text, `<phase> <state> <attempt>`.
+/// What the last `state` output said. In JSON it is one text, `<phase> <state> <attempt> <retry>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Said {
     /// Its phase.
@@ -364,11 +364,18 @@ pub struct Said {
     pub state: ConnectionState,
     /// Its attempt.
     pub attempt: u32,
+    /// When the next attempt begins.
+    pub retry: Option<u64>,
 }
 
 impl Serialize for Said {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{} {} {}", self.phase.name(), self.state.name(), self.attempt))
+        let Self { phase, state, attempt, retry } = self;
+        let (phase, state) = (phase.name(), state.name());
+        match retry {
+            Some(retry) => serializer.collect_str(&format_args!("{phase} {state} {attempt} {retry}")),
+            None => serializer.collect_str(&format_args!("{phase} {state} {attempt} null")),
+        }
     }
 }
 
@@ -384,9 +391,13 @@ impl<'de> Deserialize<'de> for Said {
                 phase: Phase::ALL.into_iter().find(|known| known.name() == phase)?,
                 state: states.into_iter().find(|known| known.name() == state)?,
                 attempt: words.next()?.parse().ok()?,
+                retry: match words.next()? {
+                    "null" => None,
+                    at => Some(at.parse().ok()?),
+                },
             };
             words.next().is_none().then_some(said)
         };
-        read().ok_or_else(|| D::Error::custom("said must be <phase> <state> <attempt>"))
+        read().ok_or_else(|| D::Error::custom("said must be <phase> <state> <attempt> <retry>"))
     }
 }
