@@ -8,8 +8,9 @@ export type Attempt =
   /** No answer came. `isKnown`: there was no connection, so nothing can have been stored. */
   | { kind: 'broken'; detail: string; isKnown: boolean };
 
-/** What fails before a request is sent, in the words of Node and Bun. */
+/** What fails before a request is sent: codes of Node and Bun, and a part of Deno's sentence. */
 const NO_CONNECTION = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'UND_ERR_CONNECT_TIMEOUT', 'ConnectionRefused'];
+const NO_CONNECTION_IN_DENO = 'client error (Connect)';
 
 export function body(entries: readonly Entry[]): Uint8Array<ArrayBuffer> {
   const length = entries.reduce((bytes, entry) => bytes + entry.bytes.length + 1, 1);
@@ -77,7 +78,7 @@ function fault(error: unknown): { detail: string; isKnown: boolean } {
   const words = [cause.code, cause.message, message, error].find((word) => typeof word === 'string' && word !== '');
   return {
     detail: `no answer came: ${String(words ?? 'the request failed')}`,
-    isKnown: codes.some((found) => NO_CONNECTION.includes(found)),
+    isKnown: codes.some((found) => NO_CONNECTION.includes(found)) || String(cause.message).includes(NO_CONNECTION_IN_DENO),
   };
 }
 

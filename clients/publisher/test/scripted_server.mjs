@@ -30,6 +30,7 @@ export class ScriptedServer {
     for await (const chunk of request) chunks.push(chunk);
     const events = JSON.parse(Buffer.concat(chunks).toString() || '[]');
     this.requests.push({ path: request.url, headers: request.headers, events });
+    if (request.url === '/hang') return;
     const act = this.#script.shift() ?? store;
     act(response, events, this);
   }
