@@ -1,4 +1,4 @@
-// Compiles and runs the examples of README.md against a gateway. Only the address and the credentials are theirs.
+// Compiles and runs the examples of README.md, and that of docs/clients.md, against a gateway. Only the address and the credentials are theirs.
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,8 +13,10 @@ const program = process.env.TIDEGATE ?? join(here, '../../target/debug/tidegate'
 // Inside the package, so that its own name leads to it.
 const scratch = join(here, 'test/readme_scratch');
 const text = readFileSync(join(here, 'README.md'), 'utf8');
-const found = [...text.matchAll(/<!-- snippet: (\S+)\.ts -->\n```ts\n(.*?)\n```/gs)];
-const WANTED = ['publish', 'outcome', 'loop', 'shutdown', 'token'];
+const guide = readFileSync(join(here, '../../docs/clients.md'), 'utf8');
+const examples = (from) => [...from.matchAll(/<!-- snippet: (\S+)\.ts -->\n```ts\n(.*?)\n```/gs)];
+const found = examples(text).concat(examples(guide).filter(([, name]) => name === 'publisher'));
+const WANTED = ['publish', 'outcome', 'loop', 'shutdown', 'token', 'publisher'];
 /** What the examples take from Node. */
 const NODE = 'declare const process: { env: Record<string, string | undefined>; exit(code: number): never; once(signal: string, run: () => void): void };\n';
 let gateway;
@@ -22,7 +24,7 @@ let secret;
 
 before(async () => {
   assert.deepEqual(found.map(([, name]) => name), WANTED);
-  assert.equal(text.match(/^```/gm).length / 2, WANTED.length, 'every block is an example that runs');
+  assert.equal(text.match(/^```/gm).length / 2, examples(text).length, 'every block is an example that runs');
   gateway = await new Gateway(program, '--no-feed').start();
   [, secret] = /^secret = "(.*)"$/m.exec(readFileSync(join(gateway.dir, 'dev.toml'), 'utf8'));
   rmSync(scratch, { recursive: true, force: true });
@@ -63,6 +65,10 @@ test('publish.ts', async () => {
 
 test('outcome.ts', async () => {
   assert.match(await output('outcome'), /^invalid \/service service must be 1 to 64 /);
+});
+
+test('publisher.ts of docs/clients.md', async () => {
+  assert.equal(await output('publisher'), 'inv-60 stored\ninv-60 duplicate\ninv-61 invalid /event\n');
 });
 
 test('loop.ts', async () => {
