@@ -1,5 +1,6 @@
 // The options, checked and with their defaults.
 
+import { steadyClock } from './clock.js';
 import type { Clock, PublisherOptions } from './types.js';
 
 export interface Settings {
@@ -17,13 +18,6 @@ export interface Settings {
   clock: Clock;
   random: () => number;
 }
-
-const CLOCK: Clock = {
-  now: () => performance.now(),
-  wall: () => Date.now(),
-  setTimeout: (run, ms) => setTimeout(run, ms),
-  clearTimeout: (timer) => clearTimeout(timer as Parameters<typeof clearTimeout>[0]),
-};
 
 /** Throws a `TypeError` with a sentence for the first option that is wrong. */
 export function settings<Events extends object>(options: PublisherOptions<Events>): Settings {
@@ -54,7 +48,7 @@ export function settings<Events extends object>(options: PublisherOptions<Events
     retryForMs,
     requestTimeoutMs: whole('requestTimeoutMs', options.requestTimeoutMs, 30_000),
     fetch: options.fetch ?? ((...request) => fetch(...request)),
-    clock: options.clock ?? CLOCK,
+    clock: options.clock ?? steadyClock(),
     random: options.random ?? Math.random,
   };
 }
