@@ -1,0 +1,53 @@
+// The codes of PROTOCOL.md, from spec/codes.json: whether a client comes back after each. Generated; made anew with:
+// WRITE_CODES=1 cargo test -q -p tidegate-protocol --test codes
+
+export const CODES: Record<string, boolean> = {
+  internal: true,
+  draining: true,
+  overloaded: true,
+  token_expired: true,
+  slow_consumer: true,
+  ping_timeout: true,
+  too_many_connections: true,
+  rate_limited: true,
+  auth_timeout: true,
+  unauthorized: false,
+  forbidden: false,
+  bad_frame: false,
+  revoked: false,
+  evicted: false,
+  unsupported: false,
+  too_large: false,
+  bad_request: false,
+  not_found: false,
+  method_not_allowed: false,
+  id_conflict: false,
+  in_progress: true,
+  request_conflict: false,
+  unsupported_media: false,
+  request_timeout: true,
+  invalid: false,
+  dedup_full: true,
+  log_halted: true,
+  unknown: true,
+};
+
+/** The code of each WebSocket close code. */
+export const CLOSE_CODES: Record<number, string> = {
+  1011: 'internal',
+  1012: 'draining',
+  1013: 'overloaded',
+  4001: 'token_expired',
+  4002: 'slow_consumer',
+  4003: 'ping_timeout',
+  4004: 'too_many_connections',
+  4005: 'rate_limited',
+  4006: 'auth_timeout',
+  4551: 'unauthorized',
+  4552: 'forbidden',
+  4553: 'bad_frame',
+  4554: 'revoked',
+  4555: 'evicted',
+  4556: 'unsupported',
+  1009: 'too_large',
+};
