@@ -8,7 +8,7 @@ import {
   type FunctionComponentElement, type ProviderProps, type ReactNode,
 } from 'react';
 
-import type { Client, ClientStatus, ConnectionState, EventName, Gap, Health, StreamEvent } from './index.js';
+import type { Client, ClientStatus, ConnectionState, EventName, Gap, Health, Off, OnOptions, StreamEvent } from './index.js';
 
 const ClientContext = createContext<Client | null>(null);
 
@@ -56,6 +56,9 @@ export function useConnectionState(): ConnectionState {
   return useSyncExternalStore(client.subscribe, state, () => ON_SERVER.state);
 }
 
+/** The events of a name; of all names for `*`. */
+export type EventsOf<N extends EventName | '*'> = N extends EventName ? StreamEvent<N> : StreamEvent;
+
 /** Which events a hook takes. */
 export interface EventOptions {
   /** Only those of this service. */
@@ -74,18 +77,20 @@ function useLatest<T>(value: T): { readonly current: T } {
 }
 
 /** Calls `handler` for each event of that name (`*`: any). It causes no render; it may be a new function each time. */
-export function useEvent<N extends EventName | '*'>(name: N, handler: (event: StreamEvent<N>) => void, { service, enabled = true }: EventOptions = {}): void {
+export function useEvent<N extends EventName | '*'>(name: N, handler: (event: EventsOf<N>) => void, { service, enabled = true }: EventOptions = {}): void {
   const client = useRealtime();
   const latest = useLatest(handler);
   useEffect(() => {
     if (!enabled) return undefined;
-    return client.on(name, (event) => latest.current(event), service === undefined ? {} : { service });
+    // Both forms of `on` at once: the types of TypeScript have no way to say that.
+    const on = client.on as (name: string, handler: (event: never) => void, options: OnOptions) => Off;
+    return on(name, (event: EventsOf<N>) => latest.current(event), { service });
   }, [client, name, service, enabled, latest]);
 }
 
 // Collects events and hands them over together.
-function useBatches<N extends EventName | '*'>(name: N, take: (events: StreamEvent<N>[]) => void, most: number, options: EventOptions): void {
-  const waiting = useRef<StreamEvent<N>[]>([]);
+function useBatches<N extends EventName | '*'>(name: N, take: (events: EventsOf<N>[]) => void, most: number, options: EventOptions): void {
+  const waiting = useRef<EventsOf<N>[]>([]);
   const timer = useRef<ReturnType<typeof setTimeout> | null>(null);
   useEvent(name, (event) => {
     waiting.current.push(event);
@@ -103,14 +108,14 @@ function useBatches<N extends EventName | '*'>(name: N, take: (events: StreamEve
 }
 
 /** The last events of that name since the component was mounted, oldest first; at most `limit` (50). */
-export function useEvents<N extends EventName | '*'>(name: N, { limit = 50, ...options }: EventOptions & { limit?: number | undefined } = {}): readonly StreamEvent<N>[] {
-  const [events, setEvents] = useState<readonly StreamEvent<N>[]>([]);
+export function useEvents<N extends EventName | '*'>(name: N, { limit = 50, ...options }: EventOptions & { limit?: number | undefined } = {}): readonly EventsOf<N>[] {
+  const [events, setEvents] = useState<readonly EventsOf<N>[]>([]);
   useBatches(name, (fresh) => setEvents((before) => [...before, ...fresh].slice(-limit)), limit, options);
   return events;
 }
 
 /** A value that `reducer` makes of the value before and each event. */
-export function useEventState<N extends EventName | '*', S>(name: N, reducer: (state: S, event: StreamEvent<N>) => S, initial: S, options: EventOptions = {}): S {
+export function useEventState<N extends EventName | '*', S>(name: N, reducer: (state: S, event: EventsOf<N>) => S, initial: S, options: EventOptions = {}): S {
   const [state, setState] = useState(initial);
   const latest = useLatest(reducer);
   useBatches(name, (fresh) => setState((before) => fresh.reduce((value, event) => latest.current(value, event), before)), Infinity, options);
