@@ -33,7 +33,9 @@ function open(WebSocket: WebSocketConstructor, { url, token }: OpenRequest, sink
   socket.onerror = () => {};
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
     detach();
-    sink.closed({ close: code, message: reason || `the connection ended (${code})` });
+    // The gateway's close codes come with the name of its own code.
+    const isOurs = code === 1009 || (code >= 1011 && code <= 1013) || code >= 4000;
+    sink.closed({ close: code, code: (isOurs && reason) || null, message: reason || `the connection ended (${code})` });
   };
   return {
     send: (text) => socket.send(text),
