@@ -20,7 +20,8 @@ export type Events = Register extends { events: infer E } ? E : Record<string, u
 /** The name of an event. */
 export type EventName = keyof Events & string;
 
-interface EventFields {
+/** What all events have. */
+export interface EventFields {
   readonly org: string;
   readonly service: string;
   /** Identifies the event to its publisher; unique for each org, service and source. */

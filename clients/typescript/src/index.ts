@@ -13,4 +13,6 @@ export type * from './transport.js';
 export type { Health, HealthExtra } from './health.js';
 export * from './schemas.js';
 export type { Dump, DumpStep } from './dump.js';
-export type { ConnectionState, Phase, TokenReason, Input, Output, State } from './session/types.js';
+export type {
+  ClientFrame, Config as SessionConfig, ConnectionState, Cursor, Held, Input, Output, Phase, State, Timers, Transport as SessionTransport, TokenReason, WireEvent,
+} from './session/types.js';

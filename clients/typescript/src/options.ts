@@ -106,11 +106,13 @@ export interface Notice {
 /** Ends what it was returned for. Calling it again does nothing. */
 export type Off = () => void;
 
+/** Which events a handler gets. */
 export interface OnOptions {
   /** Only events of this service. */
   readonly service?: string | undefined;
 }
 
+/** How an iteration goes. */
 export interface IterateOptions extends OnOptions {
   /** Ends the iteration. */
   readonly signal?: AbortSignal | undefined;
@@ -130,11 +132,15 @@ export interface Client {
   readonly events: <N extends EventName | '*'>(name: N, options?: IterateOptions) => AsyncIterableIterator<EventsOf<N>>;
   /** Called, in order with the events, when events will not come. Read the state behind them again. */
   readonly onGap: (handler: Handler<Gap>) => Off;
+  /** Called for each error: of the connection, of a handler, of the token callback. */
   readonly onError: (handler: (error: TidegateError) => void) => Off;
+  /** Called when the status changes. */
   readonly onStatus: (handler: (status: ClientStatus) => void) => Off;
+  /** Called when the gateway says something about itself. */
   readonly onNotice: (handler: (notice: Notice) => void) => Off;
   /** As `onStatus`, without an argument (for `useSyncExternalStore`). */
   readonly subscribe: (changed: () => void) => Off;
+  /** The status now: the same object until something in it changes. */
   readonly getStatus: () => ClientStatus;
   /** Connects, and stays connected until the last `retain` is released; then waits 1 s before it disconnects. */
   readonly retain: () => Off;
@@ -142,9 +148,11 @@ export interface Client {
   readonly connect: () => void;
   /** Events that have come are still handed over. `connect` goes on after them. */
   readonly disconnect: () => void;
+  /** Closes the connection and opens another at once, with a new token. */
   readonly reconnect: () => void;
   /** Disconnects for good, and removes all that the client put into the page. */
   readonly dispose: () => void;
+  /** The health now. */
   readonly metrics: () => Health;
   /** The last steps (at most 200), without tokens, as a test vector; null before the first. `replay` of ./testing runs it. */
   readonly dump: () => Promise<Dump | null>;

@@ -4,11 +4,17 @@ import type { Connection, OpenRequest, Transport, TransportSink } from './transp
 
 /** The part of the standard WebSocket that is used; the one of browsers, Node 22 and `ws` all have it. */
 export interface WebSocketLike {
+  /** Called when it is open. */
   onopen: ((event: never) => void) | null;
+  /** Called with each message. */
   onmessage: ((event: never) => void) | null;
+  /** Called before `onclose`, if it failed. */
   onerror: ((event: never) => void) | null;
+  /** Called with code and reason. */
   onclose: ((event: never) => void) | null;
+  /** Sends a text message. */
   send(text: string): void;
+  /** Begins to close it. */
   close(code?: number, reason?: string): void;
 }
 
