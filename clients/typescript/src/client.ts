@@ -239,7 +239,6 @@ export function createClient(options: ClientOptions): Client {
 
   function open({ g, transport, token: bearer, cursor: after, tail: most, replaces }: Of<'open'>) {
     const closed = (end: TransportEnd) => drive({ t: 'closed', g, ...end });
-    quietly(() => connection?.it.close(1000));
     try {
       connection = {
         g,
