@@ -68,6 +68,7 @@ export interface FakeConnection {
   readonly isOpen: boolean;
 }
 
+/** How a `fakeTransport` behaves. */
 export interface FakeTransportOptions {
   /** By default `ws`. */
   kind?: TransportKind;
