@@ -73,7 +73,7 @@ export type Output =
   | { t: 'history'; g: number; after: string; to: number }
   /** Use this transport from now on, also after a reload. */
   | { t: 'transport'; transport: Transport }
-  | { t: 'hello'; connection_id: string; services: string[]; head: number; resumed: boolean; renewed: boolean }
+  | { t: 'hello'; connection_id: string; services: string[]; head: number; cursor: string; resumed: boolean; renewed: boolean; sync: string | null }
   | { t: 'event'; event: WireEvent; replay: boolean; latency_ms: number | null }
   | { t: 'gap'; prev: number; seq: number; epoch: string; reason: string; services: string[] | null }
   /** All before this has been handed over: the position to keep. */
@@ -136,7 +136,6 @@ export interface State {
   moving: boolean; // from one connection to the next without a loss
   before_hello: number; // bare failures before hello, in a row
   short_lives: number; // bare ends soon after hello, in a row
-  tried_other: boolean; // in this attempt
   // The token.
   token: string | null;
   token_until: number; // a new connection may use it until then
