@@ -43,8 +43,11 @@ function countFrames() {
   requestAnimationFrame(countFrames);
 }
 
-/** `workMs`: how long the application works on each event. `counts`: frames are counted. `only`: no other transport than WebSocket. */
-window.begin = ({ workMs = 0, counts = false, only = null, ...options }) => {
+/**
+ * `workMs`: how long the application works on each event. `counts`: frames are counted. `only`: no other transport
+ * than WebSocket. `react`: it is React that connects.
+ */
+window.begin = async ({ workMs = 0, counts = false, only = null, react = false, ...options }) => {
   if (counts) requestAnimationFrame(countFrames);
   if (only === 'ws') options.transports = [webSocket(WatchedSocket)];
   // The shortest delays that the protocol allows.
@@ -57,7 +60,10 @@ window.begin = ({ workMs = 0, counts = false, only = null, ...options }) => {
   client.onGap((gap) => seen.ledger.push({ gap }));
   client.onError(({ code, fatal, message }) => seen.errors.push({ code, fatal, message }));
   client.onStatus(({ state }) => { if (seen.states.at(-1) !== state) seen.states.push(state); });
-  client.connect();
+  if (!react) return client.connect();
+  const { mount } = await import('/client_page_react.js');
+  window.mount = () => { window.unmount = mount(client); };
+  window.mount();
 };
 
 /** All at one moment: the health, and what it must agree with. */

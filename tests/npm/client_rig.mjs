@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { createReadStream, existsSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
 import { join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -11,19 +12,32 @@ import { Gateway, until } from './gateway.mjs';
 import { Proxy } from './proxy.mjs';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
-const CLIENT = fileURLToPath(new URL('../../clients/typescript/dist', import.meta.url));
+const PACKAGE = fileURLToPath(new URL('../../clients/typescript', import.meta.url));
+const CLIENT = join(PACKAGE, 'dist');
 const PAGE = `<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title><link rel="icon" href="data:,">
 <script type="module" src="/client_page.js"></script><h1>Events</h1>`;
 
 /** The nine that every page may rely on. */
 const HEALTH = ['connectionState', 'lastConnectedAt', 'lastDisconnectedAt', 'totalDisconnects', 'reconnectAttempts', 'eventsReceived', 'eventLatencyMs', 'duplicatesDetected', 'lastEventAt'];
 
+/** client_page_react.js with React, as it is in development, and the built hooks. */
+async function bundled() {
+  const { build } = createRequire(join(PACKAGE, 'package.json'))('esbuild');
+  const { outputFiles: [{ text }] } = await build({
+    entryPoints: [join(HERE, 'client_page_react.js')], bundle: true, write: false, format: 'esm', target: 'es2022',
+    define: { 'process.env.NODE_ENV': '"development"' },
+    nodePaths: [join(PACKAGE, 'node_modules')], alias: { '@tidegate/client/react': join(CLIENT, 'react.js') },
+  });
+  return text;
+}
+
 export class Rig {
-  #visits = []; #site; #last = 0; #head = 0;
+  #visits = []; #site; #react; #last = 0; #head = 0;
 
   static async start(program) {
     const rig = new Rig();
     if (!existsSync(CLIENT)) throw new Error('the client is not built: npm ci && npm run build in clients/typescript');
+    rig.#react = await bundled();
     rig.gateway = await new Gateway(program, '--no-feed', ...[
       // A page that is silent is noticed after 7 s, a gateway that is silent after 19 s.
       'ping.interval="4s"', 'ping.timeout="3s"', 'limits.connections_per_user=100', 'compression.exclude_services=["sealed"]',
@@ -39,6 +53,7 @@ export class Rig {
     const [, visit] = /^\/token\/(\d+)$/.exec(pathname) ?? [];
     if (visit) return this.#visits[visit].answerToken(searchParams.get('reason'), answer);
     if (pathname === '/') return answer.setHeader('content-type', 'text/html; charset=utf-8').end(PAGE);
+    if (pathname === '/client_page_react.js') return answer.setHeader('content-type', 'text/javascript; charset=utf-8').end(this.#react);
     const file = pathname.startsWith('/client/') ? join(CLIENT, normalize(pathname.slice('/client'.length))) : join(HERE, 'client_page.js');
     if (!existsSync(file)) return answer.writeHead(404).end();
     answer.setHeader('content-type', 'text/javascript; charset=utf-8');
@@ -167,9 +182,9 @@ class Visit {
    * Waits until everything published so far has come, and compares: nothing is missing, nothing came twice, the
    * order is kept, content is as published, no gap was told. Then compares the health with the ledger and with
    * what the test knows: how often the connection was lost (if it does not know: what the page was told), and how
-   * many attempts the client counts.
+   * many attempts the client counts. `health`: false leaves that out.
    */
-  async settle({ disconnects, attempts } = {}) {
+  async settle({ disconnects, attempts, health = true } = {}) {
     const { head } = this.rig;
     const last = (ledger) => ledger.findLast(({ seq }) => seq)?.seq ?? 0;
     // The last events may be hidden from this reader, so the truth is the history.
@@ -186,6 +201,7 @@ class Visit {
       assert.fail(`the ledger is not the history: missing ${JSON.stringify(wanted.filter((each) => !has.has(each)).slice(0, 3))}, `
         + `too many ${JSON.stringify(had.filter((each) => !wants.has(each)).slice(0, 3))}, twice ${had.length - has.size}, ${had.length} of ${wanted.length}`);
     }
+    if (!health) return report;
     try {
       this.#isTrue(report, disconnects, attempts);
     } catch (error) {
