@@ -82,8 +82,14 @@ export function latency(timestamp: unknown): number | null {
   return ms === ms ? Math.max(0, ms) : null; // NaN is unequal to itself
 }
 
-/** A time of the gateway as a number, or NaN. */
-export const timeOf = (timestamp: unknown): number => Date.parse(timestamp as string);
+let lastText: unknown;
+let lastTime = NaN;
+
+/** A time of the gateway as a number, or NaN. Neighbours often have the same. */
+export function timeOf(timestamp: unknown): number {
+  if (timestamp !== lastText) lastTime = Date.parse((lastText = timestamp) as string);
+  return lastTime;
+}
 
 /** When the first `health` frame of this connection is due. */
 export function planHealth(): void {

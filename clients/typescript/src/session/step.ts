@@ -41,7 +41,6 @@ export function initial(config: Config): State {
     connected_wall: null, disconnected_wall: null, event_wall: null,
     disconnects: 0, events: 0, overlaps: 0, repeats: 0, holes: 0, gaps: 0, latencies: [],
     unreported: unreported(), reported_at: null,
-    said: 'idle disconnected 0 null',
   };
 }
 

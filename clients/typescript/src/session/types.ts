@@ -172,5 +172,4 @@ export interface State {
   latencies: number[];
   unreported: { latencies_ms: number[]; disconnects: number; duplicates: number; holes: number; gaps: number };
   reported_at: number | null;
-  said: string; // the last `state` output, to say it once
 }
