@@ -143,13 +143,13 @@ export class Script {
   }
 
   /** From backoff to live again, 100 ms after the attempt began. */
-  again({ g, attempt = 1, cursor = 'e1-5-t', number = 2, transport = 'ws', token = 'token-1', connection_id = `c-${number}`, ...more }) {
+  again({ g, attempt = 1, cursor = 'e1-5-t', number = 2, transport = 'ws', token = 'token-1', connection_id = `c-${number}`, isKept = true, ...more }) {
     const moved = more.cursor !== undefined && more.cursor !== cursor;
     return this.tick(`open ${g} ${transport} ${token} ${cursor} replaces=c-${number - 1}`, `state reconnecting opening ${attempt}`)
       .opened(`state reconnecting hello ${attempt}`)
       .after(100).frame(
         hello({ cursor, connection_id, resumed: true, server_time: iso(this.now - 100 + 50), ...more }),
-        `hello ${connection_id} ${more.head ?? 5} resumed`, ...(moved ? [`cursor ${more.cursor}`] : []),
+        ...(isKept ? [] : [`transport ${transport}`]), `hello ${connection_id} ${more.head ?? 5} resumed`, ...(moved ? [`cursor ${more.cursor}`] : []),
         ...(transport === 'ws' ? [`send ping ${this.session.state.pings_sent + 1}`] : []), `state connected live ${attempt}`,
       );
   }

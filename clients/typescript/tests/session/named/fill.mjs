@@ -19,7 +19,7 @@ add('one page', ['fill', 'R2'], { fill: true }, (t) => {
 
 add('two pages, and live events held back', ['fill', 'R2'], { fill: true }, (t) => {
   begin(t).at(400).frame(event(90, 91, 400)).at(500).frame(batch(91, 93, entry(92, 400), entry(93, 500)));
-  page(t, 3, 'e1-75-t', true, [60, 70], 'event 60 replay', 'event 70 replay', 'cursor e1-75-t', 'history 4 e1-75-t ..90').at(600).frame(ping(93, 94), 'send pong', 'send ping 2');
+  page(t, 3, 'e1-75-t', true, [60, 70], 'event 60 replay', 'event 70 replay', 'cursor e1-75-t', 'history 4 e1-75-t ..90').at(600).frame(ping(93, 94), 'send pong');
   page(t, 4, 'e1-90-t', true, [80], 'event 80 replay', 'event 91 0', 'event 92 100', 'event 93 0', 'cursor e1-94-t').frame(event(94, 95, 600), 'event 95 0', 'cursor e1-95-t');
 }, { metrics: true });
 

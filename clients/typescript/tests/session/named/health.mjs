@@ -35,7 +35,7 @@ add('latency: of the sample with the shortest round trip', ['section 3.19'], {},
   // hello: 200 ms, clocks alike. Then 20 ms, the gateway 50 ms ahead; then 100 ms, which counts for less.
   t.live().at(320).frame({ type: 'pong', n: 1, timestamp: iso(360) })
     .at(1000).frame(event(5, 6, 1030), 'event 6 20', 'cursor e1-6-t')
-    .frame(ping(6, 6), 'send pong', 'send ping 2').at(1100).frame({ type: 'pong', n: 2, timestamp: iso(5000) })
+    .at(1300).frame(ping(6, 6), 'send pong', 'send ping 2').at(1400).frame({ type: 'pong', n: 2, timestamp: iso(5000) })
     .at(2000).frame(event(6, 7, 2030), 'event 7 20', 'cursor e1-7-t');
 }, { metrics: true });
 
@@ -67,6 +67,14 @@ add('samples at each ping until there are eight, then at each tenth', ['section 
     if (isAsked) t.after(10).pong(n);
   }
 }, { metrics: true });
+
+add('a burst of pings of the gateway is no reason for a burst of ours', ['section 3.19', 'bounds'], {}, (t) => {
+  t.live();
+  for (let seq = 6; seq < 40; seq++) t.frame(ping(seq - 1, seq), `cursor e1-${seq}-t`, 'send pong');
+  t.at(1299).frame(ping(39, 40), 'cursor e1-40-t', 'send pong')
+    .at(1300).frame(ping(40, 41), 'cursor e1-41-t', 'send pong', 'send ping 2').frame(ping(41, 42), 'cursor e1-42-t', 'send pong')
+    .at(1400).pong(2).at(2400).frame(ping(42, 43), 'cursor e1-43-t', 'send pong', 'send ping 3');
+});
 
 add('the clock is learned anew for each connection', ['section 3.19'], { transports: ['ws'] }, (t) => {
   t.live().at(310).pong(1).closed({}, 'error closed 3500', 'state reconnecting backoff 1 in 3500')

@@ -32,9 +32,9 @@ add('hello below the cursor lowers nothing', ['R3'], { cursor: 'e1-5-t' }, (t) =
 add('a restart that lost nothing: hello brings the new epoch', ['R3', 'R10'], {}, (t) => {
   t.live().closed({}, ...lost)
     .again({ g: 3, cursor: 'e1-5-t', connection_id: 'c-2' })
-    .closed({}, 'transport sse', 'error closed 4000', 'state reconnecting backoff 2 in 4000')
+    .closed({}, 'error closed 4000', 'state reconnecting backoff 2 in 4000')
     .tick('open 4 sse token-1 e1-5-t replaces=c-2', 'state reconnecting opening 2').opened('state reconnecting hello 2')
-    .frame(hello({ cursor: 'e2-5-t', epoch: 'e2', head: 7, connection_id: 'c-3', resumed: true }), 'hello c-3 7 resumed', 'cursor e2-5-t', 'state connected live 2')
+    .frame(hello({ cursor: 'e2-5-t', epoch: 'e2', head: 7, connection_id: 'c-3', resumed: true }), 'transport sse', 'hello c-3 7 resumed', 'cursor e2-5-t', 'state connected live 2')
     .frame(event(5, 6), 'event 6 replay', 'cursor e2-6-t');
 });
 
@@ -75,6 +75,6 @@ add('the dedup window of hello may be left out', ['R14'], {}, (t) => t.live({ de
 add('a clock that cannot be read', ['section 3.19'], {}, (t) => {
   t.live({ server_time: 'soon' }).at(1000).frame(event(5, 6, 1000), 'event 6', 'cursor e1-6-t')
     .frame({ type: 'pong', n: 1, timestamp: null }).frame(event(6, 7, 1000), 'event 7', 'cursor e1-7-t')
-    .frame(ping(7, 7), 'send pong', 'send ping 2')
-    .at(1200).frame({ type: 'pong', n: 2, timestamp: iso(1100) }).frame(event(7, 8, 1190), 'event 8 10', 'cursor e1-8-t');
+    .at(1300).frame(ping(7, 7), 'send pong', 'send ping 2')
+    .at(1500).frame({ type: 'pong', n: 2, timestamp: iso(1400) }).frame(event(7, 8, 1490), 'event 8 10', 'cursor e1-8-t');
 }, { metrics: true });

@@ -61,9 +61,18 @@ add('a hint comes before the other transport', ['transports', 'hints'], {}, (t) 
 
 add('a WebSocket that lives twice under 5 s', ['transports'], {}, (t) => {
   t.live().at(2000).closed({}, ...lost).again({ g: 3 })
-    .after(4999).closed({}, 'transport sse', 'error closed 4000', 'state reconnecting backoff 2 in 4000')
-    .again({ g: 4, attempt: 2, number: 3, transport: 'sse' });
+    .after(4999).closed({}, 'error closed 4000', 'state reconnecting backoff 2 in 4000')
+    .again({ g: 4, attempt: 2, number: 3, transport: 'sse', isKept: false });
 }, { metrics: true });
+
+add('a page that is left twice soon after hello keeps nothing', ['transports'], { transport: 'sse' }, (t) => {
+  // Its own end of the page looks like a cut. Only a transport that had its hello is kept.
+  t.live().at(2000).closed({}, ...lost).again({ g: 3, transport: 'sse' }).after(1000).closed({}, 'error closed 4000', 'state reconnecting backoff 2 in 4000')
+    .tick('open 4 ws token-1 e1-5-t replaces=c-2', 'state reconnecting opening 2').closed({}, 'error closed 5500', 'state reconnecting backoff 3 in 5500')
+    .tick('open 5 ws token-1 e1-5-t replaces=c-2', 'state reconnecting opening 3').closed({}, 'error closed 0', 'open 6 sse token-1 e1-5-t replaces=c-2')
+    .frame(hello({ server_time: iso(t.now) }), 'hello c-1 5', 'state connected live 3')
+    .at(40000).closed({}, 'error closed 3500', 'state reconnecting backoff 1 in 3500').again({ g: 7, transport: 'sse' });
+});
 
 add('a longer life in between', ['transports'], {}, (t) => {
   t.live().at(2000).closed({}, ...lost).again({ g: 3 })
@@ -98,8 +107,8 @@ add('WebSocket does not pass, and the event stream is held back', ['transports',
 
 add('what this tab found out is used after a reload', ['transports'], { transport: 'sse' }, (t) => {
   t.live().at(2000).closed({}, ...lost).again({ g: 3, transport: 'sse' })
-    .after(1000).closed({}, 'transport ws', 'error closed 4000', 'state reconnecting backoff 2 in 4000')
-    .again({ g: 4, attempt: 2, number: 3 });
+    .after(1000).closed({}, 'error closed 4000', 'state reconnecting backoff 2 in 4000')
+    .again({ g: 4, attempt: 2, number: 3, isKept: false });
 });
 
 add('a client of one transport stays with it', ['transports'], { transports: ['ws'] }, (t) => {
