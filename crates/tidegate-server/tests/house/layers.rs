@@ -33,9 +33,10 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 23] = [
     "random",
     "follow",
+    "conformance",
     "log_limiter",
     "systemd",
     "page",
