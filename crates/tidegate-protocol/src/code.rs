@@ -296,6 +296,11 @@ impl Code {
         }
     }
 
+    /// The code of a WebSocket close code; of two, the first of the table.
+    pub fn from_close(close: u16) -> Option<Code> {
+        Self::ALL.into_iter().find(|code| code.close() == Some(close))
+    }
+
     /// The code with this wire name.
     pub fn from_name(name: &str) -> Option<Code> {
         Code::ALL.into_iter().find(|code| code.name() == name)

@@ -32,5 +32,4 @@ pub mod systemd;
 pub mod conformance;
 pub mod dev;
 pub mod feed;
-mod follow;
 pub mod page;

@@ -1,18 +1,16 @@
-//! The client's side of a stream: one cursor, and what each frame means for it (R2 to R4, PROTOCOL.md
-//! "Continuity"); and the delays between attempts to reconnect.
-//!
-//! Sans-IO: frames go in, and what to do comes out. `tidegate tail` drives it over SSE, and the model test of
-//! `tidegate-core` drives it against the gateway's sessions. The auditor (`tidegate-audit`) and the Python
-//! example have implementations of their own, on purpose: a fault here must not be repeated there.
+//! Continuity alone, for a reader that brings its own connections: one cursor, and what each frame means for
+//! it (R2 to R4, PROTOCOL.md "Continuity"). The model test of `tidegate-core` drives it against the gateway's
+//! sessions.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::continuity::{AfterGap, Continuity, after_gap, after_hello};
 use crate::{
     Cursor, Seq,
-    frame::{CompressedBatchFrame, FrameError, GapFrame, GapReason, HelloFrame, ServerFrame},
+    frame::{CompressedBatchFrame, FrameError, GapFrame, HelloFrame, ServerFrame},
 };
 
 /// What a frame means for the application.
@@ -61,33 +59,15 @@ pub enum Outcome<'a> {
     },
 }
 
-/// What an event, batch or ping frame over `(prev, seq]` means to a reader (R2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Continuity {
-    /// Something between the cursor and the frame is missing.
-    Hole,
-    /// The reader has everything up to `seq` already.
-    Seen,
-    /// The frame moves the cursor to `seq`.
-    Advance,
-}
-
-impl Continuity {
-    /// Compares a frame with the reader's cursor.
-    pub fn of(cursor: Seq, prev: Seq, seq: Seq) -> Self {
-        if prev > cursor {
-            Self::Hole
-        } else if seq <= cursor {
-            Self::Seen
-        } else {
-            Self::Advance
-        }
-    }
-}
-
 /// The longest ping interval that a client accepts: an hour. With a longer one, a dead connection would go
 /// unnoticed for too long.
 const PING_INTERVAL_MS_MAX: u64 = 3_600_000;
+
+/// How long a connection may be silent before `hello` (PROTOCOL.md, "Silence").
+const SILENCE_MS_BEFORE_HELLO: u64 = 20_000;
+
+/// How long it may be silent after a `hello` that names no ping interval.
+const SILENCE_MS_DEFAULT: u64 = 60_000;
 
 /// How much longer than a ping interval a connection may be silent (PROTOCOL.md, "Silence").
 const SILENCE_MARGIN_MS: u64 = 10_000;
@@ -100,13 +80,14 @@ const SILENCE_MARGIN_MS: u64 = 10_000;
 pub struct StreamReader {
     cursor: Option<Cursor>,
     is_greeted: bool,
+    /// After `hello`.
     silence_ms: u64,
 }
 
 impl StreamReader {
     /// A reader that continues after `cursor`; with `None` it starts where the first `hello` says.
     pub fn new(cursor: Option<Cursor>) -> Self {
-        Self { cursor, is_greeted: false, silence_ms: 60_000 }
+        Self { cursor, is_greeted: false, silence_ms: SILENCE_MS_DEFAULT }
     }
 
     /// The position to resume from; `None` before the first `hello`, if none was given.
@@ -116,7 +97,7 @@ impl StreamReader {
 
     /// For how long a connection may be silent before it counts as dead, in milliseconds.
     pub fn silence_ms(&self) -> u64 {
-        self.silence_ms
+        if self.is_greeted { self.silence_ms } else { SILENCE_MS_BEFORE_HELLO }
     }
 
     /// A new connection is open; its first frame must be `hello`.
@@ -158,24 +139,17 @@ impl StreamReader {
                 message: error.message.into_owned(),
                 retry_in_ms: error.retry_in_ms,
             },
-            ServerFrame::Unknown => Outcome::Nothing,
+            ServerFrame::Pong(_) | ServerFrame::Unknown => Outcome::Nothing,
         }
     }
 
     /// R3: `hello.cursor` is where this connection starts to account for events. It must be at or before the
     /// client's cursor.
     fn hello<'a>(&mut self, hello: HelloFrame<'_>) -> Outcome<'a> {
-        let start = hello.cursor;
-        match &mut self.cursor {
-            Some(cursor) if start.seq > cursor.seq => {
-                return Outcome::Broken("hello skips what was not seen");
-            }
-            Some(cursor) => {
-                cursor.epoch = start.epoch;
-                cursor.tag = start.tag;
-            }
-            None => self.cursor = Some(start),
-        }
+        let Some(cursor) = after_hello(self.cursor.as_ref(), hello.cursor) else {
+            return Outcome::Broken("hello skips what was not seen");
+        };
+        self.cursor = Some(cursor);
         if let Some(interval) = hello.ping_interval_ms {
             self.silence_ms = interval.min(PING_INTERVAL_MS_MAX) + SILENCE_MARGIN_MS;
         }
@@ -188,21 +162,14 @@ impl StreamReader {
     fn gap<'a>(&mut self, gap: GapFrame<'_>) -> Outcome<'a> {
         let GapFrame { prev, seq, epoch, filter: tag, reason, .. } = gap;
         let Some(cursor) = &mut self.cursor else { return Outcome::Broken("a frame came before hello") };
-        // `prev` belongs to the epoch of the cursor, so the two can be compared. If `prev` is above the
-        // cursor, frames before this gap were lost on the way here: when the client resumes from its cursor,
-        // it gets their events, and then the gap again.
-        if prev > cursor.seq {
-            return Outcome::Hole;
-        }
-        let reason = reason.into_owned();
-        if reason == GapReason::Epoch.name() {
-            *cursor = Cursor { epoch, seq, tag };
-            return Outcome::Gap { prev, seq, reason };
-        }
-        // A gap that ends at or before the cursor is no news, unless the filter has changed.
-        let is_news = seq > cursor.seq || reason == GapReason::Filter.name();
-        *cursor = Cursor { epoch, seq: seq.max(cursor.seq), tag };
-        if is_news { Outcome::Gap { prev, seq, reason } } else { Outcome::Nothing }
+        let after = after_gap(cursor, prev, Cursor { epoch, seq, tag }, &reason);
+        let (after, outcome) = match after {
+            AfterGap::Hole => return Outcome::Hole,
+            AfterGap::Known(after) => (after, Outcome::Nothing),
+            AfterGap::News(after) => (after, Outcome::Gap { prev, seq, reason: reason.into_owned() }),
+        };
+        *cursor = after;
+        outcome
     }
 
     /// R2: takes an event, batch or ping frame over (`prev`, `seq`]. `above` is called only if the frame
@@ -265,52 +232,6 @@ fn opened<'a>(outer: &CompressedBatchFrame<'_>, above: Seq) -> Option<Vec<Cow<'a
     Some(fresh.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
 }
 
-/// The delays between attempts, in seconds, before jitter (PROTOCOL.md, "Coming back").
-const BASE_S: [u64; 9] = [1, 2, 5, 10, 30, 60, 120, 240, 300];
-
-/// How far the jitter reaches to either side of a delay, in milliseconds.
-const JITTER_MS: u64 = 5000;
-
-/// The shortest delay, in milliseconds.
-const DELAY_MS_MIN: u64 = 1000;
-
-/// How long a stream must have been open before the delays begin anew, in milliseconds.
-pub const STABLE_MS: u64 = 10_000;
-
-/// Delays between attempts to connect: truncated exponential backoff with jitter. They are 1, 2, 5, 10, 30,
-/// 60, 120, 240 and then always 300 s. Each is a random time between 5 s less and 5 s more than that, but
-/// never under 1 s; all times of that range are equally likely. The jitter keeps clients that lost their
-/// connections together from returning together.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    attempts: usize,
-}
-
-impl Backoff {
-    /// The delay before the next attempt, in milliseconds. `random` is uniform over all of `u64`; `hint_ms`
-    /// is what the gateway asked for (`retry_in_ms`, `Retry-After`): the delay is never shorter than that.
-    pub fn next_ms(&mut self, random: u64, hint_ms: Option<u64>) -> u64 {
-        let base = BASE_S[self.attempts.min(BASE_S.len() - 1)] * 1000;
-        self.attempts += 1;
-        let low = base.saturating_sub(JITTER_MS).max(DELAY_MS_MIN);
-        let span = base + JITTER_MS - low;
-        // Multiply and shift (Lemire 2019), without its rejection step: there are at most 10,001 possible
-        // values, so the bias is below 2^-50.
-        let jitter = u64::try_from((u128::from(random) * u128::from(span + 1)) >> 64).unwrap_or(span);
-        (low + jitter).max(hint_ms.unwrap_or(0))
-    }
-
-    /// Begins anew; call it once a stream has been open for [`STABLE_MS`].
-    pub fn reset(&mut self) {
-        self.attempts = 0;
-    }
-
-    /// Attempts since the last reset.
-    pub fn attempts(&self) -> usize {
-        self.attempts
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -364,6 +285,7 @@ mod tests {
                 r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
                 r#"{"type":"batch","prev":6,"seq":9,"events":[{"seq":7},{"seq":8},{"seq":9}]}"#,
                 r#"{"type":"ping","prev":9,"seq":12}"#,
+                r#"{"type":"pong","n":13,"timestamp":"2026-11-24T09:30:00.007Z"}"#,
                 r#"{"type":"event","prev":13,"seq":14}"#,
                 r#"{"type":"from_the_future","prev":13,"seq":14}"#,
             ],
@@ -374,6 +296,7 @@ mod tests {
             "nothing @a-7-t",
             "2 events @a-9-t",
             "ping @a-12-t",
+            "nothing @a-12-t",
             "hole @a-12-t",
             "nothing @a-12-t",
         ];
@@ -429,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn silence_is_20_s_before_each_hello_and_a_ping_interval_and_10_s_after_it() {
+        let mut reader = StreamReader::new(None);
+        for _ in 0..2 {
+            reader.connected();
+            assert_eq!(reader.silence_ms(), 20_000);
+            reader.take(HELLO);
+            assert_eq!(reader.silence_ms(), 35_000);
+        }
+    }
+
+    #[test]
     fn r3_hello_may_not_skip_and_may_change_the_epoch() {
         assert_eq!(run(Some("a-4"), &[HELLO]), ["broken: hello skips what was not seen @a-4"]);
         assert_eq!(run(Some("z-6"), &[HELLO]), ["hello @a-6-t"]);
@@ -437,18 +371,5 @@ mod tests {
             ["broken: a frame came before hello @"]
         );
         assert_eq!(run(None, &["[1]"]).len(), 1);
-    }
-
-    #[test]
-    fn delays_grow_to_the_cap_and_keep_their_windows() {
-        for (random, expected) in [
-            (0, [1, 1, 1, 5, 25, 55, 115, 235, 295, 295].map(|s| s * 1000)),
-            (u64::MAX, [6, 7, 10, 15, 35, 65, 125, 245, 305, 305].map(|s| s * 1000)),
-        ] {
-            let mut backoff = Backoff::default();
-            assert_eq!(expected.map(|_| backoff.next_ms(random, None)), expected);
-            backoff.reset();
-            assert_eq!(backoff.next_ms(0, Some(9999)), 9999);
-        }
     }
 }
