@@ -3,7 +3,7 @@
 //
 //   node tests/npm/snippets.mjs README.md target/debug/tidegate target/python/bin/python
 //
-// Needs Go, for one of them.
+// Needs Go, for one of them, and clients/publisher built, for another.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -197,7 +197,8 @@ func main() {
 const scratch = mkdtempSync(join(tmpdir(), 'tidegate-snippets-'));
 process.once('exit', () => rmSync(scratch, { recursive: true, force: true }));
 const backEnds = {
-  'token.mjs': (code) => ['node', ['--input-type=module', '--eval', code], here],
+  // In the package, so that its own name leads to it.
+  'token.mjs': (code) => ['node', ['--input-type=module', '--eval', code], join(here, '../../clients/publisher')],
   'token.py': (code) => [python.includes('/') ? resolve(python) : python, ['-c', code], here],
   'token.go': (code) => {
     const main = join(scratch, 'main.go');

@@ -31,5 +31,4 @@ pub mod systemd;
 // `tidegate dev` and its page; the client of `tidegate tail`.
 pub mod dev;
 pub mod feed;
-mod follow;
 pub mod page;

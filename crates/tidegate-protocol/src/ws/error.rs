@@ -1,6 +1,6 @@
-//! How a client can break RFC 6455, RFC 7692 or a limit.
+//! How a peer can break RFC 6455, RFC 7692 or a limit.
 
-/// How a client broke the protocol or a limit. Send a close frame with [`Violation::close_code`] and this
+/// How a peer, mostly a client, broke the protocol or a limit. Send a close frame with [`Violation::close_code`] and this
 /// error's text, then close the socket (RFC 6455 7.1.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
@@ -13,6 +13,9 @@ pub enum Violation {
     /// RFC 6455 5.1: a client masks.
     #[error("a client's frames must be masked")]
     Unmasked,
+    /// RFC 6455 5.1: a server does not mask.
+    #[error("a server's frames must not be masked")]
+    Masked,
     /// RFC 6455 5.5.
     #[error("a control frame must not be fragmented")]
     FragmentedControl,
@@ -47,10 +50,10 @@ pub enum Violation {
     #[error("a compressed message is not deflate data")]
     NotDeflate,
     /// Over [`super::Limits::message_bytes_max`].
-    #[error("a message is larger than this server takes")]
+    #[error("a message is larger than is taken here")]
     MessageTooLarge,
     /// Over [`super::Limits::message_fragments_max`].
-    #[error("a message has more fragments than this server takes")]
+    #[error("a message has more fragments than are taken here")]
     TooManyFragments,
 }
 
@@ -61,6 +64,7 @@ impl Violation {
             Violation::ReservedBits
             | Violation::ReservedOpcode
             | Violation::Unmasked
+            | Violation::Masked
             | Violation::FragmentedControl
             | Violation::OversizedControl
             | Violation::NonMinimalLength

@@ -206,7 +206,7 @@ pub fn check<'a>(request: Request<'_, 'a>) -> Result<Handshake<'a>, HandshakeErr
 }
 
 /// The value of `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2, item 5.4).
-fn accept_key(key: &[u8]) -> String {
+pub(super) fn accept_key(key: &[u8]) -> String {
     BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
@@ -236,7 +236,7 @@ fn values<'h, 'a>(headers: &'h [HeaderLine<'a>], name: &'h str) -> impl Iterator
 }
 
 /// The value of a header that may occur once; `None` if it is absent or repeated.
-fn only<'a>(headers: &[HeaderLine<'a>], name: &str) -> Option<&'a [u8]> {
+pub(super) fn only<'a>(headers: &[HeaderLine<'a>], name: &str) -> Option<&'a [u8]> {
     let mut values = values(headers, name);
     values.next().filter(|_| values.next().is_none())
 }
@@ -246,7 +246,7 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-fn has_token(headers: &[HeaderLine<'_>], name: &str, token: &str) -> bool {
+pub(super) fn has_token(headers: &[HeaderLine<'_>], name: &str, token: &str) -> bool {
     values(headers, name).flat_map(elements).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }
 

@@ -1,4 +1,4 @@
-//! Parses the head of a client's frame (RFC 6455 5.2), and refuses a faulty one with its first faulty byte.
+//! Parses the head of a frame (RFC 6455 5.2), and refuses a faulty one with its first faulty byte.
 
 use super::error::Violation;
 
@@ -78,12 +78,18 @@ impl Head {
         self.filled == 0
     }
 
-    /// Takes from `input` until the head is whole; `None` if the input ends before that.
-    pub(super) fn read(&mut self, input: &mut &mut [u8], deflate: bool) -> Result<Option<Frame>, Violation> {
+    /// Takes from `input` until the head is whole; `None` if the input ends before that. `is_masked` says
+    /// whether the sender must mask: a client must, a server must not (RFC 6455 5.1).
+    pub(super) fn read(
+        &mut self,
+        input: &mut &mut [u8],
+        deflate: bool,
+        is_masked: bool,
+    ) -> Result<Option<Frame>, Violation> {
         if !self.fill(input, 2) {
             return Ok(None);
         }
-        let (opcode, fin) = check_flags(self.bytes[0], self.bytes[1], deflate)?;
+        let (opcode, fin) = check_flags(self.bytes[0], self.bytes[1], deflate, is_masked)?;
         let extended = match self.bytes[1] & !MASKED {
             126 => 2,
             127 => 8,
@@ -108,11 +114,13 @@ impl Head {
         if left > i64::MAX as u64 {
             return Err(Violation::LengthOverflow);
         }
-        if !self.fill(input, 2 + extended + 4) {
-            return Ok(None);
+        let mut mask = [0; 4];
+        if is_masked {
+            if !self.fill(input, 2 + extended + 4) {
+                return Ok(None);
+            }
+            mask.copy_from_slice(&self.bytes[2 + extended..2 + extended + 4]);
         }
-        let at = 2 + extended;
-        let mask = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
         self.filled = 0;
         let is_deflated = self.bytes[0] & RSV1 != 0;
         Ok(Some(Frame { opcode, fin, is_deflated, mask, left }))
@@ -130,7 +138,7 @@ impl Head {
     }
 }
 
-fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), Violation> {
+fn check_flags(first: u8, second: u8, deflate: bool, is_masked: bool) -> Result<(Opcode, bool), Violation> {
     let opcode = Opcode::from_bits(first & 0x0F);
     // RFC 7692 6: RSV1 is allowed on the first frame of a data message, if the extension was negotiated.
     let is_first = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
@@ -140,8 +148,10 @@ fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), V
     }
     let opcode = opcode.ok_or(Violation::ReservedOpcode)?;
     let fin = first & FIN != 0;
-    if second & MASKED == 0 {
-        return Err(Violation::Unmasked);
+    match (second & MASKED != 0, is_masked) {
+        (false, true) => return Err(Violation::Unmasked),
+        (true, false) => return Err(Violation::Masked),
+        _ => {}
     }
     if opcode.is_control() {
         if !fin {
@@ -154,8 +164,11 @@ fn check_flags(first: u8, second: u8, deflate: bool) -> Result<(Opcode, bool), V
     Ok((opcode, fin))
 }
 
-/// Takes the mask off (RFC 6455 5.3), eight bytes at a time; the compiler makes SIMD of it.
+/// Takes the mask off, or puts it on (RFC 6455 5.3), eight bytes at a time; the compiler makes SIMD of it.
 pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    if mask == [0; 4] {
+        return;
+    }
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let (chunks, rest) = payload.as_chunks_mut::<8>();

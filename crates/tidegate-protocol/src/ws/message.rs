@@ -1,12 +1,11 @@
 //! The parts of messages and frames that are not whole yet.
 
-use std::{borrow::Cow, cell::RefCell};
-
-use flate2::{Decompress, FlushDecompress, Status};
+use std::borrow::Cow;
 
 use super::{
     error::Violation,
     head::{Frame, Opcode},
+    inflate::Inflate,
     received::Received,
     utf8::Utf8,
 };
@@ -41,6 +40,7 @@ impl Partial {
         frame: Frame,
         payload: &[u8],
         bytes_max: usize,
+        inflate: &mut Inflate<'_>,
     ) -> Result<Option<Received<'static>>, Violation> {
         if frame.opcode.is_control() {
             self.control.extend_from_slice(payload);
@@ -76,7 +76,7 @@ impl Partial {
         if !frame.fin {
             return Ok(None);
         }
-        self.message.take().map(|message| message.body.finish(bytes_max)).transpose()
+        self.message.take().map(|message| message.body.finish(bytes_max, inflate)).transpose()
     }
 }
 
@@ -135,60 +135,13 @@ impl Body {
         }
     }
 
-    fn finish(self, bytes_max: usize) -> Result<Received<'static>, Violation> {
+    fn finish(self, bytes_max: usize, inflate: &mut Inflate<'_>) -> Result<Received<'static>, Violation> {
         Ok(match self {
             Body::Text(utf8) => {
                 Received::Text(Cow::Owned(utf8.finish().map_err(|_| Violation::TextNotUtf8)?))
             }
             Body::Binary(bytes) => Received::Binary(Cow::Owned(bytes)),
-            Body::Deflated { bytes, is_text } => return inflated(&bytes, is_text, bytes_max),
+            Body::Deflated { bytes, is_text } => return inflate.message(&bytes, is_text, bytes_max),
         })
     }
-}
-
-/// Inflates a compressed message of at most `bytes_max` bytes.
-pub(super) fn inflated(
-    bytes: &[u8],
-    is_text: bool,
-    bytes_max: usize,
-) -> Result<Received<'static>, Violation> {
-    let plain = inflate(bytes, bytes_max)?;
-    if !is_text {
-        return Ok(Received::Binary(Cow::Owned(plain)));
-    }
-    String::from_utf8(plain).map(|text| Received::Text(Cow::Owned(text))).map_err(|_| Violation::TextNotUtf8)
-}
-
-/// Inflates one message (RFC 7692 7.2.2), which refers to nothing before it.
-fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
-    thread_local! {
-        static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
-    }
-    INFLATER.with_borrow_mut(|inflater| {
-        inflater.reset(false);
-        let mut plain = Vec::with_capacity(bytes_max.min(bytes.len().saturating_mul(4)) + 1);
-        for mut input in [bytes, &[0, 0, 0xFF, 0xFF]] {
-            while !input.is_empty() {
-                let (taken, made) = (inflater.total_in(), plain.len());
-                let status = inflater
-                    .decompress_vec(input, &mut plain, FlushDecompress::None)
-                    .map_err(|_| Violation::NotDeflate)?;
-                let taken = usize::try_from(inflater.total_in() - taken).unwrap_or(input.len());
-                input = &input[taken..];
-                if plain.len() > bytes_max {
-                    return Err(Violation::MessageTooLarge);
-                }
-                match status {
-                    // RFC 7692 7.2.3.4: a final block ends a stream, and another may follow.
-                    Status::StreamEnd => inflater.reset(false),
-                    _ if plain.len() == plain.capacity() => {
-                        plain.reserve(plain.len().clamp(64, bytes_max + 1));
-                    }
-                    _ if taken == 0 && plain.len() == made => return Err(Violation::NotDeflate),
-                    _ => {}
-                }
-            }
-        }
-        Ok(plain)
-    })
 }

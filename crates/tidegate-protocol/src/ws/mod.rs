@@ -1,8 +1,8 @@
-//! WebSocket (RFC 6455), the server's side, sans-IO.
+//! WebSocket (RFC 6455), sans-IO: the server's side, and what a client of the gateway needs ([`client`]).
 //!
 //! Bytes go in and events come out ([`MessageReader`]); finished frames are made once and shared
 //! ([`FrameBuilder`], [`text_frame`]). Reading sockets, answering pings and time limits are the caller's:
-//! `tidegate-server`'s `transport`.
+//! `tidegate-server`'s `transport`, and `tidegate-client`.
 //!
 //! Why not a library: a server frame depends only on its message, so one [`bytes::Bytes`] can go to every
 //! socket, and an idle connection needs no buffer. No library known to us allows either.
@@ -10,12 +10,14 @@
 //! One extension is supported, permessage-deflate (RFC 7692): [`extension`] negotiates it, [`MessageReader`]
 //! inflates what clients send, and `tidegate_core::deflate` compresses what they receive.
 
+pub mod client;
 mod close;
 mod error;
 pub mod extension;
 mod frame;
 pub mod handshake;
 mod head;
+mod inflate;
 mod message;
 mod reader;
 mod received;
@@ -28,6 +30,7 @@ pub use frame::{
     is_deflated, ping, pong, text_frame,
 };
 pub use head::CONTROL_BYTES_MAX;
+pub use inflate::Inflater;
 pub use reader::{Limits, MessageReader};
 pub use received::Received;
 

@@ -1,15 +1,16 @@
-//! Reads a client's bytes, cut anywhere, into whole messages and control frames.
+//! Reads a peer's bytes, cut anywhere, into whole messages and control frames.
 //!
-//! Strict: whatever RFC 6455 forbids a client is an error, found with the first byte that shows it. After an
-//! error or a close frame nothing more is read. The connection loop of `tidegate-server` drives it; it
-//! answers nothing itself.
+//! Strict: whatever RFC 6455 forbids the peer is an error, found with the first byte that shows it. After an
+//! error or a close frame nothing more is read. The connection loop of `tidegate-server` drives it, and the
+//! WebSocket of `tidegate-client`; it answers nothing itself.
 
 use std::{borrow::Cow, mem};
 
 use super::{
     error::Violation,
     head::{Frame, Head, Opcode, unmask},
-    message::{Partial, inflated},
+    inflate::{Inflate, Inflater},
+    message::Partial,
     received::Received,
 };
 
@@ -40,7 +41,8 @@ enum State {
     Failed(Violation),
 }
 
-/// Reads what one client sends (RFC 6455 5), however its bytes are cut.
+/// Reads what one peer sends (RFC 6455 5), however its bytes are cut: a client with
+/// [`MessageReader::read`], a server with [`MessageReader::read_server`].
 ///
 /// Between messages it owns no heap memory; while a message or a frame is partly here, it owns that part
 /// ([`MessageReader::held_bytes`]). The work is linear in the bytes read.
@@ -77,6 +79,27 @@ impl MessageReader {
     /// # Errors
     /// [`Violation`] if the client breaks the protocol or a limit. Later calls return the same error.
     pub fn read<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Received<'a>>, Violation> {
+        self.read_peer(input, Inflate::Alone)
+    }
+
+    /// The same for what a server sends: its frames have no mask, and its compressed messages may refer to
+    /// earlier ones, which `inflater` keeps.
+    ///
+    /// # Errors
+    /// As for [`MessageReader::read`].
+    pub fn read_server<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        inflater: &mut Inflater,
+    ) -> Result<Option<Received<'a>>, Violation> {
+        self.read_peer(input, Inflate::Shared(inflater))
+    }
+
+    fn read_peer<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        inflate: Inflate<'_>,
+    ) -> Result<Option<Received<'a>>, Violation> {
         match self.state {
             State::Open => {}
             State::Closed => {
@@ -85,7 +108,7 @@ impl MessageReader {
             }
             State::Failed(error) => return Err(error),
         }
-        let result = self.read_open(input);
+        let result = self.read_open(input, inflate);
         let ended = match &result {
             Ok(Some(Received::Close(_))) => State::Closed,
             Err(error) => State::Failed(*error),
@@ -107,13 +130,18 @@ impl MessageReader {
         self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
     }
 
-    fn read_open<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Received<'a>>, Violation> {
+    fn read_open<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        mut inflate: Inflate<'_>,
+    ) -> Result<Option<Received<'a>>, Violation> {
+        let is_masked = matches!(inflate, Inflate::Alone);
         loop {
             let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let is_fresh = begun.is_none();
             let mut frame = match begun {
                 Some(frame) => frame,
-                None => match self.head.read(input, self.limits.deflate)? {
+                None => match self.head.read(input, self.limits.deflate, is_masked)? {
                     Some(frame) => self.admit(frame)?,
                     None => return Ok(None),
                 },
@@ -131,12 +159,12 @@ impl MessageReader {
                 // The usual case: the input has the whole frame, and nothing is copied or allocated.
                 if frame.is_deflated {
                     let is_text = frame.opcode == Opcode::Text;
-                    return inflated(payload, is_text, self.limits.message_bytes_max).map(Some);
+                    return inflate.message(payload, is_text, self.limits.message_bytes_max).map(Some);
                 }
                 return of_whole_frame(frame.opcode, payload).map(Some);
             }
             let partial = self.partial.get_or_insert_default();
-            let event = partial.take(frame, payload, self.limits.message_bytes_max)?;
+            let event = partial.take(frame, payload, self.limits.message_bytes_max, &mut inflate)?;
             if partial.is_empty() {
                 self.partial = None;
             }

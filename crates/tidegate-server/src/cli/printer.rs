@@ -3,9 +3,9 @@
 use std::io::{self, Write as _};
 
 use serde_json::value::RawValue;
-use tidegate_protocol::Seq;
+use tidegate_client::{Cursor, Delivery, Gap};
 
-use super::{Failure, print, remote::printable};
+use super::{Failure, remote::printable};
 
 /// Writes events to standard output.
 pub(super) struct Printer {
@@ -18,49 +18,55 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints events. Returns the seq of the last one that was asked for, once it is printed.
-    pub(super) fn events(&mut self, events: &[Box<RawValue>]) -> Result<Option<Seq>, Failure> {
+    /// Prints what came. Returns the position after the last event that was asked for, once it is printed.
+    pub(super) fn print(&mut self, items: &[Delivery]) -> Result<Option<Cursor>, Failure> {
         let mut out = io::BufWriter::new(io::stdout().lock());
-        for event in events {
-            let line = if self.json { json_line(event, &self.org) } else { human_line(event) };
+        let mut last = None;
+        for item in items {
+            let line = match item {
+                Delivery::Event(event) if self.json => json_line(event.json(), &self.org),
+                Delivery::Event(event) => human_line(event.json()),
+                Delivery::Gap(gap) if self.json => json_gap(gap),
+                Delivery::Gap(gap) => human_gap(gap),
+            };
             writeln!(out, "{line}").map_err(Failure::output)?;
-            if let Some(left) = &mut self.left {
+            if let (Delivery::Event(event), Some(left)) = (item, &mut self.left) {
                 *left -= 1;
                 if *left == 0 {
-                    out.flush().map_err(Failure::output)?;
-                    return Ok(Some(seq(event)));
+                    last = Some(event.cursor.clone());
+                    break;
                 }
             }
         }
         out.flush().map_err(Failure::output)?;
-        Ok(None)
-    }
-
-    /// A gap is not an event, but must be visible at its position between them.
-    pub(super) fn gap(&self, prev: Seq, seq: Seq, reason: &str, data: &str) -> Result<(), Failure> {
-        if self.json {
-            return print(format_args!("{}\n", data.replace(['\n', '\r'], " ")));
-        }
-        let reason = printable(reason);
-        // Seqs of two epochs cannot be compared, so no range is named.
-        let what = match reason.as_str() {
-            "epoch" => {
-                format!("the log is a new one; events after {prev} may be missing; continuing after {seq}")
-            }
-            "filter" => format!("the services changed; events of the new ones up to {seq} are not shown"),
-            _ => format!("events after {prev} up to {seq} are no longer available"),
-        };
-        print(format_args!("-- gap ({reason}): {what} --\n"))
+        Ok(last)
     }
 }
 
-/// The seq of an event. A follower yields no event without one.
-fn seq(event: &RawValue) -> Seq {
-    #[derive(serde::Deserialize)]
-    struct Place {
-        seq: Seq,
-    }
-    serde_json::from_str::<Place>(event.get()).map_or(0, |place| place.seq)
+/// A gap is not an event, but must be visible at its position between them. It has the fields of its frame.
+fn json_gap(gap: &Gap) -> String {
+    let Gap { prev, seq, epoch, reason, services, cursor, .. } = gap;
+    let filter = cursor.tag.as_ref().map(|tag| format!(",\"filter\":\"{tag}\"")).unwrap_or_default();
+    let reason = serde_json::json!(reason);
+    let services = services.as_ref().map(|names| format!(",\"services\":{}", serde_json::json!(names)));
+    let services = services.unwrap_or_default();
+    format!(
+        "{{\"type\":\"gap\",\"prev\":{prev},\"seq\":{seq},\"epoch\":\"{epoch}\"{filter},\"reason\":{reason}{services}}}"
+    )
+}
+
+fn human_gap(gap: &Gap) -> String {
+    let Gap { prev, seq, .. } = gap;
+    let reason = printable(&gap.reason);
+    // Seqs of two epochs cannot be compared, so no range is named.
+    let what = match reason.as_str() {
+        "epoch" => {
+            format!("the log is a new one; events after {prev} may be missing; continuing after {seq}")
+        }
+        "filter" => format!("the services changed; events of the new ones up to {seq} are not shown"),
+        _ => format!("events after {prev} up to {seq} are no longer available"),
+    };
+    format!("-- gap ({reason}): {what} --")
 }
 
 /// The fields of an event in their order, with their values token for token.

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tidegate_client::gateway::{Gateway, Refused, delay, transport};
 use tidegate_protocol::{EventId, EventName, Key, ServiceName, UserId, client::Backoff};
 use tokio::sync::mpsc;
 
@@ -24,7 +25,6 @@ use super::{
     print,
     remote::{RemoteArgs, block_on, client, printable},
 };
-use crate::follow::{Gateway, Refused, delay, transport};
 
 /// Publishes events.
 #[derive(Debug, Args)]

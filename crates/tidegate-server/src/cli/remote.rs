@@ -4,13 +4,11 @@ use std::{future::Future, path::PathBuf};
 
 use clap::Args;
 use reqwest::Url;
+use tidegate_client::gateway::{self, Gateway};
 use tidegate_protocol::OrgId;
 
 use super::Failure;
-use crate::{
-    dev::{DEFAULT_DIR, Saved},
-    follow::{self, Gateway},
-};
+use crate::dev::{DEFAULT_DIR, Saved};
 
 /// Which gateway.
 #[derive(Debug, Clone, Args)]
@@ -65,7 +63,7 @@ impl RemoteArgs {
 
 /// An HTTP client.
 pub(super) fn client() -> Result<reqwest::Client, Failure> {
-    follow::client().map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
+    gateway::client().build().map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
 }
 
 /// Runs an asynchronous command until it is done or the user interrupts it.

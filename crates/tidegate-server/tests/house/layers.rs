@@ -7,11 +7,12 @@ use crate::project::{self, Text};
 
 /// The crates of the gateway and the ones each may depend on. `tidegate-audit` shares no code with the
 /// gateway: what the gateway gets wrong must not be wrong in the auditor too.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("tidegate-protocol", &[]),
     ("tidegate-core", &["tidegate-protocol"]),
     ("tidegate-engine", &["tidegate-core", "tidegate-protocol"]),
-    ("tidegate-server", &["tidegate-core", "tidegate-engine", "tidegate-protocol"]),
+    ("tidegate-client", &["tidegate-protocol"]),
+    ("tidegate-server", &["tidegate-client", "tidegate-core", "tidegate-engine", "tidegate-protocol"]),
     ("tidegate-bench", &["tidegate-protocol"]),
     ("tidegate-audit", &[]),
 ];
@@ -33,9 +34,8 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 21] = [
     "random",
-    "follow",
     "log_limiter",
     "systemd",
     "page",

@@ -19,7 +19,6 @@ pub struct SseReader {
     after_return: bool,
     data: Option<String>,
     id: Option<String>,
-    retry_ms: Option<u64>,
 }
 
 /// The bytes are not a stream of server-sent events.
@@ -56,11 +55,6 @@ impl SseReader {
         Ok(events)
     }
 
-    /// The reconnection time from the server, if it sent one.
-    pub fn retry_ms(&self) -> Option<u64> {
-        self.retry_ms
-    }
-
     fn keep(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         let held = self.line.len() + self.data.as_ref().map_or(0, String::len);
         if held + bytes.len() > LINE_BYTES_MAX {
@@ -85,8 +79,7 @@ impl SseReader {
                 None => self.data = Some(value.to_owned()),
             },
             "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
-            "retry" => self.retry_ms = value.parse().ok().or(self.retry_ms),
-            // Comments and unknown fields.
+            // Comments, unknown fields, and `retry`: a client with delays of its own ignores it (PROTOCOL.md).
             _ => {}
         }
         None
@@ -110,7 +103,6 @@ mod tests {
                 events.extend(reader.take(chunk).expect("a stream"));
             }
             assert_eq!(events, expected, "in chunks of {size}");
-            assert_eq!(reader.retry_ms(), Some(2500));
         }
     }
 

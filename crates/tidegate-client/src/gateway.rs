@@ -1,5 +1,5 @@
-//! A gateway as its HTTP clients see it: an address, answers that refuse, errors of the transport. For
-//! [`super::Follower`] and `tidegate publish`.
+//! A gateway as its HTTP clients see it: an address, answers that refuse, errors of the transport. For the
+//! streams and the publisher of this crate, and for the commands of `tidegate` that talk to a gateway.
 
 use std::{fmt, time::Duration};
 
@@ -29,13 +29,12 @@ impl Gateway {
     }
 }
 
-/// An HTTP client. It follows no redirects, which could carry credentials to another host.
-pub fn client() -> reqwest::Result<reqwest::Client> {
+/// An HTTP client, to be built. It follows no redirects, which could carry credentials to another host.
+pub fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
         .redirect(reqwest::redirect::Policy::none())
-        .build()
 }
 
 /// A refusal as the gateway sends it (RFC 9457).
@@ -46,6 +45,7 @@ pub struct Problem {
     detail: Option<String>,
     /// The code of the table.
     pub code: Option<String>,
+    retry_in_ms: Option<u64>,
     /// The fields at fault, if the code is `invalid`.
     pub errors: Vec<FieldError>,
 }
@@ -92,6 +92,17 @@ impl Refused {
         }
         let problem = serde_json::from_slice(&body).unwrap_or_default();
         Self { status, retry_after, problem }
+    }
+
+    /// How long to wait before the next attempt, if the gateway said: in the header or in the problem.
+    pub fn retry_in(&self) -> Option<Duration> {
+        self.retry_after.max(self.problem.retry_in_ms.map(Duration::from_millis))
+    }
+
+    /// The gateway's sentence; empty if it sent none.
+    pub fn sentence(&self) -> String {
+        let Problem { title, detail, .. } = &self.problem;
+        detail.as_ref().or(title.as_ref()).cloned().unwrap_or_default()
     }
 }
 

@@ -1,0 +1,29 @@
+// What runtimes.test.mjs runs under each runtime: prints what became of some events.
+import { createPublisher } from '../dist/index.js';
+import { mintToken } from '../dist/token.js';
+
+const [url, closed] = process.argv.slice(2);
+const event = { service: 'finance', event: 'invoice.paid', data: { amount: '1' } };
+const options = { url, key: 'tgk_1_2', org: 'acme' };
+
+const publisher = createPublisher(options);
+const redirected = await publisher.publish(event);
+console.log(redirected.status, redirected.code.replace(/^http_(0|302)$/, 'http_0 or http_302'), 'after', redirected.attempts);
+for (const { status, attempts } of await Promise.all([publisher.publish(event), publisher.publish(event)])) console.log(status, 'after', attempts);
+await publisher.close();
+
+const alone = createPublisher({ ...options, url: closed, retryForMs: 300 });
+const refused = await alone.publish(event);
+console.log(refused.status, refused.code);
+
+const hung = createPublisher({ ...options, retryForMs: 100, requestTimeoutMs: 200, fetch: (_, { signal }) => fetch(`${url}/hang`, { signal }) });
+const late = await hung.publish(event);
+console.log(late.status, late.code);
+
+const controller = new AbortController();
+const cut = createPublisher({ ...options, signal: controller.signal, fetch: (...request) => { controller.abort(); return fetch(...request); } });
+const aborted = await cut.publish(event);
+console.log(aborted.status, aborted.code);
+
+const token = await mintToken({ secret: 's'.repeat(32), org: 'acme', user: 'alice', services: ['*'], expiresInS: 60 });
+console.log('token', token.split('.').length);
