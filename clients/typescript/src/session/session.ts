@@ -34,6 +34,8 @@ export function createSession(config: Config, state: State = initial(config), pa
     state,
     step(input, now, wall, random) {
       const out = enter(state, config, parse, now, wall, random);
+      const { timers } = s;
+      const before = [s.phase, s.attempt, timers.retry, connectionState(s)];
       const overdue = input.t === 'tick' ? now - deadline(s) : 0;
       const slept = s.last_wall && wall - s.last_wall - (now - s.last_now);
       s.last_now = now;
@@ -42,7 +44,12 @@ export function createSession(config: Config, state: State = initial(config), pa
       if (slept > JUMP_MS || overdue > JUMP_MS) late();
       else if (input.t === 'tick') s.postponed = false;
       (TABLE[s.phase][input.t] as (input: Input) => void)(input);
-      say();
+      const { phase, attempt } = s;
+      const { retry } = timers;
+      const seen = connectionState(s);
+      if ([phase, attempt, retry, seen].some((part, i) => part !== before[i])) {
+        emit({ t: 'state', state: seen, phase, attempt, retry_in_ms: retry && Math.max(0, retry - now) });
+      }
       return out;
     },
     deadline() {
@@ -56,7 +63,7 @@ export function createSession(config: Config, state: State = initial(config), pa
 
 function deadline({ timers }: State): number {
   let due = Infinity;
-  for (const at of Object.values<number | null>({ ...timers })) due = Math.min(due, at ?? due);
+  for (const at of Object.values(timers) as (number | null)[]) due = Math.min(due, at ?? due);
   return due;
 }
 
@@ -75,16 +82,6 @@ function woke(slept: number): void {
     if (at !== null) s.timers[name] = Math.max(now, at - slept);
   }
   wake({ t: 'wake', reason: 'resume' });
-}
-
-/** Tells the application what it sees, if it has changed. */
-function say(): void {
-  const { phase, attempt } = s;
-  const { retry } = s.timers;
-  const state = connectionState(s);
-  const said = `${phase} ${state} ${attempt} ${retry}`;
-  if (said !== s.said) emit({ t: 'state', state, phase, attempt, retry_in_ms: retry && Math.max(0, retry - now) });
-  s.said = said;
 }
 
 // --- What is done with each input.

@@ -1,6 +1,6 @@
 // The frames of a stream, and how each moves the cursor (PROTOCOL.md, "Continuity"; rules R2 and R3).
 
-import { broken, ended, hintOf, hole, settleOn, STABLE_MS } from './attempt.js';
+import { broken, ended, hintOf, hole, STABLE_MS } from './attempt.js';
 import { ask, askAtPing, latency, listen, planHealth, ponged, sample } from './clock.js';
 import { FINAL_CODES } from './codes.js';
 import { formatCursor, isWhole, parseCursor, textOf, textsOf, wholeOr } from './cursor.js';
@@ -33,7 +33,8 @@ function hello(frame: Frame): void {
   if (renewed) s.refusals = 0;
   else {
     if (!s.moving) s.connected_wall = wall;
-    if (s.transport !== s.home) settleOn(s.transport);
+    if (s.transport !== s.kept) emit({ t: 'transport', transport: s.transport });
+    s.home = s.kept = s.transport;
     s.hello_at = now;
     s.moving = false;
     s.before_hello = s.pings_heard = 0;
