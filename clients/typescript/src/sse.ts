@@ -20,7 +20,7 @@ function open(fetch: Fetch, { url, token }: OpenRequest, sink: TransportSink): C
     stop.abort();
     sink.closed(closed);
   };
-  read(fetch, url, token, signal, sink).then(end, (error: unknown) => end({ message: words(error) }));
+  read(fetch, url, token, signal, sink).then(end, (error: unknown) => end({ message: `the event stream failed: ${words(error)}` }));
   return { send: () => {}, close: () => stop.abort() };
 }
 
