@@ -94,10 +94,10 @@ export class Gateway {
     return [...metrics.matchAll(/^tidegate_connections\{[^}]*\} (\d+)/gm)].some(([, count]) => Number(count) > 0);
   }
 
-  /** All events of the log. */
-  async history() {
+  /** All events of the log, or those after a cursor, that the reader may see. */
+  async history(cursor = '') {
     const events = [];
-    for (let after = ''; ;) {
+    for (let after = cursor && `&after=${cursor}`; ;) {
       const answer = await fetch(`${this.url}/v1/orgs/${this.org}/events?limit=1000${after}`, {
         headers: { authorization: `Bearer ${this.token}` },
       });

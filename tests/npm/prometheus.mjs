@@ -76,7 +76,7 @@ async function socket(gateway, query = '', token = gateway.token) {
   ws.on('error', () => {});
   const closed = new Promise((resolve) => { ws.once('close', resolve); });
   await until('its first frame', () => frames.length > 0);
-  return { frames, closed, close: () => ws.terminate() };
+  return { frames, closed, send: (frame) => ws.send(JSON.stringify(frame)), close: () => ws.terminate() };
 }
 
 /** Runs `act` while strace does something to the gateway's system calls. */
@@ -422,6 +422,9 @@ async function busy(gateway, rounds, number) {
     assert.deepEqual(statuses, [200, 200, 200, 200, 200, 409, 400, 422, 413, 413, 401, 415, 200, 200, 400, 404, 400, 401, 200, 200, 204]);
     const [refused, good] = [await socket(gateway, '?tail=x'), await socket(gateway, '?tail=5')];
     assert.equal(await refused.closed, 4553);
+    for (const latencies_ms of [[3, 20, 150], [3]]) good.send({ type: 'health', latencies_ms, disconnects: 1, duplicates: 1, holes: 1, gaps: 1 });
+    good.send({ type: 'ping', n: number });
+    await until('the answer to a ping after the reports', () => good.frames.some(({ type, n }) => type === 'pong' && n === number));
     const other = await stream(gateway, `?cursor=${(await (await ask(gateway, 'cursor')).json()).cursor}&services=finance`);
     assert.equal((await other.next('gap')).reason, 'filter');
     good.close();
@@ -502,7 +505,7 @@ async function eachRule() {
 // The dashboard.
 
 async function dashboard() {
-  const gateway = await start('limits.connections_per_user=100');
+  const gateway = await start('limits.connections_per_user=100', 'metrics.health_orgs=["dev"]');
   const port = freePort();
   const config = join(dir, 'prometheus.yml');
   writeFileSync(config, JSON.stringify({

@@ -201,7 +201,7 @@ impl Continuity {
                 Heard::Events(0)
             }
             kind if !self.greeted => return Err(Fault::BeforeHello(kind.to_owned())),
-            "status" => return Ok(Heard::Events(0)),
+            "status" | "pong" => return Ok(Heard::Events(0)),
             "gap" => {
                 return Err(Fault::Gap {
                     reason: frame.reason.as_deref().unwrap_or_default().to_owned(),

@@ -279,7 +279,7 @@ impl Driver {
                         ("slow", self.setup.slow.clone()),
                         ("cursor", cursor.map(|cursor| cursor.to_string())),
                         ("tail", tail.map(|tail| tail.to_string())),
-                        ("replaces", replaces),
+                        ("replaces", replaces.filter(|id| !id.is_empty())),
                     ],
                 );
                 let connection = Connection::open(&self.setup.http, Open { transport, url, token });

@@ -318,6 +318,15 @@ pub fn ping(framing: Framing, side: Side<'_>, prev: Seq, seq: Seq, now: UnixMill
     })
 }
 
+/// `pong`: the answer to a client's `ping` with this `n`.
+pub fn pong(framing: Framing, n: u64, now: UnixMillis) -> Bytes {
+    framed(framing, None, |out| {
+        let _ = write!(out, "{{\"type\":\"pong\",\"n\":{n},\"timestamp\":\"");
+        write_rfc3339(out, now);
+        out.put_slice(b"\"}");
+    })
+}
+
 /// `status`: a remark; the stream goes on. `code` is written without escapes.
 pub fn status(framing: Framing, code: &str, message: &str) -> Bytes {
     framed(framing, None, |out| {

@@ -11,7 +11,7 @@ use tidegate_core::{
     frame::{self, Hello, Run, Side, Terms},
 };
 use tidegate_protocol::{
-    Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, Seq, ServiceName,
+    Code, Cursor, Epoch, Filter, GapReason, OrgId, Refusal, SEQ_MAX, Seq, ServiceName,
     frame::{BatchEvent, PROTOCOL_VERSION, ServerFrame},
     ws,
 };
@@ -192,6 +192,10 @@ fn gaps_and_pings_read_back() {
         read(framing, &frame::ping(framing, side, 8, 9, TIME), |frame| {
             let ServerFrame::Ping(ping) = frame else { panic!("{frame:?}") };
             assert_eq!((ping.prev, ping.seq, &*ping.timestamp), (8, 9, TIME_TEXT));
+        });
+        read(framing, &frame::pong(framing, SEQ_MAX, TIME), |frame| {
+            let ServerFrame::Pong(pong) = frame else { panic!("{frame:?}") };
+            assert_eq!((pong.n, &*pong.timestamp), (SEQ_MAX, TIME_TEXT));
         });
     }
 }

@@ -103,6 +103,7 @@ impl Node {
     /// Assembles a node.
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
+        metrics.set_health_orgs(&[], &config.metrics.health_orgs);
         let terms = Terms {
             dedup_window_ms: millis(config.dedup.window),
             ping_interval_ms: millis(config.ping.interval),
@@ -171,6 +172,7 @@ impl Node {
         tokens.keep_fresh(&self.metrics);
         self.admission.set_limits(ConnectionLimits::from(&config.limits));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
+        self.metrics.set_health_orgs(&self.config().metrics.health_orgs, &config.metrics.health_orgs);
         self.config.store(Arc::new(config));
         self.tokens.store(Arc::new(tokens));
     }

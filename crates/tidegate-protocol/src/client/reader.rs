@@ -63,6 +63,12 @@ pub enum Outcome<'a> {
 /// unnoticed for too long.
 const PING_INTERVAL_MS_MAX: u64 = 3_600_000;
 
+/// How long a connection may be silent before `hello` (PROTOCOL.md, "Silence").
+const SILENCE_MS_BEFORE_HELLO: u64 = 20_000;
+
+/// How long it may be silent after a `hello` that names no ping interval.
+const SILENCE_MS_DEFAULT: u64 = 60_000;
+
 /// How much longer than a ping interval a connection may be silent (PROTOCOL.md, "Silence").
 const SILENCE_MARGIN_MS: u64 = 10_000;
 
@@ -74,13 +80,14 @@ const SILENCE_MARGIN_MS: u64 = 10_000;
 pub struct StreamReader {
     cursor: Option<Cursor>,
     is_greeted: bool,
+    /// After `hello`.
     silence_ms: u64,
 }
 
 impl StreamReader {
     /// A reader that continues after `cursor`; with `None` it starts where the first `hello` says.
     pub fn new(cursor: Option<Cursor>) -> Self {
-        Self { cursor, is_greeted: false, silence_ms: 60_000 }
+        Self { cursor, is_greeted: false, silence_ms: SILENCE_MS_DEFAULT }
     }
 
     /// The position to resume from; `None` before the first `hello`, if none was given.
@@ -90,7 +97,7 @@ impl StreamReader {
 
     /// For how long a connection may be silent before it counts as dead, in milliseconds.
     pub fn silence_ms(&self) -> u64 {
-        self.silence_ms
+        if self.is_greeted { self.silence_ms } else { SILENCE_MS_BEFORE_HELLO }
     }
 
     /// A new connection is open; its first frame must be `hello`.
@@ -132,7 +139,7 @@ impl StreamReader {
                 message: error.message.into_owned(),
                 retry_in_ms: error.retry_in_ms,
             },
-            ServerFrame::Unknown => Outcome::Nothing,
+            ServerFrame::Pong(_) | ServerFrame::Unknown => Outcome::Nothing,
         }
     }
 
@@ -278,6 +285,7 @@ mod tests {
                 r#"{"type":"event","prev":5,"seq":7,"data":1}"#,
                 r#"{"type":"batch","prev":6,"seq":9,"events":[{"seq":7},{"seq":8},{"seq":9}]}"#,
                 r#"{"type":"ping","prev":9,"seq":12}"#,
+                r#"{"type":"pong","n":13,"timestamp":"2026-11-24T09:30:00.007Z"}"#,
                 r#"{"type":"event","prev":13,"seq":14}"#,
                 r#"{"type":"from_the_future","prev":13,"seq":14}"#,
             ],
@@ -288,6 +296,7 @@ mod tests {
             "nothing @a-7-t",
             "2 events @a-9-t",
             "ping @a-12-t",
+            "nothing @a-12-t",
             "hole @a-12-t",
             "nothing @a-12-t",
         ];
@@ -340,6 +349,17 @@ mod tests {
             "hole @b-3-u",
         ];
         assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn silence_is_20_s_before_each_hello_and_a_ping_interval_and_10_s_after_it() {
+        let mut reader = StreamReader::new(None);
+        for _ in 0..2 {
+            reader.connected();
+            assert_eq!(reader.silence_ms(), 20_000);
+            reader.take(HELLO);
+            assert_eq!(reader.silence_ms(), 35_000);
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::{Code, Refusal};
+use super::health::{self, HealthReport};
+use crate::{Code, Refusal, SEQ_MAX};
 
 /// A frame that a client sends. Serializes to the JSON that [`read_client_frame`] reads.
 ///
@@ -27,17 +28,28 @@ pub enum ClientFrame {
     },
     /// The answer to a `ping` frame.
     Pong,
-    /// The client's own metrics. A gateway accepts the frame and ignores its other fields.
-    Health,
+    /// Asks for a `pong` frame of the gateway: is the connection alive, and what is the gateway's time.
+    Ping {
+        /// Comes back in the answer; at most 2^53 - 1.
+        n: u64,
+    },
+    /// The client's own metrics.
+    Health(HealthReport),
 }
 
-/// What all frames of a client are read through: any JSON value may stand for a token at first, so that a
+/// What all frames of a client are read through: any JSON value may stand for each field at first, so that a
 /// faulty one is refused with a sentence of its own.
 #[derive(Deserialize)]
 struct Draft<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     token: Option<Value>,
+    n: Option<Value>,
+    latencies_ms: Option<Value>,
+    disconnects: Option<Value>,
+    duplicates: Option<Value>,
+    holes: Option<Value>,
+    gaps: Option<Value>,
 }
 
 impl TryFrom<Draft<'_>> for ClientFrame {
@@ -50,9 +62,18 @@ impl TryFrom<Draft<'_>> for ClientFrame {
                 _ => Err(bad("an auth frame must have a string `token`".into())),
             },
             "pong" => Ok(ClientFrame::Pong),
-            "health" => Ok(ClientFrame::Health),
+            "ping" => match draft.n.and_then(|n| n.as_u64()) {
+                // The bound of a seq: every JSON parser keeps such a number exactly.
+                Some(n) if n <= SEQ_MAX => Ok(ClientFrame::Ping { n }),
+                _ => Err(bad("a ping frame must have a whole number `n` from 0 to 2^53 - 1".into())),
+            },
+            "health" => {
+                let Draft { latencies_ms, disconnects, duplicates, holes, gaps, .. } = draft;
+                let draft = health::Draft { latencies_ms, disconnects, duplicates, holes, gaps };
+                draft.read().map(ClientFrame::Health).map_err(bad)
+            }
             other => Err(bad(format!(
-                "frames of type {:?} are not known; a client sends auth, pong and health",
+                "frames of type {:?} are not known; a client sends auth, pong, ping and health",
                 other.chars().take(32).collect::<String>()
             ))),
         }
@@ -68,8 +89,9 @@ impl<'de> Deserialize<'de> for ClientFrame {
 /// Reads a client's text message. Unknown fields are ignored.
 ///
 /// # Errors
-/// [`Code::BadFrame`] for text that is not a JSON object with a string `type`, for an unknown type, and for
-/// an `auth` frame without a string `token`.
+/// [`Code::BadFrame`] for text that is not a JSON object with a string `type`, for an unknown type, for an
+/// `auth` frame without a string `token`, for a `ping` frame without a whole number `n` below 2^53, and for a
+/// `health` frame whose fields have other types, or more than [`HealthReport::LATENCIES_MAX`] latencies.
 pub fn read_client_frame(text: &str) -> Result<ClientFrame, Refusal> {
     // The sentence has the position of the fault but not the text: that may be a token, and the sentence is
     // logged.
@@ -90,8 +112,21 @@ mod tests {
 
     #[test]
     fn frames_of_a_client_read_back_as_written() {
-        for frame in [ClientFrame::Auth { token: "a.\"b\".c".into() }, ClientFrame::Pong, ClientFrame::Health]
-        {
+        for frame in [
+            ClientFrame::Auth { token: "a.\"b\".c".into() },
+            ClientFrame::Pong,
+            ClientFrame::Ping { n: 0 },
+            ClientFrame::Ping { n: SEQ_MAX },
+            ClientFrame::Health(HealthReport::default()),
+            ClientFrame::Health(HealthReport {
+                latencies_ms: vec![0, 7, HealthReport::LATENCY_MS_MAX],
+                disconnects: 1,
+                duplicates: 2,
+                holes: 3,
+                gaps: HealthReport::COUNT_MAX,
+                is_clamped: false,
+            }),
+        ] {
             let text = serde_json::to_string(&frame).expect("JSON");
             assert_eq!(read_client_frame(&text).as_ref(), Ok(&frame));
             assert_eq!(serde_json::from_str::<ClientFrame>(&text).expect("a frame"), frame);
@@ -112,10 +147,50 @@ mod tests {
             ("{\"type\":\"auth\",\"token\":7}", "an auth frame must have a string `token`"),
             (
                 "{\"type\":\"hello\",\"token\":\"secret\"}",
-                "frames of type \"hello\" are not known; a client sends auth, pong and health",
+                "frames of type \"hello\" are not known; a client sends auth, pong, ping and health",
             ),
         ] {
             let refusal = read_client_frame(text).expect_err(text);
+            assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadFrame, says));
+        }
+        for n in ["", ",\"n\":null", ",\"n\":-1", ",\"n\":1.5", ",\"n\":\"1\"", ",\"n\":9007199254740992"] {
+            let refusal = read_client_frame(&format!("{{\"type\":\"ping\"{n}}}")).expect_err(n);
+            let says = "a ping frame must have a whole number `n` from 0 to 2^53 - 1";
+            assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadFrame, says));
+        }
+    }
+
+    #[test]
+    fn a_health_frame_is_clamped_to_its_bounds_and_refused_for_other_types() {
+        let read = |fields: &str| read_client_frame(&format!("{{\"type\":\"health\"{fields}}}"));
+        let taken = |fields: &str| match read(fields) {
+            Ok(ClientFrame::Health(report)) => report,
+            other => panic!("{fields}: {other:?}"),
+        };
+        assert_eq!(taken(",\"eventsReceived\":7.5,\"gaps\":null"), HealthReport::default());
+        for (sent, count) in [("-5", 0), ("1000001", 1_000_000), ("18446744073709551615", 1_000_000)] {
+            for name in ["disconnects", "duplicates", "holes", "gaps"] {
+                let report = taken(&format!(",\"{name}\":{sent}"));
+                let sum = report.disconnects + report.duplicates + report.holes + report.gaps;
+                assert_eq!((sum, report.is_clamped), (count, true), "{name} {sent}");
+            }
+        }
+        let report = taken(",\"latencies_ms\":[-1,5,3600000,3600001]");
+        assert_eq!((report.latencies_ms, report.is_clamped), (vec![0, 5, 3_600_000, 3_600_000], true));
+        let most = vec!["1"; HealthReport::LATENCIES_MAX].join(",");
+        assert!(!taken(&format!(",\"latencies_ms\":[{most}]")).is_clamped);
+        let list = "`latencies_ms` of a health frame must be a list of at most 100 whole numbers";
+        for (fields, says) in [
+            (format!(",\"latencies_ms\":[{most},1]"), list),
+            (",\"latencies_ms\":7".into(), list),
+            (",\"latencies_ms\":[1.5]".into(), list),
+            (",\"latencies_ms\":[\"1\"]".into(), list),
+            (",\"holes\":\"1\"".into(), "`holes` of a health frame must be a whole number"),
+            (",\"gaps\":1.5".into(), "`gaps` of a health frame must be a whole number"),
+            (",\"disconnects\":1e300".into(), "`disconnects` of a health frame must be a whole number"),
+            (",\"duplicates\":[]".into(), "`duplicates` of a health frame must be a whole number"),
+        ] {
+            let refusal = read(&fields).expect_err(&fields);
             assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadFrame, says));
         }
     }

@@ -7,12 +7,14 @@
 //! framing (`tidegate_core::frame`); a test there reads all of them back through [`ServerFrame`].
 
 mod client;
+mod health;
 mod server;
 
 pub use client::{ClientFrame, read_client_frame};
+pub use health::HealthReport;
 pub use server::{
     BatchEvent, BatchFrame, CompressedBatchFrame, ErrorFrame, EventFrame, FrameError, GapFrame, GoawayFrame,
-    HelloFrame, PingFrame, ServerFrame, StatusFrame,
+    HelloFrame, PingFrame, PongFrame, ServerFrame, StatusFrame,
 };
 
 /// The version of the protocol that this crate implements: `hello.protocol`, and the number in the

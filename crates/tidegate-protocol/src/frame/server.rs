@@ -2,8 +2,8 @@
 //!
 //! Reading is tolerant, because later versions of the protocol may add fields and types: unknown fields are
 //! ignored, a frame of an unknown type is [`ServerFrame::Unknown`], and words of open lists (codes, reasons)
-//! stay text. Only the fields that a client's cursor depends on must be there; of the others, an absent one
-//! reads as empty, zero, false or `None`.
+//! stay text. Only the fields that a client's cursor depends on must be there, and `n` of `pong`; of the others,
+//! an absent one reads as empty, zero, false or `None`.
 
 use std::borrow::Cow;
 
@@ -29,6 +29,8 @@ pub enum ServerFrame<'a> {
     Gap(GapFrame<'a>),
     /// `ping`: nothing was visible up to here; also asks for a `pong`.
     Ping(PingFrame<'a>),
+    /// `pong`: the answer to a client's `ping`.
+    Pong(PongFrame<'a>),
     /// `status`: a remark; the stream goes on.
     Status(StatusFrame<'a>),
     /// `goaway`: the client is to leave, and to come back.
@@ -82,6 +84,7 @@ impl<'a> ServerFrame<'a> {
             "batch" => Self::Batch(fields("batch", text)?),
             "gap" => Self::Gap(fields("gap", text)?),
             "ping" => Self::Ping(fields("ping", text)?),
+            "pong" => Self::Pong(fields("pong", text)?),
             "status" => Self::Status(fields("status", text)?),
             "goaway" => Self::Goaway(fields("goaway", text)?),
             "error" => Self::Error(fields("error", text)?),
@@ -98,7 +101,12 @@ impl<'a> ServerFrame<'a> {
             Self::CompressedBatch(batch) => Some((batch.prev, batch.seq)),
             Self::Gap(gap) => Some((gap.prev, gap.seq)),
             Self::Ping(ping) => Some((ping.prev, ping.seq)),
-            Self::Hello(_) | Self::Status(_) | Self::Goaway(_) | Self::Error(_) | Self::Unknown => None,
+            Self::Hello(_)
+            | Self::Pong(_)
+            | Self::Status(_)
+            | Self::Goaway(_)
+            | Self::Error(_)
+            | Self::Unknown => None,
         }
     }
 }
@@ -303,6 +311,16 @@ pub struct PingFrame<'a> {
     pub timestamp: Cow<'a, str>,
 }
 
+/// `pong`: the answer to a client's `ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PongFrame<'a> {
+    /// `n` of the ping that it answers.
+    pub n: u64,
+    /// The gateway's time when it read the ping, RFC 3339 in UTC.
+    #[serde(default, borrow)]
+    pub timestamp: Cow<'a, str>,
+}
+
 /// `status`: a remark; the stream goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct StatusFrame<'a> {
@@ -367,6 +385,7 @@ mod tests {
             r#"{"type":"batch","compressed":true,"prev":5,"seq":7,"data":""}"#,
             r#"{"type":"gap","prev":5,"seq":7,"epoch":"a"}"#,
             r#"{"type":"ping","prev":5,"seq":7}"#,
+            r#"{"type":"pong","n":5}"#,
             r#"{"type":"status"}"#,
             r#"{"type":"goaway"}"#,
             r#"{"type":"error"}"#,
@@ -381,7 +400,7 @@ mod tests {
             if is_unknown {
                 continue;
             }
-            for name in ["type", "cursor", "prev", "seq", "events", "data", "epoch"] {
+            for name in ["type", "cursor", "prev", "seq", "events", "data", "epoch", "n"] {
                 let without = least.replace(&format!("\"{name}\""), "\"other\"");
                 assert!(without == least || ServerFrame::parse(&without).is_err(), "{without}");
             }

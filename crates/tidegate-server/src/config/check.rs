@@ -26,6 +26,9 @@ const KEYS_MAX: usize = 32;
 /// At most this many issuers, because each with a key set has a task and a connection of its own.
 const ISSUERS_MAX: usize = 64;
 
+/// At most this many orgs have series of their own, because a scrape carries them all.
+const HEALTH_ORGS_MAX: usize = 100;
+
 /// The files of the log that are open at a time.
 const LOG_FILES: usize = 2048;
 
@@ -403,6 +406,10 @@ fn counts(found: &mut Checks<'_>) {
     found.not_less(ids, ids_of_org, show_count);
     let searched = setting!(config.limits.tail_search_events);
     found.not_less(searched, setting!(config.limits.tail_events), show_count);
+    let (key, orgs) = (config_key!(metrics.health_orgs), config.metrics.health_orgs.len());
+    if orgs > HEALTH_ORGS_MAX {
+        found.fault(key, format!("has {orgs} orgs; {HEALTH_ORGS_MAX} are the most"));
+    }
     // serde_json refuses more than 127 levels, and a reader's parser may refuse fewer.
     for ((key, value), most) in [
         (setting!(config.limits.json_depth), 127),

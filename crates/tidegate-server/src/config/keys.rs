@@ -226,6 +226,13 @@ sections! {
         level: LogLevel = "info", restart;
     }
 
+    /// What `/metrics` shows beside what it always does.
+    metrics: MetricsSettings {
+        /// The orgs whose clients' reports (`health` frames) are also shown for that org alone, at most 100:
+        /// each makes 26 series. The reports of all orgs together are always shown.
+        health_orgs: Vec<OrgId> = [], reread;
+    }
+
     /// A bound on everything that grows. A request or connection over one is refused with a code, and
     /// counted.
     limits: LimitSettings {

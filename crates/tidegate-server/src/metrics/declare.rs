@@ -105,6 +105,17 @@ impl<A: Label, B: Label> Labels for (A, B) {
     }
 }
 
+/// No label.
+impl Labels for () {
+    fn encode(self, _: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        Ok(())
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        std::iter::once(())
+    }
+}
+
 /// A metric with a series for each value of its labels.
 #[derive(Debug)]
 pub(super) struct By<L, M>(Family<LabelSet<L>, M>);

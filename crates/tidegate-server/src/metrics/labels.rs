@@ -110,6 +110,28 @@ labels! {
         Refused = "refused",
     }
 
+    /// What went wrong for a client.
+    Incident("incident") {
+        /// A connection that ended without the application's wish.
+        Disconnect = "disconnect",
+        /// An event that came again.
+        Duplicate = "duplicate",
+        /// A frame that followed on something the client did not have.
+        Hole = "hole",
+        /// A gap.
+        Gap = "gap",
+    }
+
+    /// What was done with a client's report about itself.
+    ReportOutcome("outcome") {
+        /// Taken as it was.
+        Taken = "taken",
+        /// Taken with values moved to their bounds.
+        Clamped = "clamped",
+        /// Ignored: it came too soon after the one before.
+        Early = "early",
+    }
+
     /// What a counter of slots counts.
     SlotScope("scope") {
         /// Accepted sockets.

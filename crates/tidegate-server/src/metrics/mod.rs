@@ -3,6 +3,7 @@
 //! The registry belongs to one node, so several nodes can live in one process. Handles are cheap to
 //! clone. The path of an event touches only plain counters, once per fan-out pass.
 
+mod by_org;
 mod declare;
 mod labels;
 mod process;
@@ -18,14 +19,15 @@ use prometheus_client::{
 };
 use tidegate_core::{Budget, deflate::Contexts};
 use tidegate_engine::{SyncObserver, store::Recovery};
-use tidegate_protocol::{Code, GapReason, Refusal};
+use tidegate_protocol::{Code, GapReason, OrgId, Refusal, frame::HealthReport};
 
 use crate::{
     config::{Config, ConfigKey, config_key},
     transport::Transport,
 };
+use by_org::ByOrg;
 use declare::{By, Instrument, declare};
-use labels::{Bound, End, Limit, Outcome, SlotScope};
+use labels::{Bound, End, Incident, Limit, Outcome, ReportOutcome, SlotScope};
 use process::Process;
 use shared::Shared;
 
@@ -86,6 +88,22 @@ declare! {
     pub slow_warnings: Counter = "slow_warnings";
     /// Events left out for slow readers with the policy latest.
     pub omitted: Counter = "events_omitted";
+    /// Time from the timestamp of an event until a client's application had it, as clients report it (health
+    /// frames, over WebSocket). A client measures with its own clock, corrected by pings, and may report what
+    /// it likes. Whole milliseconds.
+    client_latency: Histogram = "client_latency" in Seconds;
+    /// What went wrong for clients, as they report it: connections that ended, events that came again, frames
+    /// that were missing, and gaps.
+    client_incidents: By<Incident, Counter> = "client_incidents";
+    /// Reports of clients: taken, taken with values moved to their bounds, or ignored because they came too
+    /// early.
+    client_reports: By<ReportOutcome, Counter> = "client_reports";
+    /// As tidegate_client_latency_seconds, of each org that metrics.health_orgs lists.
+    client_org_latency: ByOrg<(), Histogram> = "client_org_latency" in Seconds;
+    /// As tidegate_client_incidents_total, of each org that metrics.health_orgs lists.
+    client_org_incidents: ByOrg<Incident, Counter> = "client_org_incidents";
+    /// As tidegate_client_reports_total, of each org that metrics.health_orgs lists.
+    client_org_reports: ByOrg<ReportOutcome, Counter> = "client_org_reports";
     /// Orgs with a tail in memory.
     pub orgs: Gauge = "orgs";
     /// Requests for issuers' key sets.
@@ -234,6 +252,50 @@ impl Metrics {
         }
     }
 
+    /// Takes over which orgs have series of their own, in place of `before`.
+    pub fn set_health_orgs(&self, before: &[OrgId], now: &[OrgId]) {
+        self.client_org_latency.set_orgs(before, now);
+        self.client_org_incidents.set_orgs(before, now);
+        self.client_org_reports.set_orgs(before, now);
+    }
+
+    /// Takes over the report of a client of this org.
+    pub fn client_report(&self, org: &OrgId, report: &HealthReport) {
+        let of_org = self.client_org_latency.with(org, ());
+        for latency in &report.latencies_ms {
+            let seconds = f64::from(*latency) / 1000.0;
+            self.client_latency.observe(seconds);
+            if let Some(of_org) = &of_org {
+                of_org.observe(seconds);
+            }
+        }
+        for (incident, count) in [
+            (Incident::Disconnect, report.disconnects),
+            (Incident::Duplicate, report.duplicates),
+            (Incident::Hole, report.holes),
+            (Incident::Gap, report.gaps),
+        ] {
+            self.client_incidents.with(incident).inc_by(count.into());
+            if let Some(of_org) = self.client_org_incidents.with(org, incident) {
+                of_org.inc_by(count.into());
+            }
+        }
+        let is_clamped = report.is_clamped;
+        self.count_report(org, if is_clamped { ReportOutcome::Clamped } else { ReportOutcome::Taken });
+    }
+
+    /// Counts a report of a client of this org that came too early.
+    pub fn client_report_ignored(&self, org: &OrgId) {
+        self.count_report(org, ReportOutcome::Early);
+    }
+
+    fn count_report(&self, org: &OrgId, outcome: ReportOutcome) {
+        self.client_reports.with(outcome).inc();
+        if let Some(of_org) = self.client_org_reports.with(org, outcome) {
+            of_org.inc();
+        }
+    }
+
     /// Counts a page of the log.
     pub fn replay_page(&self, of: ReplayPage) {
         self.replay_pages.with(of).inc();
@@ -314,6 +376,9 @@ mod tests {
             "tidegate_jwks_issuers_failing 0",
             "tidegate_config_rereads_total{outcome=\"refused\"} 0",
             "tidegate_config_last_reread_successful 1",
+            "tidegate_client_latency_seconds_count 0",
+            "tidegate_client_incidents_total{incident=\"hole\"} 0",
+            "tidegate_client_reports_total{outcome=\"early\"} 0",
             "tidegate_log_start_lossy 0",
             "tidegate_build_info{version=",
             "process_cpu_seconds_total ",

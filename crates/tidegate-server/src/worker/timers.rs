@@ -13,6 +13,10 @@ use crate::{
     refusals::LimitedBy as _,
 };
 
+/// The shortest time between two reports of a client that are taken (PROTOCOL.md, "Health reports"). Clients report
+/// every 30 s at most; the difference is for late and early timers. In tenths of a second.
+const REPORT_TENTHS: u32 = 250;
+
 /// How long a client has to leave after `goaway`.
 const GOAWAY: Duration = Duration::from_secs(1);
 
@@ -30,6 +34,9 @@ pub struct Timers {
     frames: u32,
     /// When the counting of `frames` began.
     counted: Instant,
+    /// When the next report of the client is taken: in tenths of a second since the worker's start, because
+    /// that fills a gap of 4 bytes here and an `Instant` would cost every idle connection 16.
+    next_report: u32,
     leave: Leave,
 }
 
@@ -94,6 +101,7 @@ impl Timers {
             partial: None,
             frames: 0,
             counted: now,
+            next_report: 0,
             leave: Leave::Stay,
         }
     }
@@ -105,6 +113,17 @@ impl Timers {
         if is_pong {
             self.pinged = None;
         }
+    }
+
+    /// The client reports its own metrics, so long after the worker's start: whether this report is to be
+    /// taken. One that is not does not delay the next.
+    pub fn takes_report(&mut self, since_start: Duration) -> bool {
+        let tenths = u32::try_from(since_start.as_millis() / 100).unwrap_or(u32::MAX);
+        let is_due = tenths >= self.next_report;
+        if is_due {
+            self.next_report = tenths.saturating_add(REPORT_TENTHS);
+        }
+        is_due
     }
 
     /// Notes whether what the client sent ends in the middle of a message.
@@ -206,4 +225,18 @@ pub fn too_many_frames(rate: usize) -> Refusal {
 /// Uniform over [0, 1).
 fn fraction() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_taken_at_their_interval_and_those_between_delay_nothing() {
+        let mut timers = Timers::new(Instant::now(), Duration::from_secs(25));
+        let mut taken = (100..2000).filter(|tenths| timers.takes_report(Duration::from_millis(100 * tenths)));
+        assert!(taken.by_ref().take(4).eq([100, 350, 600, 850]));
+        let late = Duration::from_secs(400 * 86_400);
+        assert!(timers.takes_report(late) && !timers.takes_report(late + Duration::from_millis(24_900)));
+    }
 }

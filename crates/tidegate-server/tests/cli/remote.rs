@@ -197,7 +197,7 @@ fn tail_resumes_behind_what_it_has_seen() {
     );
     assert!(asked[0].contains("authorization: Bearer tok\r\n"));
     assert!(
-        ran.err.contains("a frame is missing, resuming; connecting again in 1.")
+        ran.err.contains("a frame is missing; the stream resumes before it; connecting again in 1.")
             && ran.err.contains("--cursor e-10-t"),
         "{}",
         ran.err

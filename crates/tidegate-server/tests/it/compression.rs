@@ -106,6 +106,34 @@ fn offers_are_answered_and_kept() {
 }
 
 #[test]
+fn r19_answers_to_pings_come_uncompressed_between_compressed_frames() {
+    let gateway = Gateway::start();
+    for (query, offer) in [
+        ("", Some(OFFER)),
+        ("", Some("permessage-deflate; server_no_context_takeover")),
+        ("?batch=gzip", None),
+    ] {
+        let mut stream = offer.map_or_else(|| gateway.ws(query), |offer| offering(&gateway, query, offer));
+        let mut client = Follower::at(stream.next("hello")["cursor"].as_str().expect("a cursor"));
+        for n in 0..20 {
+            publish(&gateway, &events("s", 12));
+            stream.send(&json!({"type": "ping", "n": n}).to_string());
+            let (mut is_answered, mut seen) = (false, 0);
+            while !is_answered || seen < 12 {
+                let text = stream.try_frame().expect("a frame");
+                let is_pong = text.starts_with(r#"{"type":"pong""#);
+                let events = client.hear(&text).len();
+                assert!(!(is_pong && stream.was_compressed));
+                assert!(events == 0 || stream.was_compressed == offer.is_some(), "{text}");
+                is_answered |= is_pong;
+                seen += events;
+            }
+            assert_eq!(seen, 12);
+        }
+    }
+}
+
+#[test]
 fn one_header_line_or_several_are_the_same_offers() {
     let gateway = Gateway::start();
     let request = crate::client::ws::handshake(gateway.public, &gateway.path("stream"))

@@ -45,6 +45,7 @@ mod replays;
 mod reread;
 mod rounds;
 mod runs;
+mod rust_client;
 mod seam;
 mod slow;
 mod stream_resume;

@@ -2,15 +2,17 @@
 
 use std::io::{Read as _, Write as _};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     client::{
         http::{Request, connect},
         http2::Http2,
         stream::Frames as _,
+        ws::Ws,
     },
-    gateway::{Gateway, eventually},
+    gateway::{Gateway, eventually, now_s},
+    signer::Signer,
 };
 
 const EVENT: &str = r#"{"service":"s","event":"e","id":"a","data":1}"#;
@@ -223,4 +225,110 @@ fn metrics_are_text_and_open_metrics_for_who_prefers_it() {
         assert!(kind.starts_with(expected), "{accept:?}: {kind}");
         assert_eq!(answer.body.ends_with("# EOF\n"), is_open, "{accept:?}");
     }
+}
+
+/// Sends a health frame, and waits until the gateway has taken it.
+fn report(stream: &mut Ws, report: &Value) {
+    let mut frame = json!({"type": "health"});
+    for (name, value) in report.as_object().expect("an object") {
+        frame[name] = value.clone();
+    }
+    stream.send(&frame.to_string());
+    stream.send(r#"{"type":"ping","n":1}"#);
+    stream.next("pong");
+}
+
+fn opened(gateway: &Gateway) -> Ws {
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    stream
+}
+
+/// The count and the sum of latencies, the four incidents and the three outcomes of reports; of one org, or
+/// of all.
+fn reported(gateway: &Gateway, org: Option<&str>) -> [f64; 9] {
+    let (name, org) = org.map_or(("client", String::new()), |org| ("client_org", format!("org=\"{org}\"")));
+    let of = |metric: &str, label: &str| {
+        let labels =
+            [&org, label].into_iter().filter(|label| !label.is_empty()).collect::<Vec<_>>().join(",");
+        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+        gateway.metric(&format!("tidegate_{name}_{metric}{labels}"))
+    };
+    let incident = |name: &str| of("incidents_total", &format!("incident=\"{name}\""));
+    let outcome = |name: &str| of("reports_total", &format!("outcome=\"{name}\""));
+    [
+        of("latency_seconds_count", ""),
+        of("latency_seconds_sum", ""),
+        incident("disconnect"),
+        incident("duplicate"),
+        incident("hole"),
+        incident("gap"),
+        outcome("taken"),
+        outcome("clamped"),
+        outcome("early"),
+    ]
+}
+
+#[test]
+fn reports_of_clients_are_counted_for_all_orgs_and_for_listed_ones_alone() {
+    let gateway = Gateway::with(&["metrics.health_orgs=[\"dev\", \"other\"]"]);
+    for org in [None, Some("dev"), Some("other")] {
+        assert_eq!(reported(&gateway, org), [0.0; 9], "the series are there from the start");
+    }
+    let mut stream = opened(&gateway);
+    let whole =
+        json!({"latencies_ms": [2, 30, 4000], "disconnects": 1, "duplicates": 2, "holes": 3, "gaps": 4});
+    report(&mut stream, &whole);
+    let mut counts = [3.0, 4.032, 1.0, 2.0, 3.0, 4.0, 1.0, 0.0, 0.0];
+    assert_eq!(reported(&gateway, None), counts);
+    assert!(gateway.metric("tidegate_client_latency_seconds_bucket{le=\"0.005\"}") == 1.0);
+    assert!(gateway.metric("tidegate_client_org_latency_seconds_bucket{le=\"0.05\",org=\"dev\"}") == 2.0);
+
+    // Too early: counted as such, and nothing of it is taken.
+    report(&mut stream, &whole);
+    counts[8] = 1.0;
+    assert_eq!(reported(&gateway, None), counts);
+    // A report without anything, and one over all bounds, of other connections.
+    report(&mut opened(&gateway), &json!({}));
+    counts[6] = 2.0;
+    assert_eq!(reported(&gateway, None), counts);
+    report(
+        &mut opened(&gateway),
+        &json!({"latencies_ms": [99_999_999, -1], "holes": -5, "gaps": 1e6 as u64 + 1}),
+    );
+    counts = [5.0, 3604.032, 1.0, 2.0, 3.0, 1_000_004.0, 2.0, 1.0, 1.0];
+    assert_eq!(reported(&gateway, None), counts);
+    assert_eq!(reported(&gateway, Some("dev")), counts);
+    assert_eq!(reported(&gateway, Some("other")), [0.0; 9]);
+}
+
+#[test]
+fn an_org_that_is_not_listed_has_no_series_and_the_list_follows_sighup() {
+    let config = |orgs: &str| format!("[metrics]\nhealth_orgs = [{orgs}]\n");
+    let signer = Signer::secret("k", "a secret of thirty-two bytes....");
+    let auth = format!("[auth]\nkeys = [{}]\n", signer.toml());
+    let gateway = Gateway::serving(&(auth.clone() + &config("\"beta\"")));
+    let token = signer.token(&json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600}));
+    let say = |holes: u32| {
+        let mut stream = gateway.ws_as(&token, "");
+        stream.next("hello");
+        report(&mut stream, &json!({"holes": holes}));
+    };
+    let of = |org: &str| format!("tidegate_client_org_incidents_total{{org=\"{org}\",incident=\"hole\"}} ");
+    let text = || gateway.operators("/metrics").body;
+    say(1);
+    assert!(!text().contains("org=\"acme\"") && text().contains(&(of("beta") + "0")));
+    gateway.configure(&(auth.clone() + &config("\"acme\", \"beta\"")));
+    assert!(gateway.hang_up());
+    assert!(text().contains(&(of("acme") + "0")), "{}", text());
+    say(2);
+    gateway.configure(&(auth.clone() + &config("\"acme\"")));
+    assert!(gateway.hang_up());
+    say(3);
+    assert!(text().contains(&(of("acme") + "5")) && !text().contains("org=\"beta\""), "{}", text());
+    let many: Vec<String> = (0..101).map(|n| format!("\"org-{n}\"")).collect();
+    gateway.configure(&(auth + &config(&many.join(", "))));
+    assert!(!gateway.hang_up());
+    assert!(gateway.log().contains("has 101 orgs; 100 are the most"), "{}", gateway.log());
+    assert_eq!(gateway.metric("tidegate_client_incidents_total{incident=\"hole\"}"), 6.0);
 }

@@ -513,13 +513,22 @@ fn each_frame_looks_as_the_document_says() {
     let evicted = replaced.try_frame().expect("an error");
     assert!(evicted.contains("\"evicted\""), "{evicted}");
     hold(&evicted);
+    let mut asking = gateway.ws("");
+    hold(&asking.try_frame().expect("hello"));
+    let ping = json!({ "type": "ping", "n": 7 });
+    schemas.check(&document["components"]["schemas"]["ClientFrame"], &ping).expect("as its schema says");
+    let health = json!({ "type": "health", "latencies_ms": [0, 3_600_000], "disconnects": 1, "duplicates": 0, "holes": 0, "gaps": 1_000_000 });
+    schemas.check(&document["components"]["schemas"]["ClientFrame"], &health).expect("as its schema says");
+    asking.send(&health.to_string());
+    asking.send(&ping.to_string());
+    hold(&asking.try_frame().expect("a pong"));
     let node = HeldNode::start();
     let mut halted = node.ws("");
     hold(&halted.try_frame().expect("hello"));
     node.halt();
     hold(&halted.try_frame().expect("a status"));
     assert!(kinds.remove("batch, compressed"), "{kinds:?}");
-    let all = ["batch", "error", "event", "gap", "goaway", "hello", "ping", "status"];
+    let all = ["batch", "error", "event", "gap", "goaway", "hello", "ping", "pong", "status"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     let named: BTreeSet<&str> = document["components"]["schemas"]["ServerFrame"]["discriminator"]["mapping"]
         .as_object()

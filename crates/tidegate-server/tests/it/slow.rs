@@ -136,6 +136,35 @@ fn r7_a_half_written_frame_is_finished_before_pongs_and_renewals() {
 }
 
 #[test]
+fn r7_answers_to_pings_come_after_the_half_written_frame_and_their_room_is_bounded() {
+    let gateway = gateway(&["limits.client_frames_per_second=100000"]);
+    let mut streams = [narrow_ws(&gateway), narrow_ws(&gateway)];
+    fill(&gateway);
+    parked(&gateway, 2.0);
+    let ping = |n: usize| masked(0x81, format!(r#"{{"type":"ping","n":{n}}}"#).as_bytes());
+    let [reads, floods] = &mut streams;
+    // Together over the 16 KiB of answers that may wait.
+    floods.send_raw(&(0..1000).flat_map(ping).collect::<Vec<_>>());
+    let closed = || gateway.metric("tidegate_closes_total{code=\"slow_consumer\"}");
+    eventually("the flood ends", || (closed() == 1.0).then_some(()));
+    reads.send_raw(&(0..3).flat_map(ping).collect::<Vec<_>>());
+    let (mut answers, mut seqs) = (Vec::new(), Vec::new());
+    while seqs.len() < EVENTS || answers.len() < 3 {
+        let frame = reads.frame();
+        match frame["type"].as_str() {
+            Some("pong") => answers.push(frame["n"].as_u64()),
+            Some("event") => seqs.push(frame["seq"].as_u64()),
+            Some("batch") => {
+                seqs.extend(frame["events"].as_array().expect("events").iter().map(|e| e["seq"].as_u64()));
+            }
+            _ => {}
+        }
+    }
+    assert!(answers.into_iter().eq((0..3).map(Some)));
+    assert!(seqs.into_iter().eq((1..=EVENTS as u64).map(Some)), "no event is lost to them");
+}
+
+#[test]
 fn r6_a_grant_that_shrinks_takes_effect_on_what_is_replayed() {
     let gateway = gateway(&[]);
     let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();

@@ -1,6 +1,7 @@
 //! Streams over WebSocket: frames and their fields, pings, pongs, and how a connection ends.
 
 use serde_json::json;
+use tidegate_protocol::SEQ_MAX;
 
 use crate::{
     client::{
@@ -174,6 +175,7 @@ fn what_a_client_may_send_is_heard_and_unknown_fields_are_ignored() {
     for fine in [
         r#"{"type":"pong"}"#,
         r#"{"type":"health","eventsReceived":7}"#,
+        r#"{"type":"pong","n":"of no ping"}"#,
         r#"{ "more": [1,{}], "type": "pong" }"#,
         r#"{"type":"\u0070ong"}"#,
     ] {
@@ -189,9 +191,73 @@ fn what_a_client_may_send_is_heard_and_unknown_fields_are_ignored() {
 }
 
 #[test]
+fn a_ping_of_a_client_is_answered_with_its_number_and_the_time() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.ws("");
+    let hello = stream.next("hello");
+    let mut client = Follower::at(hello["cursor"].as_str().expect("a cursor"));
+    // Times of this form sort as text.
+    let mut before = hello["server_time"].as_str().expect("a time").to_owned();
+    for n in [0, 7, 7, SEQ_MAX] {
+        stream.send(&json!({"type": "ping", "n": n}).to_string());
+        let pong = stream.next("pong");
+        client.hear(&pong.to_string());
+        let timestamp = pong["timestamp"].as_str().expect("a time");
+        assert_eq!(pong, json!({"type": "pong", "n": n, "timestamp": timestamp}));
+        let after = gateway.ws("").next("hello")["server_time"].as_str().expect("a time").to_owned();
+        assert!(before.as_str() <= timestamp && timestamp <= after.as_str(), "{before} {timestamp} {after}");
+        assert_eq!(timestamp.len(), after.len());
+        before = after;
+    }
+    assert_eq!(client.seq(), 0, "the cursor stays");
+    // Nothing of the stream is lost to them.
+    for n in 0..20 {
+        stream.send(&json!({"type": "ping", "n": n}).to_string());
+        gateway.say("s", "1");
+    }
+    let (mut answers, mut seqs) = (Vec::new(), Vec::new());
+    while answers.len() < 20 || seqs.len() < 20 {
+        let frame = stream.frame();
+        match frame["type"].as_str() {
+            Some("pong") => answers.push(frame["n"].as_u64().expect("a number")),
+            _ => seqs.extend(client.hear_seqs(&frame.to_string())),
+        }
+    }
+    assert!(answers.into_iter().eq(0..20) && seqs.into_iter().eq(1..=20));
+}
+
+#[test]
+fn a_ping_before_auth_is_refused_and_one_after_it_waits_for_hello() {
+    let gateway = Gateway::start();
+    let ping = r#"{"type":"ping","n":1}"#;
+    let mut early = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+    early.send(ping);
+    assert_eq!(early.refusal().0["code"], "unauthorized");
+    let mut stream = Ws::open(gateway.public, &gateway.path("stream"), &[]);
+    let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, gateway.token);
+    stream.send_raw(&[masked(0x81, auth.as_bytes()), masked(0x81, ping.as_bytes())].concat());
+    stream.next("hello");
+    assert_eq!(stream.next("pong")["n"], 1);
+}
+
+#[test]
+fn pings_of_a_client_count_as_its_frames() {
+    let gateway = Gateway::with(&["limits.client_frames_per_second=20"]);
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    stream.send_raw(&masked(0x81, br#"{"type":"ping","n":1}"#).repeat(100));
+    let (error, close) = stream.refusal();
+    assert_eq!(
+        (&error["code"], &error["limit"], close),
+        (&json!("rate_limited"), &json!("limits.client_frames_per_second"), 4005)
+    );
+}
+
+#[test]
 fn frames_that_break_the_protocol_end_the_stream_with_their_code() {
     let gateway = Gateway::start();
     let large = format!(r#"{{"type":"health","x":"{}"}}"#, "x".repeat(17 << 10));
+    let latencies = json!({"type": "health", "latencies_ms": vec![1; 101]}).to_string();
     let text = |text: &str| masked(0x81, text.as_bytes());
     let mut unmasked = masked(0x81, b"{}");
     unmasked[1] &= 0x7f;
@@ -201,9 +267,23 @@ fn frames_that_break_the_protocol_end_the_stream_with_their_code() {
         ("no type", text("{}"), "bad_frame", 4553),
         ("a type that is no string", text(r#"{"type":1}"#), "bad_frame", 4553),
         ("an unknown type", text(r#"{"type":"subscribe"}"#), "bad_frame", 4553),
-        ("a server's type", text(r#"{"type":"ping"}"#), "bad_frame", 4553),
+        ("a server's type", text(r#"{"type":"status"}"#), "bad_frame", 4553),
+        ("a ping without n", text(r#"{"type":"ping"}"#), "bad_frame", 4553),
+        ("a ping of the server", text(r#"{"type":"ping","prev":0,"seq":0}"#), "bad_frame", 4553),
+        ("a ping with n that is text", text(r#"{"type":"ping","n":"1"}"#), "bad_frame", 4553),
+        ("a ping with n below 0", text(r#"{"type":"ping","n":-1}"#), "bad_frame", 4553),
+        ("a ping with n of 2^53", text(r#"{"type":"ping","n":9007199254740992}"#), "bad_frame", 4553),
         ("auth without a token", text(r#"{"type":"auth"}"#), "bad_frame", 4553),
         ("auth with a number", text(r#"{"type":"auth","token":1}"#), "bad_frame", 4553),
+        ("101 latencies", text(&latencies), "bad_frame", 4553),
+        (
+            "a latency of half a millisecond",
+            text(r#"{"type":"health","latencies_ms":[0.5]}"#),
+            "bad_frame",
+            4553,
+        ),
+        ("a list of no list", text(r#"{"type":"health","latencies_ms":1}"#), "bad_frame", 4553),
+        ("a count that is text", text(r#"{"type":"health","holes":"1"}"#), "bad_frame", 4553),
         ("an empty message", text(""), "bad_frame", 4553),
         ("binary", masked(0x82, b"{}"), "bad_frame", 4553),
         ("unmasked", unmasked, "bad_frame", 4553),

@@ -6,7 +6,8 @@
 use serde_json::{Map, Value, json};
 use tidegate_protocol::{
     Code, Cursor, Epoch, EventId, EventName, FilterTag, GapReason, Key, OrgId, SEQ_MAX, ServiceName, Source,
-    StatusCode, Subject, UserId, frame::PROTOCOL_VERSION,
+    StatusCode, Subject, UserId,
+    frame::{HealthReport, PROTOCOL_VERSION},
 };
 
 use super::operation::Refused;
@@ -472,7 +473,7 @@ fn frames() -> Value {
     let entries = json!({ "type": "array", "minItems": 1, "items": at("Event") });
     let mut event = stored(&[("type", json!({ "const": "event" })), ("org", at("Org")), ("prev", at("Seq"))]);
     event["description"] = "One event.".into();
-    let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Status", "Goaway", "Error"];
+    let kinds = ["Hello", "Event", "Batch", "Gap", "Ping", "Pong", "Status", "Goaway", "Error"];
     let mapping: Map<String, Value> = kinds
         .iter()
         .map(|kind| (kind.to_lowercase(), format!("#/components/schemas/{kind}Frame").into()))
@@ -565,6 +566,12 @@ fn frames() -> Value {
             &[("prev", at("Seq")), ("seq", at("Seq")), ("timestamp", at("Timestamp"))],
             &[],
         ),
+        "PongFrame": frame(
+            "pong",
+            "The answer to a reader's ping, over WebSocket.",
+            &[("n", ping_number()), ("timestamp", at("Timestamp"))],
+            &[],
+        ),
         "StatusFrame": frame(
             "status",
             "The gateway reports its state or this reader's. The stream continues.",
@@ -586,12 +593,22 @@ fn frames() -> Value {
     })
 }
 
+/// A whole number from 0 to `most`.
+fn up_to(most: u32) -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": most })
+}
+
+/// `n` of a client's `ping` and of its answer.
+fn ping_number() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": SEQ_MAX })
+}
+
 fn client_frames() -> Value {
     let token = json!({ "type": "string" });
     json!({
         "ClientFrame": {
             "description": "A frame from a reader, over WebSocket.",
-            "oneOf": [at("AuthFrame"), at("PongFrame"), at("HealthFrame")],
+            "oneOf": [at("AuthFrame"), at("ClientPongFrame"), at("ClientPingFrame"), at("HealthFrame")],
         },
         "AuthFrame": frame(
             "auth",
@@ -599,7 +616,19 @@ fn client_frames() -> Value {
             &[("token", token)],
             &[],
         ),
-        "PongFrame": frame("pong", "The answer to every ping.", &[], &[]),
-        "HealthFrame": frame("health", "The reader's own metrics. Not answered.", &[], &[]),
+        "ClientPongFrame": frame("pong", "The answer to every ping.", &[], &[]),
+        "ClientPingFrame": frame("ping", "Asks for a pong with the same `n`.", &[("n", ping_number())], &[]),
+        "HealthFrame": frame(
+            "health",
+            "What the reader has seen since its last report. Not answered; at most one in 25 s counts. Numbers over a bound count as the bound.",
+            &[],
+            &[
+                ("latencies_ms", json!({ "type": "array", "maxItems": HealthReport::LATENCIES_MAX, "items": up_to(HealthReport::LATENCY_MS_MAX) })),
+                ("disconnects", up_to(HealthReport::COUNT_MAX)),
+                ("duplicates", up_to(HealthReport::COUNT_MAX)),
+                ("holes", up_to(HealthReport::COUNT_MAX)),
+                ("gaps", up_to(HealthReport::COUNT_MAX)),
+            ],
+        ),
     })
 }

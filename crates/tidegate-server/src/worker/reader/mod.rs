@@ -24,7 +24,7 @@ use tidegate_core::{
     slow::{Escalation, Policy},
 };
 use tidegate_engine::Health;
-use tidegate_protocol::{Code, Refusal, Seq, StatusCode, time::millis};
+use tidegate_protocol::{Code, Refusal, Seq, StatusCode, frame::HealthReport, time::millis};
 
 use super::{
     Worker,
@@ -335,6 +335,22 @@ impl Reader {
         let mut frames = Vec::new();
         self.session.borrow_mut().put(frame.clone(), &mut frames);
         self.push(frames);
+    }
+
+    /// Answers a client's `ping`. Of a client that takes no bytes, only so many answers wait as
+    /// [`Reader::push`] allows.
+    pub fn answer_ping(&self, n: u64) {
+        self.say(&frame::pong(self.sink.framing(), n, self.worker.node.now()));
+    }
+
+    /// Takes its client's own metrics into those of the node, unless they come too soon.
+    pub fn take_report(&self, report: &HealthReport) {
+        let metrics = &self.worker.node.metrics;
+        if self.with_timers(|timers| timers.takes_report(self.worker.since_start())) {
+            metrics.client_report(self.org.id(), report);
+        } else {
+            metrics.client_report_ignored(self.org.id());
+        }
     }
 
     /// Sends frames outside of passes and turns, after whatever is half written. The frames must be ready for

@@ -475,7 +475,8 @@ fn hear(
                 }
             }
             Ok(ClientFrame::Pong) => is_pong = true,
-            Ok(ClientFrame::Health) => {}
+            Ok(ClientFrame::Ping { n }) => reader.answer_ping(n),
+            Ok(ClientFrame::Health(report)) => reader.take_report(&report),
             Err(refusal) => reader.end(refusal),
         },
         ws::Received::Binary(_) => reader.end(binary()),

@@ -1,0 +1,400 @@
+// Drives a session (./session): carries out what it puts out, and gives it what happens. What to do is decided there.
+// One timer serves all deadlines.
+
+import { address, place } from './address.js';
+import { systemClock } from './clock.js';
+import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
+import { TidegateError } from './errors.js';
+import type { AnyEvent } from './events.js';
+import { health, show } from './health.js';
+import { iterate } from './iterate.js';
+import { browserLifecycle, type LifecycleSignal } from './lifecycle.js';
+import type { Client, ClientOptions, ClientStatus, Off } from './options.js';
+import { queue } from './queue.js';
+import { recorder } from './recorder.js';
+import { createSession, parseCursor } from './session/session.js';
+import type { Config, Input, Output } from './session/types.js';
+import { eventStream } from './sse.js';
+import { rememberedTransport, rememberTransport } from './storage.js';
+import type { Connection, TransportEnd } from './transport.js';
+import { webSocket, type WebSocketConstructor } from './websocket.js';
+
+const LINGER_MS = 1_000;
+const PERSIST_MS = 1_000;
+const TIMER_MAX_MS = 0x7fff_ffff;
+
+type Of<T extends Output['t']> = Extract<Output, { t: T }>;
+
+/** What waits for handlers: an event or a gap, or the end; `cursor` is the position that is reached with it. */
+interface Item { name: string; value: object; cursor?: string }
+
+const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown));
+
+/** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
+export function createClient(options: ClientOptions): Client {
+  const {
+    org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
+    parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
+    fetch = (url, request) => globalThis.fetch(url, request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
+    transports = [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)],
+  } = options;
+  const where = place(options.url, org, services);
+  if (cursor !== null && !parseCursor(cursor)) throw new TypeError(`cursor: ${JSON.stringify(cursor)} is not a cursor`);
+  const kinds = transports.map(({ kind }) => kind);
+  const remembered = rememberedTransport(where.base);
+  let config: Config = {
+    transports: kinds, transport: kinds.find((kind) => kind === remembered) ?? null, cursor, tail, fill,
+    health: random() < (options.health ?? 0),
+  };
+  let session = createSession(config, undefined, parse);
+  const { segments, record } = recorder();
+
+  let driving: [Input, unknown][] | null = null; // while it does, what is to follow
+  const aborts = new Map<number, AbortController>(); // of requests to the application and to history
+  let connection: { g: number; it: Connection } | null = null;
+
+  let error: TidegateError | null = null;
+  let lastClose: { code: string; message: string; at: number } | null = null;
+  let retry: number | null = null;
+  let status: ClientStatus = Object.freeze({ state: 'disconnected', phase: 'idle', attempt: 0, retryAt: null, transport: null, error: null });
+  let isWanted = false; // by `connect`
+  let retained = 0;
+  let isRestored = !storage; // the stored cursor was read
+  let isSuspended = false;
+  let isDisposed = false;
+  let unlisten: Off | undefined;
+  let hide: Off | undefined;
+
+  // When something is due that is not the session's; Infinity: never.
+  let lingerAt = Infinity;
+  let persistAt = Infinity;
+  let armedAt = Infinity;
+  let disarm: Off | undefined;
+
+  let delivered: string | null = null;
+  let persisted: string | null = null;
+
+  const now = () => Math.floor(clock.now());
+  const wall = () => Math.floor(clock.wall());
+
+  // --- To the application.
+
+  const { on, emit, has, clear } = emitter((thrown, name, value) => {
+    // A handler of errors that fails must not be called with its own failure.
+    if (name === ERROR) console.error(thrown);
+    else fail('handler', `a handler failed: ${words(thrown)}`, { cause: thrown, event: 'data' in value! ? (value as AnyEvent) : null });
+  });
+
+  function fail(code: string, message: string, more: ConstructorParameters<typeof TidegateError>[2]) {
+    const failure = new TidegateError(code, message, more);
+    logger?.warn?.(message, failure);
+    // What is the application's fault, or ends the stream, must be seen even if nobody asked to.
+    if (!has(ERROR) && (failure.fatal || code === 'handler' || code === 'schema')) console.error(failure);
+    emit(ERROR, failure);
+    return failure;
+  }
+
+  const waiting = queue<Item>(
+    clock,
+    ({ name, value }) => {
+      if (name === END || name === GAP) return emit(name, value);
+      if (!validate) return deliver(value as AnyEvent);
+      return (async () => validate(value as AnyEvent))().then(
+        (data) => deliver({ ...(value as AnyEvent), data }),
+        (thrown: unknown) => void fail('schema', words(thrown), { cause: thrown, event: value as AnyEvent }),
+      );
+    },
+    ({ cursor: reached }) => {
+      if (reached) arrive(reached);
+    },
+    () => {
+      if (session.state.paused) drive({ t: 'drained' });
+    },
+  );
+
+  function deliver(event: AnyEvent) {
+    const own = emit(event.event, event);
+    const all = emit('*', event);
+    return own && all ? Promise.all([own, all]) : (own ?? all);
+  }
+
+  // All before this position has been handled.
+  function arrive(reached: string) {
+    delivered = reached;
+    if (!storage || persistAt < Infinity) return;
+    persistAt = now() + PERSIST_MS;
+    arm();
+  }
+
+  function persist() {
+    persistAt = Infinity;
+    if (!storage || delivered === persisted) return;
+    persisted = delivered;
+    (async () => storage.set(persisted!))().catch((thrown: unknown) => fail('storage', `the cursor was not stored: ${words(thrown)}`, { cause: thrown }));
+  }
+
+  // --- Into the session.
+
+  function drive(input: Input, cause?: unknown) {
+    if (driving) return void driving.push([input, cause]);
+    driving = [];
+    step(input, cause);
+    for (let next = driving.shift(); next; next = driving.shift()) step(...next);
+    driving = null;
+    if (isDisposed) return;
+    const { phase, paused } = session.state;
+    if (waiting.size() > maxQueue && !paused && (phase === 'live' || phase === 'probe' || phase === 'backoff')) return drive({ t: 'overflow' });
+    changed();
+    arm();
+    waiting.drain();
+  }
+
+  function step(input: Input, cause: unknown) {
+    const at = now();
+    const today = wall();
+    const draw = random();
+    record(config, session.state, [input, at, today, draw]);
+    const outputs = session.step(input, at, today, draw);
+    if (input.t === 'closed' && input.g === connection?.g) connection = null;
+    for (const output of outputs) {
+      observe?.(output, session.state);
+      perform(output, cause);
+    }
+  }
+
+  // --- Out of the session.
+
+  function perform(output: Output, cause: unknown): unknown {
+    switch (output.t) {
+      case 'event': return waiting.push({ name: output.event.event!, value: streamEvent(output) });
+      case 'gap': return waiting.push({ name: GAP, value: { org, reason: output.reason, from: output.prev, to: output.seq, epoch: output.epoch, services: output.services } });
+      case 'cursor': {
+        const last = waiting.last();
+        if (last) last.cursor = output.cursor;
+        else arrive(output.cursor);
+        return;
+      }
+      case 'get_token': return request(output.g, (signal) => token(output, signal), (thrown) => ({
+        t: 'token_failed', g: output.g, final: (thrown as { final?: unknown } | null)?.final === true, message: words(thrown),
+      }));
+      case 'history': return request(output.g, (signal) => page(output, signal), () => ({ t: 'page_failed', g: output.g }));
+      case 'cancel': return aborts.get(output.g)?.abort();
+      case 'open': return open(output);
+      case 'close': {
+        const closing = connection?.it;
+        connection = null;
+        return quietly(() => closing?.close(output.code));
+      }
+      case 'send': return quietly(() => connection?.it.send(JSON.stringify(output.frame)));
+      case 'transport': return rememberTransport(where.base, output.transport);
+      case 'status': return emit(NOTICE, output);
+      case 'error': {
+        const { code, message, fatal, retry_in_ms } = output;
+        lastClose = { code, message, at: wall() };
+        error = fail(code, message, { fatal, retryInMs: retry_in_ms, cause });
+        if (fatal) waiting.push({ name: END, value: error });
+      }
+    }
+  }
+
+  // If the transport is gone, the session learns it from `closed`, or from silence.
+  function quietly(act: () => void) {
+    try {
+      act();
+    } catch {
+      // As said.
+    }
+  }
+
+  // Asks somebody outside. An answer that is no longer wanted is dropped.
+  async function request(g: number, act: (signal: AbortSignal) => Promise<Input>, failed: (thrown: unknown) => Input) {
+    const abort = new AbortController();
+    aborts.set(g, abort);
+    let input: Input;
+    let cause: unknown;
+    try {
+      input = await act(abort.signal);
+    } catch (thrown) {
+      input = failed((cause = thrown));
+    }
+    aborts.delete(g);
+    if (!abort.signal.aborted) drive(input, cause);
+  }
+
+  async function token({ g, reason }: Of<'get_token'>, signal: AbortSignal): Promise<Input> {
+    const answer = await getToken({ reason, signal });
+    const text = typeof answer === 'string' ? answer : answer?.token;
+    // Of these signs alone can a header and a subprotocol consist.
+    if (text && !/^[\w.~+/=-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token');
+    return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
+  }
+
+  async function page({ g, after }: Of<'history'>, signal: AbortSignal): Promise<Input> {
+    const answer = await fetch(address(where, 'events', { after, limit: 1_000 }), {
+      headers: { authorization: `Bearer ${session.state.token}` }, cache: 'no-store', redirect: 'error', signal,
+    });
+    const text = await answer.text();
+    return answer.ok ? { t: 'page', g, text } : { t: 'page_failed', g };
+  }
+
+  function open({ g, transport, token: bearer, cursor: after, tail: most, replaces }: Of<'open'>) {
+    const closed = (end: TransportEnd) => drive({ t: 'closed', g, ...end });
+    try {
+      connection = {
+        g,
+        it: transports.find(({ kind }) => kind === transport)!.open(
+          { url: address(where, 'stream', { cursor: after, tail: most, slow, replaces }), token: bearer },
+          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), closed },
+        ),
+      };
+    } catch (thrown) {
+      closed({ message: words(thrown) });
+    }
+  }
+
+  function streamEvent({ event: from, replay, latency_ms }: Of<'event'>) {
+    const { service, event, id, seq, timestamp, data } = from;
+    const to: Record<string, unknown> = { org, service, event, id, seq, timestamp, data, replay, latencyMs: latency_ms };
+    for (const name of ['key', 'time', 'source', 'subject', 'targeted']) if (name in from) to[name] = from[name];
+    return to;
+  }
+
+  function changed() {
+    const { phase, attempt, timers, connection: isUp, transport: kind } = session.state;
+    const state = session.connectionState();
+    if (state === 'connected' || phase === 'idle') error = null;
+    const transport = isUp === null ? null : kind;
+    if (state === status.state && phase === status.phase && attempt === status.attempt && timers.retry === retry && transport === status.transport && error === status.error) return;
+    retry = timers.retry;
+    status = Object.freeze({ state, phase, attempt, retryAt: retry === null ? null : wall() + retry - now(), transport, error });
+    logger?.info?.(phase, status);
+    emit(STATUS, status);
+  }
+
+  // --- The timer.
+
+  // A session that does not run has only old keys to forget, which can wait; a process of Node can then end.
+  const deadline = () => (isSuspended || isIdle() ? Infinity : session.deadline() ?? Infinity);
+
+  function isIdle() {
+    const { phase } = session.state;
+    return phase === 'idle' || phase === 'stopped';
+  }
+
+  function arm() {
+    const at = isDisposed ? Infinity : Math.min(lingerAt, persistAt, deadline());
+    // One that comes too early is set again then, which is cheaper than with each frame.
+    if (armedAt <= at && at < Infinity) return;
+    disarm?.();
+    armedAt = at;
+    disarm = at < Infinity ? clock.after(Math.min(TIMER_MAX_MS, Math.max(0, at - now())), fire) : undefined;
+  }
+
+  function fire() {
+    armedAt = Infinity;
+    const at = now();
+    if (persistAt <= at) persist();
+    if (lingerAt <= at) leave();
+    if (deadline() <= at) drive({ t: 'tick' });
+    arm();
+  }
+
+  // --- What the page reports, and what the application calls.
+
+  function heard(signal: LifecycleSignal) {
+    if (signal === 'hide' || signal === 'suspend') persist();
+    if (signal === 'hide') return;
+    // A timer that came before the page is frozen would connect again.
+    isSuspended = signal === 'suspend';
+    drive(signal === 'offline' || signal === 'suspend' ? { t: signal } : { t: 'wake', reason: signal });
+  }
+
+  function enter() {
+    lingerAt = Infinity;
+    if (isDisposed || !isIdle()) return;
+    if (metricsKey) hide ??= show(metricsKey, metrics);
+    if (!isRestored) return void restore();
+    unlisten ??= lifecycle?.listen(heard);
+    isSuspended = false;
+    drive({ t: 'connect' });
+  }
+
+  // The stored cursor is read once. If it is not a cursor, that is as if there were none.
+  let restoring: Promise<void> | undefined;
+  function restore() {
+    restoring ??= (async () => storage!.get())().catch(() => null).then((stored) => {
+      if (parseCursor(stored)) {
+        config = { ...config, cursor: stored };
+        session = createSession(config, undefined, parse);
+      }
+      isRestored = true;
+      if (isWanted || retained > 0) enter();
+    });
+  }
+
+  function leave() {
+    lingerAt = Infinity;
+    drive({ t: 'disconnect' });
+    unlisten?.();
+    unlisten = undefined;
+    persist();
+  }
+
+  function connect() {
+    isWanted = true;
+    enter();
+  }
+
+  function disconnect() {
+    isWanted = false;
+    leave();
+  }
+
+  function retain() {
+    let isHeld = true;
+    if ((retained += 1) === 1) enter();
+    return () => {
+      if (isHeld && (retained -= 1) === 0 && !isWanted) {
+        lingerAt = now() + LINGER_MS;
+        arm();
+      }
+      isHeld = false;
+    };
+  }
+
+  const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: waiting.size(), lastClose });
+
+  return {
+    org,
+    on: on as Client['on'],
+    events: (name: string, more?: object) => iterate<never>(on, retain, name, more),
+    onGap: (handler) => on(GAP, handler),
+    onError: (handler) => on(ERROR, handler),
+    onStatus: (handler) => on(STATUS, handler),
+    onNotice: (handler) => on(NOTICE, handler),
+    subscribe: (handler) => on(STATUS, () => handler()),
+    getStatus: () => status,
+    retain,
+    connect,
+    disconnect,
+    reconnect() {
+      drive({ t: 'disconnect' });
+      if (retained === 0) isWanted = true;
+      enter();
+    },
+    dispose() {
+      disconnect();
+      isDisposed = true;
+      arm();
+      hide?.();
+      waiting.clear();
+      emit(END, null);
+      clear();
+    },
+    metrics,
+    dump: async () => (await import('./dump.js')).vector(segments, parse),
+    get cursor() {
+      return delivered;
+    },
+  };
+}

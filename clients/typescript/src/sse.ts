@@ -1,0 +1,74 @@
+// The stream over server-sent events, read by fetch: EventSource can send no header, hides why it was refused, and
+// reconnects by itself beside us.
+
+import { sseParser } from './sse-parser.js';
+import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
+
+/** The part of the standard fetch that is used. */
+export type Fetch = (url: string, options: RequestInit) => Promise<Response>;
+
+/** The transport over server-sent events; by default with the fetch of the platform. */
+export function eventStream(fetch: Fetch = (...request) => globalThis.fetch(...request)): Transport {
+  return { kind: 'sse', open: (request, sink) => open(fetch, request, sink) };
+}
+
+function open(fetch: Fetch, { url, token }: OpenRequest, sink: TransportSink): Connection {
+  const stop = new AbortController();
+  const { signal } = stop;
+  const end = (closed: TransportEnd) => {
+    if (signal.aborted) return;
+    stop.abort();
+    sink.closed(closed);
+  };
+  read(fetch, url, token, signal, sink).then(end, (error: unknown) => end({ message: `the event stream failed: ${words(error)}` }));
+  return { send: () => {}, close: () => stop.abort() };
+}
+
+async function read(fetch: Fetch, url: string, token: string, signal: AbortSignal, sink: TransportSink): Promise<TransportEnd> {
+  const answer = await fetch(url, {
+    headers: { accept: 'text/event-stream', authorization: `Bearer ${token}` },
+    cache: 'no-store', redirect: 'manual', signal,
+  });
+  if (answer.type === 'opaqueredirect' || (answer.status >= 300 && answer.status < 400)) {
+    return { message: 'the address of the gateway redirects to another one, which would get the token: give the final address' };
+  }
+  if (answer.status !== 200) return refusal(answer);
+  if (!/^text\/event-stream\b/i.test(answer.headers.get('content-type') ?? '')) {
+    return { status: 200, message: 'the answer is not an event stream, so this is not the address of a gateway' };
+  }
+  if (signal.aborted || !answer.body) return {};
+  sink.opened();
+  const reader = answer.body.getReader();
+  const decoder = new TextDecoder();
+  const take = sseParser((data) => {
+    if (!signal.aborted) sink.frame(data);
+  });
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return { message: 'the event stream ended' };
+    take(decoder.decode(value, { stream: true }));
+  }
+}
+
+async function refusal(answer: Response): Promise<TransportEnd> {
+  const { status } = answer;
+  const problem = (await answer.json().catch(() => null)) as { code?: unknown; detail?: unknown; retry_in_ms?: unknown } | null;
+  const asked = Number(problem?.retry_in_ms);
+  return {
+    status,
+    code: typeof problem?.code === 'string' ? problem.code : null,
+    retry_in_ms: Math.max(Number.isFinite(asked) ? asked : 0, retryAfter(answer.headers.get('retry-after'))) || null,
+    message: typeof problem?.detail === 'string' ? problem.detail : `the gateway answered ${status}`,
+  };
+}
+
+// Seconds, or a date (RFC 9110, 10.2.3).
+function retryAfter(value: string | null): number {
+  if (value === null) return 0;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  return ms > 0 ? Math.ceil(ms) : 0;
+}
+
+function words(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
