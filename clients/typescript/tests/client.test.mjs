@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
 import { AuthError, createClient, schemas, TidegateError } from '@tidegate/client';
-import { fakeTransport, manualClock, settled } from '@tidegate/client/testing';
+import { fakeTransport, manualClock, replay, settled } from '@tidegate/client/testing';
 
 function setUp(options = {}, transportOptions = {}) {
   const clock = manualClock();
@@ -484,6 +484,10 @@ test('a dump holds the last steps and no token', async () => {
   assert.doesNotMatch(text, /secret/);
   assert.match(text, /token-2/);
   assert.equal(dump.steps.at(-1).phase, 'live');
+  assert.equal(replay(dump), null, 'it does the same again');
+  const changed = structuredClone(dump);
+  changed.steps[50].phase = 'hello';
+  assert.deepEqual(replay(changed), { step: 50, field: 'phase', expected: 'hello', found: 'live' });
   client.on('*', () => {});
   gateway.publish({ event: 'a', data: 'x'.repeat(2_000_000) });
   gateway.publish({ event: 'a' });

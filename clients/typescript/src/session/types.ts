@@ -138,6 +138,7 @@ export interface State {
   connection: number | null; // its generation
   transport: Transport; // of this connection or the next
   home: Transport; // the one to begin an attempt with
+  kept: Transport; // the one that the driver was told to keep
   open_at: number | null; // when the last one was opened
   hello_at: number | null; // when its first hello came
   moving: boolean; // from one connection to the next without a loss
@@ -163,6 +164,7 @@ export interface State {
   ping: { n: number; sent_at: number } | null;
   pings_sent: number;
   pings_heard: number; // on this connection
+  pinged_at: number | null; // when the last of ours was sent
   samples: { rtt: number; offset: number }[]; // the last eight
   last_now: number;
   last_wall: number;
@@ -179,5 +181,4 @@ export interface State {
   latencies: number[];
   unreported: { latencies_ms: number[]; disconnects: number; duplicates: number; holes: number; gaps: number };
   reported_at: number | null;
-  said: string; // the last `state` output, to say it once
 }
