@@ -261,18 +261,20 @@ async function launchWebKit() {
     timeouts: { script: 600_000 },
   } } });
   const command = (method, path, body) => send(method, `/session/${sessionId}${path}`, body);
+  const blank = await command('GET', '/window');
   let turn = Promise.resolve();
+  const within = (handle, act) => {
+    const done = turn.then(async () => {
+      await command('POST', '/window', { handle });
+      return act();
+    });
+    turn = done.catch(() => {});
+    return done;
+  };
 
   class WebKitPage extends Page {
     constructor(handle) { super(engine); this.handle = handle; }
-    #within(act) {
-      const done = turn.then(async () => {
-        await command('POST', '/window', { handle: this.handle });
-        return act();
-      });
-      turn = done.catch(() => {});
-      return done;
-    }
+    #within(act) { return within(this.handle, act); }
     async run(expression) {
       const [answer, fault] = await this.#within(() => command('POST', '/execute/async', {
         script: `const done = arguments[0]; (${expression}).then((text) => done([text]), (fault) => done([null, String(fault)]));`, args: [],
@@ -292,7 +294,7 @@ async function launchWebKit() {
     version: capabilities.browserVersion,
     ...ENGINES.webkit,
     async open(url) {
-      const { handle } = await command('POST', '/window/new', { type: 'window' });
+      const { handle } = await within(blank, () => command('POST', '/window/new', { type: 'window' }));
       const page = new WebKitPage(handle);
       await page.goto(url);
       await page.show();

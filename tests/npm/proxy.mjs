@@ -25,6 +25,7 @@ class Direction {
     this.#from = from;
     this.#to = to;
     from.on('data', (chunk) => this.#take(chunk));
+    from.on('end', () => { if (from === pair.far) proxy.counts.dropped += 1; });
     from.on('end', () => this.#next(() => { if (!pair.lost) to.end(); }));
     from.on('error', () => { if (!pair.lost) pair.reset(); });
     // After its last bytes, but not if this side of a half-open connection goes: the other must not notice.
@@ -96,7 +97,8 @@ export class Proxy {
   open = new Set();
   /** The first line of each request, in order, and whether it asks for WebSocket. */
   requests = [];
-  counts = { accepted: 0, cut: 0, blocked: 0, swallowed: 0, delayed: 0, singles: 0, up: 0, down: 0 };
+  /** `dropped`: connections that the target ended in order. */
+  counts = { accepted: 0, cut: 0, blocked: 0, dropped: 0, swallowed: 0, delayed: 0, singles: 0, up: 0, down: 0 };
 
   /** `target`: an http address; its port may be closed and opened again. */
   constructor(target) { this.#target = new URL(target); }

@@ -3,417 +3,398 @@
 
 import { address, place } from './address.js';
 import { systemClock } from './clock.js';
-import { delivery } from './delivery.js';
+import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
 import { TidegateError } from './errors.js';
-import type { AnyEvent, StandardSchema } from './events.js';
+import type { AnyEvent } from './events.js';
 import { health, show } from './health.js';
+import { iterate } from './iterate.js';
 import { browserLifecycle, type LifecycleSignal } from './lifecycle.js';
-import type { Client, ClientOptions, ClientStatus, Notice, Off } from './options.js';
+import type { Client, ClientOptions, ClientStatus, Off } from './options.js';
+import { queue } from './queue.js';
 import { recorder } from './recorder.js';
-import { parseCursor, Session } from './session/session.js';
-import type { Config, Input, Output, WireEvent } from './session/types.js';
+import { createSession, parseCursor } from './session/session.js';
+import type { Config, Input, Output } from './session/types.js';
 import { eventStream } from './sse.js';
-import { localStorageCursor, rememberedTransport, rememberTransport, type CursorStorage } from './storage.js';
+import { rememberedTransport, rememberTransport } from './storage.js';
 import type { Connection, TransportEnd } from './transport.js';
 import { webSocket, type WebSocketConstructor } from './websocket.js';
 
-const QUEUE_MAX = 5_000;
 const LINGER_MS = 1_000;
 const PERSIST_MS = 1_000;
 const TIMER_MAX_MS = 0x7fff_ffff;
-const PAGE_EVENTS = 1_000;
 
 type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
+/** What waits for handlers: an event or a gap, or the end; `cursor` is the position that is reached with it. */
+interface Item { name: string; value: object; cursor?: string }
+
+const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown));
+
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
-  const { org, metricsKey = '__realtimeMetrics', maxQueue = QUEUE_MAX, logger, parse = JSON.parse, random = Math.random, observe } = options;
-  if (typeof options.getToken !== 'function') throw new TypeError('getToken: give a function that returns a token');
-  const where = place(options.url, org, options.services ?? []);
-  const clock = options.clock ?? systemClock(options.keepAlive);
-  const lifecycle = options.lifecycle === undefined ? browserLifecycle() : options.lifecycle;
-  const fetch = options.fetch ?? ((url, request) => globalThis.fetch(url, request));
-  const Socket = options.webSocket ?? (globalThis.WebSocket as unknown as WebSocketConstructor | undefined);
-  const transports = options.transports ?? [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)];
-  const storage: CursorStorage | null = options.storage && 'key' in options.storage ? localStorageCursor(options.storage.key) : (options.storage ?? null);
+  const {
+    org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
+    parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
+    fetch = (url, request) => globalThis.fetch(url, request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
+    transports = [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)],
+  } = options;
+  const where = place(options.url, org, services);
+  if (cursor !== null && !parseCursor(cursor)) throw new TypeError(`cursor: ${JSON.stringify(cursor)} is not a cursor`);
   const kinds = transports.map(({ kind }) => kind);
   const remembered = rememberedTransport(where.base);
-  const config: Config = {
-    transports: kinds, transport: remembered && kinds.includes(remembered) ? remembered : null,
-    cursor: options.cursor ?? null, tail: options.tail ?? null, fill: options.fill ?? false,
-    health: options.health !== undefined && random() < options.health,
+  let config: Config = {
+    transports: kinds, transport: kinds.find((kind) => kind === remembered) ?? null, cursor, tail, fill,
+    health: random() < (options.health ?? 0),
   };
-  let session = new Session(config, null, parse);
-  let record = recorder(config, parse);
+  let session = createSession(config, undefined, parse);
+  const { segments, record } = recorder();
 
-  // What the session asked for and has no answer yet.
-  const inputs: Input[] = [];
-  const aborts = new Map<number, AbortController>();
-  const causes = new WeakMap<Input, unknown>();
-  let isDriving = false;
+  let driving: [Input, unknown][] | null = null; // while it does, what is to follow
+  const aborts = new Map<number, AbortController>(); // of requests to the application and to history
   let connection: { g: number; it: Connection } | null = null;
 
-  // The application.
-  const errorHandlers = new Set<(error: TidegateError) => void>();
-  const statusHandlers = new Set<(status: ClientStatus) => void>();
-  const noticeHandlers = new Set<(notice: Notice) => void>();
   let error: TidegateError | null = null;
   let lastClose: { code: string; message: string; at: number } | null = null;
-  let retryDue: number | null = null;
-  let status: ClientStatus = Object.freeze({ state: 'disconnected', phase: 'idle', attempt: 0, retryAt: null, transport: null, error: null });
+  let retry: number | null = null;
+  let status = {} as ClientStatus;
+  let isWanted = false; // by `connect`
   let retained = 0;
-  let isKept = false; // by `connect`
-  let isReading = false; // the stored cursor
-  let isStored = false; // it was read
+  let isRestored = !storage; // the stored cursor was read
   let isSuspended = false;
   let isDisposed = false;
-  let unlisten: Off | null = null;
-  let unshow: Off | null = null;
+  let unlisten: Off | undefined;
+  let hide: Off | undefined;
 
-  // Times at which something is due, beside the session's.
-  let lingerAt: number | null = null;
-  let persistAt: number | null = null;
-  let armed: { at: number; cancel: () => void } | null = null;
+  // When something is due that is not the session's; Infinity: never.
+  let lingerAt = Infinity;
+  let persistAt = Infinity;
+  let armedAt = Infinity;
+  let disarm: Off | undefined;
 
   let delivered: string | null = null;
   let persisted: string | null = null;
-  const deliveries = delivery({
-    clock,
-    schemas: (options.schemas ?? {}) as Record<string, StandardSchema | undefined>,
-    failed: fail,
-    reached: (cursor) => {
-      delivered = cursor;
-      if (storage && persistAt === null) {
-        persistAt = now() + PERSIST_MS;
-        arm();
-      }
-    },
-    drained: () => {
-      if (session.state.paused) drive({ t: 'drained' });
-    },
+
+  const now = () => Math.floor(clock.now());
+  const wall = () => Math.floor(clock.wall());
+
+  // --- To the application.
+
+  const { on, emit, has, clear } = emitter((thrown, name, value) => {
+    // A handler of errors that fails must not be called with its own failure.
+    if (name === ERROR) console.error(thrown);
+    else fail('handler', `a handler failed: ${words(thrown)}`, { cause: thrown, event: 'data' in value! ? (value as AnyEvent) : null });
   });
 
-  function now() {
-    return Math.floor(clock.now());
+  function fail(code: string, message: string, more: ConstructorParameters<typeof TidegateError>[2]) {
+    const failure = new TidegateError(code, message, more);
+    logger?.warn?.(message, failure);
+    // What is the application's fault, or ends the stream, must be seen even if nobody asked to.
+    if (!has(ERROR) && (failure.fatal || code === 'handler' || code === 'schema')) console.error(failure);
+    emit(ERROR, failure);
+    return failure;
   }
 
-  // Calls what the application gave; what that throws must not stop us.
-  function tell<T>(handlers: Iterable<(value: T) => void>, value: T) {
-    for (const handler of [...handlers]) {
-      try {
-        handler(value);
-      } catch (thrown) {
-        console.error(thrown);
-      }
-    }
+  const waiting = queue<Item>(
+    clock,
+    ({ name, value }) => {
+      if (name === END || name === GAP) return emit(name, value);
+      if (!validate) return deliver(value as AnyEvent);
+      return (async () => validate(value as AnyEvent))().then(
+        (data) => deliver({ ...(value as AnyEvent), data }),
+        (thrown: unknown) => void fail('schema', words(thrown), { cause: thrown, event: value as AnyEvent }),
+      );
+    },
+    ({ cursor: reached }) => {
+      if (reached) arrive(reached);
+    },
+    () => {
+      if (session.state.paused) drive({ t: 'drained' });
+    },
+  );
+
+  function deliver(event: AnyEvent) {
+    const own = emit(event.event, event);
+    const all = emit('*', event);
+    return own && all ? Promise.all([own, all]) : (own ?? all);
   }
 
-  function fail(failure: TidegateError) {
-    logger?.warn?.(failure.message, { code: failure.code, fatal: failure.fatal, retryInMs: failure.retryInMs });
-    // An error in the application's code must be seen, even if nobody asked to.
-    if (errorHandlers.size === 0 && (failure.fatal || failure.event || failure.code === 'handler')) console.error(failure);
-    tell(errorHandlers, failure);
+  // All before this position has been handled.
+  function arrive(reached: string) {
+    delivered = reached;
+    if (!storage || persistAt < Infinity) return;
+    persistAt = now() + PERSIST_MS;
+    arm();
+  }
+
+  function persist() {
+    persistAt = Infinity;
+    if (!storage || delivered === persisted) return;
+    persisted = delivered;
+    (async () => storage.set(persisted!))().catch((thrown: unknown) => fail('storage', `the cursor was not stored: ${words(thrown)}`, { cause: thrown }));
   }
 
   // --- Into the session.
 
-  function drive(input: Input) {
-    inputs.push(input);
-    if (isDriving) return;
-    isDriving = true;
-    for (let next = inputs.shift(); next; next = inputs.shift()) step(next);
-    isDriving = false;
+  function drive(input: Input, cause?: unknown) {
+    if (driving) return void driving.push([input, cause]);
+    driving = [];
+    step(input, cause);
+    for (let next = driving.shift(); next; next = driving.shift()) step(...next);
+    driving = null;
+    if (isDisposed) return;
     const { phase, paused } = session.state;
-    if (deliveries.waiting() > maxQueue && !paused && (phase === 'live' || phase === 'probe' || phase === 'backoff')) return drive({ t: 'overflow' });
+    if (waiting.size() > maxQueue && !paused && (phase === 'live' || phase === 'probe' || phase === 'backoff')) return drive({ t: 'overflow' });
     changed();
     arm();
-    deliveries.drain();
+    waiting.drain();
   }
 
-  function step(input: Input) {
+  function step(input: Input, cause: unknown) {
     const at = now();
-    const wall = Math.floor(clock.wall());
+    const today = wall();
     const draw = random();
-    record.record(input, at, wall, draw, session.state);
-    const outputs = session.step(input, at, wall, draw);
+    record(config, session.state, [input, at, today, draw]);
+    const outputs = session.step(input, at, today, draw);
     if (input.t === 'closed' && input.g === connection?.g) connection = null;
-    if (logger?.debug) logger.debug(input.t, { out: outputs.map(({ t }) => t), phase: session.state.phase });
     for (const output of outputs) {
-      if (observe) tell([(each: Output) => observe(each, session.state)], output);
-      perform(output, causes.get(input));
+      observe?.(output, session.state);
+      perform(output, cause);
     }
   }
 
   // --- Out of the session.
 
-  function perform(output: Output, cause: unknown) {
+  function perform(output: Output, cause: unknown): unknown {
     switch (output.t) {
-      case 'get_token': return void getToken(output);
+      case 'event': return waiting.push({ name: output.event.event!, value: streamEvent(output) });
+      case 'gap': return waiting.push({ name: GAP, value: { org, reason: output.reason, from: output.prev, to: output.seq, epoch: output.epoch, services: output.services } });
+      case 'cursor': {
+        const last = waiting.last();
+        if (last) last.cursor = output.cursor;
+        else arrive(output.cursor);
+        return;
+      }
+      case 'get_token': return request(output.g, (signal) => token(output, signal), (thrown) => ({
+        t: 'token_failed', g: output.g, final: (thrown as { final?: unknown } | null)?.final === true, message: words(thrown),
+      }));
+      case 'history': return request(output.g, (signal) => page(output, signal), () => ({ t: 'page_failed', g: output.g }));
+      case 'cancel': return aborts.get(output.g)?.abort();
       case 'open': return open(output);
       case 'close': {
-        const closing = connection;
+        const closing = connection?.it;
         connection = null;
-        if (closing?.g === output.g) attempt(() => closing.it.close(output.code));
-        return;
+        return quietly(() => closing?.close(output.code));
       }
-      case 'cancel':
-        aborts.get(output.g)?.abort();
-        return void aborts.delete(output.g);
-      case 'send': return attempt(() => connection?.it.send(JSON.stringify(output.frame)));
-      case 'history': return void getPage(output);
+      case 'send': return quietly(() => connection?.it.send(JSON.stringify(output.frame)));
       case 'transport': return rememberTransport(where.base, output.transport);
-      case 'event': return deliveries.push({ event: streamEvent(output) });
-      case 'gap': {
-        const { prev, seq, epoch, reason, services } = output;
-        return deliveries.push({ gap: { org, reason, from: prev, to: seq, epoch, services } });
-      }
-      case 'cursor': return deliveries.push({ cursor: output.cursor });
-      case 'status': return tell(noticeHandlers, { code: output.code, message: output.message });
+      case 'status': return emit(NOTICE, output);
       case 'error': {
         const { code, message, fatal, retry_in_ms } = output;
-        error = new TidegateError(code, message, { fatal, retryInMs: retry_in_ms, cause });
-        lastClose = { code, message, at: Math.floor(clock.wall()) };
-        fail(error);
-        if (fatal) deliveries.push({ end: error });
-        return;
+        lastClose = { code, message, at: wall() };
+        error = fail(code, message, { fatal, retryInMs: retry_in_ms, cause });
+        if (fatal) waiting.push({ name: END, value: error });
       }
-      case 'state':
-        logger?.info?.(output.phase, { state: output.state, attempt: output.attempt, retryInMs: output.retry_in_ms });
     }
   }
 
-  function attempt(act: () => void) {
+  // If the transport is gone, the session learns it from `closed`, or from silence.
+  function quietly(act: () => void) {
     try {
       act();
     } catch {
-      // The transport is gone; the session learns it from `closed`, or from silence.
+      // As said.
     }
   }
 
-  async function getToken({ g, reason }: Of<'get_token'>) {
+  // Asks somebody outside. An answer that is no longer wanted is dropped.
+  async function request(g: number, act: (signal: AbortSignal) => Promise<Input>, failed: (thrown: unknown) => Input) {
     const abort = new AbortController();
     aborts.set(g, abort);
     let input: Input;
+    let cause: unknown;
     try {
-      const answer = await options.getToken({ reason, signal: abort.signal });
-      const token = typeof answer === 'string' ? answer : (answer?.token ?? '');
-      // Anything else would be an invalid header.
-      if (token !== '' && !/^[\w.~+/=-]+$/.test(token)) throw new TypeError('the callback returned something that is not a token: a token has no spaces, quotes or braces');
-      const life = typeof answer === 'string' ? null : (answer?.expiresInMs ?? null);
-      input = { t: 'token', g, token, expires_in_ms: life === null ? null : Math.floor(life) };
+      input = await act(abort.signal);
     } catch (thrown) {
-      const final = (thrown as { final?: unknown } | null)?.final === true;
-      input = { t: 'token_failed', g, final, message: thrown instanceof Error ? thrown.message : String(thrown) };
-      causes.set(input, thrown);
+      input = failed((cause = thrown));
     }
-    if (aborts.delete(g)) drive(input);
+    aborts.delete(g);
+    if (!abort.signal.aborted) drive(input, cause);
   }
 
-  function open({ g, transport, token, cursor, tail, replaces }: Of<'open'>) {
-    const url = address(where, 'stream', { cursor, tail, slow: options.slow, replaces });
-    const sink = {
-      opened: () => drive({ t: 'opened', g }),
-      frame: (text: string) => drive({ t: 'frame', g, text }),
-      closed: (end: TransportEnd) => drive({ t: 'closed', g, ...end }),
-    };
+  async function token({ g, reason }: Of<'get_token'>, signal: AbortSignal): Promise<Input> {
+    const answer = await getToken({ reason, signal });
+    const text = typeof answer === 'string' ? answer : answer?.token;
+    // Of these signs alone can a header and a subprotocol consist.
+    if (text && !/^[\w.~+/=-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token');
+    return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
+  }
+
+  async function page({ g, after }: Of<'history'>, signal: AbortSignal): Promise<Input> {
+    const answer = await fetch(address(where, 'events', { after, limit: 1_000 }), {
+      headers: { authorization: `Bearer ${session.state.token}` }, cache: 'no-store', redirect: 'error', signal,
+    });
+    const text = await answer.text();
+    return answer.ok ? { t: 'page', g, text } : { t: 'page_failed', g };
+  }
+
+  function open({ g, transport, token: bearer, cursor: after, tail: most, replaces }: Of<'open'>) {
+    const closed = (end: TransportEnd) => drive({ t: 'closed', g, ...end });
     try {
-      connection = { g, it: transports.find(({ kind }) => kind === transport)!.open({ url, token }, sink) };
+      connection = {
+        g,
+        it: transports.find(({ kind }) => kind === transport)!.open(
+          { url: address(where, 'stream', { cursor: after, tail: most, slow, replaces }), token: bearer },
+          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), closed },
+        ),
+      };
     } catch (thrown) {
-      sink.closed({ message: thrown instanceof Error ? thrown.message : String(thrown) });
+      closed({ message: words(thrown) });
     }
   }
 
-  async function getPage({ g, after }: Of<'history'>) {
-    const abort = new AbortController();
-    aborts.set(g, abort);
-    let input: Input = { t: 'page_failed', g };
-    try {
-      const answer = await fetch(address(where, 'events', { after, limit: PAGE_EVENTS }), {
-        headers: { authorization: `Bearer ${session.state.token}` }, cache: 'no-store', redirect: 'error', signal: abort.signal,
-      });
-      if (answer.status === 200) input = { t: 'page', g, text: await answer.text() };
-    } catch {
-      // The session reports the gap instead.
-    }
-    if (aborts.delete(g)) drive(input);
+  function streamEvent({ event: from, replay, latency_ms }: Of<'event'>) {
+    const { service, event, id, seq, timestamp, data } = from;
+    const to: Record<string, unknown> = { org, service, event, id, seq, timestamp, data, replay, latencyMs: latency_ms };
+    for (const name of ['key', 'time', 'source', 'subject', 'targeted']) if (name in from) to[name] = from[name];
+    return to;
   }
-
-  function streamEvent({ event, replay, latency_ms }: Of<'event'>): AnyEvent {
-    const { type: _type, org: _org, prev: _prev, ...fields } = event as WireEvent & { type?: unknown; org?: unknown; prev?: unknown };
-    return { org, ...fields, replay, latencyMs: latency_ms } as AnyEvent;
-  }
-
-  // --- Status.
 
   function changed() {
-    const s = session.state;
+    const { phase, attempt, timers, connection: isUp, transport: kind } = session.state;
     const state = session.connectionState();
-    if (state === 'connected' || s.phase === 'idle') error = null;
-    const due = s.phase === 'backoff' ? s.timers.retry : null;
-    const transport = s.connection === null ? null : s.transport;
-    if (state === status.state && s.phase === status.phase && s.attempt === status.attempt && due === retryDue && transport === status.transport && error === status.error) return;
-    retryDue = due;
-    const retryAt = due === null ? null : Math.floor(clock.wall()) + due - now();
-    status = Object.freeze({ state, phase: s.phase, attempt: s.attempt, retryAt, transport, error });
-    tell(statusHandlers, status);
+    if (state === 'connected' || phase === 'idle') error = null;
+    const transport = isUp === null ? null : kind;
+    if (state === status.state && phase === status.phase && attempt === status.attempt && timers.retry === retry && transport === status.transport && error === status.error) return;
+    retry = timers.retry;
+    status = Object.freeze({ state, phase, attempt, retryAt: retry === null ? null : wall() + retry - now(), transport, error });
+    logger?.info?.(phase, status);
+    emit(STATUS, status);
   }
 
   // --- The timer.
 
+  // A session that does not run has only old keys to forget, which can wait; a process of Node can then end.
+  const deadline = () => (isSuspended || isIdle() ? Infinity : session.deadline() ?? Infinity);
+
+  function isIdle() {
+    const { phase } = session.state;
+    return phase === 'idle' || phase === 'stopped';
+  }
+
   function arm() {
-    const deadline = isSuspended ? null : session.deadline();
-    const times = [deadline, lingerAt, persistAt].filter((time) => time !== null);
-    const at = Math.min(...times);
-    // One that fires too early is armed anew then, which is cheaper than with each frame.
-    if (times.length > 0 && armed && armed.at <= at) return;
-    armed?.cancel();
-    armed = times.length > 0 ? { at, cancel: clock.after(Math.min(TIMER_MAX_MS, Math.max(0, at - now())), fire) } : null;
+    const at = isDisposed ? Infinity : Math.min(lingerAt, persistAt, deadline());
+    // One that comes too early is set again then, which is cheaper than with each frame.
+    if (armedAt <= at && at < Infinity) return;
+    disarm?.();
+    armedAt = at;
+    disarm = at < Infinity ? clock.after(Math.min(TIMER_MAX_MS, Math.max(0, at - now())), fire) : undefined;
   }
 
   function fire() {
-    armed = null;
+    armedAt = Infinity;
     const at = now();
-    if (persistAt !== null && persistAt <= at) persist();
-    if (lingerAt !== null && lingerAt <= at) {
-      lingerAt = null;
-      leave();
-    }
-    const deadline = session.deadline();
-    if (!isSuspended && deadline !== null && deadline <= at) drive({ t: 'tick' });
+    if (persistAt <= at) persist();
+    if (lingerAt <= at) leave();
+    if (deadline() <= at) drive({ t: 'tick' });
     arm();
   }
 
-  function persist() {
-    persistAt = null;
-    if (!storage || delivered === null || delivered === persisted) return;
-    persisted = delivered;
-    const failed = (thrown: unknown) => fail(new TidegateError('storage', `the cursor was not stored: ${String(thrown)}`, { cause: thrown }));
-    try {
-      Promise.resolve(storage.set(delivered)).catch(failed);
-    } catch (thrown) {
-      failed(thrown);
-    }
-  }
-
-  // --- The page.
+  // --- What the page reports, and what the application calls.
 
   function heard(signal: LifecycleSignal) {
-    if (signal === 'hide') return persist();
-    if (signal === 'suspend') persist();
-    // Timers wait with the page: one that came before it is frozen would connect again.
+    if (signal === 'hide' || signal === 'suspend') persist();
+    if (signal === 'hide') return;
+    // A timer that came before the page is frozen would connect again.
     isSuspended = signal === 'suspend';
     drive(signal === 'offline' || signal === 'suspend' ? { t: signal } : { t: 'wake', reason: signal });
   }
 
-  // --- What the application calls.
-
   function enter() {
-    if (isDisposed || isReading) return;
-    const { phase } = session.state;
-    if (phase !== 'idle' && phase !== 'stopped') return;
-    unshow ??= metricsKey === false ? () => {} : show(metricsKey, metrics);
-    unlisten ??= lifecycle?.listen(heard) ?? null;
+    lingerAt = Infinity;
+    if (isDisposed || !isIdle()) return;
+    if (metricsKey) hide ??= show(metricsKey, metrics);
+    if (!isRestored) return void restore();
+    unlisten ??= lifecycle?.listen(heard);
     isSuspended = false;
-    if (!storage || isStored) return drive({ t: 'connect' });
-    const start = (stored: string | null) => {
-      isStored = true;
-      isReading = false;
+    drive({ t: 'connect' });
+  }
+
+  // The stored cursor is read once. If it is not a cursor, that is as if there were none.
+  let restoring: Promise<void> | undefined;
+  function restore() {
+    restoring ??= (async () => storage!.get())().catch(() => null).then((stored) => {
       if (parseCursor(stored)) {
-        const from = { ...config, cursor: stored };
-        session = new Session(from, null, parse);
-        record = recorder(from, parse);
+        config = { ...config, cursor: stored };
+        session = createSession(config, undefined, parse);
       }
-      if (!isDisposed && (isKept || retained > 0)) drive({ t: 'connect' });
-    };
-    isReading = true;
-    let stored: string | null | Promise<string | null> = null;
-    try {
-      stored = storage.get();
-    } catch {
-      // As if nothing had been stored.
-    }
-    if (stored instanceof Promise) stored.then(start, () => start(null));
-    else start(stored);
+      isRestored = true;
+      if (isWanted || retained > 0) enter();
+    });
   }
 
   function leave() {
-    if (isKept || retained > 0) return;
+    lingerAt = Infinity;
     drive({ t: 'disconnect' });
     unlisten?.();
-    unlisten = null;
+    unlisten = undefined;
     persist();
-    arm();
   }
 
-  const connect = () => {
-    isKept = true;
-    lingerAt = null;
+  function connect() {
+    isWanted = true;
     enter();
-  };
+  }
 
-  const disconnect = () => {
-    isKept = false;
-    drive({ t: 'disconnect' });
-    unlisten?.();
-    unlisten = null;
-    persist();
-  };
+  function disconnect() {
+    isWanted = false;
+    leave();
+  }
 
-  const retain = () => {
+  function retain() {
     let isHeld = true;
-    retained += 1;
-    lingerAt = null;
-    if (retained === 1) enter();
+    if ((retained += 1) === 1) enter();
     return () => {
-      if (!isHeld) return;
+      if (isHeld && (retained -= 1) === 0 && !isWanted) {
+        lingerAt = now() + LINGER_MS;
+        arm();
+      }
       isHeld = false;
-      retained -= 1;
-      if (retained > 0 || isDisposed) return;
-      lingerAt = now() + LINGER_MS;
-      arm();
     };
-  };
+  }
 
-  const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: deliveries.waiting(), lastClose });
+  changed();
 
-  const listen = <T>(handlers: Set<(value: T) => void>, handler: (value: T) => void) => {
-    const own = (value: T) => handler(value);
-    handlers.add(own);
-    return () => void handlers.delete(own);
-  };
+  const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: waiting.size(), lastClose });
 
   return {
     org,
-    on: deliveries.on as unknown as Client['on'],
-    events: ((name: string, more = {}) => deliveries.events(name, more, retain)) as Client['events'],
-    onGap: deliveries.onGap,
-    onError: (handler) => listen(errorHandlers, handler),
-    onStatus: (handler) => listen(statusHandlers, handler),
-    onNotice: (handler) => listen(noticeHandlers, handler),
-    subscribe: (handler) => listen(statusHandlers, () => handler()),
+    on: on as Client['on'],
+    events: (name: string, more?: object) => iterate<never>(on, retain, name, more),
+    onGap: (handler) => on(GAP, handler),
+    onError: (handler) => on(ERROR, handler),
+    onStatus: (handler) => on(STATUS, handler),
+    onNotice: (handler) => on(NOTICE, handler),
+    subscribe: (handler) => on(STATUS, () => handler()),
     getStatus: () => status,
     retain,
     connect,
     disconnect,
-    reconnect: () => {
-      if (isDisposed) return;
-      if (retained === 0) isKept = true;
+    reconnect() {
       drive({ t: 'disconnect' });
+      if (retained === 0) isWanted = true;
       enter();
     },
-    dispose: () => {
-      if (isDisposed) return;
+    dispose() {
       disconnect();
       isDisposed = true;
-      lingerAt = persistAt = null;
-      armed?.cancel();
-      armed = null;
-      unshow?.();
-      deliveries.dispose();
-      for (const handlers of [errorHandlers, statusHandlers, noticeHandlers]) handlers.clear();
+      arm();
+      hide?.();
+      waiting.clear();
+      emit(END, null);
+      clear();
     },
     metrics,
-    dump: () => record.dump(),
+    dump: async () => (await import('./dump.js')).vector(segments, parse),
     get cursor() {
       return delivered;
     },

@@ -23,16 +23,14 @@ export function systemClock(keepAlive = true): Clock {
   };
 }
 
-interface Scheduler { yield?: () => Promise<void> }
-
-/** Lets the page do other things, and comes back as soon as it can. */
+/** Lets the page draw and the sockets speak, and then comes back. */
 export function nextTurn(): Promise<void> {
-  const { scheduler, setImmediate } = globalThis as { scheduler?: Scheduler; setImmediate?: (fn: () => void) => void };
-  if (scheduler?.yield) return scheduler.yield();
+  const { setImmediate, document } = globalThis as { setImmediate?: (fn: () => void) => void; document?: Document };
   return new Promise((resolve) => {
     if (setImmediate) setImmediate(resolve);
-    else if (typeof MessageChannel === 'function') {
-      // Not delayed in hidden pages, as timers are.
+    else if (document?.hidden) {
+      // Timers of hidden pages come once a second. In a page that is seen, messages (and `scheduler.yield`) come
+      // before the drawing and starve it.
       const { port1, port2 } = new MessageChannel();
       port1.onmessage = () => {
         port1.close();

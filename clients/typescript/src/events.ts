@@ -20,7 +20,8 @@ export type Events = Register extends { events: infer E } ? E : Record<string, u
 /** The name of an event. */
 export type EventName = keyof Events & string;
 
-interface EventFields {
+/** What all events have. */
+export interface EventFields {
   readonly org: string;
   readonly service: string;
   /** Identifies the event to its publisher; unique for each org, service and source. */
@@ -50,6 +51,9 @@ export type StreamEvent<N extends EventName = EventName> = {
   [K in N]: EventFields & { readonly event: K; readonly data: Events[K] };
 }[N];
 
+/** The events of a name; those of all names for `*`. */
+export type EventsOf<N extends EventName | '*'> = N extends EventName ? StreamEvent<N> : StreamEvent;
+
 /** An event whose type does not matter. */
 export interface AnyEvent extends EventFields {
   readonly event: string;
@@ -72,18 +76,3 @@ export interface Gap {
   /** For `filter`: the services that are shown from here on. */
   readonly services: readonly string[] | null;
 }
-
-/** A validator as the Standard Schema specification, version 1, defines it (zod, valibot, arktype and others are such). */
-export interface StandardSchema<Output = unknown> {
-  readonly '~standard': {
-    readonly version: 1;
-    readonly vendor: string;
-    readonly validate: (value: unknown) => SchemaResult<Output> | Promise<SchemaResult<Output>>;
-    readonly types?: { readonly input: unknown; readonly output: Output } | undefined;
-  };
-}
-
-/** The answer of a validator: a value, or what is wrong. */
-export type SchemaResult<Output> =
-  | { readonly value: Output; readonly issues?: undefined }
-  | { readonly issues: ReadonlyArray<{ readonly message: string; readonly path?: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }> | undefined }> };

@@ -11,5 +11,8 @@ export * from './events.js';
 export type * from './options.js';
 export type * from './transport.js';
 export type { Health, HealthExtra } from './health.js';
-export type { Dump, DumpStep } from './recorder.js';
-export type { ConnectionState, Phase, TokenReason, Input, Output, State } from './session/types.js';
+export * from './schemas.js';
+export type { Dump, DumpStep } from './dump.js';
+export type {
+  ClientFrame, Config as SessionConfig, ConnectionState, Cursor, Held, Input, Output, Phase, State, Timers, Transport as SessionTransport, TokenReason, WireEvent,
+} from './session/types.js';

@@ -2,11 +2,12 @@
 
 import type { Clock } from './clock.js';
 import type { TidegateError } from './errors.js';
-import type { EventName, Events, Gap, StandardSchema, StreamEvent } from './events.js';
+import type { EventName, EventsOf, Gap } from './events.js';
 import type { Health } from './health.js';
 import type { Lifecycle } from './lifecycle.js';
-import type { Dump } from './recorder.js';
+import type { Dump } from './dump.js';
 import type { ConnectionState, Output, Phase, State, TokenReason } from './session/types.js';
+import type { Validate } from './schemas.js';
 import type { Fetch } from './sse.js';
 import type { CursorStorage } from './storage.js';
 import type { Transport, TransportKind } from './transport.js';
@@ -26,11 +27,12 @@ export interface TokenAnswer {
   readonly expiresInMs?: number | null;
 }
 
-/** Where the client writes what it does. */
+/** Where the client writes what it does; `console` is one. */
 export interface Logger {
-  debug?(message: string, fields: Record<string, unknown>): void;
-  info?(message: string, fields: Record<string, unknown>): void;
-  warn?(message: string, fields: Record<string, unknown>): void;
+  /** Each change of the status. */
+  info?(message: string, status: ClientStatus): void;
+  /** Each error. */
+  warn?(message: string, error: TidegateError): void;
 }
 
 /** What `createClient` takes. */
@@ -51,12 +53,12 @@ export interface ClientOptions {
   slow?: 'catch_up' | 'skip' | 'latest' | undefined;
   /** Whether gaps of reason `slow_consumer` are filled from history. By default false. */
   fill?: boolean | undefined;
-  /** Validators by event name (Standard Schema). An event whose data fails is reported as an error `schema`, and handed to nobody. */
-  schemas?: { readonly [N in EventName]?: StandardSchema<Events[N]> } | undefined;
+  /** Checks each event: returns the data to hand over, or throws. Then the event is reported as an error `schema`, and handed to nobody. `schemas` makes one of validators. */
+  validate?: Validate | undefined;
   /** How many events may wait for handlers before the connection is closed until they are handled. By default 5,000. */
   maxQueue?: number | undefined;
-  /** Keeps the cursor over reloads. By default nothing is kept. `{ key }` keeps it in localStorage. */
-  storage?: CursorStorage | { readonly key: string } | null | undefined;
+  /** Keeps the cursor over reloads: `localStorageCursor(key)`, or your own. By default nothing is kept. */
+  storage?: CursorStorage | null | undefined;
   /** The share of clients that report their health to the gateway, from 0 (the default) to 1. */
   health?: number | undefined;
   /** The name of the function in `window` that gives the health. By default `__realtimeMetrics`; false: none. */
@@ -104,11 +106,13 @@ export interface Notice {
 /** Ends what it was returned for. Calling it again does nothing. */
 export type Off = () => void;
 
+/** Which events a handler gets. */
 export interface OnOptions {
   /** Only events of this service. */
   readonly service?: string | undefined;
 }
 
+/** How an iteration goes. */
 export interface IterateOptions extends OnOptions {
   /** Ends the iteration. */
   readonly signal?: AbortSignal | undefined;
@@ -123,22 +127,20 @@ export type Handler<E> = (event: E) => unknown;
 export interface Client {
   readonly org: string;
   /** Calls `handler` for each event of that name, or of all names (`*`). */
-  readonly on: {
-    <N extends EventName>(name: N, handler: Handler<StreamEvent<N>>, options?: OnOptions): Off;
-    (name: '*', handler: Handler<StreamEvent>, options?: OnOptions): Off;
-  };
+  readonly on: <N extends EventName | '*'>(name: N, handler: Handler<EventsOf<N>>, options?: OnOptions) => Off;
   /** The events as an async iteration. It keeps the client connected while it runs, and throws if the client stops for good. */
-  readonly events: {
-    <N extends EventName>(name: N, options?: IterateOptions): AsyncIterableIterator<StreamEvent<N>>;
-    (name: '*', options?: IterateOptions): AsyncIterableIterator<StreamEvent>;
-  };
+  readonly events: <N extends EventName | '*'>(name: N, options?: IterateOptions) => AsyncIterableIterator<EventsOf<N>>;
   /** Called, in order with the events, when events will not come. Read the state behind them again. */
   readonly onGap: (handler: Handler<Gap>) => Off;
+  /** Called for each error: of the connection, of a handler, of the token callback. */
   readonly onError: (handler: (error: TidegateError) => void) => Off;
+  /** Called when the status changes. */
   readonly onStatus: (handler: (status: ClientStatus) => void) => Off;
+  /** Called when the gateway says something about itself. */
   readonly onNotice: (handler: (notice: Notice) => void) => Off;
   /** As `onStatus`, without an argument (for `useSyncExternalStore`). */
   readonly subscribe: (changed: () => void) => Off;
+  /** The status now: the same object until something in it changes. */
   readonly getStatus: () => ClientStatus;
   /** Connects, and stays connected until the last `retain` is released; then waits 1 s before it disconnects. */
   readonly retain: () => Off;
@@ -146,12 +148,14 @@ export interface Client {
   readonly connect: () => void;
   /** Events that have come are still handed over. `connect` goes on after them. */
   readonly disconnect: () => void;
+  /** Closes the connection and opens another at once, with a new token. */
   readonly reconnect: () => void;
   /** Disconnects for good, and removes all that the client put into the page. */
   readonly dispose: () => void;
+  /** The health now. */
   readonly metrics: () => Health;
-  /** The last steps, without tokens, as a test vector. `replay` of ./testing runs it. */
-  readonly dump: () => Dump;
+  /** The last steps (at most 200), without tokens, as a test vector; null before the first. `replay` of ./testing runs it. */
+  readonly dump: () => Promise<Dump | null>;
   /** The position up to which the handlers have finished; null before the first connection. */
   readonly cursor: string | null;
 }

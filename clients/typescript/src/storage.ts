@@ -4,7 +4,9 @@ import type { TransportKind } from './transport.js';
 
 /** Keeps the cursor over reloads. `set` gets positions whose events the handlers have finished. */
 export interface CursorStorage {
+  /** The stored cursor, or null. Called once. */
   get(): string | null | Promise<string | null>;
+  /** Stores it; called at most once a second, and when the page is hidden or the client disconnects. */
   set(cursor: string): void | Promise<void>;
 }
 

@@ -5,6 +5,8 @@ import { formatCursor, parseCursor } from './session/session.js';
 import type { ClientFrame, Cursor, WireEvent } from './session/types.js';
 import type { Connection, Transport, TransportEnd, TransportKind, TransportSink } from './transport.js';
 
+export { replay, type Difference, type Metrics, type Vector, type VectorStep } from './testing/replay.js';
+
 /** A clock that stands still until a test moves it. */
 export interface ManualClock extends Clock {
   /** Moves it, and runs each timer at its time. Lets promises settle in between. */
@@ -68,6 +70,7 @@ export interface FakeConnection {
   readonly isOpen: boolean;
 }
 
+/** How a `fakeTransport` behaves. */
 export interface FakeTransportOptions {
   /** By default `ws`. */
   kind?: TransportKind;

@@ -1,10 +1,8 @@
 // What a transport is: one connection at a time between the client and a gateway. `webSocket` and `eventStream`
 // are the two that ship; ./testing has one that a test scripts.
 
-import type { Transport as Kind } from './session/types.js';
-
 /** `ws` or `sse`. */
-export type TransportKind = Kind;
+export type TransportKind = 'ws' | 'sse';
 
 /** A connection to be opened. */
 export interface OpenRequest {
@@ -26,13 +24,17 @@ export interface TransportEnd {
 
 /** Where a transport reports what happens. After `closed`, nothing more is reported. */
 export interface TransportSink {
+  /** The connection is open: the WebSocket is, or the answer is an event stream. */
   opened(): void;
+  /** A frame came, as it is on the wire. */
   frame(text: string): void;
+  /** The connection failed or ended. */
   closed(end: TransportEnd): void;
 }
 
 /** An open connection, or one that is being opened. */
 export interface Connection {
+  /** Sends a frame. */
   send(text: string): void;
   /** Closes it at once; nothing is reported after that. */
   close(code: number): void;
@@ -41,5 +43,6 @@ export interface Connection {
 /** A way to the gateway. */
 export interface Transport {
   readonly kind: TransportKind;
+  /** Begins to connect. */
   open(request: OpenRequest, sink: TransportSink): Connection;
 }

@@ -4,11 +4,17 @@ import type { Connection, OpenRequest, Transport, TransportSink } from './transp
 
 /** The part of the standard WebSocket that is used; the one of browsers, Node 22 and `ws` all have it. */
 export interface WebSocketLike {
+  /** Called when it is open. */
   onopen: ((event: never) => void) | null;
+  /** Called with each message. */
   onmessage: ((event: never) => void) | null;
+  /** Called before `onclose`, if it failed. */
   onerror: ((event: never) => void) | null;
+  /** Called with code and reason. */
   onclose: ((event: never) => void) | null;
+  /** Sends a text message. */
   send(text: string): void;
+  /** Begins to close it. */
   close(code?: number, reason?: string): void;
 }
 
@@ -33,7 +39,9 @@ function open(WebSocket: WebSocketConstructor, { url, token }: OpenRequest, sink
   socket.onerror = () => {};
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
     detach();
-    sink.closed({ close: code, message: reason || `the connection ended (${code})` });
+    // The gateway's close codes come with the name of its own code.
+    const isOurs = code === 1009 || (code >= 1011 && code <= 1013) || code >= 4000;
+    sink.closed({ close: code, code: (isOurs && reason) || null, message: reason || `the connection ended (${code})` });
   };
   return {
     send: (text) => socket.send(text),

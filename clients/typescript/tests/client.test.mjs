@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
-import { AuthError, createClient, TidegateError } from '@tidegate/client';
-import { fakeTransport, manualClock, settled } from '@tidegate/client/testing';
+import { AuthError, createClient, schemas, TidegateError } from '@tidegate/client';
+import { fakeTransport, manualClock, replay, settled } from '@tidegate/client/testing';
 
 function setUp(options = {}, transportOptions = {}) {
   const clock = manualClock();
@@ -367,7 +367,7 @@ test('a handler may disconnect, reconnect and dispose', async () => {
 
 test('data that its schema refuses is an error, and the rest goes on', async () => {
   const validate = async (value) => (typeof value?.amount === 'string' ? { value: { amount: Number(value.amount) } } : { issues: [{ message: 'must be text', path: ['amount'] }] });
-  const { gateway, client, seen, errors } = setUp({ schemas: { 'invoice.paid': { '~standard': { version: 1, vendor: 'test', validate } } } });
+  const { gateway, client, seen, errors } = setUp({ validate: schemas({ 'invoice.paid': { '~standard': { version: 1, vendor: 'test', validate } } }) });
   client.on('*', (event) => seen.push(event));
   client.connect();
   await settled();
@@ -478,31 +478,35 @@ test('a dump holds the last steps and no token', async () => {
   for (let index = 0; index < 150; index += 1) gateway.publish({ event: 'a' });
   gateway.drop();
   await clock.advance(6_000);
-  const dump = client.dump();
+  const dump = await client.dump();
   const text = JSON.stringify(dump);
   assert.ok(dump.steps.length > 100 && dump.steps.length <= 200, `${dump.steps.length} steps`);
   assert.doesNotMatch(text, /secret/);
   assert.match(text, /token-2/);
   assert.equal(dump.steps.at(-1).phase, 'live');
+  assert.equal(replay(dump), null, 'it does the same again');
+  const changed = structuredClone(dump);
+  changed.steps[50].phase = 'hello';
+  assert.deepEqual(replay(changed), { step: 50, field: 'phase', expected: 'hello', found: 'live' });
   client.on('*', () => {});
   gateway.publish({ event: 'a', data: 'x'.repeat(2_000_000) });
   gateway.publish({ event: 'a' });
-  assert.ok(client.dump().steps.length < 200);
+  assert.ok((await client.dump()).steps.length < 200);
   assert.deepEqual(JSON.parse(JSON.stringify(dump)), dump, 'it is plain JSON');
 });
 
 test('wrong options are refused with a sentence', () => {
   const good = { url: 'https://gateway.test', org: 'acme', getToken: () => 't' };
   for (const [change, words] of [
-    [{ url: 'gateway.test' }, /not an address/],
-    [{ url: 'localhost:8080' }, /must begin with https:/],
-    [{ url: 'ftp://gateway.test' }, /must begin with https:/],
-    [{ url: 'https://gateway.test/?a=b' }, /no query/],
+    [{ url: 'gateway.test' }, /base address/],
+    [{ url: 'localhost:8080' }, /base address/],
+    [{ url: 'ftp://gateway.test' }, /base address/],
+    [{ url: 'https://gateway.test/?a=b' }, /base address/],
     [{ url: 'https://gateway.test/v1/orgs/acme/stream' }, /base address/],
-    [{ org: 'a/b' }, /org: "a\/b" must be/],
+    [{ org: 'a/b' }, /"a\/b" must be/],
     [{ org: undefined }, /org/],
-    [{ services: ['ok', 'not ok'] }, /services: "not ok"/],
-    [{ getToken: 'abc' }, /getToken/],
+    [{ cursor: 'head' }, /cursor: "head"/],
+    [{ services: ['ok', 'not ok'] }, /"not ok" must be/],
   ]) assert.throws(() => createClient({ ...good, ...change }), (error) => error instanceof TypeError && words.test(error.message), JSON.stringify(change));
   for (const url of ['https://gateway.test', 'wss://gateway.test/', 'http://localhost:8080', 'ws://localhost:8080/realtime/']) createClient({ ...good, url });
 });

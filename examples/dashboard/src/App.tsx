@@ -102,7 +102,7 @@ function GapBanner() {
   if (!gap) return null;
   return (
     <div className="gap" role="alert">
-      <span>Events {gap.prev + 1} to {gap.seq} will not come ({gap.reason}), so this page may be out of date.</span>
+      <span>Events {gap.from + 1} to {gap.to} will not come ({gap.reason}), so this page may be out of date.</span>
       <button type="button" onClick={() => location.reload()}>Load again</button>
     </div>
   );

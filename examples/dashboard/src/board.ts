@@ -12,18 +12,13 @@ const put = <T extends object>(list: T[], is: (item: T) => boolean, fresh: T) =>
 const change = <T extends object>(list: T[], is: (item: T) => boolean, fields: Partial<T>) =>
   list.map((item) => (is(item) ? { ...item, ...fields } : item));
 
-export function apply(board: Board, happened: StreamEvent<'*'>): Board {
-  switch (happened.event) {
-    case 'invoice.issued': {
-      const data = happened.data as Invoice;
+export function apply(board: Board, { event, data }: StreamEvent): Board {
+  switch (event) {
+    case 'invoice.issued':
       return { ...board, invoices: put(board.invoices, ({ invoice }) => invoice === data.invoice, data) };
-    }
-    case 'order.placed': {
-      const data = happened.data as Order;
+    case 'order.placed':
       return { ...board, orders: put(board.orders, ({ order }) => order === data.order, data) };
-    }
     case 'invoice.paid': {
-      const data = happened.data as { invoice: string; order: string; cents: number };
       const isPaid = board.invoices.some(({ invoice, status }) => invoice === data.invoice && status === 'paid');
       return {
         invoices: change(board.invoices, ({ invoice }) => invoice === data.invoice, { status: 'paid' }),
@@ -31,10 +26,8 @@ export function apply(board: Board, happened: StreamEvent<'*'>): Board {
         paidCents: board.paidCents + (isPaid ? 0 : data.cents),
       };
     }
-    case 'order.shipped': {
-      const data = happened.data as { order: string };
+    case 'order.shipped':
       return { ...board, orders: change(board.orders, ({ order }) => order === data.order, { status: 'shipped' }) };
-    }
     default:
       return board;
   }

@@ -4,7 +4,7 @@
 import { formatCursor, wholeOr } from './cursor.js';
 import { config, count, emit, isOpen, now, random, report, s, wall } from './step.js';
 import { cancelToken, getToken, refreshLater } from './token.js';
-import type { Phase, TokenReason, Transport } from './types.js';
+import type { Phase, TokenReason } from './types.js';
 
 const DELAYS_S = [1, 2, 5, 10, 30, 60, 120, 240, 300];
 const JITTER_MS = 5_000;
@@ -124,19 +124,14 @@ export function bareEnd(code: string, message: string, hint = 0): void {
     s.short_lives += 1;
     if (s.short_lives >= 2 && other) {
       s.short_lives = 0;
-      settleOn(other);
+      s.home = other;
     }
   }
   lose(code, message, hint);
 }
 
-/** Attempts begin with this transport from now on. */
-export function settleOn(transport: Transport): void {
-  s.home = transport;
-  emit({ t: 'transport', transport });
-}
-
-export const broken = (message: string): void => lose('protocol', message);
+/** The gateway sent what it should not. */
+export const broken = (what: string): void => lose('protocol', `faulty frame: ${what}`);
 
 export function hole(): void {
   count('holes');

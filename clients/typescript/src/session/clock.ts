@@ -7,6 +7,7 @@ import type { Frame } from './step.js';
 const SILENCE_MS = 10_000; // beyond a ping interval
 const PROBE_MS = 5_000;
 const SAMPLES_MAX = 8;
+const PING_MIN_MS = 1_000;
 const REPORT_MS = 30_000;
 const COUNT_MAX = 1_000_000;
 
@@ -50,13 +51,17 @@ export const isDue = (name: keyof State['timers']): boolean => (s.timers[name] ?
 /** The answer is a sample of the gateway's clock. */
 export function ask(): void {
   s.ping = { n: ++s.pings_sent, sent_at: now };
+  s.pinged_at = now;
   send({ type: 'ping', n: s.pings_sent });
 }
 
-/** The gateway's own ping is a good moment: until there are enough samples, and then at times. */
+/**
+ * The gateway's own ping is a good moment: until there are enough samples, and then at times. Those pings come in
+ * bursts if many events are hidden, but frames of ours are limited.
+ */
 export function askAtPing(): void {
   s.pings_heard += 1;
-  if (s.samples.length < SAMPLES_MAX || s.pings_heard % 10 === 0) ask();
+  if (now - (s.pinged_at ?? -Infinity) >= PING_MIN_MS && (s.samples.length < SAMPLES_MAX || s.pings_heard % 10 === 0)) ask();
 }
 
 export function ponged({ n, timestamp }: Frame): void {
@@ -82,8 +87,14 @@ export function latency(timestamp: unknown): number | null {
   return ms === ms ? Math.max(0, ms) : null; // NaN is unequal to itself
 }
 
-/** A time of the gateway as a number, or NaN. */
-export const timeOf = (timestamp: unknown): number => Date.parse(timestamp as string);
+let lastText: unknown;
+let lastTime = NaN;
+
+/** A time of the gateway as a number, or NaN. Neighbours often have the same. */
+export function timeOf(timestamp: unknown): number {
+  if (timestamp !== lastText) lastTime = Date.parse((lastText = timestamp) as string);
+  return lastTime;
+}
 
 /** When the first `health` frame of this connection is due. */
 export function planHealth(): void {

@@ -33,15 +33,14 @@ export function initial(config: Config): State {
     phase: 'idle', generation: 0,
     timers: { token: null, phase: null, silence: null, stable: null, refresh: null, leave: null, retry: null, page: null, sweep: null, report: null },
     attempt: 0, tried: false, not_before: null, paused: false, postponed: false,
-    connection: null, transport: home, home, open_at: null, hello_at: null, moving: false, before_hello: 0, short_lives: 0,
+    connection: null, transport: home, home, kept: home, open_at: null, hello_at: null, moving: false, before_hello: 0, short_lives: 0,
     token: null, token_until: 0, request: null, refusals: 0, asked: false,
     cursor: parseCursor(config.cursor), connection_id: null, head: 0, ping_interval_ms: PING_INTERVAL_MS, dedup_window_ms: DEDUP_MS, fill: null,
     dedup_until: 0, remembered: [],
-    ping: null, pings_sent: 0, pings_heard: 0, samples: [], last_now: 0, last_wall: 0,
+    ping: null, pings_sent: 0, pings_heard: 0, pinged_at: null, samples: [], last_now: 0, last_wall: 0,
     connected_wall: null, disconnected_wall: null, event_wall: null,
     disconnects: 0, events: 0, overlaps: 0, repeats: 0, holes: 0, gaps: 0, latencies: [],
     unreported: unreported(), reported_at: null,
-    said: 'idle disconnected 0 null',
   };
 }
 

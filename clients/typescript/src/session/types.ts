@@ -2,6 +2,7 @@
 // test vectors (spec/vectors) are made of it. Names are those of the vectors, the same in Rust and TypeScript.
 // Times are whole milliseconds: `now` is monotonic, `wall` is since 1970.
 
+/** `ws`: WebSocket. `sse`: server-sent events. */
 export type Transport = 'ws' | 'sse';
 
 /**
@@ -18,6 +19,7 @@ export type ConnectionState = 'connected' | 'disconnected' | 'reconnecting';
 /** Why the application is asked for a token: the first one, one in place of an expired one, or a renewal in time. */
 export type TokenReason = 'initial' | 'expired' | 'refresh';
 
+/** How a session behaves. */
 export interface Config {
   /** In order of preference. */
   transports: Transport[];
@@ -83,6 +85,7 @@ export type Output =
   /** Comes last, if something in it has changed. */
   | { t: 'state'; state: ConnectionState; phase: Phase; attempt: number; retry_in_ms: number | null };
 
+/** What a client sends. */
 export type ClientFrame =
   | { type: 'pong' }
   | { type: 'ping'; n: number }
@@ -101,8 +104,10 @@ export interface WireEvent {
   [field: string]: unknown;
 }
 
+/** A position: `epoch-seq-tag` as text. */
 export interface Cursor { epoch: string; seq: number; tag: string | null }
 
+/** When something is due, or null. */
 export interface Timers {
   token: number | null; // the token callback takes too long
   phase: number | null; // opening, hello and probe last at most until then
@@ -116,8 +121,10 @@ export interface Timers {
   report: number | null; // a health frame is due
 }
 
+/** An event on its way to the application. */
 export interface Held { event: WireEvent; replay: boolean; latency_ms: number | null }
 
+/** All that a session knows. */
 export interface State {
   phase: Phase;
   generation: number; // the last one given out
@@ -131,6 +138,7 @@ export interface State {
   connection: number | null; // its generation
   transport: Transport; // of this connection or the next
   home: Transport; // the one to begin an attempt with
+  kept: Transport; // the one that the driver was told to keep
   open_at: number | null; // when the last one was opened
   hello_at: number | null; // when its first hello came
   moving: boolean; // from one connection to the next without a loss
@@ -156,6 +164,7 @@ export interface State {
   ping: { n: number; sent_at: number } | null;
   pings_sent: number;
   pings_heard: number; // on this connection
+  pinged_at: number | null; // when the last of ours was sent
   samples: { rtt: number; offset: number }[]; // the last eight
   last_now: number;
   last_wall: number;
@@ -172,5 +181,4 @@ export interface State {
   latencies: number[];
   unreported: { latencies_ms: number[]; disconnects: number; duplicates: number; holes: number; gaps: number };
   reported_at: number | null;
-  said: string; // the last `state` output, to say it once
 }
