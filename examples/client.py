@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Follows a Tidegate stream (WebSocket or SSE). Prints one JSON line per event or gap to stdout.
 This is an independent implementation of the protocol, written from PROTOCOL.md alone: keep it free of shared code.
-client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] [auth=header|subprotocol|frame|query]"""
+client.py ws|sse URL ORG TOKEN [cursor=..] [services=a,b] [tail=N] [batch=gzip] [auth=header|subprotocol|frame|query]
+    [token=URL]  where a new token is had, as text, if TOKEN has expired"""
 
-import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error
+import base64, gzip, hashlib, io, json, os, random, socket, struct, sys, time, urllib.parse, urllib.request, urllib.error, zlib
 
 DELAYS = [1, 2, 5, 10, 30, 60, 120, 240, 300]
 # The codes that are worth another try. Generated from spec/codes.json; made anew with:
@@ -27,10 +28,10 @@ AGAIN = {
 # End of the generated block.
 
 
-class End(Exception):  # the end of a connection: why, whether to retry, and not before (ms)
-    def __init__(self, why, again=True, retry_ms=0):
+class End(Exception):  # the end of a connection: why, whether to retry, not before (ms), with a new token
+    def __init__(self, why, again=True, retry_ms=0, renew=False):
         super().__init__(why)
-        self.why, self.again, self.retry_ms = why, again, retry_ms
+        self.why, self.again, self.retry_ms, self.renew = why, again, retry_ms, renew
 
 
 class Conn:
@@ -80,6 +81,7 @@ class Conn:
             "HTTP %d %s %s" % (self.status, code, p.get("detail")),
             code in AGAIN if code else self.status >= 500 or self.status in (408, 429),
             ms,
+            code == "token_expired",
         )
 
 
@@ -141,7 +143,8 @@ def ws(url, path, token, auth):
                 send(10, d)
             elif op == 8:
                 code = struct.unpack(">H", d[:2])[0] if len(d) >= 2 else 1005
-                raise End("close %d %s" % (code, d[2:].decode()), not (4500 <= code <= 4999 or code == 1009))
+                final = 4500 <= code <= 4999 or code == 1009
+                raise End("close %d %s" % (code, d[2:].decode()), not final, renew=code == 4001)
 
     return c, frames()
 
@@ -155,8 +158,8 @@ def sse(url, path, token, auth):
         [("Accept", "text/event-stream")]
         + ([] if auth == "query" else [("Authorization", "Bearer " + token)]),
     )
-    if c.status != 200:
-        c.refuse()
+    if c.status != 200 or not c.headers.get("content-type", "").startswith("text/event-stream"):
+        c.refuse()  # a 200 that is no event stream is final, too
 
     def lines():
         text = b""
@@ -271,7 +274,11 @@ class Follower:
             if f["seq"] <= self.seq:
                 return
             if f.get("compressed"):
-                f = opened(f)
+                try:
+                    f = opened(f)
+                except (End, EOFError, OSError, ValueError, zlib.error) as e:
+                    self.q["batch"] = None
+                    raise End("a compressed batch cannot be read: %r" % e)
             for e in ([f] if t == "event" else f.get("events", [])):
                 if e["seq"] > self.seq:
                     self.deliver({k: v for k, v in e.items() if k not in ("prev", "type", "org")}, f["org"])
@@ -280,7 +287,8 @@ class Follower:
             self.log("goaway", f)
             raise End("goaway " + f["code"])
         elif t == "error":
-            raise End("error %s: %s" % (f["code"], f["message"]), f["code"] in AGAIN, f.get("retry_in_ms", 0))
+            why, code = "error %s: %s" % (f["code"], f["message"]), f["code"]
+            raise End(why, code in AGAIN, f.get("retry_in_ms", 0), code == "token_expired")
         elif t == "status":
             self.log("status", f)
 
@@ -289,13 +297,15 @@ class Follower:
 
     def run(self):
         n = 0
+        token = None
         while True:
             self.live = None
             c = None
             q = dict(self.q, cursor=self.cursor(), tail=None if self.cursor() else self.q["tail"])
             path = "/v1/orgs/%s/stream?" % self.org + "&".join("%s=%s" % kv for kv in q.items() if kv[1])
             try:
-                c, frames = self.open(self.url, path, self.get_token(), self.auth)
+                token = token or self.get_token()
+                c, frames = self.open(self.url, path, token, self.auth)
                 for f in frames:
                     self.frame(f, c)
             except (End, OSError, ValueError) as e:
@@ -305,6 +315,8 @@ class Follower:
             self.log("end:", end.why, "| again" if end.again else "| FINAL", "| at", self.cursor())
             if not end.again:
                 return end
+            if end.renew:
+                token = None
             if self.live and time.monotonic() - self.live > 10:
                 n = 0
             d = max(random.uniform(max(1, DELAYS[n] - 5), DELAYS[n] + 5), end.retry_ms / 1000)
@@ -334,6 +346,19 @@ def publish(url, org, key, body, ndjson=False, idem=None):
         return e.code, json.loads(e.read() or b"{}")
 
 
+def tokens(first, url):  # the first token, then those of the address, if there is one
+    given = [first]
+
+    def get():
+        if given or not url:
+            return given.pop() if url else first
+        with urllib.request.urlopen(url, timeout=15) as answer:
+            return answer.read().decode().strip()
+
+    return get
+
+
 if __name__ == "__main__":
     kw = dict(a.split("=", 1) for a in sys.argv[5:])
-    sys.exit(1 if Follower(sys.argv[1], sys.argv[2], sys.argv[3], lambda: sys.argv[4], **kw).run() else 0)
+    get_token = tokens(sys.argv[4], kw.pop("token", None))
+    sys.exit(1 if Follower(sys.argv[1], sys.argv[2], sys.argv[3], get_token, **kw).run() else 0)

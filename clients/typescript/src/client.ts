@@ -56,7 +56,7 @@ export function createClient(options: ClientOptions): Client {
   let error: TidegateError | null = null;
   let lastClose: { code: string; message: string; at: number } | null = null;
   let retry: number | null = null;
-  let status: ClientStatus = Object.freeze({ state: 'disconnected', phase: 'idle', attempt: 0, retryAt: null, transport: null, error: null });
+  let status = {} as ClientStatus;
   let isWanted = false; // by `connect`
   let retained = 0;
   let isRestored = !storage; // the stored cursor was read
@@ -273,8 +273,16 @@ export function createClient(options: ClientOptions): Client {
 
   // --- The timer.
 
+  // A session that does not run has only old keys to forget, which can wait; a process of Node can then end.
+  const deadline = () => (isSuspended || isIdle() ? Infinity : session.deadline() ?? Infinity);
+
+  function isIdle() {
+    const { phase } = session.state;
+    return phase === 'idle' || phase === 'stopped';
+  }
+
   function arm() {
-    const at = isDisposed ? Infinity : Math.min(lingerAt, persistAt, (!isSuspended && session.deadline()) || Infinity);
+    const at = isDisposed ? Infinity : Math.min(lingerAt, persistAt, deadline());
     // One that comes too early is set again then, which is cheaper than with each frame.
     if (armedAt <= at && at < Infinity) return;
     disarm?.();
@@ -287,7 +295,7 @@ export function createClient(options: ClientOptions): Client {
     const at = now();
     if (persistAt <= at) persist();
     if (lingerAt <= at) leave();
-    if (!isSuspended && (session.deadline() ?? Infinity) <= at) drive({ t: 'tick' });
+    if (deadline() <= at) drive({ t: 'tick' });
     arm();
   }
 
@@ -303,8 +311,7 @@ export function createClient(options: ClientOptions): Client {
 
   function enter() {
     lingerAt = Infinity;
-    const { phase } = session.state;
-    if (isDisposed || (phase !== 'idle' && phase !== 'stopped')) return;
+    if (isDisposed || !isIdle()) return;
     if (metricsKey) hide ??= show(metricsKey, metrics);
     if (!isRestored) return void restore();
     unlisten ??= lifecycle?.listen(heard);
@@ -354,6 +361,8 @@ export function createClient(options: ClientOptions): Client {
       isHeld = false;
     };
   }
+
+  changed();
 
   const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: waiting.size(), lastClose });
 

@@ -1,5 +1,6 @@
-//! The table of codes reaches others as data: `spec/codes.json`, the page's `codes.js`, and a block of the
-//! Python example are generated from [`Code::ALL`]; PROTOCOL.md, which people write, is held against it.
+//! The table of codes reaches others as data: `spec/codes.json` and a block of the Python example are generated
+//! from [`Code::ALL`]; PROTOCOL.md, which people write, is held against it. The TypeScript client has a test of
+//! its own that holds its final codes against `spec/codes.json`.
 //!
 //! `WRITE_CODES=1 cargo test -q -p tidegate-protocol --test codes` writes the generated ones anew.
 
@@ -46,22 +47,6 @@ fn the_table_as_json_is_fresh() {
     let table: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(table["codes"].as_array().map(Vec::len), Some(Code::ALL.len()));
     check("spec/codes.json", &json);
-}
-
-#[test]
-fn the_table_of_the_page_is_fresh() {
-    let mut script = format!(
-        "// The closed table of codes (PROTOCOL.md, \"Codes\"): the WebSocket close code, the HTTP status, and\n\
-         // whether another try is worth it (\"renew\": with a new token). Generated; make it anew with:\n\
-         // {COMMAND}\n\
-         export const CODES = {{\n"
-    );
-    for code in Code::ALL {
-        let (name, close, status, retry) = (code.name(), close(code), code.status(), code.retry().name());
-        let _ = writeln!(script, "  {name}: {{ close: {close}, status: {status}, retry: '{retry}' }},");
-    }
-    script.push_str("};\n");
-    check("crates/tidegate-server/assets/codes.js", &script);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-// What the page shows. What a stream does is decided in stream.js.
+// What the page shows. What a stream does is decided by the client (client.js); live.js keeps what it reports.
 //
 // Event data is text from publishers: it reaches the document only as text.
 
 import { drawActivity, drawLatency } from './charts.js';
-import { Link, Stream, parseCursor, parseExactly, formatCursor } from './stream.js';
+import { Live, parseCursor, parseExactly, formatCursor } from './live.js';
 import { namesIn, panels } from './try.js';
 
 const ROWS_MAX = 200;
@@ -24,9 +24,14 @@ const END_WORDS = {
   token_expired: 'The token has expired',
   revoked: 'The token was revoked',
   evicted: 'A newer connection of this user replaced this one',
-  lost: 'The connection was lost',
+  auth: 'The token is not good any more',
+  closed: 'The connection was lost',
+  timeout: 'The gateway does not answer',
+  sse_buffered: 'Something on the way holds the stream back',
   hole: 'A frame did not arrive',
   silence: 'The gateway went silent',
+  protocol: 'The gateway broke the protocol',
+  refused: 'The request was refused',
   draining: 'The gateway is restarting',
   overloaded: 'The gateway is busy',
   slow_consumer: 'This reader was too slow',
@@ -34,7 +39,7 @@ const END_WORDS = {
   rate_limited: 'Too many attempts',
 };
 
-const TOKEN_ENDS = new Set(['unauthorized', 'forbidden', 'token_expired', 'revoked', 'bad_request']);
+const TOKEN_ENDS = new Set(['auth', 'unauthorized', 'forbidden', 'token_expired', 'revoked', 'bad_request']);
 // Of these, the filter may be the cause, if there is one: without it the next answer tells.
 const FILTER_ENDS = new Set(['forbidden', 'bad_request']);
 
@@ -70,8 +75,7 @@ const parseServices = (text) => {
 };
 
 let session = null; // org, token, services, transport
-let link = null;
-let stream = new Stream();
+let stream = null; // a Live
 
 // Browsers do not send the fragment; it must not stay in the address bar or the history either.
 function takeFragment() {
@@ -86,16 +90,21 @@ function takeFragment() {
 
 // `same`: the stream continues at its cursor, over another connection.
 function open({ atTail = false, same = false, rows = same ? [...shown, ...queue] : [] } = {}) {
-  link?.stop();
-  session = null;
+  const before = same ? stream : null;
+  stream?.stop();
+  stream = session = null;
   const [org, token] = [kept('org'), kept('token')];
   for (const id of ['board', 'leave', 'org', 'transport']) $(id).hidden = !token;
   $('enter').hidden = Boolean(token);
   if (!token) return;
   session = { org, token, services: parseServices(kept('services') ?? ''), transport: kept('transport') ?? 'ws', tail: TAIL };
   if (atTail) keep(place(), null);
-  if (!same) stream = new Stream({ cursor: parseCursor(kept(place())) });
-  link = new Link(session, stream, heard);
+  try {
+    stream = new Live({ ...session, cursor: kept(place()) }, heard, before);
+  } catch (error) {
+    // An org that no address can have.
+    return askForToken(error.message);
+  }
   if (!same) {
     gaps.length = 0;
     gapsChanged = true;
@@ -109,16 +118,16 @@ function open({ atTail = false, same = false, rows = same ? [...shown, ...queue]
   document.querySelector(`#transport [value=${session.transport}]`).checked = true;
   filterFault('');
   refreshPanels();
-  link.start();
+  stream.start();
 }
 
 function save() {
-  if (session && stream.cursor) keep(place(), formatCursor(stream.cursor));
+  if (stream?.cursor) keep(place(), formatCursor(stream.cursor));
 }
 
 function askForToken(why) {
   save();
-  link?.stop();
+  stream?.stop();
   keep('token', null);
   $('enter-form').org.value = kept('org') ?? '';
   $('enter-why').hidden = !why;
@@ -131,7 +140,7 @@ function askForToken(why) {
 
 const queue = []; // rows that wait for the next animation frame, oldest first
 let waiting = 0; // events that came since Pause; the queue holds only the last of them
-let hiddenShown = 0; // of `stream.counts.hidden`, how many have a row
+let hiddenShown = 0; // of `stream.hidden`, how many have a row
 const shown = []; // the rows in the list, oldest first
 const gaps = []; // the last ones, oldest first
 let gapsChanged = true;
@@ -141,6 +150,7 @@ let paused = false;
 let announced = '';
 
 function heard(effect) {
+  if (!session || !stream) return;
   if (effect.do === 'event') {
     perSecond[SECONDS - 1] += 1;
     if (paused) waiting += 1;
@@ -154,7 +164,7 @@ function heard(effect) {
   }
   if (effect.do === 'gap' || effect.do === 'hole') marks[SECONDS - 1] = effect.do;
   if (effect.do !== 'changed') enqueue(effect);
-  else hid(stream.counts.hidden - hiddenShown, stream.cursor?.seq); // after the last event
+  else if (stream) hid(stream.hidden - hiddenShown, stream.cursor?.seq); // after the last event
   schedule();
 }
 
@@ -251,7 +261,7 @@ function renderUnknown() {
 }
 
 function phaseWords() {
-  const seconds = Math.max(0, Math.ceil((stream.retryAt - performance.now()) / 1000));
+  const seconds = Math.max(0, Math.ceil((stream.retryAt - Date.now()) / 1000));
   switch (stream.phase) {
     case 'live': return ['Live', stream.hello.sync ? `The log syncs as ${stream.hello.sync}` : 'Every event up to the head is here'];
     case 'catching_up': return ['Catching up', `${number.format(Math.max(0, stream.hello.head - stream.cursor.seq))} seqs behind the head`];
@@ -300,10 +310,11 @@ function renderState() {
 }
 
 function renderFigures() {
-  const { counts, latencies } = stream;
-  say('received', number.format(counts.events));
-  say('hidden', number.format(counts.hidden));
-  $('hidden-figure').hidden = !counts.hidden;
+  const { eventsReceived, eventLatencyMs: latencies, duplicatesDetected, totalDisconnects, extra } = stream.metrics();
+  const counts = { gaps: extra.gaps, holes: extra.holes, duplicates: duplicatesDetected, disconnects: totalDisconnects };
+  say('received', number.format(eventsReceived));
+  say('hidden', number.format(stream.hidden));
+  $('hidden-figure').hidden = !stream.hidden;
   say('hidden-word', session.services.length ? 'filtered out' : 'hidden');
   for (const name of ['gaps', 'holes', 'duplicates', 'disconnects']) {
     say(name, number.format(counts[name]));
@@ -375,7 +386,7 @@ function drawRow(row) {
   else {
     const [title, words] = {
       gap: () => [`Gap ${range(row)}`, gapWords(row)],
-      hole: () => [`Hole ${span(row.from, row.to)}`, 'a frame followed something that never came; resuming from before it'],
+      hole: () => [`Hole after ${row.from}`, 'a frame followed something that never came; resuming from before it'],
       resumed: () => [`Resumed at ${row.from}`, row.head > row.from ? `${number.format(row.head - row.from)} place${row.head - row.from === 1 ? '' : 's'} to catch up` : 'nothing happened meanwhile'],
       hidden: () => [`${number.format(row.count)} hidden`, `#${span(row.from, row.to)}: ${row.all ? 'for other users' : 'for other users, or of services that the token does not cover'}`],
       fault: () => ['Protocol fault', row.message],
@@ -481,10 +492,9 @@ $('clear').addEventListener('click', () => { wipe(); schedule(); });
 $('reset').addEventListener('click', () => open({ atTail: true }));
 $('leave').addEventListener('click', () => askForToken(''));
 $('retry').addEventListener('click', () => {
-  if (stream.phase === 'waiting') link.wake();
-  else if (refusesFilter()) filterBy([]);
+  if (refusesFilter()) filterBy([]);
   else if (needsToken()) askForToken(endWords());
-  else link.start();
+  else stream.retry();
 });
 $('cursor').addEventListener('click', ({ currentTarget }) => {
   navigator.clipboard?.writeText(currentTarget.textContent).then(() => say('announce', 'Cursor copied'), () => {});
@@ -516,22 +526,18 @@ addEventListener('hashchange', () => {
   save();
   if (takeFragment()) open({ same: before === kept('org') });
 });
-addEventListener('online', () => link?.wake());
-document.addEventListener('visibilitychange', () => document.hidden || link?.wake());
 addEventListener('resize', () => { if (session) drawActivity(perSecond, marks); schedule(); });
-// Browsers cut the sockets of a page that they freeze for the back button; close in order instead.
+// The client closes the socket of a page that the browser freezes for the back button, and comes back with it.
 addEventListener('pagehide', () => {
   save();
   keep('rows', JSON.stringify([...shown, ...queue].slice(-TAIL)));
-  link?.stop();
 });
-addEventListener('pageshow', ({ persisted }) => persisted && open({ same: true }));
 
 setInterval(() => {
   perSecond.shift();
   perSecond.push(0);
   marks.shift();
-  marks.push(session && stream.hello && !['live', 'catching_up'].includes(stream.phase) ? 'away' : '');
+  marks.push(stream?.hello && !['live', 'catching_up'].includes(stream.phase) ? 'away' : '');
   save();
   eachSecond();
 }, 1000);
@@ -543,7 +549,7 @@ const refreshPanels = panels({
   announce: (text) => say('announce', text),
 });
 
-window.__realtimeMetrics = () => stream.metrics();
+window.__realtimeMetrics = () => stream?.metrics();
 
 const theme = localStorage.getItem('tidegate.theme');
 if (theme) document.documentElement.dataset.theme = theme;

@@ -30,6 +30,22 @@ export function curlStream({ origin, token, ...target }) {
 /** Where a script gets its token. The one of this page is enough until it expires. */
 const tokenOf = (token) => `const getToken = async () => ${literal(token)}; // a new one from your back-end at each call: this one expires`;
 
+/** A module with the client library: tokens, delays, resume and health are its work. */
+export function client({ origin, token, org, services }) {
+  return [
+    "import { createClient } from '@tidegate/client';",
+    '',
+    tokenOf(token),
+    'const client = createClient({',
+    `  url: ${literal(origin)}, org: ${literal(org)}, tail: 10, getToken,`,
+    ...(services.length ? [`  services: [${services.map(literal).join(', ')}],`] : []),
+    '});',
+    `client.on('*', (event) => console.log(event.event, event.data));`,
+    `client.onGap((gap) => console.warn('gone:', gap));`,
+    'client.connect();',
+  ].join('\n');
+}
+
 /** A page's script over WebSocket. It keeps its cursor, and comes back for what it missed. */
 export function webSocket({ origin, token, ...target }) {
   return [

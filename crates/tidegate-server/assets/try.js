@@ -1,10 +1,10 @@
 // The two panels between the figures and the events: a form to publish an event, and code that opens the
 // stream on the screen. The page is served by `tidegate dev` alone, which hands over a publish key.
 
-import { curlPublish, curlStream, eventSource, webSocket } from './snippets.js';
+import { client, curlPublish, curlStream, eventSource, webSocket } from './snippets.js';
 
 const $ = (id) => document.getElementById(id);
-const CODE = { websocket: webSocket, eventsource: eventSource, curl: curlStream };
+const CODE = { client, websocket: webSocket, eventsource: eventSource, curl: curlStream };
 const SECRET_SHOWN = 12; // characters of a token or key; copies have all of it
 
 /** The user of a token, if its claim has the usual name. Only to explain; the gateway alone verifies. */
@@ -50,7 +50,6 @@ const shorten = (text, ...secrets) =>
 export function panels(page) {
   const form = $('publish-form');
   const codes = { 'publish-code': '', 'subscribe-code': '' };
-  let transport = null;
   const fields = () => Object.fromEntries(new FormData(form));
   const key = () => page.key() || form.key.value.trim();
 
@@ -82,10 +81,6 @@ export function panels(page) {
     const user = userOf(session.token);
     $('me').textContent = user === null ? '' : `this page is ${user}`;
     $('key-field').hidden = Boolean(page.key());
-    if (transport !== session.transport) {
-      transport = session.transport;
-      document.querySelector(`#ways [value=${transport === 'sse' ? 'eventsource' : 'websocket'}]`).checked = true;
-    }
     drawPublish();
     drawSubscribe();
   }

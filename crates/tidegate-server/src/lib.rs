@@ -28,7 +28,8 @@ mod random;
 mod refusals;
 pub mod systemd;
 
-// `tidegate dev` and its page; the client of `tidegate tail`.
+// `tidegate dev` and its page; the client of `tidegate tail`; the kit of `tidegate conformance`.
+pub mod conformance;
 pub mod dev;
 pub mod feed;
 pub mod page;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
@@ -135,8 +135,6 @@ pub struct State {
     pub before_hello: u32,
     /// Such ends soon after `hello`, in a row.
     pub short_lives: u32,
-    /// The other transport was tried in this attempt.
-    pub tried_other: bool,
 
     /// The last token.
     pub token: Option<String>,
@@ -174,6 +172,8 @@ pub struct State {
     pub pings_sent: u64,
     /// Pings of the gateway heard on this connection.
     pub pings_heard: u64,
+    /// When the last ping was sent, on this connection or an earlier one.
+    pub pinged_at: Option<u64>,
     /// The last eight samples of the gateway's clock.
     pub samples: Vec<ClockSample>,
     /// `now` of the last step.
@@ -205,8 +205,6 @@ pub struct State {
     pub unreported: HealthReport,
     /// When the last one was sent.
     pub reported_at: Option<u64>,
-    /// What the last `state` output said.
-    pub said: Said,
 }
 
 impl State {
@@ -230,7 +228,6 @@ impl State {
             moving: false,
             before_hello: 0,
             short_lives: 0,
-            tried_other: false,
             token: None,
             token_until: 0,
             request: None,
@@ -247,6 +244,7 @@ impl State {
             ping: None,
             pings_sent: 0,
             pings_heard: 0,
+            pinged_at: None,
             samples: Vec::new(),
             last_now: 0,
             last_wall: 0,
@@ -262,7 +260,6 @@ impl State {
             latencies: Vec::new(),
             unreported: HealthReport::default(),
             reported_at: None,
-            said: Said { phase: Phase::Idle, state: ConnectionState::Disconnected, attempt: 0, retry: None },
         }
     }
 
@@ -353,51 +350,4 @@ pub struct ClockSample {
     pub rtt: u64,
     /// The gateway's clock less `now`.
     pub offset: i64,
-}
-
-/// What the last `state` output said. In JSON it is one text, `<phase> <state> <attempt> <retry>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Said {
-    /// Its phase.
-    pub phase: Phase,
-    /// Its state.
-    pub state: ConnectionState,
-    /// Its attempt.
-    pub attempt: u32,
-    /// When the next attempt begins.
-    pub retry: Option<u64>,
-}
-
-impl Serialize for Said {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { phase, state, attempt, retry } = self;
-        let (phase, state) = (phase.name(), state.name());
-        match retry {
-            Some(retry) => serializer.collect_str(&format_args!("{phase} {state} {attempt} {retry}")),
-            None => serializer.collect_str(&format_args!("{phase} {state} {attempt} null")),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Said {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let states =
-            [ConnectionState::Connected, ConnectionState::Disconnected, ConnectionState::Reconnecting];
-        let read = || {
-            let mut words = text.split(' ');
-            let (phase, state) = (words.next()?, words.next()?);
-            let said = Self {
-                phase: Phase::ALL.into_iter().find(|known| known.name() == phase)?,
-                state: states.into_iter().find(|known| known.name() == state)?,
-                attempt: words.next()?.parse().ok()?,
-                retry: match words.next()? {
-                    "null" => None,
-                    at => Some(at.parse().ok()?),
-                },
-            };
-            words.next().is_none().then_some(said)
-        };
-        read().ok_or_else(|| D::Error::custom("said must be <phase> <state> <attempt> <retry>"))
-    }
 }

@@ -228,7 +228,15 @@ impl Log {
             let incarnation = self.reach(
                 self.chain.iter().position(|i| i.end.is_none_or(|end| start <= end)).unwrap_or(self.last()),
             );
-            return Reader { version, grant, sent: start, incarnation, presented_tag: None, due: None, begin: start };
+            return Reader {
+                version,
+                grant,
+                sent: start,
+                incarnation,
+                presented_tag: None,
+                due: None,
+                begin: start,
+            };
         };
         let due = |seq, incarnation| {
             Some(Due { seq, incarnation: self.reach(incarnation), presented: cursor.epoch.clone() })
@@ -284,7 +292,11 @@ impl Log {
             reader.sent,
             self.chain[incarnation].epoch,
             reader.presented_tag.as_ref().map_or(reader.grant.tag(), FilterTag::as_str),
-            if reason == "filter" { format!(r#","services":{}"#, reader.grant.services()) } else { String::new() }
+            if reason == "filter" {
+                format!(r#","services":{}"#, reader.grant.services())
+            } else {
+                String::new()
+            }
         );
         (reader.sent, reader.incarnation, reader.begin) = (seq, incarnation, seq);
         frame
@@ -332,7 +344,8 @@ impl Log {
             self.events.iter().filter(move |e| e.seq > from && e.seq <= limit && e.is_visible(grant))
         };
         let events: Vec<&Event> = shown(reader.sent).take(most).collect();
-        let hidden_to = shown(events.last().map_or(reader.sent, |e| e.seq)).next().map_or(limit, |e| e.seq - 1);
+        let hidden_to =
+            shown(events.last().map_or(reader.sent, |e| e.seq)).next().map_or(limit, |e| e.seq - 1);
         // A shared frame may begin before the reader's place, if nothing that it may see lies between.
         let seen = self
             .events

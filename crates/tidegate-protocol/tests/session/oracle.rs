@@ -98,9 +98,9 @@ impl Oracle {
                 continue;
             }
             let known = self.delivered.get(&event.key());
-            let is_repeat =
-                known.is_some_and(|(appended, _)| event.timestamp.abs_diff(*appended) < WINDOW_MS)
-                    && now < self.dedup_until;
+            let is_repeat = known
+                .is_some_and(|(appended, _)| event.timestamp.abs_diff(*appended) < WINDOW_MS)
+                && now < self.dedup_until;
             if !is_repeat {
                 return Err(format!("silent loss: {} of ({place}, {to}] was not delivered", event.seq));
             }
@@ -121,7 +121,8 @@ impl Oracle {
             }
             Output::Event { event, .. } => {
                 let (seq, uid) = uid(event);
-                let Some(index) = log.events.iter().position(|event| event.seq == seq && event.uid == uid) else {
+                let Some(index) = log.events.iter().position(|event| event.seq == seq && event.uid == uid)
+                else {
                     return Err(format!("an event of another log: {event}"));
                 };
                 let entry = &log.events[index];

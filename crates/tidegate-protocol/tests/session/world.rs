@@ -111,8 +111,8 @@ pub struct World {
     ping_ms: u64,
     /// The steps, if they are recorded.
     pub steps: Option<Vec<Step>>,
-    /// Before which step which state was kept.
-    pub states: Vec<(usize, State)>,
+    /// The state before each of them.
+    pub states: Vec<State>,
 }
 
 impl World {
@@ -141,7 +141,11 @@ impl World {
             fill: prng.chance(500),
             health: prng.chance(300),
         };
-        let blocked = if has_two { prng.pick(&[None, None, None, Some(Transport::Ws), Some(Transport::Sse)]) } else { None };
+        let blocked = if has_two {
+            prng.pick(&[None, None, None, Some(Transport::Ws), Some(Transport::Sse)])
+        } else {
+            None
+        };
         let faults_left = prng.between(3, 40);
         let mut world = Self {
             session: Session::new(config.clone()),
@@ -192,7 +196,10 @@ impl World {
                     break;
                 }
                 if self.time > self.calm_since + RECOVERY_MS {
-                    return Err(format!("not live and complete after the faults ended: {:?}", self.session.state()));
+                    return Err(format!(
+                        "not live and complete after the faults ended: {:?}",
+                        self.session.state()
+                    ));
                 }
             }
             self.advance()?;
@@ -204,10 +211,10 @@ impl World {
         }
     }
 
-    /// The recorded run as a vector.
-    pub fn into_vector(self, name: String) -> Vector {
-        let steps = self.steps.unwrap_or_default();
-        Vector { name, rules: Vec::new(), config: self.config, state: None, steps, metrics: None }
+    /// What was recorded, as a vector.
+    pub fn recorded(&self, name: String) -> Vector {
+        let steps = self.steps.clone().unwrap_or_default();
+        Vector { name, rules: Vec::new(), config: self.config.clone(), state: None, steps, metrics: None }
     }
 
     fn now(&self) -> u64 {
@@ -313,9 +320,8 @@ impl World {
         let (now, random) = (self.now(), self.prng.unit());
         let wall = (WALL + self.time).saturating_add_signed(self.skew);
         let version = self.version_of(&input);
-        if self.steps.is_some() && self.prng.chance(60) {
-            let index = self.steps.as_ref().map_or(0, Vec::len);
-            self.states.push((index, self.session.state().clone()));
+        if self.steps.is_some() {
+            self.states.push(self.session.state().clone());
         }
         let outputs = self.session.step(input.clone(), now, wall, random);
         let checked = self.oracle.check(&input, &outputs, &self.session, &self.logs, version, now);
@@ -360,7 +366,8 @@ impl World {
                 self.cancelled.insert(g);
             }
             Output::Send { frame } => {
-                let Some((g, connection)) = self.current.and_then(|g| Some((g, self.connections.get(&g)?))) else {
+                let Some((g, connection)) = self.current.and_then(|g| Some((g, self.connections.get(&g)?)))
+                else {
                     return Err(format!("{frame:?} without a connection"));
                 };
                 if connection.transport != Transport::Ws {
@@ -424,7 +431,9 @@ impl World {
             20 => (wait, Input::Token { g, token: String::new(), expires_in_ms: None }),
             21 => (wait, Input::Token { g, token, expires_in_ms: Some(0) }),
             22 => return, // it hangs
-            23 => (wait, Input::TokenFailed { g, r#final: self.prng.chance(300), message: "logged out".into() }),
+            23 => {
+                (wait, Input::TokenFailed { g, r#final: self.prng.chance(300), message: "logged out".into() })
+            }
             17 => (self.prng.between(14_000, 25_000), Input::Token { g, token, expires_in_ms }),
             _ => (wait, Input::Token { g, token, expires_in_ms }),
         };
@@ -479,8 +488,11 @@ impl World {
                 self.after(wait, closed(None, Some(status), None, None));
             }
             6 if self.prng.chance(200) => {
-                let (code, close, status) =
-                    self.prng.pick(&[("evicted", 4555, 403), ("forbidden", 4552, 403), ("unauthorized", 4551, 401)]);
+                let (code, close, status) = self.prng.pick(&[
+                    ("evicted", 4555, 403),
+                    ("forbidden", 4552, 403),
+                    ("unauthorized", 4551, 401),
+                ]);
                 self.refuse(g, wait, code, close, status, None);
             }
             7 if self.prng.chance(200) => self.after(wait, closed(None, Some(404), None, None)),
@@ -534,7 +546,7 @@ impl World {
         // unless it lost a gap that lowers the cursor.
         let lowers = text.contains(r#""reason":"epoch""#);
         match fault {
-            10..20 if !lowers => return, // lost
+            10..20 if !lowers => return,                                   // lost
             20..30 => self.after(wait, Happening::Frame(g, text.clone())), // twice
             30..33 => {
                 let half = text.chars().take(text.len() / 2).collect();
@@ -592,7 +604,11 @@ impl World {
         let token = self.token_of(number);
         if token.until <= self.time {
             let is_ws = connection.transport == Transport::Ws;
-            return if is_ws { self.end(g, "token_expired", 4001, None) } else { self.refuse(g, 1, "token_expired", 4001, 401, None) };
+            return if is_ws {
+                self.end(g, "token_expired", 4001, None)
+            } else {
+                self.refuse(g, 1, "token_expired", 4001, 401, None)
+            };
         }
         let version = self.logs.len() - 1;
         let reader = self.log().open(version, cursor, tail, token.grant);
@@ -644,7 +660,9 @@ impl World {
 
     fn ping(&mut self, g: u64) {
         let now = WALL + self.time;
-        let Some(reader) = self.connections.get(&g).and_then(|connection| connection.reader.as_ref()) else { return };
+        let Some(reader) = self.connections.get(&g).and_then(|connection| connection.reader.as_ref()) else {
+            return;
+        };
         let is_due = reader.due.is_some();
         let text = self.log().ping(reader, now);
         if !is_due {
@@ -803,7 +821,8 @@ impl World {
             }
             _ => {
                 for g in open {
-                    let (code, message) = self.prng.pick(&[("degraded", "slowly"), ("log_halted", "no writes")]);
+                    let (code, message) =
+                        self.prng.pick(&[("degraded", "slowly"), ("log_halted", "no writes")]);
                     self.send(g, format!(r#"{{"type":"status","code":"{code}","message":"{message}"}}"#));
                 }
             }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test from 'node:test';
 
-import { curlPublish, curlStream, eventSource, quote, webSocket } from '../snippets.js';
+import { client, curlPublish, curlStream, eventSource, quote, webSocket } from '../snippets.js';
 import { bodyOf, namesIn, outcome, userOf } from '../try.js';
 
 const HOSTILE = `it's "$HOME" \\ \`id\` </script> é`;
@@ -102,4 +102,17 @@ test('scripts ask for what is on the screen, and come back at their cursor with 
   const address = 'http://localhost:8080/v1/orgs/dev/stream?';
   assert.deepEqual(opened, [`${address}tail=10&access_token=a.b.c1`, `${address}cursor=e-6-t&access_token=a.b.c2`, `${address}cursor=e-6-t&access_token=a.b.c3`]);
   assert.ok(!webSocket({ ...stream, token: '</script>' }).includes('</script>'), 'it can stand in a page');
+});
+
+test('the module of the client asks for what is on the screen', async () => {
+  const code = client({ ...stream, token: HOSTILE });
+  assert.match(code, /^import \{ createClient \} from '@tidegate\/client';\n/);
+  const given = [];
+  const made = { on() {}, onGap() {}, connect: () => given.push('connect') };
+  new Function('createClient', code.replace(/^import.*\n/, ''))((options) => { given.push(options); return made; });
+  const [{ getToken, ...options }, last] = given;
+  assert.deepEqual(options, { url: 'http://localhost:8080', org: 'dev', tail: 10, services: ['finance', 'orders'] });
+  assert.equal(await getToken(), HOSTILE);
+  assert.equal(last, 'connect');
+  assert.ok(!client({ ...stream, services: [] }).includes('services'));
 });

@@ -6,6 +6,7 @@
 mod args;
 mod completions;
 mod config;
+mod conformance;
 mod dev;
 mod health;
 mod key;
@@ -51,6 +52,8 @@ enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Test a client in any language against scripted streams
+    Conformance(conformance::Conformance),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// Print the manual page (roff), or write one for each command
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Config(config) => config.run(),
+        Command::Conformance(conformance) => conformance.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(manual) => manual.run(),
         Command::OpenApi(openapi) => openapi.run(),

@@ -84,6 +84,13 @@ fn usage_and_configuration_end_with_2() {
         (&["tail", "--org", "o", "--token", "t", "--url", "ftp://x"], "--url: \"ftp://x\" is not an address"),
         (&["tail", "--org", "o", "--token", "t", "--url", "http://u:p@x"], "--url must have no credentials"),
         (&["tail", "--cursor", "x"], "cursor must be <epoch>-<seq>"),
+        (
+            &["conformance", "--scenario", "nonsense"],
+            "there is no scenario nonsense; --list prints their names",
+        ),
+        (&["conformance", "--scenario", "pong", "--transport", "sse"], "none of these scenarios is for"),
+        (&["conformance", "--listen", "192.0.2.1:0"], "--listen: cannot listen on 192.0.2.1:0"),
+        (&["conformance", "--", "/no/such/client"], "start /no/such/client: No such file"),
         (&["key", "create", "--org", "o", "--services", "a,*"], "--services has \"*\" beside other names"),
         (
             &["token", "create", "--org", "o", "--user", "u", "--services", "*", "--expires-in", "soon"],
@@ -95,6 +102,44 @@ fn usage_and_configuration_end_with_2() {
         assert!(ran.err.contains(words), "{args:?}: {}", ran.err);
         assert_eq!(ran.out, "", "{args:?}");
     }
+}
+
+#[test]
+fn the_kit_lists_its_scenarios_and_judges_a_client() {
+    let dir = dir();
+    let list = run(dir.path(), &["conformance", "--list", "--json", "--scenario", "hole*"]);
+    let names: Vec<String> = list
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["scenario"].to_string())
+        .collect();
+    assert!(list.code == Some(0) && names.len() > 3, "{list:?}");
+    assert!(names.iter().all(|name| name.starts_with("\"hole_")), "{names:?}");
+
+    // A client that prints one line and ends.
+    let client = |words: &str, scenario: &str| {
+        let args =
+            ["conformance", "--scenario", scenario, "--transport", "sse", "--", "/bin/sh", "-c", words];
+        run(dir.path(), &args)
+    };
+    let ran = client("echo hello; echo why >&2", "events");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for words in [
+        "FAILED   events (sse)\n  expected: lines of JSON objects on standard output, and nothing else\n",
+        "  seen:     the line hello\n",
+        "  rule:     PROTOCOL.md, \"Continuity\", 3 (R2)\n",
+        "0 passed, 1 failed, 0 skipped\n",
+    ] {
+        assert!(ran.out.contains(words), "{words}: {}", ran.out);
+    }
+    assert_eq!(ran.err, "tidegate: the client fails events (sse)\n");
+    let ran = client("echo {} $TIDEGATE_TRANSPORT {org} >&2", "start_from_a_cursor");
+    assert!(ran.out.contains("the client's process ended (exit status: 0)"), "{}", ran.out);
+    assert!(ran.out.contains("  client:   {} sse start_from_a_cursor.sse.0\n"), "{}", ran.out);
+    let args = ["conformance", "--scenario", "token*", "--without", "token", "--json", "--", "false"];
+    let ran = run(dir.path(), &args);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), "tidegate: every scenario was skipped\n"));
+    assert!(ran.out.ends_with("{\"failed\":0,\"passed\":0,\"skipped\":8}\n"), "{}", ran.out);
 }
 
 #[test]

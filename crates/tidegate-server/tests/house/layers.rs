@@ -34,8 +34,9 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 21] = [
+const SERVER: [&str; 22] = [
     "random",
+    "conformance",
     "log_limiter",
     "systemd",
     "page",

@@ -10,7 +10,6 @@ use crate::{
         output::{ConnectionState, Output, Transport},
         state::Phase,
     },
-    code::Retry,
 };
 
 const OPEN_MS: u64 = 10_000;
@@ -26,8 +25,8 @@ const SHORT_MS: u64 = 5_000;
 /// How many bare ends in a row make a session try the other transport.
 const BARE_ENDS: u32 = 2;
 
-/// How many expired tokens in a row stop a session.
-const REFUSALS: u32 = 3;
+/// So many expired tokens in a row stop a session.
+const REFUSALS_MAX: u32 = 3;
 
 /// Clients that come back because the network is back are spread over this time.
 const SPREAD_MS: u64 = 1_000;
@@ -79,37 +78,30 @@ impl Session {
         }
         self.state.connection = None;
         let hint = retry_in_ms.unwrap_or(0).min(HINT_MS_MAX);
-        let known = code.and_then(known).or_else(|| close.and_then(Code::from_close));
-        if let Some(code) = known {
-            return self.ended(code.name(), message, hint);
-        }
         // Browsers do not see the status of a WebSocket that is refused, so it counts for nothing.
-        let is_final = match (status.filter(|_| self.state.transport == Transport::Sse), close.unwrap_or(0)) {
+        let status = status.filter(|_| self.state.transport == Transport::Sse);
+        let is_final = match (status, close) {
             (Some(408 | 429 | 500..), _) => false,
             (Some(_), _) => true,
-            (None, 4500..) => true, // 1009, which is final too, is known
-            (None, 4000..) => false,
-            (None, _) => return self.bare_end("closed", message, hint),
+            (None, close) => matches!(close, Some(1009 | 4500..)),
         };
-        let code = code.unwrap_or("refused");
-        if is_final {
-            self.stop(code, message);
+        let is_bare = code.is_none() && status.is_none() && !matches!(close, Some(4000..));
+        if close == Code::TokenExpired.close() {
+            self.ended(Code::TokenExpired.name(), message, hint, is_final);
+        } else if is_bare && !is_final {
+            self.bare_end("closed", message, hint);
         } else {
-            self.lose(code, message, hint);
+            self.ended(code.unwrap_or("refused"), message, hint, is_final);
         }
     }
 
     pub(super) fn suspend(&mut self) {
-        self.lost();
-        self.leave(CLOSE_DONE);
-        self.state.phase = Phase::Backoff;
+        self.wait(CLOSE_DONE);
         self.state.timers.retry = Some(self.soonest());
     }
 
     pub(super) fn overflow(&mut self) {
-        self.lost();
-        self.leave(CLOSE_FAULT);
-        self.state.phase = Phase::Backoff;
+        self.wait(CLOSE_FAULT);
         self.state.paused = true;
         self.emit(Output::Error {
             code: "overflow".into(),
@@ -154,7 +146,6 @@ impl Session {
     pub(super) fn begin(&mut self) {
         let s = &mut self.state;
         s.timers.retry = None;
-        s.tried_other = false;
         s.transport = s.home;
         if s.token.is_some() && self.now < s.token_until {
             self.open();
@@ -225,15 +216,20 @@ impl Session {
         }
     }
 
-    /// Ends the connection or attempt, and waits for the next.
-    pub(super) fn lose(&mut self, code: &str, message: impl Into<String>, hint: u64) {
+    /// Ends the connection or attempt.
+    fn wait(&mut self, code: u16) {
         self.lost();
-        self.leave(CLOSE_FAULT);
+        self.leave(code);
+        self.state.phase = Phase::Backoff;
+    }
+
+    /// Ends the connection or attempt, and draws the delay until the next.
+    pub(super) fn lose(&mut self, code: &str, message: impl Into<String>, hint: u64) {
+        self.wait(CLOSE_FAULT);
         let s = &mut self.state;
         s.not_before = (hint > 0).then_some(self.now + hint);
         let wait = delay(s.attempt, self.random, hint);
         s.attempt = s.attempt.saturating_add(1);
-        s.phase = Phase::Backoff;
         s.timers.retry = Some(self.now + wait);
         self.emit(Output::Error {
             code: code.to_owned(),
@@ -253,7 +249,7 @@ impl Session {
             None => {
                 s.before_hello = s.before_hello.saturating_add(1);
                 if let Some(other) =
-                    other.filter(|_| s.before_hello >= BARE_ENDS && !s.tried_other && hint == 0)
+                    other.filter(|_| s.before_hello >= BARE_ENDS && s.transport == s.home && hint == 0)
                 {
                     // At once: if the other one opens now, the network is not what fails.
                     let moving = s.moving;
@@ -261,7 +257,6 @@ impl Session {
                     self.leave(CLOSE_FAULT);
                     let s = &mut self.state;
                     s.moving = moving;
-                    s.tried_other = true;
                     s.transport = other;
                     self.emit(Output::Error {
                         code: code.to_owned(),
@@ -309,25 +304,27 @@ impl Session {
         self.emit(Output::Transport { transport });
     }
 
-    /// The gateway ended the stream with one of its codes, or with one of a later protocol.
-    pub(super) fn ended(&mut self, code: &str, message: String, hint: u64) {
+    /// The gateway has said why it ended the stream.
+    pub(super) fn ended(&mut self, code: &str, message: String, hint: u64, is_final: bool) {
         self.state.before_hello = 0;
-        match known(code).map(Code::retry) {
-            Some(Retry::Renew) => self.token_expired(code, message, hint),
-            Some(Retry::No) => self.stop(code, message),
-            Some(Retry::Yes) | None => self.lose(code, message, hint),
+        if code == Code::TokenExpired.name() {
+            self.token_expired(message, hint);
+        } else if is_final {
+            self.stop(code, message);
+        } else {
+            self.lose(code, message, hint);
         }
     }
 
-    fn token_expired(&mut self, code: &str, message: String, hint: u64) {
-        self.state.token = None;
+    fn token_expired(&mut self, message: String, hint: u64) {
+        let code = Code::TokenExpired.name();
         self.settle();
+        self.state.token = None;
         self.state.refusals += 1;
-        if self.state.refusals >= REFUSALS {
-            self.stop("auth", "the gateway refused three tokens in a row: they had expired");
+        if self.state.refusals >= REFUSALS_MAX {
+            self.stop("auth", "three tokens in a row had expired");
         } else if self.state.refusals == 1 && hint == 0 {
-            self.lost();
-            self.leave(CLOSE_FAULT);
+            self.wait(CLOSE_FAULT);
             self.emit(Output::Error { code: code.to_owned(), message, fatal: false, retry_in_ms: Some(0) });
             self.begin();
         } else {
@@ -412,9 +409,4 @@ impl Session {
         self.state.generation += 1;
         self.state.generation
     }
-}
-
-/// A code that a stream can end with. Other codes come with an HTTP status, and the status decides.
-fn known(name: &str) -> Option<Code> {
-    Code::from_name(name).filter(|code| code.close().is_some())
 }

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{DEDUP_MS, PING_INTERVAL_MS, Session, delivery::Facts, tokens::UNCONFIRMED_MS};
 use crate::{
-    Cursor, Epoch, FilterTag, GapReason,
+    Code, Cursor, Epoch, FilterTag, GapReason,
     client::{
         continuity::{AfterGap, Continuity, after_gap, after_hello},
         delay::{HINT_MS_MAX, STABLE_MS, part},
@@ -12,6 +12,7 @@ use crate::{
         output::{Output, SentFrame, Transport},
         state::{Fill, Held, Phase},
     },
+    code::Retry,
 };
 
 /// The longest ping interval that a client accepts: an hour. With a longer one, a dead connection would go
@@ -20,9 +21,6 @@ const PING_INTERVAL_MS_MAX: u64 = 3_600_000;
 
 /// A token is not renewed more often, however short its life.
 const REFRESH_MS_MIN: u64 = 1_000;
-
-/// Once the clock has its samples, one ping of the gateway in ten is answered with one of the session's own.
-const ASK_EVERY: u64 = 10;
 
 impl Session {
     pub(super) fn frame(&mut self, g: u64, text: &str) {
@@ -48,7 +46,10 @@ impl Session {
             "error" => {
                 let code = frame.text("code").unwrap_or_default();
                 let message = frame.text("message").unwrap_or_default().into_owned();
-                self.ended(&code, message, hint(&frame));
+                // Codes that no stream can end with, and those of a newer gateway, are worth another try.
+                let is_final = Code::from_name(&code)
+                    .is_some_and(|code| code.retry() == Retry::No && code.close().is_some());
+                self.ended(&code, message, hint(&frame), is_final);
             }
             "goaway" => {
                 self.state.timers.leave = Some(self.now + part(self.random, hint(&frame)));
@@ -106,7 +107,7 @@ impl Session {
             .whole("ping_interval_ms")
             .map_or(PING_INTERVAL_MS, |interval| interval.min(PING_INTERVAL_MS_MAX));
         s.dedup_window_ms = frame.whole("dedup_window_ms").unwrap_or(DEDUP_MS);
-        s.connection_id = Some(frame.text("connection_id").unwrap_or_default().into_owned());
+        s.connection_id = frame.text("connection_id").filter(|id| !id.is_empty()).map(Into::into);
         s.token_until = self.now + life;
         s.timers.refresh = Some(self.now + (life * 4 / 5).max(REFRESH_MS_MIN));
         if is_renewed {
@@ -246,10 +247,7 @@ impl Session {
             return;
         }
         self.send(SentFrame::Pong);
-        self.state.pings_heard += 1;
-        if !self.has_all_samples() || self.state.pings_heard % ASK_EVERY == 0 {
-            self.ask();
-        }
+        self.ask_at_ping();
     }
 }
 

@@ -10,8 +10,8 @@ mod tokens;
 
 use super::{
     input::{Config, Input, WakeReason},
-    output::{Output, SentFrame},
-    state::{Phase, Said, State},
+    output::{ConnectionState, Output, SentFrame},
+    state::{Phase, State},
 };
 
 /// The time between pings until a `hello` says another.
@@ -75,6 +75,7 @@ impl Session {
     /// Takes one fact and returns what to do, in this order. `now` is monotonic and `wall` since 1970, both
     /// in milliseconds. `random` is drawn uniformly from [0, 1); a step uses it at most once.
     pub fn step(&mut self, input: Input, now: u64, wall: u64, random: f64) -> Vec<Output> {
+        let before = self.seen();
         let s = &mut self.state;
         // How far the wall clock ran ahead of the other, which stands still while the machine sleeps.
         let slept = match s.last_wall {
@@ -95,7 +96,7 @@ impl Session {
             self.state.postponed = false;
         }
         self.cell(input);
-        self.say();
+        self.say(before);
         std::mem::take(&mut self.out)
     }
 
@@ -217,17 +218,19 @@ impl Session {
         self.emit(Output::Send { frame });
     }
 
-    /// Reports the state, if it is another than before.
-    fn say(&mut self) {
+    /// What a `state` output says.
+    fn seen(&self) -> (Phase, u32, Option<u64>, ConnectionState) {
         let s = &self.state;
-        let said =
-            Said { phase: s.phase, state: s.connection_state(), attempt: s.attempt, retry: s.timers.retry };
-        if said == s.said {
-            return;
+        (s.phase, s.attempt, s.timers.retry, s.connection_state())
+    }
+
+    /// Reports the state, if it is another than before the step.
+    fn say(&mut self, before: (Phase, u32, Option<u64>, ConnectionState)) {
+        let seen = self.seen();
+        if seen != before {
+            let (phase, attempt, retry, state) = seen;
+            let retry_in_ms = retry.map(|at| at.saturating_sub(self.now));
+            self.emit(Output::State { state, phase, attempt, retry_in_ms });
         }
-        let Said { phase, state, attempt, retry } = said;
-        let retry_in_ms = retry.map(|at| at.saturating_sub(self.now));
-        self.state.said = said;
-        self.emit(Output::State { state, phase, attempt, retry_in_ms });
     }
 }
