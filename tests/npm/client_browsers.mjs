@@ -195,6 +195,23 @@ const scenarios = {
     return visit;
   },
 
+  async 'two tabs share a connection, also after the one that had it is closed'(rig, engine) {
+    const pair = [await rig.visit(engine, { tabs: 'two tabs' }), await rig.visit(engine, { tabs: 'two tabs' })];
+    for (const visit of pair) await visit.live();
+    await rig.publish(30);
+    for (const visit of pair) await visit.settle({ health: false });
+    const open = () => pair.map(({ proxy }) => proxy.open.size);
+    await until('one connection', () => open().reduce((sum, count) => sum + count) === 1);
+    const [leader, other] = open()[0] === 1 ? pair : pair.toReversed();
+    const flow = rig.flow();
+    await leader.close();
+    await other.page.show();
+    await until('the other tab to have it', () => other.proxy.open.size === 1);
+    await flow.stop();
+    await other.settle({ health: false });
+    return other;
+  },
+
   async 'a token that is refused stops the client, with one clear error'(rig, engine) {
     const visit = await rig.visit(engine, { token: `${rig.gateway.token.slice(0, -8)}AAAAAAAA` });
     const { errors, health } = await visit.when('it to stop', ({ status }) => status.phase === 'stopped');

@@ -50,14 +50,18 @@ function countTurns() {
 
 /**
  * `workMs`: how long the application works on each event. `counts`: frames and turns are counted. `only`: no other transport
- * than WebSocket. `react`: it is React that connects.
+ * than WebSocket. `tabs`: the name by which tabs share one connection. `react`: it is React that connects.
  */
-window.begin = async ({ workMs = 0, counts = false, only = null, react = false, ...options }) => {
+window.begin = async ({ workMs = 0, counts = false, only = null, tabs = null, react = false, ...options }) => {
   if (counts) {
     requestAnimationFrame(countFrames);
     countTurns();
   }
   if (only === 'ws') options.transports = [webSocket(WatchedSocket)];
+  if (tabs) {
+    const { tabs: share } = await import('/client/tabs.js');
+    options.transports = share({ name: tabs, transports: [webSocket(WatchedSocket)] });
+  }
   // The shortest delays that the protocol allows.
   const client = window.client = createClient({ random: () => 0, webSocket: WatchedSocket, getToken, ...options });
   client.on('*', ({ seq, service, event, id, data, latencyMs }) => {
