@@ -45,6 +45,7 @@
 //! everything that waited has been taken.
 
 pub mod gateway;
+pub mod publisher;
 
 mod builder;
 mod client;

@@ -1,5 +1,7 @@
-//! The client session in simulated worlds, and the vectors that come of them.
+//! The client session: the vectors of `spec/vectors`, and simulated worlds, of which the generated vectors are
+//! pieces. `examples/session_runs.rs` prints whole runs for clients in other languages.
 
+mod generated;
 mod log;
 mod oracle;
 mod prng;
@@ -8,11 +10,11 @@ mod world;
 
 use world::World;
 
-/// How many worlds the quick test runs; `TIDEGATE_SESSION_SEEDS` asks for more.
+/// How many worlds the test runs; `TIDEGATE_SESSION_SEEDS` asks for more.
 const SEEDS: u32 = 10_000;
 
 #[test]
-fn r2_r3_r4_r5_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
+fn r2_r3_r4_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
     let seeds = std::env::var("TIDEGATE_SESSION_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let mut failures = Vec::new();
     for seed in 0..seeds {
@@ -24,4 +26,21 @@ fn r2_r3_r4_r5_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn r2_r3_r4_r5_r14_every_vector_holds() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for path in vector::files() {
+        for vector in vector::read(&path) {
+            count += 1;
+            if let Err(what) = vector::run(&vector) {
+                failures.push(format!("{}: {what}", path.display()));
+            }
+        }
+    }
+    assert!(count > 300, "only {count} vectors");
+    let shown: Vec<&String> = failures.iter().take(20).collect();
+    assert!(failures.is_empty(), "{} of {count} vectors:\n{shown:#?}", failures.len());
 }

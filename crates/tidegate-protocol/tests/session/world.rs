@@ -111,8 +111,8 @@ pub struct World {
     ping_ms: u64,
     /// The steps, if they are recorded.
     pub steps: Option<Vec<Step>>,
-    /// Before which step which state was kept.
-    pub states: Vec<(usize, State)>,
+    /// The state before each of them.
+    pub states: Vec<State>,
 }
 
 impl World {
@@ -211,10 +211,10 @@ impl World {
         }
     }
 
-    /// The recorded run as a vector.
-    pub fn into_vector(self, name: String) -> Vector {
-        let steps = self.steps.unwrap_or_default();
-        Vector { name, rules: Vec::new(), config: self.config, state: None, steps, metrics: None }
+    /// What was recorded, as a vector.
+    pub fn recorded(&self, name: String) -> Vector {
+        let steps = self.steps.clone().unwrap_or_default();
+        Vector { name, rules: Vec::new(), config: self.config.clone(), state: None, steps, metrics: None }
     }
 
     fn now(&self) -> u64 {
@@ -320,9 +320,8 @@ impl World {
         let (now, random) = (self.now(), self.prng.unit());
         let wall = (WALL + self.time).saturating_add_signed(self.skew);
         let version = self.version_of(&input);
-        if self.steps.is_some() && self.prng.chance(60) {
-            let index = self.steps.as_ref().map_or(0, Vec::len);
-            self.states.push((index, self.session.state().clone()));
+        if self.steps.is_some() {
+            self.states.push(self.session.state().clone());
         }
         let outputs = self.session.step(input.clone(), now, wall, random);
         let checked = self.oracle.check(&input, &outputs, &self.session, &self.logs, version, now);
