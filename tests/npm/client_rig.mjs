@@ -167,7 +167,7 @@ class Visit {
   async when(what, look, patience) {
     let report;
     try {
-      return await until(what, async () => { report = await this.report(); return look(report) && report; }, patience);
+      return await until(what, async () => { report = await this.report(); return look(report) && report; }, patience, 100);
     } catch (error) {
       throw new Error(`${error.message}: ${this.#tell(report)}`);
     }
