@@ -117,8 +117,9 @@ pub(super) struct Driver {
     /// All handles are gone.
     is_abandoned: bool,
     closes: Vec<oneshot::Sender<Vec<Outcome>>>,
-    /// When what is left is given up.
+    /// When what is left is given up, and whether it has been: nothing is sent after that.
     close_at: Option<tokio::time::Instant>,
+    is_over: bool,
     given_up: Vec<Outcome>,
 }
 
@@ -137,12 +138,16 @@ impl Driver {
             is_abandoned: false,
             closes: Vec::new(),
             close_at: None,
+            is_over: false,
             given_up: Vec::new(),
         }
     }
 
     pub(super) async fn run(mut self) {
         while !self.is_done() {
+            if self.is_over {
+                self.give_up();
+            }
             let now = self.clock.now();
             let mut due = None;
             if self.request.is_none() {
@@ -164,7 +169,7 @@ impl Driver {
                 command = self.commands.recv(), if !self.is_abandoned => self.commanded(command),
                 attempt = answered(&mut self.request), if self.request.is_some() => self.answered(attempt),
                 () = sleep(wait), if due.is_some() => {}
-                () = tokio::time::sleep_until(close_at), if self.close_at.is_some() => self.give_up(),
+                () = tokio::time::sleep_until(close_at), if self.close_at.is_some() && !self.is_over => self.is_over = true,
             }
         }
         for reply in self.closes {
@@ -266,7 +271,7 @@ impl Driver {
         }
     }
 
-    /// The time to close is over.
+    /// Settles all events: the time to close is over.
     fn give_up(&mut self) {
         if let Some((request, entries)) = self.request.take() {
             drop(request);

@@ -325,3 +325,17 @@ async fn wrong_settings_are_named() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+/// What docs/clients.md shows is what is compiled, and run against a gateway (`it`, `rust_publisher`).
+#[test]
+fn the_guide_shows_the_example() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path| std::fs::read_to_string(root.join(path)).expect("a file");
+    let between = |text: String, start: &str, end: &str| {
+        let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("{start:?} is not there"));
+        rest.split_once(end).expect("an end").0.trim().to_owned()
+    };
+    let runs = between(read("examples/publish.rs"), "// example: publish\n", "// end\n");
+    let marker = "<!-- example: crates/tidegate-client/examples/publish.rs -->\n```rust\n";
+    assert_eq!(between(read("../../docs/clients.md"), marker, "```\n"), runs);
+}
