@@ -138,6 +138,23 @@ const scenarios = {
     return visit;
   },
 
+  async 'a page that is left and come back to'(rig, engine) {
+    const visit = await rig.visit(engine);
+    await visit.live();
+    await rig.publish(10);
+    await visit.settle({ disconnects: 0 });
+    await visit.page.goto(`${rig.site}/elsewhere`);
+    await until('its connection to end', () => visit.proxy.open.size === 0);
+    await rig.publish(10);
+    await visit.page.evaluate(() => { setTimeout(() => history.back(), 0); });
+    await until('the page', () => visit.page.evaluate(() => typeof window.begin === 'function').catch(() => false));
+    // It is a new one unless the browser has kept it.
+    const isKept = await visit.page.evaluate(() => 'client' in window);
+    console.log(`   ${engine.name} ${isKept ? 'took the page out of its back/forward cache' : 'loaded the page again'}`);
+    if (isKept) await visit.settle({ disconnects: 1 });
+    return isKept ? visit : (await visit.reload(), visit);
+  },
+
   async 'a network that lets no WebSocket through: the events come over SSE, also after a reload'(rig, engine) {
     const visit = await rig.visit(engine, {}, (proxy) => { proxy.blocksUpgrades = true; });
     const flow = rig.flow();
@@ -160,7 +177,8 @@ const scenarios = {
     const visit = await rig.visit(engine, { react: true });
     await visit.live();
     await rig.publish(30);
-    const { sockets } = await visit.settle({ disconnects: 0, attempts: 0 });
+    const { sockets, reasons } = await visit.settle({ disconnects: 0, attempts: 0 });
+    assert.deepEqual(reasons, ['initial'], 'one token');
     assert.equal(sockets.length, 1);
     assert.equal(visit.proxy.attempts('ws'), 1);
     const panel = () => visit.page.evaluate(() => document.querySelector('#panel')?.textContent ?? '');
