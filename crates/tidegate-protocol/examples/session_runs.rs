@@ -3,7 +3,11 @@
 //!
 //! `cargo run -p tidegate-protocol --example session_runs -- 0 10000` prints those of the seeds 0 to 9,999.
 
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it is a program, not part of the crate")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "it is a program, not part of the crate"
+)]
 
 #[path = "../tests/session/log.rs"]
 mod log;
@@ -27,7 +31,7 @@ fn main() {
     };
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     for seed in from..to {
-        let mut world = world::World::new(seed, true);
+        let mut world = world::World::new(seed, world::Record::Steps);
         if let Err(what) = world.run() {
             eprintln!("seed {seed}: {what}");
             std::process::exit(1);

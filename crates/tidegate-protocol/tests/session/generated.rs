@@ -7,7 +7,7 @@ use tidegate_protocol::client::Phase;
 
 use crate::{
     vector::{self, Step, Vector, metrics},
-    world::World,
+    world::{Record, World},
 };
 
 const COMMAND: &str = "WRITE_VECTORS=1 cargo test -q -p tidegate-protocol --test session generated";
@@ -55,9 +55,10 @@ fn generate() -> Vec<Vector> {
         if vectors.len() == VECTORS_MAX {
             break;
         }
-        let mut world = World::new(seed, true);
+        let mut world = World::new(seed, Record::StepsAndStates);
         world.run().expect("the test of the worlds shows what went wrong");
         let run = world.recorded(String::new());
+        let states = world.states.take().unwrap_or_default();
         let mut phase = Phase::Idle;
         let mut covered_to = 0;
         for (index, step) in run.steps.iter().enumerate() {
@@ -71,8 +72,8 @@ fn generate() -> Vec<Vector> {
             let to = (index + AFTER).min(run.steps.len());
             covered_to = to;
             let steps = run.steps[from..to].to_vec();
-            let state = (from > 0).then(|| world.states[from].clone());
-            let after = world.states.get(to).unwrap_or(world.session.state());
+            let state = (from > 0).then(|| states[from].clone());
+            let after = states.get(to).unwrap_or(world.session.state());
             let name = format!("seed {seed}, steps {from} to {}", to - 1);
             let metrics = Some(metrics(after));
             vectors.push(Vector { name, state, steps, metrics, ..run.clone() });
@@ -104,7 +105,8 @@ fn the_generated_vectors_are_fresh() {
         names.insert(path);
     }
     for path in vector::files() {
-        let is_generated = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("generated-"));
+        let is_generated =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("generated-"));
         assert!(!is_generated || names.contains(&path), "{} is not generated any more", path.display());
     }
 }

@@ -77,6 +77,14 @@ struct Token {
     grant: Grant,
 }
 
+/// What is kept of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    Nothing,
+    Steps,
+    StepsAndStates,
+}
+
 /// One run of the world.
 pub struct World {
     pub session: Session,
@@ -112,11 +120,11 @@ pub struct World {
     /// The steps, if they are recorded.
     pub steps: Option<Vec<Step>>,
     /// The state before each of them.
-    pub states: Vec<State>,
+    pub states: Option<Vec<State>>,
 }
 
 impl World {
-    pub fn new(seed: u32, is_recorded: bool) -> Self {
+    pub fn new(seed: u32, record: Record) -> Self {
         let mut prng = Prng::new(seed);
         let transports = match prng.below(8) {
             0 => vec![Transport::Ws],
@@ -174,8 +182,8 @@ impl World {
             is_behind: false,
             ping_ms: prng.pick(&[5_000, 25_000, 25_000]),
             prng,
-            steps: is_recorded.then(Vec::new),
-            states: Vec::new(),
+            steps: (record != Record::Nothing).then(Vec::new),
+            states: (record == Record::StepsAndStates).then(Vec::new),
         };
         world.after(0, Happening::Input(Input::Connect));
         world.after(50, Happening::Publish);
@@ -320,8 +328,8 @@ impl World {
         let (now, random) = (self.now(), self.prng.unit());
         let wall = (WALL + self.time).saturating_add_signed(self.skew);
         let version = self.version_of(&input);
-        if self.steps.is_some() {
-            self.states.push(self.session.state().clone());
+        if let Some(states) = &mut self.states {
+            states.push(self.session.state().clone());
         }
         let outputs = self.session.step(input.clone(), now, wall, random);
         let checked = self.oracle.check(&input, &outputs, &self.session, &self.logs, version, now);
