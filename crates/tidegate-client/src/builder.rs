@@ -10,7 +10,7 @@ use tidegate_protocol::{
 
 use crate::{
     Client, Deliveries, Notice,
-    driver::{self, Setup},
+    driver::{self, Observer, Setup},
     gateway::{self, Gateway},
     queue::QueueLimits,
     random::unit,
@@ -76,8 +76,6 @@ pub enum ConfigError {
     #[error("set up HTTP and TLS: {0}")]
     Http(#[from] reqwest::Error),
 }
-
-type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
 
 /// Configures a client; [`Builder::connect`] starts it.
 #[must_use = "connect() starts the client"]

@@ -130,7 +130,8 @@ export function bareEnd(code: string, message: string, hint = 0): void {
   lose(code, message, hint);
 }
 
-export const broken = (message: string): void => lose('protocol', message);
+/** The gateway sent what it should not. */
+export const broken = (what: string): void => lose('protocol', `faulty frame: ${what}`);
 
 export function hole(): void {
   count('holes');

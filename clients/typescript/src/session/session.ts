@@ -8,7 +8,7 @@ import { fillFailed, page, sweep } from './delivery.js';
 import { emit, enter, initial, isOpen, now, parse, random, report, s, send, wall, type Frame } from './step.js';
 import { EARLY, FRAMES, UNCONFIRMED_MS } from './stream.js';
 import { cancelToken, getToken } from './token.js';
-import type { Config, ConnectionState, Input, Output, Phase, State } from './types.js';
+import type { Config, ConnectionState, Input, Output, Phase, State, Timers } from './types.js';
 
 export { delay } from './attempt.js';
 export { formatCursor, parseCursor } from './cursor.js';
@@ -34,8 +34,8 @@ export function createSession(config: Config, state: State = initial(config), pa
     state,
     step(input, now, wall, random) {
       const out = enter(state, config, parse, now, wall, random);
-      const { timers } = s;
-      const before = [s.phase, s.attempt, timers.retry, connectionState(s)];
+      const { phase, attempt, timers: { retry } } = s;
+      const seen = connectionState(s);
       const overdue = input.t === 'tick' ? now - deadline(s) : 0;
       const slept = s.last_wall && wall - s.last_wall - (now - s.last_now);
       s.last_now = now;
@@ -44,12 +44,7 @@ export function createSession(config: Config, state: State = initial(config), pa
       if (slept > JUMP_MS || overdue > JUMP_MS) late();
       else if (input.t === 'tick') s.postponed = false;
       (TABLE[s.phase][input.t] as (input: Input) => void)(input);
-      const { phase, attempt } = s;
-      const { retry } = timers;
-      const seen = connectionState(s);
-      if ([phase, attempt, retry, seen].some((part, i) => part !== before[i])) {
-        emit({ t: 'state', state: seen, phase, attempt, retry_in_ms: retry && Math.max(0, retry - now) });
-      }
+      if (phase !== s.phase || attempt !== s.attempt || retry !== s.timers.retry || seen !== connectionState(s)) say();
       return out;
     },
     deadline() {
@@ -63,8 +58,13 @@ export function createSession(config: Config, state: State = initial(config), pa
 
 function deadline({ timers }: State): number {
   let due = Infinity;
-  for (const at of Object.values(timers) as (number | null)[]) due = Math.min(due, at ?? due);
+  for (const name in timers) due = Math.min(due, timers[name as keyof Timers] ?? due);
   return due;
+}
+
+function say(): void {
+  const { phase, attempt, timers: { retry } } = s;
+  emit({ t: 'state', state: connectionState(s), phase, attempt, retry_in_ms: retry && Math.max(0, retry - now) });
 }
 
 function connectionState(s: State): ConnectionState {
@@ -136,10 +136,10 @@ function frame({ g, text }: Of<'frame'>): void {
   try {
     frame = parse(text) as Frame;
   } catch {
-    return broken('a frame is not JSON');
+    return broken('no JSON');
   }
   const type = frame?.type;
-  if (typeof type !== 'string') return broken('a frame has no type');
+  if (typeof type !== 'string') return broken('no type');
   if (s.hello_at !== null) {
     if (s.phase === 'probe') {
       s.phase = 'live';
@@ -148,7 +148,7 @@ function frame({ g, text }: Of<'frame'>): void {
     listen();
   }
   if (!Object.hasOwn(FRAMES, type)) return;
-  if (s.hello_at === null && !EARLY.includes(type)) return broken('a frame came before hello');
+  if (s.hello_at === null && !EARLY.includes(type)) return broken(`${type} before hello`);
   FRAMES[type]!(frame);
 }
 

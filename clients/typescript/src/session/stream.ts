@@ -19,7 +19,7 @@ export const UNCONFIRMED_MS = 60_000;
 function hello(frame: Frame): void {
   const { timers, cursor } = s;
   const start = parseCursor(frame.cursor);
-  if (!start || start.seq > (cursor ?? start).seq) return broken('hello has no cursor, or skips events');
+  if (!start || start.seq > (cursor ?? start).seq) return broken('hello.cursor');
   const renewed = s.hello_at !== null;
   const life = wholeOr(frame.token_expires_in_ms, UNCONFIRMED_MS);
   s.cursor = { ...start, seq: (cursor ?? start).seq };
@@ -58,7 +58,7 @@ function hello(frame: Frame): void {
 // `event`, `batch` and `ping` speak for (prev, seq].
 function advance({ prev, seq }: Frame, events: unknown): void {
   const cursor = s.cursor!;
-  if (!isWhole(prev) || !isWhole(seq) || !isInOrder(events, -1, seq)) return broken('a frame has no prev, seq or events');
+  if (!isWhole(prev) || !isWhole(seq) || !isInOrder(events, -1, seq)) return broken('prev, seq or events');
   if (prev > cursor.seq) return hole();
   for (const event of events) {
     const replay = event.seq <= s.head;
@@ -82,7 +82,7 @@ function ping(frame: Frame): void {
 function gap({ prev, seq, epoch, filter, reason, services }: Frame): void {
   const before = s.cursor!;
   const place = isWhole(seq) && parseCursor(`${textOf(epoch)}-${seq}`);
-  if (!isWhole(prev) || !place) return broken('a gap has no prev, seq or epoch');
+  if (!isWhole(prev) || !place) return broken('gap');
   if (prev > before.seq) return hole();
   const isEpoch = reason === 'epoch';
   const isNews = isEpoch || reason === 'filter' || place.seq > before.seq;

@@ -18,6 +18,7 @@
 //! fault here must not be repeated there.
 
 pub mod continuity;
+mod cursor_json;
 pub mod delay;
 pub mod input;
 mod members;

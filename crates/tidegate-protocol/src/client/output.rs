@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::state::Phase;
-use crate::{Cursor, Epoch, Seq, cursor};
+use super::{cursor_json, state::Phase};
+use crate::{Cursor, Epoch, Seq};
 
 /// How a stream is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub enum Output {
         /// With this token.
         token: String,
         /// The query's `cursor`.
-        #[serde(serialize_with = "cursor::as_optional_text")]
+        #[serde(serialize_with = "cursor_json::as_optional_text")]
         cursor: Option<Cursor>,
         /// The query's `tail`.
         tail: Option<u32>,
@@ -101,7 +101,7 @@ pub enum Output {
         /// The answer carries it.
         g: u64,
         /// The query's `after`.
-        #[serde(serialize_with = "cursor::as_text")]
+        #[serde(serialize_with = "cursor_json::as_text")]
         after: Cursor,
         /// Events above it are not needed.
         to: Seq,
@@ -126,7 +126,7 @@ pub enum Output {
         /// `hello.sync`: `interval` or `memory` if acknowledged events are not synced to disk first.
         sync: Option<String>,
         /// Where the stream starts.
-        #[serde(serialize_with = "cursor::as_text")]
+        #[serde(serialize_with = "cursor_json::as_text")]
         cursor: Cursor,
     },
     /// An event for the application.
@@ -145,7 +145,7 @@ pub enum Output {
         /// The stream continues after it; with reason `epoch` it may be lower than `prev`.
         seq: Seq,
         /// The epoch of `seq`.
-        #[serde(serialize_with = "cursor::epoch_as_text")]
+        #[serde(serialize_with = "cursor_json::epoch_as_text")]
         epoch: Epoch,
         /// The name of a [`crate::GapReason`].
         reason: String,
@@ -155,7 +155,7 @@ pub enum Output {
     /// All before this was handed over: the position to keep.
     Cursor {
         /// The position.
-        #[serde(serialize_with = "cursor::as_text")]
+        #[serde(serialize_with = "cursor_json::as_text")]
         cursor: Cursor,
     },
     /// A remark of the gateway; the stream goes on.

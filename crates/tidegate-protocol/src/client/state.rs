@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    cursor_json,
     input::Config,
     output::{ConnectionState, HealthReport, TokenReason, Transport},
 };
-use crate::{Cursor, Seq, cursor};
+use crate::{Cursor, Seq};
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,8 @@ pub struct State {
     pub transport: Transport,
     /// The transport to begin an attempt with.
     pub home: Transport,
+    /// The one that the driver was told to keep.
+    pub kept: Transport,
     /// When the last connection was opened.
     pub open_at: Option<u64>,
     /// When its first `hello` came.
@@ -148,7 +151,7 @@ pub struct State {
     pub asked: bool,
 
     /// All up to here was seen.
-    #[serde(with = "cursor::as_optional_parts")]
+    #[serde(with = "cursor_json::as_optional_parts")]
     pub cursor: Option<Cursor>,
     /// The gateway's name for the last connection.
     pub connection_id: Option<String>,
@@ -223,6 +226,7 @@ impl State {
             connection: None,
             transport: home,
             home,
+            kept: home,
             open_at: None,
             hello_at: None,
             moving: false,
@@ -301,7 +305,7 @@ pub struct Fill {
     /// The generation of the page that was requested.
     pub g: u64,
     /// All up to here was delivered.
-    #[serde(with = "cursor::as_parts")]
+    #[serde(with = "cursor_json::as_parts")]
     pub after: Cursor,
     /// The end of the gap.
     pub to: Seq,
@@ -310,7 +314,7 @@ pub struct Fill {
     /// Events after the gap, held back.
     pub held: Vec<Held>,
     /// The cursor after them.
-    #[serde(with = "cursor::as_parts")]
+    #[serde(with = "cursor_json::as_parts")]
     pub cursor: Cursor,
 }
 

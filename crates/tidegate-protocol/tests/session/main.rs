@@ -1,22 +1,24 @@
-//! The client session in simulated worlds, and the vectors that come of them.
+//! The client session: the vectors of `spec/vectors`, and simulated worlds, of which the generated vectors are
+//! pieces. `examples/session_runs.rs` prints whole runs for clients in other languages.
 
+mod generated;
 mod log;
 mod oracle;
 mod prng;
 mod vector;
 mod world;
 
-use world::World;
+use world::{Record, World};
 
-/// How many worlds the quick test runs; `TIDEGATE_SESSION_SEEDS` asks for more.
+/// How many worlds the test runs; `TIDEGATE_SESSION_SEEDS` asks for more.
 const SEEDS: u32 = 10_000;
 
 #[test]
-fn r2_r3_r4_r5_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
+fn r2_r3_r4_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
     let seeds = std::env::var("TIDEGATE_SESSION_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let mut failures = Vec::new();
     for seed in 0..seeds {
-        if let Err(what) = World::new(seed, false).run() {
+        if let Err(what) = World::new(seed, Record::Nothing).run() {
             failures.push(format!("seed {seed}: {what}"));
             if failures.len() == 5 {
                 break;
@@ -24,4 +26,13 @@ fn r2_r3_r4_r5_r14_no_world_makes_a_session_lose_repeat_or_reorder() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn r2_r3_r4_r5_r14_every_vector_holds() {
+    let count: usize = vector::files().iter().map(|path| vector::read(path).len()).sum();
+    assert!(count >= 380, "only {count} vectors");
+    let failures = vector::failures();
+    let shown: Vec<&String> = failures.iter().map(|(_, what)| what).take(20).collect();
+    assert!(failures.is_empty(), "{} of {count} vectors:\n{shown:#?}", failures.len());
 }

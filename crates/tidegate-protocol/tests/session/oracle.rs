@@ -22,6 +22,11 @@ pub struct Oracle {
     opens: Vec<u64>,
     requests: Vec<u64>,
     has_cursor: bool,
+    /// What the driver has under way.
+    connection: Option<u64>,
+    request: Option<u64>,
+    page: Option<u64>,
+    generation: u64,
 }
 
 impl Oracle {
@@ -35,6 +40,10 @@ impl Oracle {
             opens: Vec::new(),
             requests: Vec::new(),
             has_cursor: config.cursor.is_some(),
+            connection: None,
+            request: None,
+            page: None,
+            generation: 0,
         }
     }
 
@@ -55,7 +64,9 @@ impl Oracle {
         if let Some(version) = version {
             self.enter(version, logs);
         }
+        self.answer(input);
         for output in outputs {
+            self.under_way(output)?;
             self.take(output, &logs[self.version], now)?;
         }
         if matches!(input, Input::Connect | Input::Disconnect) {
@@ -63,6 +74,64 @@ impl Oracle {
             self.requests.clear();
         }
         self.check_state(session, outputs)
+    }
+
+    /// What an input ends.
+    fn answer(&mut self, input: &Input) {
+        let (place, g) = match input {
+            Input::Closed { g, .. } => (&mut self.connection, *g),
+            Input::Token { g, .. } | Input::TokenFailed { g, .. } => (&mut self.request, *g),
+            Input::Page { g, .. } | Input::PageFailed { g } => (&mut self.page, *g),
+            Input::Connect
+            | Input::Disconnect
+            | Input::Opened { .. }
+            | Input::Frame { .. }
+            | Input::Wake { .. }
+            | Input::Offline
+            | Input::Suspend
+            | Input::Tick
+            | Input::Overflow
+            | Input::Drained => return,
+        };
+        if *place == Some(g) {
+            *place = None;
+        }
+    }
+
+    /// One connection, one request for a token and one for a page at a time, each with a generation of its own.
+    fn under_way(&mut self, output: &Output) -> Result<(), String> {
+        let (place, g) = match output {
+            Output::Open { g, .. } => (&mut self.connection, *g),
+            Output::GetToken { g, .. } => (&mut self.request, *g),
+            Output::History { g, .. } => (&mut self.page, *g),
+            Output::Close { g, .. } if self.connection == Some(*g) => {
+                self.connection = None;
+                return Ok(());
+            }
+            Output::Cancel { g } if self.request == Some(*g) => {
+                self.request = None;
+                return Ok(());
+            }
+            Output::Cancel { g } if self.page == Some(*g) => {
+                self.page = None;
+                return Ok(());
+            }
+            Output::Close { .. } | Output::Cancel { .. } => return Err(format!("{output:?} of nothing")),
+            Output::Send { .. }
+            | Output::Transport { .. }
+            | Output::Hello { .. }
+            | Output::Event { .. }
+            | Output::Gap { .. }
+            | Output::Cursor { .. }
+            | Output::Status { .. }
+            | Output::Error { .. }
+            | Output::State { .. } => return Ok(()),
+        };
+        if place.is_some() || g <= self.generation {
+            return Err(format!("{output:?} beside {place:?}, after generation {}", self.generation));
+        }
+        (*place, self.generation) = (Some(g), g);
+        Ok(())
     }
 
     /// A connection may speak for a later version of the log.

@@ -127,6 +127,12 @@ pub fn run(vector: &Vector) -> Result<(), String> {
     Ok(())
 }
 
+/// The names of all vectors that fail, each with what differs.
+pub fn failures() -> Vec<(String, String)> {
+    let vectors = files().into_iter().flat_map(|path| read(&path));
+    vectors.filter_map(|vector| run(&vector).err().map(|what| (vector.name, what))).collect()
+}
+
 /// Health as applications see it.
 pub fn metrics(state: &State) -> Value {
     json!({

@@ -77,6 +77,14 @@ struct Token {
     grant: Grant,
 }
 
+/// What is kept of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    Nothing,
+    Steps,
+    StepsAndStates,
+}
+
 /// One run of the world.
 pub struct World {
     pub session: Session,
@@ -111,12 +119,12 @@ pub struct World {
     ping_ms: u64,
     /// The steps, if they are recorded.
     pub steps: Option<Vec<Step>>,
-    /// Before which step which state was kept.
-    pub states: Vec<(usize, State)>,
+    /// The state before each of them.
+    pub states: Option<Vec<State>>,
 }
 
 impl World {
-    pub fn new(seed: u32, is_recorded: bool) -> Self {
+    pub fn new(seed: u32, record: Record) -> Self {
         let mut prng = Prng::new(seed);
         let transports = match prng.below(8) {
             0 => vec![Transport::Ws],
@@ -174,8 +182,8 @@ impl World {
             is_behind: false,
             ping_ms: prng.pick(&[5_000, 25_000, 25_000]),
             prng,
-            steps: is_recorded.then(Vec::new),
-            states: Vec::new(),
+            steps: (record != Record::Nothing).then(Vec::new),
+            states: (record == Record::StepsAndStates).then(Vec::new),
         };
         world.after(0, Happening::Input(Input::Connect));
         world.after(50, Happening::Publish);
@@ -211,10 +219,10 @@ impl World {
         }
     }
 
-    /// The recorded run as a vector.
-    pub fn into_vector(self, name: String) -> Vector {
-        let steps = self.steps.unwrap_or_default();
-        Vector { name, rules: Vec::new(), config: self.config, state: None, steps, metrics: None }
+    /// What was recorded, as a vector.
+    pub fn recorded(&self, name: String) -> Vector {
+        let steps = self.steps.clone().unwrap_or_default();
+        Vector { name, rules: Vec::new(), config: self.config.clone(), state: None, steps, metrics: None }
     }
 
     fn now(&self) -> u64 {
@@ -320,9 +328,8 @@ impl World {
         let (now, random) = (self.now(), self.prng.unit());
         let wall = (WALL + self.time).saturating_add_signed(self.skew);
         let version = self.version_of(&input);
-        if self.steps.is_some() && self.prng.chance(60) {
-            let index = self.steps.as_ref().map_or(0, Vec::len);
-            self.states.push((index, self.session.state().clone()));
+        if let Some(states) = &mut self.states {
+            states.push(self.session.state().clone());
         }
         let outputs = self.session.step(input.clone(), now, wall, random);
         let checked = self.oracle.check(&input, &outputs, &self.session, &self.logs, version, now);

@@ -271,7 +271,8 @@ impl Session {
                 s.short_lives += 1;
                 if let Some(other) = other.filter(|_| s.short_lives >= BARE_ENDS) {
                     s.short_lives = 0;
-                    self.settle_on(other);
+                    // The driver is told once it has its `hello`: a page that is left cuts its connections too.
+                    s.home = other;
                 }
             }
             Some(_) => {}
@@ -296,12 +297,6 @@ impl Session {
         self.leave(CLOSE_DONE);
         self.cancel_token();
         self.state.phase = phase;
-    }
-
-    /// Begins with this transport from now on.
-    pub(super) fn settle_on(&mut self, transport: Transport) {
-        self.state.home = transport;
-        self.emit(Output::Transport { transport });
     }
 
     /// The gateway has said why it ended the stream.

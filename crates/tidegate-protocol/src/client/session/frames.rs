@@ -124,9 +124,11 @@ impl Session {
             s.not_before = None;
             s.pings_heard = 0;
             s.samples.clear();
-            if s.transport != s.home {
-                let transport = s.transport;
-                self.settle_on(transport);
+            let transport = s.transport;
+            s.home = transport;
+            if transport != s.kept {
+                s.kept = transport;
+                self.emit(Output::Transport { transport });
             }
             let opened = self.state.open_at.unwrap_or(self.now);
             self.sample(opened, frame.text("server_time").as_deref());
