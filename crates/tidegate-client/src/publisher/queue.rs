@@ -396,8 +396,9 @@ mod tests {
                 Some(Answer { status, body: body.to_string().into_bytes(), ..Answer::default() })
             };
             if draws.percent(self.often) {
-                return match draws.below(4) {
+                return match draws.below(5) {
                     0 => None,
+                    3 => answer(401, Self::problem(401, "unauthorized")),
                     1 => answer(503, Self::problem(503, "overloaded")),
                     2 => answer(429, Self::problem(429, "rate_limited")),
                     _ => answer(502, Value::Null),
@@ -542,7 +543,8 @@ mod tests {
                 Some(due) if due <= now => {
                     let entries = queue.take(now);
                     assert!(!entries.is_empty(), "something is due, and nothing is taken");
-                    now += draws.below(30);
+                    // Some requests are slow, so that the delay of an org ends meanwhile.
+                    now += if draws.percent(20) { 1000 } else { draws.below(30) };
                     let verdicts = match model.answer(&entries, &mut draws) {
                         Some(answer) => {
                             let sent: Vec<_> = entries.iter().map(Entry::sent).collect();
@@ -574,7 +576,10 @@ mod tests {
                 }
                 Outcome::Refused(refused) => {
                     assert_eq!(place, None, "refused ({}), and yet stored", refused.code);
-                    let is_faulty = *is_bad || service == "secret" || refused.id.starts_with("same");
+                    let is_faulty = *is_bad
+                        || service == "secret"
+                        || refused.id.starts_with("same")
+                        || refused.code == "unauthorized";
                     assert!(
                         refused.is_retryable || is_faulty,
                         "refused for the fault of another: {refused:?}"

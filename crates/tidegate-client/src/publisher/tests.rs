@@ -303,6 +303,30 @@ async fn close_with_work_left_says_what_became_of_it() {
 }
 
 #[tokio::test]
+async fn close_sends_also_what_waits_for_room() {
+    let release = Arc::new(Notify::new());
+    let server = Server::start([Act::StoreAfter(Arc::clone(&release))]).await;
+    let publisher = server.publisher().queue(1, 1 << 20).build().expect("a publisher");
+    let first = publisher.send(event(1)).await;
+    let mut second = Box::pin(publisher.publish(event(2)));
+    tokio::select! {
+        biased;
+        outcome = &mut second => panic!("there is no room: {outcome:?}"),
+        () = std::future::ready(()) => {}
+    }
+    let mut closing = Box::pin(publisher.close(Duration::from_secs(60)));
+    tokio::select! {
+        biased;
+        left = &mut closing => panic!("there is work left: {left:?}"),
+        () = std::future::ready(()) => {}
+    }
+    release.notify_one();
+    let (left, second) = tokio::join!(closing, second);
+    assert_eq!(left, []);
+    assert!(first.await.stored().is_some() && second.stored().is_some(), "{second:?}");
+}
+
+#[tokio::test]
 async fn a_dropped_publisher_sends_what_it_has() {
     let server = Server::start([Act::Close]).await;
     let publisher = server.publisher().build().expect("a publisher");
