@@ -72,7 +72,6 @@ const routes = {
   },
 };
 
-const vite = await createVite({ server: { middlewareMode: true }, appType: 'spa', root: import.meta.dirname });
 const server = createServer(async (request, response) => {
   const { pathname, searchParams } = new URL(request.url, 'http://localhost');
   const route = routes[`${request.method} ${pathname}`];
@@ -84,6 +83,7 @@ const server = createServer(async (request, response) => {
     response.writeHead(503, { 'content-type': 'application/json' }).end(JSON.stringify({ error: String(error.message ?? error) }));
   }
 });
+const vite = await createVite({ server: { middlewareMode: true, hmr: { server } }, appType: 'spa', root: import.meta.dirname });
 server.listen(port, 'localhost', () => console.log(`The dashboard is at http://localhost:${port}`));
 
 const timer = setInterval(() => publish(company.next()), EVERY_MS);

@@ -105,9 +105,11 @@ const scenarios = {
     await rig.publish(10);
     visit.proxy.mode = 'pass'; // that connection stays dead
     await visit.page.show();
-    await visit.settle({ disconnects: 1, attempts: 1 });
+    // The page says so; nobody waits for the gateway's next ping.
+    await until('a probe', () => visit.page.evaluate(async () => (await window.client.dump()).steps
+      .some((step) => step.in.t === 'wake' && step.in.reason === 'visible' && step.phase === 'probe')));
+    const { errors } = await visit.settle({ disconnects: 1, attempts: 1 });
     assert.ok(visit.proxy.counts.swallowed > 0);
-    const { errors } = await visit.report();
     assert.deepEqual(errors.map(({ code, fatal }) => [code, fatal]), [['silence', false]]);
     return visit;
   },
@@ -136,6 +138,23 @@ const scenarios = {
     return visit;
   },
 
+  async 'a page that is left and come back to'(rig, engine) {
+    const visit = await rig.visit(engine);
+    await visit.live();
+    await rig.publish(10);
+    await visit.settle({ disconnects: 0 });
+    await visit.page.goto(`${rig.site}/elsewhere`);
+    await until('its connection to end', () => visit.proxy.open.size === 0);
+    await rig.publish(10);
+    await visit.page.evaluate(() => { setTimeout(() => history.back(), 0); });
+    await until('the page', () => visit.page.evaluate(() => typeof window.begin === 'function').catch(() => false));
+    // It is a new one unless the browser has kept it.
+    const isKept = await visit.page.evaluate(() => 'client' in window);
+    console.log(`   ${engine.name} ${isKept ? 'took the page out of its back/forward cache' : 'loaded the page again'}`);
+    if (isKept) await visit.settle({ disconnects: 1 });
+    return isKept ? visit : (await visit.reload(), visit);
+  },
+
   async 'a network that lets no WebSocket through: the events come over SSE, also after a reload'(rig, engine) {
     const visit = await rig.visit(engine, {}, (proxy) => { proxy.blocksUpgrades = true; });
     const flow = rig.flow();
@@ -158,7 +177,8 @@ const scenarios = {
     const visit = await rig.visit(engine, { react: true });
     await visit.live();
     await rig.publish(30);
-    const { sockets } = await visit.settle({ disconnects: 0, attempts: 0 });
+    const { sockets, reasons } = await visit.settle({ disconnects: 0, attempts: 0 });
+    assert.deepEqual(reasons, ['initial'], 'one token');
     assert.equal(sockets.length, 1);
     assert.equal(visit.proxy.attempts('ws'), 1);
     const panel = () => visit.page.evaluate(() => document.querySelector('#panel')?.textContent ?? '');
@@ -233,9 +253,12 @@ const throughout = {
 // Those that wait for long, all at once, while the scenarios run.
 const meanwhile = {
   async 'a token renewed in place'(rig, engine) {
-    const first = rig.gateway.expiring(8);
-    const end = Date.now() + 8_000;
-    const visit = await rig.visit(engine, { token: (reason) => (reason === 'refresh' ? rig.gateway.token : first) });
+    let end;
+    const visit = await rig.visit(engine, { token: (reason) => {
+      if (reason !== 'initial') return rig.gateway.token;
+      end = Date.now() + 8_000;
+      return rig.gateway.expiring(8);
+    } });
     await visit.live();
     await visit.when('the renewal', ({ reasons }) => reasons.includes('refresh'));
     await until('the end of the first token', () => Date.now() > end + 500);
@@ -273,17 +296,19 @@ const meanwhile = {
 // Before all others, because it says how well the page went on meanwhile.
 const first = {
   async 'a storm of 5,000 events'(rig, engine) {
-    const visit = await rig.visit(engine, { workMs: 0.3, counts: true });
+    const workMs = 0.3;
+    const visit = await rig.visit(engine, { workMs, counts: true });
     await visit.live();
     const before = await visit.report();
     const began = Date.now();
     await Promise.all(Array.from({ length: 5 }, () => rig.publish(1000)));
-    const { frames, longTasks, mostInAFrame, health } = await visit.settle({ disconnects: 0 });
+    const { frames, longTasks, mostInATurn, health } = await visit.settle({ disconnects: 0 });
     const drawn = frames - before.frames;
     const long = longTasks.length - before.longTasks.length;
-    console.log(`   5,000 events, 1.5 s of work in handlers: handled in ${Date.now() - began} ms, ${drawn} frames drawn, at most ${mostInAFrame} events in one`
+    console.log(`   5,000 events, 1.5 s of work in handlers: handled in ${Date.now() - began} ms, ${drawn} frames drawn, at most ${mostInATurn} events between two tasks of the page`
       + `${engine.longTasks ? `, ${long} tasks over 50 ms (${longTasks.slice(before.longTasks.length).join(' ')})` : ''}, p95 of latency ${health.extra.p95} ms`);
-    assert.ok(drawn >= 20, 'the page went on drawing');
+    assert.ok(drawn > 0, 'the page went on drawing');
+    assert.ok(mostInATurn * workMs < 50, 'no 50 ms of work at once');
     return visit;
   },
 };

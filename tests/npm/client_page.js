@@ -3,7 +3,7 @@
 import { AuthError, createClient, webSocket } from '/client/index.js';
 
 /** What happened, in order. `ledger` has events and gaps, `sockets` each WebSocket that was ever made. */
-const seen = window.seen = { ledger: [], errors: [], states: [], reasons: [], sockets: [], faults: [], aborted: 0, longTasks: [], frames: 0, mostInAFrame: 0 };
+const seen = window.seen = { ledger: [], errors: [], states: [], reasons: [], sockets: [], faults: [], aborted: 0, longTasks: [], frames: 0, mostInATurn: 0 };
 
 addEventListener('error', ({ message }) => seen.faults.push(message));
 addEventListener('unhandledrejection', ({ reason }) => seen.faults.push(`unhandled: ${reason}`));
@@ -35,26 +35,34 @@ function work(ms) {
   while (performance.now() < until);
 }
 
-let sinceFrame = 0;
 function countFrames() {
   seen.frames += 1;
-  seen.mostInAFrame = Math.max(seen.mostInAFrame, sinceFrame);
-  sinceFrame = 0;
   requestAnimationFrame(countFrames);
 }
 
+// The page's own tasks, between which events are counted.
+let sinceTurn = 0;
+function countTurns() {
+  seen.mostInATurn = Math.max(seen.mostInATurn, sinceTurn);
+  sinceTurn = 0;
+  setTimeout(countTurns, 0);
+}
+
 /**
- * `workMs`: how long the application works on each event. `counts`: frames are counted. `only`: no other transport
+ * `workMs`: how long the application works on each event. `counts`: frames and turns are counted. `only`: no other transport
  * than WebSocket. `react`: it is React that connects.
  */
 window.begin = async ({ workMs = 0, counts = false, only = null, react = false, ...options }) => {
-  if (counts) requestAnimationFrame(countFrames);
+  if (counts) {
+    requestAnimationFrame(countFrames);
+    countTurns();
+  }
   if (only === 'ws') options.transports = [webSocket(WatchedSocket)];
   // The shortest delays that the protocol allows.
   const client = window.client = createClient({ random: () => 0, webSocket: WatchedSocket, getToken, ...options });
   client.on('*', ({ seq, service, event, id, data, latencyMs }) => {
     work(workMs);
-    sinceFrame += 1;
+    sinceTurn += 1;
     seen.ledger.push({ seq, service, event, id, data, latencyMs, at: Date.now() });
   });
   client.onGap((gap) => seen.ledger.push({ gap }));

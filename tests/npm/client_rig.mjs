@@ -49,9 +49,10 @@ export class Rig {
 
   #answer(request, answer) {
     const { pathname, searchParams } = new URL(request.url, 'http://localhost');
-    answer.setHeader('cache-control', 'no-store');
+    answer.setHeader('cache-control', 'no-cache'); // `no-store` would keep pages out of the back/forward cache
     const [, visit] = /^\/token\/(\d+)$/.exec(pathname) ?? [];
     if (visit) return this.#visits[visit].answerToken(searchParams.get('reason'), answer);
+    if (pathname === '/elsewhere') return answer.setHeader('content-type', 'text/html; charset=utf-8').end('<!doctype html><title>Elsewhere</title><link rel="icon" href="data:,">');
     if (pathname === '/') return answer.setHeader('content-type', 'text/html; charset=utf-8').end(PAGE);
     if (pathname === '/client_page_react.js') return answer.setHeader('content-type', 'text/javascript; charset=utf-8').end(this.#react);
     const file = pathname.startsWith('/client/') ? join(CLIENT, normalize(pathname.slice('/client'.length))) : join(HERE, 'client_page.js');
@@ -167,7 +168,7 @@ class Visit {
   async when(what, look, patience) {
     let report;
     try {
-      return await until(what, async () => { report = await this.report(); return look(report) && report; }, patience);
+      return await until(what, async () => { report = await this.report(); return look(report) && report; }, patience, 100);
     } catch (error) {
       throw new Error(`${error.message}: ${this.#tell(report)}`);
     }
@@ -226,7 +227,7 @@ class Visit {
     if (handled > 0) assert.ok(health.lastEventAt <= now && health.lastEventAt >= ledger[0].at - 60_000);
     assert.ok(health.lastConnectedAt <= now);
     if (disconnects === 0) assert.equal(health.lastDisconnectedAt, null);
-    else assert.ok(health.lastConnectedAt >= health.lastDisconnectedAt + 1000, 'no delay is below 1 s');
+    else assert.ok(health.lastConnectedAt >= health.lastDisconnectedAt);
   }
 
   async close() {

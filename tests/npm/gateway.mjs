@@ -129,12 +129,12 @@ export class Gateway {
 }
 
 /** Waits until `look` gives something, looking again and again; `what` is awaited, for the error. */
-export async function until(what, look, patience = 60_000) {
+export async function until(what, look, patience = 60_000, every = 20) {
   const deadline = Date.now() + patience;
   for (;;) {
     const found = await look();
     if (found) return found;
     if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`);
-    await new Promise((resolve) => { setTimeout(resolve, 20); });
+    await new Promise((resolve) => { setTimeout(resolve, every); });
   }
 }

@@ -3,11 +3,12 @@
 //
 //   node tests/npm/snippets.mjs README.md target/debug/tidegate target/python/bin/python
 //
-// Needs Go, for one of them, and clients/publisher built, for another.
+// Needs Go, for one of them, and clients/typescript and clients/publisher built, for others.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,7 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { launch } from './browser.mjs';
 import { Gateway, freePort, until } from './gateway.mjs';
 
-const WANTED = ['websocket.js', 'eventsource.html', 'curl.sh', 'token.mjs', 'token.py', 'token.go'];
+const WANTED = ['react.tsx', 'websocket.js', 'eventsource.html', 'curl.sh', 'token.mjs', 'token.py', 'token.go'];
 const LINES_MAX = 20; // about fifteen, or they are no snippets
 
 const [file = 'README.md', program = 'target/debug/tidegate', python = 'python3'] = process.argv.slice(2);
@@ -81,7 +82,40 @@ async function browse(html) {
 /** How often `mark`'s events stand in `lines`, by their number. */
 const numbers = (lines, mark) => lines.filter((line) => line.includes(mark)).map((line) => Number(/number\\?"?:\s*(\d+)/.exec(line)?.[1]));
 
+/** The page of a React user: what a bundler makes of the snippet. */
+async function bundled(snippet) {
+  const client = fileURLToPath(new URL('../../clients/typescript', import.meta.url));
+  const { build } = createRequire(join(client, 'package.json'))('esbuild');
+  const contents = `${snippet}\nimport { createRoot } from 'react-dom/client';\ncreateRoot(document.getElementById('root')).render(<App />);`;
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: client, loader: 'tsx' }, bundle: true, format: 'esm', jsx: 'automatic', write: false,
+    define: { 'process.env.NODE_ENV': '"production"' },
+  });
+  return `<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script type="module">${outputFiles[0].text.replaceAll('</script', '<\\/script')}</script>`;
+}
+
 const tests = {
+  async 'react.tsx'() {
+    const filled = page_(found['react.tsx']).replace(/^<!doctype html>.*?data:,">/, '');
+    const { browser, tab, errors } = await browse(await bundled(filled));
+    const shown = async () => numbers((await tab.locator('#root').innerText()).split('\n'), 'by-react');
+    const state = () => tab.getAttribute('#root > ul', 'title');
+    await until('it to be connected', async () => (await state()) === 'connected');
+    const first = number + 1;
+    for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-react'));
+    await until('a new token', () => tokens > 1);
+    await gateway.kill();
+    await until('it to say so', async () => (await state()) === 'reconnecting');
+    await gateway.restart();
+    for (let times = 0; times < 5; times += 1) await gateway.publish(marked('by-react'));
+    await until('what was published while it was away', async () => (await shown()).at(-1) === number);
+    assert.deepEqual(await shown(), Array.from({ length: number - first + 1 }, (_, at) => first + at), 'each event once and in order');
+    assert.equal((await tab.evaluate(() => window.__realtimeMetrics())).totalDisconnects, 1, 'the new token costs no connection');
+    // The browser itself reports connections that are refused.
+    assert.deepEqual(errors.filter((words) => !words.includes('WebSocket connection to')), []);
+    await browser.close();
+  },
+
   async 'websocket.js'() {
     const { browser, lines, errors } = await browse(page_(`<script>${found['websocket.js']}</script>`));
     const sent = [];

@@ -25,6 +25,7 @@ publish(10); // before the followers begin
 const { url, org, token } = gateway;
 const followers = {
   'tidegate tail': [program, ['tail', '--json', '--tail', '5', '--data-dir', gateway.dir]],
+  'tidegate tail, ws': [program, ['tail', '--json', '--tail', '5', '--transport', 'ws', '--data-dir', gateway.dir]],
   'client.py ws': ['python3', ['examples/client.py', 'ws', url, org, token, 'tail=5', 'auth=subprotocol']],
   'client.py sse': ['python3', ['examples/client.py', 'sse', url, org, token, 'tail=5']],
   'client.py ws, gzip': ['python3', ['examples/client.py', 'ws', url, org, token, 'tail=5', 'batch=gzip']],

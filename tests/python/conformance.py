@@ -63,7 +63,7 @@ FAULTS = {
         "delays_grow",
     ),
     "ignores what it is asked to wait": (
-        [("end.retry_ms / 1000", "0")],
+        [("end.retry_ms / 1000", "0"), (DELAY, "max(1, DELAYS[n] - 5)")],
         "retry_in_ms,retry_in_ms_of_a_refusal,retry_after",
     ),
     "stays after a goaway": ([('raise End("goaway " + f["code"])', "pass")], "goaway"),

@@ -91,8 +91,9 @@ function readPlaces(body: Json | null, sent: readonly Sent[]): Verdict[] | null 
     const { seq, duplicate } = places[at] ?? {};
     const cursor = org === null ? body.cursor : orgs.get(org)?.cursor;
     if (typeof seq !== 'number') return org === null ? undefined : refused.get(org)?.shift();
-    if (typeof cursor !== 'string') return undefined;
-    return { kind: 'stored', seq, cursor: `${cursor.split('-')[0]}-${seq}`, duplicate: duplicate === true };
+    const [, epoch] = /^([0-9a-z]{1,32})-\d+(-[0-9a-z]{1,16})?$/.exec(text(cursor)) ?? [];
+    if (epoch === undefined) return undefined;
+    return { kind: 'stored', seq, cursor: `${epoch}-${seq}`, duplicate: duplicate === true };
   });
   return verdicts.every((verdict) => verdict !== undefined) ? verdicts : null;
 }

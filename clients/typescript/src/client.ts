@@ -56,7 +56,7 @@ export function createClient(options: ClientOptions): Client {
   let error: TidegateError | null = null;
   let lastClose: { code: string; message: string; at: number } | null = null;
   let retry: number | null = null;
-  let status: ClientStatus = Object.freeze({ state: 'disconnected', phase: 'idle', attempt: 0, retryAt: null, transport: null, error: null });
+  let status = {} as ClientStatus;
   let isWanted = false; // by `connect`
   let retained = 0;
   let isRestored = !storage; // the stored cursor was read
@@ -361,6 +361,8 @@ export function createClient(options: ClientOptions): Client {
       isHeld = false;
     };
   }
+
+  changed();
 
   const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: waiting.size(), lastClose });
 

@@ -4,22 +4,18 @@ import type { AnyEvent } from './events.js';
 
 /** An error of a client. Tell errors apart by `code`. */
 export class TidegateError extends Error {
-  override readonly name: string = 'TidegateError';
   /** A word for programs: a code of the gateway (PROTOCOL.md), or one of the client's (README.md). */
-  readonly code: string;
+  declare readonly code: string;
   /** Whether the client has stopped for good. */
-  readonly fatal: boolean;
+  declare readonly fatal: boolean;
   /** How long the client waits before it tries again, if it does. */
-  readonly retryInMs: number | null;
+  declare readonly retryInMs: number | null;
   /** The event that a handler or a schema failed on. */
-  readonly event: AnyEvent | null;
+  declare readonly event: AnyEvent | null;
 
-  constructor(code: string, message: string, more: { fatal?: boolean; retryInMs?: number | null; event?: AnyEvent | null; cause?: unknown } = {}) {
-    super(message, more.cause === undefined ? undefined : { cause: more.cause });
-    this.code = code;
-    this.fatal = more.fatal ?? false;
-    this.retryInMs = more.retryInMs ?? null;
-    this.event = more.event ?? null;
+  constructor(code: string, message: string, { cause, ...more }: { fatal?: boolean; retryInMs?: number | null; event?: AnyEvent | null; cause?: unknown } = {}) {
+    super(message, { cause });
+    Object.assign(this, { name: 'TidegateError', code, fatal: false, retryInMs: null, event: null, ...more });
   }
 }
 

@@ -11,7 +11,6 @@
  *
  * Without it every name is allowed, and `data` is `unknown`.
  */
-// eslint-disable-next-line @typescript-eslint/no-empty-object-type
 export interface Register {}
 
 /** The registered events: name to type of `data`. */

@@ -5,10 +5,10 @@
 
 import {
   createContext, createElement, useCallback, useContext, useEffect, useInsertionEffect, useRef, useState, useSyncExternalStore,
-  type FunctionComponentElement, type ProviderProps, type ReactNode,
+  type ReactElement, type ReactNode,
 } from 'react';
 
-import type { Client, ClientStatus, ConnectionState, EventName, Gap, Health, Off, OnOptions, StreamEvent } from './index.js';
+import type { Client, ClientStatus, ConnectionState, EventName, EventsOf, Gap, Health, Off, OnOptions } from './index.js';
 
 const ClientContext = createContext<Client | null>(null);
 
@@ -31,7 +31,7 @@ export interface TidegateProviderProps {
  * disposes of it. The connection stays open for a second after the last provider is gone, so that one that is
  * mounted again finds it.
  */
-export function TidegateProvider({ client, children }: TidegateProviderProps): FunctionComponentElement<ProviderProps<Client | null>> {
+export function TidegateProvider({ client, children }: TidegateProviderProps): ReactElement {
   useEffect(() => client.retain(), [client]);
   return createElement(ClientContext.Provider, { value: client }, children);
 }
@@ -56,9 +56,6 @@ export function useConnectionState(): ConnectionState {
   return useSyncExternalStore(client.subscribe, state, () => ON_SERVER.state);
 }
 
-/** The events of a name; of all names for `*`. */
-export type EventsOf<N extends EventName | '*'> = N extends EventName ? StreamEvent<N> : StreamEvent;
-
 /** Which events a hook takes. */
 export interface EventOptions {
   /** Only those of this service. */
@@ -76,54 +73,63 @@ function useLatest<T>(value: T): { readonly current: T } {
   return latest;
 }
 
-/** Calls `handler` for each event of that name (`*`: any). It causes no render; it may be a new function each time. */
-export function useEvent<N extends EventName | '*'>(name: N, handler: (event: EventsOf<N>) => void, { service, enabled = true }: EventOptions = {}): void {
-  const client = useRealtime();
-  const latest = useLatest(handler);
-  useEffect(() => {
-    if (!enabled) return undefined;
-    // Both forms of `on` at once: the types of TypeScript have no way to say that.
-    const on = client.on as (name: string, handler: (event: never) => void, options: OnOptions) => Off;
-    return on(name, (event: EventsOf<N>) => latest.current(event), { service });
-  }, [client, name, service, enabled, latest]);
+// Both forms of `on` at once: the types of TypeScript have no way to say that.
+function listen<N extends EventName | '*'>(client: Client, name: N, handler: (event: EventsOf<N>) => unknown, options: OnOptions): Off {
+  return (client.on as (name: string, handler: (event: never) => unknown, options: OnOptions) => Off)(name, handler, options);
 }
 
-// Collects events and hands them over together.
-function useBatches<N extends EventName | '*'>(name: N, take: (events: EventsOf<N>[]) => void, most: number, options: EventOptions): void {
-  const waiting = useRef<EventsOf<N>[]>([]);
-  const timer = useRef<ReturnType<typeof setTimeout> | null>(null);
-  useEvent(name, (event) => {
-    waiting.current.push(event);
-    if (waiting.current.length > most) waiting.current.shift();
-    timer.current ??= setTimeout(() => {
-      timer.current = null;
-      take(waiting.current.splice(0));
-    }, RENDER_MS);
-  }, options);
-  useEffect(() => () => {
-    if (timer.current !== null) clearTimeout(timer.current);
-    timer.current = null;
-    waiting.current = [];
-  }, []);
+/** Calls `handler` for each event of that name (`*`: any). It causes no render; it may be a new function each time. */
+export function useEvent<N extends EventName | '*'>(name: N, handler: (event: EventsOf<N>) => unknown, { service, enabled = true }: EventOptions = {}): void {
+  const client = useRealtime();
+  const latest = useLatest(handler);
+  useEffect(() => (enabled ? listen(client, name, (event) => latest.current(event), { service }) : undefined), [client, name, service, enabled, latest]);
 }
+
+// A value made of events, which are collected and then taken together. It belongs to a client, a name and a
+// service: with another one it starts anew, so that no user is shown what another one has got.
+function useCollected<N extends EventName | '*', S>(name: N, take: (value: S, events: EventsOf<N>[]) => S, initial: S, { service, enabled = true }: EventOptions): S {
+  const client = useRealtime();
+  const latest = useLatest({ take, initial });
+  const [kept, keep] = useState({ client, name, service, value: initial });
+  const isOf = (it: typeof kept) => it.client === client && it.name === name && it.service === service;
+  useEffect(() => {
+    if (!enabled) return undefined;
+    let waiting: EventsOf<N>[] = [];
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const flush = () => {
+      clearTimeout(timer);
+      timer = undefined;
+      const events = waiting;
+      waiting = [];
+      if (events.length > 0) keep((before) => ({ client, name, service, value: latest.current.take(isOf(before) ? before.value : latest.current.initial, events) }));
+    };
+    const off = listen(client, name, (event) => {
+      waiting.push(event);
+      timer ??= setTimeout(flush, RENDER_MS);
+    }, { service });
+    // What has come so far counts, also if `enabled` becomes false now.
+    return () => {
+      off();
+      flush();
+    };
+  }, [client, name, service, enabled, latest]);
+  return isOf(kept) ? kept.value : initial;
+}
+
+const NONE: readonly never[] = [];
 
 /** The last events of that name since the component was mounted, oldest first; at most `limit` (50). */
 export function useEvents<N extends EventName | '*'>(name: N, { limit = 50, ...options }: EventOptions & { limit?: number | undefined } = {}): readonly EventsOf<N>[] {
-  const [events, setEvents] = useState<readonly EventsOf<N>[]>([]);
-  useBatches(name, (fresh) => setEvents((before) => [...before, ...fresh].slice(-limit)), limit, options);
-  return events;
+  return useCollected<N, readonly EventsOf<N>[]>(name, (before, fresh) => [...before, ...fresh].slice(-limit), NONE, options);
 }
 
-/** A value that `reducer` makes of the value before and each event. */
+/** A value that `reducer` makes of the value before and each event. Its first value is `initial`, also for another client or name. */
 export function useEventState<N extends EventName | '*', S>(name: N, reducer: (state: S, event: EventsOf<N>) => S, initial: S, options: EventOptions = {}): S {
-  const [state, setState] = useState(initial);
-  const latest = useLatest(reducer);
-  useBatches(name, (fresh) => setState((before) => fresh.reduce((value, event) => latest.current(value, event), before)), Infinity, options);
-  return state;
+  return useCollected<N, S>(name, (before, fresh) => fresh.reduce((value, event) => reducer(value, event), before), initial, options);
 }
 
 /** Calls `handler` for each gap: events in its range will not come, so load the state again. */
-export function useGap(handler: (gap: Gap) => void): void {
+export function useGap(handler: (gap: Gap) => unknown): void {
   const client = useRealtime();
   const latest = useLatest(handler);
   useEffect(() => client.onGap((gap) => latest.current(gap)), [client, latest]);

@@ -30,11 +30,11 @@ async function read(fetch: Fetch, url: string, token: string, signal: AbortSigna
     cache: 'no-store', redirect: 'manual', signal,
   });
   if (answer.type === 'opaqueredirect' || (answer.status >= 300 && answer.status < 400)) {
-    return { message: 'the address of the gateway redirects to another one, which would get the token: give the final address' };
+    return { message: 'the address of the gateway redirects; give the final one' };
   }
   if (answer.status !== 200) return refusal(answer);
   if (!/^text\/event-stream\b/i.test(answer.headers.get('content-type') ?? '')) {
-    return { status: 200, message: 'the answer is not an event stream, so this is not the address of a gateway' };
+    return { status: 200, message: 'the answer is not an event stream, so no gateway is there' };
   }
   if (signal.aborted || !answer.body) return {};
   sink.opened();
@@ -52,21 +52,16 @@ async function read(fetch: Fetch, url: string, token: string, signal: AbortSigna
 
 async function refusal(answer: Response): Promise<TransportEnd> {
   const { status } = answer;
-  const problem = (await answer.json().catch(() => null)) as { code?: unknown; detail?: unknown; retry_in_ms?: unknown } | null;
-  const asked = Number(problem?.retry_in_ms);
+  const problem = (await answer.json().catch(() => null)) as { code?: string; detail?: string; retry_in_ms?: number } | null;
+  // Seconds, or a date (RFC 9110, 10.2.3).
+  const after = answer.headers.get('retry-after') ?? '';
+  const wait = Number(after) * 1000 || Date.parse(after) - Date.now() || 0;
   return {
     status,
-    code: typeof problem?.code === 'string' ? problem.code : null,
-    retry_in_ms: Math.max(Number.isFinite(asked) ? asked : 0, retryAfter(answer.headers.get('retry-after'))) || null,
-    message: typeof problem?.detail === 'string' ? problem.detail : `the gateway answered ${status}`,
+    code: problem?.code ?? null,
+    retry_in_ms: Math.ceil(Math.max(0, problem?.retry_in_ms ?? 0, wait)),
+    message: problem?.detail ?? `the gateway answered ${status}`,
   };
-}
-
-// Seconds, or a date (RFC 9110, 10.2.3).
-function retryAfter(value: string | null): number {
-  if (value === null) return 0;
-  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
-  return ms > 0 ? Math.ceil(ms) : 0;
 }
 
 function words(error: unknown): string {

@@ -5,6 +5,8 @@ import { formatCursor, parseCursor } from './session/session.js';
 import type { ClientFrame, Cursor, WireEvent } from './session/types.js';
 import type { Connection, Transport, TransportEnd, TransportKind, TransportSink } from './transport.js';
 
+export { replay, type Difference, type Metrics, type Vector, type VectorStep } from './testing/replay.js';
+
 /** A clock that stands still until a test moves it. */
 export interface ManualClock extends Clock {
   /** Moves it, and runs each timer at its time. Lets promises settle in between. */
@@ -82,13 +84,13 @@ export interface FakeTransportOptions {
 export interface FakeTransport extends Transport {
   /** All connections, the oldest first. */
   readonly connections: readonly FakeConnection[];
-  /** Appends events, and sends them to the open connection. Returns their positions. */
+  /** Appends events, and sends them to all open connections. Returns their positions. */
   publish(...events: FakeEvent[]): number[];
   /** Sends a frame as it is. */
   frame(frame: object): void;
   /** The gateway asks whether the client is there, and says that all up to here has been sent. */
   ping(): void;
-  /** Ends the open connection. */
+  /** Ends all open connections. */
   drop(end?: TransportEnd): void;
   /** From now on nothing arrives, in both directions, until `mute(false)`: what is sent meanwhile is lost. */
   mute(isMuted?: boolean): void;
@@ -98,7 +100,7 @@ export interface FakeTransport extends Transport {
   refuse(end: TransportEnd | null): void;
   /** Removes events from the log, up to and including that position: a client that resumes before it gets a gap. */
   forget(seq: number): void;
-  /** The gateway loses its log: a client that resumes gets a gap of reason `epoch`. Ends the open connection. */
+  /** The gateway loses its log: a client that resumes gets a gap of reason `epoch`. Ends all connections. */
   lose(): void;
 }
 
@@ -116,7 +118,7 @@ export function fakeTransport({ kind = 'ws', clock, tokenExpiresInMs = 3_600_000
   let delayMs = 0;
   let refusal: TransportEnd | null = null;
   const epoch = () => `e${incarnation}`;
-  const peer = () => peers.find(({ isOpen }) => isOpen);
+  const open = () => peers.filter(({ isOpen }) => isOpen);
 
   function later(act: () => void) {
     if (delayMs === 0) return act();
@@ -194,21 +196,17 @@ export function fakeTransport({ kind = 'ws', clock, tokenExpiresInMs = 3_600_000
       head += 1;
       const event: WireEvent = { service: 'test', id: `id-${incarnation}-${head}`, timestamp: wall(), data: null, ...fields, seq: head };
       log.push(event);
-      const to = peer();
-      if (to) sendEvent(to, event);
+      for (const to of open()) sendEvent(to, event);
       return head;
     }),
     frame: (frame) => {
-      const to = peer();
-      if (to) send(to, frame);
+      for (const to of open()) send(to, frame);
     },
     ping: () => {
-      const to = peer();
-      if (to) send(to, { type: 'ping', prev: to.position, seq: head, timestamp: wall() });
+      for (const to of open()) send(to, { type: 'ping', prev: to.position, seq: head, timestamp: wall() });
     },
     drop: (how = { close: 1006, message: 'the connection was dropped' }) => {
-      const to = peer();
-      if (to) end(to, how);
+      for (const to of open()) end(to, how);
     },
     mute: (on = true) => { isMuted = on; },
     delay: (ms) => { delayMs = ms; },
@@ -221,8 +219,7 @@ export function fakeTransport({ kind = 'ws', clock, tokenExpiresInMs = 3_600_000
       incarnation += 1;
       log = [];
       head = removed = 0;
-      const to = peer();
-      if (to) end(to, { close: 1006 });
+      for (const to of open()) end(to, { close: 1006 });
     },
   };
 }

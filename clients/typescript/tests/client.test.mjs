@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
-import { AuthError, createClient, schemas, TidegateError } from '@tidegate/client';
-import { fakeTransport, manualClock, settled } from '@tidegate/client/testing';
+import { AuthError, browserLifecycle, createClient, localStorageCursor, schemas, TidegateError } from '@tidegate/client';
+import { fakeTransport, manualClock, replay, settled } from '@tidegate/client/testing';
 
 function setUp(options = {}, transportOptions = {}) {
   const clock = manualClock();
@@ -72,6 +72,11 @@ test('handlers hear only their event and service, and nothing after they are tak
   gateway.publish({ event: 'a' });
   await settled();
   assert.deepEqual(heard, ['a1', 'finance1', '*1', 'a2', '*2', '*3', '*4']);
+  client.on('c', () => late());
+  const late = client.on('c', () => heard.push('taken off a moment ago'));
+  gateway.publish({ event: 'c' });
+  await settled();
+  assert.equal(heard.at(-1), '*5');
 });
 
 test('a handler that throws or rejects does not stop the stream', async () => {
@@ -254,6 +259,8 @@ test('a status is frozen, stays the same object while nothing changes, and says 
   assert.equal(status.phase, 'backoff');
   assert.equal(status.error.code, 'closed');
   assert.equal(status.retryAt, clock.wall() + 3_500);
+  await clock.advance(4_000);
+  assert.equal(client.getStatus().error, null);
   off();
   const before = calls;
   client.disconnect();
@@ -442,6 +449,99 @@ test('signals of the page reach the session; listeners go with the connection', 
   assert.equal(listening, 0);
 });
 
+test('a page reports what happens to it, and listeners go when nobody listens', () => {
+  assert.equal(browserLifecycle(), null, 'no page here');
+  const page = new EventTarget();
+  const document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
+  const names = ['addEventListener', 'removeEventListener', 'document'];
+  for (const name of ['addEventListener', 'removeEventListener']) globalThis[name] = page[name].bind(page);
+  globalThis.document = document;
+  try {
+    const heard = [];
+    const off = browserLifecycle().listen((signal) => heard.push(signal));
+    const say = () => {
+      for (const [target, name, fields] of [
+        [document, 'visibilitychange', {}], [page, 'offline', {}], [page, 'online', {}], [page, 'pagehide', { persisted: true }], [page, 'pagehide', { persisted: false }],
+        [page, 'pageshow', { persisted: true }], [page, 'pageshow', { persisted: false }], [document, 'resume', {}],
+      ]) target.dispatchEvent(Object.assign(new Event(name), fields));
+      document.visibilityState = 'hidden';
+      document.dispatchEvent(new Event('visibilitychange'));
+    };
+    say();
+    assert.deepEqual(heard, ['visible', 'offline', 'online', 'suspend', 'hide', 'pageshow', 'resume', 'hide']);
+    off();
+    say();
+    assert.equal(heard.length, 8);
+  } finally {
+    for (const name of names) delete globalThis[name];
+  }
+});
+
+test('a cursor is kept in localStorage, and the transport that works in sessionStorage', async () => {
+  const store = () => {
+    const map = new Map();
+    return { map, getItem: (key) => map.get(key) ?? null, setItem: (key, value) => void map.set(key, value) };
+  };
+  const before = Object.getOwnPropertyDescriptors(globalThis);
+  for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(globalThis, name, { value: store(), configurable: true });
+  try {
+    const clock = manualClock();
+    const [ws, sse] = ['ws', 'sse'].map((kind) => fakeTransport({ kind, clock }));
+    const options = { storage: localStorageCursor('cursor of anna'), transports: [ws, sse], clock };
+    const first = setUp(options);
+    ws.refuse({ close: 1006 });
+    first.client.connect();
+    await clock.advance(20_000);
+    assert.equal(first.client.getStatus().transport, 'sse', 'two failures before hello');
+    sse.publish({ event: 'a' });
+    await settled();
+    first.client.dispose();
+    assert.equal(localStorage.getItem('cursor of anna'), 'e1-1-all');
+    assert.deepEqual([...sessionStorage.map.values()], ['sse']);
+
+    const attempts = ws.connections.length;
+    const second = setUp(options);
+    second.client.connect();
+    await settled();
+    assert.equal(second.client.getStatus().transport, 'sse');
+    assert.equal(ws.connections.length, attempts, 'a reload of the page begins with what works');
+    assert.equal(sse.connections.at(-1).url.searchParams.get('cursor'), 'e1-1-all');
+    second.client.dispose();
+  } finally {
+    for (const name of ['localStorage', 'sessionStorage']) {
+      if (before[name]) Object.defineProperty(globalThis, name, before[name]);
+      else delete globalThis[name];
+    }
+  }
+});
+
+test('a gap of a slow client is filled from history, in order before what came meanwhile', async () => {
+  const asked = [];
+  const pages = [
+    { events: [{ seq: 2, event: 'a', service: 's', id: 'x2', data: 2 }], cursor: 'e1-2-all', has_more: true },
+    { events: [{ seq: 3, event: 'a', service: 's', id: 'x3', data: 3 }], cursor: 'e1-3-all', has_more: false },
+  ];
+  const { gateway, client, seen, gaps } = setUp({
+    fill: true, services: ['s'],
+    fetch: async (url, { headers }) => {
+      asked.push([String(url), headers.authorization]);
+      await settled();
+      return Response.json(pages[asked.length - 1]);
+    },
+  });
+  client.on('*', (event) => seen.push(event));
+  client.connect();
+  await settled();
+  gateway.publish({ event: 'a' });
+  gateway.frame({ type: 'gap', prev: 1, seq: 3, epoch: 'e1', filter: 'all', reason: 'slow_consumer' });
+  gateway.frame({ type: 'event', prev: 3, seq: 4, event: 'a', service: 's', id: 'x4', timestamp: '2026-01-01T00:00:00.000Z', data: 4 });
+  for (let turns = 0; turns < 6; turns += 1) await settled();
+  assert.deepEqual(ids(seen), [1, 2, 3, 4]);
+  assert.deepEqual(gaps, []);
+  assert.deepEqual(asked.map(([url]) => url), [1, 2].map((seq) => `https://gateway.test/v1/orgs/acme/events?services=s&after=e1-${seq}-all&limit=1000`));
+  assert.equal(asked[0][1], 'Bearer token-of-a-test-user');
+});
+
 test('the health of all clients stands in the window while they live', async () => {
   globalThis.window = globalThis;
   try {
@@ -481,9 +581,16 @@ test('a dump holds the last steps and no token', async () => {
   const dump = await client.dump();
   const text = JSON.stringify(dump);
   assert.ok(dump.steps.length > 100 && dump.steps.length <= 200, `${dump.steps.length} steps`);
-  assert.doesNotMatch(text, /secret/);
-  assert.match(text, /token-2/);
+  assert.ok(!text.includes('secret'));
+  assert.ok(text.includes('token-2'));
   assert.equal(dump.steps.at(-1).phase, 'live');
+  assert.equal(replay(dump), null, 'it does the same again');
+  for (let index = 0; index < 450; index += 1) gateway.publish({ event: 'a' });
+  const { length } = (await client.dump()).steps;
+  assert.ok(length > 100 && length <= 200, `${length} steps`);
+  const changed = structuredClone(dump);
+  changed.steps[50].phase = 'hello';
+  assert.deepEqual(replay(changed), { step: 50, field: 'phase', expected: 'hello', found: 'live' });
   client.on('*', () => {});
   gateway.publish({ event: 'a', data: 'x'.repeat(2_000_000) });
   gateway.publish({ event: 'a' });

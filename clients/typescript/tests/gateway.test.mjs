@@ -162,6 +162,40 @@ for (const [name, answer, code, isFatal] of [
   });
 }
 
+test('over sse, an event whose characters come byte by byte, and a date to come back at', async () => {
+  const hello = { type: 'hello', connection_id: 'a-1', protocol: 1, org: 'dev', services: ['*'], filter: 'all', epoch: 'e1', cursor: 'e1-0-all', head: 0, ping_interval_ms: 25_000, resumed: false, token_expires_in_ms: 600_000 };
+  const event = { type: 'event', org: 'dev', prev: 0, seq: 1, service: 's', event: 'a', id: '1', timestamp: '2026-01-01T00:00:00.000Z', data: 'größer 😀 …' };
+  const requests = [];
+  const server = createServer(async (request, response) => {
+    requests.push(request);
+    if (requests.length > 1) return response.writeHead(503, { 'retry-after': new Date(Date.now() + 40_000).toUTCString() }).end();
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    for (const byte of Buffer.from(`\ufeffdata: ${JSON.stringify(hello)}\r\n\r\ndata: ${JSON.stringify(event)}\r\n\r\n`)) {
+      response.write(Buffer.of(byte));
+      await new Promise((resolve) => { setImmediate(resolve); });
+    }
+    response.end();
+  }).listen(0, '127.0.0.1');
+  await new Promise((resolve) => { server.once('listening', resolve); });
+  const client = createClient({ url: `http://127.0.0.1:${server.address().port}`, org: 'dev', getToken: () => 'a-token', transports: [eventStream()], random: () => 0 });
+  const errors = [];
+  client.onError((error) => errors.push(error));
+  for await (const { data } of client.events('a')) {
+    assert.equal(data, event.data);
+    break;
+  }
+  client.connect();
+  await until('the second end', () => errors.length === 2);
+  assert.equal(requests[0].headers.authorization, 'Bearer a-token');
+  assert.equal(requests[0].headers.accept, 'text/event-stream');
+  assert.ok(!requests[0].url.includes('a-token'));
+  assert.equal(requests[1].url, '/v1/orgs/dev/stream?cursor=e1-1-all&replaces=a-1');
+  assert.ok(errors[1].retryInMs >= 38_000, `${errors[1].retryInMs}`);
+  client.dispose();
+  server.close();
+  server.closeAllConnections();
+});
+
 test('without a WebSocket, and with nothing given, the stream comes over sse', { skip: !program || 'WebSocket' in globalThis }, async () => {
   const gateway = await new Gateway(program, '--no-feed').start();
   const client = createClient({ url: gateway.url, org: gateway.org, getToken: () => gateway.token });

@@ -10,7 +10,7 @@ use tidegate_protocol::{
 
 use crate::{
     Client, Deliveries, Notice,
-    driver::{self, Setup},
+    driver::{self, Observer, Setup},
     gateway::{self, Gateway},
     queue::QueueLimits,
     random::unit,
@@ -66,12 +66,16 @@ pub enum ConfigError {
     /// More than the gateway takes.
     #[error("tail({0}) is more than the 1,000 events that a gateway sends")]
     Tail(u32),
+    /// A publisher's key.
+    #[error("the key must be an API key, such as tgk_..., without spaces or line breaks")]
+    Key,
+    /// A publisher's events would expire before they are sent.
+    #[error("retry_for(..) must be longer than delay(..)")]
+    RetryFor,
     /// The certificates or the TLS library.
     #[error("set up HTTP and TLS: {0}")]
     Http(#[from] reqwest::Error),
 }
-
-type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
 
 /// Configures a client; [`Builder::connect`] starts it.
 #[must_use = "connect() starts the client"]
@@ -245,7 +249,7 @@ impl Builder {
 }
 
 /// The gateway's address. `ws` and `wss` are other names of `http` and `https`.
-fn base(url: &str) -> Result<Url, ConfigError> {
+pub(crate) fn base(url: &str) -> Result<Url, ConfigError> {
     let faulty = |why| ConfigError::Url { url: url.to_owned(), why };
     let mut base = Url::parse(url).map_err(|_| faulty("it is no URL"))?;
     let scheme = match base.scheme() {

@@ -19,13 +19,20 @@ pub(crate) enum Command {
 
 /// A running client. Clones are handles on the same one; dropping them does not end it, dropping its
 /// [`crate::Deliveries`] does.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) end: watch::Receiver<Option<Option<Ended>>>,
     pub(crate) session: Arc<Mutex<Session>>,
     pub(crate) queue: Arc<Queue>,
+}
+
+/// Without the session, which holds the token.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
 }
 
 impl Client {

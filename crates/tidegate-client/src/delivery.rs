@@ -167,7 +167,7 @@ pub struct Gap {
 #[non_exhaustive]
 pub struct Ended {
     /// The gateway's code (PROTOCOL.md, "Codes"), or one of this client's own: `auth` (no token that is good),
-    /// `refused` (an HTTP status or close code without a code of the gateway).
+    /// `refused` (an HTTP status or close code without a code of the gateway), `aborted` (the runtime has ended).
     pub code: String,
     /// One sentence for people. It may hold the gateway's text, control characters included.
     pub message: String,

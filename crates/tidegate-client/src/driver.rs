@@ -52,6 +52,9 @@ const COMMANDS_MAX: usize = 8;
 /// The delays that come from the short end of their windows if a person is waiting.
 const IMPATIENT_ATTEMPTS: u32 = 2;
 
+/// Gets everything that is worth a line in a log.
+pub(crate) type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
+
 /// What a client is made of.
 pub(crate) struct Setup {
     pub(crate) http: reqwest::Client,
@@ -61,7 +64,7 @@ pub(crate) struct Setup {
     pub(crate) tokens: Tokens,
     pub(crate) config: Config,
     pub(crate) limits: QueueLimits,
-    pub(crate) observer: Option<Arc<dyn Fn(&Notice) + Send + Sync>>,
+    pub(crate) observer: Option<Observer>,
     pub(crate) is_impatient: bool,
 }
 
@@ -185,10 +188,14 @@ impl Driver {
 
     /// Waits until something happens.
     async fn fact(&mut self) -> Fact {
-        let deadline = self.session().deadline();
+        let (deadline, is_open) = {
+            let session = self.session();
+            (session.deadline(), session.state().is_open())
+        };
         let due = deadline.map(|at| self.began + Duration::from_millis(at));
-        let is_full = !self.queue.has_room();
-        if !is_full || self.connection.is_none() {
+        // Before `hello` nothing comes that would wait for the application.
+        let is_full = is_open && !self.queue.has_room();
+        if !is_full {
             self.stalled_at = None;
         } else if self.stalled_at.is_none() {
             self.stalled_at = Some(Instant::now());
@@ -346,8 +353,9 @@ impl Driver {
         let expired = self.expired.take();
         let answer = match &self.setup.tokens {
             Tokens::Callback(callback) => {
-                let answer = callback(TokenRequest { reason });
-                tokio::spawn(answer)
+                let callback = Arc::clone(callback);
+                // A task of its own, so that a panic there ends nothing else.
+                tokio::spawn(async move { callback(TokenRequest { reason }).await })
             }
             Tokens::Static(token) => {
                 let answer = match (expired, reason) {
@@ -398,6 +406,16 @@ impl Driver {
         }
         self.queue.end(why.clone());
         self.end.send_replace(Some(why));
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // After `finish` this changes nothing.
+        self.queue.end(Some(Ended {
+            code: "aborted".to_owned(),
+            message: "the client's task is gone: its runtime has ended, or an observer panicked".to_owned(),
+        }));
     }
 }
 

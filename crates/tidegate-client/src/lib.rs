@@ -9,6 +9,7 @@
 //! keeps the cursor, if it wants to continue after a restart.
 //!
 //! **Reading order.** [`Builder`] and [`Client`], [`Deliveries`], [`Delivery`]; then `driver`, and `transport`.
+//! [`publisher`] stands beside them: it sends events.
 //!
 //! # Example
 //!
@@ -45,6 +46,7 @@
 //! everything that waited has been taken.
 
 pub mod gateway;
+pub mod publisher;
 
 mod builder;
 mod client;

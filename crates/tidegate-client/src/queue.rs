@@ -29,22 +29,16 @@ impl Default for QueueLimits {
 
 impl QueueLimits {
     fn has_room(self, state: &State) -> bool {
-        state.deliveries < self.items && state.bytes < self.bytes
+        state.items.len() < self.items && state.bytes < self.bytes
     }
-}
-
-#[derive(Debug)]
-enum Item {
-    Delivery(Delivery),
-    /// Nothing but hidden events before this position.
-    Moved(Cursor),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    items: VecDeque<Item>,
-    deliveries: usize,
+    items: VecDeque<Delivery>,
     bytes: usize,
+    /// The position after all that waits, if hidden events have moved it since the last item.
+    moved: Option<Cursor>,
     /// The position after all that the application was given.
     given: Option<Cursor>,
     /// Set once nothing more comes.
@@ -75,18 +69,18 @@ impl Queue {
     pub(crate) fn push(&self, delivery: Delivery) {
         let mut state = self.lock();
         state.bytes += size(&delivery);
-        state.deliveries += 1;
-        state.items.push_back(Item::Delivery(delivery));
+        state.moved = None;
+        state.items.push_back(delivery);
         wake(state);
     }
 
     /// The stream has moved to `cursor`, perhaps without an event.
     pub(crate) fn moved(&self, cursor: Cursor) {
         let mut state = self.lock();
-        match state.items.back_mut() {
-            None => state.given = Some(cursor),
-            Some(Item::Moved(last)) => *last = cursor,
-            Some(Item::Delivery(_)) => state.items.push_back(Item::Moved(cursor)),
+        if state.items.is_empty() {
+            state.given = Some(cursor);
+        } else {
+            state.moved = Some(cursor);
         }
     }
 
@@ -102,7 +96,7 @@ impl Queue {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lock().deliveries
+        self.lock().items.len()
     }
 
     /// Whether the application has let go of its end.
@@ -175,22 +169,19 @@ impl Stream for Deliveries {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.queue.lock();
-        while let Some(item) = state.items.pop_front() {
-            match item {
-                Item::Moved(cursor) => state.given = Some(cursor),
-                Item::Delivery(delivery) => {
-                    let was_full = !self.queue.limits.has_room(&state);
-                    state.bytes -= size(&delivery);
-                    state.deliveries -= 1;
-                    state.given = Some(delivery.cursor().clone());
-                    let is_empty = state.deliveries == 0;
-                    drop(state);
-                    if was_full || is_empty {
-                        self.queue.taken.notify_one();
-                    }
-                    return Poll::Ready(Some(Ok(delivery)));
-                }
+        let was_full = !self.queue.limits.has_room(&state);
+        if let Some(delivery) = state.items.pop_front() {
+            state.bytes -= size(&delivery);
+            state.given = Some(delivery.cursor().clone());
+            let is_empty = state.items.is_empty();
+            if is_empty && let Some(cursor) = state.moved.take() {
+                state.given = Some(cursor);
             }
+            drop(state);
+            if was_full || is_empty {
+                self.queue.taken.notify_one();
+            }
+            return Poll::Ready(Some(Ok(delivery)));
         }
         match &mut state.end {
             None => {

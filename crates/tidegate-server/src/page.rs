@@ -102,7 +102,9 @@ mod tests {
             for other in text.match_indices("://").map(|(at, _)| &text[at..]) {
                 assert!(
                     // The second is an example in a sentence about a faulty address.
-                    ["://www.w3.org/2000/svg", "://events.example.com`"].iter().any(|known| other.starts_with(known)),
+                    ["://www.w3.org/2000/svg", "://events.example.com`"]
+                        .iter()
+                        .any(|known| other.starts_with(known)),
                     "{path}: {}",
                     &other[..30.min(other.len())]
                 );

@@ -77,7 +77,7 @@ function PayButton({ invoice }: { invoice: string }) {
 }
 
 function ConnectionBadge() {
-  const { state, retryAt, error } = useConnection();
+  const { state, phase, retryAt, error } = useConnection();
   const client = useRealtime();
   const [, count] = useState(0);
   // Only while there is a countdown to show.
@@ -90,7 +90,7 @@ function ConnectionBadge() {
   return (
     <div className={`badge ${state}`} role="status">
       <span className="light" aria-hidden="true" />
-      {state === 'connected' ? 'Live' : state === 'reconnecting' ? (seconds > 0 ? `Reconnecting in ${seconds} s` : 'Reconnecting') : error?.fatal ? `Stopped: ${error.message}` : 'Connecting'}
+      {state === 'connected' ? 'Live' : state === 'reconnecting' ? (seconds > 0 ? `Reconnecting in ${seconds} s` : 'Reconnecting') : error?.fatal ? `Stopped: ${error.message}` : phase === 'idle' ? 'Not connected' : 'Connecting'}
       {state === 'reconnecting' && <button type="button" onClick={() => client.reconnect()}>Now</button>}
     </div>
   );
@@ -102,7 +102,7 @@ function GapBanner() {
   if (!gap) return null;
   return (
     <div className="gap" role="alert">
-      <span>Events {gap.from + 1} to {gap.to} will not come ({gap.reason}), so this page may be out of date.</span>
+      <span>{gap.reason === 'epoch' ? 'The gateway has a new log' : `Events ${gap.from + 1} to ${gap.to} will not come`} ({gap.reason}), so this page may be out of date.</span>
       <button type="button" onClick={() => location.reload()}>Load again</button>
     </div>
   );

@@ -4,6 +4,7 @@
 import { createSession, type Session } from '../session/session.js';
 import type { Config, ConnectionState, Input, State } from '../session/types.js';
 
+/** A recorded session, or what one must do. */
 export interface Vector {
   readonly name: string;
   /** The rules and known failures that it is for. */
@@ -16,6 +17,7 @@ export interface Vector {
   readonly metrics?: Partial<Metrics>;
 }
 
+/** One step: what goes in, and what must come out. */
 export interface VectorStep {
   /** Monotonic milliseconds. */
   readonly at: number;
@@ -29,6 +31,7 @@ export interface VectorStep {
   readonly deadline: number | null;
 }
 
+/** The nine of the health that a session knows by itself. */
 export interface Metrics {
   readonly connectionState: ConnectionState;
   readonly lastConnectedAt: number | null;

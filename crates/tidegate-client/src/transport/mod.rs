@@ -22,7 +22,6 @@ const SAID_MAX: usize = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which stream to open, and with what.
-#[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) transport: Transport,
     /// The stream's address with its query, in http or https.

@@ -98,7 +98,7 @@ fn json_line(event: &RawValue, org: &str) -> String {
     let mut line = format!("{{\"type\":\"event\",\"org\":{}", serde_json::json!(org));
     for (name, value) in fields(event) {
         if !matches!(name.as_str(), "type" | "org" | "prev") {
-            line += &format!(",{}:{}", serde_json::json!(name), value.get());
+            line += &format!(",{}:{}", serde_json::json!(name), one_line(value));
         }
     }
     line.push('}');
@@ -119,7 +119,12 @@ fn human_line(event: &RawValue) -> String {
         text("id"),
         raw("data"),
     );
-    printable(&line)
+    printable(&line.replace(['\n', '\r'], " "))
+}
+
+/// A value without line breaks. A long frame over SSE has some, between its tokens.
+fn one_line(value: &RawValue) -> String {
+    value.get().replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
@@ -137,5 +142,13 @@ mod tests {
             assert_eq!(json_line(raw, "o"), expected);
             assert_eq!(human_line(raw), "t         5  s  e  i  {\"a\":1.0,\"a\":1e5}");
         }
+    }
+
+    #[test]
+    fn an_event_of_several_data_lines_prints_on_one_line() {
+        let event = "{\"seq\":5,\n\"service\":\"s\",\"event\":\"e\",\"id\":\"i\",\"timestamp\":\"t\",\"data\":[1,\n2]}";
+        let raw: &RawValue = serde_json::from_str(event).expect("JSON");
+        assert!(json_line(raw, "o").ends_with(",\"data\":[1, 2]}"));
+        assert_eq!(human_line(raw), "t         5  s  e  i  [1, 2]");
     }
 }

@@ -12,9 +12,10 @@ use tokio::{
 };
 
 use super::{
+    live::Live,
     run::{Outcome, Verdict},
     scenario::{Scenario, Transport},
-    serve::{Invitation, Kit, Live},
+    serve::{Invitation, Kit},
 };
 
 /// How much of what the client writes to its standard error is kept.

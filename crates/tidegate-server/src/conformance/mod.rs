@@ -6,12 +6,14 @@
 //! verdict. `tidegate conformance` (`cli/conformance.rs`) starts the client for each run, or serves and lets a
 //! page or a program ask for the runs and report what it got.
 //!
-//! What decides ([`run`]) is sans-IO; [`serve`] has the sockets, [`command`] the client's processes. Nothing here
-//! is shared with the gateway's sessions, on purpose: a fault there must not be repeated in what judges clients
-//! of it. Only the WebSocket codec and the table of codes are the protocol crate's.
+//! What decides ([`run`]) is sans-IO; [`serve`] and [`conversation`] have the sockets, [`command`] the client's
+//! processes. Nothing here is shared with the gateway's sessions, on purpose: a fault there must not be repeated in
+//! what judges clients of it. Only the WebSocket codec and the table of codes are the protocol crate's.
 
 mod command;
+mod conversation;
 mod frames;
+mod live;
 mod request;
 mod run;
 mod scenario;

@@ -156,9 +156,9 @@ impl Wire {
             chunks.iter().for_each(|chunk| held.extend_from_slice(chunk));
             return Vec::new();
         }
-        match self.pace {
-            0 => chunks.into_iter().map(Bytes::from).collect(),
-            pace => chunks.concat().chunks(pace).map(Bytes::copy_from_slice).collect(),
+        match (self.transport, self.pace) {
+            (Transport::Ws, 1..) => bytes.chunks(self.pace).map(Bytes::copy_from_slice).collect(),
+            _ => chunks.into_iter().map(Bytes::from).collect(),
         }
     }
 }
@@ -234,7 +234,11 @@ mod tests {
         assert_eq!(first, b"22\r\nretry: 3000\ndata: {}\nid: e1-1-f1\n\n\r\n");
         wire.set(Setting::Lines(Lines::Crlf));
         let torn = wire.frame(&frame("{}"), Some(Torn::Last)).concat();
-        assert_eq!(torn, b"1a\r\ndata: {}\r\nid: e1-1-f1\r\n\r\r\n");
+        assert_eq!(torn, b"18\r\ndata: {}\r\nid: e1-1-f1\r\n\r\r\n");
+        wire.set(Setting::Pace(3));
+        let pieces = wire.frame(&frame("{}"), None);
+        assert_eq!((pieces.len(), &pieces[0][..]), (9, &b"3\r\ndat\r\n"[..]));
+        let mut wire = Wire::new(Transport::Ws, false);
         wire.set(Setting::Pace(3));
         assert!(wire.frame(&frame("{}"), None).iter().all(|piece| piece.len() <= 3));
     }

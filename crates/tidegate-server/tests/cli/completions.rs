@@ -31,7 +31,7 @@ fn bash_completes_subcommands_flags_and_values() {
     "#;
     for (words, found) in [
         (&["tidegate", "pu"] as &[&str], "publish"),
-        (&["tidegate", "co"], "config completions"),
+        (&["tidegate", "co"], "config conformance completions"),
         (&["tidegate", "key", "cr"], "create"),
         (&["tidegate", "serve", "--lis"], "--listen"),
         (&["tidegate", "completions", "el"], "elvish"),

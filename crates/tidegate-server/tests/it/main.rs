@@ -46,6 +46,7 @@ mod reread;
 mod rounds;
 mod runs;
 mod rust_client;
+mod rust_publisher;
 mod seam;
 mod slow;
 mod stream_resume;

@@ -36,7 +36,7 @@ impl Session {
     pub(super) fn ask_at_ping(&mut self) {
         let s = &mut self.state;
         s.pings_heard += 1;
-        let is_wanted = s.samples.len() < SAMPLES_MAX || s.pings_heard % ASK_EVERY == 0;
+        let is_wanted = s.samples.len() < SAMPLES_MAX || s.pings_heard.is_multiple_of(ASK_EVERY);
         if is_wanted && s.pinged_at.is_none_or(|at| self.now.saturating_sub(at) >= ASK_MS) {
             self.ask();
         }

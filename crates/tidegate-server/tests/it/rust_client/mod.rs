@@ -1,8 +1,13 @@
 //! The Rust client (`tidegate-client`) against a real gateway: what it promises while nothing is wrong. The
 //! faults of the network are in `faults`, those of tokens in `tokens`.
 
+// The example that docs/clients.md shows.
+#[path = "../../../../tidegate-client/examples/follow.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod example;
 mod faults;
 mod proxy;
+mod script;
 mod tokens;
 
 use std::{future::Future, net::SocketAddr, ops::RangeInclusive};
@@ -144,6 +149,33 @@ fn a_cursor_continues_after_what_was_taken_wherever_the_client_stopped() {
             }
         }
         assert_eq!(from, 301);
+    });
+}
+
+#[test]
+fn the_example_continues_where_it_stopped() {
+    let gateway = Gateway::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("follow.cursor");
+    let url = format!("http://{}", gateway.public);
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("text").to_owned();
+    std::fs::write(&file, start).expect("written");
+    run(async {
+        for round in 0..3 {
+            count(&gateway, round * 10 + 1..=round * 10 + 10);
+            let (tell, mut lines) = tokio::sync::mpsc::unbounded_channel();
+            let print = move |line: String| tell.send(line).expect("the test runs");
+            let follow = example::follow(&url, &gateway.org, gateway.token.clone(), &file, print);
+            let read = async {
+                for number in round * 10 + 1..=round * 10 + 10 {
+                    assert_eq!(lines.recv().await, Some(format!("counted {number}")));
+                }
+            };
+            tokio::select! {
+                ended = follow => panic!("{ended:?}"),
+                () = read => {}
+            }
+        }
     });
 }
 

@@ -51,6 +51,27 @@ fn a_token_is_renewed_in_place_without_losing_the_connection() {
 }
 
 #[test]
+fn an_event_stream_is_renewed_while_the_application_stands_still() {
+    let gateway = Arc::new(Gateway::with(&["auth.leeway=0s"]));
+    run(async {
+        let issuer = Arc::clone(&gateway);
+        let (mut reasons, callback) = tokens(move || Ok(issuer.token_with(&json!({"exp": now_s() + 3}))));
+        let builder = client(&gateway, gateway.public).transports([Transport::Sse]).token(callback);
+        let (client, mut deliveries) = builder.buffer(1, 1 << 20).connect().expect("it starts");
+        assert_eq!(reasons.recv().await, Some(TokenReason::Initial));
+        connected(&client).await;
+        count(&gateway, 1..=500);
+        // Each renewal opens a new stream, and finds the queue full.
+        for _ in 0..3 {
+            assert_eq!(reasons.recv().await, Some(TokenReason::Refresh));
+        }
+        assert_eq!(client.metrics().total_disconnects, 0);
+        expect(&mut deliveries, 1..=500).await;
+        assert_eq!(client.metrics().gaps, 0);
+    });
+}
+
+#[test]
 fn a_token_that_is_refused_three_times_in_a_row_ends_the_client() {
     let gateway = Arc::new(Gateway::start());
     for transport in BOTH {
@@ -105,6 +126,7 @@ fn a_callback_may_say_that_nobody_is_logged_in_or_fail_for_a_while() {
                 match call {
                     0 => Err(std::io::Error::other("no network").into()),
                     1 => Ok::<_, TokenError>(String::new()),
+                    2 => panic!("a fault of the application"),
                     _ => Ok(token),
                 }
             }

@@ -1,0 +1,326 @@
+// One connection for all tabs of a user: the tab that holds a lock leads, and hands the gateway's frames to the
+// others. Each tab keeps its own session and cursor, and checks each frame as if it came from the gateway. So
+// whatever happens between tabs, nothing is lost in silence: a tab that misses a frame resumes.
+
+import { formatCursor, parseCursor } from './session/session.js';
+import type { Cursor } from './session/types.js';
+import { eventStream } from './sse.js';
+import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
+import { webSocket } from './websocket.js';
+
+/** How tabs share. */
+export interface TabsOptions {
+  /** What they share: tabs of this origin with the same name have one connection. It must name the user, the org and the services. */
+  name: string;
+  /** The ways to the gateway; by default those of `createClient`. */
+  transports?: readonly Transport[];
+  /** By default those of the browser. */
+  locks?: Pick<LockManager, 'request'>;
+  /** For tests: whether the page is hidden. */
+  isHidden?: () => boolean;
+  /** For tests: makes the channel between tabs. */
+  channel?: (name: string) => BroadcastChannel;
+}
+
+type Message =
+  /** A tab wants to follow from that cursor. */
+  | { t: 'join'; from: string; cursor: string | null }
+  /** It may: what it has to hear first. */
+  | { t: 'welcome'; to: string; texts: string[] }
+  /** It is too far behind for the leader. Or: the leader is not connected yet. */
+  | { t: 'behind' | 'wait'; to: string }
+  /** A frame, for all or for one. */
+  | { t: 'frame'; to: string | null; text: string }
+  /** A ping of a follower. */
+  | { t: 'ping'; from: string; n: number }
+  /** The leader's connection ended. */
+  | { t: 'end'; end: TransportEnd }
+  /** The leader is hidden; a tab that is seen wants to lead; the leader agrees. */
+  | { t: 'hidden' }
+  | { t: 'want'; from: string }
+  | { t: 'take'; to: string };
+
+interface Link {
+  request: OpenRequest;
+  kind: Transport['kind'];
+  sink: TransportSink;
+  /** The real connection, if this tab has one. */
+  inner: Connection | null;
+  /** The session has its hello. */
+  isAttached: boolean;
+  /** It is not shared. */
+  isDirect: boolean;
+  /** Ends the wait for the lock. */
+  stopWaiting: AbortController;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+interface Frame { type?: string; prev?: number; seq?: number; epoch?: string; filter?: string; cursor?: string; n?: number }
+
+const ANSWER_MS = 3_000;
+const ASK_MS = 1_000;
+const RELEASE_MS = 500;
+const RING_FRAMES = 500;
+const RING_CHARS = 2_000_000;
+const DAY_MS = 86_400_000;
+const PINGS_FROM = 2 ** 40; // numbers of pings that the leader sends for followers
+
+/**
+ * Transports for `createClient` that tabs share. Where the browser has no Web Locks or no BroadcastChannel, each tab
+ * has its own connection. A tab that starts with `tail`, or comes back from so long ago that the leader no longer
+ * has what it missed, has its own connection, too.
+ */
+export function tabs({ name, transports = [webSocket(), eventStream()], locks = globalThis.navigator?.locks, isHidden = () => document.hidden, channel: open = (key) => new BroadcastChannel(key) }: TabsOptions): readonly Transport[] {
+  if (!locks || typeof BroadcastChannel !== 'function') return transports;
+  const key = `tidegate:${name}`;
+  const own = Math.random().toString(36).slice(2);
+  let channel: BroadcastChannel | null = null;
+  let link: Link | null = null; // one at a time: a client has one connection
+  let letGo: (() => void) | null = null; // of the lock, if this tab leads
+  // What this tab knows of the stream.
+  let hello: Frame | null = null;
+  let position: Cursor | null = null;
+  let ring: { seq: number; text: string }[] = [];
+  let ringStart = 0;
+  let ringChars = 0;
+  const isUp = () => link?.inner && link.isAttached && letGo;
+  const pings = new Map<number, { to: string; n: number }>();
+  let pingsSent = PINGS_FROM;
+
+  const page = typeof document === 'object' ? document : null;
+  const post = (message: Message) => channel?.postMessage(message);
+
+  function follows(frame: Frame, text: string) {
+    const { type, seq, epoch, filter, cursor } = frame;
+    const start = type === 'hello' ? parseCursor(cursor) : null;
+    if (start) {
+      if (position?.epoch === start.epoch) position = { ...start, seq: position.seq };
+      else restart({ ...start, seq: position ? position.seq : start.seq });
+    } else if (type === 'gap' && epoch !== undefined && seq !== undefined) {
+      restart({ epoch, seq, tag: filter ?? null });
+    } else if ((type === 'event' || type === 'batch' || type === 'ping') && seq !== undefined && position && seq > position.seq) {
+      position = { ...position, seq };
+      ring.push({ seq, text });
+      ringChars += text.length;
+      while (ring.length > RING_FRAMES || ringChars > RING_CHARS) {
+        const old = ring.shift()!;
+        ringStart = old.seq;
+        ringChars -= old.text.length;
+      }
+    }
+  }
+
+  function restart(at: Cursor) {
+    position = at;
+    ring = [];
+    ringStart = at.seq;
+    ringChars = 0;
+  }
+
+  // --- As the leader.
+
+  // Leads as soon as it has the lock, until it lets go or another tab takes it.
+  function compete(led: Link, options: LockOptions) {
+    let own: (() => void) | null = null;
+    locks!.request(key, options, (lock) => {
+      if (led !== link) return undefined;
+      if (!lock) return void follow(led);
+      return new Promise<void>((resolve) => {
+        own = letGo = () => {
+          letGo = null;
+          resolve();
+        };
+        connect(led);
+      });
+    }).catch(() => {
+      // Taken by another tab: follow that one. (Or no longer wanted.)
+      if (led !== link || !own || own !== letGo) return;
+      letGo = null;
+      led.inner?.close(1000);
+      led.inner = null;
+      compete(led, { signal: led.stopWaiting.signal });
+    });
+  }
+
+  // Opens the real connection. A tab that followed until now goes on where it is: its session takes the hello as
+  // one that renews.
+  function connect(led: Link) {
+    const url = new URL(led.request.url);
+    if (led.isAttached && position) url.searchParams.set('cursor', formatCursor(position));
+    clearTimeout(led.timer);
+    const wasAttached = led.isAttached;
+    let isGreeted = false;
+    led.inner = transports.find(({ kind }) => kind === led.kind)!.open({ ...led.request, url: url.href }, {
+      opened: () => {
+        if (!wasAttached && led === link) led.sink.opened();
+      },
+      frame: (text) => {
+        if (led !== link) return;
+        const frame = read(text);
+        follows(frame, text);
+        led.isAttached = true;
+        const { type, n } = frame;
+        if (type === 'hello') {
+          hello = frame;
+          isGreeted = true;
+        }
+        const asked = type === 'pong' && n !== undefined ? pings.get(n) : undefined;
+        if (asked) {
+          pings.delete(n!);
+          return post({ t: 'frame', to: asked.to, text: JSON.stringify({ ...frame, n: asked.n }) });
+        }
+        // The others have a token and a moment of their own for each of these.
+        if (isGreeted && !led.isDirect && type !== 'hello' && type !== 'goaway' && type !== 'pong') post({ t: 'frame', to: null, text });
+        led.sink.frame(text);
+      },
+      closed: (end) => {
+        if (led !== link) return;
+        // If it never was up, only this tab's token may be to blame.
+        if (isGreeted && !led.isDirect) post({ t: 'end', end });
+        leave(led);
+        led.sink.closed(end);
+      },
+    });
+  }
+
+  function welcome(from: string, text: string | null) {
+    if (!isUp() || !hello || !position) return post({ t: 'wait', to: from });
+    const cursor = text === null ? position : parseCursor(text);
+    const isKnown = cursor && cursor.epoch === position.epoch && cursor.seq >= ringStart && (cursor.tag === null || cursor.tag === position.tag);
+    if (!isKnown) return post({ t: 'behind', to: from });
+    // No connection id, as the connection is not that tab's; nor a clock, as this was not sent just now. Its
+    // token is not the one in use, so it need not be renewed.
+    const { connection_id: _id, server_time: _time, ...rest } = hello as Record<string, unknown>;
+    const theirs = { ...rest, cursor: formatCursor({ ...cursor, tag: position.tag }), epoch: cursor.epoch, head: position.seq, resumed: text !== null, token_expires_in_ms: DAY_MS };
+    post({ t: 'welcome', to: from, texts: [JSON.stringify(theirs), ...ring.filter(({ seq }) => seq > cursor.seq).map((each) => each.text)] });
+  }
+
+  // --- As a follower.
+
+  function follow(follower: Link) {
+    const url = new URL(follower.request.url);
+    if (url.searchParams.has('tail')) return direct(follower);
+    ask(follower);
+    compete(follower, { signal: follower.stopWaiting.signal });
+  }
+
+  function ask(follower: Link) {
+    post({ t: 'join', from: own, cursor: new URL(follower.request.url).searchParams.get('cursor') });
+    // A leader that is frozen holds the lock and answers nobody.
+    follower.timer = setTimeout(() => take(follower, true), ANSWER_MS);
+  }
+
+  function take(follower: Link, isSilent: boolean) {
+    if (follower !== link || letGo || follower.isDirect || (isSilent && follower.isAttached)) return;
+    follower.stopWaiting.abort();
+    follower.stopWaiting = new AbortController();
+    compete(follower, { steal: true });
+  }
+
+  function direct(follower: Link) {
+    follower.isDirect = true;
+    follower.stopWaiting.abort();
+    connect(follower);
+  }
+
+  function hear({ data }: { data: Message }) {
+    const isLeader = letGo !== null;
+    if (data.t === 'join' && isLeader) return welcome(data.from, data.cursor);
+    if (data.t === 'want' && isLeader && isHidden()) return post({ t: 'take', to: data.from });
+    if (data.t === 'ping' && isLeader && link?.inner) {
+      pings.set((pingsSent += 1), { to: data.from, n: data.n });
+      if (pings.size > 100) pings.delete(pings.keys().next().value!);
+      return link.inner.send(JSON.stringify({ type: 'ping', n: pingsSent }));
+    }
+    if (!link || isLeader || link.isDirect) return;
+    if ('to' in data && data.to !== null && data.to !== own) return;
+    const { sink } = link;
+    if (data.t === 'take') take(link, false);
+    else if (data.t === 'hidden' && link.isAttached) seen();
+    else if (data.t === 'wait' && !link.isAttached) {
+      clearTimeout(link.timer);
+      link.timer = setTimeout(ask, ASK_MS, link);
+    }
+    else if (data.t === 'behind' && !link.isAttached) direct(link);
+    else if (data.t === 'welcome' && !link.isAttached) {
+      clearTimeout(link.timer);
+      link.isAttached = true;
+      sink.opened();
+      hello = read(data.texts[0]!);
+      for (const text of data.texts) heardFrame(text);
+      seen();
+    } else if (data.t === 'frame' && link.isAttached) heardFrame(data.text);
+    else if (data.t === 'end' && link.isAttached) {
+      leave(link);
+      sink.closed({ ...data.end, message: 'the connection of the leading tab ended' });
+    }
+  }
+
+  // The page was shown or hidden, or the leader was: a tab that is seen leads, as hidden ones are slowed down.
+  function seen() {
+    if (!link?.isAttached || link.isDirect) return;
+    if (letGo && isHidden()) post({ t: 'hidden' });
+    else if (!letGo && !isHidden()) post({ t: 'want', from: own });
+  }
+
+  function heardFrame(text: string) {
+    follows(read(text), text);
+    link?.sink.frame(text);
+  }
+
+  // --- A connection of this tab's client.
+
+  function leave(left: Link) {
+    if (left !== link) return;
+    link = null;
+    clearTimeout(left.timer);
+    left.stopWaiting.abort();
+    left.inner = null;
+    // Not at once: the client may open another at once, and others must first hear that it ended.
+    setTimeout(() => {
+      if (link) return;
+      letGo?.();
+      channel?.close();
+      channel = null;
+      page?.removeEventListener('visibilitychange', seen);
+    }, RELEASE_MS);
+  }
+
+  const begin = (kind: Transport['kind'], request: OpenRequest, sink: TransportSink): Connection => {
+    if (!channel) {
+      channel = open(key);
+      channel.onmessage = hear;
+      page?.addEventListener('visibilitychange', seen);
+    }
+    const started: Link = { request, kind, sink, inner: null, isAttached: false, isDirect: false, stopWaiting: new AbortController(), timer: undefined };
+    link = started;
+    const after = parseCursor(new URL(request.url).searchParams.get('cursor'));
+    if (!after) position = null;
+    else if (after.epoch !== position?.epoch || after.seq !== position.seq) restart(after);
+    if (letGo) connect(started);
+    else compete(started, { ifAvailable: true });
+    return {
+      send: (text) => {
+        if (started !== link) return;
+        if (started.inner) return started.inner.send(text);
+        const frame = read(text);
+        if (frame.type === 'ping' && frame.n !== undefined) post({ t: 'ping', from: own, n: frame.n });
+      },
+      close: (code) => {
+        const { inner } = started;
+        leave(started);
+        inner?.close(code);
+      },
+    };
+  };
+
+  return transports.map(({ kind }) => ({ kind, open: (request, sink) => begin(kind, request, sink) }));
+}
+
+function read(text: string): Frame {
+  try {
+    return JSON.parse(text) as Frame;
+  } catch {
+    return {};
+  }
+}
+

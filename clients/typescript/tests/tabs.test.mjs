@@ -1,0 +1,201 @@
+// Tabs over one gateway in memory: locks as a browser has them, and real channels.
+
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+import { createClient } from '@tidegate/client';
+import { tabs } from '@tidegate/client/tabs';
+import { fakeTransport } from '@tidegate/client/testing';
+import { until } from '../../../tests/npm/gateway.mjs';
+
+/** Web Locks as far as they are used: one lock, `ifAvailable`, `steal`, `signal`. */
+function fakeLocks() {
+  let holder = null;
+  const waiting = [];
+  const next = () => {
+    if (!holder && waiting.length > 0) run(waiting.shift());
+  };
+  const run = (entry) => {
+    holder = entry;
+    Promise.resolve(entry.act({})).then((value) => {
+      if (holder === entry) holder = null;
+      entry.resolve(value);
+      next();
+    });
+  };
+  return {
+    request: (_name, { ifAvailable, steal, signal }, act) => new Promise((resolve, reject) => {
+      const entry = { act, resolve, reject };
+      if (steal) {
+        const before = holder;
+        holder = null;
+        before?.reject(new DOMException('stolen', 'AbortError'));
+        run(entry);
+      } else if (ifAvailable && holder) resolve(act(null));
+      else {
+        waiting.push(entry);
+        signal?.addEventListener('abort', () => {
+          if (!waiting.includes(entry)) return;
+          waiting.splice(waiting.indexOf(entry), 1);
+          reject(new DOMException('aborted', 'AbortError'));
+        });
+        next();
+      }
+    }),
+  };
+}
+
+let count = 0;
+const opened = [];
+after(() => opened.forEach(({ client }) => client.dispose()));
+
+function browser() {
+  const locks = fakeLocks();
+  const name = `test-${(count += 1)}`;
+  const gateway = fakeTransport();
+  const tab = (options = {}) => {
+    const own = { seen: [], gaps: [], errors: [], hidden: false, frozen: false };
+    const channel = (key) => {
+      const real = new BroadcastChannel(key);
+      const wrapper = { postMessage: (message) => !own.frozen && real.postMessage(message), close: () => real.close(), onmessage: null };
+      real.onmessage = (event) => !own.frozen && wrapper.onmessage?.(event);
+      return wrapper;
+    };
+    own.client = createClient({
+      url: 'https://gateway.test', org: 'acme', getToken: () => 'token', lifecycle: null, random: () => 0,
+      transports: tabs({ name, transports: [gateway], locks, channel, isHidden: () => own.hidden }), ...options,
+    });
+    own.client.on('*', ({ seq }) => own.seen.push(seq));
+    own.client.onGap((gap) => own.gaps.push(gap));
+    own.client.onError((error) => own.errors.push(error));
+    own.client.connect();
+    opened.push(own);
+    return own;
+  };
+  const open = () => gateway.connections.filter(({ isOpen }) => isOpen).length;
+  return { gateway, tab, open };
+}
+
+const connected = (...own) => until('connections', () => own.every(({ client }) => client.getStatus().state === 'connected'));
+const saw = (own, ...seqs) => until(`${seqs}, not ${own.seen}`, () => own.seen.join() === seqs.join(), 3_000);
+
+test('tabs have one connection, and each sees all events', async () => {
+  const { gateway, tab, open } = browser();
+  const first = tab();
+  await connected(first);
+  gateway.publish({ event: 'a' });
+  const second = tab();
+  const third = tab();
+  await connected(second, third);
+  gateway.publish({ event: 'a' }, { event: 'a' });
+  await saw(first, 1, 2, 3);
+  await saw(second, 2, 3);
+  await saw(third, 2, 3);
+  assert.equal(open(), 1);
+  assert.equal(gateway.connections.length, 1);
+});
+
+test('if the leading tab is closed, another leads, and nobody notices', async () => {
+  const { gateway, tab, open } = browser();
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  const third = tab();
+  await connected(second, third);
+  gateway.publish({ event: 'a' });
+  await saw(third, 1);
+  first.client.dispose();
+  gateway.publish({ event: 'a' }); // while nobody is connected
+  await until('the next leader', () => open() === 1);
+  gateway.publish({ event: 'a' });
+  await saw(second, 1, 2, 3);
+  await saw(third, 1, 2, 3);
+  assert.deepEqual([second, third].flatMap(({ errors, gaps }) => [...errors, ...gaps]), []);
+  assert.equal(second.client.metrics().totalDisconnects + third.client.metrics().totalDisconnects, 0);
+});
+
+test('if the connection ends, all reconnect and share again', async () => {
+  const { gateway, tab, open } = browser();
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  await connected(second);
+  gateway.publish({ event: 'a' });
+  await saw(second, 1);
+  gateway.drop();
+  await until('the loss', () => second.client.getStatus().state === 'reconnecting' && first.client.getStatus().state === 'reconnecting');
+  gateway.publish({ event: 'a' });
+  await connected(first, second);
+  await saw(first, 1, 2);
+  await saw(second, 1, 2);
+  assert.equal(open(), 1);
+});
+
+test('a hidden leader lets go if another tab is seen', async () => {
+  const { gateway, tab, open } = browser();
+  const first = tab();
+  await connected(first);
+  first.hidden = true;
+  const second = tab();
+  await connected(second);
+  await until('the new leader', () => gateway.connections.length === 2 && open() === 1);
+  gateway.publish({ event: 'a' });
+  await saw(first, 1);
+  await saw(second, 1);
+  second.client.dispose();
+  gateway.publish({ event: 'a' });
+  await saw(first, 1, 2);
+  assert.deepEqual(first.errors, []);
+});
+
+test('a leader that is frozen loses the lead, and takes no harm when it wakes', async () => {
+  const { gateway, tab, open } = browser();
+  const first = tab();
+  await connected(first);
+  first.frozen = true;
+  const second = tab();
+  await connected(second);
+  gateway.publish({ event: 'a' });
+  await saw(second, 1);
+  first.frozen = false;
+  gateway.publish({ event: 'a' });
+  await saw(second, 1, 2);
+  assert.equal(open(), 1);
+});
+
+test('a tab that is too far behind, or wants a tail, has its own connection', async () => {
+  const { gateway, tab, open } = browser();
+  gateway.publish({ event: 'a' }, { event: 'a' });
+  const first = tab();
+  await connected(first);
+  const second = tab({ cursor: 'e1-0' });
+  await saw(second, 1, 2);
+  const third = tab({ tail: 1 });
+  await saw(third, 2);
+  assert.equal(open(), 3);
+});
+
+test('a follower that asks whether the leader is there gets the answer of the gateway', async () => {
+  const { gateway, tab } = browser();
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  await connected(second);
+  await until('a round trip', () => second.client.metrics().extra.rttMs !== null);
+  assert.equal(gateway.connections.length, 1);
+});
+
+test('a final end stops all', async () => {
+  const { gateway, tab } = browser();
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  await connected(second);
+  gateway.frame({ type: 'error', code: 'revoked', message: 'logged out' });
+  await until('the stop', () => [first, second].every(({ client }) => client.getStatus().phase === 'stopped'));
+  assert.equal(second.errors[0].code, 'revoked');
+});
+
+test('without Web Locks each tab has its own connection', () => {
+  const transports = [fakeTransport()];
+  assert.equal(tabs({ name: 'x', transports }), transports);
+});

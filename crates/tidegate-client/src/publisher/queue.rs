@@ -1,0 +1,652 @@
+//! Which events go into the next request and when, and what an answer changes. It has no clock, no randomness and
+//! no IO: `driver` drives it.
+//!
+//! Events of one org and service never overtake each other: a batch is taken in the order of arrival, what has to
+//! be sent again goes back to the front, and the next batch is taken only after the answer.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    answer::{Among, Sent, Split, Verdict, Why},
+    delay::delay_ms,
+    outcome::{FieldError, Outcome, Refused, Stored, Unknown},
+};
+
+/// An event that is not settled. `T` is what its driver keeps with it.
+pub(super) struct Entry<T> {
+    pub(super) id: String,
+    pub(super) org: Option<String>,
+    pub(super) service: String,
+    /// The event as JSON.
+    pub(super) bytes: Bytes,
+    /// When it came into the queue, and until when it is tried, in milliseconds.
+    pub(super) at: u64,
+    pub(super) deadline: u64,
+    pub(super) kept: T,
+    attempts: u32,
+    /// Whether an earlier try may have stored it.
+    is_in_doubt: bool,
+    last: Option<Why>,
+    /// The number of the events that it may share a request with, because one of them has a fault that is looked
+    /// for.
+    group: Option<u64>,
+}
+
+impl<T> Entry<T> {
+    pub(super) fn new(id: String, org: Option<String>, service: String, bytes: Bytes, kept: T) -> Self {
+        Self {
+            id,
+            org,
+            service,
+            bytes,
+            at: 0,
+            deadline: 0,
+            kept,
+            attempts: 0,
+            is_in_doubt: false,
+            last: None,
+            group: None,
+        }
+    }
+
+    pub(super) fn sent(&self) -> Sent<'_> {
+        Sent { id: &self.id, service: &self.service, org: self.org.as_deref() }
+    }
+
+    fn lane(&self) -> (Option<String>, String) {
+        (self.org.clone(), self.service.clone())
+    }
+
+    /// What becomes of it if it is not tried again.
+    pub(super) fn given_up(&self, why: &Why) -> Outcome {
+        let Why { code, detail, limit } = why.clone();
+        let (id, attempts) = (self.id.clone(), self.attempts);
+        let detail = match attempts {
+            0 => detail,
+            1 => format!("given up after 1 try: {detail}"),
+            tries => format!("given up after {tries} tries: {detail}"),
+        };
+        if self.is_in_doubt {
+            return Outcome::Unknown(Unknown { id, code, detail, attempts });
+        }
+        Outcome::Refused(Refused {
+            id,
+            code,
+            detail,
+            is_retryable: true,
+            errors: Vec::new(),
+            limit,
+            attempts,
+        })
+    }
+
+    fn refused(&self, why: Why, errors: Vec<FieldError>) -> Outcome {
+        let Why { code, detail, limit } = why;
+        let (id, attempts) = (self.id.clone(), self.attempts);
+        if self.is_in_doubt && !OF_THE_EVENT.contains(&code.as_str()) {
+            let detail = format!("an earlier try may have stored it; the last: {detail}");
+            return Outcome::Unknown(Unknown { id, code, detail, attempts });
+        }
+        Outcome::Refused(Refused { id, code, detail, is_retryable: false, errors, limit, attempts })
+    }
+}
+
+/// These codes are about the event itself: an earlier try with the same bytes was not taken either. Others (a key
+/// that was revoked, say) leave a doubt.
+const OF_THE_EVENT: [&str; 5] = ["bad_request", "too_large", "unsupported_media", "invalid", "id_conflict"];
+
+/// What goes into one request, and how long an event waits for others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+    pub(super) orgs: usize,
+    pub(super) delay_ms: u64,
+}
+
+/// No event is sent before `until`.
+struct Hold {
+    until: u64,
+    failures: u32,
+    why: Why,
+}
+
+/// An event that is settled.
+pub(super) type Settled<T> = (Entry<T>, Outcome);
+
+/// The events that wait.
+pub(super) struct Queue<T> {
+    waiting: VecDeque<Entry<T>>,
+    limits: Limits,
+    hold: Option<Hold>,
+    holds: BTreeMap<Option<String>, Hold>,
+    groups: u64,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { waiting: VecDeque::new(), limits, hold: None, holds: BTreeMap::new(), groups: 0 }
+    }
+
+    pub(super) fn push(&mut self, entry: Entry<T>) {
+        self.waiting.push_back(entry);
+    }
+
+    /// All events, because the publisher ends.
+    pub(super) fn give_up(&mut self, why: &Why) -> Vec<Settled<T>> {
+        let settle = |entry: Entry<T>| {
+            let outcome = entry.given_up(why);
+            (entry, outcome)
+        };
+        self.waiting.drain(..).map(settle).collect()
+    }
+
+    /// When to call `expire` and `take` next; `None` if nothing waits. `is_urgent`: events do not wait for others.
+    pub(super) fn deadline(&self, now: u64, is_urgent: bool) -> Option<u64> {
+        let (mut expiry, mut due) = (u64::MAX, u64::MAX);
+        let (mut events, mut bytes) = (0, 0);
+        for entry in &self.waiting {
+            expiry = expiry.min(entry.deadline);
+            let held = self.held_until(entry);
+            let waits = if is_urgent || entry.attempts > 0 { 0 } else { self.limits.delay_ms };
+            due = due.min(held.max(entry.at.saturating_add(waits)));
+            if held <= now {
+                events += 1;
+                bytes += entry.bytes.len();
+            }
+            if events >= self.limits.events || bytes >= self.limits.bytes {
+                return Some(now);
+            }
+        }
+        (!self.waiting.is_empty()).then_some(due.min(expiry))
+    }
+
+    fn held_until(&self, entry: &Entry<T>) -> u64 {
+        let all = self.hold.as_ref().map_or(0, |hold| hold.until);
+        // Most of the time no org is held, and the map is not asked.
+        let org = if self.holds.is_empty() { None } else { self.holds.get(&entry.org) };
+        org.map_or(all, |hold| hold.until.max(all))
+    }
+
+    /// The events that cannot be tried again within their time.
+    pub(super) fn expire(&mut self, now: u64) -> Vec<Settled<T>> {
+        let is_late = |queue: &Self, entry: &Entry<T>| now.max(queue.held_until(entry)) >= entry.deadline;
+        if !self.waiting.iter().any(|entry| is_late(self, entry)) {
+            return Vec::new();
+        }
+        let mut settled = Vec::new();
+        let mut rest = VecDeque::with_capacity(self.waiting.len());
+        for entry in std::mem::take(&mut self.waiting) {
+            if !is_late(self, &entry) {
+                rest.push_back(entry);
+                continue;
+            }
+            let held = || self.hold.as_ref().or_else(|| self.holds.get(&entry.org)).map(|hold| &hold.why);
+            let outcome = match entry.last.as_ref().or_else(held) {
+                Some(why) => entry.given_up(why),
+                None => entry.given_up(&Why::new("expired", "its time (retry_for) was over while it waited")),
+            };
+            settled.push((entry, outcome));
+        }
+        self.waiting = rest;
+        settled
+    }
+
+    /// The events of the next request; none if all are held. They are out of the queue until `settle`.
+    pub(super) fn take(&mut self, now: u64) -> Vec<Entry<T>> {
+        let mut taken: Vec<Entry<T>> = Vec::new();
+        let mut passed: Vec<Entry<T>> = Vec::new();
+        // Whose events have one in `passed`: later ones must not overtake it.
+        let mut lanes = BTreeSet::new();
+        let mut orgs = BTreeSet::new();
+        let mut bytes = 1;
+        while let Some(mut entry) = self.waiting.pop_front() {
+            let length = entry.bytes.len() + 1;
+            if !taken.is_empty() && (taken.len() >= self.limits.events || bytes + length > self.limits.bytes)
+            {
+                self.waiting.push_front(entry);
+                break;
+            }
+            let is_out = (!lanes.is_empty() && lanes.contains(&entry.lane()))
+                || self.held_until(&entry) > now
+                || taken.first().is_some_and(|first| first.group != entry.group)
+                || (orgs.len() >= self.limits.orgs && !orgs.contains(&entry.org));
+            if is_out {
+                lanes.insert(entry.lane());
+                passed.push(entry);
+                continue;
+            }
+            if !orgs.contains(&entry.org) {
+                orgs.insert(entry.org.clone());
+            }
+            bytes += length;
+            entry.attempts += 1;
+            taken.push(entry);
+        }
+        for entry in passed.into_iter().rev() {
+            self.waiting.push_front(entry);
+        }
+        taken
+    }
+
+    /// Takes the verdicts on a request; returns the events that are settled. `random` gives numbers in [0, 1).
+    pub(super) fn settle(
+        &mut self,
+        entries: Vec<Entry<T>>,
+        verdicts: Vec<Verdict>,
+        now: u64,
+        mut random: impl FnMut() -> f64,
+    ) -> Vec<Settled<T>> {
+        let mut settled = Vec::new();
+        let mut back: Vec<Entry<T>> = Vec::new();
+        // What is asked for, by the org that it concerns; `None` is the whole request.
+        let mut held: BTreeMap<Option<Option<String>>, (Why, u64)> = BTreeMap::new();
+        let mut split: BTreeMap<Option<Option<String>>, (Split, Vec<usize>)> = BTreeMap::new();
+        let orgs: BTreeSet<Option<String>> = entries.iter().map(|entry| entry.org.clone()).collect();
+        for (mut entry, verdict) in entries.into_iter().zip(verdicts) {
+            let scope = |among, entry: &Entry<T>| (among == Among::Org).then(|| entry.org.clone());
+            match verdict {
+                Verdict::Stored { seq, cursor, duplicate } => {
+                    let stored = Stored { id: entry.id.clone(), seq, cursor, attempts: entry.attempts };
+                    let outcome =
+                        if duplicate { Outcome::Duplicate(stored) } else { Outcome::Stored(stored) };
+                    settled.push((entry, outcome));
+                }
+                Verdict::Refused { why, errors } => {
+                    let outcome = entry.refused(why, errors);
+                    settled.push((entry, outcome));
+                }
+                Verdict::Rest => back.push(entry),
+                Verdict::Again { why, is_known, asked_ms, among } => {
+                    entry.is_in_doubt |= !is_known;
+                    entry.last = Some(why.clone());
+                    held.insert(scope(among, &entry), (why, asked_ms));
+                    back.push(entry);
+                }
+                Verdict::Split { by, why, among } => {
+                    entry.last = Some(why);
+                    split.entry(scope(among, &entry)).or_insert((by, Vec::new())).1.push(back.len());
+                    back.push(entry);
+                }
+            }
+        }
+        self.hold_all(orgs, held, now, &mut random);
+        for (by, places) in split.into_values() {
+            self.split(by, &mut back, &places);
+        }
+        // `take` left no earlier event of their org and service behind.
+        for entry in back.into_iter().rev() {
+            self.waiting.push_front(entry);
+        }
+        settled
+    }
+
+    fn hold_all(
+        &mut self,
+        orgs: BTreeSet<Option<String>>,
+        mut held: BTreeMap<Option<Option<String>>, (Why, u64)>,
+        now: u64,
+        random: &mut impl FnMut() -> f64,
+    ) {
+        let mut hold = |before: Option<Hold>, found: Option<(Why, u64)>| {
+            let (why, asked_ms) = found?;
+            let failures = before.map_or(0, |hold| hold.failures) + 1;
+            Some(Hold { until: now.saturating_add(delay_ms(failures, random(), asked_ms)), failures, why })
+        };
+        self.hold = hold(self.hold.take(), held.remove(&None));
+        if self.hold.is_some() {
+            return;
+        }
+        for org in orgs {
+            let before = self.holds.remove(&org);
+            if let Some(next) = hold(before, held.remove(&Some(org.clone()))) {
+                self.holds.insert(org, next);
+            }
+        }
+    }
+
+    /// Takes the events at `places` apart.
+    fn split(&mut self, by: Split, back: &mut [Entry<T>], places: &[usize]) {
+        let half_of = |count: usize| (count / 2).max(1);
+        match by {
+            Split::Events => self.limits.events = self.limits.events.min(half_of(places.len())),
+            Split::Bytes => {
+                let bytes = places.iter().map(|at| back[*at].bytes.len() + 1).sum::<usize>() + 1;
+                self.limits.bytes = self.limits.bytes.min(half_of(bytes));
+            }
+            Split::Orgs => {
+                let orgs: BTreeSet<_> = places.iter().map(|at| &back[*at].org).collect();
+                self.limits.orgs = self.limits.orgs.min(half_of(orgs.len()));
+            }
+            Split::Half => {
+                for half in places.chunks(places.len().div_ceil(2)) {
+                    self.groups += 1;
+                    half.iter().for_each(|at| back[*at].group = Some(self.groups));
+                }
+            }
+            Split::Service => {
+                let mut groups = BTreeMap::new();
+                for at in places {
+                    let group = *groups.entry(back[*at].lane()).or_insert_with(|| {
+                        self.groups += 1;
+                        self.groups
+                    });
+                    back[*at].group = Some(group);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::publisher::answer::{Answer, read};
+
+    /// Random bits from a seed (SplitMix64).
+    struct Draws(u64);
+
+    impl Draws {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }
+
+        fn below(&mut self, end: u64) -> u64 {
+            self.next() % end
+        }
+
+        fn percent(&mut self, chance: u64) -> bool {
+            self.below(100) < chance
+        }
+    }
+
+    /// What a test knows of an event.
+    struct Made {
+        number: usize,
+        is_bad: bool,
+    }
+
+    /// A gateway in memory, which keeps its own account of what is stored.
+    struct Model {
+        is_named: bool,
+        /// How often it fails, in percent.
+        often: u64,
+        events_max: usize,
+        /// In the order in which they were stored: org, service, id, number.
+        stored: Vec<(String, String, String, usize)>,
+        requests: usize,
+    }
+
+    impl Model {
+        fn problem(status: u16, code: &str) -> Value {
+            json!({"status": status, "code": code, "detail": code, "retry_in_ms": 300})
+        }
+
+        /// The answer to a request; `None`: the connection breaks.
+        fn answer(&mut self, entries: &[Entry<Made>], draws: &mut Draws) -> Option<Answer> {
+            self.requests += 1;
+            let answer = |status, body: Value| {
+                Some(Answer { status, body: body.to_string().into_bytes(), ..Answer::default() })
+            };
+            if draws.percent(self.often) {
+                return match draws.below(4) {
+                    0 => None,
+                    1 => answer(503, Self::problem(503, "overloaded")),
+                    2 => answer(429, Self::problem(429, "rate_limited")),
+                    _ => answer(502, Value::Null),
+                };
+            }
+            let answer = answer.clone();
+            let whole = if entries.len() > self.events_max {
+                json!({"status": 413, "code": "too_large", "detail": "", "limit": "limits.events_per_batch"})
+            } else if let Some(at) = entries.iter().position(|entry| entry.kept.is_bad) {
+                let errors =
+                    [json!({"pointer": format!("/{at}/bad"), "code": "unknown_field", "detail": "bad"})];
+                json!({"status": 422, "code": "invalid", "detail": "", "errors": errors})
+            } else if entries.iter().any(|entry| entry.service == "secret") {
+                Self::problem(403, "forbidden")
+            } else {
+                self.append(entries, draws)
+            };
+            let status =
+                whole["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
+            if draws.percent(self.often / 2) {
+                return match draws.below(3) {
+                    0 => None,
+                    1 => answer(504, Self::problem(504, "unknown")),
+                    _ => answer(500, Self::problem(500, "internal")),
+                };
+            }
+            answer(status, whole)
+        }
+
+        fn append(&mut self, entries: &[Entry<Made>], draws: &mut Draws) -> Value {
+            let mut orgs: BTreeMap<Option<&str>, Vec<&Entry<Made>>> = BTreeMap::new();
+            for entry in entries {
+                orgs.entry(entry.org.as_deref()).or_default().push(entry);
+            }
+            let mut places = BTreeMap::new();
+            let mut answers = Vec::new();
+            let mut problems = Vec::new();
+            for (org, events) in orgs {
+                let busy = self.is_named && draws.percent(self.often);
+                let found =
+                    if busy { Err(Self::problem(429, "rate_limited")) } else { self.append_org(&events) };
+                match found {
+                    Ok(seqs) => {
+                        answers.push(json!({"org": org, "cursor": format!("e-{}", self.stored.len())}));
+                        places.extend(
+                            events.iter().map(|entry| entry.kept.number).zip(seqs.into_iter().map(Ok)),
+                        );
+                    }
+                    Err(problem) => {
+                        let codes =
+                            events.iter().map(|entry| (entry.kept.number, Err(problem["code"].clone())));
+                        places.extend(codes);
+                        answers.push(json!({"org": org, "problem": problem}));
+                        problems.push(problem);
+                    }
+                }
+            }
+            match problems.as_slice() {
+                [problem] if !self.is_named => return problem.clone(),
+                [first, rest @ ..]
+                    if problems.len() == answers.len() && rest.iter().all(|next| next == first) =>
+                {
+                    let mut whole = first.clone();
+                    if answers.len() > 1 {
+                        whole["orgs"] = answers.into();
+                    }
+                    return whole;
+                }
+                _ => {}
+            }
+            let events: Vec<Value> = entries
+                .iter()
+                .map(|entry| match &places[&entry.kept.number] {
+                    Ok((seq, duplicate)) => json!({"id": entry.id, "seq": seq, "duplicate": duplicate}),
+                    Err(code) => json!({"id": entry.id, "code": code}),
+                })
+                .collect();
+            let cursor = format!("e-{}", self.stored.len());
+            json!({"cursor": cursor, "orgs": answers, "events": events})
+        }
+
+        fn append_org(&mut self, events: &[&Entry<Made>]) -> Result<Vec<(usize, bool)>, Value> {
+            let before = self.stored.len();
+            let mut seqs = Vec::new();
+            for entry in events {
+                let org = entry.org.clone().unwrap_or_default();
+                let known = self
+                    .stored
+                    .iter()
+                    .position(|(of, service, id, _)| (of, service, id) == (&org, &entry.service, &entry.id));
+                match known {
+                    Some(at) if self.stored[at].3 != entry.kept.number => {
+                        self.stored.truncate(before);
+                        return Err(Self::problem(409, "id_conflict"));
+                    }
+                    Some(at) => seqs.push((at + 1, true)),
+                    None => {
+                        self.stored.push((org, entry.service.clone(), entry.id.clone(), entry.kept.number));
+                        seqs.push((self.stored.len(), false));
+                    }
+                }
+            }
+            Ok(seqs)
+        }
+    }
+
+    /// Sends events through a gateway that fails; returns how many requests that took.
+    fn run(seed: u64) -> usize {
+        let mut draws = Draws(seed);
+        let is_named = draws.percent(50);
+        let often = [0, 10, 50, 85][usize::try_from(draws.below(4)).unwrap_or(0)];
+        let events_max = if draws.percent(30) { 1 + draws.below(10) as usize } else { 1000 };
+        let mut model = Model { is_named, often, events_max, stored: Vec::new(), requests: 0 };
+        let events = 1 + draws.below(30) as usize;
+        let mut queue =
+            Queue::new(Limits { events, bytes: 60 + draws.below(900) as usize, orgs: 3, delay_ms: 5 });
+        let retry_for = [400, 5000, 240_000][usize::try_from(draws.below(3)).unwrap_or(0)];
+        let total = 1 + draws.below(120) as usize;
+        let mut made = Vec::new();
+        let mut settled: BTreeMap<usize, (bool, String, Outcome)> = BTreeMap::new();
+        let mut now = 0;
+        while settled.len() < total {
+            // Some come while others are being sent.
+            while made.len() < total && (made.is_empty() || draws.percent(70)) {
+                let number = made.len();
+                let is_bad = draws.percent(4);
+                let org = is_named.then(|| format!("org{}", draws.below(4)));
+                let service =
+                    if draws.percent(4) { "secret".to_owned() } else { format!("s{}", draws.below(3)) };
+                let id =
+                    if draws.percent(8) { format!("same{}", draws.below(5)) } else { format!("id{number}") };
+                let name = format!("{} {service}", org.as_deref().unwrap_or_default());
+                let length = 5 + draws.below(60) as usize;
+                let mut entry =
+                    Entry::new(id, org, service, vec![b'x'; length].into(), Made { number, is_bad });
+                (entry.at, entry.deadline) = (now, now + retry_for);
+                queue.push(entry);
+                made.push((name, is_bad));
+            }
+            let mut done = queue.expire(now);
+            match queue.deadline(now, false) {
+                Some(due) if due <= now => {
+                    let entries = queue.take(now);
+                    assert!(!entries.is_empty(), "something is due, and nothing is taken");
+                    now += draws.below(30);
+                    let verdicts = match model.answer(&entries, &mut draws) {
+                        Some(answer) => {
+                            let sent: Vec<_> = entries.iter().map(Entry::sent).collect();
+                            read(&answer, &sent, 0)
+                        }
+                        None => {
+                            let why = Why::new("unreachable", "");
+                            let verdict =
+                                Verdict::Again { why, is_known: false, asked_ms: 0, among: Among::Request };
+                            vec![verdict; entries.len()]
+                        }
+                    };
+                    done.extend(queue.settle(entries, verdicts, now, || draws.below(1000) as f64 / 1000.0));
+                }
+                Some(due) => now = due,
+                None => now += 1,
+            }
+            for (entry, outcome) in done {
+                let Made { number, is_bad } = entry.kept;
+                assert!(settled.insert(number, (is_bad, entry.service, outcome)).is_none(), "settled twice");
+            }
+        }
+        for (number, (is_bad, service, outcome)) in &settled {
+            let place = model.stored.iter().position(|(_, _, _, of)| of == number);
+            match outcome {
+                Outcome::Stored(stored) | Outcome::Duplicate(stored) => {
+                    assert_eq!(place.map(|at| at as u64 + 1), Some(stored.seq), "where it is stored");
+                    assert_eq!(stored.cursor.seq, stored.seq);
+                }
+                Outcome::Refused(refused) => {
+                    assert_eq!(place, None, "refused ({}), and yet stored", refused.code);
+                    let is_faulty = *is_bad || service == "secret" || refused.id.starts_with("same");
+                    assert!(
+                        refused.is_retryable || is_faulty,
+                        "refused for the fault of another: {refused:?}"
+                    );
+                    assert!(refused.code != "invalid" || refused.pointer() == Some("/bad"));
+                }
+                Outcome::Unknown(_) => assert!(often > 0, "nothing is in doubt"),
+            }
+        }
+        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+        for (org, service, id, number) in &model.stored {
+            let lane = made[*number].0.as_str();
+            assert!(
+                last.insert(lane, *number).is_none_or(|before| before < *number),
+                "{org} {service} {id} overtook"
+            );
+        }
+        model.requests
+    }
+
+    #[test]
+    fn whatever_the_gateway_does_each_event_is_stored_once_in_order_with_a_true_outcome() {
+        for seed in 0..2000 {
+            let requests = std::panic::catch_unwind(|| run(seed));
+            assert!(requests.is_ok(), "seed {seed}");
+        }
+    }
+
+    fn entry(id: &str) -> Entry<()> {
+        let mut entry = Entry::new(id.to_owned(), None, "s".to_owned(), Bytes::from_static(b"{}"), ());
+        entry.deadline = 240_000;
+        entry
+    }
+
+    const LIMITS: Limits = Limits { events: 100, bytes: 10_000, orgs: 100, delay_ms: 0 };
+
+    fn again(asked_ms: u64) -> Vec<Verdict> {
+        let why = Why::new("overloaded", "no room");
+        vec![Verdict::Again { why, is_known: true, asked_ms, among: Among::Request }]
+    }
+
+    #[test]
+    fn the_gateways_delay_is_never_undercut_and_others_grow() {
+        let mut queue = Queue::new(LIMITS);
+        queue.push(entry("a"));
+        let mut now = 0;
+        let mut delays = Vec::new();
+        for asked_ms in [7000, 0, 0, 2500, 0, 0, 0] {
+            let taken = queue.take(now);
+            assert!(queue.settle(taken, again(asked_ms), now, || 0.5).is_empty());
+            let due = queue.deadline(now, true).expect("it waits");
+            assert!(queue.take(due - 1).is_empty(), "not before its time");
+            delays.push(due - now);
+            now = due;
+        }
+        assert_eq!(delays, [7000, 300, 600, 2500, 2400, 4800, 7500]);
+    }
+
+    #[test]
+    fn a_wait_that_is_longer_than_what_is_left_is_not_waited_for() {
+        let mut queue = Queue::new(LIMITS);
+        queue.push(entry("a"));
+        queue.push(entry("b"));
+        let taken = queue.take(0);
+        let verdicts = [again(300_000), again(300_000)].concat();
+        assert!(queue.settle(taken, verdicts, 0, || 0.5).is_empty());
+        let settled = queue.expire(0);
+        assert_eq!(settled.len(), 2);
+        assert!(
+            settled
+                .iter()
+                .all(|(_, outcome)| matches!(outcome, Outcome::Refused(refused) if refused.is_retryable))
+        );
+    }
+}
