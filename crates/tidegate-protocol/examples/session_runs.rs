@@ -18,7 +18,7 @@ mod prng;
 #[path = "../tests/session/vector.rs"]
 #[expect(dead_code, reason = "it runs no vectors")]
 mod vector;
-#[path = "../tests/session/world.rs"]
+#[path = "../tests/session/world/mod.rs"]
 mod world;
 
 use std::io::{BufWriter, Write as _};
