@@ -48,12 +48,13 @@ pub(super) struct Setup {
 }
 
 type Observer<T> = Arc<dyn Fn(&T) + Send + Sync>;
+type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Functions of the application.
 #[derive(Default)]
 pub(super) struct Hooks {
     pub(super) outcome: Option<Observer<Outcome>>,
-    pub(super) warning: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub(super) warning: Option<Warn>,
 }
 
 /// What is kept with an event until it is settled.
@@ -65,6 +66,7 @@ pub(super) struct Kept {
 }
 
 /// What a handle asks for.
+#[expect(clippy::large_enum_variant, reason = "nearly all commands are events")]
 pub(super) enum Command {
     Event(Entry<Kept>),
     Flush(oneshot::Sender<()>),

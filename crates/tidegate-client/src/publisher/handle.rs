@@ -118,6 +118,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Full`], with the event, if it has none.
+    #[expect(clippy::result_large_err, reason = "the error gives the event back")]
     pub fn try_send(&self, event: NewEvent) -> Result<Receipt, Full> {
         let ready = match self.ready(&event) {
             Ok(ready) => ready,
@@ -155,6 +156,7 @@ impl Publisher {
     }
 
     /// The event with its id, as JSON; or why it is not sent at all.
+    #[expect(clippy::result_large_err, reason = "a receipt is what the caller returns")]
     fn ready(&self, event: &NewEvent) -> Result<Ready, Receipt> {
         let id = event.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         if self.shared.gate.is_closed.load(Ordering::SeqCst) {

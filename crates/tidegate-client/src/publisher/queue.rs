@@ -404,7 +404,6 @@ mod tests {
                     _ => answer(502, Value::Null),
                 };
             }
-            let answer = answer.clone();
             let whole = if entries.len() > self.events_max {
                 json!({"status": 413, "code": "too_large", "detail": "", "limit": "limits.events_per_batch"})
             } else if let Some(at) = entries.iter().position(|entry| entry.kept.is_bad) {
