@@ -3,12 +3,6 @@
 //!
 //! `cargo run -p tidegate-protocol --example session_runs -- 0 10000` prints those of the seeds 0 to 9,999.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "it is a program, not part of the crate"
-)]
-
 #[path = "../tests/session/log.rs"]
 mod log;
 #[path = "../tests/session/oracle.rs"]

@@ -18,7 +18,7 @@ impl Prng {
 
     /// A whole number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        u64::from(self.next()) * bound >> 32
+        (u64::from(self.next()) * bound) >> 32
     }
 
     /// A whole number from `low` to `high`.
