@@ -81,6 +81,7 @@ struct Token {
 }
 
 /// What is kept of a run.
+#[allow(dead_code, reason = "the test and the example use different ones")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
     Nothing,
