@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?;
         write!(list, "{name}::vector::failures, ")?;
     }
-    writeln!(root, "const RUNS: &[fn() -> Vec<(String, String)>] = &[{list}];")?;
+    writeln!(root, "type Failures = Vec<(String, String)>;\nconst RUNS: &[fn() -> Failures] = &[{list}];")?;
     fs::write(Path::new(&out).join("planted.rs"), root)?;
     Ok(())
 }

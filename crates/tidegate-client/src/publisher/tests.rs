@@ -27,11 +27,13 @@ enum Act {
     StoreAfter(Arc<Notify>),
 }
 
+/// The head and the events of a request.
+type Request = (String, Vec<Value>);
+
 struct Server {
     url: String,
     acts: Arc<Mutex<VecDeque<Act>>>,
-    /// The head and the events of each request.
-    requests: Arc<Mutex<Vec<(String, Vec<Value>)>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
@@ -63,7 +65,7 @@ impl Server {
 async fn serve(
     mut stream: TcpStream,
     acts: Arc<Mutex<VecDeque<Act>>>,
-    requests: Arc<Mutex<Vec<(String, Vec<Value>)>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 ) -> Option<()> {
     loop {
         let (head, events) = request(&mut stream).await?;
