@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tidegate_core::closest::did_you_mean;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -70,7 +71,7 @@ impl Conformance {
         if runs.is_empty() {
             return Err(Failure::Usage("none of these scenarios is for this transport".to_owned()));
         }
-        match Command::new(self.command.clone()) {
+        match Command::new(self.command.clone()).map_err(Failure::Usage)? {
             Some(command) => block_on(self.play(command, choice)),
             None => block_on(self.serve(choice)),
         }
@@ -84,8 +85,9 @@ impl Conformance {
         };
         for pattern in &self.scenario {
             if !scenarios.iter().any(|scenario| is_named(scenario, pattern)) {
+                let hint = did_you_mean(pattern, scenarios.iter().map(|scenario| scenario.name.as_str()));
                 return Err(Failure::Usage(format!(
-                    "--scenario: there is no scenario {pattern}; --list prints their names"
+                    "--scenario: there is no scenario {pattern:?}{hint}; --list prints their names"
                 )));
             }
         }

@@ -74,7 +74,7 @@ enum Failure {
     Failed(String),
     /// The arguments or the configuration are invalid: exit code 2.
     Usage(String),
-    /// The user interrupted it: exit code 130.
+    /// It was interrupted, by Ctrl-C or SIGTERM: exit code 130.
     Interrupted,
     /// The reader of our output has closed it. This is not an error.
     OutputClosed,

@@ -6,6 +6,7 @@ use clap::Args;
 use reqwest::Url;
 use tidegate_client::gateway::{self, Gateway};
 use tidegate_protocol::OrgId;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use crate::dev::{DEFAULT_DIR, Saved};
@@ -66,16 +67,20 @@ pub(super) fn client() -> Result<reqwest::Client, Failure> {
     gateway::client().build().map_err(|error| Failure::Failed(format!("set up the HTTP client: {error}")))
 }
 
-/// Runs an asynchronous command until it is done or the user interrupts it.
+/// Runs an asynchronous command until it is done, or is interrupted by Ctrl-C or SIGTERM. What it has started
+/// ends with it.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("start the runtime: {error}")))?;
     runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())
+            .map_err(|error| Failure::Failed(format!("listen for SIGTERM: {error}")))?;
         tokio::select! {
             done = work => done,
             _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            _ = terminate.recv() => Err(Failure::Interrupted),
         }
     })
 }

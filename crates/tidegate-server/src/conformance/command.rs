@@ -21,8 +21,10 @@ use super::{
 /// How much of what the client writes to its standard error is kept.
 const WORDS_BYTES: usize = 2000;
 
-/// A command line with placeholders: `{url}`, `{org}`, `{token}`, `{transport}`, `{token_url}`, `{cursor}`,
-/// `{stream}`.
+/// The placeholders of a command line, in braces.
+const PLACES: [&str; 7] = ["url", "org", "token", "transport", "token_url", "cursor", "stream"];
+
+/// A command line with placeholders.
 #[derive(Debug, Clone)]
 pub struct Command {
     /// The program and its arguments; not empty.
@@ -43,8 +45,20 @@ impl Drop for Group {
 
 impl Command {
     /// `None` if there are no words.
-    pub fn new(words: Vec<String>) -> Option<Self> {
-        (!words.is_empty()).then_some(Self { words })
+    ///
+    /// # Errors
+    /// A sentence, if a word has a placeholder that does not exist. Other braces, such as those of JSON, are
+    /// left as they are.
+    pub fn new(words: Vec<String>) -> Result<Option<Self>, String> {
+        if let Some(name) =
+            words.iter().flat_map(|word| names_in_braces(word)).find(|name| !PLACES.contains(name))
+        {
+            let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
+            return Err(format!(
+                "there is no placeholder {{{name}}} for the client's arguments; there are {known}"
+            ));
+        }
+        Ok((!words.is_empty()).then_some(Self { words }))
     }
 
     /// Plays one scenario to it.
@@ -115,6 +129,15 @@ impl Command {
     }
 }
 
+/// What stands in braces, if it is of a to z and underscores alone.
+fn names_in_braces(word: &str) -> impl Iterator<Item = &str> {
+    word.split('{').skip(1).filter_map(|rest| {
+        let (name, _) = rest.split_once('}')?;
+        let is_name = !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'));
+        is_name.then_some(name)
+    })
+}
+
 /// Takes the client's lines, then its end, and waits for the verdict.
 async fn listen(live: &Live, mut child: Child, stdout: Option<ChildStdout>) -> Verdict {
     if let Some(stdout) = stdout {
@@ -143,5 +166,28 @@ async fn keep_last(mut stderr: tokio::process::ChildStderr, words: Arc<Mutex<Vec
         words.extend_from_slice(&bytes[..read]);
         let surplus = words.len().saturating_sub(WORDS_BYTES);
         words.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_that_does_not_exist_is_refused_and_other_braces_pass() {
+        let read = |word: &str| Command::new(vec!["client".to_owned(), word.to_owned()]);
+        for name in ["nosuch", "tokenurl"] {
+            let error = read(&format!("x={{{name}}}")).expect_err("no such placeholder");
+            assert_eq!(
+                error,
+                format!(
+                    "there is no placeholder {{{name}}} for the client's arguments; there are {{url}}, {{org}}, \
+                     {{token}}, {{transport}}, {{token_url}}, {{cursor}}, {{stream}}"
+                )
+            );
+        }
+        for word in ["{\"a\":{\"b\":1}}", "{}", "{Url}", "{ url }", "${HOME}", "{token}{token_url}", "{url"] {
+            assert!(read(word).is_ok(), "{word}");
+        }
     }
 }

@@ -86,8 +86,14 @@ fn usage_and_configuration_end_with_2() {
         (&["tail", "--cursor", "x"], "cursor must be <epoch>-<seq>"),
         (
             &["conformance", "--scenario", "nonsense"],
-            "there is no scenario nonsense; --list prints their names",
+            "there is no scenario \"nonsense\"; --list prints their names",
         ),
+        (
+            &["conformance", "--scenario", "hole_befor_an_event"],
+            "there is no scenario \"hole_befor_an_event\"; did you mean `hole_before_an_event`?",
+        ),
+        (&["conformance", "--scenario", ""], "there is no scenario \"\"; --list"),
+        (&["conformance", "--", "client", "{tokenurl}"], "there is no placeholder {tokenurl}"),
         (&["conformance", "--scenario", "pong", "--transport", "sse"], "none of these scenarios is for"),
         (&["conformance", "--listen", "192.0.2.1:0"], "--listen: cannot listen on 192.0.2.1:0"),
         (&["conformance", "--", "/no/such/client"], "start /no/such/client: No such file"),

@@ -261,24 +261,30 @@ fn what_a_gateway_says_cannot_steer_the_terminal() {
 
 #[test]
 fn an_interrupted_command_ends_with_130_and_says_how_far_it_came() {
-    let script = script(vec![stored(1, 0)]);
-    let dir = dir();
-    let mut command = tidegate(
-        dir.path(),
-        &["publish", "--file", "-", "--org", "acme", "--key", "k", "--url", &script.url],
-    );
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(b"{}\n").expect("written");
-    // The pipe stays open, but what it has given is sent.
-    script.asked.join().expect("the script was played");
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("sent");
-    let ran = Ran::from(child.wait_with_output().expect("it ends"));
-    drop(stdin);
-    assert_eq!(ran.code, Some(130), "{ran:?}");
-    assert!(ran.out.starts_with("published "), "{}", ran.out);
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let script = script(vec![stored(1, 0)]);
+        let dir = dir();
+        let mut command = tidegate(
+            dir.path(),
+            &["publish", "--file", "-", "--org", "acme", "--key", "k", "--url", &script.url],
+        );
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(b"{}\n").expect("written");
+        // The pipe stays open, but what it has given is sent.
+        script.asked.join().expect("the script was played");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).expect("sent");
+        let ran = Ran::from(child.wait_with_output().expect("it ends"));
+        drop(stdin);
+        assert_eq!(ran.code, Some(130), "{ran:?}");
+        assert!(ran.out.starts_with("published "), "{}", ran.out);
+    }
 }
 
 #[test]
