@@ -2,6 +2,7 @@
 // One timer serves all deadlines.
 
 import { address, place } from './address.js';
+import { check } from './check.js';
 import { systemClock } from './clock.js';
 import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
 import { TidegateError } from './errors.js';
@@ -34,6 +35,7 @@ const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : S
 
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
+  check(options);
   const {
     org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
     parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
