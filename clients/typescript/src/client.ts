@@ -2,6 +2,7 @@
 // One timer serves all deadlines.
 
 import { address, place } from './address.js';
+import { check } from './check.js';
 import { systemClock } from './clock.js';
 import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
 import { TidegateError } from './errors.js';
@@ -21,6 +22,8 @@ import { webSocket, type WebSocketConstructor } from './websocket.js';
 
 const LINGER_MS = 1_000;
 const PERSIST_MS = 1_000;
+const RESTORE_MS = 5_000;
+const PERSIST_AGAIN_MS = 10_000;
 const TIMER_MAX_MS = 0x7fff_ffff;
 
 type Of<T extends Output['t']> = Extract<Output, { t: T }>;
@@ -32,6 +35,7 @@ const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : S
 
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
+  check(options);
   const {
     org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
     parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
@@ -49,7 +53,7 @@ export function createClient(options: ClientOptions): Client {
   let session = createSession(config, undefined, parse);
   const { segments, record } = recorder();
 
-  let driving: [Input, unknown][] | null = null; // while it does, what is to follow
+  let driving: (() => void)[] | null = null; // while it does, what is to follow
   const aborts = new Map<number, AbortController>(); // of requests to the application and to history
   let connection: { g: number; it: Connection } | null = null;
 
@@ -73,6 +77,7 @@ export function createClient(options: ClientOptions): Client {
 
   let delivered: string | null = null;
   let persisted: string | null = null;
+  let isStoring = false;
 
   const now = () => Math.floor(clock.now());
   const wall = () => Math.floor(clock.wall());
@@ -85,9 +90,18 @@ export function createClient(options: ClientOptions): Client {
     else fail('handler', `a handler failed: ${words(thrown)}`, { cause: thrown, event: 'data' in value! ? (value as AnyEvent) : null });
   });
 
+  // A logger or a tool that fails must not stop the client.
+  function safely(act: () => void) {
+    try {
+      act();
+    } catch (thrown) {
+      console.error(thrown);
+    }
+  }
+
   function fail(code: string, message: string, more: ConstructorParameters<typeof TidegateError>[2]) {
     const failure = new TidegateError(code, message, more);
-    logger?.warn?.(message, failure);
+    safely(() => logger?.warn?.(message, failure));
     // What is the application's fault, or ends the stream, must be seen even if nobody asked to.
     if (!has(ERROR) && (failure.fatal || code === 'handler' || code === 'schema')) console.error(failure);
     emit(ERROR, failure);
@@ -128,19 +142,40 @@ export function createClient(options: ClientOptions): Client {
 
   function persist() {
     persistAt = Infinity;
-    if (!storage || delivered === persisted) return;
-    persisted = delivered;
-    (async () => storage.set(persisted!))().catch((thrown: unknown) => fail('storage', `the cursor was not stored: ${words(thrown)}`, { cause: thrown }));
+    const reached = delivered;
+    // One at a time, or a slow one could overwrite a later one.
+    if (!storage || reached === persisted || isStoring) return;
+    isStoring = true;
+    (async () => storage.set(reached!))().then(
+      () => {
+        isStoring = false;
+        persisted = reached;
+        if (delivered !== reached && persistAt === Infinity) persist();
+      },
+      (thrown: unknown) => {
+        isStoring = false;
+        fail('storage', `the cursor was not stored: ${words(thrown)}`, { cause: thrown });
+        if (persistAt < Infinity || isIdle()) return;
+        persistAt = now() + PERSIST_AGAIN_MS;
+        arm();
+      },
+    );
   }
 
   // --- Into the session.
 
-  function drive(input: Input, cause?: unknown) {
-    if (driving) return void driving.push([input, cause]);
+  const drive = (input: Input, cause?: unknown) => run(() => step(input, cause));
+
+  // What a handler asks for in the midst of a step is done after it.
+  function run(act: () => void): void {
+    if (driving) return void driving.push(act);
     driving = [];
-    step(input, cause);
-    for (let next = driving.shift(); next; next = driving.shift()) step(...next);
-    driving = null;
+    try {
+      act();
+      for (let next = driving.shift(); next; next = driving.shift()) next();
+    } finally {
+      driving = null;
+    }
     if (isDisposed) return;
     const { phase, paused } = session.state;
     if (waiting.size() > maxQueue && !paused && (phase === 'live' || phase === 'probe' || phase === 'backoff')) return drive({ t: 'overflow' });
@@ -157,7 +192,7 @@ export function createClient(options: ClientOptions): Client {
     const outputs = session.step(input, at, today, draw);
     if (input.t === 'closed' && input.g === connection?.g) connection = null;
     for (const output of outputs) {
-      observe?.(output, session.state);
+      safely(() => observe?.(output, session.state));
       perform(output, cause);
     }
   }
@@ -224,8 +259,8 @@ export function createClient(options: ClientOptions): Client {
   async function token({ g, reason }: Of<'get_token'>, signal: AbortSignal): Promise<Input> {
     const answer = await getToken({ reason, signal });
     const text = typeof answer === 'string' ? answer : answer?.token;
-    // Of these signs alone can a header and a subprotocol consist.
-    if (text && !/^[\w.~+/=-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token');
+    // Of these signs alone can both a header and a subprotocol consist. The token must not stand in a message.
+    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token: only letters, digits and - . _ ~ + may stand in one');
     return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
   }
 
@@ -267,7 +302,7 @@ export function createClient(options: ClientOptions): Client {
     if (state === status.state && phase === status.phase && attempt === status.attempt && timers.retry === retry && transport === status.transport && error === status.error) return;
     retry = timers.retry;
     status = Object.freeze({ state, phase, attempt, retryAt: retry === null ? null : wall() + retry - now(), transport, error });
-    logger?.info?.(phase, status);
+    safely(() => logger?.info?.(phase, status));
     emit(STATUS, status);
   }
 
@@ -311,32 +346,42 @@ export function createClient(options: ClientOptions): Client {
 
   function enter() {
     lingerAt = Infinity;
-    if (isDisposed || !isIdle()) return;
-    if (metricsKey) hide ??= show(metricsKey, metrics);
-    if (!isRestored) return void restore();
-    unlisten ??= lifecycle?.listen(heard);
-    isSuspended = false;
-    drive({ t: 'connect' });
+    run(() => {
+      if (isDisposed || !isIdle() || !(isWanted || retained > 0)) return;
+      if (metricsKey) hide ??= show(metricsKey, metrics);
+      if (!isRestored) return restore();
+      unlisten ??= lifecycle?.listen(heard);
+      isSuspended = false;
+      step({ t: 'connect' }, undefined);
+    });
   }
 
-  // The stored cursor is read once. If it is not a cursor, that is as if there were none.
+  // The stored cursor is read once. If it is not a cursor, or does not come, that is as if there were none.
   let restoring: Promise<void> | undefined;
   function restore() {
-    restoring ??= (async () => storage!.get())().catch(() => null).then((stored) => {
+    restoring ??= new Promise<string | null>((resolve, reject) => {
+      const off = clock.after(RESTORE_MS, () => reject(new Error('no answer in 5 s')));
+      (async () => storage!.get())().then(resolve, reject).finally(off);
+    }).catch((thrown: unknown) => {
+      fail('storage', `the stored cursor was not read: ${words(thrown)}`, { cause: thrown });
+      return null;
+    }).then((stored) => {
       if (parseCursor(stored)) {
         config = { ...config, cursor: stored };
         session = createSession(config, undefined, parse);
       }
       isRestored = true;
-      if (isWanted || retained > 0) enter();
+      enter();
     });
   }
 
   function leave() {
     lingerAt = Infinity;
-    drive({ t: 'disconnect' });
-    unlisten?.();
-    unlisten = undefined;
+    run(() => {
+      step({ t: 'disconnect' }, undefined);
+      unlisten?.();
+      unlisten = undefined;
+    });
     persist();
   }
 
@@ -362,6 +407,12 @@ export function createClient(options: ClientOptions): Client {
     };
   }
 
+  // Whether nothing will come to an iteration that begins now. The first `retain` starts a stopped client again.
+  function over() {
+    if (isDisposed) return { error: null };
+    return session.state.phase === 'stopped' && retained > 1 ? { error } : undefined;
+  }
+
   changed();
 
   const metrics = () => health(session, { org, transport: status.transport, retryAt: status.retryAt, queue: waiting.size(), lastClose });
@@ -369,7 +420,7 @@ export function createClient(options: ClientOptions): Client {
   return {
     org,
     on: on as Client['on'],
-    events: (name: string, more?: object) => iterate<never>(on, retain, name, more),
+    events: (name: string, more?: object) => iterate<never>(on, retain, over, name, more),
     onGap: (handler) => on(GAP, handler),
     onError: (handler) => on(ERROR, handler),
     onStatus: (handler) => on(STATUS, handler),

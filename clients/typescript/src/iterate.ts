@@ -5,7 +5,7 @@ import type { TidegateError } from './errors.js';
 import type { IterateOptions, Off } from './options.js';
 
 /** Holds the stream while the reader of the iteration has `limit` events in hand. */
-export async function* iterate<E>(on: Emitter['on'], retain: () => Off, name: string, { service, signal, limit = 1 }: IterateOptions = {}): AsyncIterableIterator<E> {
+export async function* iterate<E>(on: Emitter['on'], retain: () => Off, over: () => { error: TidegateError | null } | undefined, name: string, { service, signal, limit = 1 }: IterateOptions = {}): AsyncIterableIterator<E> {
   const buffer: E[] = [];
   let ended: { error: TidegateError | null } | undefined;
   let wake: Off | undefined;
@@ -27,7 +27,10 @@ export async function* iterate<E>(on: Emitter['on'], retain: () => Off, name: st
   ];
   signal?.addEventListener('abort', abort);
   if (signal?.aborted) abort();
-  else offs.push(retain());
+  else {
+    offs.push(retain());
+    ended ??= over();
+  }
   try {
     while (!signal?.aborted) {
       if (buffer.length > 0) {

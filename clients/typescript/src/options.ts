@@ -128,7 +128,12 @@ export interface Client {
   readonly org: string;
   /** Calls `handler` for each event of that name, or of all names (`*`). */
   readonly on: <N extends EventName | '*'>(name: N, handler: Handler<EventsOf<N>>, options?: OnOptions) => Off;
-  /** The events as an async iteration. It keeps the client connected while it runs, and throws if the client stops for good. */
+  /**
+   * The events as an async iteration. It keeps the client connected while it runs, and throws if the client stops for
+   * good. It ends with `dispose`. On a client that has stopped it throws at once if something else retains the client;
+   * otherwise it connects anew, as `retain` does. An iteration that is not read on holds the stream for all handlers:
+   * leave it by `break`, `return()` or `signal`.
+   */
   readonly events: <N extends EventName | '*'>(name: N, options?: IterateOptions) => AsyncIterableIterator<EventsOf<N>>;
   /** Called, in order with the events, when events will not come. Read the state behind them again. */
   readonly onGap: (handler: Handler<Gap>) => Off;

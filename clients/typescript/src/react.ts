@@ -120,7 +120,7 @@ const NONE: readonly never[] = [];
 
 /** The last events of that name since the component was mounted, oldest first; at most `limit` (50). */
 export function useEvents<N extends EventName | '*'>(name: N, { limit = 50, ...options }: EventOptions & { limit?: number | undefined } = {}): readonly EventsOf<N>[] {
-  return useCollected<N, readonly EventsOf<N>[]>(name, (before, fresh) => [...before, ...fresh].slice(-limit), NONE, options);
+  return useCollected<N, readonly EventsOf<N>[]>(name, (before, fresh) => (limit > 0 ? [...before, ...fresh].slice(-limit) : NONE), NONE, options);
 }
 
 /** A value that `reducer` makes of the value before and each event. Its first value is `initial`, also for another client or name. */

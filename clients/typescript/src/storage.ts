@@ -4,13 +4,17 @@ import type { TransportKind } from './transport.js';
 
 /** Keeps the cursor over reloads. `set` gets positions whose events the handlers have finished. */
 export interface CursorStorage {
-  /** The stored cursor, or null. Called once. */
+  /** The stored cursor, or null. Called once. If it fails or takes 5 s, the client connects without it. */
   get(): string | null | Promise<string | null>;
-  /** Stores it; called at most once a second, and when the page is hidden or the client disconnects. */
+  /** Stores it; called at most once a second, and when the page is hidden or the client disconnects; not before the last call is done. */
   set(cursor: string): void | Promise<void>;
 }
 
-/** Keeps the cursor in localStorage. The key should name the user, so that nobody resumes where another one stopped. */
+/**
+ * Keeps the cursor in localStorage. The key should name the user, so that nobody resumes where another one stopped.
+ * Tabs that handle events for themselves need a key each: a slow tab that is loaded again would go on where the
+ * fastest one was.
+ */
 export function localStorageCursor(key: string): CursorStorage {
   return {
     get: () => attempt(() => localStorage.getItem(key)),

@@ -33,6 +33,8 @@ type Message =
   | { t: 'frame'; to: string | null; text: string }
   /** A ping of a follower. */
   | { t: 'ping'; from: string; n: number }
+  /** How long the leader's token is good for, as it has just heard. */
+  | { t: 'life'; ms: number }
   /** The leader's connection ended. */
   | { t: 'end'; end: TransportEnd }
   /** The leader is hidden; a tab that is seen wants to lead; the leader agrees. */
@@ -48,25 +50,28 @@ interface Link {
   inner: Connection | null;
   /** The session has its hello. */
   isAttached: boolean;
+  /** The real connection has had its hello. */
+  isGreeted: boolean;
   /** It is not shared. */
   isDirect: boolean;
   /** Ends the wait for the lock. */
   stopWaiting: AbortController;
   timer: ReturnType<typeof setTimeout> | undefined;
 }
-interface Frame { type?: string; prev?: number; seq?: number; epoch?: string; filter?: string; cursor?: string; n?: number }
+interface Frame { type?: string; prev?: number; seq?: number; epoch?: string; filter?: string; cursor?: string; n?: number; token?: string; token_expires_in_ms?: number }
 
 const ANSWER_MS = 3_000;
 const ASK_MS = 1_000;
 const RELEASE_MS = 500;
 const RING_FRAMES = 500;
 const RING_CHARS = 2_000_000;
-const DAY_MS = 86_400_000;
+const LIFE_MS = 60_000; // of a token, if nobody says
+const LIFE_MIN_MS = 5_000;
 const PINGS_FROM = 2 ** 40; // numbers of pings that the leader sends for followers
 
 /**
  * Transports for `createClient` that tabs share. Where the browser has no Web Locks or no BroadcastChannel, each tab
- * has its own connection. A tab that starts with `tail`, or comes back from so long ago that the leader no longer
+ * has its own connection, also if they are forbidden there. A tab that starts with `tail`, or comes back from so long ago that the leader no longer
  * has what it missed, has its own connection, too.
  */
 export function tabs({ name, transports = [webSocket(), eventStream()], locks = globalThis.navigator?.locks, isHidden = () => document.hidden, channel: open = (key) => new BroadcastChannel(key) }: TabsOptions): readonly Transport[] {
@@ -85,6 +90,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
   const isUp = () => link?.inner && link.isAttached && letGo;
   const pings = new Map<number, { to: string; n: number }>();
   let pingsSent = PINGS_FROM;
+  let token = { text: '', since: 0 }; // that of this tab, and when it was new
 
   const page = typeof document === 'object' ? document : null;
   const post = (message: Message) => channel?.postMessage(message);
@@ -131,9 +137,12 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
         };
         connect(led);
       });
-    }).catch(() => {
+    }).catch((thrown: unknown) => {
+      if (led !== link || options.signal?.aborted) return;
+      // Not allowed here, as in a sandboxed frame.
+      if (!own && (thrown as Error | null)?.name !== 'AbortError') return direct(led);
       // Taken by another tab: follow that one. (Or no longer wanted.)
-      if (led !== link || !own || own !== letGo) return;
+      if (!own || own !== letGo) return;
       letGo = null;
       led.inner?.close(1000);
       led.inner = null;
@@ -148,7 +157,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     if (led.isAttached && position) url.searchParams.set('cursor', formatCursor(position));
     clearTimeout(led.timer);
     const wasAttached = led.isAttached;
-    let isGreeted = false;
+    led.isGreeted = false;
     led.inner = transports.find(({ kind }) => kind === led.kind)!.open({ ...led.request, url: url.href }, {
       opened: () => {
         if (!wasAttached && led === link) led.sink.opened();
@@ -161,7 +170,8 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
         const { type, n } = frame;
         if (type === 'hello') {
           hello = frame;
-          isGreeted = true;
+          led.isGreeted = true;
+          if (!led.isDirect) post({ t: 'life', ms: frame.token_expires_in_ms ?? LIFE_MS });
         }
         const asked = type === 'pong' && n !== undefined ? pings.get(n) : undefined;
         if (asked) {
@@ -169,13 +179,13 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
           return post({ t: 'frame', to: asked.to, text: JSON.stringify({ ...frame, n: asked.n }) });
         }
         // The others have a token and a moment of their own for each of these.
-        if (isGreeted && !led.isDirect && type !== 'hello' && type !== 'goaway' && type !== 'pong') post({ t: 'frame', to: null, text });
+        if (led.isGreeted && !led.isDirect && type !== 'hello' && type !== 'goaway' && type !== 'pong') post({ t: 'frame', to: null, text });
         led.sink.frame(text);
       },
       closed: (end) => {
         if (led !== link) return;
         // If it never was up, only this tab's token may be to blame.
-        if (isGreeted && !led.isDirect) post({ t: 'end', end });
+        if (led.isGreeted && !led.isDirect) post({ t: 'end', end });
         leave(led);
         led.sink.closed(end);
       },
@@ -187,10 +197,9 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     const cursor = text === null ? position : parseCursor(text);
     const isKnown = cursor && cursor.epoch === position.epoch && cursor.seq >= ringStart && (cursor.tag === null || cursor.tag === position.tag);
     if (!isKnown) return post({ t: 'behind', to: from });
-    // No connection id, as the connection is not that tab's; nor a clock, as this was not sent just now. Its
-    // token is not the one in use, so it need not be renewed.
+    // No connection id, as the connection is not that tab's; nor a clock, as this was not sent just now.
     const { connection_id: _id, server_time: _time, ...rest } = hello as Record<string, unknown>;
-    const theirs = { ...rest, cursor: formatCursor({ ...cursor, tag: position.tag }), epoch: cursor.epoch, head: position.seq, resumed: text !== null, token_expires_in_ms: DAY_MS };
+    const theirs = { ...rest, cursor: formatCursor({ ...cursor, tag: position.tag }), epoch: cursor.epoch, head: position.seq, resumed: text !== null };
     post({ t: 'welcome', to: from, texts: [JSON.stringify(theirs), ...ring.filter(({ seq }) => seq > cursor.seq).map((each) => each.text)] });
   }
 
@@ -222,11 +231,26 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     connect(follower);
   }
 
+  // The gateway has not seen the token of this tab. It is taken to last as long as the leader's, and is renewed, so
+  // that it is good when this tab leads.
+  function withLife(frame: Frame) {
+    const life = frame.token_expires_in_ms ?? LIFE_MS;
+    return JSON.stringify({ ...frame, token_expires_in_ms: Math.max(life - (Date.now() - token.since), Math.min(life, LIFE_MIN_MS)) });
+  }
+
+  function renew(follower: Link, text: string) {
+    token = { text, since: Date.now() };
+    follower.request = { ...follower.request, token: text };
+    if (hello && position) follower.sink.frame(withLife({ ...hello, cursor: formatCursor(position) }));
+  }
+
   function hear({ data }: { data: Message }) {
     const isLeader = letGo !== null;
     if (data.t === 'join' && isLeader) return welcome(data.from, data.cursor);
     if (data.t === 'want' && isLeader && isHidden()) return post({ t: 'take', to: data.from });
     if (data.t === 'ping' && isLeader && link?.inner) {
+      // An event stream takes no ping. That it is not silent, the leader knows; the gateway's time, it does not.
+      if (link.kind === 'sse') return link.isGreeted ? post({ t: 'frame', to: data.from, text: JSON.stringify({ type: 'pong', n: data.n }) }) : undefined;
       pings.set((pingsSent += 1), { to: data.from, n: data.n });
       if (pings.size > 100) pings.delete(pings.keys().next().value!);
       return link.inner.send(JSON.stringify({ type: 'ping', n: pingsSent }));
@@ -246,9 +270,11 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
       link.isAttached = true;
       sink.opened();
       hello = read(data.texts[0]!);
-      for (const text of data.texts) heardFrame(text);
+      heardFrame(withLife(hello));
+      for (const text of data.texts.slice(1)) heardFrame(text);
       seen();
-    } else if (data.t === 'frame' && link.isAttached) heardFrame(data.text);
+    } else if (data.t === 'life' && hello) hello.token_expires_in_ms = data.ms;
+    else if (data.t === 'frame' && link.isAttached) heardFrame(data.text);
     else if (data.t === 'end' && link.isAttached) {
       leave(link);
       sink.closed({ ...data.end, message: 'the connection of the leading tab ended' });
@@ -287,16 +313,22 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
 
   const begin = (kind: Transport['kind'], request: OpenRequest, sink: TransportSink): Connection => {
     if (!channel) {
-      channel = open(key);
-      channel.onmessage = hear;
-      page?.addEventListener('visibilitychange', seen);
+      try {
+        channel = open(key);
+        channel.onmessage = hear;
+        page?.addEventListener('visibilitychange', seen);
+      } catch {
+        // Not allowed here: a connection of its own, below.
+      }
     }
-    const started: Link = { request, kind, sink, inner: null, isAttached: false, isDirect: false, stopWaiting: new AbortController(), timer: undefined };
+    if (request.token !== token.text) token = { text: request.token, since: Date.now() };
+    const started: Link = { request, kind, sink, inner: null, isAttached: false, isGreeted: false, isDirect: false, stopWaiting: new AbortController(), timer: undefined };
     link = started;
     const after = parseCursor(new URL(request.url).searchParams.get('cursor'));
     if (!after) position = null;
     else if (after.epoch !== position?.epoch || after.seq !== position.seq) restart(after);
-    if (letGo) connect(started);
+    if (!channel) direct(started);
+    else if (letGo) connect(started);
     else compete(started, { ifAvailable: true });
     return {
       send: (text) => {
@@ -304,6 +336,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
         if (started.inner) return started.inner.send(text);
         const frame = read(text);
         if (frame.type === 'ping' && frame.n !== undefined) post({ t: 'ping', from: own, n: frame.n });
+        if (frame.type === 'auth' && frame.token && started.isAttached) renew(started, frame.token);
       },
       close: (code) => {
         const { inner } = started;

@@ -27,7 +27,13 @@ export function webSocket(WebSocket: WebSocketConstructor = globalThis.WebSocket
 }
 
 function open(WebSocket: WebSocketConstructor, { url, token }: OpenRequest, sink: TransportSink): Connection {
-  const socket = new WebSocket(url.replace(/^http/, 'ws'), ['tidegate.v1', `tidegate.bearer.${token}`]);
+  let socket: WebSocketLike;
+  try {
+    socket = new WebSocket(url.replace(/^http/, 'ws'), ['tidegate.v1', `tidegate.bearer.${token}`]);
+  } catch (thrown) {
+    // Its message may repeat the subprotocols, and so the token.
+    throw new Error(`the platform refuses to open this WebSocket (${(thrown as Error | null)?.name})`);
+  }
   // A socket whose peer is gone reports its end late or never, so nobody waits for that. `ws` throws if an error
   // has no listener.
   const detach = () => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
-import { AuthError, browserLifecycle, createClient, localStorageCursor, schemas, TidegateError } from '@tidegate/client';
+import { AuthError, browserLifecycle, createClient, localStorageCursor, schemas, TidegateError, webSocket } from '@tidegate/client';
 import { fakeTransport, manualClock, replay, settled } from '@tidegate/client/testing';
 
 function setUp(options = {}, transportOptions = {}) {
@@ -596,6 +596,103 @@ test('a dump holds the last steps and no token', async () => {
   gateway.publish({ event: 'a' });
   assert.ok((await client.dump()).steps.length < 200);
   assert.deepEqual(JSON.parse(JSON.stringify(dump)), dump, 'it is plain JSON');
+});
+
+test('a logger or a tool that throws stops nothing', async () => {
+  const shown = mock.method(console, 'error', () => {});
+  const broken = () => { throw new Error('a broken logger'); };
+  const { clock, gateway, client, seen } = setUp({ logger: { info: broken, warn: broken }, observe: broken });
+  client.on('*', (event) => seen.push(event));
+  client.on('*', broken);
+  client.connect();
+  await settled();
+  gateway.publish({ event: 'a' });
+  gateway.drop();
+  await clock.advance(6_000);
+  gateway.publish({ event: 'a' });
+  await settled();
+  shown.mock.restore();
+  assert.deepEqual(ids(seen), [1, 2]);
+  assert.equal(client.getStatus().state, 'connected');
+});
+
+test('reconnect, or disconnect and connect, in a handler of errors, notices and statuses connects', async () => {
+  for (const again of [(client) => client.reconnect(), (client) => { client.disconnect(); client.connect(); }]) {
+    for (const when of ['onError', 'onNotice', 'onStatus']) {
+      const { clock, gateway, client } = setUp();
+      client.connect();
+      await settled();
+      let calls = 0;
+      client[when](() => {
+        if ((calls += 1) === 1) again(client);
+      });
+      if (when === 'onNotice') gateway.frame({ type: 'status', code: 'degraded', message: 'm' });
+      else gateway.drop();
+      await clock.advance(60_000);
+      assert.equal(client.getStatus().state, 'connected', when);
+      assert.ok(calls > 0);
+      client.disconnect();
+      await settled();
+      assert.equal(client.getStatus().phase, 'idle');
+    }
+  }
+});
+
+test('no message repeats a token', async () => {
+  const { clock, client, errors } = setUp({ getToken: () => 'SECRET/=' });
+  client.connect();
+  await clock.advance(10);
+  assert.equal(errors[0].code, 'token');
+  assert.doesNotMatch(errors[0].message, /SECRET/);
+  class Refusing {
+    constructor(url, protocols) { throw new SyntaxError(`The subprotocol '${protocols[1]}' is invalid.`); }
+  }
+  const other = setUp({ getToken: () => 'SECRET', transports: [webSocket(Refusing)] });
+  other.client.connect();
+  await other.clock.advance(10);
+  assert.equal(other.errors[0].code, 'closed');
+  assert.match(other.errors[0].message, /SyntaxError/);
+  assert.doesNotMatch(JSON.stringify([other.errors[0].message, other.client.metrics()]), /SECRET/);
+});
+
+test('an iteration of a client that has stopped throws; of one that is disposed, it ends', async () => {
+  const { gateway, client } = setUp();
+  client.retain();
+  await settled();
+  gateway.drop({ close: 4503, code: 'revoked', message: 'no longer' });
+  await settled();
+  await assert.rejects(client.events('*').next(), { code: 'revoked' });
+  client.dispose();
+  assert.equal((await client.events('*').next()).done, true);
+});
+
+test('storage that does not answer is an error after 5 s, and the client connects', async () => {
+  const { clock, client, errors } = setUp({ storage: { get: () => new Promise(() => {}), set: () => {} } });
+  client.connect();
+  await clock.advance(6_000);
+  assert.deepEqual(errors.map(({ code }) => code), ['storage']);
+  assert.equal(client.getStatus().state, 'connected');
+});
+
+test('cursors are stored one at a time, the newest next, and again after a failure', async () => {
+  const calls = [];
+  const { clock, gateway, client } = setUp({
+    storage: { get: () => null, set: (cursor) => new Promise((resolve, reject) => calls.push({ cursor, resolve, reject })) },
+  });
+  client.on('*', () => {});
+  client.connect();
+  await clock.advance(2_000);
+  for (let count = 0; count < 3; count += 1) {
+    gateway.publish({ event: 'a' });
+    await clock.advance(2_000);
+  }
+  assert.deepEqual(calls.map(({ cursor }) => cursor), ['e1-0-all']);
+  calls[0].resolve();
+  await settled();
+  assert.deepEqual(calls.map(({ cursor }) => cursor), ['e1-0-all', 'e1-3-all']);
+  calls[1].reject(new Error('full'));
+  await clock.advance(10_000);
+  assert.deepEqual(calls.map(({ cursor }) => cursor), ['e1-0-all', 'e1-3-all', 'e1-3-all']);
 });
 
 test('wrong options are refused with a sentence', () => {

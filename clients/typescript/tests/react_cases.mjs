@@ -325,6 +325,14 @@ export async function cases(version) {
     assert.equal(lists.size, size, 'the same list until an event comes');
   });
 
+  test('useEvents with a limit of 0 keeps none', async () => {
+    const { client, gateway } = setUp();
+    const Lists = () => `${useEvents('*', { limit: 0 }).length} of ${useEvents('*').length}`;
+    const view = await render(inside(client, h(Lists)));
+    await go(() => gateway.publish(...paid(1, 2)));
+    await until(() => view.text() === '0 of 2');
+  });
+
   test('with another name or another client, lists and states start anew', async () => {
     const one = setUp();
     const other = setUp();

@@ -48,10 +48,8 @@ let count = 0;
 const opened = [];
 after(() => opened.forEach(({ client }) => client.dispose()));
 
-function browser() {
-  const locks = fakeLocks();
+function browser({ locks = fakeLocks(), gateway = fakeTransport(), transport = gateway } = {}) {
   const name = `test-${(count += 1)}`;
-  const gateway = fakeTransport();
   const tab = (options = {}) => {
     const own = { seen: [], gaps: [], errors: [], hidden: false, frozen: false };
     const channel = (key) => {
@@ -62,7 +60,7 @@ function browser() {
     };
     own.client = createClient({
       url: 'https://gateway.test', org: 'acme', getToken: () => 'token', lifecycle: null, random: () => 0,
-      transports: tabs({ name, transports: [gateway], locks, channel, isHidden: () => own.hidden }), ...options,
+      transports: tabs({ name, transports: [transport].flat(), locks, channel, isHidden: () => own.hidden }), ...options,
     });
     own.client.on('*', ({ seq }) => own.seen.push(seq));
     own.client.onGap((gap) => own.gaps.push(gap));
@@ -193,6 +191,59 @@ test('a final end stops all', async () => {
   gateway.frame({ type: 'error', code: 'revoked', message: 'logged out' });
   await until('the stop', () => [first, second].every(({ client }) => client.getStatus().phase === 'stopped'));
   assert.equal(second.errors[0].code, 'revoked');
+});
+
+test('where Web Locks or channels are forbidden, each tab has its own connection', async () => {
+  const { tab, open } = browser({ locks: { request: () => Promise.reject(new DOMException('forbidden', 'SecurityError')) } });
+  const all = [tab(), tab()];
+  await connected(...all);
+  assert.equal(open(), 2);
+  const gateway = fakeTransport();
+  const channel = () => { throw new DOMException('forbidden', 'SecurityError'); };
+  const alone = tab({ transports: tabs({ name: 'x', transports: [gateway], locks: fakeLocks(), channel, isHidden: () => false }) });
+  await connected(alone);
+  assert.equal(gateway.connections.length, 1);
+  assert.deepEqual([...all, alone].flatMap(({ errors }) => errors), []);
+});
+
+test('a follower of an event stream that asks whether the leader is there gets an answer', async () => {
+  const gateway = fakeTransport({ kind: 'sse' });
+  const sse = { kind: 'sse', open: (request, sink) => ({ ...gateway.open(request, sink), send: () => {} }) };
+  const ws = fakeTransport();
+  ws.refuse({ close: 1006 });
+  const { tab } = browser({ gateway, transport: [ws, sse] });
+  const first = tab();
+  await connected(first);
+  let wake;
+  const pongs = [];
+  const second = tab({ lifecycle: { listen: (heard) => { wake = heard; return () => {}; } }, parse: (text) => {
+    const frame = JSON.parse(text);
+    if (frame.type === 'pong') pongs.push(frame);
+    return frame;
+  } });
+  await connected(second);
+  await until('the first answer', () => pongs.length === 1);
+  wake('visible');
+  assert.equal(second.client.getStatus().phase, 'probe');
+  await until('the end of the probe', () => second.client.getStatus().phase === 'live', 3_000);
+  assert.deepEqual(second.errors, []);
+  assert.equal(second.client.metrics().totalDisconnects, 0);
+});
+
+test('a follower renews its own token, and leads with the new one', async () => {
+  const gateway = fakeTransport({ tokenExpiresInMs: 1_500 });
+  const { tab } = browser({ gateway });
+  const first = tab();
+  await connected(first);
+  let asked = 0;
+  const second = tab({ getToken: () => `second-${(asked += 1)}` });
+  await connected(second);
+  await until('the renewal', () => asked === 2, 3_000);
+  await connected(second);
+  first.client.dispose();
+  await until('the next leader', () => gateway.connections.length === 2, 3_000);
+  assert.match(gateway.connections[1].token, /^second-[^1]/);
+  assert.deepEqual(second.errors, []);
 });
 
 test('without Web Locks each tab has its own connection', () => {
