@@ -28,10 +28,10 @@ AGAIN = {
 # End of the generated block.
 
 
-class End(Exception):  # the end of a connection: why, whether to retry, not before (ms), with a new token
-    def __init__(self, why, again=True, retry_ms=0, renew=False):
+class End(Exception):  # the end of a connection: why, whether to retry, not before (ms), with a new token, not by the gateway
+    def __init__(self, why, again=True, retry_ms=0, renew=False, foreign=False):
         super().__init__(why)
-        self.why, self.again, self.retry_ms, self.renew = why, again, retry_ms, renew
+        self.why, self.again, self.retry_ms, self.renew, self.foreign = why, again, retry_ms, renew, foreign
 
 
 class Conn:
@@ -82,6 +82,7 @@ class Conn:
             code in AGAIN if code else self.status >= 500 or self.status in (408, 429),
             ms,
             code == "token_expired",
+            not code and self.status != 204,
         )
 
 
@@ -159,7 +160,7 @@ def sse(url, path, token, auth):
         + ([] if auth == "query" else [("Authorization", "Bearer " + token)]),
     )
     if c.status != 200 or not c.headers.get("content-type", "").startswith("text/event-stream"):
-        c.refuse()  # a 200 that is no event stream is final, too
+        c.refuse()  # also a 200 that is no event stream
 
     def lines():
         text = b""
@@ -219,6 +220,7 @@ class Follower:
         )
         self.epoch = self.tag = self.seq = None
         self.gap_at = None
+        self.heard = False  # a gateway, ever
         self.seen = {}
         self.window = 300.0
         if cursor:
@@ -258,6 +260,7 @@ class Follower:
             self.seq = self.seq if mine is None else mine
             self.log("hello", f["connection_id"], f["cursor"], "head", f["head"], "resumed", f["resumed"])
             self.live = time.monotonic()
+            self.heard = True
             c.sock.settimeout(f["ping_interval_ms"] / 1000 + 10)
         elif t == "gap":
             if f["prev"] > self.seq:
@@ -310,6 +313,7 @@ class Follower:
                     self.frame(f, c)
             except (End, OSError, ValueError) as e:
                 end = e if isinstance(e, End) else End(repr(e))
+                end.again = end.again or end.foreign and self.heard
             finally:
                 c and c.sock.close()
             self.log("end:", end.why, "| again" if end.again else "| FINAL", "| at", self.cursor())

@@ -72,6 +72,10 @@ FAULTS = {
         "final_evicted,final_revoked,final_close_4500,final_denied,final_http_403,not_an_event_stream",
     ),
     "retries every status": ([("self.status >= 500 or self.status in (408, 429)", "True")], "final_http_*"),
+    "stops at the page of a proxy": (
+        [(" or end.foreign and self.heard", "")],
+        "again_http_200_after_hello,again_http_403_after_hello,again_http_404_after_hello",
+    ),
     "keeps a token that has expired": (
         [("if end.renew:", "if False:")],
         "token_expired,token_expired_at_the_start,token_expired_while_away,token_that_ends_soon",

@@ -52,15 +52,15 @@ async function read(fetch: Fetch, url: string, token: string, signal: AbortSigna
 
 async function refusal(answer: Response): Promise<TransportEnd> {
   const { status } = answer;
-  const problem = (await answer.json().catch(() => null)) as { code?: string; detail?: string; retry_in_ms?: number } | null;
+  const problem = (await answer.json().catch(() => null)) as { code?: unknown; detail?: string; retry_in_ms?: number } | null;
   // Seconds, or a date (RFC 9110, 10.2.3).
   const after = answer.headers.get('retry-after') ?? '';
   const wait = Number(after) * 1000 || Date.parse(after) - Date.now() || 0;
   return {
     status,
-    code: problem?.code ?? null,
+    code: typeof problem?.code === 'string' ? problem.code : null, // others than the gateway send numbers
     retry_in_ms: Math.ceil(Math.max(0, problem?.retry_in_ms ?? 0, wait)),
-    message: problem?.detail ?? `the gateway answered ${status}`,
+    message: problem?.detail ?? `the address answered ${status} without a word of the gateway`,
   };
 }
 

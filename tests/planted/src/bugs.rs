@@ -82,6 +82,20 @@ pub const BUGS: &[Bug] = &[
         red: "evicted is final",
     },
     Bug {
+        name: "the page of a proxy stops a client that was live",
+        file: "session/attempts.rs",
+        of: "            (Some(_), _) if is_foreign => false,\n",
+        to: "            (Some(_), _) if is_foreign => true,\n",
+        red: "an event stream that is answered 404 without a code after a hello is tried again",
+    },
+    Bug {
+        name: "a wrong address is tried for ever",
+        file: "session/attempts.rs",
+        of: "status != Some(204) && self.state.connected_wall.is_some()",
+        to: "status != Some(204)",
+        red: "an event stream that is answered 404 is final",
+    },
+    Bug {
         name: "the token callback is called twice",
         file: "session/tokens.rs",
         of: "if self.state.request.is_some() {",

@@ -159,7 +159,10 @@ function closed({ g, close = null, status = null, code = null, retry_in_ms, mess
   // Browsers do not see the status of a WebSocket that is refused, so it counts for nothing.
   const seen = s.transport === 'sse' ? status : null;
   const number = close ?? 0;
-  const isFinal = seen !== null ? !(seen === 408 || seen === 429 || seen >= 500) : number >= 4500 || number === 1009;
+  // A status without a code is not the gateway's word. Where a gateway was heard before, it passes: a proxy is being
+  // changed, or the network asks for a login. Otherwise the address is probably wrong. 204 ends any event stream.
+  const isForeign = code === null && seen !== 204 && s.connected_wall !== null;
+  const isFinal = seen !== null ? !(seen === 408 || seen === 429 || seen >= 500 || isForeign) : number >= 4500 || number === 1009;
   if (number === 4001) ended('token_expired', message, hint, isFinal);
   else if (code === null && seen === null && number < 4000 && !isFinal) bareEnd('closed', message, hint);
   else ended(code ?? 'refused', message, hint, isFinal);

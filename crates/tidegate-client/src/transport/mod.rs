@@ -55,7 +55,14 @@ impl Closed {
 
     fn refused(refused: &Refused) -> Self {
         let code = refused.problem.code.clone().filter(|code| Code::from_name(code).is_some());
-        let message = if code.is_some() { refused.sentence() } else { refused.to_string() };
+        let sentence = refused.sentence();
+        let message = if code.is_some() {
+            sentence
+        } else if sentence.is_empty() {
+            format!("the address answered {} without a word of the gateway", refused.status)
+        } else {
+            refused.to_string()
+        };
         let retry_in_ms = refused.retry_in().map(tidegate_protocol::time::millis);
         Self { close: None, status: Some(refused.status.as_u16()), code, retry_in_ms, message }
     }

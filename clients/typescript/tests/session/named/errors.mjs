@@ -57,6 +57,43 @@ for (const status of [408, 429, 500, 502, 503, 504]) {
   });
 }
 
+// After a hello: the gateway is there, so an answer without its code is that of a proxy.
+const lost = (t) => t.live().at(1000).closed({}, 'error closed 3500', 'state reconnecting backoff 1 in 3500').tick('open 3 sse token-1 e1-5-t replaces=c-1', 'state reconnecting opening 1');
+
+for (const status of [200, 302, 400, 401, 403, 404, 410]) {
+  add(`an event stream that is answered ${status} without a code after a hello is tried again`, ['codes'], { transports: ['sse'] }, (t) => {
+    lost(t).closed({ status }, 'error refused 4000', 'state reconnecting backoff 2 in 4000').again({ g: 4, attempt: 2, transport: 'sse' });
+  });
+}
+
+for (const [status, code] of [[401, 'revoked'], [403, 'forbidden'], [404, 'not_found'], [418, 'of_a_newer_gateway']]) {
+  add(`an event stream that is answered ${status} with the code ${code} after a hello is final`, ['codes', 'final'], { transports: ['sse'] }, (t) => {
+    rest(lost(t).closed({ status, code }, `error ${code} fatal`, 'state disconnected stopped 1'));
+  });
+}
+
+add('an event stream that is answered 204 after a hello is final', ['codes', 'final'], { transports: ['sse'] }, (t) => {
+  rest(lost(t).closed({ status: 204 }, 'error refused fatal', 'state disconnected stopped 1'));
+});
+
+add('a proxy that is being changed: two WebSockets fail, the event stream is answered 404', ['codes', 'transports'], {}, (t) => {
+  t.live().at(1000).closed({ close: 1006 }, 'error closed 3500', 'state reconnecting backoff 1 in 3500')
+    .tick('open 3 ws token-1 e1-5-t replaces=c-1', 'state reconnecting opening 1').closed({ status: 404 }, 'error closed 4000', 'state reconnecting backoff 2 in 4000')
+    .tick('open 4 ws token-1 e1-5-t replaces=c-1', 'state reconnecting opening 2').closed({ status: 404 }, 'error closed 0', 'open 5 sse token-1 e1-5-t replaces=c-1')
+    .closed({ status: 404 }, 'error refused 5500', 'state reconnecting backoff 3 in 5500').again({ g: 6, attempt: 3 });
+});
+
+add('an answer without a code after a hello, disconnect and connect is tried again', ['codes'], { transports: ['sse'] }, (t) => {
+  t.live().at(1000).step({ t: 'disconnect' }, 'close 2 1000', 'state disconnected idle 0')
+    .connect('get_token 3 initial', 'state disconnected auth 0').token(3, 'token-2', 1e9, 'open 4 sse token-2 e1-5-t replaces=c-1', 'state disconnected opening 0')
+    .closed({ status: 404 }, 'error refused 3500', 'state reconnecting backoff 1 in 3500');
+});
+
+add('a cursor of an earlier session is no hello', ['codes', 'final'], { transports: ['sse'], cursor: 'e1-5-t' }, (t) => {
+  rest(t.connect('get_token 1 initial', 'state disconnected auth 0').token(1, 'token-1', 1e9, 'open 2 sse token-1 e1-5-t', 'state disconnected opening 0')
+    .closed({ status: 404 }, 'error refused fatal', 'state disconnected stopped 0'));
+});
+
 add('the code of a problem names it, its status decides', ['codes'], { transports: ['sse'] }, (t) => {
   asked(t, 'sse').closed({ status: 503, code: 'overloaded', retry_in_ms: 7000 }, 'error overloaded 9500', 'state reconnecting backoff 1 in 9500')
     .tick('open 3 sse token-1 -', 'state reconnecting opening 1')

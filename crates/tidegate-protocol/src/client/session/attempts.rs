@@ -80,8 +80,13 @@ impl Session {
         let hint = retry_in_ms.unwrap_or(0).min(HINT_MS_MAX);
         // Browsers do not see the status of a WebSocket that is refused, so it counts for nothing.
         let status = status.filter(|_| self.state.transport == Transport::Sse);
+        // A status without a code is not the gateway's word. Where a gateway was heard before, it passes: a proxy
+        // is being changed, or the network asks for a login. Otherwise the address is probably wrong. 204 ends
+        // any event stream.
+        let is_foreign = code.is_none() && status != Some(204) && self.state.connected_wall.is_some();
         let is_final = match (status, close) {
             (Some(408 | 429 | 500..), _) => false,
+            (Some(_), _) if is_foreign => false,
             (Some(_), _) => true,
             (None, close) => matches!(close, Some(1009 | 4500..)),
         };

@@ -116,7 +116,7 @@ fn a_refusal_says_how_long_to_wait_and_a_redirect_is_not_followed() {
         let ended = deliveries.next().await.expect("an item").expect_err("it leads elsewhere");
         assert_eq!(
             (ended.code.as_str(), ended.message.as_str()),
-            ("refused", "the gateway answered 302 Found")
+            ("refused", "the address answered 302 Found without a word of the gateway")
         );
     });
 }
