@@ -61,6 +61,7 @@ fn play(scenario: &Arc<Scenario>, transport: Transport) -> Result<(), String> {
     };
     let wall = 1_800_000_000_000;
     let mut silent_since = 0;
+    let mut was_live = false;
     let mut now = 0;
     while run.verdict().is_none() {
         now += 10;
@@ -87,6 +88,7 @@ fn play(scenario: &Arc<Scenario>, transport: Transport) -> Result<(), String> {
         match run.next(now, wall, connection) {
             Do::Send { frame, torn: None } => {
                 silent_since = now;
+                was_live |= frame.json.contains(r#""type":"hello""#);
                 if frame.is_ping && transport == Transport::Ws {
                     run.received(now, wall, connection, Received::Text("{\"type\":\"pong\"}"));
                 }
@@ -126,7 +128,9 @@ fn play(scenario: &Arc<Scenario>, transport: Transport) -> Result<(), String> {
                 end = Some((!is_final).then_some(5000));
             }
             Do::Refuse(refusal) => {
-                let is_final = refusal.status < 500 && ![401, 408, 429].contains(&refusal.status);
+                let is_foreign = refusal.problem.is_none() && refusal.status != 204 && was_live;
+                let is_final =
+                    !is_foreign && refusal.status < 500 && ![401, 408, 429].contains(&refusal.status);
                 if refusal.problem.is_some_and(|(code, _)| code == "token_expired") {
                     client.token = run.token();
                 }
