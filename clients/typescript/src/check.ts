@@ -5,7 +5,7 @@ import type { ClientOptions } from './options.js';
 const isFunction = (value: unknown): boolean => typeof value === 'function';
 const within = (value: unknown, low: number, high: number): boolean => typeof value === 'number' && value >= low && value <= high;
 
-/** Throws a TypeError that names the first option at fault. Names and addresses are checked where they are read. */
+/** Throws a TypeError that names the first faulty option. The syntax of `url`, `org`, `services` and `cursor` is checked elsewhere (address.ts, client.ts). */
 export function check(options: ClientOptions): void {
   const { url, services, getToken, tail, slow, maxQueue, storage, health, transports, logger } = options;
   for (const [name, value, isRight, wanted] of [

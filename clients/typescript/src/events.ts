@@ -59,7 +59,7 @@ export interface AnyEvent extends EventFields {
   readonly data: unknown;
 }
 
-/** Events in (`from`, `to`] will not come: read the state behind them again. */
+/** The events after `from`, up to and including `to`, will not come. What the application shows may be out of date, so it should load its state again. */
 export interface Gap {
   readonly org: string;
   /**

@@ -9,7 +9,7 @@ export interface Lifecycle {
   listen(on: (signal: LifecycleSignal) => void): () => void;
 }
 
-/** The signals of a browser's page, or null where there is none. It listens to no unload event, so pages stay in the back/forward cache. */
+/** The signals of a browser's page; null outside a browser. It uses no unload event, because that would keep pages out of the back/forward cache. */
 export function browserLifecycle(): Lifecycle | null {
   const page = globalThis as unknown as Window;
   if (typeof page.addEventListener !== 'function' || typeof page.document?.addEventListener !== 'function') return null;

@@ -135,7 +135,7 @@ export interface Client {
    * leave it by `break`, `return()` or `signal`.
    */
   readonly events: <N extends EventName | '*'>(name: N, options?: IterateOptions) => AsyncIterableIterator<EventsOf<N>>;
-  /** Called, in order with the events, when events will not come. Read the state behind them again. */
+  /** Calls `handler` if some events will not come, in its place among the events. Load your state again then. */
   readonly onGap: (handler: Handler<Gap>) => Off;
   /** Called for each error: of the connection, of a handler, of the token callback. */
   readonly onError: (handler: (error: TidegateError) => void) => Off;

@@ -12,7 +12,7 @@ import type { Client, ClientStatus, ConnectionState, EventName, EventsOf, Gap, H
 
 const ClientContext = createContext<Client | null>(null);
 
-/** What a server renders, where there is no connection. */
+/** The status during server rendering, when there is no connection. */
 const ON_SERVER: ClientStatus = Object.freeze({ state: 'disconnected', phase: 'idle', attempt: 0, retryAt: null, transport: null, error: null });
 const onServer = () => ON_SERVER;
 

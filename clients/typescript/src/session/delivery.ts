@@ -1,5 +1,5 @@
-// Events on their way to the application: what is told twice is dropped (rule R14), and while a gap is filled
-// from history, live events are held back.
+// Events on their way to the application. An event that was delivered before is dropped (rule R14). While a gap
+// is filled from history, live events wait.
 
 import { timeOf } from './clock.js';
 import { formatCursor, isWhole, parseCursor } from './cursor.js';

@@ -1,8 +1,9 @@
 // Runs a recorded session anew and finds the first difference. Test vectors (spec/README.md) and `client.dump()`
 // have the same form, so a bug report is a test.
 
+import type { Health } from '../health.js';
 import { createSession, type Session } from '../session/session.js';
-import type { Config, ConnectionState, Input, State } from '../session/types.js';
+import type { Config, Input, State } from '../session/types.js';
 
 /** A recorded session, or what one must do. */
 export interface Vector {
@@ -32,17 +33,7 @@ export interface VectorStep {
 }
 
 /** The nine of the health that a session knows by itself. */
-export interface Metrics {
-  readonly connectionState: ConnectionState;
-  readonly lastConnectedAt: number | null;
-  readonly lastDisconnectedAt: number | null;
-  readonly totalDisconnects: number;
-  readonly reconnectAttempts: number;
-  readonly eventsReceived: number;
-  readonly eventLatencyMs: readonly number[];
-  readonly duplicatesDetected: number;
-  readonly lastEventAt: number | null;
-}
+export type Metrics = Omit<Health, 'extra'>;
 
 /** Where a vector and the session first differ. */
 export interface Difference {

@@ -31,7 +31,7 @@ pub use self::{
     continuity::Continuity,
     delay::{Backoff, STABLE_MS, delay},
     input::{Config, Input, WakeReason},
-    output::{ConnectionState, Output, SentFrame, TokenReason, Transport},
+    output::{ConnectionState, Output, TokenReason, Transport},
     reader::{Outcome, StreamReader},
     session::Session,
     state::{Phase, State},

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{cursor_json, state::Phase};
-use crate::{Cursor, Epoch, Seq};
+use crate::{Cursor, Epoch, Seq, frame::ClientFrame};
 
 /// How a stream is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub enum Output {
     /// Send a frame over the connection.
     Send {
         /// The frame.
-        frame: SentFrame,
+        frame: ClientFrame,
     },
     /// Request a page of history.
     History {
@@ -187,39 +187,4 @@ pub enum Output {
         /// When the next attempt begins.
         retry_in_ms: Option<u64>,
     },
-}
-
-/// A frame that a session sends: [`crate::frame::ClientFrame`] with the fields of `health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum SentFrame {
-    /// Renews the grant.
-    Auth {
-        /// The new token.
-        token: String,
-    },
-    /// Answers the gateway's `ping`.
-    Pong,
-    /// Asks for a sign of life and for the gateway's time.
-    Ping {
-        /// Comes back in the answer.
-        n: u64,
-    },
-    /// What happened since the last report.
-    Health(HealthReport),
-}
-
-/// The fields of a `health` frame.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthReport {
-    /// The last latencies of events, at most 100.
-    pub latencies_ms: Vec<u64>,
-    /// Connections that were lost.
-    pub disconnects: u64,
-    /// Events that came again and were dropped.
-    pub duplicates: u64,
-    /// Missing frames that the session noticed.
-    pub holes: u64,
-    /// Gaps that the application was told of.
-    pub gaps: u64,
 }

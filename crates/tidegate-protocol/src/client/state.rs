@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{
     cursor_json,
     input::Config,
-    output::{ConnectionState, HealthReport, TokenReason, Transport},
+    output::{ConnectionState, TokenReason, Transport},
 };
 use crate::{Cursor, Seq};
 
@@ -98,6 +98,21 @@ impl Timers {
             .flatten()
             .min()
     }
+}
+
+/// What happened since the last `health` frame.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreported {
+    /// The last latencies of events, at most 100.
+    pub latencies_ms: Vec<u64>,
+    /// Connections that were lost.
+    pub disconnects: u64,
+    /// Events that came again and were dropped.
+    pub duplicates: u64,
+    /// Missing frames that the session noticed.
+    pub holes: u64,
+    /// Gaps that the application was told of.
+    pub gaps: u64,
 }
 
 /// All that a session knows.
@@ -205,7 +220,7 @@ pub struct State {
     /// The last 100 latencies.
     pub latencies: Vec<u64>,
     /// What the next `health` frame will say.
-    pub unreported: HealthReport,
+    pub unreported: Unreported,
     /// When the last one was sent.
     pub reported_at: Option<u64>,
 }
@@ -262,7 +277,7 @@ impl State {
             holes: 0,
             gaps: 0,
             latencies: Vec::new(),
-            unreported: HealthReport::default(),
+            unreported: Unreported::default(),
             reported_at: None,
         }
     }

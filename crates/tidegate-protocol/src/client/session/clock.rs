@@ -4,9 +4,9 @@ use super::Session;
 use crate::{
     client::{
         members::Members,
-        output::{HealthReport, SentFrame},
-        state::{ClockSample, SentPing},
+        state::{ClockSample, SentPing, Unreported},
     },
+    frame::{ClientFrame, HealthReport},
     time::parse_rfc3339,
 };
 
@@ -19,7 +19,6 @@ const ASK_EVERY: u64 = 10;
 const ASK_MS: u64 = 1_000;
 
 const REPORT_MS: u64 = 30_000;
-const COUNT_MAX: u64 = 1_000_000;
 
 impl Session {
     /// Sends a ping, for a sign of life and for the clock.
@@ -28,7 +27,7 @@ impl Session {
         let n = self.state.pings_sent;
         self.state.ping = Some(SentPing { n, sent_at: self.now });
         self.state.pinged_at = Some(self.now);
-        self.send(SentFrame::Ping { n });
+        self.send(ClientFrame::Ping { n });
     }
 
     /// The gateway's own ping is a good moment: until there are enough samples, and then at times. But pings
@@ -73,13 +72,16 @@ impl Session {
 
     pub(super) fn report(&mut self) {
         let report = std::mem::take(&mut self.state.unreported);
-        let HealthReport { latencies_ms, disconnects, duplicates, holes, gaps } = report;
-        self.send(SentFrame::Health(HealthReport {
-            latencies_ms,
-            disconnects: disconnects.min(COUNT_MAX),
-            duplicates: duplicates.min(COUNT_MAX),
-            holes: holes.min(COUNT_MAX),
-            gaps: gaps.min(COUNT_MAX),
+        let Unreported { latencies_ms, disconnects, duplicates, holes, gaps } = report;
+        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX).min(HealthReport::COUNT_MAX);
+        self.send(ClientFrame::Health(HealthReport {
+            // The gateway lowers what is above its bound, which is far below that of the type.
+            latencies_ms: latencies_ms.into_iter().map(|ms| u32::try_from(ms).unwrap_or(u32::MAX)).collect(),
+            disconnects: count(disconnects),
+            duplicates: count(duplicates),
+            holes: count(holes),
+            gaps: count(gaps),
+            is_clamped: false,
         }));
         self.state.reported_at = Some(self.now);
         self.state.timers.report = Some(self.now + REPORT_MS);

@@ -9,10 +9,11 @@ use crate::{
         continuity::{AfterGap, Continuity, after_gap, after_hello},
         delay::{HINT_MS_MAX, STABLE_MS, part},
         members::Members,
-        output::{Output, SentFrame, Transport},
+        output::{Output, Transport},
         state::{Fill, Held, Phase},
     },
     code::Retry,
+    frame::ClientFrame,
 };
 
 /// The longest ping interval that a client accepts: an hour. With a longer one, a dead connection would go
@@ -248,7 +249,7 @@ impl Session {
         if self.state.connection.is_none() || self.state.transport != Transport::Ws {
             return;
         }
-        self.send(SentFrame::Pong);
+        self.send(ClientFrame::Pong);
         self.ask_at_ping();
     }
 }

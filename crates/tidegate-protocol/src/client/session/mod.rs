@@ -10,9 +10,10 @@ mod tokens;
 
 use super::{
     input::{Config, Input, WakeReason},
-    output::{ConnectionState, Output, SentFrame},
+    output::{ConnectionState, Output},
     state::{Phase, State},
 };
+use crate::frame::ClientFrame;
 
 /// The time between pings until a `hello` says another.
 pub(super) const PING_INTERVAL_MS: u64 = 25_000;
@@ -214,7 +215,7 @@ impl Session {
         self.out.push(output);
     }
 
-    fn send(&mut self, frame: SentFrame) {
+    fn send(&mut self, frame: ClientFrame) {
         self.emit(Output::Send { frame });
     }
 

@@ -1,9 +1,12 @@
 //! Tokens: one request at a time, answered, failed or timed out.
 
 use super::Session;
-use crate::client::{
-    output::{Output, SentFrame, TokenReason, Transport},
-    state::{Phase, TokenRequest},
+use crate::{
+    client::{
+        output::{Output, TokenReason, Transport},
+        state::{Phase, TokenRequest},
+    },
+    frame::ClientFrame,
 };
 
 const TOKEN_MS: u64 = 15_000;
@@ -36,7 +39,7 @@ impl Session {
         if s.phase == Phase::Auth {
             self.open();
         } else if let Some(token) = renewal {
-            self.send(SentFrame::Auth { token });
+            self.send(ClientFrame::Auth { token });
         } else if is_renewal {
             // An event stream takes no frames of ours, so the new token needs a new one.
             self.move_on();

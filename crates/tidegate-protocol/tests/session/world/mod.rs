@@ -14,7 +14,8 @@ use std::{
 use serde_json::value::RawValue;
 use tidegate_protocol::{
     Cursor,
-    client::{Config, Input, Output, Phase, SentFrame, Session, State, Transport},
+    client::{Config, Input, Output, Phase, Session, State, Transport},
+    frame::ClientFrame,
 };
 
 use crate::{
@@ -37,7 +38,7 @@ enum Happening {
     /// A frame arrives.
     Frame(u64, String),
     /// The gateway gets a frame of the client.
-    Up(u64, SentFrame),
+    Up(u64, ClientFrame),
     /// The gateway accepts the connection.
     Greet(u64, Option<Cursor>, Option<u32>),
     /// The gateway has time for a reader.

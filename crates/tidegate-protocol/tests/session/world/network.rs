@@ -3,7 +3,8 @@
 
 use tidegate_protocol::{
     Cursor,
-    client::{Input, SentFrame, Transport},
+    client::{Input, Transport},
+    frame::ClientFrame,
 };
 
 use super::{Connection, Happening, Token, WALL, World};
@@ -252,18 +253,18 @@ impl World {
         self.after(wait, Happening::Ping(g));
     }
 
-    pub(super) fn up(&mut self, g: u64, frame: SentFrame) {
+    pub(super) fn up(&mut self, g: u64, frame: ClientFrame) {
         let Some(connection) = self.connections.get(&g) else { return };
         if connection.is_cut || connection.is_buffered {
             return;
         }
         match frame {
-            SentFrame::Pong | SentFrame::Health(_) => {}
-            SentFrame::Ping { n } => {
+            ClientFrame::Pong | ClientFrame::Health(_) => {}
+            ClientFrame::Ping { n } => {
                 let timestamp = rfc3339(WALL + self.time);
                 self.send(g, format!(r#"{{"type":"pong","n":{n},"timestamp":"{timestamp}"}}"#));
             }
-            SentFrame::Auth { token } => {
+            ClientFrame::Auth { token } => {
                 let number = token.strip_prefix("token-").and_then(|number| number.parse().ok()).unwrap_or(0);
                 let Token { until, grant } = self.token_of(number);
                 let Some(mut reader) = self.connection(g).reader.clone() else { return };
