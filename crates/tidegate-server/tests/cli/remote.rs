@@ -231,7 +231,10 @@ fn tail_ends_where_the_gateway_says_for_good() {
             answer("401 Unauthorized", "", r#"{"code":"token_expired","detail":"the token has expired"}"#),
             "tidegate: token_expired: the token has expired\n",
         ),
-        (answer("404 Not Found", "", "<html>"), "tidegate: the gateway answered 404 Not Found\n"),
+        (
+            answer("404 Not Found", "", "<html>"),
+            "tidegate: the address answered 404 Not Found without a word of the gateway\n",
+        ),
         ("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(), "for good (204)"),
         (answer("200 OK", "content-type: text/html\r\n", "<html>"), "is no gateway"),
         (
