@@ -97,6 +97,7 @@ pub(crate) fn start(setup: Setup) -> (Client, Deliveries) {
         page: None,
         expired: None,
         stalled_at: None,
+        clients_gone: false,
         failed: None,
     };
     tokio::spawn(driver.run());
@@ -123,6 +124,8 @@ struct Driver {
     expired: Option<String>,
     /// Since when the queue is full and the application takes nothing.
     stalled_at: Option<Instant>,
+    /// Whether no [`Client`] is left, and all of their commands were taken.
+    clients_gone: bool,
     /// The error that ended the session.
     failed: Option<Ended>,
 }
@@ -151,7 +154,11 @@ impl Driver {
                     let _ = done.send(());
                     return;
                 }
-                Fact::Taken | Fact::Command(None) => {
+                Fact::Command(None) => {
+                    self.clients_gone = true;
+                    continue;
+                }
+                Fact::Taken => {
                     self.stalled_at = None;
                     if self.queue.is_abandoned() {
                         closing = self.step(Input::Disconnect).or(closing);
@@ -203,7 +210,7 @@ impl Driver {
         let stalls = self.stalled_at.map(|since| since + STALL);
         tokio::select! {
             biased;
-            command = self.commands.recv(), if !self.commands.is_closed() => Fact::Command(command),
+            command = self.commands.recv(), if !self.clients_gone => Fact::Command(command),
             () = self.queue.taken() => Fact::Taken,
             (g, answer) = finished(&mut self.token) => Fact::Token(g, answer),
             (g, answer) = finished(&mut self.page) => Fact::Page(g, answer),
@@ -412,10 +419,16 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // After `finish` this changes nothing.
-        self.queue.end(Some(Ended {
+        let why = Some(Ended {
             code: "aborted".to_owned(),
             message: "the client's task is gone: its runtime has ended, or an observer panicked".to_owned(),
-        }));
+        });
+        self.queue.end(why.clone());
+        self.end.send_if_modified(|end| {
+            let is_news = end.is_none();
+            end.get_or_insert(why);
+            is_news
+        });
     }
 }
 
@@ -469,5 +482,46 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Far more than a test takes.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A client of an address where nobody listens.
+    fn client() -> crate::Builder {
+        Client::builder("http://127.0.0.1:1").org("acme").static_token("tok")
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_is_done_though_its_caller_and_all_clients_are_gone() {
+        let (client, mut deliveries) = client().connect().expect("it starts");
+        // Only this task runs until the next await.
+        let is_asked = pin!(client.shutdown()).poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        assert!(is_asked);
+        drop(client);
+        let end = timeout(DEADLINE, deliveries.next()).await.expect("it ends");
+        assert!(end.is_none(), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_client_whose_observer_panics_is_known_everywhere() {
+        let builder = client().on_notice(|_| panic!("planted by a test"));
+        let (client, mut deliveries) = builder.connect().expect("it starts");
+        let end = timeout(DEADLINE, deliveries.next()).await.expect("it ends");
+        let ended = end.expect("an item").expect_err("its task is gone");
+        assert_eq!(ended.code, "aborted");
+        assert_eq!(client.closed().await, Some(ended));
     }
 }
