@@ -5,10 +5,10 @@
 //! page of history comes, the session's deadline comes, the connection tells something.
 //!
 //! **A slow application.** While the queue is full the connection is not read, so the gateway notices that this
-//! reader is slow, and nothing is kept here. But the gateway's pings are not read either, and it ends a stream
-//! that answers none. So if the application takes nothing for [`STALL`], the connection is left, and resumed
-//! from the last item in the queue once the application has taken everything. Either way the queue is bounded
-//! and nothing is lost.
+//! reader is slow, and nothing is kept here. The gateway's pings are not read either: over WebSocket the
+//! connection shows by itself that this end lives, and the time in which nothing was read is no silence. If the
+//! application takes nothing at all for [`STALL`], the connection is left, and resumed from the last item in the
+//! queue once the application has taken everything. Either way the queue is bounded and nothing is lost.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -36,8 +36,8 @@ use crate::{
     transport::{Closed, Connection, Heard, Open, with_query},
 };
 
-/// How long the application may take nothing while the queue is full. Less than the 10 s that a gateway waits
-/// for a `pong` (`ping.timeout`).
+/// How long the application may take nothing while the queue is full: less than the 30 s after which a gateway
+/// ends the stream of a reader that takes no bytes (`limits.write_timeout`).
 const STALL: Duration = Duration::from_secs(5);
 
 /// How many events a page of history has at most.
@@ -208,7 +208,7 @@ impl Driver {
             self.stalled_at = Some(Instant::now());
         }
         let stalls = self.stalled_at.map(|since| since + STALL);
-        tokio::select! {
+        let fact = tokio::select! {
             biased;
             command = self.commands.recv(), if !self.clients_gone => Fact::Command(command),
             () = self.queue.taken() => Fact::Taken,
@@ -217,7 +217,17 @@ impl Driver {
             () = until(due) => Fact::Due,
             () = until(stalls) => Fact::Stalled,
             (g, heard) = heard(&mut self.connection), if !is_full => Fact::Heard(g, heard),
+        };
+        if is_full {
+            let now = self.now();
+            self.session().not_read(now);
         }
+        fact
+    }
+
+    /// The session's `now`.
+    fn now(&self) -> u64 {
+        millis(self.began.elapsed())
     }
 
     fn session(&self) -> std::sync::MutexGuard<'_, Session> {
@@ -235,7 +245,7 @@ impl Driver {
     /// Tells the session a fact and does what it says. Returns the task that closes a connection, if one is
     /// closed.
     fn step(&mut self, input: Input) -> Option<JoinHandle<()>> {
-        let now = millis(self.began.elapsed());
+        let now = self.now();
         let wall = millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         let mut session = self.session();
         let is_short = self.setup.is_impatient && session.state().attempt < IMPATIENT_ATTEMPTS;

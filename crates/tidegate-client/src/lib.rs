@@ -42,8 +42,9 @@
 //!
 //! [`Deliveries`] is a [`futures_core::Stream`], too. An application that is slower than the stream slows the
 //! gateway down, and loses nothing: at most 1,000 items wait ([`Builder::buffer`]), and while they do, the
-//! connection is not read. If the application takes nothing for 5 s, the connection is left, and resumed when
-//! everything that waited has been taken.
+//! connection is not read. The connection is kept as long as the application takes an item at least every 5 s;
+//! otherwise it is left, and resumed when everything that waited has been taken. A gateway may end the stream of
+//! a slow reader, too; then it is resumed.
 
 pub mod gateway;
 pub mod publisher;

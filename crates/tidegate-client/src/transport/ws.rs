@@ -12,7 +12,7 @@ use tidegate_protocol::ws::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Closed, Driver, Heard, Open, Said};
@@ -26,6 +26,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// How long the socket may take nothing of what is sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// While frames wait for the driver, the gateway's ping may wait among them or behind them. So the gateway gets
+/// an unsolicited pong (RFC 6455 5.5.3) after this time. It waits 10 s for a sign of life (`ping.timeout`).
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Runs the connection until it ends or the driver closes it.
 pub(super) async fn run(http: reqwest::Client, open: Open, mut driver: Driver) {
@@ -60,7 +63,12 @@ async fn connect(http: &reqwest::Client, open: Open) -> Result<Socket, Closed> {
     let deflate = client::check_answer(&headers, &key).map_err(|error| Closed::cut(error.to_string()))?;
     let stream = response.upgrade().await.map_err(|error| Closed::cut(transport(error)))?;
     let limits = Limits { message_bytes_max: MESSAGE_BYTES_MAX, message_fragments_max: 1 << 16, deflate };
-    Ok(Socket { stream, reader: MessageReader::new(limits), inflater: Inflater::default() })
+    Ok(Socket {
+        stream,
+        reader: MessageReader::new(limits),
+        inflater: Inflater::default(),
+        shown_at: Instant::now(),
+    })
 }
 
 /// A gateway accepts every well-formed handshake, so this is the answer of something in front of it. If it is
@@ -79,6 +87,8 @@ struct Socket {
     stream: Upgraded,
     reader: MessageReader,
     inflater: Inflater,
+    /// When something was last sent, or no frame waited for the driver.
+    shown_at: Instant,
 }
 
 /// The error is why the connection is over.
@@ -87,6 +97,9 @@ type Done = Result<(), Closed>;
 impl Driver {
     /// Tells the driver something, as soon as it takes it. What the driver says meanwhile is sent.
     async fn tell(&mut self, socket: &mut Socket, what: Heard) -> Done {
+        if !self.is_behind() {
+            socket.shown_at = Instant::now();
+        }
         loop {
             tokio::select! {
                 permit = self.heard.reserve(), if !self.heard.is_closed() => {
@@ -96,8 +109,14 @@ impl Driver {
                     }
                 }
                 said = self.said.recv() => socket.say(said).await?,
+                () = sleep_until(socket.shown_at + HEARTBEAT) => socket.write(&client::pong(&[], mask())).await?,
             }
         }
+    }
+
+    /// Whether frames wait for the driver.
+    fn is_behind(&self) -> bool {
+        self.heard.capacity() < self.heard.max_capacity()
     }
 }
 
@@ -120,6 +139,10 @@ impl Socket {
             let read = tokio::select! {
                 said = driver.said.recv() => {
                     self.say(said).await?;
+                    continue;
+                }
+                () = sleep_until(self.shown_at + HEARTBEAT), if driver.is_behind() => {
+                    self.write(&client::pong(&[], mask())).await?;
                     continue;
                 }
                 read = self.stream.read(&mut buffer) => read,
@@ -174,6 +197,7 @@ impl Socket {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Done {
+        self.shown_at = Instant::now();
         let write = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await

@@ -10,6 +10,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use tidegate_protocol::client::{Config, Input, Output, Session, Transport, WakeReason};
 use world::{Record, World};
 
 /// How many worlds the test runs; `TIDEGATE_SESSION_SEEDS` asks for more.
@@ -55,4 +56,30 @@ fn r2_r3_r4_r5_r14_every_vector_holds() {
     let failures = vector::failures();
     let shown: Vec<&String> = failures.iter().map(|(_, what)| what).take(20).collect();
     assert!(failures.is_empty(), "{} of {count} vectors:\n{shown:#?}", failures.len());
+}
+
+#[test]
+fn a_connection_that_is_not_read_is_not_silent() {
+    for transport in [Transport::Ws, Transport::Sse] {
+        let config = Config { transports: vec![transport], ..Config::default() };
+        let mut session = Session::new(config);
+        session.step(Input::Connect, 0, 0, 0.5);
+        session.step(Input::Token { g: 1, token: "t".into(), expires_in_ms: None }, 0, 0, 0.5);
+        session.step(Input::Opened { g: 2 }, 0, 0, 0.5);
+        let hello = r#"{"type":"hello","cursor":"e-4-t","head":4,"token_expires_in_ms":100000000}"#;
+        session.step(Input::Frame { g: 2, text: hello.into() }, 0, 0, 0.5);
+        let is_left = |outputs: Vec<Output>| outputs.iter().any(|o| matches!(o, Output::Close { .. }));
+        for round in 0..20 {
+            let now = session.deadline().expect("it waits");
+            session.not_read(now);
+            // Not even if it is asked for a sign of life.
+            let input = if round == 10 { Input::Wake { reason: WakeReason::App } } else { Input::Tick };
+            assert!(!is_left(session.step(input, now, 0, 0.5)) && session.state().is_open());
+        }
+        let is_noticed = (0..10).any(|_| {
+            let now = session.deadline().expect("it waits");
+            is_left(session.step(Input::Tick, now, 0, 0.5))
+        });
+        assert!(is_noticed, "silence counts once the connection is read again");
+    }
 }

@@ -390,6 +390,20 @@ impl Session {
         self.state.timers.silence = Some(self.now + self.state.ping_interval_ms + SILENCE_MS);
     }
 
+    /// The driver did not read the connection until `now`, because the application is behind: that nothing was
+    /// heard is no silence. Call this before the step that follows.
+    ///
+    /// It is no [`crate::client::Input`], because only drivers in Rust can let a connection wait: a page's WebSocket
+    /// is always read.
+    pub fn not_read(&mut self, now: u64) {
+        self.now = now;
+        match self.state.phase {
+            Phase::Live => self.listen(),
+            Phase::Probe => self.state.timers.phase = Some(now + PROBE_MS),
+            Phase::Idle | Phase::Auth | Phase::Opening | Phase::Hello | Phase::Backoff | Phase::Stopped => {}
+        }
+    }
+
     /// Once a stream has been open for [`STABLE_MS`], the delays start over.
     pub(super) fn settle(&mut self) {
         if self.life() >= STABLE_MS {

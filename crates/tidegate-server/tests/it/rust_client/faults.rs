@@ -151,3 +151,45 @@ fn an_application_that_is_slow_but_goes_on_keeps_its_connection() {
         assert_eq!(client.metrics().total_disconnects, 0);
     });
 }
+
+/// An application that takes an item every 300 ms, until the client's own timers have come: silence, after 23 s
+/// without a frame, and the first report of its health, after 30 s. They come in one test, because they take long.
+#[test]
+fn a_slow_application_keeps_its_connection_over_pings_and_silence_and_reports_its_health() {
+    // The pings wait behind the events.
+    let gateway = Gateway::with(&["ping.interval=8s", "ping.timeout=6s"]);
+    run(async {
+        let mut slow = BOTH.map(|transport| {
+            let builder = client(&gateway, gateway.public).transports([transport]);
+            builder.buffer(1, 1 << 20).health(1.0).connect().expect("it starts")
+        });
+        for (client, _) in &slow {
+            connected(client).await;
+        }
+        count(&gateway, 1..=500);
+        let ended = "tidegate_closes_total{code=\"ping_timeout\"}";
+        let mut pace = tokio::time::interval(Duration::from_millis(300));
+        let mut taken = 0;
+        while gateway.metric("tidegate_client_reports_total{outcome=\"taken\"}") == 0.0 {
+            pace.tick().await;
+            taken += 1;
+            if taken == 55 {
+                // So much that the connection cannot hand over its frames to the client's task.
+                count(&gateway, 501..=2000);
+            }
+            for (client, deliveries) in &mut slow {
+                expect(deliveries, taken..=taken).await;
+                let status = client.status().borrow().clone();
+                assert_eq!(client.metrics().total_disconnects, 0, "after {taken}: {status:?}");
+            }
+            assert_eq!(gateway.metric(ended), 0.0, "the gateway has ended a stream, after {taken}");
+        }
+        assert!((1.0..=100.0).contains(&gateway.metric("tidegate_client_latency_seconds_count")));
+        assert_eq!(gateway.metric("tidegate_client_incidents_total{incident=\"disconnect\"}"), 0.0);
+        // Nor was anything lost, which would show behind what waited.
+        for (client, deliveries) in &mut slow {
+            expect(deliveries, taken + 1..=2000).await;
+            assert_eq!(client.metrics().total_disconnects, 0, "{:?}", client.status().borrow());
+        }
+    });
+}
