@@ -1,7 +1,7 @@
 // Drives a session (./session): carries out what it puts out, and gives it what happens. What to do is decided there.
 // One timer serves all deadlines.
 
-import { address, place } from './address.js';
+import { address, baseOf, type Place } from './address.js';
 import { check } from './check.js';
 import { systemClock } from './clock.js';
 import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
@@ -10,6 +10,7 @@ import type { AnyEvent } from './events.js';
 import { health, show } from './health.js';
 import { iterate } from './iterate.js';
 import { browserLifecycle, type LifecycleSignal } from './lifecycle.js';
+import { LINGER_MS, PERSIST_AGAIN_MS, PERSIST_MS, RESTORE_MS, TIMER_MAX_MS } from './limits.js';
 import type { Client, ClientOptions, ClientStatus, Off } from './options.js';
 import { queue } from './queue.js';
 import { recorder } from './recorder.js';
@@ -19,12 +20,6 @@ import { eventStream } from './sse.js';
 import { rememberedTransport, rememberTransport } from './storage.js';
 import type { Connection, TransportEnd } from './transport.js';
 import { webSocket, type WebSocketConstructor } from './websocket.js';
-
-const LINGER_MS = 1_000;
-const PERSIST_MS = 1_000;
-const RESTORE_MS = 5_000;
-const PERSIST_AGAIN_MS = 10_000;
-const TIMER_MAX_MS = 0x7fff_ffff;
 
 type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
@@ -37,13 +32,12 @@ const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : S
 export function createClient(options: ClientOptions): Client {
   check(options);
   const {
-    org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
+    org, services = [], getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
     parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
     fetch = (url, request) => globalThis.fetch(url, request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
     transports = [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)],
   } = options;
-  const where = place(options.url, org, services);
-  if (cursor !== null && !parseCursor(cursor)) throw new TypeError(`cursor: ${JSON.stringify(cursor)} is not a cursor`);
+  const where: Place = { base: baseOf(options.url)!, org, services };
   const kinds = transports.map(({ kind }) => kind);
   const remembered = rememberedTransport(where.base);
   let config: Config = {
