@@ -18,6 +18,7 @@ import { createSession, parseCursor } from './session/session.js';
 import type { Config, Input, Output } from './session/types.js';
 import { eventStream } from './sse.js';
 import { rememberedTransport, rememberTransport } from './storage.js';
+import { quietly, words } from './thrown.js';
 import type { Connection, TransportEnd } from './transport.js';
 import { webSocket, type WebSocketConstructor } from './websocket.js';
 
@@ -25,8 +26,6 @@ type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
 /** What waits for handlers: an event or a gap, or the end; `cursor` is the position that is reached with it. */
 interface Item { name: string; value: object; cursor?: string }
-
-const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown));
 
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
@@ -209,11 +208,11 @@ export function createClient(options: ClientOptions): Client {
       case 'history': return request(output.g, (signal) => page(output, signal), () => ({ t: 'page_failed', g: output.g }));
       case 'cancel': return aborts.get(output.g)?.abort();
       case 'open': return open(output);
-      case 'close': {
-        const closing = connection?.it;
+      // If the transport is gone, the session learns it from `closed`, or from silence.
+      case 'close':
+        quietly(() => connection?.it.close(output.code));
         connection = null;
-        return quietly(() => closing?.close(output.code));
-      }
+        return;
       case 'send': return quietly(() => connection?.it.send(JSON.stringify(output.frame)));
       case 'transport': return rememberTransport(where.base, output.transport);
       case 'status': return emit(NOTICE, output);
@@ -223,15 +222,6 @@ export function createClient(options: ClientOptions): Client {
         error = fail(code, message, { fatal, retryInMs: retry_in_ms, cause });
         if (fatal) waiting.push({ name: END, value: error });
       }
-    }
-  }
-
-  // If the transport is gone, the session learns it from `closed`, or from silence.
-  function quietly(act: () => void) {
-    try {
-      act();
-    } catch {
-      // As said.
     }
   }
 
@@ -254,7 +244,7 @@ export function createClient(options: ClientOptions): Client {
     const answer = await getToken({ reason, signal });
     const text = typeof answer === 'string' ? answer : answer?.token;
     // Of these signs alone can both a header and a subprotocol consist. The token must not stand in a message.
-    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token: only letters, digits and - . _ ~ + may stand in one');
+    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned no token: one has only letters, digits and - . _ ~ +');
     return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
   }
 

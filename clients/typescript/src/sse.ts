@@ -2,6 +2,7 @@
 // reconnects by itself beside us.
 
 import { sseParser } from './sse-parser.js';
+import { words } from './thrown.js';
 import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
 
 /** The part of the standard fetch that is used. */
@@ -62,8 +63,4 @@ async function refusal(answer: Response): Promise<TransportEnd> {
     retry_in_ms: Math.ceil(Math.max(0, problem?.retry_in_ms ?? 0, wait)),
     message: problem?.detail ?? `the address answered ${status} without a word of the gateway`,
   };
-}
-
-function words(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
