@@ -16,16 +16,18 @@ export function browserLifecycle(): Lifecycle | null {
   return {
     listen: (on) => {
       const { document } = page;
-      const stop = new AbortController();
-      ([
+      const offs = ([
         [document, 'visibilitychange', () => on(document.visibilityState === 'visible' ? 'visible' : 'hide')],
         [document, 'resume', () => on('resume')],
         [page, 'online', () => on('online')],
         [page, 'offline', () => on('offline')],
         [page, 'pageshow', (event) => (event as PageTransitionEvent).persisted && on('pageshow')],
         [page, 'pagehide', (event) => on((event as PageTransitionEvent).persisted ? 'suspend' : 'hide')],
-      ] as [EventTarget, string, (event: Event) => void][]).forEach(([target, name, act]) => target.addEventListener(name, act, stop));
-      return () => stop.abort();
+      ] as [EventTarget, string, (event: Event) => void][]).map(([target, name, act]) => {
+        target.addEventListener(name, act);
+        return () => target.removeEventListener(name, act);
+      });
+      return () => offs.forEach((off) => off());
     },
   };
 }

@@ -1,8 +1,8 @@
 // The stream over server-sent events, read by fetch: EventSource can send no header, hides why it was refused, and
 // reconnects by itself beside us.
 
+import { words } from './errors.js';
 import { sseParser } from './sse-parser.js';
-import { words } from './thrown.js';
 import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
 
 /** The part of the standard fetch that is used. */

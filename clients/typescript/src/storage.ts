@@ -1,7 +1,7 @@
 // What outlives a page: the cursor (only if the application wants it), and in a tab which transport works. Storage may
 // be absent, full, or forbidden by the user.
 
-import { quietly } from './thrown.js';
+import { quietly } from './quietly.js';
 import type { TransportKind } from './transport.js';
 
 /** Keeps the cursor over reloads. `set` gets positions whose events the handlers have finished. */
