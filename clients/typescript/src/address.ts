@@ -8,14 +8,14 @@ export interface Place {
 }
 
 /** The base address of a gateway, as it was given; null if it is none. */
-export function baseOf(url: unknown): string | null {
+export function baseOf(url: string): string | null {
   let base: URL;
   try {
-    base = new URL(url as string, globalThis.location?.href);
+    base = new URL(url, globalThis.location?.href);
   } catch {
     return null;
   }
-  const isOne = url && /^(http|ws)s?:$/.test(base.protocol) && !base.search && !base.hash && !base.username && !/\/v1(\/|$)/.test(base.pathname);
+  const isOne = /^(http|ws)s?:$/.test(base.protocol) && !base.search && !base.hash && !base.username && !/\/v1(\/|$)/.test(base.pathname);
   return isOne ? base.href.replace(/^ws/, 'http').replace(/\/+$/, '') : null;
 }
 

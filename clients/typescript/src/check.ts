@@ -10,7 +10,7 @@ const isName = (value: unknown): boolean => typeof value === 'string' && /^[\w-]
 const isWithin = (value: unknown, low: number, high: number): boolean => typeof value === 'number' && value >= low && value <= high;
 
 const RULES: [option: keyof ClientOptions, isRight: (value: unknown) => unknown, wanted: string][] = [
-  ['url', baseOf, 'the base address of a gateway, such as https://events.example.com (a variable of the build may be unset)'],
+  ['url', (value) => typeof value === 'string' && value && baseOf(value), 'the base address of a gateway, such as https://events.example.com (a variable of the build may be unset)'],
   ['org', isName, 'a name of 1 to 64 of A-Z a-z 0-9 . _ -'],
   ['services', (value) => !value || (Array.isArray(value) && value.every(isName)), 'a list of names of 1 to 64 of A-Z a-z 0-9 . _ -'],
   ['getToken', isFunction, 'a function that returns a token'],
