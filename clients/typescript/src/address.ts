@@ -1,7 +1,5 @@
 // The gateway's addresses.
 
-const NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$/;
-
 /** Where an org's stream and history are: a gateway's base address, an org, some services. */
 export interface Place {
   readonly base: string;
@@ -9,21 +7,16 @@ export interface Place {
   readonly services: readonly string[];
 }
 
-/** Checks what the application gave; throws a TypeError that says what is wrong. */
-export function place(url: string, org: string, services: readonly string[] = []): Place {
-  let base: URL | undefined;
+/** The base address of a gateway, as it was given; null if it is none. */
+export function baseOf(url: string): string | null {
+  let base: URL;
   try {
     base = new URL(url, globalThis.location?.href);
   } catch {
-    // Reported below.
+    return null;
   }
-  if (!base || !/^(http|ws)s?:$/.test(base.protocol) || base.search || base.hash || base.username || /\/v1(\/|$)/.test(base.pathname)) {
-    throw new TypeError(`url: ${JSON.stringify(url)} is not the base address of a gateway, such as https://events.example.com`);
-  }
-  for (const name of [org, ...services]) {
-    if (typeof name !== 'string' || !NAME.test(name)) throw new TypeError(`org, services: ${JSON.stringify(name)} must be 1 to 64 of A-Z a-z 0-9 . _ -`);
-  }
-  return { base: base.href.replace(/^ws/, 'http').replace(/\/+$/, ''), org, services };
+  const isOne = /^(http|ws)s?:$/.test(base.protocol) && !base.search && !base.hash && !base.username && !/\/v1(\/|$)/.test(base.pathname);
+  return isOne ? base.href.replace(/^ws/, 'http').replace(/\/+$/, '') : null;
 }
 
 /** The address of what stands under an org. Parameters without a value are left out. */

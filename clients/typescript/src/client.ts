@@ -1,17 +1,19 @@
 // Drives a session (./session): carries out what it puts out, and gives it what happens. What to do is decided there.
 // One timer serves all deadlines.
 
-import { address, place } from './address.js';
+import { address, baseOf, type Place } from './address.js';
 import { check } from './check.js';
 import { systemClock } from './clock.js';
 import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
-import { TidegateError } from './errors.js';
+import { TidegateError, words } from './errors.js';
 import type { AnyEvent } from './events.js';
 import { health, show } from './health.js';
 import { iterate } from './iterate.js';
 import { browserLifecycle, type LifecycleSignal } from './lifecycle.js';
+import { LINGER_MS, PERSIST_AGAIN_MS, PERSIST_MS, RESTORE_MS, TIMER_MAX_MS } from './limits.js';
 import type { Client, ClientOptions, ClientStatus, Off } from './options.js';
 import { queue } from './queue.js';
+import { quietly } from './quietly.js';
 import { recorder } from './recorder.js';
 import { createSession, parseCursor } from './session/session.js';
 import type { Config, Input, Output } from './session/types.js';
@@ -20,30 +22,21 @@ import { rememberedTransport, rememberTransport } from './storage.js';
 import type { Connection, TransportEnd } from './transport.js';
 import { webSocket, type WebSocketConstructor } from './websocket.js';
 
-const LINGER_MS = 1_000;
-const PERSIST_MS = 1_000;
-const RESTORE_MS = 5_000;
-const PERSIST_AGAIN_MS = 10_000;
-const TIMER_MAX_MS = 0x7fff_ffff;
-
 type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
 /** What waits for handlers: an event or a gap, or the end; `cursor` is the position that is reached with it. */
 interface Item { name: string; value: object; cursor?: string }
 
-const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown));
-
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
   check(options);
   const {
-    org, services, getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
+    org, services = [], getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
     parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
     fetch = (url, request) => globalThis.fetch(url, request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
     transports = [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)],
   } = options;
-  const where = place(options.url, org, services);
-  if (cursor !== null && !parseCursor(cursor)) throw new TypeError(`cursor: ${JSON.stringify(cursor)} is not a cursor`);
+  const where: Place = { base: baseOf(options.url)!, org, services };
   const kinds = transports.map(({ kind }) => kind);
   const remembered = rememberedTransport(where.base);
   let config: Config = {
@@ -215,11 +208,11 @@ export function createClient(options: ClientOptions): Client {
       case 'history': return request(output.g, (signal) => page(output, signal), () => ({ t: 'page_failed', g: output.g }));
       case 'cancel': return aborts.get(output.g)?.abort();
       case 'open': return open(output);
-      case 'close': {
-        const closing = connection?.it;
+      // If the transport is gone, the session learns it from `closed`, or from silence.
+      case 'close':
+        quietly(() => connection?.it.close(output.code));
         connection = null;
-        return quietly(() => closing?.close(output.code));
-      }
+        return;
       case 'send': return quietly(() => connection?.it.send(JSON.stringify(output.frame)));
       case 'transport': return rememberTransport(where.base, output.transport);
       case 'status': return emit(NOTICE, output);
@@ -229,15 +222,6 @@ export function createClient(options: ClientOptions): Client {
         error = fail(code, message, { fatal, retryInMs: retry_in_ms, cause });
         if (fatal) waiting.push({ name: END, value: error });
       }
-    }
-  }
-
-  // If the transport is gone, the session learns it from `closed`, or from silence.
-  function quietly(act: () => void) {
-    try {
-      act();
-    } catch {
-      // As said.
     }
   }
 
@@ -260,7 +244,7 @@ export function createClient(options: ClientOptions): Client {
     const answer = await getToken({ reason, signal });
     const text = typeof answer === 'string' ? answer : answer?.token;
     // Of these signs alone can both a header and a subprotocol consist. The token must not stand in a message.
-    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned something that is not a token: only letters, digits and - . _ ~ + may stand in one');
+    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned no token: one has only letters, digits and - . _ ~ +');
     return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
   }
 

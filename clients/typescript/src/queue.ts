@@ -1,9 +1,7 @@
 // What waits for handlers. It is handed over one after the other, in slices, so that a page keeps answering.
 
 import { nextTurn, type Clock } from './clock.js';
-
-const SLICE_MS = 8; // half a frame at 60 Hz
-const COMPACT = 1_000;
+import { COMPACT, SLICE_MS } from './limits.js';
 
 export interface Queue<T> {
   /** How many wait, with the one that is being handled. */

@@ -23,19 +23,13 @@ export function sseParser(onData: (data: string) => void): (piece: string) => vo
   };
 
   return (piece) => {
-    let from = isAfterCr && piece[0] === '\n' ? 1 : 0;
-    if (piece !== '') isAfterCr = false;
+    if (piece === '') return;
+    const lines = piece.slice(isAfterCr && piece[0] === '\n' ? 1 : 0).split(/\r\n?|\n/);
+    isAfterCr = piece.endsWith('\r');
     length += piece.length;
     if (length > LENGTH_MAX) throw new Error('an event of the stream is too long');
-    const ends = /\r\n?|\n/g;
-    ends.lastIndex = from;
-    for (let end = ends.exec(piece); end; end = ends.exec(piece)) {
-      const text = rest + piece.slice(from, end.index);
-      rest = '';
-      from = ends.lastIndex;
-      isAfterCr = from === piece.length && end[0] === '\r';
-      line(text);
-    }
-    rest += piece.slice(from);
+    lines[0] = rest + lines[0];
+    rest = lines.pop()!;
+    lines.forEach(line);
   };
 }

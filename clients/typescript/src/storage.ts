@@ -1,5 +1,7 @@
-// What outlives a page: the cursor (only if the application wants it), and in a tab which transport works.
+// What outlives a page: the cursor (only if the application wants it), and in a tab which transport works. Storage may
+// be absent, full, or forbidden by the user.
 
+import { quietly } from './quietly.js';
 import type { TransportKind } from './transport.js';
 
 /** Keeps the cursor over reloads. `set` gets positions whose events the handlers have finished. */
@@ -17,27 +19,18 @@ export interface CursorStorage {
  */
 export function localStorageCursor(key: string): CursorStorage {
   return {
-    get: () => attempt(() => localStorage.getItem(key)),
-    set: (cursor) => void attempt(() => localStorage.setItem(key, cursor)),
+    get: () => quietly(() => localStorage.getItem(key)),
+    set: (cursor) => void quietly(() => localStorage.setItem(key, cursor)),
   };
 }
 
 const transportKey = (base: string) => `tidegate:transport:${base}`;
 
-export function rememberedTransport(base: string): TransportKind | null {
-  const kind = attempt(() => sessionStorage.getItem(transportKey(base)));
-  return kind === 'ws' || kind === 'sse' ? kind : null;
+/** What this tab has stored, which may be anything. */
+export function rememberedTransport(base: string): string | null {
+  return quietly(() => sessionStorage.getItem(transportKey(base)));
 }
 
 export function rememberTransport(base: string, kind: TransportKind): void {
-  attempt(() => sessionStorage.setItem(transportKey(base), kind));
-}
-
-// Storage may be absent, full, or forbidden by the user.
-function attempt<T>(act: () => T): T | null {
-  try {
-    return act();
-  } catch {
-    return null;
-  }
+  quietly(() => sessionStorage.setItem(transportKey(base), kind));
 }

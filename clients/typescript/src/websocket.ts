@@ -34,15 +34,13 @@ function open(WebSocket: WebSocketConstructor, { url, token }: OpenRequest, sink
     // Its message may repeat the subprotocols, and so the token.
     throw new Error(`the platform refuses to open this WebSocket (${(thrown as Error | null)?.name})`);
   }
-  // A socket whose peer is gone reports its end late or never, so nobody waits for that. `ws` throws if an error
-  // has no listener.
+  // A socket whose peer is gone reports its end late or never, so nobody waits for that.
   const detach = () => {
     socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.onerror = () => {};
   };
   socket.onopen = () => sink.opened();
   socket.onmessage = ({ data }: { data: unknown }) => sink.frame(String(data));
-  socket.onerror = () => {};
+  socket.onerror = () => {}; // `ws` throws if an error has no listener
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
     detach();
     // The gateway's close codes come with the name of its own code.

@@ -16,6 +16,16 @@ for (const [name, value] of [
   });
 }
 
+test('in a page, where an address may be relative, only text is one', () => {
+  globalThis.location = { href: 'https://app.test/page' };
+  try {
+    createClient({ ...right, url: '/realtime' }).dispose();
+    for (const url of [undefined, '', 5, {}]) assert.throws(() => createClient({ ...right, url }), TypeError, String(url));
+  } finally {
+    delete globalThis.location;
+  }
+});
+
 test('what is right or left out is taken', () => {
   createClient(right).dispose();
   createClient({ ...right, services: [], tail: 0, slow: 'skip', maxQueue: 1, storage: null, health: 1, logger: console, cursor: null }).dispose();

@@ -2,22 +2,12 @@
 // (PROTOCOL.md, "Ending and coming back").
 
 import { formatCursor, wholeOr } from './cursor.js';
+import { CLOSE_DONE, CLOSE_FAULT, DELAY_MIN_MS, HINT_MAX_MS, JITTER_MS, OPEN_MS, REFUSALS_MAX, SHORT_MS, STABLE_MS } from './limits.js';
 import { config, count, emit, isOpen, now, random, report, s, wall } from './step.js';
 import { cancelToken, getToken, refreshLater } from './token.js';
 import type { Phase, TokenReason } from './types.js';
 
 const DELAYS_S = [1, 2, 5, 10, 30, 60, 120, 240, 300];
-const JITTER_MS = 5_000;
-const DELAY_MIN_MS = 1_000;
-const HINT_MAX_MS = 86_400_000; // more than a day is taken for a mistake
-const OPEN_MS = 10_000;
-export const STABLE_MS = 10_000;
-const SHORT_MS = 5_000; // what cuts a transport on the way does it soon
-const REFUSALS_MAX = 3;
-
-/** Close codes of this client: it needs no more; something went wrong. */
-export const CLOSE_DONE = 1000;
-export const CLOSE_FAULT = 4000;
 
 /**
  * The delay is drawn from the window of 5 s to both sides of the base, never under 1 s nor under the hint. (If it

@@ -1,15 +1,9 @@
 // What the gateway's clock shows, how late events are, and whether the connection is still alive.
 
+import { COUNT_MAX, PING_MIN_MS, PROBE_MS, REPORT_MS, SAMPLES_MAX, SILENCE_MS } from './limits.js';
 import { now, s, send, unreported } from './step.js';
 import type { State } from './types.js';
 import type { Frame } from './step.js';
-
-const SILENCE_MS = 10_000; // beyond a ping interval
-const PROBE_MS = 5_000;
-const SAMPLES_MAX = 8;
-const PING_MIN_MS = 1_000;
-const REPORT_MS = 30_000;
-const COUNT_MAX = 1_000_000;
 
 /** A frame has come, so the next one is due in a while. */
 export function listen(): void {

@@ -3,15 +3,9 @@
 
 import { timeOf } from './clock.js';
 import { formatCursor, isWhole, parseCursor } from './cursor.js';
-import { count, countDuplicate, DEDUP_MS, emit, now, parse, s, wall } from './step.js';
+import { DEDUP_MS, GENERATION_KEYS, GENERATION_MS, HELD_MAX, KEYS_MAX, LATENCIES_MAX, PAGE_MS } from './limits.js';
+import { count, countDuplicate, emit, now, parse, s, wall } from './step.js';
 import type { Cursor, Held, WireEvent } from './types.js';
-
-const PAGE_MS = 15_000;
-const HELD_MAX = 5_000;
-const LATENCIES_MAX = 100;
-const GENERATION_MS = 60_000;
-const GENERATION_KEYS = 2_000;
-const KEYS_MAX = 10_000;
 
 export function take(held: Held): void {
   if (!s.fill) deliver(held);

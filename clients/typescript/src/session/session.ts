@@ -2,19 +2,17 @@
 // and no randomness; `step` gets all three. The same machine in Rust is crates/tidegate-protocol/src/client;
 // spec/vectors holds both to the same outputs. It implements rules R2 to R5 and R14 (docs/rules.md).
 
-import { bareEnd, begin, broken, CLOSE_DONE, CLOSE_FAULT, end, ended, hintOf, leave, lose, open, settle, soonest, stop, tokenFailed, wait } from './attempt.js';
+import { bareEnd, begin, broken, end, ended, hintOf, leave, lose, open, settle, soonest, stop, tokenFailed, wait } from './attempt.js';
 import { clock, isDue, late, listen, probe, sendHealth, startProbe } from './clock.js';
 import { fillFailed, page, sweep } from './delivery.js';
+import { CLOSE_DONE, CLOSE_FAULT, HELLO_MS, JUMP_MS, UNCONFIRMED_MS } from './limits.js';
 import { emit, enter, initial, isOpen, now, parse, random, report, s, send, wall, type Frame } from './step.js';
-import { EARLY, FRAMES, UNCONFIRMED_MS } from './stream.js';
+import { EARLY, FRAMES } from './stream.js';
 import { cancelToken, getToken } from './token.js';
 import type { Config, ConnectionState, Input, Output, Phase, State, Timers } from './types.js';
 
 export { delay } from './attempt.js';
 export { formatCursor, parseCursor } from './cursor.js';
-
-const HELLO_MS = 10_000;
-const JUMP_MS = 2_000;
 
 export interface Session {
   readonly state: State;

@@ -3,6 +3,7 @@
 // do not meet here.
 
 import { parseCursor } from './cursor.js';
+import { DEDUP_MS, PING_INTERVAL_MS } from './limits.js';
 import type { ClientFrame, Config, Output, State } from './types.js';
 
 export let s: State;
@@ -23,9 +24,6 @@ export function enter(...step: [State, Config, typeof parse, number, number, num
 
 /** A frame of the gateway, as far as it has been checked. */
 export type Frame = Record<string, unknown>;
-
-export const DEDUP_MS = 300_000;
-export const PING_INTERVAL_MS = 25_000;
 
 export function initial(config: Config): State {
   const home = config.transport ?? config.transports[0]!;

@@ -1,18 +1,13 @@
 // The frames of a stream, and how each moves the cursor (PROTOCOL.md, "Continuity"; rules R2 and R3).
 
-import { broken, ended, hintOf, hole, STABLE_MS } from './attempt.js';
+import { broken, ended, hintOf, hole } from './attempt.js';
 import { ask, askAtPing, latency, listen, planHealth, ponged, sample } from './clock.js';
 import { FINAL_CODES } from './codes.js';
 import { formatCursor, isWhole, parseCursor, textOf, textsOf, wholeOr } from './cursor.js';
 import { askPage, fillFailed, isInOrder, moved, take } from './delivery.js';
-import { config, count, countDuplicate, DEDUP_MS, emit, now, PING_INTERVAL_MS, random, s, send, wall, type Frame } from './step.js';
+import { DEDUP_MS, PING_INTERVAL_MAX_MS, PING_INTERVAL_MS, REFRESH_MIN_MS, STABLE_MS, UNCONFIRMED_MS } from './limits.js';
+import { config, count, countDuplicate, emit, now, random, s, send, wall, type Frame } from './step.js';
 import { refreshLater } from './token.js';
-
-const PING_INTERVAL_MAX_MS = 3_600_000;
-const REFRESH_MIN_MS = 1_000;
-
-/** How long a token is taken for good if nobody says. */
-export const UNCONFIRMED_MS = 60_000;
 
 // `hello.cursor` is where this connection begins to account for events. Above the cursor, something would be lost
 // in silence.

@@ -1,11 +1,8 @@
 // Tokens: the application's callback is asked once at a time, and its answer may come late, or never.
 
+import { REFRESH_AGAIN_MAX_MS, REFRESH_AGAIN_MIN_MS, TOKEN_MS } from './limits.js';
 import { emit, isOpen, now, s } from './step.js';
 import type { TokenReason } from './types.js';
-
-const TOKEN_MS = 15_000;
-const REFRESH_AGAIN_MIN_MS = 5_000;
-const REFRESH_AGAIN_MAX_MS = 60_000;
 
 export function getToken(reason: TokenReason): void {
   if (s.request) return; // its answer serves this purpose too

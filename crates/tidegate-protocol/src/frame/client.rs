@@ -89,17 +89,29 @@ impl<'de> Deserialize<'de> for ClientFrame {
 /// Reads a client's text message. Unknown fields are ignored.
 ///
 /// # Errors
-/// [`Code::BadFrame`] for text that is not a JSON object with a string `type`, for an unknown type, for an
+/// [`Code::BadFrame`] for text that is not a JSON object with a string `type`, for an unknown type, for a member
+/// of the table of frames that stands twice, whatever the type, for an
 /// `auth` frame without a string `token`, for a `ping` frame without a whole number `n` below 2^53, and for a
 /// `health` frame whose fields have other types, or more than [`HealthReport::LATENCIES_MAX`] latencies.
 pub fn read_client_frame(text: &str) -> Result<ClientFrame, Refusal> {
     // The sentence has the position of the fault but not the text: that may be a token, and the sentence is
     // logged.
     let draft: Draft<'_> = serde_json::from_str(text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        bad(format!("a frame must be a JSON object with a string `type` (line {line}, column {column})"))
+        let place = format!("(line {}, column {})", error.line(), error.column());
+        bad(match name_of_repeated(&error) {
+            Some(name) => format!("the member `{name}` stands twice in the frame {place}"),
+            None => format!("a frame must be a JSON object with a string `type` {place}"),
+        })
     })?;
     draft.try_into()
+}
+
+/// The field of [`Draft`] that the text has twice. Its name comes from serde's sentence, in which nothing of the
+/// text stands.
+fn name_of_repeated(error: &serde_json::Error) -> Option<String> {
+    let sentence = error.to_string();
+    let (name, _) = sentence.strip_prefix("duplicate field `")?.split_once('`')?;
+    Some(name.to_owned())
 }
 
 fn bad(message: String) -> Refusal {
@@ -142,6 +154,14 @@ mod tests {
             (
                 "{\"token\":\"secret\"}",
                 "a frame must be a JSON object with a string `type` (line 1, column 18)",
+            ),
+            (
+                "{\"type\":\"auth\",\"token\":\"secret\",\"token\":\"secret\"}",
+                "the member `token` stands twice in the frame (line 1, column 39)",
+            ),
+            (
+                "{\"type\":\"ping\",\"type\":1}",
+                "the member `type` stands twice in the frame (line 1, column 21)",
             ),
             ("{\"type\":\"auth\"}", "an auth frame must have a string `token`"),
             ("{\"type\":\"auth\",\"token\":7}", "an auth frame must have a string `token`"),

@@ -16,15 +16,11 @@ use crate::conformance::{self, Choice, Command, Kit, Need, Outcome, Scenario, Tr
 
 /// Tests a client of the stream, in any language, against scripted streams over real sockets.
 ///
-/// With a command, the client is started for each scenario. In its arguments, {url}, {org}, {token},
-/// {transport}, {token_url}, {stream} and {cursor} are replaced; the environment has the same as TIDEGATE_URL and
-/// so on. It prints one JSON line for each event and gap. Without a command, the kit serves: GET /conformance
-/// lists the runs, and a page or a program reports what it got. spec/README.md says more.
+/// With a command, the client is started for each scenario. It prints one JSON line for each event and gap.
+/// Without a command, the kit serves: GET /conformance lists the runs, and a page or a program reports what it
+/// got. spec/README.md says more.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  tidegate conformance -- python3 examples/client.py {transport} {url} {org} {token} \
-                        token={token_url} cursor={cursor}"
-)]
+#[command(after_help = after_help())]
 pub(super) struct Conformance {
     /// The address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
@@ -51,6 +47,16 @@ pub(super) struct Conformance {
     /// The client, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// What the client's command line may have, and an example.
+fn after_help() -> String {
+    format!(
+        "Placeholders in the client's arguments:\n{}The environment of the client has the same as TIDEGATE_URL, \
+         TIDEGATE_STREAM and so on.\n\nExample:\n  tidegate conformance -- python3 examples/client.py {{transport}} \
+         {{url}} {{org}} {{token}} token={{token_url}} cursor={{cursor}}",
+        Command::placeholders()
+    )
 }
 
 /// The values of `--transport`.

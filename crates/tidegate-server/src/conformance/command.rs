@@ -21,8 +21,16 @@ use super::{
 /// How much of what the client writes to its standard error is kept.
 const WORDS_BYTES: usize = 2000;
 
-/// The placeholders of a command line, in braces.
-const PLACES: [&str; 7] = ["url", "org", "token", "transport", "token_url", "cursor", "stream"];
+/// The placeholders of a command line, and what is put in their place. They are written in braces.
+const PLACES: [(&str, &str); 7] = [
+    ("url", "the gateway, http://127.0.0.1:40123"),
+    ("stream", "the address of the stream itself, ws://... or http://..."),
+    ("org", "each run has an org of its own"),
+    ("transport", "ws or sse; use this one alone"),
+    ("token", "the first token"),
+    ("token_url", "GET answers a new token"),
+    ("cursor", "where to start; an argument with it is left out if the scenario has none"),
+];
 
 /// A command line with placeholders.
 #[derive(Debug, Clone)]
@@ -50,15 +58,19 @@ impl Command {
     /// A sentence, if a word has a placeholder that does not exist. Other braces, such as those of JSON, are
     /// left as they are.
     pub fn new(words: Vec<String>) -> Result<Option<Self>, String> {
-        if let Some(name) =
-            words.iter().flat_map(|word| names_in_braces(word)).find(|name| !PLACES.contains(name))
-        {
-            let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
+        let is_unknown = |name: &&str| PLACES.iter().all(|(known, _)| known != name);
+        if let Some(name) = words.iter().flat_map(|word| names_in_braces(word)).find(is_unknown) {
+            let known = PLACES.map(|(name, _)| format!("{{{name}}}")).join(", ");
             return Err(format!(
                 "there is no placeholder {{{name}}} for the client's arguments; there are {known}"
             ));
         }
         Ok((!words.is_empty()).then_some(Self { words }))
+    }
+
+    /// The placeholders, one a line, for the help of the command line.
+    pub fn placeholders() -> String {
+        PLACES.iter().map(|(name, about)| format!("  {:<12} {about}\n", format!("{{{name}}}"))).collect()
     }
 
     /// Plays one scenario to it.
@@ -181,8 +193,8 @@ mod tests {
             assert_eq!(
                 error,
                 format!(
-                    "there is no placeholder {{{name}}} for the client's arguments; there are {{url}}, {{org}}, \
-                     {{token}}, {{transport}}, {{token_url}}, {{cursor}}, {{stream}}"
+                    "there is no placeholder {{{name}}} for the client's arguments; there are {{url}}, {{stream}}, \
+                     {{org}}, {{transport}}, {{token}}, {{token_url}}, {{cursor}}"
                 )
             );
         }

@@ -163,6 +163,31 @@ fn play(scenario: &Arc<Scenario>, transport: Transport) -> Result<(), String> {
 }
 
 #[test]
+fn a_line_with_a_faulty_field_is_shown_as_it_is() {
+    let scenario = all().expect("the file is read").into_iter().find(|one| one.name == "events");
+    let scenario = Arc::new(scenario.expect("a scenario"));
+    let event = "a line of type event with a whole number `seq` and a string `id`";
+    let gap = "a line of type gap with whole numbers `prev` and `seq` and a string `reason`";
+    for (line, expected) in [
+        (r#"{"type":"event","seq":"x","id":"e-1"}"#, event),
+        (r#"{"type":"event","seq":1.5,"id":"e-1"}"#, event),
+        (r#"{"type":"event","seq":1,"id":null}"#, event),
+        (r#"{"type":"gap","prev":0,"seq":"7","reason":"retention"}"#, gap),
+        (r#"{"type":"gap","seq":7,"reason":"retention"}"#, gap),
+    ] {
+        let mut run = Run::new(Arc::clone(&scenario), Transport::Ws, "org".to_owned());
+        run.begin(0);
+        run.line(1, line);
+        let verdict = run.verdict().expect("it fails");
+        assert_eq!(
+            (verdict.expected.as_str(), verdict.seen.as_str()),
+            (expected, &*format!("the line {line}"))
+        );
+        assert_eq!(verdict.rule, "spec/README.md, \"What your client prints\"");
+    }
+}
+
+#[test]
 fn a_client_that_keeps_the_rules_passes_every_script() {
     for scenario in all().expect("the file is read").into_iter().map(Arc::new) {
         // `StreamReader` remembers no ids.

@@ -133,7 +133,7 @@ fn the_kit_lists_its_scenarios_and_judges_a_client() {
     for words in [
         "FAILED   events (sse)\n  expected: lines of JSON objects on standard output, and nothing else\n",
         "  seen:     the line hello\n",
-        "  rule:     PROTOCOL.md, \"Continuity\", 3 (R2)\n",
+        "  rule:     spec/README.md, \"What your client prints\"\n",
         "0 passed, 1 failed, 0 skipped\n",
     ] {
         assert!(ran.out.contains(words), "{words}: {}", ran.out);
@@ -142,6 +142,11 @@ fn the_kit_lists_its_scenarios_and_judges_a_client() {
     let ran = client("echo {} $TIDEGATE_TRANSPORT {org} >&2", "start_from_a_cursor");
     assert!(ran.out.contains("the client's process ended (exit status: 0)"), "{}", ran.out);
     assert!(ran.out.contains("  client:   {} sse start_from_a_cursor.sse.0\n"), "{}", ran.out);
+    assert!(ran.out.contains("  rule:     spec/README.md, \"Run your client\"\n"), "{}", ran.out);
+    let help = run(dir.path(), &["conformance", "-h"]).out;
+    for name in ["url", "stream", "org", "transport", "token", "token_url", "cursor"] {
+        assert!(help.contains(&format!("\n  {{{name}}} ")), "{name}: {help}");
+    }
     let args = ["conformance", "--scenario", "token*", "--without", "token", "--json", "--", "false"];
     let ran = run(dir.path(), &args);
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), "tidegate: every scenario was skipped\n"));

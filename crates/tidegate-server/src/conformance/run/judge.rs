@@ -17,6 +17,9 @@ const AHEAD_MS: u64 = 2000;
 /// The most that is shown of what the client sends or prints.
 const SHOWN_CHARS: usize = 300;
 
+/// What asks for lines of a certain form.
+const PRINTS: &str = "spec/README.md, \"What your client prints\"";
+
 /// Why the client will print nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Over {
@@ -39,23 +42,23 @@ impl Run {
             Ok(line @ Value::Object(_)) => line,
             _ => {
                 let expected = "lines of JSON objects on standard output, and nothing else".to_owned();
-                return self.fail(now, expected, format!("the line {}", shown(text)));
+                return self.fail_by(PRINTS, now, expected, format!("the line {}", shown(text)));
             }
         };
-        let seq = |name: &str| line[name].as_u64();
-        let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let seen = match line["type"].as_str() {
-            Some("event") => Delivery::Event { seq: seq("seq").unwrap_or(0), id: word("id") },
-            Some("gap") => Delivery::Gap {
-                prev: seq("prev").unwrap_or(0),
-                seq: seq("seq").unwrap_or(0),
-                reason: word("reason"),
-            },
+            Some("event") => event_of(&line),
+            Some("gap") => gap_of(&line),
             Some("end") => {
                 self.over.get_or_insert((now, Over::Said(line["code"].as_str().map(str::to_owned))));
                 return self.settle(now);
             }
             _ => return,
+        };
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(expected) => {
+                return self.fail_by(PRINTS, now, expected, format!("the line {}", shown(text)));
+            }
         };
         let expected = self.expected(self.delivered);
         if expected.as_ref() != Some(&seen) {
@@ -179,7 +182,7 @@ impl Run {
                 }
                 Over::Reported => {
                     let expected = "a line {\"type\":\"end\"} in the report, because the end was final";
-                    return self.fail(now, expected.to_owned(), "a report without one".to_owned());
+                    return self.fail_by(PRINTS, now, expected.to_owned(), "a report without one".to_owned());
                 }
                 Over::Exited(_) => return self.end(now, Outcome::Passed, String::new(), String::new()),
                 Over::Said(_) if now >= self.since + QUIET_MS => {
@@ -241,6 +244,23 @@ impl Run {
         };
         delivers.get(number).cloned().or_else(done)
     }
+}
+
+/// The event that a line reports. An error says how the line must be.
+fn event_of(line: &Value) -> Result<Delivery, String> {
+    let event = || Some(Delivery::Event { seq: line["seq"].as_u64()?, id: line["id"].as_str()?.to_owned() });
+    event().ok_or_else(|| "a line of type event with a whole number `seq` and a string `id`".to_owned())
+}
+
+/// The gap that a line reports. An error says how the line must be.
+fn gap_of(line: &Value) -> Result<Delivery, String> {
+    let gap = || {
+        let reason = line["reason"].as_str()?.to_owned();
+        Some(Delivery::Gap { prev: line["prev"].as_u64()?, seq: line["seq"].as_u64()?, reason })
+    };
+    gap().ok_or_else(|| {
+        "a line of type gap with whole numbers `prev` and `seq` and a string `reason`".to_owned()
+    })
 }
 
 /// Whether two values are the same JSON to a reader of numbers as doubles.

@@ -401,8 +401,19 @@ impl Run {
         self.expires_token = code == Code::TokenExpired;
     }
 
+    /// Fails by the rule of the scenario, or, if the client has not even asked for the stream, by that which says so.
     fn fail(&mut self, now: u64, expected: String, seen: String) {
+        if self.attempts == 0 {
+            return self.fail_by("spec/README.md, \"Run your client\"", now, expected, seen);
+        }
         self.end(now, Outcome::Failed, expected, seen);
+    }
+
+    fn fail_by(&mut self, rule: &str, now: u64, expected: String, seen: String) {
+        self.end(now, Outcome::Failed, expected, seen);
+        if let Some(verdict) = &mut self.verdict {
+            rule.clone_into(&mut verdict.rule);
+        }
     }
 
     fn end(&mut self, now: u64, verdict: Outcome, expected: String, seen: String) {

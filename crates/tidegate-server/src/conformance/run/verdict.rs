@@ -31,7 +31,7 @@ pub struct Verdict {
     /// What was seen instead, or why it was skipped.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub seen: String,
-    /// The rule that asks for it.
+    /// The rule that asks for it: the scenario's, or that of spec/README.md which the client breaks before.
     pub rule: String,
     /// What happens in the scenario.
     pub about: String,
