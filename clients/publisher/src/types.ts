@@ -79,12 +79,13 @@ export type Outcome = Stored | Unknown | Refused;
 /**
  * The codes that this package gives itself:
  * - `unreachable`: no answer came within `retryForMs` (no connection, or a broken one)
+ * - `certificate`: the gateway's TLS certificate is not accepted, so nothing was sent. Final, as a wrong key is
  * - `expired`: it waited in the queue for `retryForMs`
  * - `queue_full`: `tryPublish` found no room
  * - `closed`, `aborted`: `close()` was called, the `signal` aborted
  * - `not_an_event`: the event is no object, or JSON cannot hold it (a BigInt, a circle); see `detail`
  */
-export type OwnCode = 'unreachable' | 'expired' | 'queue_full' | 'closed' | 'aborted' | 'not_an_event';
+export type OwnCode = 'unreachable' | 'certificate' | 'expired' | 'queue_full' | 'closed' | 'aborted' | 'not_an_event';
 
 /** Gets sentences for operators. They hold no key and no data of an event. */
 export interface Logger {
