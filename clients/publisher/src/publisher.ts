@@ -89,7 +89,7 @@ class Driver<Events extends object> {
   #entry(event: PublishEvent<Events>): Pending<Events> {
     let resolve = (_: Outcome) => {};
     const outcome = new Promise<Outcome>((settle) => { resolve = settle; });
-    const given: { id?: unknown; org?: unknown; service?: unknown } = typeof event === 'object' && event !== null ? event : {};
+    const given: { id?: unknown; org?: unknown; service?: unknown; data?: unknown } = typeof event === 'object' && event !== null ? event : {};
     const id = given.id === undefined ? uuidV7(this.settings.clock.wall()) : String(given.id);
     const entry = {
       id, event, outcome, resolve,
@@ -99,6 +99,10 @@ class Driver<Events extends object> {
     };
     try {
       if (given !== event || Array.isArray(event)) throw new TypeError('an event is an object');
+      const kind = 'data' in given ? typeof given.data : 'object';
+      if (['undefined', 'function', 'symbol'].includes(kind)) {
+        throw new TypeError(`data is ${kind === 'undefined' ? kind : `a ${kind}`}, which JSON cannot hold; give null if there is none`);
+      }
       const bytes = new TextEncoder().encode(JSON.stringify({ ...event, id: given.id === undefined ? id : given.id }));
       return { ...entry, bytes };
     } catch (error) {

@@ -9,7 +9,10 @@ export interface TokenOptions {
   user: string;
   /** The services that this user may see; `['*']` for all. */
   services: readonly string[];
-  /** How long it is valid, in seconds. At most 30 days. Ten minutes are usual: pages get a new one by themselves. */
+  /**
+   * How long it is valid, in seconds. At most 30 days. Ten minutes are usual: pages get a new one by themselves. A
+   * multiple of 60,000 is refused: it is probably minutes in milliseconds.
+   */
   expiresInS: number;
   /** Which key signed it, if the gateway has several. */
   kid?: string | undefined;
@@ -23,6 +26,7 @@ export interface TokenOptions {
 
 /** `auth.max_token_life` of a gateway, by default. */
 const LIFE_S_MAX = 30 * 24 * 3600;
+const LIFE = `it is a number of seconds from now, at most ${LIFE_S_MAX} (30 days)`;
 const SECRET_BYTES_MIN = 32;
 const NAME = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
 
@@ -80,12 +84,18 @@ function checkServices(services: unknown) {
 }
 
 function checkLife(seconds: unknown) {
+  if (seconds instanceof Date) throw wrong(`expiresInS is a date; ${LIFE}`);
   if (typeof seconds !== 'number' || !Number.isSafeInteger(seconds) || seconds < 1) {
-    throw wrong('expiresInS must be a whole number of seconds, at least 1');
+    throw wrong(`expiresInS must be a whole number of seconds, at least 1; ${LIFE}`);
   }
   if (seconds > LIFE_S_MAX) {
     const hint = seconds > 1e9 ? 'it is a duration, not a point in time' : 'is it in milliseconds?';
-    throw wrong(`expiresInS is ${seconds} s, longer than 30 days, which the gateway refuses; ${hint}`);
+    throw wrong(`expiresInS is ${seconds} s, and at most ${LIFE_S_MAX} s are allowed: it is longer than 30 days, which the gateway refuses; ${hint}`);
+  }
+  // Ten minutes in milliseconds are a week in seconds, which the gateway takes.
+  if (seconds % 60_000 === 0) {
+    throw wrong(`expiresInS is ${seconds} s, ${Math.round(seconds / 3600)} hours; are these milliseconds? Then give ${seconds / 1000}. `
+      + `If the hours are meant, give a second less; ${LIFE}`);
   }
 }
 
