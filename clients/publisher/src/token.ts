@@ -1,5 +1,7 @@
 // @tidegate/publisher/token: tokens for readers, made by the back-end of a page.
 
+import { faultOfNames } from './names.js';
+
 export interface TokenOptions {
   /** The `secret` of the gateway's key: its text as it is, not decoded. 32 bytes or more. */
   secret: string | Uint8Array;
@@ -28,6 +30,10 @@ export interface TokenOptions {
 const LIFE_S_MAX = 30 * 24 * 3600;
 const LIFE = `it is a number of seconds from now, at most ${LIFE_S_MAX} (30 days)`;
 const SECRET_BYTES_MIN = 32;
+/** The names of all options. `satisfies` fails if one is missing. */
+const NAMES = Object.keys({
+  secret: 0, org: 0, user: 0, services: 0, expiresInS: 0, kid: 0, iss: 0, aud: 0, now: 0,
+} satisfies Record<keyof TokenOptions, 0>);
 const NAME = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
 
 /**
@@ -35,6 +41,8 @@ const NAME = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
  * Rejects with a `TypeError` if an option is wrong: a token that the gateway would refuse is not made.
  */
 export async function mintToken(options: TokenOptions): Promise<string> {
+  const fault = faultOfNames(options, NAMES);
+  if (fault !== null) throw wrong(fault);
   const { org, user, services, expiresInS, kid, iss, aud, now = Date.now } = options;
   const secret = secretOf(options.secret);
   if (!isText(org) || !NAME.test(org)) throw wrong('org must be 1 to 64 of A-Z a-z 0-9 . _ - and not start with a dot');
