@@ -42,17 +42,19 @@ export function faultOf(error: unknown, url: string): Fault {
   const { message, code } = fields(error);
   const cause = fields(fields(error).cause);
   const codes = [code, cause.code].filter((found) => typeof found === 'string');
-  const says = (clue: string) => codes.includes(clue) || [cause.message, message].some((said) => String(said).includes(clue));
+  const inDeno = String(cause.message).includes(NO_CONNECTION_IN_DENO) ? String(cause.message) : '';
+  const isOneOf = (clues: readonly string[]) => clues.some((clue) => codes.includes(clue) || inDeno.includes(clue));
   const { origin } = new URL(url);
-  const [, words] = CERTIFICATE.find(([clues]) => clues.some(says)) ?? [];
+  const [, words] = CERTIFICATE.find(([clues]) => isOneOf(clues)) ?? [];
   if (words !== undefined) {
     return { why: { code: 'certificate', detail: `the certificate of ${origin} ${words}` }, isKnown: true, isFinal: true };
   }
   const found = [cause.code, cause.message, message, error].find((word) => typeof word === 'string' && word !== '');
   const said = String(found ?? 'the request failed');
-  const isNoTls = [...NO_HANDSHAKE, ...HANDSHAKE_ENDED].some(says);
+  const hasEnded = HANDSHAKE_ENDED.some((part) => `${String(cause.message)} ${String(message)}`.includes(part));
+  const isNoTls = hasEnded || isOneOf(NO_HANDSHAKE);
   const detail = isNoTls ? `the TLS handshake with ${origin} failed (${said}): is that address one for https?` : said;
-  const isKnown = isNoTls || [...NO_CONNECTION, NO_CONNECTION_IN_DENO].some(says);
+  const isKnown = isNoTls || inDeno !== '' || isOneOf(NO_CONNECTION);
   return { why: { code: 'unreachable', detail: `no answer came: ${detail}` }, isKnown, isFinal: false };
 }
 
