@@ -116,7 +116,16 @@ function judge(problem: Problem, events: readonly Sent[], among: Among): Verdict
     });
   }
   const by = splitBy(problem, events);
-  return events.map(() => (by ? { kind: 'split', by, why, among } : { kind: 'refused', why }));
+  const said = isOurs ? { ...why, detail: withoutIndex(why.detail, events.length === 1 ? 'the event' : 'an event') } : why;
+  return events.map(() => (by ? { kind: 'split', by, why: said, among } : { kind: 'refused', why: said }));
+}
+
+/**
+ * A sentence of the gateway with `name` for each "event 7": the gateway counts the events of one request, which the
+ * application does not know.
+ */
+function withoutIndex(sentence: string, name: string): string {
+  return sentence.replace(/\bevent \d+\b/g, name);
 }
 
 function isAgain(status: number, code: string): boolean {

@@ -1,6 +1,7 @@
 // Drives the queue: one request at a time, timers, back-pressure, the end. `createPublisher` is what users call.
 
-import { read, type Why } from './answer.js';
+import { read, type Verdict, type Why } from './answer.js';
+import type { Fault } from './fault.js';
 import { uuidV7 } from './id.js';
 import { type Entry, givenUp, Queue, type Settled } from './queue.js';
 import { attempt, body } from './request.js';
@@ -38,6 +39,9 @@ export function createPublisher<Events extends object = Record<string, unknown>>
     },
   };
 }
+
+const verdictOf = ({ why, isKnown, isFinal }: Fault): Verdict =>
+  (isFinal ? { kind: 'refused', why } : { kind: 'again', why, isKnown, askedMs: 0, among: 'request' });
 
 class Driver<Events extends object> {
   /** Events that are accepted and not settled, and the bytes of them. */
@@ -85,7 +89,7 @@ class Driver<Events extends object> {
   #entry(event: PublishEvent<Events>): Pending<Events> {
     let resolve = (_: Outcome) => {};
     const outcome = new Promise<Outcome>((settle) => { resolve = settle; });
-    const given: { id?: unknown; org?: unknown; service?: unknown } = typeof event === 'object' && event !== null ? event : {};
+    const given: { id?: unknown; org?: unknown; service?: unknown; data?: unknown } = typeof event === 'object' && event !== null ? event : {};
     const id = given.id === undefined ? uuidV7(this.settings.clock.wall()) : String(given.id);
     const entry = {
       id, event, outcome, resolve,
@@ -95,6 +99,10 @@ class Driver<Events extends object> {
     };
     try {
       if (given !== event || Array.isArray(event)) throw new TypeError('an event is an object');
+      const kind = 'data' in given ? typeof given.data : 'object';
+      if (['undefined', 'function', 'symbol'].includes(kind)) {
+        throw new TypeError(`data is ${kind === 'undefined' ? kind : `a ${kind}`}, which JSON cannot hold; give null if there is none`);
+      }
       const bytes = new TextEncoder().encode(JSON.stringify({ ...event, id: given.id === undefined ? id : given.id }));
       return { ...entry, bytes };
     } catch (error) {
@@ -169,10 +177,7 @@ class Driver<Events extends object> {
     this.#request = null;
     const verdicts = tried.kind === 'answer'
       ? read(tried.answer, batch, clock.wall())
-      : batch.map(() => {
-        const why = { code: 'unreachable', detail: tried.detail };
-        return { kind: 'again', why, isKnown: tried.isKnown, askedMs: 0, among: 'request' } as const;
-      });
+      : batch.map(() => verdictOf(tried.fault));
     const settled = this.#queue.settle(batch, verdicts, clock.now(), random);
     this.#log(batch.length - settled.length, settled, verdicts);
     this.#settle(settled);

@@ -1,16 +1,12 @@
 // One request: the events as a body, and the answer or what went wrong.
 
 import type { Answer } from './answer.js';
+import { type Fault, faultOf } from './fault.js';
 import type { Entry } from './queue.js';
 
 export type Attempt =
   | { kind: 'answer'; answer: Answer }
-  /** No answer came. `isKnown`: there was no connection, so nothing can have been stored. */
-  | { kind: 'broken'; detail: string; isKnown: boolean };
-
-/** What fails before a request is sent: codes of Node and Bun, and a part of Deno's sentence. */
-const NO_CONNECTION = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'UND_ERR_CONNECT_TIMEOUT', 'ConnectionRefused'];
-const NO_CONNECTION_IN_DENO = 'client error (Connect)';
+  | { kind: 'broken'; fault: Fault };
 
 export function body(entries: readonly Entry[]): Uint8Array<ArrayBuffer> {
   const length = entries.reduce((bytes, entry) => bytes + entry.bytes.length + 1, 1);
@@ -43,7 +39,7 @@ export async function attempt(
   try {
     return { kind: 'answer', answer: await Promise.race([answer, aborted]) };
   } catch (error) {
-    return { kind: 'broken', ...fault(error) };
+    return { kind: 'broken', fault: faultOf(error, url) };
   }
 }
 
@@ -68,20 +64,4 @@ async function exchange(
     location: response.headers.get('location'),
     body: await response.text(),
   };
-}
-
-/** `fetch` hides the fault of the socket in `cause`. */
-function fault(error: unknown): { detail: string; isKnown: boolean } {
-  const { message, code } = fields(error);
-  const cause = fields(fields(error).cause);
-  const codes = [code, cause.code].filter((found) => typeof found === 'string');
-  const words = [cause.code, cause.message, message, error].find((word) => typeof word === 'string' && word !== '');
-  return {
-    detail: `no answer came: ${String(words ?? 'the request failed')}`,
-    isKnown: codes.some((found) => NO_CONNECTION.includes(found)) || String(cause.message).includes(NO_CONNECTION_IN_DENO),
-  };
-}
-
-function fields(value: unknown): { message?: unknown; code?: unknown; cause?: unknown } {
-  return typeof value === 'object' && value !== null ? value : {};
 }

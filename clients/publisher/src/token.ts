@@ -1,5 +1,7 @@
 // @tidegate/publisher/token: tokens for readers, made by the back-end of a page.
 
+import { faultOfNames } from './names.js';
+
 export interface TokenOptions {
   /** The `secret` of the gateway's key: its text as it is, not decoded. 32 bytes or more. */
   secret: string | Uint8Array;
@@ -9,7 +11,10 @@ export interface TokenOptions {
   user: string;
   /** The services that this user may see; `['*']` for all. */
   services: readonly string[];
-  /** How long it is valid, in seconds. At most 30 days. Ten minutes are usual: pages get a new one by themselves. */
+  /**
+   * How long it is valid, in seconds. At most 30 days. Ten minutes are usual: pages get a new one by themselves. A
+   * multiple of 60,000 is refused: it is probably minutes in milliseconds.
+   */
   expiresInS: number;
   /** Which key signed it, if the gateway has several. */
   kid?: string | undefined;
@@ -23,7 +28,12 @@ export interface TokenOptions {
 
 /** `auth.max_token_life` of a gateway, by default. */
 const LIFE_S_MAX = 30 * 24 * 3600;
+const LIFE = `it is a number of seconds from now, at most ${LIFE_S_MAX} (30 days)`;
 const SECRET_BYTES_MIN = 32;
+/** The names of all options. `satisfies` fails if one is missing. */
+const NAMES = Object.keys({
+  secret: 0, org: 0, user: 0, services: 0, expiresInS: 0, kid: 0, iss: 0, aud: 0, now: 0,
+} satisfies Record<keyof TokenOptions, 0>);
 const NAME = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
 
 /**
@@ -31,6 +41,8 @@ const NAME = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
  * Rejects with a `TypeError` if an option is wrong: a token that the gateway would refuse is not made.
  */
 export async function mintToken(options: TokenOptions): Promise<string> {
+  const fault = faultOfNames(options, NAMES);
+  if (fault !== null) throw wrong(fault);
   const { org, user, services, expiresInS, kid, iss, aud, now = Date.now } = options;
   const secret = secretOf(options.secret);
   if (!isText(org) || !NAME.test(org)) throw wrong('org must be 1 to 64 of A-Z a-z 0-9 . _ - and not start with a dot');
@@ -80,12 +92,18 @@ function checkServices(services: unknown) {
 }
 
 function checkLife(seconds: unknown) {
+  if (seconds instanceof Date) throw wrong(`expiresInS is a date; ${LIFE}`);
   if (typeof seconds !== 'number' || !Number.isSafeInteger(seconds) || seconds < 1) {
-    throw wrong('expiresInS must be a whole number of seconds, at least 1');
+    throw wrong(`expiresInS must be a whole number of seconds, at least 1; ${LIFE}`);
   }
   if (seconds > LIFE_S_MAX) {
     const hint = seconds > 1e9 ? 'it is a duration, not a point in time' : 'is it in milliseconds?';
-    throw wrong(`expiresInS is ${seconds} s, longer than 30 days, which the gateway refuses; ${hint}`);
+    throw wrong(`expiresInS is ${seconds} s, and at most ${LIFE_S_MAX} s are allowed: it is longer than 30 days, which the gateway refuses; ${hint}`);
+  }
+  // Ten minutes in milliseconds are a week in seconds, which the gateway takes.
+  if (seconds % 60_000 === 0) {
+    throw wrong(`expiresInS is ${seconds} s, ${Math.round(seconds / 3600)} hours; are these milliseconds? Then give ${seconds / 1000}. `
+      + `If the hours are meant, give a second less; ${LIFE}`);
   }
 }
 

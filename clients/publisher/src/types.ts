@@ -79,12 +79,13 @@ export type Outcome = Stored | Unknown | Refused;
 /**
  * The codes that this package gives itself:
  * - `unreachable`: no answer came within `retryForMs` (no connection, or a broken one)
+ * - `certificate`: the gateway's TLS certificate is not accepted, so nothing was sent. Final, as a wrong key is
  * - `expired`: it waited in the queue for `retryForMs`
  * - `queue_full`: `tryPublish` found no room
  * - `closed`, `aborted`: `close()` was called, the `signal` aborted
- * - `not_an_event`: the event is no object, or JSON cannot hold it (a BigInt, a circle); see `detail`
+ * - `not_an_event`: the event is no object, or JSON cannot hold it (a BigInt, a circle, a function as `data`); see `detail`
  */
-export type OwnCode = 'unreachable' | 'expired' | 'queue_full' | 'closed' | 'aborted' | 'not_an_event';
+export type OwnCode = 'unreachable' | 'certificate' | 'expired' | 'queue_full' | 'closed' | 'aborted' | 'not_an_event';
 
 /** Gets sentences for operators. They hold no key and no data of an event. */
 export interface Logger {
@@ -120,11 +121,16 @@ export interface PublisherOptions<Events extends object = EventMap> {
   maxQueueBytes?: number | undefined;
   /**
    * How long after `publish` an event is still tried. Default 4 minutes. With `requestTimeoutMs` it must be less
-   * than the gateway's `dedup.window` (5 minutes by default), or a retry could store an event twice.
+   * than `dedupWindowMs`.
    */
   retryForMs?: number | undefined;
   /** How long one request may take. Default 30 s. */
   requestTimeoutMs?: number | undefined;
+  /**
+   * The gateway's `dedup.window`: how long it remembers the id of an event. Default 5 minutes, as in the gateway. A
+   * retry after that could store the event a second time. Give a longer one only if the gateway has it.
+   */
+  dedupWindowMs?: number | undefined;
   /** Ends everything at once: what is not settled becomes `unknown` or `refused` with the code `aborted`. */
   signal?: AbortSignal | undefined;
   /** Called with each outcome, before the promise of `publish` settles. What it throws is logged. */

@@ -313,7 +313,7 @@ test('a batch ends at maxBatch and maxBatchBytes', async (t) => {
 });
 
 test('flush sends at once and waits for the outcomes', async (t) => {
-  const { server, publisher } = await start(t, { maxDelayMs: 3_000_000, retryForMs: 4_000_000 });
+  const { server, publisher } = await start(t, { maxDelayMs: 3_000_000, retryForMs: 4_000_000, dedupWindowMs: 5_000_000 });
   let outcome;
   publisher.publish(event(1)).then((found) => { outcome = found; });
   await publisher.flush();
@@ -322,7 +322,7 @@ test('flush sends at once and waits for the outcomes', async (t) => {
 });
 
 test('close flushes, takes no more, and is the same when called twice', async (t) => {
-  const { publisher } = await start(t, { maxDelayMs: 3_000_000, retryForMs: 4_000_000, maxQueue: 1 });
+  const { publisher } = await start(t, { maxDelayMs: 3_000_000, retryForMs: 4_000_000, dedupWindowMs: 5_000_000, maxQueue: 1 });
   const before = [1, 2].map((n) => publisher.publish(event(n)));
   const closing = publisher.close({ timeoutMs: 60_000 });
   const late = await publisher.publish(event(3));
@@ -389,6 +389,10 @@ test('what is no event is refused, and what is injected and throws breaks nothin
     const { status, code, retryable } = await publisher.publish(bad);
     assert.deepEqual([status, code, retryable], ['refused', 'not_an_event', false]);
   }
+  for (const [data, says] of [[() => 1, 'a function'], [Symbol('x'), 'a symbol'], [undefined, 'undefined']]) {
+    const { status, code, detail } = await publisher.publish(event(1, { data }));
+    assert.deepEqual([status, code, detail], ['refused', 'not_an_event', `data is ${says}, which JSON cannot hold; give null if there is none`]);
+  }
   const good = event(2);
   const outcome = await publisher.publish(good);
   assert.equal(outcome.status, 'stored');
@@ -435,7 +439,21 @@ test('wrong options are named', () => {
   assert.throws(make({ key: '' }), /key must be an API key/);
   assert.throws(make({ key: 'tgk_1\n' }), /line breaks/);
   assert.throws(make({ org: 'a/b' }), /org must be/);
+  assert.throws(make({ key: undefined }), /key is missing; is the environment variable/);
+  assert.throws(make({ retryForMS: 1000 }), { message: 'createPublisher: "retryForMS" is no option; did you mean retryForMs?' });
+  assert.throws(make({ maxBach: 1 }), /did you mean maxBatch\?/);
+  assert.throws(make({ colour: 1 }), /"colour" is no option; the options are url, key, org, /);
+  for (const nothing of [undefined, null, 'http://gateway']) {
+    assert.throws(() => createPublisher(nothing), { message: 'createPublisher: give the options as an object: { url, key, ... }' });
+  }
   assert.throws(make({ maxBatch: 0 }), /maxBatch must be a whole number of at least 1/);
   assert.throws(make({ maxQueue: '10' }), /maxQueue must be/);
   assert.throws(make({ retryForMs: 5 }), /retryForMs must be more than maxDelayMs/);
+  assert.throws(make({ retryForMs: 270_000 }), {
+    message: 'createPublisher: retryForMs (270000) and requestTimeoutMs (30000) together must be less than dedupWindowMs (300000), '
+      + 'or a retry could store an event twice',
+  });
+  assert.throws(make({ requestTimeoutMs: 60_000 }), /requestTimeoutMs \(60000\)/);
+  assert.throws(make({ dedupWindowMs: 60_000 }), /dedupWindowMs \(60000\)/);
+  assert.ok(make({ retryForMs: 3_600_000, dedupWindowMs: 7_200_000 })());
 });

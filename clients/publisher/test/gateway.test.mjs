@@ -41,7 +41,7 @@ test('faulty events of a batch are refused, each with its pointer; the others ar
   await publisher.publish(event(0, { id: 'taken' }));
   const outcomes = await Promise.all([
     event(1), event(2, { service: '.hidden' }), event(3, { user: ['alice'] }), event(4, { id: 'taken' }),
-    event(5, { org: 'other' }), event(6, { data: undefined }), event(7, { data: 'x'.repeat(300_000) }), event(8),
+    event(5, { org: 'other' }), { service: 'finance', event: 'invoice.paid' }, event(7, { data: 'x'.repeat(300_000) }), event(8),
   ].map((one) => publisher.publish(one)));
   const told = outcomes.map(({ status, code, pointer, errors, limit }) => [status, code, pointer ?? limit, errors?.[0].code]);
   assert.deepEqual(told, [
@@ -55,6 +55,8 @@ test('faulty events of a batch are refused, each with its pointer; the others ar
     ['stored', undefined, undefined, undefined],
   ]);
   assert.match(outcomes[2].detail, /users/, 'the gateway names the field that was meant');
+  assert.match(outcomes[3].detail, /^the id of the event was used /, 'no index in a request that nobody sees');
+  assert.match(outcomes[6].detail, /^the event \(\d+ bytes\) is larger than limits\.event_bytes/);
 });
 
 test('several orgs with one key, and what the key does not cover', async (t) => {
@@ -73,6 +75,7 @@ test('several orgs with one key, and what the key does not cover', async (t) => 
     ['stored', '', ''], ['stored', '', ''], ['refused', 'forbidden', ''], ['refused', 'forbidden', ''],
     ['refused', 'invalid', '/org'], ['refused', 'id_conflict', ''], ['stored', '', ''],
   ]);
+  assert.match(outcomes[5].detail, /^the id of the event was used /);
 });
 
 test('limits of the gateway that are lower than those of the publisher', async (t) => {

@@ -2,7 +2,7 @@
 import { createPublisher } from '../dist/index.js';
 import { mintToken } from '../dist/token.js';
 
-const [url, closed] = process.argv.slice(2);
+const [url, closed, plain, good, ...flawed] = process.argv.slice(2);
 const event = { service: 'finance', event: 'invoice.paid', data: { amount: '1' } };
 const options = { url, key: 'tgk_1_2', org: 'acme' };
 
@@ -27,3 +27,16 @@ console.log(aborted.status, aborted.code);
 
 const token = await mintToken({ secret: 's'.repeat(32), org: 'acme', user: 'alice', services: ['*'], expiresInS: 60 });
 console.log('token', token.split('.').length);
+
+// A gateway that speaks no TLS, although the url says so.
+const unsafe = createPublisher({ ...options, url: plain, retryForMs: 300 });
+const unspoken = await unsafe.publish(event);
+console.log(unspoken.status, unspoken.code + (unspoken.retryable ? ', later perhaps' : ''));
+
+// One whose certificate is accepted, and those whose are not: refused at the first try.
+const secure = await createPublisher({ ...options, url: good }).publish(event);
+console.log(secure.status, secure.code, 'after', secure.attempts);
+for (const address of flawed) {
+  const { status, code, attempts, detail } = await createPublisher({ ...options, url: address }).publish(event);
+  console.log(`${status} ${code} after ${attempts}: ${detail.replace(address, 'URL')}`);
+}

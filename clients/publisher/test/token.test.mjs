@@ -39,6 +39,10 @@ const wrong = [
   [{ expiresInS: 0.5 }, /whole number/],
   [{ expiresInS: 3_600_000 }, /longer than 30 days, which the gateway refuses; is it in milliseconds\?/],
   [{ expiresInS: 1_764_000_600 }, /it is a duration, not a point in time/],
+  [{ expiresInS: 600_000 }, /expiresInS is 600000 s, 167 hours; are these milliseconds\? Then give 600\..* at most 2592000 \(30 days\)/],
+  [{ expiresInS: new Date(1_764_000_600_000) }, /expiresInS is a date; it is a number of seconds from now, at most 2592000/],
+  [{ expiresIn: 600 }, /"expiresIn" is no option; did you mean expiresInS\?/],
+  [{ audience: 'events' }, /"audience" is no option; the options are secret, org, /],
   [{ kid: 'k'.repeat(129) }, /kid must be text of at most 128 bytes/],
   [{ iss: '' }, /iss must be text, or be left out/],
   [{ aud: ['events'] }, /aud must be text/],
@@ -55,3 +59,7 @@ for (const [options, sentence] of wrong) {
     });
   });
 }
+
+test('no options at all', async () => {
+  await assert.rejects(mintToken(), { message: 'mintToken: give the options as an object: { secret, org, ... }' });
+});

@@ -1,6 +1,6 @@
 //! How a client is configured, and its start.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use reqwest::Url;
 use tidegate_protocol::{
@@ -72,6 +72,19 @@ pub enum ConfigError {
     /// A publisher's events would expire before they are sent.
     #[error("retry_for(..) must be longer than delay(..)")]
     RetryFor,
+    /// A publisher would retry when the gateway no longer knows the id of the event.
+    #[error(
+        "retry_for({retry_for:?}) and request_timeout({request_timeout:?}) together must be less than \
+         dedup_window({dedup_window:?}), or a retry could store an event twice"
+    )]
+    DedupWindow {
+        /// How long an event is tried.
+        retry_for: Duration,
+        /// How long one request may take.
+        request_timeout: Duration,
+        /// How long the gateway remembers ids.
+        dedup_window: Duration,
+    },
     /// The certificates or the TLS library.
     #[error("set up HTTP and TLS: {0}")]
     Http(#[from] reqwest::Error),

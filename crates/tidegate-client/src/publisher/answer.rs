@@ -194,9 +194,14 @@ impl<'a> Problem<'a> {
             };
             return (0..events.len()).map(verdict).collect();
         }
-        let verdict = match self.split(events) {
-            Some(by) => Verdict::Split { by, why: self.why, among },
-            None => Verdict::Refused { why: self.why, errors: Vec::new() },
+        let by = self.split(events);
+        let mut why = self.why;
+        if self.is_ours {
+            why.detail = without_index(&why.detail, if events.len() == 1 { "the event" } else { "an event" });
+        }
+        let verdict = match by {
+            Some(by) => Verdict::Split { by, why, among },
+            None => Verdict::Refused { why, errors: Vec::new() },
         };
         vec![verdict; events.len()]
     }
@@ -237,6 +242,22 @@ pub(super) fn read(answer: &Answer, sent: &[Sent<'_>], wall: u64) -> Vec<Verdict
         let problem = orgs.get(&org).copied().flatten().or(body);
         Problem::of(problem, status, asked_ms).judge(events, Among::Org)
     })
+}
+
+/// A sentence of the gateway with `name` for each "event 7": the gateway counts the events of one request, which the
+/// application does not know.
+fn without_index(sentence: &str, name: &str) -> String {
+    let mut parts = sentence.split("event ");
+    let mut said = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let after = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let ends = !after.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        let begins = !said.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let is_index = after.len() < part.len() && begins && ends;
+        said.push_str(if is_index { name } else { "event " });
+        said.push_str(if is_index { after } else { part });
+    }
+    said
 }
 
 /// An answer with a place for each event; `None` if it is not that.

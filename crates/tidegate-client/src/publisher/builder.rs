@@ -30,6 +30,7 @@ pub struct Builder {
     room: Room,
     retry_for: Duration,
     request_timeout: Duration,
+    dedup_window: Duration,
     certificates: Vec<reqwest::Certificate>,
     hooks: Hooks,
 }
@@ -50,6 +51,7 @@ impl Builder {
             room: Room { events: 10_000, bytes: 64 << 20 },
             retry_for: Duration::from_secs(240),
             request_timeout: Duration::from_secs(30),
+            dedup_window: Duration::from_secs(300),
             certificates: Vec::new(),
             hooks: Hooks::default(),
         }
@@ -82,7 +84,7 @@ impl Builder {
     }
 
     /// How long an event is tried after it was accepted. Default: 4 minutes. With the time of one request it must
-    /// be less than the gateway's `dedup.window` (5 minutes by default), or a retry could store an event twice.
+    /// be less than [`Builder::dedup_window`].
     pub fn retry_for(mut self, time: Duration) -> Self {
         self.retry_for = time;
         self
@@ -91,6 +93,15 @@ impl Builder {
     /// How long one request may take. Default: 30 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
+        self
+    }
+
+    /// The gateway's `dedup.window`: how long it remembers the id of an event. Default: 5 minutes, as in the gateway.
+    /// A retry after that could store the event a second time, so [`Builder::build`] refuses times of
+    /// [`Builder::retry_for`] and [`Builder::request_timeout`] that are not shorter together. Give a longer one only
+    /// if the gateway has it.
+    pub fn dedup_window(mut self, window: Duration) -> Self {
+        self.dedup_window = window;
         self
     }
 
@@ -131,6 +142,10 @@ impl Builder {
         let retry_for_ms = tidegate_protocol::time::millis(self.retry_for);
         if retry_for_ms <= self.limits.delay_ms {
             return Err(ConfigError::RetryFor);
+        }
+        let Self { retry_for, request_timeout, dedup_window, .. } = self;
+        if retry_for.saturating_add(request_timeout) >= dedup_window {
+            return Err(ConfigError::DedupWindow { retry_for, request_timeout, dedup_window });
         }
         let http =
             gateway::client().timeout(self.request_timeout).tls_certs_merge(self.certificates).build()?;

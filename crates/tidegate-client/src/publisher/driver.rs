@@ -24,11 +24,12 @@ use tokio::{
 
 use super::{
     answer::{Among, Answer, Sent, Verdict, Why, read},
+    fault::verdict_of,
     handle::Gate,
     outcome::Outcome,
     queue::{Entry, Limits, Queue, Settled},
 };
-use crate::{gateway::transport, random::unit};
+use crate::random::unit;
 
 /// The answer to a request with 1,000 events is a tenth of that. A longer one is no gateway's.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -89,11 +90,8 @@ impl fmt::Debug for Command {
 /// What came of a request.
 enum Attempt {
     Answer(Answer),
-    /// No answer came. `is_known`: there was no connection, so nothing can have been stored.
-    Broken {
-        detail: String,
-        is_known: bool,
-    },
+    /// No answer came.
+    Broken(reqwest::Error),
 }
 
 /// Events whose outcomes are waited for: `left` of those up to `last`.
@@ -242,10 +240,7 @@ impl Driver {
                 let sent: Vec<Sent<'_>> = entries.iter().map(Entry::sent).collect();
                 read(&answer, &sent, wall())
             }
-            Attempt::Broken { detail, is_known } => {
-                let why = Why::new("unreachable", detail);
-                vec![Verdict::Again { why, is_known, asked_ms: 0, among: Among::Request }; entries.len()]
-            }
+            Attempt::Broken(error) => vec![verdict_of(error, &self.setup.url); entries.len()],
         };
         self.warn(&verdicts);
         // The clock counts whole milliseconds; the delay begins at the end of this one.
@@ -328,13 +323,9 @@ async fn answered(request: &mut Option<(Request, Vec<Entry<Kept>>)>) -> Attempt 
 }
 
 async fn exchange(request: reqwest::RequestBuilder) -> Attempt {
-    let broken = |error: reqwest::Error| {
-        let is_known = error.is_connect();
-        Attempt::Broken { detail: format!("no answer came: {}", transport(error)), is_known }
-    };
     let mut response = match request.send().await {
         Ok(response) => response,
-        Err(error) => return broken(error),
+        Err(error) => return Attempt::Broken(error),
     };
     let text = |headers: &HeaderMap, name: HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let mut answer = Answer {
@@ -350,7 +341,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Attempt {
             }
             // Cut short, it is no answer of a gateway.
             Ok(_) => return Attempt::Answer(answer),
-            Err(error) => return broken(error),
+            Err(error) => return Attempt::Broken(error),
         }
     }
 }

@@ -19,7 +19,8 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// An event of `service` that is named `event`. `data` becomes JSON here and now.
+    /// An event of `service` that is named `event`. `data` becomes JSON here and now; a float
+    /// that is NaN or infinite becomes `null`.
     pub fn new(service: impl Into<String>, event: impl Into<String>, data: impl Serialize) -> Self {
         Self {
             org: None,

@@ -42,6 +42,7 @@ mod builder;
 mod delay;
 mod driver;
 mod event;
+mod fault;
 mod handle;
 mod outcome;
 mod queue;

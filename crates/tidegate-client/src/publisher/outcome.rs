@@ -80,8 +80,9 @@ pub struct Refused {
     /// The event's id.
     pub id: String,
     /// A code of the gateway (PROTOCOL.md, "Codes"); `http_<status>` if something else answered; or a code of this
-    /// crate: `unreachable` (no answer came), `expired` (the time was over while it waited), `closed`,
-    /// `not_an_event` (its data cannot be JSON).
+    /// crate: `unreachable` (no answer came), `certificate` (the gateway's TLS certificate is not accepted, so
+    /// nothing was sent), `expired` (the time was over while it waited), `closed`, `not_an_event` (its data cannot
+    /// be JSON).
     pub code: String,
     /// One sentence. It may hold the gateway's text, control characters included.
     pub detail: String,

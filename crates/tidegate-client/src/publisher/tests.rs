@@ -8,8 +8,8 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
     sync::Notify,
 };
 
@@ -63,7 +63,7 @@ impl Server {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     acts: Arc<Mutex<VecDeque<Act>>>,
     requests: Arc<Mutex<Vec<Request>>>,
 ) -> Option<()> {
@@ -98,7 +98,7 @@ fn stored(events: &[Value]) -> Value {
     json!({"cursor": format!("e-{}", events.len()), "events": places})
 }
 
-async fn request(stream: &mut TcpStream) -> Option<(String, Vec<Value>)> {
+async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, Vec<Value>)> {
     let mut read = Vec::new();
     loop {
         if let Some(end) = read.windows(4).position(|part| part == b"\r\n\r\n") {
@@ -193,6 +193,73 @@ async fn what_cannot_be_reached_is_refused_and_what_breaks_is_unknown() {
     let outcome = publisher.publish(event(1).id("mine")).await;
     let Outcome::Unknown(unknown) = outcome else { panic!("{outcome:?}") };
     assert_eq!((unknown.id.as_str(), unknown.code.as_str()), ("mine", "unreachable"));
+}
+
+/// A file of spec/certificates.
+fn pem(name: &str) -> Vec<u8> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/certificates");
+    std::fs::read(format!("{directory}/{name}.pem")).expect("a file")
+}
+
+/// An https server with this certificate, that stores what it gets.
+async fn secure(name: &str) -> String {
+    use tokio_rustls::rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    };
+    let key = PrivateKeyDer::from_pem_slice(&pem("key")).expect("a key");
+    let certificate = CertificateDer::from_pem_slice(&pem(name)).expect("a certificate");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.expect("a pair")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not accept the certificate ends the handshake.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                tokio::spawn(serve(stream, Arc::default(), Arc::default()));
+            }
+        }
+    });
+    format!("https://{address}")
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_accepted_is_final_and_says_what_to_do() {
+    let trusting = |url: &str| {
+        let ca = reqwest::Certificate::from_pem(&pem("ca")).expect("a certificate");
+        Publisher::builder(url, "k").org("acme").root_certificates([ca])
+    };
+    for (name, says) in [
+        ("expired", "has expired: renew it"),
+        ("early", "is not valid yet: replace it"),
+        ("other_name", "is for another name: give the name that it is for as the url"),
+        ("untrusted", "comes from no CA that this process trusts"),
+    ] {
+        let url = secure(name).await;
+        let outcome = refused(trusting(&url).build().expect("a publisher").publish(event(1)).await);
+        assert_eq!(
+            (outcome.code.as_str(), outcome.is_retryable, outcome.attempts),
+            ("certificate", false, 1)
+        );
+        let whole = format!("the certificate of {url} {says}");
+        assert!(outcome.detail.starts_with(&whole), "{outcome:?}");
+    }
+    let outcome = trusting(&secure("good").await).build().expect("a publisher").publish(event(1)).await;
+    assert!(outcome.stored().is_some(), "{outcome:?}");
+
+    // A gateway that speaks no TLS, although the url says so, may speak it later.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let plain = format!("https://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"HTTP/1.1 400 x\r\ncontent-length: 0\r\n\r\n").await.expect("it is sent");
+        }
+    });
+    let publisher = trusting(&plain).retry_for(Duration::from_millis(300)).build().expect("a publisher");
+    let outcome = refused(publisher.publish(event(1)).await);
+    assert_eq!((outcome.code.as_str(), outcome.is_retryable), ("unreachable", true), "{outcome:?}");
+    assert!(outcome.detail.contains(&format!("the TLS handshake with {plain} failed")), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -346,10 +413,23 @@ async fn wrong_settings_are_named() {
         (builder("tgk_1\n"), "the key must be an API key"),
         (builder("k").org("a/b"), "org must be"),
         (builder("k").retry_for(Duration::from_millis(5)), "retry_for(..) must be longer"),
+        (
+            builder("k").retry_for(Duration::from_secs(270)),
+            "retry_for(270s) and request_timeout(30s) together must be less than dedup_window(300s), or a retry \
+             could store an event twice",
+        ),
+        (builder("k").request_timeout(Duration::from_secs(60)), "request_timeout(60s)"),
+        (builder("k").dedup_window(Duration::from_secs(60)), "dedup_window(60s)"),
     ] {
         let error = builder.build().expect_err(says).to_string();
         assert!(error.contains(says), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_longer_dedup_window_allows_longer_retries() {
+    let builder = Publisher::builder("http://127.0.0.1:1", "k").retry_for(Duration::from_secs(3600));
+    assert!(builder.dedup_window(Duration::from_secs(7200)).build().is_ok());
 }
 
 /// What docs/clients.md shows is what is compiled, and run against a gateway (`it`, `rust_publisher`).
