@@ -5,7 +5,7 @@ import { address, place } from './address.js';
 import { check } from './check.js';
 import { systemClock } from './clock.js';
 import { emitter, END, ERROR, GAP, NOTICE, STATUS } from './emitter.js';
-import { TidegateError } from './errors.js';
+import { TidegateError, words } from './errors.js';
 import type { AnyEvent } from './events.js';
 import { health, show } from './health.js';
 import { iterate } from './iterate.js';
@@ -30,8 +30,6 @@ type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
 /** What waits for handlers: an event or a gap, or the end; `cursor` is the position that is reached with it. */
 interface Item { name: string; value: object; cursor?: string }
-
-const words = (thrown: unknown) => (thrown instanceof Error ? thrown.message : String(thrown));
 
 /** Makes a client of one org's stream. It does nothing until `connect`, `retain` or the first step of `events`. */
 export function createClient(options: ClientOptions): Client {
@@ -279,7 +277,7 @@ export function createClient(options: ClientOptions): Client {
         g,
         it: transports.find(({ kind }) => kind === transport)!.open(
           { url: address(where, 'stream', { cursor: after, tail: most, slow, replaces }), token: bearer },
-          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), closed },
+          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), switched: (kind) => drive({ t: 'switched', g, transport: kind }), closed },
         ),
       };
     } catch (thrown) {

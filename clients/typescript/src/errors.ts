@@ -27,3 +27,6 @@ export class AuthError extends Error {
   override readonly name: string = 'AuthError';
   readonly final = true;
 }
+
+/** What was thrown, in words. */
+export const words = (thrown: unknown): string => (thrown instanceof Error ? thrown.message : String(thrown));

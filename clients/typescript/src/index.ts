@@ -6,7 +6,7 @@ export { eventStream, type Fetch } from './sse.js';
 export { browserLifecycle, type Lifecycle, type LifecycleSignal } from './lifecycle.js';
 export { localStorageCursor, type CursorStorage } from './storage.js';
 export { systemClock, type Clock } from './clock.js';
-export * from './errors.js';
+export { AuthError, TidegateError } from './errors.js';
 export * from './events.js';
 export type * from './options.js';
 export type * from './transport.js';

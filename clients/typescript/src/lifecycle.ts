@@ -18,12 +18,13 @@ export function browserLifecycle(): Lifecycle | null {
       const { document } = page;
       const offs = ([
         [document, 'visibilitychange', () => on(document.visibilityState === 'visible' ? 'visible' : 'hide')],
-        [document, 'resume', () => on('resume')],
-        [page, 'online', () => on('online')],
-        [page, 'offline', () => on('offline')],
-        [page, 'pageshow', (event) => (event as PageTransitionEvent).persisted && on('pageshow')],
-        [page, 'pagehide', (event) => on((event as PageTransitionEvent).persisted ? 'suspend' : 'hide')],
-      ] as [EventTarget, string, (event: Event) => void][]).map(([target, name, act]) => {
+        [document, 'resume'],
+        [page, 'online'],
+        [page, 'offline'],
+        [page, 'pageshow', ({ persisted }) => persisted && on('pageshow')],
+        [page, 'pagehide', ({ persisted }) => on(persisted ? 'suspend' : 'hide')],
+      ] as [EventTarget, string, ((event: PageTransitionEvent) => void)?][]).map(([target, name, given]) => {
+        const act = (given ?? (() => on(name as LifecycleSignal))) as EventListener;
         target.addEventListener(name, act);
         return () => target.removeEventListener(name, act);
       });

@@ -1,6 +1,7 @@
 // The stream over server-sent events, read by fetch: EventSource can send no header, hides why it was refused, and
 // reconnects by itself beside us.
 
+import { words } from './errors.js';
 import { sseParser } from './sse-parser.js';
 import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
 
@@ -62,8 +63,4 @@ async function refusal(answer: Response): Promise<TransportEnd> {
     retry_in_ms: Math.ceil(Math.max(0, problem?.retry_in_ms ?? 0, wait)),
     message: problem?.detail ?? `the address answered ${status} without a word of the gateway`,
   };
-}
-
-function words(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -10,6 +10,7 @@ const SAMPLES_MAX = 8;
 const PING_MIN_MS = 1_000;
 const REPORT_MS = 30_000;
 const COUNT_MAX = 1_000_000;
+const LATENCY_MAX_MS = 3_600_000; // the bound of a report
 
 /** A frame has come, so the next one is due in a while. */
 export function listen(): void {
@@ -82,9 +83,10 @@ export function clock({ samples }: State): State['samples'][number] | null {
   return samples.reduce<State['samples'][number] | null>((best, sample) => (best && best.rtt <= sample.rtt ? best : sample), null);
 }
 
+/** Null if nothing is known, or a clock was set. */
 export function latency(timestamp: unknown): number | null {
   const ms = now + (clock(s)?.offset ?? NaN) - timeOf(timestamp);
-  return ms === ms ? Math.max(0, ms) : null; // NaN is unequal to itself
+  return Math.abs(ms) <= LATENCY_MAX_MS ? Math.max(0, ms) : null;
 }
 
 let lastText: unknown;

@@ -130,6 +130,11 @@ function opened({ g }: Of<'opened'>): void {
   s.timers.phase = now + HELLO_MS;
 }
 
+/** The hello that follows makes it the one to begin with. */
+function switched({ g, transport }: Of<'switched'>): void {
+  if (g === s.connection) s.transport = transport;
+}
+
 function frame({ g, text }: Of<'frame'>): void {
   if (g !== s.connection) return;
   let frame: Frame;
@@ -234,11 +239,11 @@ type Table = { [P in Phase]: { [T in Input['t']]: (input: Of<T>) => void } };
 
 // What most phases do.
 const ROW: Table['idle'] = {
-  connect: ignore, disconnect, token, token_failed: token, opened: ignore, frame: ignore, closed: ignore, wake: ignore,
+  connect: ignore, disconnect, token, token_failed: token, opened: ignore, switched: ignore, frame: ignore, closed: ignore, wake: ignore,
   offline: ignore, suspend: ignore, tick, overflow: ignore, drained: ignore, page: ignore, page_failed: ignore,
 };
 const HELLO: Table['hello'] = { ...ROW, frame, closed, suspend };
-const OPEN: Table['live'] = { ...HELLO, wake, offline: probe, overflow, page: pageCame, page_failed: pageCame };
+const OPEN: Table['live'] = { ...HELLO, wake, switched, offline: probe, overflow, page: pageCame, page_failed: pageCame };
 const TABLE: Table = {
   idle: { ...ROW, connect },
   stopped: { ...ROW, connect },
