@@ -1,6 +1,6 @@
 // The gateway's addresses.
 
-const NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$/;
+const NAME = /^[\w-][\w.-]{0,63}$/;
 
 /** Where an org's stream and history are: a gateway's base address, an org, some services. */
 export interface Place {
@@ -11,9 +11,10 @@ export interface Place {
 
 /** Checks what the application gave; throws a TypeError that says what is wrong. */
 export function place(url: string, org: string, services: readonly string[] = []): Place {
-  let base: URL | undefined;
+  let base: URL | '' | undefined;
   try {
-    base = new URL(url, globalThis.location?.href);
+    // `undefined`, of a variable that the build did not set, would be an address in this page.
+    base = url && new URL(url, globalThis.location?.href);
   } catch {
     // Reported below.
   }

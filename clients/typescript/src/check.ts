@@ -7,9 +7,8 @@ const within = (value: unknown, low: number, high: number): boolean => typeof va
 
 /** Throws a TypeError that names the first faulty option. The syntax of `url`, `org`, `services` and `cursor` is checked elsewhere (address.ts, client.ts). */
 export function check(options: ClientOptions): void {
-  const { url, services, getToken, tail, slow, maxQueue, storage, health, transports, logger } = options;
+  const { services, getToken, tail, slow, maxQueue, storage, health, transports, logger } = options;
   const rules: { [N in keyof ClientOptions]?: [isRight: boolean, wanted: string] } = {
-    url: [typeof url === 'string' && url !== '', 'the base address of a gateway (a variable of the build may be unset)'],
     getToken: [isFunction(getToken), 'a function that returns a token'],
     services: [!services || Array.isArray(services), 'a list of names'],
     tail: [tail == null || (within(tail, 0, 1_000) && Number.isInteger(tail)), 'a whole number from 0 to 1,000'],
@@ -22,6 +21,6 @@ export function check(options: ClientOptions): void {
   };
   for (const [name, [isRight, wanted]] of Object.entries(rules)) {
     const value = options[name as keyof ClientOptions];
-    if (!isRight) throw new TypeError(`${name}: ${typeof value === 'function' ? 'a function' : (JSON.stringify(value) ?? typeof value)} is not ${wanted}`);
+    if (!isRight) throw new TypeError(`${name}: ${JSON.stringify(value) ?? typeof value} is not ${wanted}`);
   }
 }

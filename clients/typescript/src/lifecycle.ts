@@ -12,7 +12,7 @@ export interface Lifecycle {
 /** The signals of a browser's page; null outside a browser. It uses no unload event, because that would keep pages out of the back/forward cache. */
 export function browserLifecycle(): Lifecycle | null {
   const page = globalThis as unknown as Window;
-  if (typeof page.addEventListener !== 'function' || typeof page.document?.addEventListener !== 'function') return null;
+  if (!page.addEventListener || !page.document?.addEventListener) return null;
   return {
     listen: (on) => {
       const { document } = page;

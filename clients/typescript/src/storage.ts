@@ -24,10 +24,7 @@ export function localStorageCursor(key: string): CursorStorage {
 
 const transportKey = (base: string) => `tidegate:transport:${base}`;
 
-export function rememberedTransport(base: string): TransportKind | null {
-  const kind = attempt(() => sessionStorage.getItem(transportKey(base)));
-  return kind === 'ws' || kind === 'sse' ? kind : null;
-}
+export const rememberedTransport = (base: string): string | null => attempt(() => sessionStorage.getItem(transportKey(base)));
 
 export function rememberTransport(base: string, kind: TransportKind): void {
   attempt(() => sessionStorage.setItem(transportKey(base), kind));

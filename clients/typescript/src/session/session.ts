@@ -111,7 +111,7 @@ function token(input: Of<'token'> | Of<'token_failed'>): void {
   if (input.t === 'token_failed') return input.final ? stop('auth', input.message) : tokenFailed(reason, input.message);
   const { token, expires_in_ms } = input;
   const life = expires_in_ms ?? UNCONFIRMED_MS;
-  if (token === '' || life <= 0) return tokenFailed(reason, 'the callback gave no token, or an expired one');
+  if (token === '' || life <= 0) return tokenFailed(reason, 'the token has expired');
   s.token = token;
   s.token_until = now + life;
   s.asked = true;
@@ -191,10 +191,10 @@ function tick(): void {
   if (isDue('token')) {
     const { reason } = s.request!;
     cancelToken();
-    tokenFailed(reason, 'the token callback did not answer in 15 s');
+    tokenFailed(reason, 'no answer in 15 s');
   }
   if (isDue('phase')) {
-    if (s.phase === 'probe') lose('silence', 'nothing was heard in time');
+    if (s.phase === 'probe') lose('silence', 'nothing was heard');
     else if (s.phase === 'hello' && s.transport === 'sse') bareEnd('sse_buffered', 'something on the way holds the event stream back');
     else bareEnd('timeout', 'the gateway does not answer');
   }
@@ -204,7 +204,7 @@ function tick(): void {
     s.timers.refresh = null;
     getToken('refresh');
   }
-  if (isDue('leave')) lose('draining', 'the gateway asked for it');
+  if (isDue('leave')) lose('draining', 'the gateway asked to reconnect');
   if (isDue('retry')) begin();
   if (isDue('page')) fillFailed();
   if (isDue('sweep')) sweep();
@@ -214,7 +214,7 @@ function tick(): void {
 function overflow(): void {
   wait(CLOSE_FAULT);
   s.paused = true;
-  report('overflow', 'the application is behind', null);
+  report('overflow', 'too many events wait for a handler or an iteration', null);
 }
 
 function overflowWaiting(): void {
