@@ -31,7 +31,7 @@ process.once('exit', () => rmSync(scratch, { recursive: true, force: true }));
 const app = join(scratch, 'my-app');
 
 // `app`: what its three lines make.
-assert.equal(commands.app, 'npm create vite@latest my-app -- --template react-ts --no-interactive\ncd my-app\nnpm install @tidegate/client @tidegate/publisher');
+assert.equal(commands.app, 'npm create --yes vite@latest my-app -- --template react-ts --no-interactive\ncd my-app\nnpm install @tidegate/client @tidegate/publisher');
 const put = (name, body) => { mkdirSync(dirname(join(app, name)), { recursive: true }); writeFileSync(join(app, name), body); };
 const ports = { 3000: freePort(), 5173: freePort() };
 put('package.json', JSON.stringify({ name: 'my-app', private: true, type: 'module', scripts: { dev: `vite --port ${ports[5173]} --strictPort` } }));

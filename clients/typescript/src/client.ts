@@ -15,12 +15,16 @@ import type { Client, ClientOptions, ClientStatus, Off } from './options.js';
 import { queue } from './queue.js';
 import { quietly } from './quietly.js';
 import { recorder } from './recorder.js';
+import { textOf } from './session/cursor.js';
 import { createSession, parseCursor } from './session/session.js';
 import type { Config, Input, Output } from './session/types.js';
 import { eventStream } from './sse.js';
 import { rememberedTransport, rememberTransport } from './storage.js';
 import type { Connection, TransportEnd } from './transport.js';
 import { webSocket, type WebSocketConstructor } from './websocket.js';
+
+const PLACED = /^(token|closed|timeout|refused|sse_buffered)$/; // errors that say where: the address may be wrong
+const SHOWN = /^(token|handler|schema|storage|overflow|sse_buffered|disposed)$/; // errors that a developer mends
 
 type Of<T extends Output['t']> = Extract<Output, { t: T }>;
 
@@ -33,7 +37,7 @@ export function createClient(options: ClientOptions): Client {
   const {
     org, services = [], getToken, cursor = null, tail = null, slow, fill = false, maxQueue = 5_000, storage, metricsKey = '__realtimeMetrics', logger,
     parse = JSON.parse, random = Math.random, observe, validate, lifecycle = browserLifecycle(), clock = systemClock(options.keepAlive),
-    fetch = (url, request) => globalThis.fetch(url, request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
+    fetch = (...request) => globalThis.fetch(...request), webSocket: Socket = globalThis.WebSocket as unknown as WebSocketConstructor,
     transports = [...(Socket ? [webSocket(Socket)] : []), eventStream(fetch)],
   } = options;
   const where: Place = { base: baseOf(options.url)!, org, services };
@@ -50,6 +54,7 @@ export function createClient(options: ClientOptions): Client {
   const aborts = new Map<number, AbortController>(); // of requests to the application and to history
   let connection: { g: number; it: Connection } | null = null;
 
+  const shown = new Set<string>(); // codes of errors, in the console
   let error: TidegateError | null = null;
   let lastClose: { code: string; message: string; at: number } | null = null;
   let retry: number | null = null;
@@ -92,11 +97,14 @@ export function createClient(options: ClientOptions): Client {
     }
   }
 
-  function fail(code: string, message: string, more: ConstructorParameters<typeof TidegateError>[2]) {
+  function fail(code: string, message: string, more?: ConstructorParameters<typeof TidegateError>[2]) {
     const failure = new TidegateError(code, message, more);
-    safely(() => logger?.warn?.(message, failure));
-    // What is the application's fault, or ends the stream, must be seen even if nobody asked to.
-    if (!has(ERROR) && (failure.fatal || code === 'handler' || code === 'schema')) console.error(failure);
+    // A developer must see these even if nobody asked to. Before the first connection all count, as `url` may be wrong.
+    if (logger?.warn) safely(() => logger.warn!(message, failure));
+    else if (!has(ERROR) && (failure.fatal || ((session.state.connected_wall === null || SHOWN.test(code)) && !shown.has(code)))) {
+      if (code !== 'handler' && code !== 'schema') shown.add(code);
+      console.error(failure);
+    }
     emit(ERROR, failure);
     return failure;
   }
@@ -198,9 +206,7 @@ export function createClient(options: ClientOptions): Client {
       case 'gap': return waiting.push({ name: GAP, value: { org, reason: output.reason, from: output.prev, to: output.seq, epoch: output.epoch, services: output.services } });
       case 'cursor': {
         const last = waiting.last();
-        if (last) last.cursor = output.cursor;
-        else arrive(output.cursor);
-        return;
+        return last ? (last.cursor = output.cursor) : arrive(output.cursor);
       }
       case 'get_token': return request(output.g, (signal) => token(output, signal), (thrown) => ({
         t: 'token_failed', g: output.g, final: (thrown as { final?: unknown } | null)?.final === true, message: words(thrown),
@@ -217,7 +223,8 @@ export function createClient(options: ClientOptions): Client {
       case 'transport': return rememberTransport(where.base, output.transport);
       case 'status': return emit(NOTICE, output);
       case 'error': {
-        const { code, message, fatal, retry_in_ms } = output;
+        const { code, fatal, retry_in_ms } = output;
+        const message = PLACED.test(code) ? `${output.message} (${code === 'token' ? 'getToken' : where.base})` : output.message;
         lastClose = { code, message, at: wall() };
         error = fail(code, message, { fatal, retryInMs: retry_in_ms, cause });
         if (fatal) waiting.push({ name: END, value: error });
@@ -242,10 +249,12 @@ export function createClient(options: ClientOptions): Client {
 
   async function token({ g, reason }: Of<'get_token'>, signal: AbortSignal): Promise<Input> {
     const answer = await getToken({ reason, signal });
-    const text = typeof answer === 'string' ? answer : answer?.token;
-    // Of these signs alone can both a header and a subprotocol consist. The token must not stand in a message.
-    if (text && !/^[\w.~+-]+$/.test(text)) throw new TypeError('the callback returned no token: one has only letters, digits and - . _ ~ +');
-    return { t: 'token', g, token: text ?? '', expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
+    const text = textOf(typeof answer === 'string' ? answer : answer?.token);
+    // Of these signs alone can both a header and a subprotocol consist. The token must not stand in a message: it shows types.
+    if (!/^[\w.~+-]+$/.test(text)) {
+      throw new TypeError(`${text ? 'text that is not of A-Z a-z 0-9 . _ - ~ +' : JSON.stringify(answer, (_name, value) => value && (typeof value === 'object' ? value : typeof value))} is not a token`);
+    }
+    return { t: 'token', g, token: text, expires_in_ms: (answer as { expiresInMs?: number } | null)?.expiresInMs ?? null };
   }
 
   async function page({ g, after }: Of<'history'>, signal: AbortSignal): Promise<Input> {
@@ -263,7 +272,7 @@ export function createClient(options: ClientOptions): Client {
         g,
         it: transports.find(({ kind }) => kind === transport)!.open(
           { url: address(where, 'stream', { cursor: after, tail: most, slow, replaces }), token: bearer },
-          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), closed },
+          { opened: () => drive({ t: 'opened', g }), frame: (text) => drive({ t: 'frame', g, text }), switched: (to) => drive({ t: 'switched', g, transport: to }), closed },
         ),
       };
     } catch (thrown) {
@@ -285,7 +294,7 @@ export function createClient(options: ClientOptions): Client {
     const transport = isUp === null ? null : kind;
     if (state === status.state && phase === status.phase && attempt === status.attempt && timers.retry === retry && transport === status.transport && error === status.error) return;
     retry = timers.retry;
-    status = Object.freeze({ state, phase, attempt, retryAt: retry === null ? null : wall() + retry - now(), transport, error });
+    status = Object.freeze({ state, phase, attempt, retryAt: retry && wall() + retry - now(), transport, error });
     safely(() => logger?.info?.(phase, status));
     emit(STATUS, status);
   }
@@ -330,6 +339,7 @@ export function createClient(options: ClientOptions): Client {
 
   function enter() {
     lingerAt = Infinity;
+    if (isDisposed) return void fail('disposed', 'the client was disposed; make a new one');
     run(() => {
       if (isDisposed || !isIdle() || !(isWanted || retained > 0)) return;
       if (metricsKey) hide ??= show(metricsKey, metrics);
@@ -347,7 +357,7 @@ export function createClient(options: ClientOptions): Client {
       const off = clock.after(RESTORE_MS, () => reject(new Error('no answer in 5 s')));
       (async () => storage!.get())().then(resolve, reject).finally(off);
     }).catch((thrown: unknown) => {
-      fail('storage', `the stored cursor was not read: ${words(thrown)}`, { cause: thrown });
+      fail('storage', `the cursor was not read: ${words(thrown)}`, { cause: thrown });
       return null;
     }).then((stored) => {
       if (parseCursor(stored)) {
@@ -355,7 +365,7 @@ export function createClient(options: ClientOptions): Client {
         session = createSession(config, undefined, parse);
       }
       isRestored = true;
-      enter();
+      if (!isDisposed) enter();
     });
   }
 

@@ -30,7 +30,7 @@ export function emitter(failed: (thrown: unknown, name: string, value: object | 
       lists.set(name, [...(lists.get(name) ?? []), entry]);
       return () => {
         entry.handler = null;
-        lists.set(name, (lists.get(name) ?? []).filter((other) => other !== entry));
+        lists.set(name, lists.get(name)?.filter((other) => other !== entry) ?? []);
       };
     },
     emit(name, value) {
@@ -41,7 +41,7 @@ export function emitter(failed: (thrown: unknown, name: string, value: object | 
         if (!handler || (service && service !== (value as { service?: string }).service)) continue;
         try {
           const result = handler(value as never) as Promise<unknown> | undefined;
-          if (typeof result?.then === 'function') (waits ??= []).push(Promise.resolve(result).catch((thrown: unknown) => failed(thrown, name, value)));
+          if (result?.then) (waits ??= []).push(Promise.resolve(result).catch((thrown: unknown) => failed(thrown, name, value)));
         } catch (thrown) {
           failed(thrown, name, value);
         }

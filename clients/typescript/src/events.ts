@@ -41,7 +41,7 @@ export interface EventFields {
   readonly targeted?: boolean;
   /** It was published before this connection began. */
   readonly replay: boolean;
-  /** How long it took from the gateway to this client, in milliseconds; null for a replay and before the clocks are compared. */
+  /** How long it took from the gateway to this client, in milliseconds; null for a replay, before the clocks are compared, and if it were above an hour (a clock was set). */
   readonly latencyMs: number | null;
 }
 

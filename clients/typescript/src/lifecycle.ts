@@ -12,18 +12,19 @@ export interface Lifecycle {
 /** The signals of a browser's page; null outside a browser. It uses no unload event, because that would keep pages out of the back/forward cache. */
 export function browserLifecycle(): Lifecycle | null {
   const page = globalThis as unknown as Window;
-  if (typeof page.addEventListener !== 'function' || typeof page.document?.addEventListener !== 'function') return null;
+  if (!page.addEventListener || !page.document?.addEventListener) return null;
   return {
     listen: (on) => {
       const { document } = page;
       const offs = ([
         [document, 'visibilitychange', () => on(document.visibilityState === 'visible' ? 'visible' : 'hide')],
-        [document, 'resume', () => on('resume')],
-        [page, 'online', () => on('online')],
-        [page, 'offline', () => on('offline')],
-        [page, 'pageshow', (event) => (event as PageTransitionEvent).persisted && on('pageshow')],
-        [page, 'pagehide', (event) => on((event as PageTransitionEvent).persisted ? 'suspend' : 'hide')],
-      ] as [EventTarget, string, (event: Event) => void][]).map(([target, name, act]) => {
+        [document, 'resume'],
+        [page, 'online'],
+        [page, 'offline'],
+        [page, 'pageshow', ({ persisted }) => persisted && on('pageshow')],
+        [page, 'pagehide', ({ persisted }) => on(persisted ? 'suspend' : 'hide')],
+      ] as [EventTarget, string, ((event: PageTransitionEvent) => void)?][]).map(([target, name, given]) => {
+        const act = (given ?? (() => on(name as LifecycleSignal))) as EventListener;
         target.addEventListener(name, act);
         return () => target.removeEventListener(name, act);
       });

@@ -31,7 +31,7 @@ export interface TokenAnswer {
 export interface Logger {
   /** Each change of the status. */
   info?(message: string, status: ClientStatus): void;
-  /** Each error. */
+  /** Each error. If it is given, none goes to the console. */
   warn?(message: string, error: TidegateError): void;
 }
 
@@ -93,7 +93,7 @@ export interface ClientStatus {
   /** When the next attempt begins, in milliseconds since 1970. */
   readonly retryAt: number | null;
   readonly transport: TransportKind | null;
-  /** The last error, until the client is connected again. */
+  /** The last error of a connection or token, until the client is connected again. */
   readonly error: TidegateError | null;
 }
 
@@ -137,7 +137,7 @@ export interface Client {
   readonly events: <N extends EventName | '*'>(name: N, options?: IterateOptions) => AsyncIterableIterator<EventsOf<N>>;
   /** Calls `handler` if some events will not come, in its place among the events. Load your state again then. */
   readonly onGap: (handler: Handler<Gap>) => Off;
-  /** Called for each error: of the connection, of a handler, of the token callback. */
+  /** Called for each error: of the connection, of a handler, of the token callback. If nobody listens, see README.md, "Errors". */
   readonly onError: (handler: (error: TidegateError) => void) => Off;
   /** Called when the status changes. */
   readonly onStatus: (handler: (status: ClientStatus) => void) => Off;
@@ -155,7 +155,7 @@ export interface Client {
   readonly disconnect: () => void;
   /** Closes the connection and opens another at once, with a new token. */
   readonly reconnect: () => void;
-  /** Disconnects for good, and removes all that the client put into the page. */
+  /** Disconnects for good, and removes all that the client put into the page. Connecting after that is an error `disposed`. */
   readonly dispose: () => void;
   /** The health now. */
   readonly metrics: () => Health;

@@ -2,6 +2,7 @@
 // reconnects by itself beside us.
 
 import { words } from './errors.js';
+import { textOf } from './session/cursor.js';
 import { sseParser } from './sse-parser.js';
 import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
 
@@ -30,12 +31,13 @@ async function read(fetch: Fetch, url: string, token: string, signal: AbortSigna
     headers: { accept: 'text/event-stream', authorization: `Bearer ${token}` },
     cache: 'no-store', redirect: 'manual', signal,
   });
-  if (answer.type === 'opaqueredirect' || (answer.status >= 300 && answer.status < 400)) {
-    return { message: 'the address of the gateway redirects; give the final one' };
+  // Browsers hide the status of a redirect: it is 0.
+  if (/^(0|3..)$/.test(`${answer.status}`)) {
+    return { message: 'the address redirects; give the final one' };
   }
   if (answer.status !== 200) return refusal(answer);
   if (!/^text\/event-stream\b/i.test(answer.headers.get('content-type') ?? '')) {
-    return { status: 200, message: 'the answer is not an event stream, so no gateway is there' };
+    return { status: 200, message: 'the answer is not an event stream' };
   }
   if (signal.aborted || !answer.body) return {};
   sink.opened();
@@ -59,8 +61,8 @@ async function refusal(answer: Response): Promise<TransportEnd> {
   const wait = Number(after) * 1000 || Date.parse(after) - Date.now() || 0;
   return {
     status,
-    code: typeof problem?.code === 'string' ? problem.code : null, // others than the gateway send numbers
-    retry_in_ms: Math.ceil(Math.max(0, problem?.retry_in_ms ?? 0, wait)),
-    message: problem?.detail ?? `the address answered ${status} without a word of the gateway`,
+    code: textOf(problem?.code) || null, // others than the gateway send numbers
+    retry_in_ms: Math.ceil(Math.max(problem?.retry_in_ms ?? 0, wait)),
+    message: problem?.detail ?? `status ${status} without a word of the gateway`,
   };
 }

@@ -5,7 +5,7 @@
 import { formatCursor, parseCursor } from './session/session.js';
 import type { Cursor } from './session/types.js';
 import { eventStream } from './sse.js';
-import type { Connection, OpenRequest, Transport, TransportEnd, TransportSink } from './transport.js';
+import type { Connection, OpenRequest, Transport, TransportEnd, TransportKind, TransportSink } from './transport.js';
 import { webSocket } from './websocket.js';
 
 /** How tabs share. */
@@ -25,16 +25,16 @@ export interface TabsOptions {
 type Message =
   /** A tab wants to follow from that cursor. */
   | { t: 'join'; from: string; cursor: string | null }
-  /** It may: what it has to hear first. */
-  | { t: 'welcome'; to: string; texts: string[] }
+  /** It may: what it has to hear first, and how the leader is connected. */
+  | { t: 'welcome'; to: string; texts: string[]; kind: TransportKind }
   /** It is too far behind for the leader. Or: the leader is not connected yet. */
   | { t: 'behind' | 'wait'; to: string }
   /** A frame, for all or for one. */
   | { t: 'frame'; to: string | null; text: string }
   /** A ping of a follower. */
   | { t: 'ping'; from: string; n: number }
-  /** How long the leader's token is good for, as it has just heard. */
-  | { t: 'life'; ms: number }
+  /** How long the leader's token is good for, as it has just heard, and how it is connected. */
+  | { t: 'life'; ms: number; kind: TransportKind }
   /** The leader's connection ended. */
   | { t: 'end'; end: TransportEnd }
   /** The leader is hidden; a tab that is seen wants to lead; the leader agrees. */
@@ -44,7 +44,9 @@ type Message =
 
 interface Link {
   request: OpenRequest;
-  kind: Transport['kind'];
+  /** How the real connection is made, as far as is known: that of the leader shows what works. */
+  kind: TransportKind;
+  since: number;
   sink: TransportSink;
   /** The real connection, if this tab has one. */
   inner: Connection | null;
@@ -58,7 +60,7 @@ interface Link {
   stopWaiting: AbortController;
   timer: ReturnType<typeof setTimeout> | undefined;
 }
-interface Frame { type?: string; prev?: number; seq?: number; epoch?: string; filter?: string; cursor?: string; n?: number; token?: string; token_expires_in_ms?: number }
+interface Frame { type?: string; prev?: number; seq?: number; epoch?: string; filter?: string; cursor?: string; n?: number; token?: string; token_expires_in_ms?: number; server_time?: string; offset?: number | undefined }
 
 const ANSWER_MS = 3_000;
 const ASK_MS = 1_000;
@@ -87,7 +89,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
   let ring: { seq: number; text: string }[] = [];
   let ringStart = 0;
   let ringChars = 0;
-  const isUp = () => link?.inner && link.isAttached && letGo;
+  const former = new Map<string, number>(); // epochs before this one, each with the seq up to which it is known to go on in the next
   const pings = new Map<number, { to: string; n: number }>();
   let pingsSent = PINGS_FROM;
   let token = { text: '', since: 0 }; // that of this tab, and when it was new
@@ -99,8 +101,10 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     const { type, seq, epoch, filter, cursor } = frame;
     const start = type === 'hello' ? parseCursor(cursor) : null;
     if (start) {
-      if (position?.epoch === start.epoch) position = { ...start, seq: position.seq };
-      else restart({ ...start, seq: position ? position.seq : start.seq });
+      if (!position) return restart(start);
+      // Another epoch without a gap goes on where the former one is (PROTOCOL.md, "Cursors and resuming").
+      if (position.epoch !== start.epoch) former.set(position.epoch, position.seq);
+      position = { ...start, seq: position.seq };
     } else if (type === 'gap' && epoch !== undefined && seq !== undefined) {
       restart({ epoch, seq, tag: filter ?? null });
     } else if ((type === 'event' || type === 'batch' || type === 'ping') && seq !== undefined && position && seq > position.seq) {
@@ -120,6 +124,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     ring = [];
     ringStart = at.seq;
     ringChars = 0;
+    former.clear();
   }
 
   // --- As the leader.
@@ -158,7 +163,10 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     clearTimeout(led.timer);
     const wasAttached = led.isAttached;
     led.isGreeted = false;
-    led.inner = transports.find(({ kind }) => kind === led.kind)!.open({ ...led.request, url: url.href }, {
+    const since = Date.now();
+    const transport = transports.find(({ kind }) => kind === led.kind) ?? transports[0]!;
+    led.kind = transport.kind;
+    led.inner = transport.open({ ...led.request, url: url.href }, {
       opened: () => {
         if (!wasAttached && led === link) led.sink.opened();
       },
@@ -169,11 +177,14 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
         led.isAttached = true;
         const { type, n } = frame;
         if (type === 'hello') {
+          // The gateway's clock minus that of this machine, for tabs that cannot ask it; as a session learns it from a hello.
+          frame.offset = led.isGreeted ? hello!.offset : led.kind === 'sse' ? Date.parse(frame.server_time!) - (since + Date.now()) / 2 : undefined;
           hello = frame;
+          if (wasAttached) led.sink.switched?.(led.kind);
           led.isGreeted = true;
-          if (!led.isDirect) post({ t: 'life', ms: frame.token_expires_in_ms ?? LIFE_MS });
+          if (!led.isDirect) post({ t: 'life', ms: frame.token_expires_in_ms ?? LIFE_MS, kind: led.kind });
         }
-        const asked = type === 'pong' && n !== undefined ? pings.get(n) : undefined;
+        const asked = type === 'pong' && pings.get(n!);
         if (asked) {
           pings.delete(n!);
           return post({ t: 'frame', to: asked.to, text: JSON.stringify({ ...frame, n: asked.n }) });
@@ -193,27 +204,26 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
   }
 
   function welcome(from: string, text: string | null) {
-    if (!isUp() || !hello || !position) return post({ t: 'wait', to: from });
+    if (!link?.inner || !link.isGreeted || !position) return post({ t: 'wait', to: from });
     const cursor = text === null ? position : parseCursor(text);
-    const isKnown = cursor && cursor.epoch === position.epoch && cursor.seq >= ringStart && (cursor.tag === null || cursor.tag === position.tag);
+    const isKnown = cursor && (cursor.epoch === position.epoch || cursor.seq <= former.get(cursor.epoch)!) && cursor.seq >= ringStart && (cursor.tag === null || cursor.tag === position.tag);
     if (!isKnown) return post({ t: 'behind', to: from });
-    // No connection id, as the connection is not that tab's; nor a clock, as this was not sent just now.
-    const { connection_id: _id, server_time: _time, ...rest } = hello as Record<string, unknown>;
-    const theirs = { ...rest, cursor: formatCursor({ ...cursor, tag: position.tag }), epoch: cursor.epoch, head: position.seq, resumed: text !== null };
-    post({ t: 'welcome', to: from, texts: [JSON.stringify(theirs), ...ring.filter(({ seq }) => seq > cursor.seq).map((each) => each.text)] });
+    // No connection id, as the connection is not that tab's.
+    const { connection_id: _id, ...rest } = hello as Record<string, unknown>;
+    const theirs = { ...rest, cursor: formatCursor({ ...position, seq: cursor.seq }), epoch: position.epoch, head: position.seq, resumed: text !== null };
+    post({ t: 'welcome', to: from, kind: link.kind, texts: [JSON.stringify(theirs), ...ring.filter(({ seq }) => seq > cursor.seq).map((each) => each.text)] });
   }
 
   // --- As a follower.
 
   function follow(follower: Link) {
-    const url = new URL(follower.request.url);
-    if (url.searchParams.has('tail')) return direct(follower);
+    if (parameter(follower.request, 'tail')) return direct(follower);
     ask(follower);
     compete(follower, { signal: follower.stopWaiting.signal });
   }
 
   function ask(follower: Link) {
-    post({ t: 'join', from: own, cursor: new URL(follower.request.url).searchParams.get('cursor') });
+    post({ t: 'join', from: own, cursor: parameter(follower.request, 'cursor') });
     // A leader that is frozen holds the lock and answers nobody.
     follower.timer = setTimeout(() => take(follower, true), ANSWER_MS);
   }
@@ -235,7 +245,11 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
   // that it is good when this tab leads.
   function withLife(frame: Frame) {
     const life = frame.token_expires_in_ms ?? LIFE_MS;
-    return JSON.stringify({ ...frame, token_expires_in_ms: Math.max(life - (Date.now() - token.since), Math.min(life, LIFE_MIN_MS)) });
+    const now = Date.now();
+    return JSON.stringify({
+      ...frame, token_expires_in_ms: Math.max(life - (now - token.since), Math.min(life, LIFE_MIN_MS)),
+      server_time: new Date(frame.offset! + (link!.since + now) / 2), // a session takes it as the time in the middle since it opened
+    });
   }
 
   function renew(follower: Link, text: string) {
@@ -249,35 +263,39 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     if (data.t === 'join' && isLeader) return welcome(data.from, data.cursor);
     if (data.t === 'want' && isLeader && isHidden()) return post({ t: 'take', to: data.from });
     if (data.t === 'ping' && isLeader && link?.inner) {
-      // An event stream takes no ping. That it is not silent, the leader knows; the gateway's time, it does not.
-      if (link.kind === 'sse') return link.isGreeted ? post({ t: 'frame', to: data.from, text: JSON.stringify({ type: 'pong', n: data.n }) }) : undefined;
+      // An event stream takes no ping. That it is not silent, the leader knows, and the gateway's time about.
+      if (link.kind === 'sse') return link.isGreeted ? post({ t: 'frame', to: data.from, text: JSON.stringify({ type: 'pong', n: data.n, timestamp: new Date(Date.now() + hello!.offset!) }) }) : undefined;
       pings.set((pingsSent += 1), { to: data.from, n: data.n });
       if (pings.size > 100) pings.delete(pings.keys().next().value!);
       return link.inner.send(JSON.stringify({ type: 'ping', n: pingsSent }));
     }
     if (!link || isLeader || link.isDirect) return;
-    if ('to' in data && data.to !== null && data.to !== own) return;
+    if (((data as { to?: string | null }).to ?? own) !== own) return;
     const { sink } = link;
     if (data.t === 'take') take(link, false);
-    else if (data.t === 'hidden' && link.isAttached) seen();
-    else if (data.t === 'wait' && !link.isAttached) {
+    else if (link.isAttached) {
+      if (data.t === 'hidden') seen();
+      else if (data.t === 'frame') heardFrame(data.text);
+      else if (data.t === 'life') {
+        hello!.token_expires_in_ms = data.ms;
+        link.kind = data.kind;
+      } else if (data.t === 'end') {
+        leave(link);
+        sink.closed({ ...data.end, message: 'the connection of the leading tab ended' });
+      }
+    } else if (data.t === 'wait') {
       clearTimeout(link.timer);
       link.timer = setTimeout(ask, ASK_MS, link);
-    }
-    else if (data.t === 'behind' && !link.isAttached) direct(link);
-    else if (data.t === 'welcome' && !link.isAttached) {
+    } else if (data.t === 'behind') direct(link);
+    else if (data.t === 'welcome') {
       clearTimeout(link.timer);
       link.isAttached = true;
+      link.kind = data.kind;
       sink.opened();
       hello = read(data.texts[0]!);
       heardFrame(withLife(hello));
       for (const text of data.texts.slice(1)) heardFrame(text);
       seen();
-    } else if (data.t === 'life' && hello) hello.token_expires_in_ms = data.ms;
-    else if (data.t === 'frame' && link.isAttached) heardFrame(data.text);
-    else if (data.t === 'end' && link.isAttached) {
-      leave(link);
-      sink.closed({ ...data.end, message: 'the connection of the leading tab ended' });
     }
   }
 
@@ -311,7 +329,7 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
     }, RELEASE_MS);
   }
 
-  const begin = (kind: Transport['kind'], request: OpenRequest, sink: TransportSink): Connection => {
+  const begin = (kind: TransportKind, request: OpenRequest, sink: TransportSink): Connection => {
     if (!channel) {
       try {
         channel = open(key);
@@ -322,9 +340,9 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
       }
     }
     if (request.token !== token.text) token = { text: request.token, since: Date.now() };
-    const started: Link = { request, kind, sink, inner: null, isAttached: false, isGreeted: false, isDirect: false, stopWaiting: new AbortController(), timer: undefined };
+    const started: Link = { request, kind, since: Date.now(), sink, inner: null, isAttached: false, isGreeted: false, isDirect: false, stopWaiting: new AbortController(), timer: undefined };
     link = started;
-    const after = parseCursor(new URL(request.url).searchParams.get('cursor'));
+    const after = parseCursor(parameter(request, 'cursor'));
     if (!after) position = null;
     else if (after.epoch !== position?.epoch || after.seq !== position.seq) restart(after);
     if (!channel) direct(started);
@@ -335,8 +353,8 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
         if (started !== link) return;
         if (started.inner) return started.inner.send(text);
         const frame = read(text);
-        if (frame.type === 'ping' && frame.n !== undefined) post({ t: 'ping', from: own, n: frame.n });
-        if (frame.type === 'auth' && frame.token && started.isAttached) renew(started, frame.token);
+        if (frame.type === 'ping') post({ t: 'ping', from: own, n: frame.n! });
+        if (frame.type === 'auth' && started.isAttached) renew(started, frame.token!);
       },
       close: (code) => {
         const { inner } = started;
@@ -348,6 +366,8 @@ export function tabs({ name, transports = [webSocket(), eventStream()], locks = 
 
   return transports.map(({ kind }) => ({ kind, open: (request, sink) => begin(kind, request, sink) }));
 }
+
+const parameter = ({ url }: OpenRequest, name: string) => new URL(url).searchParams.get(name);
 
 function read(text: string): Frame {
   try {

@@ -26,6 +26,8 @@ export interface TransportEnd {
 export interface TransportSink {
   /** The connection is open: the WebSocket is, or the answer is an event stream. */
   opened(): void;
+  /** For connections that are shared: from here on it is one of that kind. */
+  switched?(kind: TransportKind): void;
   /** A frame came, as it is on the wire. */
   frame(text: string): void;
   /** The connection failed or ended. */

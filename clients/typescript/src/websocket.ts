@@ -44,7 +44,7 @@ function open(WebSocket: WebSocketConstructor, { url, token }: OpenRequest, sink
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
     detach();
     // The gateway's close codes come with the name of its own code.
-    const isOurs = code === 1009 || (code >= 1011 && code <= 1013) || code >= 4000;
+    const isOurs = /^(1009|101[123]|4...)$/.test(`${code}`);
     sink.closed({ close: code, code: (isOurs && reason) || null, message: reason || `the connection ended (${code})` });
   };
   return {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
-import { AuthError, browserLifecycle, createClient, localStorageCursor, schemas, TidegateError, webSocket } from '@tidegate/client';
+import { AuthError, browserLifecycle, createClient, eventStream, localStorageCursor, schemas, TidegateError, webSocket } from '@tidegate/client';
 import { fakeTransport, manualClock, replay, settled } from '@tidegate/client/testing';
 
 function setUp(options = {}, transportOptions = {}) {
@@ -709,4 +709,106 @@ test('wrong options are refused with a sentence', () => {
     [{ services: ['ok', 'not ok'] }, /^services: \["ok","not ok"\] is not a list of names of 1 to 64/],
   ]) assert.throws(() => createClient({ ...good, ...change }), (error) => error instanceof TypeError && words.test(error.message), JSON.stringify(change));
   for (const url of ['https://gateway.test', 'wss://gateway.test/', 'http://localhost:8080', 'ws://localhost:8080/realtime/']) createClient({ ...good, url });
+});
+
+/** What a client without `onError` writes into the console while `act` runs. */
+async function shownBy(options, act) {
+  const shown = mock.method(console, 'error', () => {});
+  const clock = manualClock();
+  const gateway = fakeTransport({ clock });
+  const client = createClient({ url: 'https://gateway.test', org: 'acme', getToken: () => 'token', transports: [gateway], lifecycle: null, clock, random: () => 0.5, ...options });
+  try {
+    await act({ client, clock, gateway });
+  } finally {
+    shown.mock.restore();
+    client.dispose();
+  }
+  return shown.mock.calls.map(({ arguments: [error] }) => error);
+}
+
+test('what a developer must see stands in the console once if nobody listens', async () => {
+  let calls = 0;
+  const reason = new Error('503');
+  const full = { get: () => null, set: () => { throw new Error('full'); } };
+  const shown = await shownBy({ maxQueue: 1, storage: full, getToken: () => { if ((calls += 1) < 4) throw reason; return 'token'; } }, async ({ client, clock, gateway }) => {
+    client.on('a', () => new Promise((resolve) => { clock.after(20_000, resolve); }));
+    client.connect();
+    await clock.advance(120_000);
+    assert.equal(client.getStatus().state, 'connected');
+    gateway.drop();
+    await clock.advance(20_000);
+    for (let count = 0; count < 2; count += 1) {
+      gateway.publish({ event: 'a' }, { event: 'a' }, { event: 'a' });
+      await clock.advance(120_000);
+    }
+  });
+  assert.deepEqual(shown.map(({ code, message }) => `${code}: ${message}`), [
+    'token: 503 (getToken)', 'storage: the cursor was not stored: full', 'overflow: too many events wait for a handler or an iteration',
+  ]);
+  assert.equal(shown[0].cause, reason);
+});
+
+test('before the first connection all errors stand in the console, with the address', async () => {
+  const shown = await shownBy({}, async ({ client, clock, gateway }) => {
+    gateway.refuse({ close: 1006, message: 'the connection ended (1006)' });
+    client.connect();
+    await clock.advance(120_000);
+  });
+  assert.deepEqual(shown.map(({ code, message }) => `${code}: ${message}`), ['closed: the connection ended (1006) (https://gateway.test)']);
+});
+
+test('with a logger, errors go there and not into the console', async () => {
+  const warned = [];
+  const shown = await shownBy({ getToken: () => undefined, logger: { warn: (message) => warned.push(message) } }, async ({ client, clock }) => {
+    client.connect();
+    await clock.advance(5_000);
+  });
+  assert.deepEqual(shown, []);
+  assert.deepEqual([...new Set(warned)], ['undefined is not a token (getToken)']);
+});
+
+test('an error of a token says what came in its place, and no token', async () => {
+  for (const [answer, words] of [
+    [undefined, 'undefined'], [null, 'null'], ['', '""'], [7, '"number"'], [{}, '{}'], [{ token: '' }, '{"token":""}'],
+    [{ access_token: 'SECRET', expires_in: 600, user: { name: 'SECRET' } }, '{"access_token":"string","expires_in":"number","user":{"name":"string"}}'],
+    ['SECRET/=', 'text that is not of A-Z a-z 0-9 . _ - ~ +'], [{ token: 'SECRET SECRET' }, 'text that is not of A-Z a-z 0-9 . _ - ~ +'],
+  ]) {
+    const { clock, client, errors } = setUp({ getToken: () => answer });
+    client.connect();
+    await clock.advance(10);
+    assert.equal(errors[0].message, `${words} is not a token (getToken)`);
+    client.dispose();
+  }
+});
+
+test('an event stream that is none says where', async () => {
+  for (const [answer, words] of [
+    [() => new Response('<html>'), 'the answer is not an event stream'], [() => new Response('no', { status: 404 }), 'status 404 without a word of the gateway'],
+    [() => new Response(null, { status: 302 }), 'the address redirects; give the final one'], [() => { throw new TypeError('fetch failed'); }, 'the event stream failed: fetch failed'],
+  ]) {
+    const { client, errors } = setUp({ transports: [eventStream(async () => answer())] });
+    client.connect();
+    await settled();
+    assert.equal(errors[0].message, `${words} (https://gateway.test)`);
+    client.dispose();
+  }
+});
+
+test('connect after dispose is an error', async () => {
+  const shown = await shownBy({}, async ({ client }) => {
+    client.connect();
+    client.dispose();
+    client.connect();
+    client.retain();
+  });
+  assert.deepEqual(shown.map(({ code }) => code), ['disposed']);
+});
+
+test('a client that is disposed while its cursor is read is no error', async () => {
+  const shown = await shownBy({ storage: { get: async () => null, set: () => {} } }, async ({ client }) => {
+    client.retain();
+    client.dispose();
+    await settled();
+  });
+  assert.deepEqual(shown, []);
 });

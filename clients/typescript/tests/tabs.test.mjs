@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
-import { createClient } from '@tidegate/client';
+import { createClient, systemClock } from '@tidegate/client';
 import { tabs } from '@tidegate/client/tabs';
 import { fakeTransport } from '@tidegate/client/testing';
 import { until } from '../../../tests/npm/gateway.mjs';
@@ -249,4 +249,106 @@ test('a follower renews its own token, and leads with the new one', async () => 
 test('without Web Locks each tab has its own connection', () => {
   const transports = [fakeTransport()];
   assert.equal(tabs({ name: 'x', transports }), transports);
+});
+
+/** A gateway that can restart without loss: the log goes on under another epoch, and `hello` says so. */
+function restarting() {
+  const gateway = fakeTransport();
+  let starts = 1;
+  const open = ({ url, token }, sink) => gateway.open(
+    { url: url.replace(/cursor=e\d+/, 'cursor=e1'), token },
+    { ...sink, frame: (text) => sink.frame(text.replaceAll('"e1', `"e${starts}`)) },
+  );
+  const restart = () => {
+    starts += 1;
+    gateway.drop();
+  };
+  return { gateway, transport: { kind: 'ws', open }, restart };
+}
+
+test('after restarts of the gateway that lost nothing, tabs share again, also one that was away', async () => {
+  const { restart, ...more } = restarting();
+  const { gateway, tab, open } = browser(more);
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  const third = tab();
+  await connected(second, third);
+  gateway.publish({ event: 'a' });
+  for (const own of [first, second, third]) await saw(own, 1);
+  third.client.disconnect();
+  gateway.publish({ event: 'a' });
+  await saw(second, 1, 2);
+  for (let count = 0; count < 2; count += 1) {
+    restart();
+    gateway.publish({ event: 'a' });
+    await connected(first, second);
+  }
+  third.client.connect();
+  await connected(third);
+  gateway.publish({ event: 'a' });
+  for (const own of [first, second, third]) await saw(own, 1, 2, 3, 4, 5);
+  assert.equal(open(), 1);
+  assert.match(third.client.cursor, /^e3-5-/);
+  assert.deepEqual([first, second, third].flatMap(({ gaps, client }) => [...gaps, client.metrics().duplicatesDetected]), [0, 0, 0]);
+});
+
+test('a tab that stands beyond what the leader had when the epoch changed has its own connection', async () => {
+  const { restart, ...more } = restarting();
+  const { gateway, tab, open } = browser(more);
+  gateway.publish({ event: 'a' });
+  const first = tab();
+  await connected(first);
+  restart();
+  await connected(first);
+  gateway.publish({ event: 'a' });
+  await saw(first, 2);
+  const second = tab({ cursor: 'e1-2' });
+  await connected(second);
+  assert.equal(open(), 2);
+});
+
+/** WebSocket is blocked; the gateway's clock runs a minute ahead. */
+function withoutWebSocket() {
+  const clock = systemClock();
+  const gateway = fakeTransport({ kind: 'sse', clock: { ...clock, wall: () => clock.wall() + 60_000 } });
+  const ws = fakeTransport();
+  ws.refuse({ close: 1006 });
+  return { ws, gateway, sse: { kind: 'sse', open: (request, sink) => ({ ...gateway.open(request, sink), send: () => {} }) } };
+}
+
+test('a follower that takes the lead goes by the transport that worked for the leader', async () => {
+  const { ws, sse, gateway } = withoutWebSocket();
+  const { tab, open } = browser({ gateway, transport: [ws, sse] });
+  const first = tab();
+  await connected(first);
+  const second = tab();
+  await connected(second);
+  const tries = ws.connections.length;
+  first.client.dispose();
+  await until('the next leader', () => gateway.connections.length === 2 && second.client.getStatus().transport === 'sse');
+  gateway.publish({ event: 'a' });
+  await saw(second, 1);
+  assert.equal(second.client.metrics().totalDisconnects, 0);
+  gateway.drop();
+  await until('the loss', () => second.client.getStatus().state === 'reconnecting');
+  await connected(second);
+  assert.equal(open(), 1);
+  assert.equal(ws.connections.length, tries, 'it does not try the other one, now or later');
+});
+
+test('followers of an event stream know the gateway\'s clock from the leader', async () => {
+  for (const blocked of [true, false]) {
+    const { ws, sse, gateway } = withoutWebSocket();
+    const { tab } = browser({ gateway, transport: blocked ? [ws, sse] : [sse] });
+    const all = [tab()];
+    await connected(all[0]);
+    all.push(tab());
+    await connected(all[1]);
+    await until('the clock', () => all[1].client.metrics().extra.clockOffsetMs !== null);
+    for (const { client } of all) assert.equal(Math.round(client.metrics().extra.clockOffsetMs / 30_000), 2);
+    gateway.publish({ event: 'a' });
+    await saw(all[1], 1);
+    assert.equal(all[1].client.metrics().eventLatencyMs.length, 1);
+  }
 });

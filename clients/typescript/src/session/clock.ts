@@ -1,6 +1,6 @@
 // What the gateway's clock shows, how late events are, and whether the connection is still alive.
 
-import { COUNT_MAX, PING_MIN_MS, PROBE_MS, REPORT_MS, SAMPLES_MAX, SILENCE_MS } from './limits.js';
+import { COUNT_MAX, LATENCY_MAX_MS, PING_MIN_MS, PROBE_MS, REPORT_MS, SAMPLES_MAX, SILENCE_MS } from './limits.js';
 import { now, s, send, unreported } from './step.js';
 import type { State } from './types.js';
 import type { Frame } from './step.js';
@@ -76,9 +76,10 @@ export function clock({ samples }: State): State['samples'][number] | null {
   return samples.reduce<State['samples'][number] | null>((best, sample) => (best && best.rtt <= sample.rtt ? best : sample), null);
 }
 
+/** Null if nothing is known, or a clock was set. */
 export function latency(timestamp: unknown): number | null {
   const ms = now + (clock(s)?.offset ?? NaN) - timeOf(timestamp);
-  return ms === ms ? Math.max(0, ms) : null; // NaN is unequal to itself
+  return Math.abs(ms) <= LATENCY_MAX_MS ? Math.max(0, ms) : null;
 }
 
 let lastText: unknown;

@@ -33,6 +33,7 @@ export const SAMPLES_MAX = 8;
 export const JUMP_MS = 2_000; // the machine slept, or a timer came late
 export const REPORT_MS = 30_000;
 export const COUNT_MAX = 1_000_000;
+export const LATENCY_MAX_MS = 3_600_000; // the bound of a report
 
 // Deliveries and pages of history (./delivery).
 export const DEDUP_MS = 300_000;

@@ -109,7 +109,7 @@ function token(input: Of<'token'> | Of<'token_failed'>): void {
   if (input.t === 'token_failed') return input.final ? stop('auth', input.message) : tokenFailed(reason, input.message);
   const { token, expires_in_ms } = input;
   const life = expires_in_ms ?? UNCONFIRMED_MS;
-  if (token === '' || life <= 0) return tokenFailed(reason, 'the callback gave no token, or an expired one');
+  if (token === '' || life <= 0) return tokenFailed(reason, 'the token has expired');
   s.token = token;
   s.token_until = now + life;
   s.asked = true;
@@ -126,6 +126,11 @@ function opened({ g }: Of<'opened'>): void {
   if (g !== s.connection) return;
   s.phase = 'hello';
   s.timers.phase = now + HELLO_MS;
+}
+
+/** The hello that follows makes it the one to begin with. */
+function switched({ g, transport }: Of<'switched'>): void {
+  if (g === s.connection) s.transport = transport;
 }
 
 function frame({ g, text }: Of<'frame'>): void {
@@ -184,10 +189,10 @@ function tick(): void {
   if (isDue('token')) {
     const { reason } = s.request!;
     cancelToken();
-    tokenFailed(reason, 'the token callback did not answer in 15 s');
+    tokenFailed(reason, 'no answer in 15 s');
   }
   if (isDue('phase')) {
-    if (s.phase === 'probe') lose('silence', 'nothing was heard in time');
+    if (s.phase === 'probe') lose('silence', 'nothing was heard');
     else if (s.phase === 'hello' && s.transport === 'sse') bareEnd('sse_buffered', 'something on the way holds the event stream back');
     else bareEnd('timeout', 'the gateway does not answer');
   }
@@ -197,7 +202,7 @@ function tick(): void {
     s.timers.refresh = null;
     getToken('refresh');
   }
-  if (isDue('leave')) lose('draining', 'the gateway asked for it');
+  if (isDue('leave')) lose('draining', 'the gateway asked to reconnect');
   if (isDue('retry')) begin();
   if (isDue('page')) fillFailed();
   if (isDue('sweep')) sweep();
@@ -207,7 +212,7 @@ function tick(): void {
 function overflow(): void {
   wait(CLOSE_FAULT);
   s.paused = true;
-  report('overflow', 'the application is behind', null);
+  report('overflow', 'too many events wait for a handler or an iteration', null);
 }
 
 function overflowWaiting(): void {
@@ -232,11 +237,11 @@ type Table = { [P in Phase]: { [T in Input['t']]: (input: Of<T>) => void } };
 
 // What most phases do.
 const ROW: Table['idle'] = {
-  connect: ignore, disconnect, token, token_failed: token, opened: ignore, frame: ignore, closed: ignore, wake: ignore,
+  connect: ignore, disconnect, token, token_failed: token, opened: ignore, switched: ignore, frame: ignore, closed: ignore, wake: ignore,
   offline: ignore, suspend: ignore, tick, overflow: ignore, drained: ignore, page: ignore, page_failed: ignore,
 };
 const HELLO: Table['hello'] = { ...ROW, frame, closed, suspend };
-const OPEN: Table['live'] = { ...HELLO, wake, offline: probe, overflow, page: pageCame, page_failed: pageCame };
+const OPEN: Table['live'] = { ...HELLO, wake, switched, offline: probe, overflow, page: pageCame, page_failed: pageCame };
 const TABLE: Table = {
   idle: { ...ROW, connect },
   stopped: { ...ROW, connect },

@@ -25,11 +25,11 @@ function hello(frame: Frame): void {
   s.dedup_window_ms = wholeOr(frame.dedup_window_ms, DEDUP_MS);
   s.token_until = now + life;
   timers.refresh = now + Math.max(REFRESH_MIN_MS, Math.floor((life * 4) / 5));
+  if (s.transport !== s.kept) emit({ t: 'transport', transport: s.transport });
+  s.home = s.kept = s.transport;
   if (renewed) s.refusals = 0;
   else {
     if (!s.moving) s.connected_wall = wall;
-    if (s.transport !== s.kept) emit({ t: 'transport', transport: s.transport });
-    s.home = s.kept = s.transport;
     s.hello_at = now;
     s.moving = false;
     s.before_hello = s.pings_heard = 0;

@@ -44,6 +44,8 @@ export type Input =
   | { t: 'token_failed'; g: number; final: boolean; message: string }
   /** WebSocket: open. SSE: answered with 200 and an event stream. */
   | { t: 'opened'; g: number }
+  /** The connection, which tabs share, is one of this kind from here on. */
+  | { t: 'switched'; g: number; transport: Transport }
   | { t: 'frame'; g: number; text: string }
   /** The transport failed or ended. `close`: WebSocket close code; `status`, `code`: HTTP status and its problem's code. */
   | { t: 'closed'; g: number; close?: number | null; status?: number | null; code?: string | null; retry_in_ms?: number | null; message?: string }

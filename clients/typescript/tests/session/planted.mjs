@@ -59,6 +59,8 @@ export const BUGS = [
   { bug: 'a failed attempt counts as a disconnect', in: 'attempt', of: 'if (!isOpen(s) && !s.moving)\n        return;', to: '', red: 'the first attempt is disconnected until one has failed' },
   { bug: 'replays count in the latency', in: 'stream', of: 'latency_ms: replay ? null : latency(', to: 'latency_ms: latency(', red: 'replays have no latency' },
   { bug: 'the last sample of the clock counts, not the best', in: 'clock', of: 'best && best.rtt <= sample.rtt ? best : sample', to: 'sample', red: 'latency: of the sample with the shortest round trip' },
+  { bug: 'a clock that was set makes latencies', in: 'clock', of: 'Math.abs(ms) <= LATENCY_MAX_MS', to: 'ms === ms', red: 'a clock that was set by more than an hour makes no latency' },
+  { bug: 'a shared connection stays what it was', in: 'session', of: 'if (g === s.connection)\n        s.transport = transport;', to: '', red: 'a shared connection that is another tab\'s event stream and then this one\'s' },
   { bug: 'a ping of ours for each of a burst', in: 'clock', of: '>= PING_MIN_MS', to: '>= 0', red: 'a burst of pings of the gateway is no reason for a burst of ours' },
   { bug: 'health frames after each reconnect', in: 'clock', of: 'Math.max(now, s.reported_at ?? 0) + REPORT_MS', to: 'now', red: 'at most one health frame in 30 s' },
 ];

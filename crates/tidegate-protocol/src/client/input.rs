@@ -69,6 +69,13 @@ pub enum Input {
         /// That of the `open`.
         g: u64,
     },
+    /// The connection, which tabs of a browser share, is one of this kind from here on.
+    Switched {
+        /// That of the `open`.
+        g: u64,
+        /// What carries it now.
+        transport: Transport,
+    },
     /// A frame came.
     Frame {
         /// That of the `open`.

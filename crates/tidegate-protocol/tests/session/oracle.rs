@@ -85,6 +85,7 @@ impl Oracle {
             Input::Connect
             | Input::Disconnect
             | Input::Opened { .. }
+            | Input::Switched { .. }
             | Input::Frame { .. }
             | Input::Wake { .. }
             | Input::Offline

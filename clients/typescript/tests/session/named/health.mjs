@@ -45,8 +45,14 @@ add('an odd round trip is halved downwards', ['section 3.19', 'parity'], {}, (t)
 
 add('latency is never negative', ['section 3.19'], {}, (t) => t.live().at(1000).frame(event(5, 6, 60000), 'event 6 0', 'cursor e1-6-t'), { metrics: true });
 
+add('a clock that was set by more than an hour makes no latency', ['section 3.19'], { health: true }, (t) => {
+  t.live().at(1000).frame(event(5, 6, 1000 - 3_600_000), 'event 6 3600000', 'cursor e1-6-t')
+    .frame(event(6, 7, 1000 - 3_600_001), 'event 7', 'cursor e1-7-t').frame(event(7, 8, 1000 + 7_200_000), 'event 8', 'cursor e1-8-t')
+    .at(10300).step({ t: 'tick' }).tick('send health [[3600000],0,0,0,0]');
+}, { metrics: true });
+
 add('replays have no latency', ['section 3.20'], {}, (t) => {
-  t.live({ head: 8 }).at(1000).frame(batch(5, 9, entry(6, -9e6), entry(8, -9e6), entry(9, 990)), 'event 6 replay', 'event 8 replay', 'event 9 10', 'cursor e1-9-t');
+  t.live({ head: 8 }).at(1000).frame(batch(5, 9, entry(6, -9e5), entry(8, -9e5), entry(9, 990)), 'event 6 replay', 'event 8 replay', 'event 9 10', 'cursor e1-9-t');
 }, { metrics: true });
 
 add('a pong that answers another ping', ['section 3.19'], {}, (t) => {

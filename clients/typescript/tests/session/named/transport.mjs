@@ -122,3 +122,11 @@ add('connect forgets failures', ['transports'], {}, (t) => {
     .at(5000).connect('get_token 3 initial', 'state disconnected auth 0').token(3, 'token-2', null, 'open 4 ws token-2 -', 'state disconnected opening 0')
     .closed({}, 'error closed 3500', 'state reconnecting backoff 1 in 3500');
 });
+
+add('a shared connection that is another tab\'s event stream and then this one\'s', ['transports'], {}, (t) => {
+  t.live().quiet(20000).step({ t: 'switched', g: t.g + 1, transport: 'sse' }).step({ t: 'switched', g: t.g, transport: 'sse' })
+    .frame(hello({ server_time: iso(20000) }), 'transport sse', 'hello c-1 5 renewed').is('live', 55000)
+    .at(21000).step({ t: 'wake', reason: 'visible' }).is('live', 55000)
+    .at(22000).closed({}, 'error closed 3500', 'state reconnecting backoff 1 in 3500').step({ t: 'switched', g: t.g, transport: 'ws' })
+    .tick('open 3 sse token-1 e1-5-t replaces=c-1', 'state reconnecting opening 1');
+}, { metrics: true });

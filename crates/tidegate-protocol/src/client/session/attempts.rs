@@ -64,6 +64,13 @@ impl Session {
         }
     }
 
+    /// The hello that follows makes it the one to begin with.
+    pub(super) fn switched(&mut self, g: u64, transport: Transport) {
+        if self.state.connection == Some(g) {
+            self.state.transport = transport;
+        }
+    }
+
     pub(super) fn closed(
         &mut self,
         g: u64,

@@ -58,11 +58,13 @@ impl Session {
         self.state.samples.push(ClockSample { rtt, offset });
     }
 
-    /// How long ago the gateway accepted an event, by its clock.
+    /// How long ago the gateway accepted an event, by its clock. If that is beyond the bound of a report, in
+    /// either direction, a clock was set, and nothing is known.
     pub(super) fn latency(&self, appended: Option<i64>) -> Option<u64> {
         let clock = self.state.clock()?;
         let here = clock.offset.saturating_add_unsigned(self.now);
-        Some(u64::try_from(here.saturating_sub(appended?)).unwrap_or(0))
+        let ms = here.saturating_sub(appended?);
+        (ms.unsigned_abs() <= u64::from(HealthReport::LATENCY_MS_MAX)).then(|| u64::try_from(ms).unwrap_or(0))
     }
 
     /// At most one report in [`REPORT_MS`], over all connections.

@@ -111,6 +111,12 @@ impl Session {
         s.connection_id = frame.text("connection_id").filter(|id| !id.is_empty()).map(Into::into);
         s.token_until = self.now + life;
         s.timers.refresh = Some(self.now + (life * 4 / 5).max(REFRESH_MS_MIN));
+        let transport = s.transport;
+        s.home = transport;
+        if transport != s.kept {
+            s.kept = transport;
+            self.out.push(Output::Transport { transport });
+        }
         if is_renewed {
             s.refusals = 0;
         } else {
@@ -125,12 +131,6 @@ impl Session {
             s.not_before = None;
             s.pings_heard = 0;
             s.samples.clear();
-            let transport = s.transport;
-            s.home = transport;
-            if transport != s.kept {
-                s.kept = transport;
-                self.emit(Output::Transport { transport });
-            }
             let opened = self.state.open_at.unwrap_or(self.now);
             self.sample(opened, frame.text("server_time").as_deref());
         }

@@ -127,6 +127,9 @@ impl Session {
             (Input::Opened { g }, Opening) => self.opened(g),
             (Input::Opened { .. }, Idle | Auth | Hello | Live | Probe | Backoff | Stopped) => {}
 
+            (Input::Switched { g, transport }, Live | Probe) => self.switched(g, transport),
+            (Input::Switched { .. }, Idle | Auth | Opening | Hello | Backoff | Stopped) => {}
+
             (Input::Frame { g, text }, Opening | Hello | Live | Probe) => self.frame(g, &text),
             (Input::Frame { .. }, Idle | Auth | Backoff | Stopped) => {}
 
