@@ -17,14 +17,14 @@ use tidegate_core::{DedupKey, NamedRequest, NewEvent};
 use tidegate_protocol::{OrgId, SEQ_MAX, Seq, UnixMillis};
 
 use super::{
-    AppendError, Appended, Durability, FirstUse, Health, StoredAt,
+    AppendError, Appended, DeleteError, Durability, FirstUse, Health, StoredAt,
     chain::{Chain, Epochs, Start},
     clock::capped_millis,
     dedup::{Known, Window, WindowLimits},
     local::{Log, LogNow, Shared},
     queue::{Request, Taken},
     staged::{Pending, Staged},
-    store::{Found, GivenId, LogIndex, LogWrite, Store, StoreError, WriteGroup},
+    store::{Found, GivenId, LogIndex, LogWrite, NoRoom, Store, StoreError, WriteGroup},
 };
 
 /// How often the log is synced with [`Durability::Interval`].
@@ -33,13 +33,20 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// is a group of its own.
 const GROUP_EVENTS_MAX: usize = 10_000;
 
+/// How often a full log is looked at for room. It takes events again within this time.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// What an event takes in the log beside its body, at most about: its record, its names, its id.
+const EVENT_OVERHEAD: usize = 512;
+
 /// The thread's state.
 pub(super) struct Committer<S: Store> {
     pub(super) shared: Arc<Shared<S>>,
-    window: Window,
+    pub(super) window: Window,
     epochs: Epochs,
     start: Start,
     next_index: LogIndex,
+    /// Whether events were refused because there was no room, and none has been seen since.
+    is_full: bool,
     /// The logs by the number that the store knows them by.
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
@@ -80,14 +87,15 @@ impl<S: Store> Committer<S> {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, found.log, key, Known { seq, content });
         }
-        shared.store.commit(&WriteGroup { at: now, start: Some(found.start), ..WriteGroup::default() })?;
+        let start = WriteGroup { at: now, start: Some(found.start), ..WriteGroup::default() };
+        shared.store.commit(&start)?.map_err(|no_room| StoreError::new("start the log", no_room))?;
         shared.store.acknowledge()?;
         let by_index = {
             let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
             logs.values().map(|log| (log.index, log.clone())).collect()
         };
         let (start, next_index) = (found.start, found.next_index);
-        Ok(Self { shared, window, epochs, start, next_index, by_index })
+        Ok(Self { shared, window, epochs, start, next_index, by_index, is_full: false })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -99,6 +107,7 @@ impl<S: Store> Committer<S> {
         let patience = if interval { SYNC_INTERVAL } else { Duration::from_secs(3600) };
         let mut synced = Instant::now();
         loop {
+            let patience = if self.is_full { LOOK_FOR_ROOM } else { patience };
             let outcome = match self.shared.queue.take(GROUP_EVENTS_MAX, patience) {
                 Taken::Requests(requests) => self.group(requests),
                 Taken::Nothing => Ok(()),
@@ -109,6 +118,10 @@ impl<S: Store> Committer<S> {
                     break;
                 }
             };
+            if self.is_full {
+                let room = self.shared.store.make_room(0);
+                self.note_room(room);
+            }
             let outcome = outcome.and_then(|()| {
                 if interval && synced.elapsed() >= SYNC_INTERVAL {
                     synced = Instant::now();
@@ -130,7 +143,9 @@ impl<S: Store> Committer<S> {
         let now = self.shared.hooks.clock.now();
         let marked = (self.shared.store.sync())
             .and_then(|()| {
-                self.shared.store.commit(&WriteGroup { at: now, start: Some(start), ..WriteGroup::default() })
+                let group = WriteGroup { at: now, start: Some(start), ..WriteGroup::default() };
+                let written = self.shared.store.commit(&group)?;
+                written.map_err(|no_room| StoreError::new("note the stop of the log", no_room))
             })
             .and_then(|()| self.shared.store.sync())
             .and_then(|()| self.shared.store.acknowledge());
@@ -144,7 +159,8 @@ impl<S: Store> Committer<S> {
         let now = self.shared.hooks.clock.now();
         self.window.advance(self.shared.hooks.clock.steady());
         let mut pending = Pending { now, ..Pending::default() };
-        let mut sweeps = Vec::new();
+        let (mut sweeps, mut erased, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+        let mark = self.window.mark();
         for request in requests {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
@@ -169,9 +185,18 @@ impl<S: Store> Committer<S> {
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Sweep { cut, done } => sweeps.push((cut, done)),
+                Request::Erased { erasure } => erased.push(erasure),
+                Request::Delete { org, seqs, answer } => deletions.push((org, seqs, answer)),
             }
         }
-        self.commit(pending)?;
+        self.commit(pending, mark)?;
+        for (org, seqs, answer) in deletions {
+            let deleted = self.delete(now, &org, seqs)?;
+            let _ = answer.send(deleted);
+        }
+        if !erased.is_empty() {
+            self.note_erased(now, erased)?;
+        }
         for (cut, done) in sweeps {
             self.sweep(now, cut)?;
             let _ = done.send(());
@@ -208,12 +233,17 @@ impl<S: Store> Committer<S> {
         if let Err(refusal) = self.window.check_room(known, fresh_ids) {
             return Ok(Err(refusal));
         }
+        let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
+        if fresh > 0
+            && let Err(refusal) = self.make_room(pending, events)
+        {
+            return Ok(Err(refusal));
+        }
         let at = match self.stage(pending, org)? {
             Ok(at) => at,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let staged = &mut pending.staged[at];
-        let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
         if staged.head + fresh > SEQ_MAX {
             return Ok(Err(AppendError::SeqsUsedUp));
         }
@@ -242,6 +272,48 @@ impl<S: Store> Committer<S> {
             }
         }
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
+    }
+
+    /// Makes sure that the group can be written with these events as well (R32).
+    fn make_room(&mut self, pending: &mut Pending, events: &[NewEvent]) -> Result<(), AppendError> {
+        let bytes: usize = events.iter().map(|event| event.body.len() + EVENT_OVERHEAD).sum();
+        let bytes = pending.bytes + bytes as u64;
+        if let Err(no_room) = self.shared.store.make_room(bytes) {
+            self.note_room(Err(no_room));
+            return Err(AppendError::LogFull);
+        }
+        self.note_room(Ok(()));
+        pending.bytes = bytes;
+        Ok(())
+    }
+
+    /// Says in the engine's health whether there is room for events.
+    fn note_room(&mut self, room: Result<(), NoRoom>) {
+        match room {
+            Ok(()) if self.is_full => {
+                self.is_full = false;
+                tracing::info!("the log has room for events again");
+                self.shared.health.send_if_modified(|health| {
+                    let was_full = matches!(health, Health::Full(_));
+                    if was_full {
+                        *health = Health::Ok;
+                    }
+                    was_full
+                });
+            }
+            Err(no_room) if !self.is_full => {
+                self.is_full = true;
+                tracing::error!(reason = %no_room, "the log is full: events are refused until there is room");
+                self.shared.health.send_if_modified(|health| {
+                    let is_lesser = !matches!(health, Health::Halted(_));
+                    if is_lesser {
+                        *health = Health::Full(no_room.0);
+                    }
+                    is_lesser
+                });
+            }
+            _ => {}
+        }
     }
 
     /// Whether the publisher of a batch named it, and whether the name is in the window.
@@ -329,7 +401,7 @@ impl<S: Store> Committer<S> {
         if let Some(epoch) = epoch {
             return Ok(Staged::new(org, Some(log), index, None, epoch, end));
         }
-        let chain = match self.shared.store.chain(org)? {
+        let chain = match self.shared.store.chain(index) {
             Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0),
             // Its earlier epochs cannot be read. `trimmed` records that there were some, so readers with
             // a cursor of an earlier epoch get a gap.
@@ -341,7 +413,10 @@ impl<S: Store> Committer<S> {
 
     /// Writes the group. After the store has kept it, moves the heads, calls the feed, and answers the
     /// requests.
-    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
+    ///
+    /// If there turns out to be no room, nothing of the group is kept: the ids inserted since `mark` leave the
+    /// window again.
+    fn commit(&mut self, pending: Pending, mark: usize) -> Result<(), StoreError> {
         let Pending { now, staged, appends, refused, opens, .. } = pending;
         let mut group = WriteGroup { at: now, ..WriteGroup::default() };
         let mut logs = Vec::new();
@@ -361,12 +436,22 @@ impl<S: Store> Committer<S> {
                 ids: staged.ids,
             });
         }
-        if !group.is_empty()
-            && let Err(error) = self.write(&group)
-        {
-            // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
-            self.shared.halt(&error);
-            return Err(error);
+        let written = if group.is_empty() { Ok(Ok(())) } else { self.write(&group) };
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(no_room)) => {
+                self.window.roll_back(mark);
+                self.note_room(Err(no_room));
+                appends.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                refused.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                opens.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                return Ok(());
+            }
+            Err(error) => {
+                // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
+                self.shared.halt(&error);
+                return Err(error);
+            }
         }
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
             self.publish(now, write, log, prev);
@@ -390,11 +475,14 @@ impl<S: Store> Committer<S> {
     }
 
     /// Makes a group as durable as the policy says.
-    fn write(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn write(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         let began = Instant::now();
-        self.shared.store.commit(group)?;
-        self.shared.hooks.observer.on_sync(began.elapsed(), group.events());
-        self.shared.store.acknowledge()
+        let written = self.shared.store.commit(group)?;
+        if written.is_ok() {
+            self.shared.hooks.observer.on_sync(began.elapsed(), group.events());
+            self.shared.store.acknowledge()?;
+        }
+        Ok(written)
     }
 
     /// Makes one log's part of a written group visible: to reads, and to the node.
@@ -463,7 +551,8 @@ impl<S: Store> Shared<S> {
             match request {
                 Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
                 Request::Open { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
-                Request::Sweep { .. } => {}
+                Request::Delete { answer, .. } => drop(answer.send(Err(DeleteError::Halted))),
+                Request::Sweep { .. } | Request::Erased { .. } => {}
             }
         }
     }

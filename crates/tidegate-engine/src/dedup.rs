@@ -100,6 +100,32 @@ impl Window {
         *self.by_log.entry(log).or_default() += 1;
     }
 
+    /// A mark to which [`roll_back`](Self::roll_back) returns.
+    pub fn mark(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Takes back the ids that were inserted since `mark`: their group was not written.
+    pub fn roll_back(&mut self, mark: usize) {
+        while self.order.len() > mark {
+            let Some((_, key, log)) = self.order.pop_back() else { break };
+            self.known.remove(&key);
+            self.lower(log);
+        }
+    }
+
+    /// Drops the ids of a log that was deleted: they may be used anew.
+    pub fn forget(&mut self, log: LogIndex) {
+        let (known, by_log) = (&mut self.known, &mut self.by_log);
+        self.order.retain(|(_, key, of)| {
+            if *of == log {
+                known.remove(key);
+            }
+            *of != log
+        });
+        by_log.remove(&log);
+    }
+
     fn lower(&mut self, log: LogIndex) {
         if let Some(count) = self.by_log.get_mut(&log) {
             *count -= 1;

@@ -100,11 +100,11 @@ pub mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use append::{AppendError, Appended, FirstUse, StoredAt};
+pub use append::{AppendError, Appended, DeleteError, FirstUse, StoredAt};
 pub use chain::{ANCESTORS_MAX, Chain, Start};
 pub use clock::{Clock, SystemClock};
 pub use disk::{DiskOptions, DiskStore};
-pub use engine::{Durability, Engine, Feed};
+pub use engine::{Durability, Engine, Feed, OrgLog};
 pub use health::Health;
 pub use hooks::{Hooks, SyncObserver};
 pub use local::{LocalEngine, LocalOptions, MemoryOptions};

@@ -21,13 +21,14 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    AppendError, Appended, Durability, Engine, Health, Hooks, Page, PageLimit, ReadError,
+    AppendError, Appended, DeleteError, Durability, Engine, Health, Hooks, OrgLog, Page, PageLimit,
+    ReadError,
     chain::{Chain, Epochs, Start},
     clock::capped_millis,
     committer::Committer,
     memory::MemoryStore,
     queue::{Queue, Refused, Request},
-    store::{Found, LogIndex, Recovery, Store, StoreError, Stretch},
+    store::{Found, LogIndex, Recovery, Store, StoreError, Stretch, Usage},
     watched::Watched,
 };
 
@@ -131,17 +132,17 @@ impl<S: Store> Shared<S> {
         let (floor, head) = log.bounds();
         let bound = limit.to.min(head);
         let from = after.max(floor);
-        let Stretch { mut events, to } = if from < bound {
+        let Stretch { after: begin, mut events, to } = if from < bound {
             self.store
                 .read(log.index, from, bound, limit.events.max(1), limit.bytes)
                 .map_err(|error| ReadError::Store(error.0))?
         } else {
-            Stretch { events: Vec::new(), to: bound }
+            Stretch { after: from, events: Vec::new(), to: bound }
         };
         // Retention may have removed events during the read. It raises the floor before it removes them,
         // so what it removed is not above the floor as it is now.
         let (floor, _) = log.bounds();
-        let after = after.max(floor);
+        let after = after.max(begin).max(floor);
         events.retain(|event| event.seq > after);
         Ok(Page { after, to: to.max(after), events })
     }
@@ -216,6 +217,11 @@ impl<S: Store> LocalEngine<S> {
         self.shared.store.bytes()
     }
 
+    /// What the store takes and has.
+    pub fn usage(&self) -> Usage {
+        self.shared.store.usage()
+    }
+
     /// How many orgs the node holds.
     pub fn orgs(&self) -> usize {
         self.shared.logs.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -228,6 +234,29 @@ impl<S: Store> LocalEngine<S> {
             && thread.join().is_err()
         {
             tracing::error!("the log's thread panicked");
+        }
+    }
+
+    fn delete(&self, org: &OrgId, seqs: Option<Vec<Seq>>) -> BoxFuture<'static, Result<(), DeleteError>> {
+        let (answer, answered) = oneshot::channel();
+        let taken = self.shared.queue.push(Request::Delete { org: org.clone(), seqs, answer });
+        Box::pin(async move {
+            match taken {
+                Ok(()) => answered.await.unwrap_or(Err(DeleteError::Unknown)),
+                Err(_) => Err(DeleteError::Halted),
+            }
+        })
+    }
+
+    /// Carries out the erasures that wait. Those that fail are tried in the next sweep.
+    fn erase(&self) {
+        for erasure in self.shared.store.erasures() {
+            match self.shared.store.erase(&erasure) {
+                Ok(()) => drop(self.shared.queue.push(Request::Erased { erasure })),
+                Err(error) => {
+                    tracing::warn!(%error, "content that was deleted is still in a file of the log")
+                }
+            }
         }
     }
 
@@ -313,6 +342,7 @@ impl<S: Store> Engine for LocalEngine<S> {
     }
 
     fn sweep(&self) {
+        self.erase();
         let now = self.shared.hooks.clock.now();
         for round in 0..CUTS_MAX {
             // Planned on this thread, because planning may read a lot. The committer makes the cut.
@@ -328,6 +358,25 @@ impl<S: Store> Engine for LocalEngine<S> {
                 break;
             }
         }
+    }
+
+    fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>> {
+        let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+        let orgs = logs.iter().map(|(org, log)| {
+            let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
+            OrgLog { org: org.clone(), floor: now.floor, head: now.head, last_timestamp: now.last_timestamp }
+        });
+        let mut orgs: Vec<OrgLog> = orgs.collect();
+        orgs.sort_unstable_by(|a, b| a.org.cmp(&b.org));
+        Box::pin(std::future::ready(orgs))
+    }
+
+    fn delete_org(&self, org: &OrgId) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.delete(org, None)
+    }
+
+    fn delete_events(&self, org: &OrgId, seqs: Vec<Seq>) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.delete(org, Some(seqs))
     }
 
     fn health(&self) -> watch::Receiver<Health> {

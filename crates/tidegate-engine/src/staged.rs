@@ -20,6 +20,8 @@ pub(super) struct Pending {
     pub staged: Vec<Staged>,
     pub by_org: HashMap<OrgId, usize>,
     pub created: usize,
+    /// What its events take in the log, about.
+    pub bytes: u64,
     pub appends: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
     /// Refusals that are due to what this group may write.
     pub refused: Vec<(oneshot::Sender<Result<Appended, AppendError>>, AppendError)>,

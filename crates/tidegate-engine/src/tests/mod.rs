@@ -162,6 +162,20 @@ impl Node<'_> {
         }
     }
 
+    /// The seqs that are in the log, and those that the pages say are missing.
+    pub fn seqs_and_holes(&self, org: &str) -> (Vec<Seq>, Vec<Seq>) {
+        let (mut seqs, mut holes, mut after) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let page = self.page(org, after, 2, 10_000, SEQ_END);
+            holes.extend(after + 1..=page.after);
+            seqs.extend(page.events.iter().map(|event| event.seq));
+            if page.to == after {
+                return (seqs, holes);
+            }
+            after = page.to;
+        }
+    }
+
     pub fn seqs(&self, org: &str) -> Vec<Seq> {
         self.all(org, 0).iter().map(|event| event.seq).collect()
     }
