@@ -98,8 +98,8 @@ impl Commits {
         let from = payload.start - record::HEADER;
         let commit = first.commit;
         self.scan.entries.retain(|entry| (entry.offset as usize) < from);
-        self.scan.torn =
-            Some(from..self.scan.torn.as_ref().map_or(self.scan.extent.end as usize, |torn| torn.end));
+        let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
+        self.scan.torn = Some(from..end);
         tracing::debug!(commit, "the last commit is not whole");
         let mut extent = segment::Extent::default();
         for (header, payload) in self.commits.iter().flatten() {
