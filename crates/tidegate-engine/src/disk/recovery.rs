@@ -60,6 +60,12 @@ struct Commits {
     commits: Vec<Vec<Placed>>,
 }
 
+/// Where a record begins and ends in its segment.
+fn place((header, payload): &Placed) -> std::ops::Range<usize> {
+    let begin = payload.start - record::HEADER;
+    begin..begin + header.size()
+}
+
 fn is_whole(commit: &[Placed]) -> bool {
     let dense = commit.iter().enumerate().all(|(part, (header, _))| header.part as usize == part);
     dense && commit.last().is_some_and(|(header, _)| header.is_last)
@@ -94,19 +100,21 @@ impl Commits {
     /// Drops a last commit that is not whole: it was never acknowledged.
     fn drop_unfinished(&mut self) {
         let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
-        let Some((first, payload)) = last.first() else { return };
-        let from = payload.start - record::HEADER;
-        let commit = first.commit;
-        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
+        let Some(from) = last.first().map(|record| place(record).start) else { return };
         let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
         self.scan.torn = Some(from..end);
-        tracing::debug!(commit, "the last commit is not whole");
+        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
         let mut extent = segment::Extent::default();
-        for (header, payload) in self.commits.iter().flatten() {
-            let end = (payload.start - record::HEADER + header.size()) as u64;
-            extent.add(header, end);
+        for record in self.commits.iter().flatten() {
+            extent.add(&record.0, place(record).end as u64);
         }
         self.scan.extent = extent;
+    }
+
+    /// Where the snapshot at its front ends; 0 if it has none.
+    fn front(&self) -> u64 {
+        let last = self.commits.first().filter(|_| self.has_snapshot()).and_then(|commit| commit.last());
+        last.map_or(0, |record| place(record).end as u64)
     }
 
     /// Takes over all of it. Says whether commits are missing.
@@ -164,29 +172,19 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         has_hole |= !commits.scan.holes.is_empty();
         if at + 1 == segments.len() {
             mend_end(segment, commits, damage)?;
-            front = match commits.has_snapshot() {
-                true => commits.commits[0]
-                    .iter()
-                    .map(|(header, payload)| (payload.start - record::HEADER + header.size()) as u64)
-                    .max()
-                    .unwrap_or(0),
-                false => 0,
-            };
+            front = commits.front();
         } else if !segment.is_sealed() {
             segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
         }
     }
     drop(read);
-    if let [older @ .., _] = &segments[..] {
-        for segment in older {
-            if !segment.is_sealed() {
-                if segment.extent().end == 0 {
-                    segment.rebuild_index()?;
-                }
-                if let Err(error) = segment.seal() {
-                    tracing::warn!(%error, "a segment has no index on disk yet");
-                }
-            }
+    let older = segments.split_last().map_or(&[][..], |(_, older)| older);
+    for segment in older.iter().filter(|segment| !segment.is_sealed()) {
+        if segment.extent().end == 0 {
+            segment.rebuild_index()?;
+        }
+        if let Err(error) = segment.seal() {
+            tracing::warn!(%error, "a segment has no index on disk yet");
         }
     }
     // Those that were to be removed and are still there.
