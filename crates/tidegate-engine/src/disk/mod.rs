@@ -168,6 +168,7 @@ impl DiskStore {
         batch.insert(&self.meta, &meta_key(b'b', bucket.number)[..], &total.to_be_bytes()[..]);
         batch.insert(&self.meta, "n", &writer.next_index.to_be_bytes()[..]);
         batch.insert(&self.meta, "c", &commit.to_be_bytes()[..]);
+        batch.insert(&self.meta, "t", &group.at.to_be_bytes()[..]);
         // The same number next to the events, because the two keyspaces reach the disk apart.
         batch.insert(&bucket.keyspace, &key(COMMITS, commit)[..], &[1][..]);
         batch.commit().map_err(write_failed)?;

@@ -6,6 +6,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `meta` | `c` | number of the last commit |
+//! | | `t` | time of the last commit |
 //! | | `n` | number for the next org |
 //! | | `s` | start record |
 //! | | `o` org | org number, chain |
@@ -23,7 +24,7 @@ use tidegate_core::{Ancestor, ContentHash, DedupKey, Event};
 use tidegate_protocol::{Epoch, Seq, ServiceName, UnixMillis, UserId};
 
 use crate::{
-    chain::{Chain, Start},
+    chain::{Chain, Ended, Start},
     store::{FoundId, GivenId, LogIndex, StoreError},
 };
 
@@ -37,6 +38,8 @@ pub const FIRST_LOG: LogIndex = 16;
 const FORMAT: u8 = 1;
 /// The format of ids that has the log of each; the one before has not.
 const IDS_FORMAT: u8 = 2;
+/// The format of chains that has the time at which each ancestor ended; the one before has not.
+const ORG_FORMAT: u8 = 2;
 const TARGETED: u8 = 1;
 
 /// A key of a bucket.
@@ -107,6 +110,13 @@ impl<'a> RecordReader<'a> {
 
     fn format(&mut self) -> Result<(), StoreError> {
         if self.u8()? == FORMAT { Ok(()) } else { Err(damaged()) }
+    }
+
+    fn org_format(&mut self) -> Result<u8, StoreError> {
+        match self.u8()? {
+            format @ (FORMAT | ORG_FORMAT) => Ok(format),
+            _ => Err(damaged()),
+        }
     }
 
     /// `value`, if nothing is left to read.
@@ -241,15 +251,16 @@ pub fn decode_start(value: &[u8]) -> Result<Start, StoreError> {
 
 /// Writes an org's number and epochs.
 pub fn encode_org(index: LogIndex, chain: &Chain) -> Vec<u8> {
-    let mut out = vec![FORMAT];
+    let mut out = vec![ORG_FORMAT];
     out.put_u64(index);
     out.put_u64(chain.start);
     out.put_u8(u8::from(chain.trimmed));
     put_text(&mut out, chain.epoch.as_str());
-    for ancestor in &chain.ancestors {
+    for Ended { ancestor, at } in &chain.ancestors {
         put_text(&mut out, ancestor.epoch.as_str());
         out.put_u64(ancestor.end);
         out.put_u8(u8::from(ancestor.lossy));
+        out.put_u64(*at);
     }
     out
 }
@@ -257,14 +268,14 @@ pub fn encode_org(index: LogIndex, chain: &Chain) -> Vec<u8> {
 /// Reads an org's number alone: chains are read when a log is first touched.
 pub fn decode_org_index(value: &[u8]) -> Result<LogIndex, StoreError> {
     let mut reader = RecordReader(value);
-    reader.format()?;
+    reader.org_format()?;
     reader.u64()
 }
 
 /// Reads an org's number and epochs.
 pub fn decode_org(value: &[u8]) -> Result<(LogIndex, Chain), StoreError> {
     let mut reader = RecordReader(value);
-    reader.format()?;
+    let format = reader.org_format()?;
     let index = reader.u64()?;
     let start = reader.u64()?;
     let trimmed = reader.u8()? == 1;
@@ -272,7 +283,10 @@ pub fn decode_org(value: &[u8]) -> Result<(LogIndex, Chain), StoreError> {
     let mut ancestors = Vec::new();
     while !reader.0.is_empty() {
         let epoch = Epoch::parse(reader.text()?).ok_or_else(damaged)?;
-        ancestors.push(Ancestor { epoch, end: reader.u64()?, lossy: reader.u8()? == 1 });
+        let ancestor = Ancestor { epoch, end: reader.u64()?, lossy: reader.u8()? == 1 };
+        // The format before has no times. Those ancestors count as long past.
+        let at = if format == ORG_FORMAT { reader.u64()? } else { 0 };
+        ancestors.push(Ended { ancestor, at });
     }
     Ok((index, Chain { epoch, start, ancestors, trimmed }))
 }
@@ -303,6 +317,21 @@ pub fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chains_are_read_in_both_formats() {
+        let epoch = |text: &str| Epoch::parse(text).expect("an epoch");
+        let ancestor = Ancestor { epoch: epoch("a"), end: 7, lossy: true };
+        let ancestors = vec![Ended { ancestor: ancestor.clone(), at: 99 }];
+        let chain = Chain { epoch: epoch("b"), start: 3, ancestors, trimmed: false };
+        let written = encode_org(16, &chain);
+        assert_eq!(decode_org(&written).expect("whole"), (16, chain.clone()));
+        let mut before = written[..written.len() - 8].to_vec();
+        before[0] = FORMAT;
+        let ancestors = vec![Ended { ancestor, at: 0 }];
+        assert_eq!(decode_org(&before).expect("whole"), (16, Chain { ancestors, ..chain }));
+        assert!(decode_org(&written[..written.len() - 1]).is_err());
+    }
 
     #[test]
     fn ids_are_read_in_both_formats() {

@@ -37,8 +37,6 @@ use crate::{
 const CACHE_BYTES: u64 = 64 << 20;
 /// The shortest and the longest time that a bucket is written to, unless it is set.
 const BUCKET_MILLIS: std::ops::RangeInclusive<u64> = 60_000..=3_600_000;
-/// A log that was found is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
 
 impl DiskStore {
     /// Opens the store in `options.dir`, or creates it.
@@ -95,7 +93,7 @@ impl DiskStore {
             Some(value) => record::decode_start(&value)?,
             None => Start { clean: true, sync_always: true, ..Start::default() },
         };
-        let mut logs = self.find_logs(options, now)?;
+        let mut logs = self.find_logs()?;
         let lossy = self.is_damaged(acknowledged, before)? || cut;
         if lossy {
             self.repair(&mut logs)?;
@@ -113,10 +111,14 @@ impl DiskStore {
         }
         let number = before.number + 1;
         let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
+        let clock = number_in(&self.meta, b"t")?.unwrap_or(0);
+        // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
+        let ids = self.find_ids(if clock == 0 { now } else { clock })?;
         Ok(Found {
             logs,
+            clock,
             next_index: self.writer().next_index,
-            ids: self.find_ids(now)?,
+            ids,
             start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
             stopped: match before.number {
                 0 => Stopped::Never,
@@ -126,8 +128,7 @@ impl DiskStore {
         })
     }
 
-    fn find_logs(&self, options: &DiskOptions, now: UnixMillis) -> Result<Vec<FoundLog>, StoreError> {
-        let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
+    fn find_logs(&self) -> Result<Vec<FoundLog>, StoreError> {
         let mut logs = Vec::new();
         for entry in self.meta.prefix("o") {
             let (name, value) = entry.into_inner().map_err(read_failed)?;
@@ -140,14 +141,13 @@ impl DiskStore {
                 None => (0, 0, 0),
             };
             let floor = number_in(&self.meta, &meta_key(b'f', index))?.unwrap_or(0);
-            let touched = touched.max(grace).min(now);
             logs.push(FoundLog { org, index, head, floor, last_timestamp, touched });
         }
         Ok(logs)
     }
 
-    /// The ids of the dedup window, oldest first. They are kept by commit, so this reads the window
-    /// and not the buckets that it lies in.
+    /// The ids of the dedup window that ends at `now`, oldest first. They are kept by commit, so this reads
+    /// the window and not the buckets that it lies in. The times of commits never fall (R30).
     fn find_ids(&self, now: UnixMillis) -> Result<Vec<FoundId>, StoreError> {
         let mut found = Vec::new();
         'buckets: for bucket in self.buckets.list().iter().rev() {
