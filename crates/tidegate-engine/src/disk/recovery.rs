@@ -32,9 +32,6 @@ use crate::{
     store::{Found, FoundId, FoundLog, Stopped, StoreError},
 };
 
-/// A log that was found is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
-
 /// What the segments of a directory say.
 struct Read {
     segments: Vec<Arc<Segment>>,
@@ -284,7 +281,8 @@ impl DiskStore {
             writer.state.commit = writer.state.commit.max(commit);
         }
         if lossy || self.segments.newest().is_none() {
-            let at = now.max(writer.state.at);
+            // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
+            let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;
         }
         let unsynced = !before.clean && !before.sync_always;
@@ -295,11 +293,14 @@ impl DiskStore {
             );
         }
         let number = before.number + 1;
+        let clock = writer.state.at;
         let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
         Ok(Found {
-            logs: found_logs(&writer.state, options, now),
+            logs: found_logs(&writer.state),
+            clock,
             next_index: writer.state.next_index.max(FIRST_LOG),
-            ids: self.find_ids(now.max(writer.state.at))?,
+            // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
+            ids: self.find_ids(clock)?,
             start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
             stopped: match before.number {
                 0 => Stopped::Never,
@@ -349,15 +350,14 @@ fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {
     is_below || has_hole
 }
 
-fn found_logs(state: &State, options: &DiskOptions, now: UnixMillis) -> Vec<FoundLog> {
-    let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
+fn found_logs(state: &State) -> Vec<FoundLog> {
     let logs = state.logs.iter().map(|(index, log)| FoundLog {
         org: log.org.clone(),
         index: *index,
         head: log.head,
         floor: log.floor,
         last_timestamp: log.last_timestamp,
-        touched: log.touched.max(grace).min(now),
+        touched: log.touched,
     });
     logs.collect()
 }
