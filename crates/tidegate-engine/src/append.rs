@@ -54,6 +54,10 @@ pub enum AppendError {
     /// The queue for the log has no room for the bytes of this request.
     #[error("the requests that wait for the log hold as many bytes as they may")]
     TooMuchWaiting,
+    /// There is no room for events: the disk is nearly full, or the log takes as much as it may (R32). Ends by
+    /// itself when there is room.
+    #[error("the log has no room for more events")]
+    LogFull,
     /// The node holds as many orgs as it may.
     #[error("the node holds as many orgs as limits.orgs allows")]
     TooManyOrgs,
@@ -80,6 +84,7 @@ impl AppendError {
             AppendError::TooManyOrgs => Some("limits.orgs"),
             AppendError::IdConflict { .. }
             | AppendError::RequestConflict { .. }
+            | AppendError::LogFull
             | AppendError::Halted
             | AppendError::SeqsUsedUp
             | AppendError::Unknown => None,
@@ -103,4 +108,24 @@ impl fmt::Display for FirstUse {
             FirstUse::Index(index) => write!(f, "by event {index} of this batch"),
         }
     }
+}
+
+/// Why nothing was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// The engine does not hold this log.
+    #[error("no such org")]
+    NoLog,
+    /// The log has none of these events.
+    #[error("no such event")]
+    NoEvent,
+    /// There is no room even for the record of the deletion.
+    #[error("the log has no room to note what is to be deleted")]
+    LogFull,
+    /// The log takes no writes.
+    #[error("the log takes no writes since a failed sync")]
+    Halted,
+    /// It may have been deleted or not. It is safe to ask again.
+    #[error("whether it was deleted is not known")]
+    Unknown,
 }

@@ -17,14 +17,14 @@ use tidegate_core::{DedupKey, NamedRequest, NewEvent};
 use tidegate_protocol::{OrgId, SEQ_MAX, Seq, UnixMillis};
 
 use super::{
-    AppendError, Appended, Durability, FirstUse, Health, StoredAt,
+    AppendError, Appended, DeleteError, Durability, FirstUse, Health, StoredAt,
     chain::{Chain, Epochs, Start},
     clock::capped_millis,
     dedup::{Known, Window, WindowLimits},
     local::{Log, LogNow, Shared},
     queue::{Request, Taken},
     staged::{Pending, Staged},
-    store::{Found, GivenId, LogIndex, LogWrite, Store, StoreError, WriteGroup},
+    store::{Found, GivenId, LogIndex, LogWrite, NoRoom, Store, StoreError, WriteGroup},
 };
 
 /// How often the log is synced with [`Durability::Interval`].
@@ -33,13 +33,22 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// is a group of its own.
 const GROUP_EVENTS_MAX: usize = 10_000;
 
+/// How often a full log is looked at for room. It takes events again within this time.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// What an event takes in the log beside its body, at most about: its record, its names, its id.
+const EVENT_OVERHEAD: usize = 512;
+
 /// The thread's state.
 pub(super) struct Committer<S: Store> {
     pub(super) shared: Arc<Shared<S>>,
-    window: Window,
+    pub(super) window: Window,
     epochs: Epochs,
     start: Start,
     next_index: LogIndex,
+    /// Whether events were refused because there was no room, and none has been seen since.
+    is_full: bool,
+    /// How many leaps of the clock the log has followed.
+    followed: u32,
     /// The logs by the number that the store knows them by.
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
@@ -68,26 +77,26 @@ impl<S: Store> Committer<S> {
     /// epochs that begin from now on refer to that record, so it is stored before an event of such an epoch
     /// is acknowledged.
     pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
-        let now = shared.hooks.clock.now();
+        let time = shared.time();
         let options = &shared.options;
         let mut window = Window::new(
             capped_millis(options.dedup_window),
             WindowLimits { total: options.dedup_max_entries, per_log: options.dedup_max_entries_per_org },
-            now,
-            shared.hooks.clock.steady(),
+            time.now,
+            time.passed,
         );
         for found in &found.ids {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, found.log, key, Known { seq, content });
         }
-        shared.store.commit(&WriteGroup { at: now, start: Some(found.start), ..WriteGroup::default() })?;
-        shared.store.acknowledge()?;
+        shared.mark(time.now, found.start)?;
         let by_index = {
             let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
             logs.values().map(|log| (log.index, log.clone())).collect()
         };
         let (start, next_index) = (found.start, found.next_index);
-        Ok(Self { shared, window, epochs, start, next_index, by_index })
+        let followed = time.followed;
+        Ok(Self { shared, window, epochs, start, next_index, is_full: false, followed, by_index })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -99,6 +108,7 @@ impl<S: Store> Committer<S> {
         let patience = if interval { SYNC_INTERVAL } else { Duration::from_secs(3600) };
         let mut synced = Instant::now();
         loop {
+            let patience = if self.is_full { LOOK_FOR_ROOM } else { patience };
             let outcome = match self.shared.queue.take(GROUP_EVENTS_MAX, patience) {
                 Taken::Requests(requests) => self.group(requests),
                 Taken::Nothing => Ok(()),
@@ -109,6 +119,10 @@ impl<S: Store> Committer<S> {
                     break;
                 }
             };
+            if self.is_full {
+                let room = self.shared.store.make_room(0);
+                self.note_room(room);
+            }
             let outcome = outcome.and_then(|()| {
                 if interval && synced.elapsed() >= SYNC_INTERVAL {
                     synced = Instant::now();
@@ -127,10 +141,12 @@ impl<S: Store> Committer<S> {
     /// Syncs everything and records that this start was stopped cleanly.
     fn finish(&mut self) {
         let start = Start { clean: true, ..self.start };
-        let now = self.shared.hooks.clock.now();
+        let now = self.shared.time().now;
         let marked = (self.shared.store.sync())
             .and_then(|()| {
-                self.shared.store.commit(&WriteGroup { at: now, start: Some(start), ..WriteGroup::default() })
+                let group = WriteGroup { at: now, start: Some(start), ..WriteGroup::default() };
+                let written = self.shared.store.commit(&group)?;
+                written.map_err(|no_room| StoreError::new("note the stop of the log", no_room))
             })
             .and_then(|()| self.shared.store.sync())
             .and_then(|()| self.shared.store.acknowledge());
@@ -141,10 +157,17 @@ impl<S: Store> Committer<S> {
 
     /// Decides, commits and answers one group.
     fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
-        let now = self.shared.hooks.clock.now();
-        self.window.advance(self.shared.hooks.clock.steady());
-        let mut pending = Pending { now, ..Pending::default() };
-        let mut sweeps = Vec::new();
+        let time = self.shared.time();
+        if self.followed != time.followed {
+            self.followed = time.followed;
+            // Events that were committed during the leap have the time from before it. This commit comes after
+            // them, so that a store which removes events by the time of the last commit beside them keeps them.
+            self.shared.mark(time.now, self.start)?;
+        }
+        self.window.advance(time.passed);
+        let mut pending = Pending { time, ..Pending::default() };
+        let (mut sweeps, mut erased, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+        let mark = self.window.mark();
         for request in requests {
             match request {
                 Request::Append { org, events, answer } => match self.append(&mut pending, &org, &events)? {
@@ -169,11 +192,20 @@ impl<S: Store> Committer<S> {
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Sweep { cut, done } => sweeps.push((cut, done)),
+                Request::Erased { erasure } => erased.push(erasure),
+                Request::Delete { org, seqs, answer } => deletions.push((org, seqs, answer)),
             }
         }
-        self.commit(pending)?;
+        self.commit(pending, mark)?;
+        for (org, seqs, answer) in deletions {
+            let deleted = self.delete(time.now, &org, seqs)?;
+            let _ = answer.send(deleted);
+        }
+        if !erased.is_empty() {
+            self.note_erased(time.now, erased)?;
+        }
         for (cut, done) in sweeps {
-            self.sweep(now, cut)?;
+            self.sweep(time, cut)?;
             let _ = done.send(());
         }
         Ok(())
@@ -208,12 +240,17 @@ impl<S: Store> Committer<S> {
         if let Err(refusal) = self.window.check_room(known, fresh_ids) {
             return Ok(Err(refusal));
         }
+        let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
+        if fresh > 0
+            && let Err(refusal) = self.make_room(pending, events)
+        {
+            return Ok(Err(refusal));
+        }
         let at = match self.stage(pending, org)? {
             Ok(at) => at,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let staged = &mut pending.staged[at];
-        let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
         if staged.head + fresh > SEQ_MAX {
             return Ok(Err(AppendError::SeqsUsedUp));
         }
@@ -224,7 +261,7 @@ impl<S: Store> Committer<S> {
                 Verdict::Known(seq) => StoredAt { seq, duplicate: true },
                 Verdict::SameAs(index) => StoredAt { seq: stored[index].seq, duplicate: true },
                 Verdict::New => {
-                    let seq = staged.push(event, pending.now);
+                    let seq = staged.push(event, pending.time.now);
                     if let Some(key) = event.dedup {
                         self.window.insert(staged.index, key, Known { seq, content: event.content });
                     }
@@ -242,6 +279,48 @@ impl<S: Store> Committer<S> {
             }
         }
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
+    }
+
+    /// Makes sure that the group can be written with these events as well (R32).
+    fn make_room(&mut self, pending: &mut Pending, events: &[NewEvent]) -> Result<(), AppendError> {
+        let bytes: usize = events.iter().map(|event| event.body.len() + EVENT_OVERHEAD).sum();
+        let bytes = pending.bytes + bytes as u64;
+        if let Err(no_room) = self.shared.store.make_room(bytes) {
+            self.note_room(Err(no_room));
+            return Err(AppendError::LogFull);
+        }
+        self.note_room(Ok(()));
+        pending.bytes = bytes;
+        Ok(())
+    }
+
+    /// Says in the engine's health whether there is room for events.
+    fn note_room(&mut self, room: Result<(), NoRoom>) {
+        match room {
+            Ok(()) if self.is_full => {
+                self.is_full = false;
+                tracing::info!("the log has room for events again");
+                self.shared.health.send_if_modified(|health| {
+                    let was_full = matches!(health, Health::Full(_));
+                    if was_full {
+                        *health = Health::Ok;
+                    }
+                    was_full
+                });
+            }
+            Err(no_room) if !self.is_full => {
+                self.is_full = true;
+                tracing::error!(reason = %no_room, "the log is full: events are refused until there is room");
+                self.shared.health.send_if_modified(|health| {
+                    let is_lesser = !matches!(health, Health::Halted(_));
+                    if is_lesser {
+                        *health = Health::Full(no_room.0);
+                    }
+                    is_lesser
+                });
+            }
+            _ => {}
+        }
     }
 
     /// Whether the publisher of a batch named it, and whether the name is in the window.
@@ -302,7 +381,7 @@ impl<S: Store> Committer<S> {
             return Ok(Ok(at));
         }
         let staged = match self.shared.log(org) {
-            Some(log) => self.stage_known(org, log)?,
+            Some(log) => self.stage_known(org, log, pending.time.now)?,
             None => {
                 let held = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner).len();
                 if held + pending.created >= self.shared.options.orgs_max {
@@ -320,7 +399,7 @@ impl<S: Store> Committer<S> {
         Ok(Ok(pending.staged.len() - 1))
     }
 
-    fn stage_known(&mut self, org: &OrgId, log: Arc<Log>) -> Result<Staged, StoreError> {
+    fn stage_known(&mut self, org: &OrgId, log: Arc<Log>, at: UnixMillis) -> Result<Staged, StoreError> {
         let (epoch, end) = {
             let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
             (now.chain.as_ref().map(|chain| chain.epoch.clone()), (now.head, now.last_timestamp))
@@ -329,8 +408,8 @@ impl<S: Store> Committer<S> {
         if let Some(epoch) = epoch {
             return Ok(Staged::new(org, Some(log), index, None, epoch, end));
         }
-        let chain = match self.shared.store.chain(org)? {
-            Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0),
+        let chain = match self.shared.store.chain(index) {
+            Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0, at),
             // Its earlier epochs cannot be read. `trimmed` records that there were some, so readers with
             // a cursor of an earlier epoch get a gap.
             None => Chain { trimmed: true, ..Chain::fresh(self.epochs.draw(), &self.start) },
@@ -341,9 +420,12 @@ impl<S: Store> Committer<S> {
 
     /// Writes the group. After the store has kept it, moves the heads, calls the feed, and answers the
     /// requests.
-    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { now, staged, appends, refused, opens, .. } = pending;
-        let mut group = WriteGroup { at: now, ..WriteGroup::default() };
+    ///
+    /// If there turns out to be no room, nothing of the group is kept: the ids inserted since `mark` leave the
+    /// window again.
+    fn commit(&mut self, pending: Pending, mark: usize) -> Result<(), StoreError> {
+        let Pending { time, staged, appends, refused, opens, .. } = pending;
+        let mut group = WriteGroup { at: time.now, ..WriteGroup::default() };
         let mut logs = Vec::new();
         for staged in staged {
             let has_news = staged.chain.is_some() || !staged.events.is_empty() || !staged.ids.is_empty();
@@ -361,20 +443,30 @@ impl<S: Store> Committer<S> {
                 ids: staged.ids,
             });
         }
-        if !group.is_empty()
-            && let Err(error) = self.write(&group)
-        {
-            // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
-            self.shared.halt(&error);
-            return Err(error);
+        let written = if group.is_empty() { Ok(Ok(())) } else { self.write(&group) };
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(no_room)) => {
+                self.window.roll_back(mark);
+                self.note_room(Err(no_room));
+                appends.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                refused.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                opens.into_iter().for_each(|(answer, _)| drop(answer.send(Err(AppendError::LogFull))));
+                return Ok(());
+            }
+            Err(error) => {
+                // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
+                self.shared.halt(&error);
+                return Err(error);
+            }
         }
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
-            self.publish(now, write, log, prev);
+            self.publish(time.passed, write, log, prev);
         }
         if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+            && let Some(cut) = self.shared.store.plan_cut(time.now, 0)?
         {
-            self.cut(now, &cut)?;
+            self.cut(time.now, &cut)?;
         }
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
@@ -390,18 +482,21 @@ impl<S: Store> Committer<S> {
     }
 
     /// Makes a group as durable as the policy says.
-    fn write(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn write(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         let began = Instant::now();
-        self.shared.store.commit(group)?;
-        self.shared.hooks.observer.on_sync(began.elapsed(), group.events());
-        self.shared.store.acknowledge()
+        let written = self.shared.store.commit(group)?;
+        if written.is_ok() {
+            self.shared.hooks.observer.on_sync(began.elapsed(), group.events());
+            self.shared.store.acknowledge()?;
+        }
+        Ok(written)
     }
 
     /// Makes one log's part of a written group visible: to reads, and to the node.
-    fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
+    fn publish(&mut self, touched: u64, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
         match log {
             Some(log) => {
-                log.touched.fetch_max(at, Ordering::Relaxed);
+                log.touched.fetch_max(touched, Ordering::Relaxed);
                 let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
                 now.head = write.head;
                 now.last_timestamp = write.last_timestamp;
@@ -416,7 +511,7 @@ impl<S: Store> Committer<S> {
                     floor: 0,
                     last_timestamp: write.last_timestamp,
                 };
-                let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(at) };
+                let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(touched) };
                 let log = Arc::new(log);
                 self.by_index.insert(write.index, log.clone());
                 let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
@@ -446,6 +541,13 @@ fn known_before(
 }
 
 impl<S: Store> Shared<S> {
+    /// Writes the record of this start.
+    fn mark(&self, at: UnixMillis, start: Start) -> Result<(), StoreError> {
+        let group = WriteGroup { at, start: Some(start), ..WriteGroup::default() };
+        self.store.commit(&group)?.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
+        self.store.acknowledge()
+    }
+
     /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have
     /// dropped the pages that it could not write, and would then report success.
     fn halt(&self, error: &StoreError) {
@@ -463,7 +565,8 @@ impl<S: Store> Shared<S> {
             match request {
                 Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
                 Request::Open { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
-                Request::Sweep { .. } => {}
+                Request::Delete { answer, .. } => drop(answer.send(Err(DeleteError::Halted))),
+                Request::Sweep { .. } | Request::Erased { .. } => {}
             }
         }
     }

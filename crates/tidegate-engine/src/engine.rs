@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent};
-use tidegate_protocol::{OrgId, Seq};
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use tokio::sync::watch;
 
-use crate::{AppendError, Appended, Health, Page, PageLimit, ReadError};
+use crate::{AppendError, Appended, DeleteError, Health, Page, PageLimit, ReadError};
 
 /// How an engine keeps what it acknowledges, as `hello.sync` and `/readyz` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,19 @@ impl Durability {
             Durability::Memory => Some("memory"),
         }
     }
+}
+
+/// One org's log, for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrgLog {
+    /// Whose.
+    pub org: OrgId,
+    /// The highest seq removed; 0 if none was.
+    pub floor: Seq,
+    /// The highest seq given.
+    pub head: Seq,
+    /// The time of its last event, in milliseconds since the Unix epoch; 0 if it had none.
+    pub last_timestamp: UnixMillis,
 }
 
 /// Takes what an engine has committed: the node implements it, the engine calls it.
@@ -184,6 +197,18 @@ pub trait Engine: Send + Sync + 'static {
     /// gets a new, empty log with a new epoch. The node calls this each minute, on a thread that may
     /// block.
     fn sweep(&self);
+
+    /// The orgs that have a log, by name.
+    fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>>;
+
+    /// Deletes the log of `org`: its events, ids and epochs. Resolves once it can no longer be read, and that
+    /// is as durable as an append; the files follow with the next [`sweep`](Engine::sweep). If the org is used
+    /// again, it gets a new, empty log with a new epoch. The node ends the org's streams and drops its tail.
+    fn delete_org(&self, org: &OrgId) -> BoxFuture<'static, Result<(), DeleteError>>;
+
+    /// Deletes events of a log. Their places stay: a read passes over them, as over seqs that no event has.
+    /// Resolves as [`delete_org`](Engine::delete_org) does.
+    fn delete_events(&self, org: &OrgId, seqs: Vec<Seq>) -> BoxFuture<'static, Result<(), DeleteError>>;
 
     /// How well the engine works, as a value to watch. Whoever watches it may miss a value that was
     /// replaced at once, but always gets the newest.

@@ -14,6 +14,9 @@ pub enum Health {
     Ok,
     /// Some appends or reads fail or are late, or the feed is late. The engine tries to recover by itself.
     Degraded(Arc<str>),
+    /// Appends are refused, because there is no room for events (R32). Reads work. Ends by itself when there is
+    /// room.
+    Full(Arc<str>),
     /// No append is taken. What is in the log can be read. Usually an operator has to act: the local
     /// engines halt after a failed sync and recover by a restart.
     Halted(Arc<str>),

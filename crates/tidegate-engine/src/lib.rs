@@ -82,6 +82,7 @@ mod page;
 pub mod local;
 
 mod chain;
+mod commit_clock;
 mod committer;
 mod dedup;
 mod queue;
@@ -100,11 +101,11 @@ pub mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use append::{AppendError, Appended, FirstUse, StoredAt};
-pub use chain::{ANCESTORS_MAX, Chain, Start};
+pub use append::{AppendError, Appended, DeleteError, FirstUse, StoredAt};
+pub use chain::{ANCESTORS_MAX, Chain, Ended, Start};
 pub use clock::{Clock, SystemClock};
 pub use disk::{DiskOptions, DiskStore};
-pub use engine::{Durability, Engine, Feed};
+pub use engine::{Durability, Engine, Feed, OrgLog};
 pub use health::Health;
 pub use hooks::{Hooks, SyncObserver};
 pub use local::{LocalEngine, LocalOptions, MemoryOptions};

@@ -10,11 +10,11 @@ use std::{
 };
 
 use tidegate_core::Event;
-use tidegate_protocol::{OrgId, Seq, UnixMillis};
+use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{
     chain::Chain,
-    store::{Cut, LogIndex, Store, StoreError, Stretch, WriteGroup},
+    store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, WriteGroup},
 };
 
 type Tail = Arc<Mutex<VecDeque<Arc<Event>>>>;
@@ -47,14 +47,28 @@ impl MemoryStore {
     fn order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn remove(&self, erasure: &Erasure, order: &mut Order) {
+        let goes = |seq: &Seq| erasure.seqs.as_ref().is_none_or(|seqs| seqs.contains(seq));
+        if let Some(tail) = self.tail(erasure.log) {
+            tail.lock().unwrap_or_else(PoisonError::into_inner).retain(|event| !goes(&event.seq));
+        }
+        let mut freed = 0;
+        order.events.retain(|(log, seq, _, bytes)| {
+            let stays = *log != erasure.log || !goes(seq);
+            freed += if stays { 0 } else { *bytes as u64 };
+            stays
+        });
+        order.bytes -= freed;
+    }
 }
 
 impl Store for MemoryStore {
-    fn chain(&self, _: &OrgId) -> Result<Option<Chain>, StoreError> {
-        Ok(None)
+    fn chain(&self, _: LogIndex) -> Option<Chain> {
+        None
     }
 
-    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         let mut order = self.order();
         for log in &group.logs {
             if log.events.is_empty() {
@@ -81,7 +95,10 @@ impl Store for MemoryStore {
                 tails.remove(index);
             }
         }
-        Ok(())
+        for (erasure, _) in &group.erasures {
+            self.remove(erasure, &mut order);
+        }
+        Ok(Ok(()))
     }
 
     fn acknowledge(&self) -> Result<(), StoreError> {
@@ -101,7 +118,7 @@ impl Store for MemoryStore {
         bytes: usize,
     ) -> Result<Stretch, StoreError> {
         let events = events.max(1);
-        let Some(tail) = self.tail(index) else { return Ok(Stretch { events: Vec::new(), to }) };
+        let Some(tail) = self.tail(index) else { return Ok(Stretch { after, events: Vec::new(), to }) };
         let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Arc<Event>> = Vec::new();
         let mut room = bytes;
@@ -110,12 +127,12 @@ impl Store for MemoryStore {
             let bytes = event.fragment.len();
             if found.len() >= events || (!found.is_empty() && bytes > room) {
                 let to = found.last().map_or(after, |event| event.seq);
-                return Ok(Stretch { events: found, to });
+                return Ok(Stretch { after, events: found, to });
             }
             room = room.saturating_sub(bytes);
             found.push(event.clone());
         }
-        Ok(Stretch { events: found, to })
+        Ok(Stretch { after, events: found, to })
     }
 
     fn blocks(&self) -> bool {

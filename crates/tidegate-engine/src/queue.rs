@@ -7,10 +7,13 @@ use std::{
 };
 
 use tidegate_core::{LogState, NewEvent};
-use tidegate_protocol::OrgId;
+use tidegate_protocol::{OrgId, Seq};
 use tokio::sync::oneshot;
 
-use super::{AppendError, Appended, store::Cut};
+use super::{
+    AppendError, Appended, DeleteError,
+    store::{Cut, Erasure},
+};
 
 /// A request to the committer.
 pub enum Request {
@@ -20,6 +23,10 @@ pub enum Request {
     Open { org: OrgId, answer: oneshot::Sender<Result<LogState, AppendError>> },
     /// Make the cut that retention has planned, forget idle logs; the sweep waits for the answer.
     Sweep { cut: Option<Cut>, done: mpsc::SyncSender<()> },
+    /// Note that an erasure was carried out.
+    Erased { erasure: Erasure },
+    /// Delete a log, or events of it.
+    Delete { org: OrgId, seqs: Option<Vec<Seq>>, answer: oneshot::Sender<Result<(), DeleteError>> },
 }
 
 impl Request {
@@ -28,14 +35,20 @@ impl Request {
             Request::Append { events, .. } => {
                 events.iter().map(|e| e.body.len() + size_of::<NewEvent>()).sum::<usize>()
             }
-            Request::Open { .. } | Request::Sweep { .. } => 0,
+            _ => 0,
         }
+    }
+
+    /// Whether the bounds of the queue count it. What makes room is outside of them: a sweep, of which there
+    /// is one at a time, and deletions, which an operator asks for.
+    fn is_bounded(&self) -> bool {
+        matches!(self, Request::Append { .. } | Request::Open { .. })
     }
 
     fn events(&self) -> usize {
         match self {
             Request::Append { events, .. } => events.len(),
-            Request::Open { .. } | Request::Sweep { .. } => 0,
+            _ => 0,
         }
     }
 }
@@ -68,8 +81,8 @@ pub enum Taken {
 struct Inner {
     waiting: VecDeque<Request>,
     bytes: usize,
-    /// How many of `waiting` are sweeps, which are outside the bounds.
-    sweeps: usize,
+    /// How many of `waiting` are outside the bounds.
+    unbounded: usize,
     closed: Option<bool>,
 }
 
@@ -92,23 +105,22 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request, or refuses it. A sweep is outside the bounds, because it makes room; there is one
-    /// at a time.
+    /// Takes a request, or refuses it.
     pub fn push(&self, request: Request) -> Result<(), Refused> {
         let bytes = request.bytes();
         let mut inner = self.inner();
         if inner.closed.is_some() {
             return Err(Refused::Closed);
         }
-        let bounded = !matches!(request, Request::Sweep { .. });
-        if bounded && inner.waiting.len() - inner.sweeps >= self.max_requests {
+        let bounded = request.is_bounded();
+        if bounded && inner.waiting.len() - inner.unbounded >= self.max_requests {
             return Err(Refused::Requests);
         }
         if bounded && inner.bytes + bytes > self.max_bytes {
             return Err(Refused::Bytes);
         }
         inner.bytes += bytes;
-        inner.sweeps += usize::from(!bounded);
+        inner.unbounded += usize::from(!bounded);
         inner.waiting.push_back(request);
         drop(inner);
         self.some.notify_one();
@@ -140,9 +152,9 @@ impl Queue {
             if events > max_events && !taken.is_empty() {
                 break;
             }
-            let (bytes, is_sweep) = (request.bytes(), matches!(request, Request::Sweep { .. }));
+            let (bytes, is_bounded) = (request.bytes(), request.is_bounded());
             inner.bytes -= bytes;
-            inner.sweeps -= usize::from(is_sweep);
+            inner.unbounded -= usize::from(!is_bounded);
             taken.extend(inner.waiting.pop_front());
         }
         Taken::Requests(taken)
@@ -154,7 +166,7 @@ impl Queue {
         let mut left = VecDeque::new();
         if !clean {
             left = std::mem::take(&mut inner.waiting);
-            (inner.bytes, inner.sweeps) = (0, 0);
+            (inner.bytes, inner.unbounded) = (0, 0);
         }
         inner.closed.get_or_insert(clean);
         drop(inner);

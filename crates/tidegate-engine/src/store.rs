@@ -2,6 +2,9 @@
 //!
 //! A store holds bytes and answers reads; it decides nothing. Seqs, epochs, dedup and retention are
 //! decided by the committer, so that memory and disk cannot differ in them.
+//!
+//! All times that a store is given are those of the commit clock (R30). They never fall, across restarts too,
+//! and do not leap ahead before the leap is believed, so a store needs no care for clocks that are set.
 
 use std::sync::Arc;
 
@@ -55,25 +58,44 @@ pub struct LogWrite {
     pub ids: Vec<GivenId>,
 }
 
+/// Content that is to be removed from every file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erasure {
+    /// The log.
+    pub log: LogIndex,
+    /// These events of it; `None` for the whole log.
+    pub seqs: Option<Vec<Seq>>,
+}
+
 /// Everything that one commit writes: kept together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct WriteGroup {
-    /// The node's time.
+    /// The time of the commit clock (R30): never below that of the group before, nor below
+    /// [`Found::clock`].
     pub at: UnixMillis,
     /// At most one entry per log.
     pub logs: Vec<LogWrite>,
     /// Floors to raise, before the events below them go.
     pub floors: Vec<(LogIndex, Seq)>,
+    /// The [`Cut::token`] of the cut that these floors are for; 0 if there is none.
+    pub cut: u64,
     /// Logs to forget whole.
     pub forgotten: Vec<(LogIndex, OrgId)>,
     /// The start record, at open and at a clean stop.
     pub start: Option<Start>,
+    /// Erasures, each with whether it was carried out: false notes that it is to be.
+    pub erasures: Vec<(Erasure, bool)>,
 }
 
 impl WriteGroup {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.logs.is_empty() && self.floors.is_empty() && self.forgotten.is_empty() && self.start.is_none()
+        self.logs.is_empty()
+            && self.floors.is_empty()
+            && self.cut == 0
+            && self.forgotten.is_empty()
+            && self.start.is_none()
+            && self.erasures.is_empty()
     }
 
     /// How many events it holds.
@@ -95,14 +117,14 @@ pub struct FoundLog {
     pub floor: Seq,
     /// The timestamp of its last event.
     pub last_timestamp: UnixMillis,
-    /// When it was last written to, by the node's time.
+    /// The time of the commit that last wrote to it.
     pub touched: UnixMillis,
 }
 
 /// An id in the dedup window, as the log remembers it.
 #[derive(Debug, Clone, Copy)]
 pub struct FoundId {
-    /// The node's time at its commit.
+    /// The time of its commit.
     pub at: UnixMillis,
     /// The log that it was given in; 0 if that is not known any more.
     pub log: LogIndex,
@@ -117,12 +139,19 @@ pub struct Found {
     pub logs: Vec<FoundLog>,
     /// The number for the next new log.
     pub next_index: LogIndex,
-    /// The ids of the dedup window, oldest first.
+    /// The ids of the dedup window, oldest first: at least those that were given within the window before
+    /// `clock`.
     pub ids: Vec<FoundId>,
     /// This start, to be written before anything else.
     pub start: Start,
+    /// The time of the newest commit, 0 if there is none.
+    pub clock: UnixMillis,
     /// How the start before it ended.
     pub stopped: Stopped,
+    /// Files of the log that are missing.
+    pub missing: u64,
+    /// Stretches that were found damaged.
+    pub damaged: u64,
 }
 
 /// How the last use of a log ended.
@@ -159,8 +188,12 @@ pub struct Recovery {
     pub lossy: bool,
     /// How many orgs have a log.
     pub orgs: usize,
-    /// How many events can be read back.
+    /// How many events can be read back, if none is missing.
     pub events: u64,
+    /// Files of the log that are missing.
+    pub missing: u64,
+    /// Stretches that were found damaged at this start.
+    pub damaged: u64,
 }
 
 impl Found {
@@ -172,6 +205,8 @@ impl Found {
             lossy: self.start.last_lossy == self.start.number,
             orgs: self.logs.len(),
             events: self.logs.iter().map(|log| log.head.saturating_sub(log.floor)).sum(),
+            missing: self.missing,
+            damaged: self.damaged,
         }
     }
 }
@@ -188,6 +223,9 @@ pub struct Cut {
 /// The events that were read of a log, and how far that was.
 #[derive(Debug, Clone)]
 pub struct Stretch {
+    /// Where it begins, exclusive: the seq asked for, or a higher one if the events in between are not there
+    /// (R28).
+    pub after: Seq,
     /// In seq order.
     pub events: Vec<Arc<Event>>,
     /// The seq up to which these are all events: the one asked for, or the last event's if a limit was
@@ -195,14 +233,44 @@ pub struct Stretch {
     pub to: Seq,
 }
 
+/// What a store takes and has, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The events that are kept.
+    pub event_bytes: u64,
+    /// The files with the log.
+    pub disk_bytes: u64,
+    /// Copies of damaged stretches.
+    pub damaged_bytes: u64,
+    /// What the file system has left; `None` if there is none.
+    pub free_bytes: Option<u64>,
+    /// Indexes and the state of orgs, in memory.
+    pub memory_bytes: u64,
+    /// How many damaged stretches are known since this start.
+    pub damaged: u64,
+}
+
+/// Why there is no room for events: a sentence for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoRoom(pub Arc<str>);
+
 /// Keeps logs.
 pub trait Store: Send + Sync + 'static {
     /// The epochs of a log that was found at open.
-    fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError>;
+    fn chain(&self, index: LogIndex) -> Option<Chain>;
+
+    /// Makes sure that a group of about `bytes` can be written. If it cannot, for now, says why; then nothing
+    /// of it may be committed (R32).
+    fn make_room(&self, bytes: u64) -> Result<(), NoRoom> {
+        let _ = bytes;
+        Ok(())
+    }
 
     /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it
-    /// returns. Called from one thread. After an error the store is never written to again.
-    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError>;
+    /// returns. Called from one thread. After an error the store is never written to again. If there was no
+    /// room, nothing of the group is kept, and the next one may be tried.
+    fn commit(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError>;
 
     /// Notes that the last commit is about to be acknowledged.
     fn acknowledge(&self) -> Result<(), StoreError>;
@@ -211,7 +279,7 @@ pub trait Store: Send + Sync + 'static {
     fn sync(&self) -> Result<(), StoreError>;
 
     /// Reads the events of a log in (`after`, `to`], until there are `events` of them or the next would
-    /// make their fragments more than `bytes`; at least one event if there is one.
+    /// make their fragments more than `bytes`, or events are missing; at least one event if there is one.
     fn read(
         &self,
         index: LogIndex,
@@ -236,6 +304,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Called with the node's time in each sweep, from the committing thread.
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError>;
+
+    /// Erasures that were committed and are to be carried out.
+    fn erasures(&self) -> Vec<Erasure> {
+        Vec::new()
+    }
+
+    /// Removes content from every file. May take long; never called from the committing thread. After it
+    /// the committer notes that it was done.
+    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let _ = erasure;
+        Ok(())
+    }
+
+    /// What the store takes and has, for the operator.
+    fn usage(&self) -> Usage {
+        Usage { event_bytes: self.bytes(), ..Usage::default() }
+    }
 
     /// The bytes of the events that are kept, in the store's own measure.
     fn bytes(&self) -> u64;

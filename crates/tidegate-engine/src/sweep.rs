@@ -1,13 +1,16 @@
-//! Removal: events that retention no longer keeps, and logs that nobody needs any more.
+//! Removal: events that retention no longer keeps, logs that nobody needs any more, and what an operator
+//! deletes.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
+    DeleteError,
+    commit_clock::Time,
     committer::Committer,
     local::Log,
-    store::{Cut, Store, StoreError, WriteGroup},
+    store::{Cut, Erasure, Store, StoreError, WriteGroup},
 };
 
 impl<S: Store> Committer<S> {
@@ -18,9 +21,13 @@ impl<S: Store> Committer<S> {
             .filter(|(log, floor)| log.bounds().0 < *floor)
             .map(|(log, floor)| (log.clone(), floor))
             .collect();
-        if !raised.is_empty() {
+        if !raised.is_empty() || cut.token > 0 {
             let floors = raised.iter().map(|(log, floor)| (log.index, *floor)).collect();
-            self.shared.store.commit(&WriteGroup { at: now, floors, ..WriteGroup::default() })?;
+            let group = WriteGroup { at: now, floors, cut: cut.token, ..WriteGroup::default() };
+            if self.shared.store.commit(&group)?.is_err() {
+                // There is no room even for this. What has to go goes another time.
+                return Ok(());
+            }
             self.shared.store.acknowledge()?;
         }
         for (log, floor) in raised {
@@ -29,19 +36,64 @@ impl<S: Store> Committer<S> {
         self.shared.store.apply_cut(cut)
     }
 
-    pub(super) fn sweep(&mut self, now: UnixMillis, cut: Option<Cut>) -> Result<(), StoreError> {
-        self.shared.store.tick(now)?;
-        if let Some(cut) = cut {
-            self.cut(now, &cut)?;
+    /// Deletes a log, or events of it: from here on they cannot be read, and that is durable. Their bytes are
+    /// erased from the files by the next sweep.
+    pub(super) fn delete(
+        &mut self,
+        now: UnixMillis,
+        org: &OrgId,
+        seqs: Option<Vec<Seq>>,
+    ) -> Result<Result<(), DeleteError>, StoreError> {
+        let Some(log) = self.shared.log(org) else { return Ok(Err(DeleteError::NoLog)) };
+        let (floor, head) = log.bounds();
+        let seqs = seqs.map(|mut seqs| {
+            seqs.retain(|seq| (floor + 1..=head).contains(seq));
+            seqs
+        });
+        if seqs.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(Err(DeleteError::NoEvent));
         }
-        self.forget_idle(now)
+        let is_whole = seqs.is_none();
+        let erasure = Erasure { log: log.index, seqs };
+        let mut group = WriteGroup { at: now, erasures: vec![(erasure, false)], ..WriteGroup::default() };
+        if is_whole {
+            group.forgotten.push((log.index, org.clone()));
+        }
+        if self.shared.store.commit(&group)?.is_err() {
+            return Ok(Err(DeleteError::LogFull));
+        }
+        self.shared.store.acknowledge()?;
+        if is_whole {
+            self.window.forget(log.index);
+            self.by_index.remove(&log.index);
+            self.shared.logs.write().unwrap_or_else(PoisonError::into_inner).remove(org);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Notes that erasures were carried out.
+    pub(super) fn note_erased(&mut self, now: UnixMillis, erased: Vec<Erasure>) -> Result<(), StoreError> {
+        let erasures = erased.into_iter().map(|erasure| (erasure, true)).collect();
+        if self.shared.store.commit(&WriteGroup { at: now, erasures, ..WriteGroup::default() })?.is_err() {
+            // There was no room. The next sweep carries them out again, which changes nothing.
+            return Ok(());
+        }
+        self.shared.store.acknowledge()
+    }
+
+    pub(super) fn sweep(&mut self, time: Time, cut: Option<Cut>) -> Result<(), StoreError> {
+        self.shared.store.tick(time.now)?;
+        if let Some(cut) = cut {
+            self.cut(time.now, &cut)?;
+        }
+        self.forget_idle(time)
     }
 
     /// Forgets whole the logs that hold no events, are not watched, and were long not touched (R10).
-    fn forget_idle(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+    fn forget_idle(&mut self, time: Time) -> Result<(), StoreError> {
         let forget_after = self.shared.forget_after;
-        // A touch ahead of a clock that has stepped back counts as one of now.
-        let idle_for = |log: &Log| now - log.touched.fetch_min(now, Ordering::Relaxed).min(now);
+        // A reader may leave while this runs, so a touch may be later.
+        let idle_for = |log: &Log| time.passed.saturating_sub(log.touched.load(Ordering::Relaxed));
         let is_idle = |log: &Log| {
             let bounds = log.bounds();
             bounds.0 == bounds.1 && idle_for(log) >= forget_after
@@ -73,7 +125,11 @@ impl<S: Store> Committer<S> {
         if forgotten.is_empty() {
             return Ok(());
         }
-        self.shared.store.commit(&WriteGroup { at: now, forgotten, ..WriteGroup::default() })?;
+        let group = WriteGroup { at: time.now, forgotten, ..WriteGroup::default() };
+        if self.shared.store.commit(&group)?.is_err() {
+            // There was no room. The next start finds them again, and forgets them then.
+            return Ok(());
+        }
         self.shared.store.acknowledge()
     }
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tidegate_core::{Ancestor, Event, LogState, NewEvent};
 use tidegate_engine::{
-    AppendError, Appended, DiskOptions, DiskStore, Durability, Engine, Feed, FirstUse, Health, Hooks,
-    LocalEngine, MemoryOptions, MemoryStore, Page, PageLimit, ReadError,
+    AppendError, Appended, DeleteError, DiskOptions, DiskStore, Durability, Engine, Feed, FirstUse, Health,
+    Hooks, LocalEngine, MemoryOptions, MemoryStore, OrgLog, Page, PageLimit, ReadError,
     conformance::{Bounds, Capabilities, Harness, Held},
     conformance_tests,
     store::Store,
@@ -171,6 +171,23 @@ impl Engine for SparseEngine {
 
     fn sweep(&self) {
         self.0.sweep();
+    }
+
+    fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>> {
+        let listing = self.0.list_orgs();
+        Box::pin(async move {
+            let mut orgs = listing.await;
+            orgs.iter_mut().for_each(|log| (log.floor, log.head) = (log.floor * STEP, log.head * STEP));
+            orgs
+        })
+    }
+
+    fn delete_org(&self, org: &OrgId) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.0.delete_org(org)
+    }
+
+    fn delete_events(&self, org: &OrgId, seqs: Vec<Seq>) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.0.delete_events(org, seqs.into_iter().map(|seq| seq / STEP).collect())
     }
 
     fn health(&self) -> watch::Receiver<Health> {

@@ -80,6 +80,8 @@ pub enum Code {
     Invalid,
     /// The dedup window holds as many ids as it may.
     DedupFull,
+    /// The log has no room for more events; it takes them again by itself when there is room.
+    LogFull,
     /// The log accepts no writes until the node is restarted.
     LogHalted,
     /// Whether the events were stored is not known.
@@ -88,7 +90,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in table order.
-    pub const ALL: [Code; 28] = [
+    pub const ALL: [Code; 29] = [
         Code::Internal,
         Code::Draining,
         Code::Overloaded,
@@ -115,6 +117,7 @@ impl Code {
         Code::RequestTimeout,
         Code::Invalid,
         Code::DedupFull,
+        Code::LogFull,
         Code::LogHalted,
         Code::Unknown,
     ];
@@ -148,6 +151,7 @@ impl Code {
             Code::RequestTimeout => "request_timeout",
             Code::Invalid => "invalid",
             Code::DedupFull => "dedup_full",
+            Code::LogFull => "log_full",
             Code::LogHalted => "log_halted",
             Code::Unknown => "unknown",
         }
@@ -182,6 +186,7 @@ impl Code {
             | Code::RequestTimeout
             | Code::Invalid
             | Code::DedupFull
+            | Code::LogFull
             | Code::LogHalted
             | Code::Unknown => return None,
         })
@@ -191,7 +196,12 @@ impl Code {
     pub const fn status(self) -> u16 {
         match self {
             Code::Internal => 500,
-            Code::Draining | Code::Overloaded | Code::DedupFull | Code::LogHalted | Code::SlowConsumer => 503,
+            Code::Draining
+            | Code::Overloaded
+            | Code::DedupFull
+            | Code::LogFull
+            | Code::LogHalted
+            | Code::SlowConsumer => 503,
             Code::TokenExpired | Code::Unauthorized | Code::AuthTimeout | Code::Revoked => 401,
             Code::PingTimeout | Code::RequestTimeout => 408,
             Code::TooManyConnections | Code::RateLimited => 429,
@@ -221,6 +231,7 @@ impl Code {
             | Code::InProgress
             | Code::RequestTimeout
             | Code::DedupFull
+            | Code::LogFull
             | Code::LogHalted
             | Code::Unknown => Retry::Yes,
             Code::TokenExpired => Retry::Renew,
@@ -289,6 +300,9 @@ impl Code {
             Code::RequestTimeout => "The body did not arrive in time.",
             Code::Invalid => "The body is JSON, but some of its fields are faulty; `errors` lists them.",
             Code::DedupFull => "The dedup window holds as many ids as it may.",
+            Code::LogFull => {
+                "The log has no room for more events, for now: its disk is nearly full, or it takes as much as it may."
+            }
             Code::LogHalted => "The log takes no writes until an operator restarts the gateway.",
             Code::Unknown => {
                 "Whether the events were stored is not known; sending them again with the same ids is safe."
@@ -312,6 +326,8 @@ impl Code {
 pub enum StatusCode {
     /// The log takes no writes until it has recovered or the node is restarted.
     LogHalted,
+    /// The log has no room: no new events come until there is some.
+    LogFull,
     /// The log works with difficulty: events may be late.
     Degraded,
     /// The log works again.
@@ -324,8 +340,9 @@ pub enum StatusCode {
 
 impl StatusCode {
     /// Every one of them, in the order of the table.
-    pub const ALL: [StatusCode; 5] = [
+    pub const ALL: [StatusCode; 6] = [
         StatusCode::LogHalted,
+        StatusCode::LogFull,
         StatusCode::Degraded,
         StatusCode::Recovered,
         StatusCode::SlowConsumer,
@@ -336,6 +353,7 @@ impl StatusCode {
     pub const fn name(self) -> &'static str {
         match self {
             StatusCode::LogHalted => Code::LogHalted.name(),
+            StatusCode::LogFull => Code::LogFull.name(),
             StatusCode::Degraded => "degraded",
             StatusCode::Recovered => "recovered",
             StatusCode::SlowConsumer => Code::SlowConsumer.name(),

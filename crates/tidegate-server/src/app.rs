@@ -337,7 +337,9 @@ fn engine(
                 sync_always: config.log.sync == LogSync::Always,
                 retention: config.log.retention,
                 max_bytes: config.log.max_bytes.bytes() as u64,
+                min_free: config.log.min_free.bytes() as u64,
                 bucket: None,
+                erase_within: config.log.erase_within,
                 forget_after: FORGET_AFTER,
             };
             let engine = LocalEngine::disk(options, hooks)?;

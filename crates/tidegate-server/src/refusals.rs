@@ -43,6 +43,7 @@ pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
         AppendError::TooManyOrgs => Some(config_key!(limits.orgs)),
         AppendError::IdConflict { .. }
         | AppendError::RequestConflict { .. }
+        | AppendError::LogFull
         | AppendError::Halted
         | AppendError::SeqsUsedUp
         | AppendError::Unknown => None,

@@ -57,7 +57,9 @@ impl DiskOptions {
             sync_always: true,
             retention: 24 * 60 * MINUTE,
             max_bytes: 8 << 30,
+            min_free: 0,
             bucket: None,
+            erase_within: 60 * MINUTE,
             forget_after: 7 * 24 * 60 * MINUTE,
         }
     }

@@ -3,10 +3,10 @@
 //! ```text
 //! log.dir/
 //!   lock      held by flock for as long as a process has the log open
-//!   format    "tidegate log 1"
+//!   format    "tidegate log 2"
 //!   head      the highest acknowledged commit (head_file.rs)
-//!   store/    the fjall database
-//!   damaged/  journals as they were before a damaged end was cut off
+//!   segments/ the commits, a file for each stretch of time (segment.rs)
+//!   damaged/  copies of stretches that hold no whole record (damage.rs)
 //! ```
 
 use std::{
@@ -24,7 +24,7 @@ use rustix::{
 use crate::store::StoreError;
 
 /// The format that this version writes and reads.
-const FORMAT: &str = "tidegate log 1\n";
+const FORMAT: &str = "tidegate log 2\n";
 
 /// A directory that this process alone uses, until this is dropped.
 pub struct Directory {
@@ -71,7 +71,7 @@ impl Directory {
     /// in it. Nothing is said of the lock: a node that runs holds it.
     pub fn look(path: &Path) -> Result<(), StoreError> {
         Self::has_format(path)?;
-        for name in ["lock", "format", "head", "store", "damaged"] {
+        for name in ["lock", "format", "head", "segments", "damaged"] {
             let path = path.join(name);
             match access(&path, Access::READ_OK | Access::WRITE_OK) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -100,9 +100,9 @@ impl Directory {
                 Err(StoreError(sentence.into()))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if path.join("store").exists() {
+                if path.join("store").exists() || path.join("segments").exists() {
                     let sentence = format!(
-                        "the log directory {} holds a store without a format file; it is not known what \
+                        "the log directory {} holds a log without a format file; it is not known what \
                          wrote it",
                         path.display()
                     );
@@ -128,9 +128,9 @@ impl Directory {
         sync_dir(&self.path)
     }
 
-    /// Where the database lies.
-    pub fn store(&self) -> PathBuf {
-        self.path.join("store")
+    /// Where the segments lie.
+    pub fn segments(&self) -> PathBuf {
+        self.path.join("segments")
     }
 
     /// Where the head file lies.
@@ -138,7 +138,7 @@ impl Directory {
         self.path.join("head")
     }
 
-    /// Where copies of damaged journals are kept, for an operator to examine.
+    /// Where copies of what is damaged are kept, for an operator to examine.
     pub fn damaged(&self) -> PathBuf {
         self.path.join("damaged")
     }

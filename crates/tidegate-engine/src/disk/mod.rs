@@ -1,42 +1,67 @@
-//! A store on disk: a fjall database with one keyspace per stretch of time, called a bucket.
+//! A store on disk: a log of commits in files, called segments, one for each stretch of time.
 //!
-//! Each commit is one atomic batch over all keyspaces that it touches: events, heads, epochs, ids
-//! and its own number. fjall applies a batch to memory only after the journal is synced, so everything
-//! that can be read has been synced (with `log.sync = "always"`).
+//! Each commit is one write: events, ids, epochs and floors, as records that carry its number. A commit
+//! counts after the sync (with `log.sync = "always"`), so everything that can be read has been synced. What
+//! is known of the orgs is a fold over the commits (`state`), and is written whole at the front of each
+//! segment. So there is nothing beside the segments that must agree with them, except the head file, which
+//! tells how much was acknowledged.
 
-mod buckets;
+mod damage;
 mod directory;
+mod erase;
 mod head_file;
-mod mend;
+mod read;
 mod record;
 mod recovery;
+mod segment;
+mod segments;
+mod space;
+mod state;
 
 use std::{
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use fjall::{Database, Keyspace, PersistMode};
-use tidegate_core::Event;
-use tidegate_protocol::{OrgId, Seq, UnixMillis};
+use tidegate_protocol::{Seq, UnixMillis};
 
 use self::{
-    buckets::{Bucket, Buckets, read_failed, write_failed},
+    damage::Damage,
     directory::Directory,
     head_file::HeadFile,
-    record::{COMMITS, IDS, key, meta_key},
+    record::{CommitWriter, IDS, Kind, LogState},
+    segment::{Entry, Segment},
+    segments::{Sealer, Segments},
+    space::FreeSpace,
+    state::State,
 };
 use super::{
     Durability, Hooks,
     chain::Chain,
     clock::capped_millis,
     local::{LocalEngine, LocalOptions},
-    store::{Cut, LogIndex, Store, StoreError, Stretch, WriteGroup},
+    store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
+
+/// A record holds events of up to this size together, so that a page does not read much more than it gives.
+const RECORD_BYTES: usize = 64 << 10;
+/// The file of a segment takes room in steps of this size, ahead of what is written.
+const CHUNK_BYTES: u64 = 4 << 20;
+/// What publishers leave of that room, for commits that must not fail on a full disk: opened logs, floors,
+/// the record of a stop.
+const RESERVE_BYTES: u64 = 256 << 10;
+/// The smallest and the largest segment; between them it is a sixteenth of `log.max_bytes`. The largest is
+/// what a start reads in well under a second.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
+/// A segment takes no more events once it is this large, if no new one can be begun.
+const SEGMENT_BYTES_HARD: u64 = 1 << 30;
+/// How long after a segment could not be begun it is tried again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The settings of the disk engine. There are no defaults here: those of a node stand in its
 /// configuration.
@@ -50,47 +75,90 @@ pub struct DiskOptions {
     pub sync_always: bool,
     /// `log.retention`: how long events are kept at least. Raised to the dedup window.
     pub retention: Duration,
-    /// `log.max_bytes`: the most bytes of events that the node keeps. The oldest are removed first, but
-    /// none within the dedup window; once a minute, a bucket (about a sixteenth) at a time.
+    /// `log.max_bytes`: the most bytes that the files of the log take, and up to [`DiskOptions::over_max_bytes`]
+    /// more. The oldest segments are removed first, but none within the dedup window; where that alone needs
+    /// more, events are refused.
     pub max_bytes: u64,
-    /// How long a bucket is written to; if `None`, a 24th of the retention, but at least a minute and at
+    /// `log.min_free`: the bytes that publishers leave free on the file system.
+    pub min_free: u64,
+    /// How long a segment is written to; if `None`, a 24th of the retention, but at least a minute and at
     /// most an hour.
     pub bucket: Option<Duration>,
+    /// `log.erase_within`: events that retention removes are gone from the files after this time at the
+    /// latest. Bounds how long a segment is written to.
+    pub erase_within: Duration,
     /// An org that holds no events and was not touched for this long is forgotten whole, its epoch
     /// and seq with it.
     pub forget_after: Duration,
 }
 
-/// The state that the committing thread alone changes.
+impl DiskOptions {
+    /// The size at which a segment ends.
+    fn segment_bytes(&self) -> u64 {
+        (self.max_bytes / 16).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+    }
+
+    /// How much more than [`DiskOptions::max_bytes`] the directory may take: a segment, the room that the
+    /// next commits have been given, and copies of damaged stretches.
+    pub fn over_max_bytes(&self) -> u64 {
+        self.segment_bytes() + 2 * CHUNK_BYTES + damage::DIR_BYTES_MAX
+    }
+
+    /// How long a segment is written to, in milliseconds.
+    fn segment_millis(&self) -> u64 {
+        if let Some(bucket) = self.bucket {
+            return capped_millis(bucket).max(1);
+        }
+        const SHORTEST: u64 = 60_000;
+        const LONGEST: u64 = 3_600_000;
+        // Two minutes for the sweep, which comes each minute and may take some time.
+        let within = capped_millis(self.erase_within).saturating_sub(2 * 60_000);
+        (capped_millis(self.retention) / 24).min(within).clamp(SHORTEST, LONGEST)
+    }
+}
+
+/// What the committing thread changes.
 struct Writer {
-    /// The number of the last commit.
-    commit: u64,
-    next_index: LogIndex,
+    state: State,
+    /// The bytes of the last commit, kept for the next.
+    buffer: Vec<u8>,
     /// Whether both slots of the head file have to be set: true until the first acknowledgement.
     head_is_old: bool,
+    /// Where the snapshot at the front of the newest segment ends.
+    front: u64,
+    /// Whether the newest segment is to end after this commit.
+    is_to_end: bool,
+    /// No segment is begun before, because one could not be.
+    begin_at: Option<Instant>,
 }
 
 /// The store.
 pub struct DiskStore {
     writer: Mutex<Writer>,
     head: HeadFile,
-    buckets: Buckets,
-    meta: Keyspace,
-    db: Database,
-    persist: PersistMode,
+    segments: Segments,
+    sealer: Sealer,
+    damage: Damage,
+    free: FreeSpace,
+    /// Events that are to be erased, and still are in a segment.
+    hidden: RwLock<HashMap<LogIndex, Arc<HashSet<Seq>>>>,
+    /// Held while a file is removed or replaced.
+    files: Mutex<()>,
+    sync_always: bool,
     unsynced: AtomicBool,
-    bucket_millis: u64,
-    bucket_bytes: u64,
+    segment_millis: u64,
+    segment_bytes: u64,
     retention: u64,
     dedup_window: u64,
     max_bytes: u64,
-    /// The last field, so that the lock is released after the database is closed.
+    min_free: u64,
+    /// The last field, so that the lock is released after the files are closed.
     _directory: Directory,
 }
 
 impl DiskStore {
     /// Checks a log directory without changing it: whether this version can read it, and this user may write
-    /// to it. What is inside the store shows only when it is opened.
+    /// to it. What is inside the segments shows only when they are opened.
     pub fn look(dir: &Path) -> Result<(), StoreError> {
         Directory::look(dir)
     }
@@ -108,90 +176,279 @@ impl LocalEngine<DiskStore> {
     }
 }
 
+#[cfg(test)]
 impl DiskStore {
-    fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bucket for a group: a new one if the current one is old or large enough, or if the clock has
-    /// stepped back by more than a bucket (the bucket's end would be far ahead).
-    fn bucket_for(&self, group: &WriteGroup) -> Result<Arc<Bucket>, StoreError> {
-        if let Some(current) = self.buckets.current() {
-            let age = group.at.abs_diff(current.opened_at);
-            let full = current.bytes.load(Ordering::Relaxed) >= self.bucket_bytes;
-            // A group without events goes to the current bucket: an idle node makes no buckets.
-            if group.events() == 0 || !(full || age >= self.bucket_millis) {
-                return Ok(current);
-            }
-            // So that the heads of this time are on disk with its events; see `Bucket::flush`.
-            self.meta.rotate_memtable().map_err(write_failed)?;
-        }
-        self.buckets.begin(group.at)
-    }
-
-    fn write(&self, group: &WriteGroup, writer: &mut Writer) -> Result<(), StoreError> {
-        let commit = writer.commit + 1;
-        let bucket = self.bucket_for(group)?;
-        let mut batch = self.db.batch().durability(Some(self.persist));
-        let mut bytes = 0;
-        for log in &group.logs {
-            if let Some(chain) = &log.chain {
-                let name = [b"o", log.org.as_str().as_bytes()].concat();
-                batch.insert(&self.meta, name, record::encode_org(log.index, chain));
-                writer.next_index = writer.next_index.max(log.index + 1);
-            }
-            let head = record::encode_head(log.head, log.last_timestamp, group.at);
-            batch.insert(&self.meta, &meta_key(b'h', log.index)[..], &head[..]);
-            for event in &log.events {
-                let value = record::encode_event(event);
-                bytes += value.len() as u64 + 16;
-                batch.insert(&bucket.keyspace, &key(log.index, event.seq)[..], value);
-            }
-        }
-        if group.logs.iter().any(|log| !log.ids.is_empty()) {
-            let ids = record::encode_ids(group.at, group.logs.iter().map(|log| (log.index, &log.ids)))?;
-            bytes += ids.len() as u64 + 16;
-            batch.insert(&bucket.keyspace, &key(IDS, commit)[..], ids);
-        }
-        for &(index, floor) in &group.floors {
-            batch.insert(&self.meta, &meta_key(b'f', index)[..], &floor.to_be_bytes()[..]);
-        }
-        for (index, org) in &group.forgotten {
-            batch.remove(&self.meta, [b"o", org.as_str().as_bytes()].concat());
-            batch.remove(&self.meta, &meta_key(b'h', *index)[..]);
-            batch.remove(&self.meta, &meta_key(b'f', *index)[..]);
-        }
-        if let Some(start) = &group.start {
-            batch.insert(&self.meta, "s", record::encode_start(start));
-        }
-        let total = bucket.bytes.load(Ordering::Relaxed) + bytes;
-        batch.insert(&self.meta, &meta_key(b'b', bucket.number)[..], &total.to_be_bytes()[..]);
-        batch.insert(&self.meta, "n", &writer.next_index.to_be_bytes()[..]);
-        batch.insert(&self.meta, "c", &commit.to_be_bytes()[..]);
-        // The same number next to the events, because the two keyspaces reach the disk apart.
-        batch.insert(&bucket.keyspace, &key(COMMITS, commit)[..], &[1][..]);
-        batch.commit().map_err(write_failed)?;
-        bucket.bytes.store(total, Ordering::Relaxed);
-        self.unsynced.store(self.persist == PersistMode::Buffer, Ordering::Relaxed);
-        writer.commit = commit;
-        Ok(())
+    /// Makes the store believe that a log has got this far, as if it had held that many events.
+    pub fn raise_head(&self, org: &str, head: Seq) {
+        let mut writer = self.writer();
+        writer.state.logs.values_mut().filter(|log| log.org.as_str() == org).for_each(|log| log.head = head);
+        let at = writer.state.at;
+        self.begin_segment(&mut writer, at).expect("a segment");
     }
 }
 
+/// Where the parts of a commit lie in it, and what it holds.
+struct Encoded {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    event_bytes: usize,
+}
+
+impl DiskStore {
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self) -> Result<Arc<Segment>, StoreError> {
+        self.segments.newest().ok_or_else(|| StoreError("write the log: it has no segment".into()))
+    }
+
+    fn hidden(&self, log: LogIndex) -> Option<Arc<HashSet<Seq>>> {
+        self.hidden.read().unwrap_or_else(PoisonError::into_inner).get(&log).cloned()
+    }
+
+    /// Bytes that the directory takes.
+    fn disk_bytes(&self) -> u64 {
+        self.segments.disk_bytes() + self.damage.bytes()
+    }
+
+    /// Begins a new segment if the newest is old or large enough. A group without events goes to the newest
+    /// one: an idle node makes no segments.
+    fn end_segment_if_due(&self, group: &WriteGroup, writer: &mut Writer) -> Result<(), StoreError> {
+        let extent = self.newest()?.extent();
+        let is_aged =
+            group.at.saturating_sub(extent.first_at) >= self.segment_millis && extent.event_bytes > 0;
+        let is_full = extent.end.saturating_sub(writer.front) >= self.segment_bytes;
+        if is_full || (is_aged && group.events() > 0) { self.begin_segment(writer, group.at) } else { Ok(()) }
+    }
+
+    /// Begins a new segment with a snapshot of the state. If that cannot be done now, the newest one goes on:
+    /// no room and no free descriptor pass (P8).
+    fn begin_segment(&self, writer: &mut Writer, at: UnixMillis) -> Result<(), StoreError> {
+        if writer.begin_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let before = self.segments.newest();
+        let number = before.as_ref().map_or(0, |segment| segment.number).max(writer.state.cut) + 1;
+        let commit = writer.state.commit + 1;
+        let at = at.max(writer.state.at);
+        let snapshot = writer.state.snapshot(commit, at);
+        let bytes = snapshot.len();
+        let begun = self.segments.create(number).and_then(|segment| {
+            let written = segment
+                .allocate(bytes as u64, CHUNK_BYTES.min(self.segment_bytes))
+                .and_then(|()| segment.write(&snapshot))
+                .and_then(|()| segment.sync());
+            if written.is_err() {
+                // It holds nothing that counts.
+                let _ = segment.remove();
+            }
+            written.map(|()| segment)
+        });
+        let segment = match begun {
+            Ok(segment) => segment,
+            Err(error) if before.is_some() => {
+                tracing::warn!(%error, "the log cannot begin a new segment yet, and goes on in the old one");
+                writer.begin_at = Some(Instant::now() + BEGIN_AGAIN);
+                return Ok(());
+            }
+            Err(error) => return Err(StoreError::new("begin the log", error)),
+        };
+        if let Some(before) = &before
+            && self.unsynced.load(Ordering::Relaxed)
+        {
+            // Nothing is written to it any more, so this is the last chance to hear of a failure.
+            before.sync().map_err(|error| StoreError::new("sync the log", error))?;
+        }
+        segment.include(&[], bytes, 0, commit, at);
+        self.segments.push(segment);
+        writer.state.commit = commit;
+        writer.state.at = at;
+        writer.front = bytes as u64;
+        writer.begin_at = None;
+        if let Some(before) = before {
+            self.sealer.seal(before);
+        }
+        Ok(())
+    }
+
+    fn encode(group: &WriteGroup, writer: &mut Writer) -> Encoded {
+        let commit = writer.state.commit + 1;
+        let mut records = CommitWriter::new(std::mem::take(&mut writer.buffer), commit, group.at);
+        let mut entries = Vec::new();
+        let mut event_bytes = 0;
+        let mut note = |entries: &mut Vec<Entry>, log, first, last, (offset, bytes): (usize, usize)| {
+            let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            entries.push(Entry { log, first, last, offset: narrow(offset), bytes: narrow(bytes) });
+            event_bytes += bytes.next_multiple_of(record::ALIGN);
+        };
+        for log in &group.logs {
+            if let Some(chain) = &log.chain {
+                let state = LogState {
+                    org: log.org.clone(),
+                    head: log.head,
+                    floor: writer.state.logs.get(&log.index).map_or(0, |known| known.floor),
+                    last_timestamp: log.last_timestamp,
+                    touched: group.at,
+                    chain: record::encode_chain(chain),
+                };
+                records.record(Kind::Log, log.index, |out| record::put_log(out, &state));
+            }
+            let mut rest = &log.events[..];
+            while let (Some(first), count) = (rest.first(), events_of_a_record(rest)) {
+                let (events, others) = rest.split_at(count);
+                let last = events.last().map_or(first.seq, |event| event.seq);
+                let place = records.record(Kind::Events, log.index, |out| record::put_events(out, events));
+                note(&mut entries, log.index, first.seq, last, place);
+                rest = others;
+            }
+        }
+        if group.logs.iter().any(|log| !log.ids.is_empty()) {
+            let place = records.record(Kind::Ids, 0, |out| {
+                for log in group.logs.iter().filter(|log| !log.ids.is_empty()) {
+                    record::put_ids(out, log.index, &log.ids);
+                }
+            });
+            note(&mut entries, IDS, commit, commit, place);
+        }
+        for (index, floor) in &group.floors {
+            records.record(Kind::Floor, *index, |out| out.extend_from_slice(&floor.to_be_bytes()));
+        }
+        if group.cut > 0 {
+            records.record(Kind::Cut, 0, |out| out.extend_from_slice(&group.cut.to_be_bytes()));
+        }
+        for (index, _) in &group.forgotten {
+            records.record(Kind::Forgotten, *index, |_| {});
+        }
+        for (erasure, is_done) in &group.erasures {
+            records.record(Kind::Erase, 0, |out| record::put_erasure(out, erasure, *is_done));
+        }
+        if let Some(start) = &group.start {
+            records.record(Kind::Start, 0, |out| record::put_start(out, start));
+        }
+        Encoded { bytes: records.finish(), entries, event_bytes }
+    }
+
+    fn write(&self, group: &WriteGroup, writer: &mut Writer) -> Result<Result<(), NoRoom>, StoreError> {
+        if group.is_empty() {
+            return Ok(Ok(()));
+        }
+        self.end_segment_if_due(group, writer)?;
+        let segment = self.newest()?;
+        let commit = writer.state.commit + 1;
+        let Encoded { bytes, entries, event_bytes } = Self::encode(group, writer);
+        let written = segment.write(&bytes);
+        let length = bytes.len();
+        writer.buffer = bytes;
+        // One large commit does not keep its room.
+        writer.buffer.clear();
+        writer.buffer.shrink_to(1 << 20);
+        match written {
+            Ok(()) => {}
+            Err(error) if segment::is_no_room(&error) => {
+                return Ok(Err(NoRoom(format!("the log could not be written: {error}").into())));
+            }
+            Err(error) => return Err(StoreError::new("write the log", error)),
+        }
+        if self.sync_always {
+            segment.sync().map_err(|error| StoreError::new("sync the log", error))?;
+        } else {
+            self.unsynced.store(true, Ordering::Relaxed);
+        }
+        segment.include(&entries, length, event_bytes, commit, group.at);
+        writer.state.take(group, commit);
+        for (erasure, is_done) in &group.erasures {
+            self.hide(erasure, !is_done);
+            writer.is_to_end |= !is_done;
+        }
+        if writer.is_to_end {
+            // So that the content lies in segments that can be rewritten.
+            let ended = segment.number;
+            self.begin_segment(writer, group.at)?;
+            writer.is_to_end = self.newest()?.number == ended;
+        }
+        Ok(Ok(()))
+    }
+
+    fn hide(&self, erasure: &Erasure, is_hidden: bool) {
+        let Some(seqs) = &erasure.seqs else { return };
+        let mut hidden = self.hidden.write().unwrap_or_else(PoisonError::into_inner);
+        let mut of_log = hidden.get(&erasure.log).map(|seqs| HashSet::clone(seqs)).unwrap_or_default();
+        for seq in seqs {
+            if is_hidden {
+                of_log.insert(*seq)
+            } else {
+                of_log.remove(seq)
+            };
+        }
+        if of_log.is_empty() {
+            hidden.remove(&erasure.log);
+        } else {
+            hidden.insert(erasure.log, Arc::new(of_log));
+        }
+    }
+
+    /// The oldest segment, if it is not the one that is written to, and the time of its last commit.
+    fn oldest(&self) -> Option<(Arc<Segment>, UnixMillis)> {
+        let list = self.segments.list();
+        let [oldest, _, ..] = &list[..] else { return None };
+        Some((oldest.clone(), oldest.extent().last_at))
+    }
+}
+
+/// How many of `events` go into one record.
+fn events_of_a_record(events: &[Arc<tidegate_core::Event>]) -> usize {
+    let mut bytes = 0;
+    let fit = events.iter().take_while(|event| {
+        bytes += record::event_size(event);
+        bytes <= RECORD_BYTES
+    });
+    fit.count().max(1)
+}
+
 impl Store for DiskStore {
-    fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError> {
-        let name = [b"o", org.as_str().as_bytes()].concat();
-        let Some(value) = self.meta.get(name).map_err(read_failed)? else { return Ok(None) };
-        match record::decode_org(&value) {
-            Ok((_, chain)) => Ok(Some(chain)),
+    fn chain(&self, index: LogIndex) -> Option<Chain> {
+        let writer = self.writer();
+        let log = writer.state.logs.get(&index)?;
+        match record::decode_chain(&log.chain) {
+            Ok(chain) => Some(chain),
             Err(error) => {
-                tracing::warn!(%org, %error, "the epochs of a log are not readable; its readers get a gap");
-                Ok(None)
+                tracing::warn!(org = %log.org, %error, "the epochs of a log are not readable; its readers get a gap");
+                None
             }
         }
     }
 
-    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn make_room(&self, bytes: u64) -> Result<(), NoRoom> {
+        let needed = bytes + RESERVE_BYTES;
+        let free = self.free.bytes();
+        if free < self.min_free.saturating_add(bytes) {
+            return Err(NoRoom(
+                format!(
+                    "the file system has {free} bytes left, and log.min_free keeps {} of them",
+                    self.min_free
+                )
+                .into(),
+            ));
+        }
+        let taken = self.disk_bytes();
+        if taken + bytes > self.max_bytes + self.segment_bytes {
+            let sentence = format!(
+                "the log takes {taken} bytes, log.max_bytes allows {}, and all that could be removed is within \
+                 dedup.window",
+                self.max_bytes
+            );
+            return Err(NoRoom(sentence.into()));
+        }
+        let Some(newest) = self.segments.newest() else { return Ok(()) };
+        if newest.extent().end > SEGMENT_BYTES_HARD {
+            return Err(NoRoom("the log cannot begin a new segment; see the log lines before".into()));
+        }
+        let room = newest.allocate(needed, CHUNK_BYTES.min(self.segment_bytes));
+        room.map_err(|error| NoRoom(format!("the file system gives no room for the log: {error}").into()))
+    }
+
+    fn commit(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         self.write(group, &mut self.writer())
     }
 
@@ -199,14 +456,14 @@ impl Store for DiskStore {
         let mut writer = self.writer();
         if writer.head_is_old {
             writer.head_is_old = false;
-            return self.head.reset(writer.commit);
+            return self.head.reset(writer.state.commit);
         }
-        self.head.note(writer.commit)
+        self.head.note(writer.state.commit)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         if self.unsynced.swap(false, Ordering::Relaxed) {
-            self.db.persist(PersistMode::SyncData).map_err(write_failed)?;
+            self.newest()?.sync().map_err(|error| StoreError::new("sync the log", error))?;
         }
         Ok(())
     }
@@ -217,62 +474,72 @@ impl Store for DiskStore {
         after: Seq,
         to: Seq,
         events: usize,
-        mut bytes: usize,
+        bytes: usize,
     ) -> Result<Stretch, StoreError> {
-        let mut found = Vec::new();
-        for bucket in self.buckets.list().iter() {
-            let after = found.last().map_or(after, |event: &Arc<Event>| event.seq);
-            if after >= to {
-                break;
-            }
-            if !bucket.read(index, after, to, &mut found, (events, &mut bytes))? {
-                let to = found.last().map_or(after, |event| event.seq);
-                return Ok(Stretch { events: found, to });
-            }
-        }
-        Ok(Stretch { events: found, to })
+        self.read_stretch(index, after, to, events, bytes)
     }
 
     fn blocks(&self) -> bool {
         true
     }
 
-    fn plan_cut(&self, now: UnixMillis, round: usize) -> Result<Option<Cut>, StoreError> {
-        let buckets = self.buckets.list();
-        // All of them, so that an end ahead of a clock that has stepped back is set right at once.
-        let ends: Vec<Option<UnixMillis>> = buckets.iter().map(|bucket| bucket.closed_by(now)).collect();
-        let (Some(oldest), Some(&Some(closed_at))) = (buckets.first(), ends.first()) else { return Ok(None) };
-        // By age one bucket per sweep: a clock that leaps for a moment costs one bucket, not all.
-        let aged = round == 0 && closed_at + self.retention <= now;
-        let over = self.buckets.bytes() > self.max_bytes && closed_at + self.dedup_window <= now;
-        if !aged && !over {
+    fn plan_cut(&self, now: UnixMillis, _: usize) -> Result<Option<Cut>, StoreError> {
+        let Some((oldest, ended)) = self.oldest() else { return Ok(None) };
+        let is_aged = ended.saturating_add(self.retention) <= now;
+        let is_over = self.disk_bytes() > self.max_bytes && ended.saturating_add(self.dedup_window) <= now;
+        if !is_aged && !is_over {
             return Ok(None);
         }
         Ok(Some(Cut { floors: oldest.last_seqs()?, token: oldest.number }))
     }
 
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
-        self.buckets.drop_bucket(cut.token)?;
-        self.meta.remove(&meta_key(b'b', cut.token)[..]).map_err(write_failed)
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.segments.remove(cut.token)
     }
 
     fn cuts_on_write(&self) -> bool {
-        false
+        self.disk_bytes() > self.max_bytes
     }
 
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError> {
-        // A bucket that gets no more events is ended by the clock; the next one may stay empty for long.
-        if let Some(current) = self.buckets.current()
-            && now.abs_diff(current.opened_at) >= self.bucket_millis
-            && current.bytes.load(Ordering::Relaxed) > 0
-        {
-            self.meta.rotate_memtable().map_err(write_failed)?;
-            self.buckets.begin(now)?;
+        let mut writer = self.writer();
+        let extent = self.newest()?.extent();
+        // A segment that gets no more events is ended by the clock.
+        if extent.event_bytes > 0 && now.saturating_sub(extent.first_at) >= self.segment_millis {
+            self.begin_segment(&mut writer, now)?;
         }
-        Ok(())
+        drop(writer);
+        let list = self.segments.list();
+        if let [older @ .., _] = &list[..] {
+            older
+                .iter()
+                .filter(|segment| !segment.is_sealed())
+                .for_each(|segment| self.sealer.seal(segment.clone()));
+        }
+        self.damage.forget(Duration::from_millis(self.retention))
+    }
+
+    fn erasures(&self) -> Vec<Erasure> {
+        self.writer().state.erasures.clone()
+    }
+
+    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        self.erase_everywhere(erasure)
     }
 
     fn bytes(&self) -> u64 {
-        self.buckets.bytes()
+        self.segments.event_bytes()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            event_bytes: self.segments.event_bytes(),
+            disk_bytes: self.disk_bytes(),
+            damaged_bytes: self.damage.bytes(),
+            free_bytes: Some(self.free.bytes()),
+            memory_bytes: (self.segments.memory() + self.writer().state.memory()) as u64,
+            damaged: self.damage.count(),
+        }
     }
 }

@@ -1,31 +1,30 @@
-//! Opening a store: finds the logs, finds out whether everything that was acknowledged is there, and
-//! repairs them if it is not (R11).
+//! Opening a store: folds the newest segment, finds out whether everything that was acknowledged is there,
+//! and whether files are missing (R11, R28).
 //!
-//! A loss shows in three ways. The marks of commits, which lie next to the events, end below the head
-//! file; or they end below (or above) the number in `meta`, which reaches the disk apart from them; or
-//! they have a hole, because a journal that others follow was cut short. In each case this start is a
-//! lossy boundary for every org. Then, and only then, all events are read: heads are set to the last
-//! event that is there, and floors to the highest seq that is missing, so that a hole in the middle is
-//! a gap like any other (R9). This relies on the committer, which gives every seq.
+//! A loss shows in two ways: the last commit is below the head file's, or the numbers of the commits that
+//! were read have a hole. In both cases this start is a lossy boundary for every org, and begins a new
+//! segment, so that the next start does not find the same loss again. Damage to older segments is no such
+//! case: the heads of all logs are known, and a reader gets a gap in its place.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use tidegate_protocol::{OrgId, UnixMillis};
+use tidegate_protocol::UnixMillis;
 
 use super::{
     DiskOptions, DiskStore, Writer,
-    buckets::{Buckets, read_failed, write_failed},
+    damage::Damage,
     directory::{Directory, sync_dir},
     head_file::{Acknowledged, HeadFile},
-    mend,
-    record::{self, COMMITS, FIRST_LOG, IDS, key, meta_key},
+    record::{self, FIRST_LOG, Header, IDS, Kind},
+    segment::{self, Scan, Segment},
+    segments::{self, Sealer, Segments},
+    space::FreeSpace,
+    state::State,
 };
 use crate::{
     chain::Start,
@@ -33,54 +32,236 @@ use crate::{
     store::{Found, FoundId, FoundLog, Stopped, StoreError},
 };
 
-/// The size of the store's block cache: history is read seldom, and tails serve the recent past.
-const CACHE_BYTES: u64 = 64 << 20;
-/// The shortest and the longest time that a bucket is written to, unless it is set.
-const BUCKET_MILLIS: std::ops::RangeInclusive<u64> = 60_000..=3_600_000;
-/// A log that was found is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
+/// What the segments of a directory say.
+struct Read {
+    segments: Vec<Arc<Segment>>,
+    state: State,
+    /// Where the snapshot at the front of the newest segment ends; 0 if it has none.
+    front: u64,
+    /// Whether commits are missing among those that were read.
+    has_hole: bool,
+    /// Segments that should be there and are not.
+    missing: Vec<u64>,
+    /// Stretches that were found damaged.
+    damaged: u64,
+}
+
+/// A record, its payload as a place in the bytes of its segment.
+type Placed = (Header, std::ops::Range<usize>);
+
+/// The commits of a segment.
+struct Commits {
+    bytes: Vec<u8>,
+    scan: Scan,
+    /// The records of each, in order.
+    commits: Vec<Vec<Placed>>,
+}
+
+/// Where a record begins and ends in its segment.
+fn place((header, payload): &Placed) -> std::ops::Range<usize> {
+    let begin = payload.start - record::HEADER;
+    begin..begin + header.size()
+}
+
+fn is_whole(commit: &[Placed]) -> bool {
+    let dense = commit.iter().enumerate().all(|(part, (header, _))| header.part as usize == part);
+    dense && commit.last().is_some_and(|(header, _)| header.is_last)
+}
+
+impl Commits {
+    fn of(segment: &Segment) -> Result<Self, StoreError> {
+        let bytes = segment.contents()?;
+        let mut records: Vec<Placed> = Vec::new();
+        let begin = bytes.as_ptr() as usize;
+        let scan = segment::scan(&bytes, |header, payload| {
+            let at = payload.as_ptr() as usize - begin;
+            records.push((*header, at..at + payload.len()));
+        });
+        let mut commits: Vec<Vec<Placed>> = Vec::new();
+        for record in records {
+            match commits.last_mut() {
+                Some(commit) if commit.last().is_some_and(|(last, _)| last.commit == record.0.commit) => {
+                    commit.push(record);
+                }
+                _ => commits.push(vec![record]),
+            }
+        }
+        Ok(Self { bytes, scan, commits })
+    }
+
+    fn has_snapshot(&self) -> bool {
+        let first = self.commits.first();
+        first.is_some_and(|commit| is_whole(commit) && commit[0].0.kind == Kind::Snapshot)
+    }
+
+    /// Drops a last commit that is not whole: it was never acknowledged.
+    fn drop_unfinished(&mut self) {
+        let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
+        let Some(from) = last.first().map(|record| place(record).start) else { return };
+        let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
+        self.scan.torn = Some(from..end);
+        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
+        let mut extent = segment::Extent::default();
+        for record in self.commits.iter().flatten() {
+            extent.add(&record.0, place(record).end as u64);
+        }
+        self.scan.extent = extent;
+    }
+
+    /// Where the snapshot at its front ends; 0 if it has none.
+    fn front(&self) -> u64 {
+        let last = self.commits.first().filter(|_| self.has_snapshot()).and_then(|commit| commit.last());
+        last.map_or(0, |record| place(record).end as u64)
+    }
+
+    /// Takes over all of it. Says whether commits are missing.
+    fn fold(&self, state: &mut State) -> bool {
+        let mut has_hole = false;
+        for commit in &self.commits {
+            let number = commit[0].0.commit;
+            has_hole |= state.commit > 0 && number > state.commit + 1;
+            let whole = is_whole(commit);
+            has_hole |= !whole;
+            // A snapshot counts only as a whole; of other commits, what is left is right.
+            if !whole && commit.iter().any(|(header, _)| header.kind == Kind::Snapshot) {
+                state.commit = state.commit.max(number);
+                continue;
+            }
+            for (header, payload) in commit {
+                if let Err(error) = state.apply(header, &self.bytes[payload.clone()]) {
+                    tracing::warn!(%error, commit = number, "a record of the log cannot be read");
+                    has_hole = true;
+                }
+            }
+        }
+        has_hole
+    }
+}
+
+fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
+    let numbers = segments::numbers(dir)?;
+    let mut segments = Vec::new();
+    for number in &numbers {
+        segments.push(Segment::open(dir, *number)?);
+    }
+    let mut state = State::default();
+    let (mut front, mut has_hole, mut damaged) = (0, false, 0);
+    // The newest segment that begins with a whole snapshot, and all after it.
+    let mut read: Vec<Commits> = Vec::new();
+    for (at, segment) in segments.iter().enumerate().rev() {
+        let mut commits = Commits::of(segment)?;
+        if at + 1 == segments.len() {
+            commits.drop_unfinished();
+        }
+        let has_snapshot = commits.has_snapshot();
+        read.push(commits);
+        if has_snapshot {
+            break;
+        }
+    }
+    let first_read = segments.len() - read.len();
+    for (commits, (at, segment)) in read.iter().rev().zip(segments.iter().enumerate().skip(first_read)) {
+        has_hole |= commits.fold(&mut state);
+        for hole in &commits.scan.holes {
+            damaged += 1;
+            damage.note(segment.number, hole.start as u64, &commits.bytes[hole.clone()]);
+        }
+        has_hole |= !commits.scan.holes.is_empty();
+        if at + 1 == segments.len() {
+            mend_end(segment, commits, damage)?;
+            front = commits.front();
+        } else if !segment.is_sealed() {
+            segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
+        }
+    }
+    drop(read);
+    let older = segments.split_last().map_or(&[][..], |(_, older)| older);
+    for segment in older.iter().filter(|segment| !segment.is_sealed()) {
+        if segment.extent().end == 0 {
+            segment.rebuild_index()?;
+        }
+        if let Err(error) = segment.seal() {
+            tracing::warn!(%error, "a segment has no index on disk yet");
+        }
+    }
+    // Those that were to be removed and are still there.
+    let (gone, segments): (Vec<_>, Vec<_>) =
+        segments.into_iter().partition(|segment| segment.number <= state.cut);
+    for segment in gone {
+        segment.remove()?;
+    }
+    let newest = segments.last().map_or(state.cut, |segment| segment.number);
+    let missing = (state.cut + 1..=newest).filter(|number| numbers.binary_search(number).is_err()).collect();
+    let segments = segments.into_iter().map(Arc::new).collect();
+    Ok(Read { segments, state, front, has_hole, missing, damaged })
+}
+
+/// Makes the newest segment end with its last whole commit.
+fn mend_end(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
+    segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
+    if let Some(torn) = &commits.scan.torn {
+        damage.set_aside(segment.number, torn.start as u64, &commits.bytes[torn.clone()]);
+        tracing::warn!(
+            path = %segment.path().display(),
+            kept = commits.scan.extent.end,
+            cut = torn.len(),
+            "the log ends in a commit that is not whole; it was cut off and copied to damaged/"
+        );
+    }
+    // Also what is no commit: the index, if it was sealed, and zeros.
+    if segment.disk_bytes() > commits.scan.extent.end { segment.trim() } else { Ok(()) }
+}
 
 impl DiskStore {
     /// Opens the store in `options.dir`, or creates it.
     pub fn open(options: &DiskOptions, now: UnixMillis) -> Result<(Self, Found), StoreError> {
         let directory = Directory::take(&options.dir)?;
         let (head, acknowledged) = HeadFile::open(&directory.head())?;
-        if acknowledged == Acknowledged::Missing {
-            sync_dir(&options.dir)?;
-        }
-        let cut = mend::journals(&directory.store(), &directory.damaged())?;
-        let failed = |error| StoreError::new(&format!("open the log in {}", options.dir.display()), error);
-        let db = Database::builder(directory.store()).cache_size(CACHE_BYTES).open();
-        let db = db.map_err(failed)?;
-        let small = || KeyspaceCreateOptions::default().max_memtable_size(16 << 20);
-        let meta = db.keyspace("meta", small).map_err(failed)?;
-        let keyspaces_dir = directory.store().join("keyspaces");
-        let sizes = |number| number_in(&meta, &meta_key(b'b', number)).map(Option::unwrap_or_default);
-        let buckets = Buckets::find(&db, keyspaces_dir, now, sizes)?;
-
+        let dir = directory.segments();
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|error| StoreError(format!("create {}: {error}", dir.display()).into()))?;
+        sync_dir(&options.dir)?;
+        let damage = Damage::new(directory.damaged());
+        let read = read(&dir, &damage)?;
         let dedup_window = capped_millis(options.local.dedup_window);
-        let retention = capped_millis(options.retention).max(dedup_window);
-        let bucket_millis = options.bucket.map_or(retention / 24, capped_millis);
-        let bucket_millis = match options.bucket {
-            Some(_) => bucket_millis.max(1),
-            None => bucket_millis.clamp(*BUCKET_MILLIS.start(), *BUCKET_MILLIS.end()),
+        let writer = Writer {
+            state: read.state,
+            buffer: Vec::new(),
+            head_is_old: true,
+            front: read.front,
+            is_to_end: false,
+            begin_at: None,
         };
         let store = Self {
-            writer: Mutex::new(Writer { commit: 0, next_index: FIRST_LOG, head_is_old: true }),
+            writer: Mutex::new(writer),
             head,
-            buckets,
-            meta,
-            db,
-            persist: if options.sync_always { PersistMode::SyncData } else { PersistMode::Buffer },
+            segments: Segments::new(dir, read.segments),
+            sealer: Sealer::start()?,
+            damage,
+            free: FreeSpace::of(options.dir.clone()),
+            hidden: RwLock::new(HashMap::new()),
+            files: Mutex::new(()),
+            sync_always: options.sync_always,
             unsynced: AtomicBool::new(false),
-            bucket_millis,
-            bucket_bytes: (options.max_bytes / 16).max(1 << 20),
-            retention,
+            segment_millis: options.segment_millis(),
+            segment_bytes: options.segment_bytes(),
+            retention: capped_millis(options.retention).max(dedup_window),
             dedup_window,
             max_bytes: options.max_bytes,
+            min_free: options.min_free,
             _directory: directory,
         };
-        let found = store.find(options, acknowledged, cut, now)?;
+        let erasures = store.writer().state.erasures.clone();
+        erasures.iter().for_each(|erasure| store.hide(erasure, true));
+        if !read.missing.is_empty() {
+            tracing::error!(
+                segments = ?read.missing,
+                "files of the log are missing: readers get a gap in place of their events"
+            );
+        }
+        let mut found = store.find(options, acknowledged, read.has_hole, now)?;
+        found.missing = read.missing.len() as u64;
+        found.damaged = read.damaged;
         Ok((store, found))
     }
 
@@ -88,21 +269,21 @@ impl DiskStore {
         &self,
         options: &DiskOptions,
         acknowledged: Acknowledged,
-        cut: bool,
+        has_hole: bool,
         now: UnixMillis,
     ) -> Result<Found, StoreError> {
-        let before = match self.meta.get("s").map_err(read_failed)? {
-            Some(value) => record::decode_start(&value)?,
-            None => Start { clean: true, sync_always: true, ..Start::default() },
-        };
-        let mut logs = self.find_logs(options, now)?;
-        let lossy = self.is_damaged(acknowledged, before)? || cut;
-        if lossy {
-            self.repair(&mut logs)?;
-        } else {
-            let mut writer = self.writer();
-            writer.commit = number_in(&self.meta, b"c")?.unwrap_or(0);
-            writer.next_index = number_in(&self.meta, b"n")?.unwrap_or(0).max(FIRST_LOG);
+        let mut writer = self.writer();
+        let before =
+            writer.state.start.unwrap_or(Start { clean: true, sync_always: true, ..Start::default() });
+        let lossy = is_lossy(acknowledged, &writer.state, has_hole);
+        if let Acknowledged::Commit(commit) = acknowledged {
+            // No number is given twice.
+            writer.state.commit = writer.state.commit.max(commit);
+        }
+        if lossy || self.segments.newest().is_none() {
+            // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
+            let at = if writer.state.at > 0 { writer.state.at } else { now };
+            self.begin_segment(&mut writer, at)?;
         }
         let unsynced = !before.clean && !before.sync_always;
         if unsynced {
@@ -112,161 +293,71 @@ impl DiskStore {
             );
         }
         let number = before.number + 1;
+        let clock = writer.state.at;
         let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
         Ok(Found {
-            logs,
-            next_index: self.writer().next_index,
-            ids: self.find_ids(now)?,
+            logs: found_logs(&writer.state),
+            clock,
+            next_index: writer.state.next_index.max(FIRST_LOG),
+            // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
+            ids: self.find_ids(clock)?,
             start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
             stopped: match before.number {
                 0 => Stopped::Never,
                 _ if before.clean => Stopped::Cleanly,
                 _ => Stopped::Uncleanly,
             },
+            ..Found::default()
         })
     }
 
-    fn find_logs(&self, options: &DiskOptions, now: UnixMillis) -> Result<Vec<FoundLog>, StoreError> {
-        let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
-        let mut logs = Vec::new();
-        for entry in self.meta.prefix("o") {
-            let (name, value) = entry.into_inner().map_err(read_failed)?;
-            let org = std::str::from_utf8(&name[1..]).ok().and_then(|name| OrgId::parse(name).ok());
-            let org = org.ok_or_else(|| StoreError("read the log: an org's name is damaged".into()))?;
-            let index = record::decode_org_index(&value)?;
-            let head = self.meta.get(meta_key(b'h', index)).map_err(read_failed)?;
-            let (head, last_timestamp, touched) = match head {
-                Some(head) => record::decode_head(&head)?,
-                None => (0, 0, 0),
-            };
-            let floor = number_in(&self.meta, &meta_key(b'f', index))?.unwrap_or(0);
-            let touched = touched.max(grace).min(now);
-            logs.push(FoundLog { org, index, head, floor, last_timestamp, touched });
-        }
-        Ok(logs)
-    }
-
-    /// The ids of the dedup window, oldest first. They are kept by commit, so this reads the window
-    /// and not the buckets that it lies in.
+    /// The ids of the dedup window, oldest first. They are kept by commit, and the times of commits never
+    /// fall, so this reads the window and no more.
     fn find_ids(&self, now: UnixMillis) -> Result<Vec<FoundId>, StoreError> {
         let mut found = Vec::new();
-        'buckets: for bucket in self.buckets.list().iter().rev() {
-            for entry in bucket.keyspace.range(key(IDS, 0)..=key(IDS, u64::MAX)).rev() {
-                let (at, ids) = record::decode_ids(&entry.value().map_err(read_failed)?)?;
-                if at + self.dedup_window <= now {
-                    break 'buckets;
+        'segments: for segment in self.segments.list().iter().rev() {
+            for entry in segment.entries(IDS, 0, usize::MAX)?.iter().rev() {
+                let Some((header, payload)) = segment.record(entry) else {
+                    self.note_damage(segment, entry);
+                    continue;
+                };
+                if header.at + self.dedup_window <= now {
+                    break 'segments;
                 }
-                found.extend(ids.into_iter().rev());
+                found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
             }
         }
         found.reverse();
         Ok(found)
     }
-
-    fn is_damaged(&self, acknowledged: Acknowledged, before: Start) -> Result<bool, StoreError> {
-        let noted = number_in(&self.meta, b"c")?.unwrap_or(0);
-        // Journals hold the latest writes alone; older buckets have been on disk since they were closed.
-        let mut marks = Vec::new();
-        let mut marked = 0;
-        for bucket in self.buckets.list().iter().rev() {
-            let commits = bucket.commits()?;
-            marked += usize::from(!commits.is_empty());
-            marks.extend(commits);
-            if marked == 2 {
-                break;
-            }
-        }
-        marks.sort_unstable();
-        let last = marks.last().copied().unwrap_or(0);
-        let hole = marks.windows(2).any(|pair| pair[0] + 1 != pair[1]);
-        let below = match acknowledged {
-            Acknowledged::Commit(commit) => last < commit,
-            // It was created with the directory, so somebody removed it. Without it, it cannot be
-            // shown that nothing is lost.
-            Acknowledged::Missing | Acknowledged::Unreadable => before.number > 0,
-        };
-        let damaged = below || hole || last != noted;
-        if damaged {
-            tracing::warn!(
-                ?acknowledged,
-                recovered = last,
-                noted,
-                hole,
-                "the log has lost acknowledged commits: what is left is kept, and every reader gets a gap"
-            );
-        }
-        Ok(damaged)
-    }
-
-    /// Sets heads and floors by the events that are there, and fills the holes in the marks, so that the
-    /// next start does not find the same loss again.
-    fn repair(&self, logs: &mut [FoundLog]) -> Result<(), StoreError> {
-        let mut by_index: HashMap<u64, &mut FoundLog> = logs.iter_mut().map(|log| (log.index, log)).collect();
-        let mut seen: HashMap<u64, u64> = by_index.values().map(|log| (log.index, log.floor)).collect();
-        let mut next_index = number_in(&self.meta, b"n")?.unwrap_or(0).max(FIRST_LOG);
-        let buckets = self.buckets.list();
-        for bucket in buckets.iter() {
-            bucket.scan(|index, seq, value| {
-                // Events of a log whose org is not known cannot be read; its number is not given again.
-                next_index = next_index.max(index + 1);
-                let (Some(log), Some(seen)) = (by_index.get_mut(&index), seen.get_mut(&index)) else {
-                    return Ok(());
-                };
-                if seq > log.floor {
-                    if seq > *seen + 1 {
-                        log.floor = seq - 1;
-                    }
-                    *seen = seq;
-                    log.last_timestamp = log.last_timestamp.max(record::event_timestamp(value)?);
-                }
-                Ok(())
-            })?;
-        }
-        for (index, log) in &mut by_index {
-            next_index = next_index.max(index + 1);
-            let last = seen.get(index).copied().unwrap_or(0);
-            if last < log.head {
-                log.floor = log.head;
-            }
-            log.head = log.head.max(last);
-        }
-        let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
-        for log in logs.iter() {
-            let head = record::encode_head(log.head, log.last_timestamp, log.touched);
-            batch.insert(&self.meta, &meta_key(b'h', log.index)[..], &head[..]);
-            batch.insert(&self.meta, &meta_key(b'f', log.index)[..], &log.floor.to_be_bytes()[..]);
-        }
-        let mut last = None;
-        for bucket in buckets.iter() {
-            for commit in bucket.commits()? {
-                for missing in last.map_or(commit, |last| last + 1)..commit {
-                    batch.insert(&bucket.keyspace, &key(COMMITS, missing)[..], &[0][..]);
-                }
-                last = last.max(Some(commit));
-            }
-        }
-        let noted = number_in(&self.meta, b"c")?.unwrap_or(0);
-        let commit = noted.max(last.unwrap_or(0));
-        let current = match buckets.last() {
-            Some(current) => current.clone(),
-            None => self.buckets.begin(0)?,
-        };
-        for missing in last.map_or(commit, |last| last + 1)..=commit {
-            batch.insert(&current.keyspace, &key(COMMITS, missing)[..], &[0][..]);
-        }
-        batch.insert(&self.meta, "c", &commit.to_be_bytes()[..]);
-        batch.insert(&self.meta, "n", &next_index.to_be_bytes()[..]);
-        batch.commit().map_err(write_failed)?;
-        for bucket in buckets.iter().filter(|bucket| bucket.closed_at.load(Ordering::Relaxed) > 0) {
-            bucket.flush()?;
-        }
-        let mut writer = self.writer();
-        writer.commit = commit;
-        writer.next_index = next_index;
-        Ok(())
-    }
 }
 
-fn number_in(meta: &Keyspace, key: &[u8]) -> Result<Option<u64>, StoreError> {
-    meta.get(key).map_err(read_failed)?.map(|value| record::decode_number(&value)).transpose()
+fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {
+    let is_below = match acknowledged {
+        Acknowledged::Commit(commit) => state.commit < commit,
+        // It was created with the directory, so somebody removed it. Without it, it cannot be shown that
+        // nothing is lost.
+        Acknowledged::Missing | Acknowledged::Unreadable => state.start.is_some(),
+    };
+    if is_below || has_hole {
+        tracing::warn!(
+            ?acknowledged,
+            recovered = state.commit,
+            has_hole,
+            "the log has lost acknowledged commits: what is left is kept, and every reader gets a gap"
+        );
+    }
+    is_below || has_hole
+}
+
+fn found_logs(state: &State) -> Vec<FoundLog> {
+    let logs = state.logs.iter().map(|(index, log)| FoundLog {
+        org: log.org.clone(),
+        index: *index,
+        head: log.head,
+        floor: log.floor,
+        last_timestamp: log.last_timestamp,
+        touched: log.touched,
+    });
+    logs.collect()
 }

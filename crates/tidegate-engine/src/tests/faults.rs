@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tidegate_core::Event;
 
 use super::{
-    store::{Cut, Found, LogIndex, Store, StoreError, Stretch, WriteGroup},
+    store::{Cut, Found, LogIndex, NoRoom, Store, StoreError, Stretch, WriteGroup},
     *,
 };
 
@@ -39,10 +39,10 @@ enum Verdict {
 }
 
 impl Store for Gated {
-    fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError> {
-        self.inner.chain(org)
+    fn chain(&self, index: LogIndex) -> Option<Chain> {
+        self.inner.chain(index)
     }
-    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         if group.logs.is_empty() {
             return self.inner.commit(group);
         }

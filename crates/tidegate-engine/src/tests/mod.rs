@@ -96,6 +96,10 @@ impl World {
         self.clock.pass(millis);
     }
 
+    pub fn step_ahead(&self, millis: u64) {
+        self.clock.step_ahead(millis);
+    }
+
     pub fn step_back(&self, millis: u64) {
         self.clock.step_back(millis);
     }
@@ -109,6 +113,7 @@ impl World {
 pub trait Counted: Engine {
     fn bytes(&self) -> u64;
     fn orgs(&self) -> usize;
+    fn clock_ahead(&self) -> Duration;
 }
 
 impl<S: store::Store> Counted for LocalEngine<S> {
@@ -117,6 +122,9 @@ impl<S: store::Store> Counted for LocalEngine<S> {
     }
     fn orgs(&self) -> usize {
         LocalEngine::orgs(self)
+    }
+    fn clock_ahead(&self) -> Duration {
+        LocalEngine::clock_ahead(self)
     }
 }
 
@@ -159,6 +167,20 @@ impl Node<'_> {
             assert!(page.events.iter().all(|event| event.seq > page.after && event.seq <= page.to));
             after = page.to;
             found.extend(page.events);
+        }
+    }
+
+    /// The seqs that are in the log, and those that the pages say are missing.
+    pub fn seqs_and_holes(&self, org: &str) -> (Vec<Seq>, Vec<Seq>) {
+        let (mut seqs, mut holes, mut after) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let page = self.page(org, after, 2, 10_000, SEQ_END);
+            holes.extend(after + 1..=page.after);
+            seqs.extend(page.events.iter().map(|event| event.seq));
+            if page.to == after {
+                return (seqs, holes);
+            }
+            after = page.to;
         }
     }
 

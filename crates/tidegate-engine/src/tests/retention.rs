@@ -62,7 +62,7 @@ fn r9_disk_retention_by_age_removes_buckets_and_seq_goes_on() {
     }
     let state = node.state("acme");
     assert_eq!(state.head, 30);
-    assert!((17..=20).contains(&state.floor), "{state:?}");
+    assert!((17..=21).contains(&state.floor), "{state:?}");
     assert_eq!(node.seqs("acme"), (state.floor + 1..=30).collect::<Vec<_>>());
     assert_eq!(state.epoch, epoch);
     node.engine.close();
@@ -95,32 +95,58 @@ fn r9_a_log_whose_events_are_all_gone_keeps_its_seq_and_epochs() {
 }
 
 #[test]
-fn disk_retention_by_bytes_removes_the_oldest_but_none_within_the_dedup_window() {
+fn r32_the_size_bound_removes_the_oldest_and_refuses_what_the_dedup_window_needs_in_full() {
     let mut world = World::new(Kind::Disk);
     world.window = Duration::from_secs(24 * 3600);
     world.max_bytes = 16 << 20;
+    let most = world.max_bytes + world.disk_options(world.dir.path()).over_max_bytes();
     let node = world.open();
-    let body = "x".repeat(100_000);
-    for n in 0..400 {
+    let large = |n: usize| {
         let mut large = event("acme", &format!("id{n}"));
-        large.body = format!("\"data\":\"{body}\"").into();
-        node.append("acme", vec![large]).unwrap();
+        large.body = format!("\"data\":\"{}\"", "x".repeat(100_000)).into();
+        vec![large]
+    };
+    let mut stored = 0;
+    for n in 0..400 {
+        match node.append("acme", large(n)) {
+            Ok(_) => stored += 1,
+            Err(error) => assert_eq!(error, AppendError::LogFull),
+        }
+        assert!(bytes_in(world.dir.path()) <= most);
         world.pass(500);
     }
-    // 40 MB in 200 seconds: all of it within the window.
-    node.engine.sweep();
+    // 40 MB in 200 seconds, all of it within the window.
+    assert!((160..190).contains(&stored), "{stored}");
+    assert!(matches!(*node.engine.health().borrow(), Health::Full(_)));
     assert_eq!(node.state("acme").floor, 0);
-    assert_eq!(node.put("acme", &["id1"]), [(2, true)]);
+    assert_eq!(node.put("acme", &["id1"]), [(2, true)], "a duplicate needs no room");
+    assert_eq!(node.state("other").head, 0, "readers of a log that is not open yet come in");
     world.pass(5 * MINUTE);
     node.engine.sweep();
+    node.append("acme", large(400)).unwrap();
+    assert_eq!(*node.engine.health().borrow(), Health::Ok);
     let state = node.state("acme");
-    assert!(node.engine.bytes() <= world.max_bytes, "{}", node.engine.bytes());
-    assert!((240..300).contains(&state.floor), "no more than had to go: {state:?}");
-    assert_eq!(node.seqs("acme"), (state.floor + 1..=400).collect::<Vec<_>>());
+    assert!(bytes_in(world.dir.path()) <= world.max_bytes + (4 << 20), "{}", bytes_in(world.dir.path()));
+    assert!((1..60).contains(&state.floor), "no more than had to go: {state:?}");
+    assert_eq!(node.seqs("acme"), (state.floor + 1..=stored + 1).collect::<Vec<_>>());
 }
 
+/// What a directory takes on disk.
+fn bytes_in(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+const LEAP: u64 = 10 * 365 * 24 * 60 * MINUTE;
+
 #[test]
-fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
+fn r30_a_clock_that_leaps_ahead_for_a_moment_costs_nothing() {
     let mut world = World::new(Kind::Disk);
     world.bucket = Some(Duration::from_secs(60));
     let node = world.open();
@@ -129,12 +155,12 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
         world.pass(MINUTE);
     }
     node.engine.watch(&org("acme"));
-    let leap = 10 * 365 * 24 * 60 * MINUTE;
-    world.pass(leap);
+    world.step_ahead(LEAP);
     node.engine.sweep();
-    world.step_back(leap);
+    node.put("acme", &["meanwhile"]);
+    world.step_back(LEAP);
     node.engine.sweep();
-    assert_eq!(node.seqs("acme"), [2, 3, 4, 5]);
+    assert_eq!(node.seqs("acme"), [1, 2, 3, 4, 5, 6]);
     // What was written meanwhile goes in its time, not in ten years.
     node.put("acme", &["after"]);
     for _ in 0..20 {
@@ -142,6 +168,58 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
         node.engine.sweep();
     }
     assert_eq!(node.seqs("acme"), [] as [Seq; 0]);
+}
+
+#[test]
+fn r30_a_leap_that_stays_is_followed_after_ten_minutes_and_shown_if_it_was_wrong() {
+    for kind in [Kind::Memory, Kind::Disk] {
+        let mut world = World::new(kind);
+        world.bucket = Some(Duration::from_secs(60));
+        let node = world.open();
+        node.engine.watch(&org("acme"));
+        node.put("acme", &["before"]);
+        world.step_ahead(LEAP);
+        node.engine.sweep();
+        world.pass(9 * MINUTE);
+        node.engine.sweep();
+        node.put("acme", &["meanwhile"]);
+        assert_eq!(node.seqs("acme"), [1, 2], "{kind:?}");
+        world.pass(MINUTE);
+        node.engine.sweep();
+        let after = node.put("acme", &["after", "meanwhile"]);
+        assert_eq!(after, [(3, false), (2, true)], "{kind:?}: no id leaves the window for that");
+        assert_eq!(node.all("acme", 2)[0].timestamp, DAWN + LEAP + 10 * MINUTE);
+        node.engine.sweep();
+        let seqs = node.seqs("acme");
+        assert!(!seqs.contains(&1) && seqs.contains(&3), "{kind:?}: the first is ten years old: {seqs:?}");
+        assert!(
+            kind == Kind::Memory || seqs.contains(&2),
+            "on disk, what came during the leap stays: {seqs:?}"
+        );
+        assert_eq!(node.engine.clock_ahead(), Duration::ZERO);
+        world.step_back(LEAP);
+        assert_eq!(node.engine.clock_ahead(), Duration::from_millis(LEAP));
+        world.pass(10 * MINUTE);
+        assert_eq!(node.engine.clock_ahead(), Duration::from_millis(LEAP - MINUTE), "it comes down");
+        for _ in 0..20 {
+            world.pass(MINUTE);
+            node.engine.sweep();
+        }
+        assert_eq!(node.seqs("acme"), [] as [Seq; 0], "{kind:?}: windows pass");
+    }
+}
+
+#[test]
+fn r30_a_clock_set_ahead_makes_no_org_idle() {
+    let world = World::new(Kind::Memory);
+    let node = world.open();
+    let epoch = node.state("acme").epoch;
+    world.step_ahead(59 * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.state("acme").epoch, epoch);
+    world.pass(12 * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.engine.orgs(), 0);
 }
 
 /// Whatever retention removes while a page is read is covered by the floor that the page names.

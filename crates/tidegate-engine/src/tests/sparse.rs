@@ -1,7 +1,7 @@
 //! Seqs need not be dense: a log of which the store holds every tenth event reads back in whole.
 
 use super::{
-    store::{Cut, Found, LogIndex, Store, StoreError, Stretch, WriteGroup},
+    store::{Cut, Found, LogIndex, NoRoom, Store, StoreError, Stretch, WriteGroup},
     *,
 };
 
@@ -9,10 +9,10 @@ use super::{
 struct EveryTenth(MemoryStore);
 
 impl Store for EveryTenth {
-    fn chain(&self, org: &OrgId) -> Result<Option<Chain>, StoreError> {
-        self.0.chain(org)
+    fn chain(&self, index: LogIndex) -> Option<Chain> {
+        self.0.chain(index)
     }
-    fn commit(&self, group: &WriteGroup) -> Result<(), StoreError> {
+    fn commit(&self, group: &WriteGroup) -> Result<Result<(), NoRoom>, StoreError> {
         let mut group = group.clone();
         for log in &mut group.logs {
             log.events.retain(|event| event.seq % 10 == 0);

@@ -135,6 +135,7 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.log_state(match &*node.engine.health().borrow() {
         Health::Ok => LogState::Ok,
         Health::Degraded(_) => LogState::Degraded,
+        Health::Full(_) => LogState::Full,
         Health::Halted(_) => LogState::Halted,
     });
     if prefers_open_metrics(headers) {
@@ -167,7 +168,8 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
     let reason = match &*node.engine.health().borrow() {
         Health::Halted(reason) => Some(format!("the log takes no writes: {reason}")),
         Health::Degraded(reason) => Some(format!("the log is degraded: {reason}")),
-        Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
+        // Readers are served as ever, so a full log is no reason to send them elsewhere.
+        Health::Full(_) | Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
     };
     let body = serde_json::json!({
         "ready": reason.is_none(),

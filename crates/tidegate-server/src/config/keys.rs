@@ -57,10 +57,18 @@ sections! {
         /// How long events can be read back, on disk. Not less than `dedup.window`. (The memory engine
         /// keeps `tail.window`.)
         retention: Duration = "24h", restart;
-        /// The size of all logs of the node together. Over it, the oldest events are removed first, but none
-        /// that is younger than `dedup.window`. The bound of the memory engine is the smaller of this and
-        /// `tail.max_bytes`, and it removes younger events too: readers get a gap, and their ids stay known.
+        /// What the files of the log may take, all orgs together; up to a sixteenth of it (64MiB at most) and
+        /// 24MiB more are possible. Over it, the oldest events are removed first, but none that is younger than
+        /// `dedup.window`: if those alone need more, publishes are refused (`log_full`). The bound of the memory
+        /// engine is the smaller of this and `tail.max_bytes`, and it removes younger events too: readers get a
+        /// gap, and their ids stay known.
         max_bytes: ByteSize = "16GiB", restart;
+        /// What publishers leave free on the file system of `log.dir`. With less, publishes are refused
+        /// (`log_full`) until there is room again; readers go on.
+        min_free: ByteSize = "64MiB", restart;
+        /// Events that retention, `log.max_bytes` or a deletion has removed are gone from every file after this
+        /// time. It bounds how much time one file of the log covers; at least 3 minutes.
+        erase_within: Duration = "1h", restart;
     }
 
     /// How repeated publishes are recognised.

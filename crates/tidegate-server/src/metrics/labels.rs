@@ -68,6 +68,8 @@ labels! {
     LogState("state") {
         /// It does.
         Ok = "ok",
+        /// It does not, because there is no room, until there is some.
+        Full = "full",
         /// It does, with difficulty.
         Degraded = "degraded",
         /// It does not, until the gateway is restarted.

@@ -189,7 +189,7 @@ impl Metrics {
 
     /// Takes over the state of the log.
     pub fn log_state(&self, now: LogState) {
-        for state in [LogState::Ok, LogState::Degraded, LogState::Halted] {
+        for state in [LogState::Ok, LogState::Full, LogState::Degraded, LogState::Halted] {
             self.log_state.with(state).set(i64::from(state == now));
         }
     }

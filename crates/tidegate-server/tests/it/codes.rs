@@ -165,6 +165,8 @@ fn failed_inside(seen: &mut Seen) {
     eventually("the first", || (patient.appends() == 1).then_some(()));
     seen.answered(Code::InProgress, &keyed().send());
     drop(first);
+    let full = Gateway::with(&["log.min_free=1000000GiB"]);
+    seen.answered(Code::LogFull, &full.publish(event));
     node.halt();
     seen.answered(Code::LogHalted, &node.publishing().body(event).send());
 }

@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_engine::{
-    AppendError, Appended, Clock, Durability, Engine, Feed, Health, Hooks, LocalEngine, MemoryStore, Page,
-    PageLimit, ReadError, SystemClock,
+    AppendError, Appended, Clock, DeleteError, Durability, Engine, Feed, Health, Hooks, LocalEngine,
+    MemoryStore, OrgLog, Page, PageLimit, ReadError, SystemClock,
 };
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
@@ -98,6 +98,18 @@ impl Engine for HeldBack {
 
     fn sweep(&self) {
         self.engine.sweep();
+    }
+
+    fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>> {
+        self.engine.list_orgs()
+    }
+
+    fn delete_org(&self, org: &OrgId) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.engine.delete_org(org)
+    }
+
+    fn delete_events(&self, org: &OrgId, seqs: Vec<Seq>) -> BoxFuture<'static, Result<(), DeleteError>> {
+        self.engine.delete_events(org, seqs)
     }
 
     fn watch(&self, org: &OrgId) {

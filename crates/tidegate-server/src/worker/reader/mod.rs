@@ -515,6 +515,9 @@ fn health_status(framing: Framing, health: &Health) -> Bytes {
         Health::Degraded(_) => {
             (StatusCode::Degraded, "the log is degraded: new events may be late until it has recovered")
         }
+        Health::Full(_) => {
+            (StatusCode::LogFull, "the log has no room: no new events will come until there is some")
+        }
         Health::Halted(_) => (
             StatusCode::LogHalted,
             "the log takes no writes: no new events will come until the gateway is restarted",

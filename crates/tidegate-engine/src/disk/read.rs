@@ -1,0 +1,156 @@
+//! Reading a log back. Every record has to continue the one before it (R28): what is missing, whoever lost
+//! it, ends the stretch, and the next one begins after it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_core::Event;
+use tidegate_protocol::Seq;
+
+use super::{
+    DiskStore, record,
+    segment::{Entry, Segment},
+};
+use crate::store::{LogIndex, StoreError, Stretch};
+
+/// How many entries of an index are read at a time.
+const ENTRIES: usize = 64;
+
+/// A stretch that is being read.
+struct Reading {
+    after: Seq,
+    /// The last seq read.
+    at: Seq,
+    to: Seq,
+    events: usize,
+    bytes: usize,
+    found: Vec<Arc<Event>>,
+    is_full: bool,
+}
+
+impl Reading {
+    /// Whether the log goes on at `seq`. If not, events are missing: a stretch that has begun ends here, and
+    /// one that has not begins after them.
+    fn continues(&mut self, seq: Seq) -> bool {
+        if seq <= self.at + 1 {
+            return true;
+        }
+        if !self.found.is_empty() || self.at > self.after {
+            self.is_full = true;
+            return false;
+        }
+        self.at = (seq - 1).min(self.to);
+        self.after = self.at;
+        self.at < self.to
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_full || self.at >= self.to
+    }
+
+    /// Takes over the events of a record, until a limit is reached.
+    fn take(&mut self, payload: &Bytes, is_hidden: impl Fn(Seq) -> bool) -> Result<(), StoreError> {
+        for place in record::places(payload) {
+            let (seq, range) = place?;
+            if seq <= self.at {
+                continue;
+            }
+            if seq > self.to {
+                break;
+            }
+            if let Some(range) = range.filter(|_| !is_hidden(seq)) {
+                if self.found.len() >= self.events {
+                    self.is_full = true;
+                    return Ok(());
+                }
+                let service = self.found.last().map(|event| event.service.clone());
+                let event = record::decode_event(seq, payload.slice(range), service.as_ref())?;
+                if !self.found.is_empty() && event.fragment.len() > self.bytes {
+                    self.is_full = true;
+                    return Ok(());
+                }
+                self.bytes = self.bytes.saturating_sub(event.fragment.len());
+                self.found.push(Arc::new(event));
+            }
+            self.at = seq;
+        }
+        self.is_full = self.found.len() >= self.events;
+        Ok(())
+    }
+}
+
+impl DiskStore {
+    /// Reads events of a log, as [`Store::read`](crate::store::Store::read) says.
+    pub(super) fn read_stretch(
+        &self,
+        index: LogIndex,
+        after: Seq,
+        to: Seq,
+        events: usize,
+        bytes: usize,
+    ) -> Result<Stretch, StoreError> {
+        let (events, found) = (events.max(1), Vec::new());
+        let mut reading = Reading { after, at: after, to, events, bytes, found, is_full: false };
+        'segments: for segment in self.segments.list().iter() {
+            let mut from = reading.at + 1;
+            loop {
+                let entries = segment.entries(index, from, ENTRIES)?;
+                let Some(last) = entries.last() else { break };
+                from = last.last + 1;
+                for entry in &entries {
+                    if !self.read_record(segment, entry, &mut reading)? {
+                        break 'segments;
+                    }
+                }
+                if entries.len() < ENTRIES {
+                    break;
+                }
+            }
+        }
+        if !reading.is_full && reading.at < to {
+            // The last events are missing.
+            reading.continues(to + 1);
+        }
+        Ok(Stretch { after: reading.after, events: reading.found, to: reading.at })
+    }
+
+    /// Reads one record; says whether the stretch goes on.
+    fn read_record(
+        &self,
+        segment: &Segment,
+        entry: &Entry,
+        reading: &mut Reading,
+    ) -> Result<bool, StoreError> {
+        if reading.is_done() {
+            return Ok(false);
+        }
+        if !reading.continues(entry.first) {
+            return Ok(false);
+        }
+        match segment.record(entry) {
+            Some((_, payload)) => {
+                let hidden = self.hidden(entry.log);
+                let taken =
+                    reading.take(&payload, |seq| hidden.as_ref().is_some_and(|seqs| seqs.contains(&seq)));
+                // The record is whole, so this version did not write it.
+                taken?;
+            }
+            None => self.note_damage(segment, entry),
+        }
+        Ok(!reading.is_done())
+    }
+
+    pub(super) fn note_damage(&self, segment: &Segment, entry: &Entry) {
+        let offset = u64::from(entry.offset);
+        let bytes = segment.bytes_at(offset, entry.bytes as usize);
+        if self.damage.note(segment.number, offset, &bytes) {
+            tracing::error!(
+                path = %segment.path().display(),
+                offset,
+                bytes = entry.bytes,
+                "a part of the log is damaged: readers get a gap in its place; stop the node and run `tidegate \
+                 log check --repair`, and look after the disk"
+            );
+        }
+    }
+}

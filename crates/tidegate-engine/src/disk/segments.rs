@@ -1,0 +1,148 @@
+//! The segments of a log, oldest first, and the thread that works on those that are no longer written to.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, mpsc},
+    thread::JoinHandle,
+};
+
+use super::{
+    directory::sync_dir,
+    segment::{self, Segment},
+};
+use crate::store::StoreError;
+
+/// The list.
+pub struct Segments {
+    dir: PathBuf,
+    list: RwLock<Arc<Vec<Arc<Segment>>>>,
+}
+
+/// The numbers of the segments in `dir`, rising. Removes what a rewrite has left half done.
+pub fn numbers(dir: &Path) -> Result<Vec<u64>, StoreError> {
+    let failed = |error: std::io::Error| StoreError(format!("list {}: {error}", dir.display()).into());
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(segment::NEW) {
+            std::fs::remove_file(&path).map_err(failed)?;
+        } else if let Some(number) = name.strip_suffix(".seg").and_then(|number| number.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl Segments {
+    /// The list of `found`, which lie in `dir`.
+    pub fn new(dir: PathBuf, found: Vec<Arc<Segment>>) -> Self {
+        Self { dir, list: RwLock::new(Arc::new(found)) }
+    }
+
+    /// The segments as they are now; those that are removed later can still be read through this list.
+    pub fn list(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let mut new = Vec::clone(&list);
+        change(&mut new);
+        *list = Arc::new(new);
+    }
+
+    /// The segment that is written to.
+    pub fn newest(&self) -> Option<Arc<Segment>> {
+        self.list().last().cloned()
+    }
+
+    /// Creates the next segment. It is not in the list yet.
+    pub fn create(&self, number: u64) -> Result<Segment, std::io::Error> {
+        let segment = Segment::create(&self.dir, number)?;
+        sync_dir(&self.dir).map_err(std::io::Error::other)?;
+        Ok(segment)
+    }
+
+    /// Adds a segment, which is written to from now on.
+    pub fn push(&self, segment: Segment) -> Arc<Segment> {
+        let segment = Arc::new(segment);
+        self.change(|list| list.push(segment.clone()));
+        segment
+    }
+
+    /// Puts a segment in the place of the one with its number.
+    pub fn replace(&self, segment: Segment) {
+        let segment = Arc::new(segment);
+        self.change(|list| {
+            list.iter_mut().filter(|old| old.number == segment.number).for_each(|old| *old = segment.clone());
+        });
+    }
+
+    /// Removes the segment with this number, and its file.
+    pub fn remove(&self, number: u64) -> Result<(), StoreError> {
+        let removed = self.list().iter().find(|segment| segment.number == number).cloned();
+        self.change(|list| list.retain(|segment| segment.number != number));
+        removed.map_or(Ok(()), |segment| segment.remove())
+    }
+
+    /// Where the files lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Bytes of events in all segments.
+    pub fn event_bytes(&self) -> u64 {
+        self.list().iter().map(|segment| segment.extent().event_bytes).sum()
+    }
+
+    /// Bytes that all segments take on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.list().iter().map(|segment| segment.disk_bytes()).sum()
+    }
+
+    /// Bytes of indexes in memory.
+    pub fn memory(&self) -> usize {
+        self.list().iter().map(|segment| segment.memory()).sum()
+    }
+}
+
+/// A thread that seals segments, so that the committing thread does not wait for it.
+pub struct Sealer {
+    jobs: Option<mpsc::Sender<Arc<Segment>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sealer {
+    /// Starts the thread.
+    pub fn start() -> Result<Self, StoreError> {
+        let (jobs, receive) = mpsc::channel::<Arc<Segment>>();
+        let thread = std::thread::Builder::new().name("tidegate-seal".into()).spawn(move || {
+            for segment in receive {
+                if let Err(error) = segment.seal() {
+                    // Its index stays in memory, and the next start seals it.
+                    tracing::error!(%error, "a segment has no index on disk");
+                }
+            }
+        });
+        let thread = thread.map_err(|error| StoreError::new("start the thread that seals", error))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Seals a segment soon.
+    pub fn seal(&self, segment: Arc<Segment>) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(segment);
+        }
+    }
+}
+
+impl Drop for Sealer {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
