@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -84,12 +84,16 @@ impl Publishers {
         }
         if now.abs_diff(self.looked_at.load(Ordering::Relaxed)) >= LOOK_EVERY_MILLIS {
             self.looked_at.store(now, Ordering::Relaxed);
-            self.follow();
+            // If another request rereads it now, this one goes on with the keys that are known.
+            if let Ok(seen) = self.seen.try_lock() {
+                self.follow(seen);
+            }
         }
         let mut keys = self.keys.load();
         if !keys.contains_key(id) {
-            // The key may have been made within this second.
-            self.follow();
+            // The key may have been made within this second. If another request rereads the file now, this one
+            // waits for it: its refusal would be final.
+            self.follow(self.seen.lock().unwrap_or_else(PoisonError::into_inner));
             keys = self.keys.load();
         }
         // The same sentence for an unknown id and a wrong secret, so that neither reveals which ids exist.
@@ -106,13 +110,7 @@ impl Publishers {
     }
 
     /// Rereads the file if it has changed.
-    fn follow(&self) {
-        // The holder of the lock is reading this change already; others go on with the known keys.
-        let mut seen = match self.seen.try_lock() {
-            Ok(seen) => seen,
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
-            Err(std::sync::TryLockError::WouldBlock) => return,
-        };
+    fn follow(&self, mut seen: MutexGuard<'_, Option<Stamp>>) {
         let stamp = self.file.stamp();
         if stamp == *seen {
             return;
