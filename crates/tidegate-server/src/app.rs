@@ -31,7 +31,10 @@ use crate::{
     node::{Node, Parts},
     random::random,
     systemd,
-    transport::{spare_files, vanished},
+    transport::{
+        spare_files::{self, FilesInUse, Room},
+        vanished,
+    },
     worker::{Accepted, WorkerThread},
 };
 
@@ -109,6 +112,10 @@ const NOTSENT_BYTES: u32 = 32 << 10;
 /// How often each line about connections that were not accepted is logged at most.
 const ACCEPT_LINES_EVERY: Duration = Duration::from_secs(60);
 
+/// How long no connection is accepted after one for which another must make room. A worker closes one in less;
+/// 1 ms is the resolution of the runtime's timers.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
+
 /// How long the disk engine remembers an org that holds no events: a client that comes back within a week
 /// goes on in the epoch that it knows.
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -146,7 +153,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
     let began = Instant::now();
     let Prepared { loaded, tokens, publishers, sources, mode } = start;
     let config = loaded.config.clone();
-    raise_open_files(config.open_files());
+    spare_files::raise();
     if matches!(mode, RunMode::Serve) {
         config::warnings(&loaded).iter().for_each(warn_of);
     }
@@ -219,7 +226,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         "serve"
     );
     systemd::ready(&status);
-    let watchdog = tokio::spawn(watchdog(workers.clone()));
+    let watchdog = tokio::spawn(watchdog(node.clone()));
     let mut feed = None;
     if let RunMode::Dev { mut session, feed: wants_feed } = mode {
         session.announce(&format!("http://{public_at}"), &format!("http://{admin_at}"))?;
@@ -272,18 +279,6 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         workers.into_iter().for_each(WorkerThread::stop);
     }
     Ok(Ended { reason, public: public_at, streams, cut_off, drain, log, ran: began.elapsed() })
-}
-
-/// Raises the soft limit of open files to `needed`, as far as the hard limit lets it.
-fn raise_open_files(needed: u64) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = needed.min(maximum.unwrap_or(u64::MAX));
-    if current.is_some_and(|current| current < wanted)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
-    {
-        tracing::warn!(%error, "raise the limit of open files");
-    }
 }
 
 /// Logs a warning of the configuration.
@@ -374,8 +369,9 @@ fn local_options(config: &Config) -> LocalOptions {
 /// Accepts connections and distributes them over the workers in turn.
 async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<WorkerThread>>) {
     let mut turn = 0;
+    let mut files = FilesInUse::default();
     // One for each line that many connections can cause at once.
-    let [failed, full, spared, refused] = [(); 4].map(|()| LogLimiter::every(ACCEPT_LINES_EVERY));
+    let [failed, full, spared, narrow, refused] = [(); 5].map(|()| LogLimiter::every(ACCEPT_LINES_EVERY));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -395,12 +391,17 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             }
             continue;
         };
-        if spare_files::takes_one(&stream) {
+        let room = files.room_after(&stream, node.sockets());
+        if room == Room::Nothing {
             node.metrics.refusal(config_key!(limits.connections));
             if let Some(others) = spared.say() {
                 tracing::warn!(%peer, others, "drop a connection: few open files are left");
             }
             continue;
+        }
+        let makes_room = room == Room::Little || node.has_few_sockets_left();
+        if makes_room && let Some(others) = narrow.say() {
+            tracing::warn!(%peer, others, "few open files or sockets are left: new connections take the place of quiet ones");
         }
         let stream = match stream.into_std() {
             Ok(stream) => stream,
@@ -417,12 +418,16 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         vanished::bound(&stream, node.config().limits.write_timeout);
         turn = (turn + 1) % workers.len();
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
-        let accepted = Accepted { stream, peer, slot: socket };
+        let accepted = Accepted { stream, peer, slot: socket, makes_room };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
             && let Some(others) = refused.say()
         {
             tracing::warn!(%peer, others, "drop a connection: no worker takes it");
+        }
+        if makes_room {
+            // The others wait in the kernel until the worker has closed a quiet one.
+            tokio::time::sleep(ROOM_PAUSE).await;
         }
     }
 }
@@ -468,13 +473,13 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> (Loaded, Opt
         }
     };
     // Even if nothing has changed: this fetches the issuers' keys again.
+    spare_files::raise();
     node.reconfigure(loaded.config.clone());
     node.metrics.config_reread(RereadOutcome::Taken);
     tracing::info!(changed = changed.join(", "), "the configuration is taken over");
     if !waiting.is_empty() {
         tracing::warn!(keys = waiting.join(", "), "these keys were changed and need a restart");
     }
-    raise_open_files(loaded.config.open_files());
     let is_new = |warning: &&ConfigError| warning.key.is_some_and(|key| changed.contains(&key));
     config::warnings(&loaded).iter().filter(is_new).for_each(warn_of);
     (loaded, None)
@@ -503,15 +508,15 @@ async fn sweep(node: Arc<Node>) {
 
 /// Notifies the service manager's watchdog as long as every worker makes progress. A hanging disk is no
 /// reason to restart: `/readyz` and the answers to publishers report it.
-async fn watchdog(workers: Arc<Vec<WorkerThread>>) {
+async fn watchdog(node: Arc<Node>) {
     let Some(interval) = systemd::watchdog_interval() else { return };
     let mut look = tokio::time::interval(interval);
-    let mut before = vec![0; workers.len()];
+    let mut before = node.heartbeats.turns();
     // The first tick comes at once, before a worker can have made progress.
     look.tick().await;
     loop {
         look.tick().await;
-        let turns: Vec<u64> = workers.iter().map(WorkerThread::turns).collect();
+        let turns = node.heartbeats.turns();
         if have_all_turned(&before, &turns) {
             before = turns;
             systemd::alive();

@@ -158,6 +158,11 @@ impl Hub {
         &self.contexts
     }
 
+    /// The number of workers.
+    pub fn workers(&self) -> usize {
+        self.notifications.len()
+    }
+
     /// The notifications for `worker`.
     pub fn notifications(&self, worker: usize) -> Arc<Notifications> {
         self.notifications[worker].clone()

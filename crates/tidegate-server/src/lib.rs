@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+mod heartbeats;
 mod log_limiter;
 mod logs;
 pub mod node;

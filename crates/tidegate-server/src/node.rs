@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use crate::{
     admission::{Admission, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays, Shares},
     auth::{Publishers, StreamGrant, TokenVerifier},
-    config::{Config, PerConfig, config_key},
+    config::{Config, LimitSettings, PerConfig, config_key},
+    heartbeats::Heartbeats,
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
     metrics::{Metrics, Operation},
@@ -33,6 +34,9 @@ const REFUSED_ORIGINS_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a refusal with the same code is logged at `warn` at most.
 const REFUSED_REQUESTS_EVERY: Duration = Duration::from_secs(60);
+
+/// From how many sockets on below the most that may be accepted, quiet connections make room for new ones.
+const SOCKETS_SPARE: usize = 128;
 
 /// The parts of a node, shared by all threads. It holds no connection.
 pub struct Node {
@@ -76,6 +80,8 @@ pub struct Node {
     pub replays: Replays,
     /// The slots for publish requests in flight.
     pub publishes: Arc<tokio::sync::Semaphore>,
+    /// When each worker made progress.
+    pub heartbeats: Heartbeats,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
@@ -115,7 +121,10 @@ impl Node {
         };
         Self {
             // Connection ids begin with a random name of this start.
-            admission: Admission::new(ConnectionLimits::from(&config.limits), Epoch::from_random(random())),
+            admission: Admission::new(
+                ConnectionLimits::fitting(&config.limits),
+                Epoch::from_random(random()),
+            ),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
             publish_shares: Shares::default(),
             body_shares: Shares::default(),
@@ -126,6 +135,7 @@ impl Node {
             draining: watch::channel(None).0,
             description: PerConfig::default(),
             sockets: Arc::default(),
+            heartbeats: Heartbeats::new(hub.workers()),
             config: ArcSwap::from_pointee(config),
             clock,
             engine,
@@ -170,7 +180,7 @@ impl Node {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         tokens.inherit(&self.tokens());
         tokens.keep_fresh(&self.metrics);
-        self.admission.set_limits(ConnectionLimits::from(&config.limits));
+        self.admission.set_limits(ConnectionLimits::fitting(&config.limits));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
         self.metrics.set_health_orgs(&self.config().metrics.health_orgs, &config.metrics.health_orgs);
         self.config.store(Arc::new(config));
@@ -248,10 +258,15 @@ impl Node {
     /// Counts an accepted socket; `None` if there are as many as all streams and publishes can need.
     pub fn take_socket(&self) -> Option<OpenSocket> {
         let config = self.config();
-        let limits = &config.limits;
         let socket = OpenSocket(self.sockets.clone());
         let before = self.sockets.fetch_add(1, Ordering::SeqCst);
-        (before < limits.connections + limits.publishes_in_flight).then_some(socket)
+        (before < sockets_max(&config.limits)).then_some(socket)
+    }
+
+    /// Whether so few more sockets may be accepted that a connection without a request must make room.
+    pub fn has_few_sockets_left(&self) -> bool {
+        let most = sockets_max(&self.config().limits);
+        self.sockets() > most - SOCKETS_SPARE.min(most / 4)
     }
 
     /// The number of open sockets.
@@ -284,6 +299,11 @@ impl Node {
             ..ws::Limits::default()
         }
     }
+}
+
+/// As many as all streams and publishes can need.
+fn sockets_max(limits: &LimitSettings) -> usize {
+    limits.connections + limits.publishes_in_flight
 }
 
 /// Counts one accepted socket; dropping it ends the count.

@@ -16,7 +16,8 @@ use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
 use crate::{
-    http::refuse_whole, log_limiter::LogLimiter, metrics::LogState, node::Node, transport::vanished,
+    heartbeats::Stalled, http::refuse_whole, log_limiter::LogLimiter, metrics::LogState, node::Node,
+    transport::vanished,
 };
 
 /// How many operators' connections are served at once.
@@ -123,7 +124,7 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
         (["v1", "orgs", org, "connections", id], _) => connections::close(node, org, id, request),
         (["readyz"], _) => Ok(ready(node)),
         (["metrics"], _) => Ok(metrics(node, request.headers())),
-        _ => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())),
+        _ => Ok(healthy(node.heartbeats.stalled())),
     };
     answered.unwrap_or_else(|refusal| refuse_whole(&refusal))
 }
@@ -163,6 +164,18 @@ fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     open > 0.0 && open >= plain
 }
 
+/// Whether the process works: a worker that hangs serves none of its readers, and a restart helps.
+fn healthy(stalled: Option<Stalled>) -> Response<Full<Bytes>> {
+    let (status, body) = match stalled {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(Stalled { worker, since }) => {
+            let reason = format!("worker {worker} has made no progress for {} s\n", since.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, reason)
+        }
+    };
+    text(status, "text/plain; charset=utf-8", body)
+}
+
 /// Why no traffic should come here, if there is a reason.
 fn ready(node: &Node) -> Response<Full<Bytes>> {
     let reason = match &*node.engine.health().borrow() {
@@ -186,4 +199,24 @@ fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_shows_in_healthz() {
+        let stalled = Stalled { worker: 1, since: Duration::from_millis(12_900) };
+        for (stalled, status, body) in
+            [(None, 200, "ok\n"), (Some(stalled), 503, "worker 1 has made no progress for 12 s\n")]
+        {
+            let answer = healthy(stalled);
+            assert_eq!(answer.status(), status);
+            let Ok(said) = answer.into_body().collect().await;
+            assert_eq!(said.to_bytes(), body);
+        }
+    }
 }

@@ -39,6 +39,7 @@ use crate::{
     metrics::SlotsHeld,
     random::random,
     refusals::LimitedBy as _,
+    transport::spare_files,
 };
 use rates::{RetryQueue, TokenBucket};
 
@@ -57,6 +58,14 @@ pub struct ConnectionLimits {
     pub per_address: usize,
     /// New ones per second.
     pub handshakes_per_second: usize,
+}
+
+impl ConnectionLimits {
+    /// Those of `limits`, with only as many streams as the open files of the process leave room for.
+    pub fn fitting(limits: &LimitSettings) -> Self {
+        let room = spare_files::streams_max(spare_files::allowed(), limits.publishes_in_flight);
+        Self { total: limits.connections.min(room), ..Self::from(limits) }
+    }
 }
 
 impl From<&LimitSettings> for ConnectionLimits {

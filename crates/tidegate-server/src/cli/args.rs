@@ -12,6 +12,7 @@ use super::Failure;
 use crate::{
     config::{self, Loaded, Sources},
     dev::{self, DevDir, Saved},
+    logs,
 };
 
 /// Where the configuration comes from.
@@ -63,7 +64,7 @@ impl DataArgs {
         match (dev, &self.data_dir) {
             (Some(dir), named) => {
                 if named.is_none() {
-                    eprintln!("tidegate: using the development directory {}", dir.display());
+                    logs::say(format_args!("tidegate: using the development directory {}", dir.display()));
                 }
                 DevDir::open(dir).map_err(Failure::usage)?.configure(&mut sources);
             }

@@ -7,7 +7,7 @@ use super::{
     args::{ConfigArgs, now},
     print,
 };
-use crate::{config, preflight};
+use crate::{config, logs, preflight};
 
 /// Checks and shows the configuration.
 #[derive(Debug, Subcommand)]
@@ -15,7 +15,7 @@ pub(super) enum Config {
     /// Show every key with its value and where that came from; secrets are left out
     Print(Which),
     /// Check everything that `serve` would, then exit
-    Check(Which),
+    Check(Check),
     /// Print docs/config.md
     #[command(hide = true)]
     Reference,
@@ -27,6 +27,15 @@ pub(super) struct Which {
     config: ConfigArgs,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Take each warning as an error, such as limits that need more open files than the system allows
+    #[arg(long)]
+    strict: bool,
+}
+
 impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
@@ -36,15 +45,19 @@ impl Config {
                 print(config::effective(&loaded))?;
                 if unfit.is_empty() { Ok(()) } else { Err(Failure::usage(config::ConfigErrors(unfit))) }
             }
-            Config::Check(which) => {
-                let examined = config::examine(&which.config.sources());
-                for warning in examined.warnings() {
-                    eprintln!("tidegate: warning: {warning}");
-                }
+            Config::Check(Check { config, strict }) => {
+                let examined = config::examine(&config.sources());
+                let mut warnings = examined.warnings();
                 let beyond = preflight::faults(&examined, now());
-                let faults: Vec<_> = [examined.faults, examined.unfit, beyond].concat();
+                let mut faults: Vec<_> = [examined.faults, examined.unfit, beyond].concat();
+                if strict {
+                    faults.append(&mut warnings);
+                }
+                for warning in warnings {
+                    logs::say(format_args!("tidegate: warning: {warning}"));
+                }
                 if faults.is_empty() {
-                    eprintln!("tidegate: the configuration is good");
+                    logs::say(format_args!("tidegate: the configuration is good"));
                     Ok(())
                 } else {
                     Err(Failure::usage(config::ConfigErrors(faults)))

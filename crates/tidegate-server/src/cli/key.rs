@@ -5,7 +5,10 @@ use super::{
     args::{DataArgs, now},
     print,
 };
-use crate::auth::{KeyEntry, KeysFile, KeysFileError, Orgs, parse_services};
+use crate::{
+    auth::{KeyEntry, KeysFile, KeysFileError, Orgs, parse_services},
+    logs,
+};
 use clap::{Args, Subcommand};
 
 /// Makes, lists and revokes API keys.
@@ -84,13 +87,13 @@ impl Create {
             return print(format_args!("{line}\n"));
         }
         print(format_args!("{}\n", made.plain))?;
-        eprintln!(
+        logs::say(format_args!(
             "tidegate: key {} for {} ({}) is in {}; the line above is not shown again",
             made.entry.id,
             orgs,
             made.entry.services.join(","),
             file.path().display()
-        );
+        ));
         Ok(())
     }
 }
@@ -127,7 +130,7 @@ impl List {
             return print(keys.iter().map(|key| format!("{}\n", public_part(key))).collect::<String>());
         }
         if keys.is_empty() {
-            eprintln!("tidegate: no keys in {}", file.path().display());
+            logs::say(format_args!("tidegate: no keys in {}", file.path().display()));
             return Ok(());
         }
         let rows = keys.iter().map(|key| {
@@ -159,7 +162,7 @@ impl Revoke {
         let file = KeysFile::at(self.data.keys_file()?);
         match file.revoke(id, now()) {
             Ok(entry) => {
-                eprintln!("tidegate: key {} of {} is revoked", entry.id, shown(&entry));
+                logs::say(format_args!("tidegate: key {} of {} is revoked", entry.id, shown(&entry)));
                 Ok(())
             }
             Err(error @ KeysFileError::NoSuchKey(_)) => Err(Failure::failed(error)),

@@ -24,6 +24,8 @@ use std::{fmt, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::logs;
+
 /// A realtime event gateway: publish over HTTP, stream to browsers over WebSocket and SSE, resume
 /// without gaps.
 #[derive(Debug, Parser)]
@@ -125,11 +127,11 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => {
-            eprintln!("tidegate: {message}");
+            logs::say(format_args!("tidegate: {message}"));
             ExitCode::from(1)
         }
         Err(Failure::Usage(message)) => {
-            eprintln!("tidegate: {message}");
+            logs::say(format_args!("tidegate: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Interrupted) => ExitCode::from(130),

@@ -25,6 +25,7 @@ use super::{
     print,
     remote::{RemoteArgs, block_on, client, printable},
 };
+use crate::logs;
 
 /// Publishes events.
 #[derive(Debug, Args)]
@@ -276,7 +277,11 @@ impl Sender {
             }
             summary.retries += 1;
             bar.suspend(|| {
-                eprintln!("tidegate: {}; trying again in {:.1} s", printable(&why), wait.as_secs_f64());
+                logs::say(format_args!(
+                    "tidegate: {}; trying again in {:.1} s",
+                    printable(&why),
+                    wait.as_secs_f64()
+                ));
             });
             tokio::time::sleep(wait).await;
         }

@@ -47,7 +47,8 @@ pub(super) fn start(
     loaded: Loaded,
     mode: impl FnOnce(&Loaded) -> Result<RunMode, Failure>,
 ) -> Result<(), Failure> {
-    logs::start(&loaded.config.logs);
+    let _logging = logs::start(&loaded.config.logs)
+        .map_err(|error| Failure::failed(format_args!("start logging: {error}")))?;
     let mode = mode(&loaded)?;
     let config = &loaded.config;
     let publishers = Publishers::open(KeysFile::at(config.keys_file()), now()).map_err(Failure::usage)?;

@@ -10,6 +10,7 @@ use super::{
     printer::Printer,
     remote::{RemoteArgs, block_on, printable},
 };
+use crate::logs;
 
 /// Follows a stream.
 #[derive(Debug, Args)]
@@ -83,7 +84,7 @@ impl Tail {
         // The client may be ahead of the last event that was asked for.
         let cursor = done.as_ref().ok().cloned().or_else(|| running?.cursor());
         if let Some(cursor) = cursor {
-            eprintln!("tidegate: continue later with --cursor {cursor}");
+            logs::say(format_args!("tidegate: continue later with --cursor {cursor}"));
         }
         done.map(drop)
     }
@@ -93,7 +94,7 @@ impl Tail {
 fn say(notice: &Notice, tell: &mpsc::UnboundedSender<String>) {
     match notice {
         Notice::Status { code, message, .. } if !message.is_empty() => {
-            eprintln!("tidegate: {}", printable(&format!("{code}: {message}")));
+            logs::say(format_args!("tidegate: {}", printable(&format!("{code}: {message}"))));
         }
         Notice::Failed(failure) if failure.code == "protocol" => {
             // The next answer would be no better; the receiver is gone if the command ends anyway.
@@ -102,7 +103,7 @@ fn say(notice: &Notice, tell: &mpsc::UnboundedSender<String>) {
         Notice::Failed(failure) => {
             if let Some(delay) = failure.retry_in {
                 let (why, seconds) = (printable(&failure.to_string()), delay.as_secs_f64());
-                eprintln!("tidegate: {why}; connecting again in {seconds:.1} s");
+                logs::say(format_args!("tidegate: {why}; connecting again in {seconds:.1} s"));
             }
         }
         _ => {}

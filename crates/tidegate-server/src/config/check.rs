@@ -7,9 +7,11 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
+use crate::transport::spare_files;
+
 use super::{
-    ByteSize, Config, ConfigError, ConfigKey, IssuerKeys, JwtKey, Loaded, Location, LogEngine, Network,
-    config_key,
+    ByteSize, Config, ConfigError, ConfigKey, IssuerKeys, JwtKey, LimitSettings, Loaded, Location, LogEngine,
+    Network, config_key,
     value::{humane, quoted},
 };
 
@@ -28,9 +30,6 @@ const ISSUERS_MAX: usize = 64;
 
 /// At most this many orgs have series of their own, because a scrape carries them all.
 const HEALTH_ORGS_MAX: usize = 100;
-
-/// The files of the log that are open at a time.
-const LOG_FILES: usize = 2048;
 
 /// Every fault, with the key to change. Nothing is said of keys in `unread`, whose values are not known.
 pub(super) fn relations(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<ConfigError> {
@@ -88,11 +87,12 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
         && let Some(most) = getrlimit(Resource::Nofile).maximum
         && most < needed
     {
+        let LimitSettings { connections, publishes_in_flight, .. } = config.limits;
+        let fit = spare_files::streams_max(most, publishes_in_flight).min(connections);
         let reason = format!(
-            "{} connections, limits.publishes_in_flight ({}) and the log need {needed} open files, and a \
-             process may have {most} here; raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of the unit), \
-             or lower limits.connections",
-            config.limits.connections, config.limits.publishes_in_flight
+            "{connections} connections, limits.publishes_in_flight ({publishes_in_flight}) and the log need \
+             {needed} open files, and a process may have {most} here, so at most {fit} streams are let in; \
+             raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of the unit), or lower limits.connections"
         );
         found.fault(config_key!(limits.connections), reason);
     }
@@ -101,8 +101,8 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
 
 impl Config {
     /// How many files and sockets a node with this configuration may have open at a time.
-    pub fn open_files(&self) -> u64 {
-        (self.limits.connections + self.limits.publishes_in_flight + LOG_FILES) as u64
+    fn open_files(&self) -> u64 {
+        (self.limits.connections + self.limits.publishes_in_flight) as u64 + spare_files::LOG_FILES
     }
 }
 

@@ -244,7 +244,9 @@ sections! {
     /// A bound on everything that grows. A request or connection over one is refused with a code, and
     /// counted.
     limits: LimitSettings {
-        /// Connections at a time, over all orgs. Each needs a file descriptor.
+        /// Connections at a time, over all orgs. Each needs a file descriptor. If the process may have fewer
+        /// descriptors than these connections, `limits.publishes_in_flight` and the log need, only as many
+        /// connections are let in as fit.
         connections: usize = 50_000, reread;
         /// Requests and streams at a time over one HTTP/2 connection; other keys bound their sum over all
         /// connections. Their answers may hold this times `limits.page_bytes` of memory. The gateway sends

@@ -1,7 +1,7 @@
 //! One connection of the public listener: HTTP/1.1, or HTTP/2 if the client begins with it. The socket below
 //! it has timeouts.
 
-use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Version, header, header::Entry};
 use http_body_util::Either;
@@ -15,7 +15,7 @@ use crate::{
     config::{ConfigKey, LimitSettings, config_key},
     metrics::Operation,
     transport::guarded::{Guarded, RequestState, Slow, Timeouts},
-    worker::{Accepted, Peer, Worker, timers},
+    worker::{Accepted, Peer, Quiet, Worker, timers},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
@@ -23,12 +23,15 @@ pub const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves an accepted socket on the thread of its worker.
 pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    if accepted.makes_room && worker.quiet.close_oldest() {
+        worker.node.metrics.refusal(config_key!(limits.connections));
+    }
     tokio::task::spawn_local(connection(worker, accepted));
 }
 
 /// One connection, until it ends or state into a WebSocket.
 async fn connection(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, peer, slot } = accepted;
+    let Accepted { stream, peer, slot, makes_room: _ } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -50,11 +53,16 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         (Timeouts { head: limits.first_frame_timeout, write }, limits.idle_timeout)
     };
     let node = worker.node.clone();
+    let quiet = Rc::new(Quiet::new(worker.clone()));
     let mut socket = Guarded::new(stream, state.clone(), timeouts);
+    let begins = tokio::select! {
+        begins = tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)) => begins,
+        () = quiet.closing() => return made_room(peer.address),
+    };
     // Boxed, so that each uses only the memory it needs, only while it runs.
-    match tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)).await {
-        Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state)).await,
-        Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, state)).await,
+    match begins {
+        Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state, &quiet)).await,
+        Ok(Ok(false)) => Box::pin(http1(worker, peer, socket, state, quiet)).await,
         Ok(Err(error)) => {
             if Slow::cause_of(&error) == Some(Slow::Head) {
                 node.metrics.refusal(config_key!(limits.first_frame_timeout));
@@ -68,7 +76,7 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
     }
 }
 
-async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
+async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>, quiet: Rc<Quiet>) {
     let mut builder = http1::Builder::new();
     let keep_alive = {
         let limits = &worker.node.config().limits;
@@ -81,17 +89,22 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     };
     let (address, bodies) = (peer.address, peer.bodies.clone());
     let service = hyper::service::service_fn({
-        let (worker, state) = (worker.clone(), state.clone());
+        let (worker, state, quiet) = (worker.clone(), state.clone(), quiet.clone());
         move |request: Request<hyper::body::Incoming>| {
             state.asked();
+            quiet.asked();
             let hint = keep_alive.clone().filter(|_| keeps(&request));
             let is_read = Rc::<Cell<bool>>::default();
             let request = request.map(|body| Either::Left(Http1Body::new(body, is_read.clone())));
             let answered = answer(worker.clone(), peer.clone(), request);
-            let (state, node) = (state.clone(), worker.node.clone());
+            let (state, quiet, node) = (state.clone(), quiet.clone(), worker.node.clone());
             async move {
                 let Ok(mut answered) = answered.await;
                 state.answered();
+                // The body of a stream goes on.
+                if matches!(answered.body(), Either::Left(_)) {
+                    quiet.answered();
+                }
                 // Answers that end the connection, or switch it, say so themselves.
                 if let Some(hint) = hint.filter(|_| is_read.get() && !node.is_draining())
                     && let Entry::Vacant(connection) = answered.headers_mut().entry(header::CONNECTION)
@@ -122,6 +135,8 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
                     connection.as_mut().graceful_shutdown();
                 }
             }
+            // Not gracefully: that would keep the socket for another while.
+            () = quiet.closing() => return made_room(address),
         }
     };
     if let Err(error) = ended {
@@ -146,6 +161,11 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
         // Usually the peer's doing. Our own answers were logged where they were made.
         tracing::debug!(%error, peer = %address, "end an HTTP connection");
     }
+}
+
+/// A connection that waits for a request was closed for a new one, and counted where it was chosen.
+fn made_room(peer: SocketAddr) {
+    tracing::debug!(%peer, "close a connection that waits for a request, to make room");
 }
 
 /// How long a client may keep an idle connection and still be sure that its next request is served

@@ -28,7 +28,7 @@ use crate::{
 use by_org::ByOrg;
 use declare::{By, Instrument, declare};
 use labels::{Bound, End, Incident, Limit, Outcome, ReportOutcome, SlotScope};
-use process::Process;
+use process::{Dropped, Process};
 use shared::Shared;
 
 pub use labels::{JwksOutcome, LogState, Operation, ReplayPage, RereadOutcome};
@@ -152,6 +152,7 @@ impl Metrics {
         let registry = metrics.registry.sub_registry_with_prefix("tidegate");
         registry.register("build", "What this process was built from", build);
         metrics.registry.register_collector(Box::new(shared));
+        metrics.registry.register_collector(Box::new(Dropped));
         metrics.registry.register_collector(Box::new(Process));
         metrics
     }
@@ -380,6 +381,7 @@ mod tests {
             "tidegate_client_incidents_total{incident=\"hole\"} 0",
             "tidegate_client_reports_total{outcome=\"early\"} 0",
             "tidegate_log_start_lossy 0",
+            "tidegate_log_lines_dropped_total 0",
             "tidegate_build_info{version=",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

@@ -1,10 +1,12 @@
-//! The standard `process_*` metrics, read from /proc at each scrape.
+//! The standard `process_*` metrics, read from /proc at each scrape, and the log lines that were dropped.
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
+
+use crate::{logs, transport::spare_files};
 
 /// The metrics of this process; none on a system without /proc.
 #[derive(Debug)]
@@ -36,6 +38,19 @@ impl Collector for Process {
     }
 }
 
+/// What the process could not log.
+#[derive(Debug)]
+pub(super) struct Dropped;
+
+impl Collector for Dropped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let dropped = ConstCounter::new(logs::lines_dropped());
+        let help = "Lines of the process's log that were dropped, because standard error did not take them";
+        let kind = dropped.metric_type();
+        dropped.encode(encoder.encode_descriptor("tidegate_log_lines_dropped", help, None, kind)?)
+    }
+}
+
 struct ProcessFacts {
     cpu_seconds: f64,
     resident_bytes: f64,
@@ -57,15 +72,14 @@ impl ProcessFacts {
         let page = rustix::param::page_size() as f64;
         let boot = std::fs::read_to_string("/proc/stat").ok()?;
         let boot = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<f64>().ok()?;
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Some(Self {
             cpu_seconds: (field(14)? + field(15)?) / ticks,
             threads: field(20)?,
             start_seconds: boot + field(22)? / ticks,
             virtual_bytes: field(23)?,
             resident_bytes: field(24)? * page,
-            open_fds: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
-            max_fds: limit.map_or(f64::INFINITY, |limit| limit as f64),
+            open_fds: spare_files::open()? as f64,
+            max_fds: spare_files::allowed() as f64,
         })
     }
 }

@@ -1,14 +1,6 @@
 //! A worker's thread: what wakes it, and in which order it does its work.
 
-use std::{
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::Instant,
-};
+use std::{rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
 
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -28,7 +20,6 @@ pub type Serve = fn(Rc<Worker>, Accepted);
 #[derive(Debug)]
 pub struct WorkerThread {
     sockets: mpsc::Sender<Accepted>,
-    turns: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -37,23 +28,16 @@ impl WorkerThread {
     pub fn start(id: usize, node: Arc<Node>, serve: Serve) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sockets, handed) = mpsc::channel(HANDOVER_MAX);
-        let turns = Arc::new(AtomicU64::new(0));
-        let turned = turns.clone();
         let thread = std::thread::Builder::new().name(format!("tidegate-worker-{id}")).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(Rc::new(Worker::new(id, node)), handed, serve, &turned));
+            local.block_on(&runtime, run(Rc::new(Worker::new(id, node)), handed, serve));
         })?;
-        Ok(Self { sockets, turns, thread })
+        Ok(Self { sockets, thread })
     }
 
     /// Hands it a socket; gives the socket back if too many wait already.
     pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
-    }
-
-    /// How many ticks it has begun. The number grows several times a second while the thread runs.
-    pub fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
     }
 
     /// Ends it: it gets no more sockets, and drops the ones it has.
@@ -67,7 +51,7 @@ impl WorkerThread {
 
 /// Runs until no more sockets can come. Five things wake it: a tick, a socket, a reader that waits to
 /// catch up, a commit, and work that is due.
-async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve, turns: &AtomicU64) {
+async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: Serve) {
     let notifications = worker.node.hub.notifications(worker.id);
     let mut tick = tokio::time::interval(worker.tick_interval());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -79,7 +63,7 @@ async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: S
             biased;
             _ = tick.tick(), if !worker.readers.is_ticking() => {
                 worker.begin_tick();
-                turns.fetch_add(1, Ordering::Relaxed);
+                worker.node.heartbeats.beat(worker.id);
             }
             socket = sockets.recv() => match socket {
                 Some(accepted) => serve(worker.clone(), accepted),

@@ -314,12 +314,22 @@ fn config_check_compares_connections_with_the_files_that_may_be_open() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     for words in [
         "tidegate: warning: limits.connections: 50000 connections, limits.publishes_in_flight (4096) and the log \
-         need 56144 open files, and a process may have 2000 here",
+         need 56144 open files, and a process may have 2000 here, so at most 750 streams are let in; ",
         "tidegate: warning: --set listen.admin: listen.admin: other machines can reach \"0.0.0.0:0\"",
     ] {
         assert!(ran.err.contains(words), "{words}: {}", ran.err);
     }
     assert!(ran.err.ends_with("tidegate: the configuration is good\n"), "{}", ran.err);
+    let strict = format!("{check} --strict");
+    let ran: Ran = std::process::Command::new("sh")
+        .args(["-c", &strict])
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs")
+        .into();
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.starts_with("tidegate: limits.connections: 50000 connections, "), "{}", ran.err);
+    assert!(ran.err.contains("\n--set listen.admin: listen.admin: other machines can reach"), "{}", ran.err);
 }
 
 #[test]

@@ -195,10 +195,11 @@ fn clients_that_hold_all_open_files_leave_some_for_operators_and_one_line() {
     let lowered = Rlimit { current: Some(limit), maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(Some(pid), Resource::Nofile, lowered).expect("a limit");
     let mut clients: Vec<_> = (0..2 * limit).map(|_| connect(gateway.public)).collect();
-    let last = clients.last_mut().expect("a client");
-    assert!(matches!(last.read(&mut [0]), Ok(0) | Err(_)), "the last one was dropped");
+    let first = clients.first_mut().expect("a client");
+    assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)), "the first one made room");
     assert_eq!(gateway.operators("/healthz").status, 200);
-    assert_eq!(gateway.log().matches("drop a connection: few open files are left").count(), 1);
+    assert_eq!(gateway.log().matches("new connections take the place of quiet ones").count(), 1);
+    assert!(gateway.log().matches("drop a connection: few open files are left").count() <= 1);
     assert_eq!(gateway.log().matches("accept a connection").count(), 0, "some were left");
     drop(clients);
     eventually("room for a publisher", || {

@@ -69,6 +69,15 @@ impl Gateway {
         Self::spawn(dir, settings)
     }
 
+    /// Starts one that may open `soft` files, or `hard` if it asks for them.
+    pub fn with_files(soft: u64, hard: u64, settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -Sn $1 && ulimit -Hn $2 && shift 2 && exec \"$@\"", "sh"]);
+        limited.args([soft.to_string(), hard.to_string(), env!("CARGO_BIN_EXE_tidegate").to_owned()]);
+        Self::run(limited, dir, settings.iter().map(|setting| (*setting).to_owned()).collect())
+    }
+
     /// Starts `tidegate serve` with this configuration and a log; its org is `acme`, and it has no token.
     pub fn serving(config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
@@ -130,8 +139,11 @@ impl Gateway {
     }
 
     fn spawn(dir: TempDir, settings: Vec<String>) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_tidegate")), dir, settings)
+    }
+
+    fn run(mut command: Command, dir: TempDir, settings: Vec<String>) -> Self {
         let errors = std::fs::File::create(dir.path().join("stderr")).expect("a file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["dev", "--json", "--no-feed", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
         // At the most verbose level: its log is searched for secrets.
         command.args(["--set", "logs.level=trace"]);
@@ -249,8 +261,12 @@ impl Gateway {
         eventually("the end of the process", || child.try_wait().expect("a child")).code()
     }
 
-    /// Its log.
+    /// Its log, with all lines of what has happened so far. A thread of the gateway writes them, and sleeps
+    /// when none is left.
     pub fn log(&self) -> String {
+        if let Some(child) = &self.child {
+            eventually("its lines written", || is_asleep(child.id(), "tidegate-logs").then_some(()));
+        }
         std::fs::read_to_string(self.dir.path().join("stderr")).expect("stderr")
     }
 
@@ -415,6 +431,14 @@ fn write_config(file: &std::path::Path, dir: &std::path::Path, config: &str) {
     let dir = dir.display();
     let log = format!("[log]\nengine = \"memory\"\ndir = \"{dir}\"\n[logs]\nformat = \"json\"\n");
     std::fs::write(file, format!("{log}{config}\n")).expect("a file");
+}
+
+/// Whether the thread of this name sleeps, or is not there (`proc(5)`).
+fn is_asleep(pid: u32, name: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    let found = stats.find(|stat| stat.contains(&format!("({name})")));
+    found.is_none_or(|stat| stat.contains(") S "))
 }
 
 /// Now, in seconds since 1970.

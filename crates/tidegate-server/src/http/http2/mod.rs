@@ -29,7 +29,7 @@ use crate::{
         guarded::{Guarded, RequestState, Slow},
         windows::{Observed, Windows},
     },
-    worker::{Peer, Worker, timers},
+    worker::{Peer, Quiet, Worker, timers},
 };
 
 /// The bytes with which a client with prior knowledge begins (RFC 9113, section 3.4).
@@ -81,13 +81,13 @@ impl Drop for Exchange {
 }
 
 /// Serves a connection whose client begins with [`PREFACE`], until it ends.
-pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>) {
+pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>, quiet: &Quiet) {
     let node = worker.node.clone();
     let windows = Rc::<Windows>::default();
     peer.bodies.set_windows(windows.clone());
     let socket = Observed::new(socket, windows.clone());
     let served = match builder(&node.config().limits).handshake(socket).await {
-        Ok(connection) => run(worker, &peer, connection, &windows, &state).await,
+        Ok(connection) => run(worker, &peer, connection, &windows, &state, quiet).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {
@@ -110,14 +110,15 @@ fn builder(limits: &LimitSettings) -> h2::server::Builder {
     builder
 }
 
-/// Has five inputs: requests, the answer to our ping, the drain of the node, the end of the last exchange,
-/// and the clock.
+/// Has six inputs: requests, the answer to our ping, the drain of the node, the end of the last exchange, the
+/// need for room, and the clock.
 async fn run(
     worker: Rc<Worker>,
     peer: &Peer,
     mut connection: Connection<Observed<Guarded>, Bytes>,
     windows: &Rc<Windows>,
     state: &RequestState,
+    quiet: &Quiet,
 ) -> Result<(), h2::Error> {
     let node = worker.node.clone();
     let mut pulse = Pulse::new(connection.ping_pong());
@@ -142,6 +143,7 @@ async fn run(
                     if !state.has_asked() {
                         state.asked();
                     }
+                    quiet.asked();
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
                     let answer = OpenAnswer::open(windows, respond.stream_id());
                     tokio::task::spawn_local(async move {
@@ -152,7 +154,15 @@ async fn run(
             },
             answered = pulse.answered() => answered?,
             _ = draining.wait_for(Option::is_some), if !is_draining => is_draining = true,
-            () = exchanges.ended.notified() => {}
+            () = exchanges.ended.notified() => {
+                if exchanges.open.get() == 0 {
+                    quiet.answered();
+                }
+            }
+            () = quiet.closing(), if exchanges.open.get() == 0 => {
+                tracing::debug!(peer = %peer.address, "close an HTTP/2 connection that is quiet, to make room");
+                return Ok(());
+            }
             () = tokio::time::sleep_until(due.into()) => match pulse.act(&node, &exchanges, is_leaving)? {
                 Act::Ping => {}
                 Act::Leave => {

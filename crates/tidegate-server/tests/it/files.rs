@@ -1,0 +1,136 @@
+//! Open files: clients that hold all they can leave room for operators, publishers and the log, and what was
+//! refused for want of files is served once there are some.
+
+use std::{io::Write as _, net::TcpStream};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+
+use crate::{
+    client::{http::connect, stream::Frames as _},
+    gateway::{Gateway, eventually},
+};
+
+/// What the gateway may open at most. `streams_max` makes 96 streams of it: a half is the log's, an eighth the
+/// publishers'.
+const ALLOWED: u64 = 256;
+const STREAMS: usize = 96;
+
+/// This process needs a thousand sockets.
+fn raise_own_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("a limit");
+}
+
+fn few_files(settings: &[&str]) -> Gateway {
+    let settings =
+        [&["node.workers=2", "limits.first_frame_timeout=10m", "limits.idle_timeout=20m"], settings];
+    Gateway::with_files(ALLOWED / 2, ALLOWED, &settings.concat())
+}
+
+fn refusals(gateway: &Gateway) -> f64 {
+    gateway.metric("tidegate_refusals_total{limit=\"limits.connections\"}")
+}
+
+#[test]
+fn a_thousand_half_open_connections_lock_out_nobody() {
+    raise_own_limit();
+    let gateway = few_files(&[]);
+    assert_eq!(gateway.metric("process_max_fds"), 256.0, "the soft limit is raised to the hard one");
+    let mut clients: Vec<TcpStream> = (0..1000).map(|_| connect(gateway.public)).collect();
+    for client in clients.iter_mut().step_by(2) {
+        // Most of these are closed already.
+        let _ = client.write_all(b"GET /v1/orgs/dev/stream HTTP/1.1\r\nHost:");
+    }
+    for _ in 0..20 {
+        assert_eq!(gateway.operators("/readyz").status, 200);
+        gateway.say("s", "1");
+    }
+    let mut stream = gateway.ws("");
+    stream.next("hello");
+    let seq = gateway.say("s", "2");
+    assert_eq!(stream.next("event")["seq"].as_u64(), Some(seq));
+    assert!(gateway.metric("process_open_fds") < 256.0);
+    assert!(refusals(&gateway) >= 500.0, "each is counted");
+    let log = gateway.log();
+    let lines = |text: &str| log.matches(text).count();
+    assert_eq!(lines("new connections take the place of quiet ones"), 1);
+    assert!(lines("drop a connection: few open files are left") <= 1);
+    assert_eq!(lines("accept a connection"), 0, "some were left");
+    drop(clients);
+    eventually("their sockets closed", || (gateway.sockets() < 40).then_some(()));
+    let before = refusals(&gateway);
+    assert_eq!(gateway.sse("").next("hello")["org"].as_str(), Some(&*gateway.org));
+    assert_eq!(refusals(&gateway), before, "nobody makes room when there is some");
+}
+
+#[test]
+fn streams_leave_files_to_publishers() {
+    let gateway = few_files(&["limits.connections_per_user=1000"]);
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| gateway.ws("")).collect();
+    streams.iter_mut().for_each(|stream| drop(stream.next("hello")));
+    let (error, _) = gateway.ws("").refusal();
+    assert_eq!(
+        (error["code"].as_str(), error["limit"].as_str()),
+        (Some("overloaded"), Some("limits.connections"))
+    );
+    gateway.say("s", "1");
+    assert_eq!(gateway.operators("/readyz").status, 200);
+    drop(streams.pop());
+    eventually("room for a stream", || {
+        let place = gateway.metric("tidegate_connection_slots{scope=\"streams\"}");
+        (place < 96.0).then(|| gateway.ws("").next("hello"))
+    });
+}
+
+#[test]
+fn quiet_connections_that_were_served_make_room_too_but_streams_do_not() {
+    raise_own_limit();
+    let gateway = few_files(&[]);
+    let mut sse = gateway.sse("");
+    sse.next("hello");
+    let mut ws = gateway.ws("");
+    ws.next("hello");
+    let clients: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut client = connect(gateway.public);
+            let _ = client.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    let seq = gateway.say("s", "1");
+    assert_eq!(sse.next("event")["seq"].as_u64(), Some(seq));
+    assert_eq!(ws.next("event")["seq"].as_u64(), Some(seq));
+    assert!(refusals(&gateway) > 0.0);
+    drop(clients);
+}
+
+#[test]
+fn no_files_at_all_for_a_while_stops_no_listener() {
+    let gateway = Gateway::start();
+    let pid = Pid::from_raw(gateway.pid().cast_signed()).expect("a pid");
+    // Fewer than it has open.
+    let none = Rlimit { current: Some(8), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(Some(pid), Resource::Nofile, none).expect("a limit");
+    let waiting = [
+        gateway.publishing().body(r#"{"service":"s","event":"e","data":1}"#).begin(),
+        gateway.getting("cursor").begin(),
+    ];
+    let operator = connect(gateway.admin);
+    eventually("the line about the public listener", || {
+        gateway.log().contains("accept a connection").then_some(())
+    });
+    eventually("the line about the operators' listener", || {
+        gateway.log().contains("accept an operator's connection").then_some(())
+    });
+    prlimit(Some(pid), Resource::Nofile, before).expect("a limit");
+    for mut waiting in waiting {
+        let answer = crate::client::http::Answer::read(&mut waiting).expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    drop(operator);
+    assert_eq!(gateway.operators("/readyz").status, 200);
+    for line in ["accept a connection", "accept an operator's connection"] {
+        assert_eq!(gateway.log().matches(line).count(), 1, "it is logged once");
+    }
+}
