@@ -61,9 +61,14 @@ impl Quiet {
         self.enter(true);
     }
 
-    /// Returns when it is asked to close.
+    /// Returns when it is asked to close. A request that came at the same moment is served.
     pub async fn closing(&self) {
-        self.close.notified().await;
+        loop {
+            self.close.notified().await;
+            if self.place.get().is_some() {
+                return;
+            }
+        }
     }
 
     fn enter(&self, has_asked: bool) {

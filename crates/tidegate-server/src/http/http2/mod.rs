@@ -159,7 +159,7 @@ async fn run(
                     quiet.answered();
                 }
             }
-            () = quiet.closing(), if exchanges.open.get() == 0 => {
+            () = quiet.closing() => {
                 tracing::debug!(peer = %peer.address, "close an HTTP/2 connection that is quiet, to make room");
                 return Ok(());
             }
