@@ -103,7 +103,7 @@ mod tests;
 pub use append::{AppendError, Appended, DeleteError, FirstUse, StoredAt};
 pub use chain::{ANCESTORS_MAX, Chain, Start};
 pub use clock::{Clock, SystemClock};
-pub use disk::{DiskOptions, DiskStore};
+pub use disk::{DiskOptions, DiskStore, check};
 pub use engine::{Durability, Engine, Feed, OrgLog};
 pub use health::Health;
 pub use hooks::{Hooks, SyncObserver};
