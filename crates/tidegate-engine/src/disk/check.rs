@@ -1,6 +1,6 @@
 //! Looking through the directory of a log that no node uses, without changing anything: what is whole, what is
-//! damaged, what is missing (R28, R31). [`repair`] mends what this finds. Both return plain data and print
-//! nothing; `tidegate log check` prints.
+//! damaged, what is missing (R28, R31). [`repair`](super::repair) mends what this finds. Both return plain data
+//! and print nothing; `tidegate log check` prints.
 //!
 //! A segment is read whole, and one at a time.
 
@@ -23,8 +23,6 @@ use super::{
     state::State,
 };
 use crate::store::{LogIndex, StoreError};
-
-pub use super::repair::repair;
 
 /// The most places, and the most holes of one org, that a report lists. All are counted.
 pub const LISTED_MAX: usize = 1000;
@@ -58,7 +56,8 @@ pub struct Report {
     pub bytes: u64,
     /// The orgs that have a log, by name.
     pub orgs: Vec<OrgReport>,
-    /// Stretches of segments that hold no whole record, up to [`LISTED_MAX`] of them.
+    /// Stretches of segments that hold no whole record, up to [`LISTED_MAX`] of them. One of no bytes is the end of
+    /// a file that was cut short.
     pub damaged: Vec<Place>,
     /// How many there are.
     pub damaged_count: u64,
@@ -152,6 +151,15 @@ impl Report {
         self.is_whole() && self.indexes.is_empty() && self.torn.is_none()
     }
 
+    fn add_damage(&mut self, places: impl IntoIterator<Item = Place>) {
+        for place in places {
+            self.damaged_count += 1;
+            if self.damaged.len() < LISTED_MAX {
+                self.damaged.push(place);
+            }
+        }
+    }
+
     /// How many events can be read.
     pub fn events(&self) -> u64 {
         self.orgs.iter().map(|org| org.events).sum()
@@ -163,9 +171,20 @@ impl Report {
     }
 }
 
+/// Why a check or a repair did not come to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CheckError {
+    /// The log could not be looked through. Nothing was changed.
+    #[error(transparent)]
+    NotChecked(StoreError),
+    /// The log was looked through and could not be mended. The repair can be tried again.
+    #[error(transparent)]
+    NotMended(StoreError),
+}
+
 /// Looks through the log in `dir`, which no process may use meanwhile.
-pub fn check(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, StoreError> {
-    check_and_take(dir, true, progress).map(|(report, _)| report)
+pub fn check(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, CheckError> {
+    check_and_take(dir, true, progress).map(|(report, _)| report).map_err(CheckError::NotChecked)
 }
 
 /// The same; the lock is returned too, and held until it is dropped.
@@ -215,10 +234,22 @@ pub(super) fn check_and_take(
     report.segments = found.len() as u64;
     report.bytes = total;
     let mut covered = Covered::new(&state);
-    let mut done = 0;
+    // The segment before, if nothing but its records says where it ends: its number, and where that is.
+    let mut open_end: Option<(u64, u64)> = None;
+    let (mut done, mut commit) = (0, 0);
     progress(Progress { phase: Phase::Check, done, total });
     for (at, segment) in found.iter().enumerate() {
         let examined = Examined::of(segment, at + 1 == found.len())?;
+        let extent = examined.commits.scan.extent;
+        if let Some((number, end)) = open_end.filter(|(number, _)| number + 1 == segment.number)
+            && extent.first_commit > commit + 1
+        {
+            report.add_damage([Place { file: file_of(number), offset: end, bytes: 0 }]);
+        }
+        commit = commit.max(extent.last_commit);
+        let is_open = !segment.is_sealed()
+            && examined.damaged.last().is_none_or(|place| place.end as u64 <= extent.end);
+        open_end = is_open.then_some((segment.number, extent.end));
         examined.report(segment.number, &mut report);
         for (header, payload) in examined.commits.commits.iter().flatten() {
             if header.kind == Kind::Events {
@@ -317,9 +348,7 @@ impl Examined {
             offset: range.start as u64,
             bytes: range.len() as u64,
         };
-        report.damaged_count += self.damaged.len() as u64;
-        let room = LISTED_MAX.saturating_sub(report.damaged.len());
-        report.damaged.extend(self.damaged.iter().take(room).map(place));
+        report.add_damage(self.damaged.iter().map(place));
         report.torn = report.torn.take().or(self.torn.as_ref().map(place));
         report.indexes.extend(self.index.map(|is_damaged| IndexReport { file: file_of(number), is_damaged }));
     }
@@ -337,7 +366,7 @@ pub(super) fn decodes(header: &Header, payload: &[u8]) -> bool {
             }) && record::bounds(&payload).is_ok()
         }
         Kind::Ids => record::decode_ids(header.at, payload).is_ok(),
-        Kind::Log => record::decode_log(payload).is_ok_and(|log| record::decode_chain(&log.chain).is_ok()),
+        Kind::Log => record::decode_log(payload).is_ok(),
         Kind::Start => record::decode_start(payload).is_ok(),
         Kind::Erase => record::decode_erasure(payload).is_ok(),
         Kind::Floor | Kind::Cut => payload.len() == 8,

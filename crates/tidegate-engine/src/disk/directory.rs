@@ -30,7 +30,7 @@ const FORMAT: &str = "tidegate log 2\n";
 /// A directory that this process alone uses, until this is dropped.
 pub struct Directory {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 fn failed(what: &str, path: &Path, cause: impl std::fmt::Display) -> StoreError {
@@ -53,16 +53,22 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Takes a directory that exists, whatever is in it. With `is_to_read`, the right to write is not needed: a
-    /// copy may be examined on a read-only file system.
+    /// Takes a directory that exists, whatever is in it. With `is_to_read`, nothing is created: a copy of a log may
+    /// be examined on a read-only file system, and without its lock, which nobody can hold then.
     pub fn lock(path: &Path, is_to_read: bool) -> Result<Self, StoreError> {
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
-        let lock = match lock {
+        let mut options = OpenOptions::new();
+        options.create(!is_to_read).truncate(false).write(true).mode(0o600);
+        let lock = match options.open(&lock_path) {
             Err(_) if is_to_read => File::open(&lock_path),
             opened => opened,
         };
-        let lock = lock.map_err(|error| failed("open", &lock_path, error))?;
+        let lock = match lock {
+            Err(error) if is_to_read && error.kind() == ErrorKind::NotFound => {
+                return Ok(Self { path: path.to_owned(), _lock: None });
+            }
+            lock => lock.map_err(|error| failed("open", &lock_path, error))?,
+        };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -75,7 +81,7 @@ impl Directory {
             }
             Err(error) => return Err(failed("lock", &lock_path, error)),
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// Checks without changing anything that [`take`](Self::take) would not refuse the directory for what is

@@ -1,10 +1,10 @@
 //! The head file: the highest commit that was acknowledged (R11).
 //!
-//! The store recovers the longest valid prefix of its journals and does not report what it cut off. This
-//! file, written after each sync and before the answer, shows it: a recovery that ends below the number
+//! A start cuts off an end that is no whole commit, and cannot see from the segments alone how much was there.
+//! This file, written after each sync and before the answer, shows it: a recovery that ends below the number
 //! in the file has lost acknowledged events. The file itself is not synced, because that would double
 //! the cost of each commit. After a power cut it may be stale, which hides only a loss that needs a
-//! second fault (a sync that was reported and not done, or damage to the journal) in the same cut.
+//! second fault (a sync that was reported and not done, or damage to the segment) in the same cut.
 //!
 //! Two slots, each with a CRC, written in turn: a torn write leaves the other.
 

@@ -14,7 +14,7 @@ mod head_file;
 mod read;
 mod record;
 mod recovery;
-mod repair;
+pub mod repair;
 mod rewrite;
 mod segment;
 mod segments;

@@ -32,9 +32,6 @@ use crate::{
     store::{Found, FoundId, FoundLog, Stopped, StoreError},
 };
 
-/// A log that was found is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
-
 /// What the segments of a directory say.
 struct Read {
     segments: Vec<Arc<Segment>>,
@@ -58,6 +55,12 @@ pub struct Commits {
     pub scan: Scan,
     /// The records of each, in order.
     pub commits: Vec<Vec<Placed>>,
+}
+
+/// Where a record begins and ends in its segment.
+fn place((header, payload): &Placed) -> std::ops::Range<usize> {
+    let begin = payload.start - record::HEADER;
+    begin..begin + header.size()
 }
 
 fn is_whole(commit: &[Placed]) -> bool {
@@ -92,29 +95,24 @@ impl Commits {
         first.is_some_and(|commit| is_whole(commit) && commit[0].0.kind == Kind::Snapshot)
     }
 
-    /// Where the snapshot that it begins with ends; 0 if there is none.
-    fn front(&self) -> u64 {
-        let Some(snapshot) = self.commits.first().filter(|_| self.has_snapshot()) else { return 0 };
-        let ends = snapshot.iter().map(|(header, payload)| payload.start - record::HEADER + header.size());
-        ends.max().unwrap_or(0) as u64
-    }
-
     /// Drops a last commit that is not whole: it was never acknowledged.
     pub fn drop_unfinished(&mut self) {
         let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
-        let Some((first, payload)) = last.first() else { return };
-        let from = payload.start - record::HEADER;
-        let commit = first.commit;
-        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
+        let Some(from) = last.first().map(|record| place(record).start) else { return };
         let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
         self.scan.torn = Some(from..end);
-        tracing::debug!(commit, "the last commit is not whole");
+        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
         let mut extent = segment::Extent::default();
-        for (header, payload) in self.commits.iter().flatten() {
-            let end = (payload.start - record::HEADER + header.size()) as u64;
-            extent.add(header, end);
+        for record in self.commits.iter().flatten() {
+            extent.add(&record.0, place(record).end as u64);
         }
         self.scan.extent = extent;
+    }
+
+    /// Where the snapshot at its front ends; 0 if it has none.
+    fn front(&self) -> u64 {
+        let last = self.commits.first().filter(|_| self.has_snapshot()).and_then(|commit| commit.last());
+        last.map_or(0, |record| place(record).end as u64)
     }
 
     /// Takes over all of it. Says whether commits are missing.
@@ -200,16 +198,13 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         }
         Ok(())
     })?;
-    if let [older @ .., _] = &segments[..] {
-        for segment in older {
-            if !segment.is_sealed() {
-                if segment.extent().end == 0 {
-                    segment.rebuild_index()?;
-                }
-                if let Err(error) = segment.seal() {
-                    tracing::warn!(%error, "a segment has no index on disk yet");
-                }
-            }
+    let older = segments.split_last().map_or(&[][..], |(_, older)| older);
+    for segment in older.iter().filter(|segment| !segment.is_sealed()) {
+        if segment.extent().end == 0 {
+            segment.rebuild_index()?;
+        }
+        if let Err(error) = segment.seal() {
+            tracing::warn!(%error, "a segment has no index on disk yet");
         }
     }
     // Those that were to be removed and are still there.
@@ -316,7 +311,8 @@ impl DiskStore {
             writer.state.start = Some(start);
         }
         if lossy || self.segments.newest().is_none() {
-            let at = now.max(writer.state.at);
+            // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
+            let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;
         }
         if unsynced {
@@ -325,10 +321,13 @@ impl DiskStore {
                  lost, and every reader gets a gap"
             );
         }
+        let clock = writer.state.at;
         Ok(Found {
-            logs: found_logs(&writer.state, options, now),
+            logs: found_logs(&writer.state),
+            clock,
             next_index: writer.state.next_index.max(FIRST_LOG),
-            ids: self.find_ids(now.max(writer.state.at))?,
+            // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
+            ids: self.find_ids(clock)?,
             start,
             stopped: match before.number {
                 0 => Stopped::Never,
@@ -394,15 +393,14 @@ pub fn missing(numbers: &[u64], state: &State) -> Vec<u64> {
     (state.cut + 1..=newest).filter(|number| numbers.binary_search(number).is_err()).collect()
 }
 
-fn found_logs(state: &State, options: &DiskOptions, now: UnixMillis) -> Vec<FoundLog> {
-    let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
+fn found_logs(state: &State) -> Vec<FoundLog> {
     let logs = state.logs.iter().map(|(index, log)| FoundLog {
         org: log.org.clone(),
         index: *index,
         head: log.head,
         floor: log.floor,
         last_timestamp: log.last_timestamp,
-        touched: log.touched.max(grace).min(now),
+        touched: log.touched,
     });
     logs.collect()
 }

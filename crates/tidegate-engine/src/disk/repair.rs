@@ -6,8 +6,9 @@ use std::{os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use super::{
     DiskOptions, DiskStore,
-    check::{Examined, Phase, Progress, Report, check, check_and_take, decodes},
+    check::{CheckError, Examined, Phase, Progress, Report, check, check_and_take, decodes},
     damage::Damage,
+    directory::Directory,
     record::Kind,
     recovery, rewrite,
     segment::{self, Extent, Segment},
@@ -20,22 +21,15 @@ use crate::{
     store::{NoRoom, Store, StoreError, WriteGroup},
 };
 
-/// Checks the log in `dir` and mends what is found. Returns what was found, and what a check finds after the repair.
-/// Holes stay: readers get gaps there. After an error, or if the process is killed, the repair can be tried again.
-pub fn repair(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(Report, Report), StoreError> {
-    refuse_other_users(dir)?;
-    let (found, directory) = check_and_take(dir, false, progress)?;
+/// Checks the log in `dir` and mends what is found. Returns what was found, and what a check finds after the
+/// repair. Holes stay: readers get gaps there. If the process is killed, the repair can be tried again.
+pub fn repair(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(Report, Report), CheckError> {
+    refuse_other_users(dir).map_err(CheckError::NotChecked)?;
+    let (found, directory) = check_and_take(dir, false, progress).map_err(CheckError::NotChecked)?;
     if found.is_spotless() {
-        let after = found.clone();
-        return Ok((found, after));
+        return Ok((found.clone(), found));
     }
-    if found.is_format_damaged {
-        directory.write_format()?;
-    }
-    set_aside(dir, &found, &Damage::new(directory.damaged()))?;
-    // Opening takes it again.
-    drop(directory);
-    mend(dir, progress)?;
+    mend(dir, &found, directory, progress).map_err(CheckError::NotMended)?;
     let after = check(dir, progress)?;
     Ok((found, after))
 }
@@ -60,7 +54,7 @@ fn refuse_other_users(dir: &Path) -> Result<(), StoreError> {
 
 /// Copies damaged stretches to `damaged/`, before anything is changed.
 fn set_aside(dir: &Path, found: &Report, damage: &Damage) -> Result<(), StoreError> {
-    for place in &found.damaged {
+    for place in found.damaged.iter().filter(|place| place.bytes > 0) {
         let path = dir.join(&place.file);
         let number = path.file_stem().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0);
         let segment = Segment::open_to_read(&dir.join("segments"), number)?;
@@ -93,10 +87,21 @@ fn options(dir: &Path) -> DiskOptions {
     }
 }
 
-fn mend(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), StoreError> {
-    let now = SystemClock.now();
-    let (store, found) = DiskStore::open(&options(dir), now)?;
-    let at = now.max(store.writer().state.at);
+fn mend(
+    dir: &Path,
+    report: &Report,
+    directory: Directory,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), StoreError> {
+    if report.is_format_damaged {
+        directory.write_format()?;
+    }
+    set_aside(dir, report, &Damage::new(directory.damaged()))?;
+    // The store takes it again.
+    drop(directory);
+    let (store, found) = DiskStore::open(&options(dir), SystemClock.now())?;
+    // The commit clock stands still meanwhile (R30).
+    let at = found.clock;
     fill_in_missing(&store)?;
     let list = store.segments.list();
     let total = store.segments.disk_bytes();

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod check;
 mod crash;
 mod disk;
 mod faults;
@@ -96,6 +97,10 @@ impl World {
         self.clock.pass(millis);
     }
 
+    pub fn step_ahead(&self, millis: u64) {
+        self.clock.step_ahead(millis);
+    }
+
     pub fn step_back(&self, millis: u64) {
         self.clock.step_back(millis);
     }
@@ -109,6 +114,7 @@ impl World {
 pub trait Counted: Engine {
     fn bytes(&self) -> u64;
     fn orgs(&self) -> usize;
+    fn clock_ahead(&self) -> Duration;
 }
 
 impl<S: store::Store> Counted for LocalEngine<S> {
@@ -117,6 +123,9 @@ impl<S: store::Store> Counted for LocalEngine<S> {
     }
     fn orgs(&self) -> usize {
         LocalEngine::orgs(self)
+    }
+    fn clock_ahead(&self) -> Duration {
+        LocalEngine::clock_ahead(self)
     }
 }
 
