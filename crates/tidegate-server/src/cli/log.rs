@@ -106,22 +106,18 @@ fn as_text(dir: &Path, found: &Report, after: Option<&Report>) -> String {
         text += &finding;
         text.push('\n');
     }
-    let orgs = match found.orgs.len() {
-        1 => "1 org".to_owned(),
-        n => format!("{n} orgs"),
-    };
     let _ = writeln!(
         text,
-        "{} segments ({}), {orgs}, {} events, {} missing: {}",
-        found.segments,
+        "{} ({}), {}, {}, {} missing: {}",
+        count(found.segments, "segment"),
         indicatif::BinaryBytes(found.bytes),
-        found.events(),
+        count(found.orgs.len() as u64, "org"),
+        count(found.events(), "event"),
         found.missing_events(),
         if found.is_whole() { "the log is whole" } else { "the log is damaged" },
     );
     if found.is_lossy {
-        text += "the next start begins a new epoch with a gap for every reader, because acknowledged events may be \
-                 lost\n";
+        text += "acknowledged events may be lost at the end, so every reader gets a gap when it comes back\n";
     }
     match after {
         Some(_) if found.is_spotless() => text += "there was nothing to repair\n",
@@ -137,11 +133,16 @@ fn as_text(dir: &Path, found: &Report, after: Option<&Report>) -> String {
     text
 }
 
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn org_line(org: &OrgReport) -> String {
     let OrgReport { org, floor, head, events, missing, holes } = org;
-    let kept = match head - floor {
-        0 => format!("no events after {head}"),
-        _ => format!("{events} events, {} to {head}", floor + 1),
+    let kept = match (head - floor, head) {
+        (0, 0) => "no events yet".to_owned(),
+        (0, _) => format!("no events, the last was {head}"),
+        _ => format!("{}, {} to {head}", count(*events, "event"), floor + 1),
     };
     if *missing == 0 {
         return format!("{org}: whole, {kept}\n");

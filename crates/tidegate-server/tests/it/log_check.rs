@@ -71,7 +71,13 @@ fn r31_a_damaged_log_is_found_mended_and_served_again() {
         let line = log.lines().find(|line| line.contains("\"WARN\"") && line.contains(complaint));
         assert_eq!(line, None, "the start has nothing to complain of");
     }
+    let seqs = |page: &Value| -> Vec<u64> {
+        page["events"].as_array().expect("events").iter().filter_map(|event| event["seq"].as_u64()).collect()
+    };
     let page = gateway.getting("events").send().json();
-    let seqs: Vec<_> = page["events"].as_array().expect("events").iter().map(|event| &event["seq"]).collect();
-    assert_eq!(seqs, [&json!(1), &json!(3)], "{page}");
+    assert_eq!(seqs(&page), [1], "a page ends where events are missing: {page}");
+    let cursor = page["cursor"].as_str().expect("a cursor");
+    let page = gateway.getting(&format!("events?after={cursor}")).send().json();
+    assert_eq!((&page["gap"]["prev"], &page["gap"]["seq"]), (&json!(1), &json!(2)), "{page}");
+    assert_eq!(seqs(&page), [3], "{page}");
 }
