@@ -19,7 +19,7 @@ use crate::store::StoreError;
 /// The most bytes in `damaged/`: the oldest copies make room for new ones.
 pub const DIR_BYTES_MAX: u64 = 16 << 20;
 /// The most bytes of one stretch that are copied.
-pub const COPY_BYTES_MAX: usize = 4 << 20;
+const COPY_BYTES_MAX: usize = 4 << 20;
 
 /// What is known to be damaged since this start.
 pub struct Damage {

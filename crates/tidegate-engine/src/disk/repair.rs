@@ -58,7 +58,7 @@ fn set_aside(dir: &Path, found: &Report, damage: &Damage) -> Result<(), StoreErr
         let path = dir.join(&place.file);
         let number = path.file_stem().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0);
         let segment = Segment::open_to_read(&dir.join("segments"), number)?;
-        let length = usize::try_from(place.bytes).unwrap_or(usize::MAX).min(super::damage::COPY_BYTES_MAX);
+        let length = usize::try_from(place.bytes).unwrap_or(usize::MAX);
         damage.set_aside(number, place.offset, &segment.bytes_at(place.offset, length));
     }
     Ok(())

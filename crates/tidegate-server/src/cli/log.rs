@@ -121,13 +121,14 @@ fn as_text(dir: &Path, found: &Report, after: Option<&Report>) -> String {
     }
     match after {
         Some(_) if found.is_spotless() => text += "there was nothing to repair\n",
-        Some(_) => {
+        Some(_) if found.damaged_count > 0 || found.torn.is_some() => {
             let _ = writeln!(
                 text,
-                "repaired; copies of what was damaged are in {}, up to 16 MiB of them",
+                "repaired; copies of what was left out are in {}, up to 16 MiB of them",
                 dir.join("damaged").display()
             );
         }
+        Some(_) => text += "repaired\n",
         None => {}
     }
     text
