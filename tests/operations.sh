@@ -233,6 +233,17 @@ after_restore() {
   gap=$(grep -m1 '"type":"gap"' <(curl -sN --cacert "$ca" "$url/stream?cursor=$seen" -H "Authorization: Bearer $TOKEN"))
   [[ $gap == *'"reason":"epoch"'* ]] || fail "a reader that has seen more than the backup holds is not told"
 }
+before_damage() {
+  # A bit of an event that was acknowledged.
+  segment=$(grep -l inv-42 /var/lib/tidegate/segments/*.seg | head -n 1)
+  printf X | dd of="$segment" bs=1 seek="$(grep -abo inv-42 "$segment" | head -n 1 | cut -d: -f1)" conv=notrunc status=none
+}
+after_damage() {
+  [ -n "$(ls /var/lib/tidegate/damaged)" ] || fail "a repair keeps no copy of what was damaged"
+  [ "$(stat -c %U "$segment")" = tidegate ] || fail "a repaired segment does not belong to the gateway's user"
+  grep -q 'in use by another process' <(runuser -u tidegate -- tidegate log check --config /etc/tidegate/tidegate.toml 2>&1) || fail "a log in use is checked"
+  answer "$KEY" '{"service":"finance","event":"e","data":1}' '"duplicate":false' || fail "publish after a repair"
+}
 EOF_PREAMBLE
 cat "$scratch"/blocks.sh >> "$script"
 cat >> "$script" <<'EOF_END'

@@ -104,7 +104,7 @@ mod tests;
 pub use append::{AppendError, Appended, DeleteError, FirstUse, StoredAt};
 pub use chain::{ANCESTORS_MAX, Chain, Ended, Start};
 pub use clock::{Clock, SystemClock};
-pub use disk::{DiskOptions, DiskStore};
+pub use disk::{DiskOptions, DiskStore, check, repair};
 pub use engine::{Durability, Engine, Feed, OrgLog};
 pub use health::Health;
 pub use hooks::{Hooks, SyncObserver};

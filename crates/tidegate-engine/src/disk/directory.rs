@@ -23,13 +23,14 @@ use rustix::{
 
 use crate::store::StoreError;
 
-/// The format that this version writes and reads.
+/// The format that this version writes and reads. Each record names it too (its magic, in record.rs), so that a
+/// damaged file can be told from a log that another version wrote.
 const FORMAT: &str = "tidegate log 2\n";
 
 /// A directory that this process alone uses, until this is dropped.
 pub struct Directory {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 fn failed(what: &str, path: &Path, cause: impl std::fmt::Display) -> StoreError {
@@ -47,9 +48,27 @@ impl Directory {
         // Events are for the gateway's own user to read.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| failed("create the log directory", path, error))?;
+        let directory = Self::lock(path, false)?;
+        directory.check_format()?;
+        Ok(directory)
+    }
+
+    /// Takes a directory that exists, whatever is in it. With `is_to_read`, nothing is created: a copy of a log may
+    /// be examined on a read-only file system, and without its lock, which nobody can hold then.
+    pub fn lock(path: &Path, is_to_read: bool) -> Result<Self, StoreError> {
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
-        let lock = lock.map_err(|error| failed("open", &lock_path, error))?;
+        let mut options = OpenOptions::new();
+        options.create(!is_to_read).truncate(false).write(true).mode(0o600);
+        let lock = match options.open(&lock_path) {
+            Err(_) if is_to_read => File::open(&lock_path),
+            opened => opened,
+        };
+        let lock = match lock {
+            Err(error) if is_to_read && error.kind() == ErrorKind::NotFound => {
+                return Ok(Self { path: path.to_owned(), _lock: None });
+            }
+            lock => lock.map_err(|error| failed("open", &lock_path, error))?,
+        };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -62,9 +81,7 @@ impl Directory {
             }
             Err(error) => return Err(failed("lock", &lock_path, error)),
         }
-        let directory = Self { path: path.to_owned(), _lock: lock };
-        directory.check_format()?;
-        Ok(directory)
+        Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// Checks without changing anything that [`take`](Self::take) would not refuse the directory for what is
@@ -82,18 +99,19 @@ impl Directory {
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
-        if Self::has_format(&self.path)? { Ok(()) } else { self.write_format(&self.path.join("format")) }
+        if Self::has_format(&self.path)? { Ok(()) } else { self.write_format() }
     }
 
     /// Whether the directory at `path` is a log of ours; false if it is new.
-    fn has_format(path: &Path) -> Result<bool, StoreError> {
-        match std::fs::read_to_string(path.join("format")) {
-            Ok(format) if format == FORMAT => Ok(true),
+    pub fn has_format(path: &Path) -> Result<bool, StoreError> {
+        match std::fs::read(path.join("format")) {
+            Ok(format) if format == FORMAT.as_bytes() => Ok(true),
             Ok(format) => {
-                let shown: String = format.trim_end().chars().take(40).collect();
+                let shown: String = String::from_utf8_lossy(&format).trim_end().chars().take(40).collect();
                 let sentence = format!(
                     "the log directory {} has the format {shown:?}, and this version of Tidegate reads only \
-                     {:?}; start the version that wrote it, or give this one a directory of its own",
+                     {:?}; start the version that wrote it, give this one a directory of its own, or, if the \
+                     file is damaged, run `tidegate log check --repair`",
                     path.display(),
                     FORMAT.trim_end()
                 );
@@ -103,7 +121,7 @@ impl Directory {
                 if path.join("store").exists() || path.join("segments").exists() {
                     let sentence = format!(
                         "the log directory {} holds a log without a format file; it is not known what \
-                         wrote it",
+                         wrote it; if it was this version, run `tidegate log check --repair`",
                         path.display()
                     );
                     return Err(StoreError(sentence.into()));
@@ -114,7 +132,9 @@ impl Directory {
         }
     }
 
-    fn write_format(&self, path: &Path) -> Result<(), StoreError> {
+    /// Writes the file that names the format.
+    pub fn write_format(&self) -> Result<(), StoreError> {
+        let path = &self.path.join("format");
         let new = self.path.join("format.new");
         let written = OpenOptions::new()
             .create(true)

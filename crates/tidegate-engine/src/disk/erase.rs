@@ -1,21 +1,15 @@
 //! Removing content from segments (P7): a segment is written anew without it, and takes the place of the old
 //! one. Commits, parts and seqs keep their places, so that nothing looks lost.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, sync::PoisonError};
+use std::sync::PoisonError;
 
 use super::{
     DiskStore,
-    directory::sync_dir,
     record::{self, Header, Kind},
-    segment::{self, Entry, Extent, Segment},
+    rewrite::{Edit, put, rewritten},
+    segment::{Entry, Segment},
 };
 use crate::store::{Erasure, StoreError};
-
-/// What becomes of a record.
-enum Edit {
-    Keep,
-    Replace(Kind, Vec<u8>),
-}
 
 fn edit(erasure: &Erasure, header: &Header, payload: &[u8]) -> Result<Edit, StoreError> {
     let is_of_log = header.log == erasure.log;
@@ -76,75 +70,17 @@ impl DiskStore {
         edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
     ) -> Result<(), StoreError> {
         let bytes = segment.contents()?;
-        let Some(rewritten) = rewritten(&bytes, edit)? else { return Ok(()) };
+        let rewritten = rewritten(&bytes, edit)?;
+        if !rewritten.is_edited {
+            return Ok(());
+        }
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         // Retention may have removed it meanwhile.
         if !self.segments.list().iter().any(|listed| listed.number == segment.number) {
             return Ok(());
         }
-        replace(segment, &rewritten)?;
+        put(segment.path(), &rewritten.bytes)?;
         self.segments.replace(Segment::open(self.segments.dir(), segment.number)?);
         Ok(())
-    }
-}
-
-fn rewritten(
-    bytes: &[u8],
-    edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut out: Vec<u8> = Vec::with_capacity(bytes.len());
-    let mut entries = Vec::new();
-    let mut extent = Extent::default();
-    let mut is_changed = false;
-    let mut failed = None;
-    segment::scan(bytes, |header, payload| {
-        let edited = edit(header, payload).unwrap_or_else(|error| {
-            failed.get_or_insert(error);
-            Edit::Keep
-        });
-        let (kind, replaced) = match edited {
-            Edit::Keep => (header.kind, None),
-            Edit::Replace(kind, payload) => (kind, Some(payload)),
-        };
-        is_changed |= replaced.is_some();
-        let payload = replaced.as_deref().unwrap_or(payload);
-        let header = Header { kind, payload: payload.len(), ..*header };
-        entries.extend(Entry::of(&header, payload, out.len()));
-        out.extend_from_slice(&record::rewrite(&header, kind, payload));
-        extent.add(&header, out.len() as u64);
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if !is_changed {
-        return Ok(None);
-    }
-    entries.sort_unstable();
-    out.extend_from_slice(&segment::encode_index(&entries, &extent).0);
-    Ok(Some(out))
-}
-
-/// Puts `bytes` in the place of a segment's file, whole or not at all.
-fn replace(segment: &Segment, bytes: &[u8]) -> Result<(), StoreError> {
-    let path = segment.path();
-    let mut name = path.as_os_str().to_owned();
-    name.push(segment::NEW);
-    let new = std::path::PathBuf::from(name);
-    let failed = |error: std::io::Error| StoreError(format!("rewrite {}: {error}", path.display()).into());
-    let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&new, path));
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&new);
-        return Err(failed(error));
-    }
-    match path.parent() {
-        Some(dir) => sync_dir(dir),
-        None => Ok(()),
     }
 }

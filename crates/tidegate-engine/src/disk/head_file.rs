@@ -1,10 +1,10 @@
 //! The head file: the highest commit that was acknowledged (R11).
 //!
-//! The store recovers the longest valid prefix of its journals and does not report what it cut off. This
-//! file, written after each sync and before the answer, shows it: a recovery that ends below the number
+//! A start cuts off an end that is no whole commit, and cannot see from the segments alone how much was there.
+//! This file, written after each sync and before the answer, shows it: a recovery that ends below the number
 //! in the file has lost acknowledged events. The file itself is not synced, because that would double
 //! the cost of each commit. After a power cut it may be stale, which hides only a loss that needs a
-//! second fault (a sync that was reported and not done, or damage to the journal) in the same cut.
+//! second fault (a sync that was reported and not done, or damage to the segment) in the same cut.
 //!
 //! Two slots, each with a CRC, written in turn: a torn write leaves the other.
 
@@ -31,6 +31,43 @@ pub enum Acknowledged {
     Unreadable,
     /// The highest commit.
     Commit(u64),
+}
+
+/// What a look at the file finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looked {
+    pub acknowledged: Acknowledged,
+    /// How many of the two slots are whole.
+    pub slots: usize,
+}
+
+/// Reads the file at `path` and changes nothing.
+pub fn look(path: &Path) -> Result<Looked, StoreError> {
+    let failed = |error: std::io::Error| StoreError(format!("open {}: {error}", path.display()).into());
+    match File::open(path) {
+        Ok(file) => read_slots(&file).map_err(failed),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Looked { acknowledged: Acknowledged::Missing, slots: 0 })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn read_slots(file: &File) -> std::io::Result<Looked> {
+    let mut found = Vec::new();
+    for number in 0..2 {
+        let mut slot = [0; SLOT];
+        match file.read_exact_at(&mut slot, number * STRIDE) {
+            Ok(()) => found.extend(decode(&slot)),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let highest = found.iter().max().copied();
+    Ok(Looked {
+        acknowledged: highest.map_or(Acknowledged::Unreadable, Acknowledged::Commit),
+        slots: found.len(),
+    })
 }
 
 /// The file.
@@ -67,19 +104,9 @@ impl HeadFile {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(failed)?;
-        let mut highest = None;
-        for number in 0..2 {
-            let mut slot = [0; SLOT];
-            match file.read_exact_at(&mut slot, number * STRIDE) {
-                Ok(()) => highest = highest.max(decode(&slot)),
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        let acknowledged = match highest {
-            Some(commit) => Acknowledged::Commit(commit),
-            None if existed => Acknowledged::Unreadable,
-            None => Acknowledged::Missing,
+        let acknowledged = match read_slots(&file).map_err(failed)?.acknowledged {
+            Acknowledged::Unreadable if !existed => Acknowledged::Missing,
+            acknowledged => acknowledged,
         };
         Ok((Self { file }, acknowledged))
     }

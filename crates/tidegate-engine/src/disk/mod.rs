@@ -6,6 +6,7 @@
 //! segment. So there is nothing beside the segments that must agree with them, except the head file, which
 //! tells how much was acknowledged.
 
+pub mod check;
 mod damage;
 mod directory;
 mod erase;
@@ -13,6 +14,8 @@ mod head_file;
 mod read;
 mod record;
 mod recovery;
+pub mod repair;
+mod rewrite;
 mod segment;
 mod segments;
 mod space;

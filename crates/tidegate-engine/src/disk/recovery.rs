@@ -47,14 +47,14 @@ struct Read {
 }
 
 /// A record, its payload as a place in the bytes of its segment.
-type Placed = (Header, std::ops::Range<usize>);
+pub type Placed = (Header, std::ops::Range<usize>);
 
 /// The commits of a segment.
-struct Commits {
-    bytes: Vec<u8>,
-    scan: Scan,
+pub struct Commits {
+    pub bytes: Vec<u8>,
+    pub scan: Scan,
     /// The records of each, in order.
-    commits: Vec<Vec<Placed>>,
+    pub commits: Vec<Vec<Placed>>,
 }
 
 /// Where a record begins and ends in its segment.
@@ -69,7 +69,8 @@ fn is_whole(commit: &[Placed]) -> bool {
 }
 
 impl Commits {
-    fn of(segment: &Segment) -> Result<Self, StoreError> {
+    /// All that are in `segment`, whole or not.
+    pub fn of(segment: &Segment) -> Result<Self, StoreError> {
         let bytes = segment.contents()?;
         let mut records: Vec<Placed> = Vec::new();
         let begin = bytes.as_ptr() as usize;
@@ -95,7 +96,7 @@ impl Commits {
     }
 
     /// Drops a last commit that is not whole: it was never acknowledged.
-    fn drop_unfinished(&mut self) {
+    pub fn drop_unfinished(&mut self) {
         let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
         let Some(from) = last.first().map(|record| place(record).start) else { return };
         let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
@@ -138,43 +139,65 @@ impl Commits {
     }
 }
 
+/// Folds the newest segment that begins with a whole snapshot and all after it, and calls `each` for every one
+/// of them, with its place among `segments`. Says whether commits are missing.
+pub fn fold(
+    segments: &[Segment],
+    mut each: impl FnMut(usize, &Segment, &Commits) -> Result<(), StoreError>,
+) -> Result<(State, bool), StoreError> {
+    let newest = segments.len().saturating_sub(1);
+    let of = |at: usize| {
+        let mut commits = Commits::of(&segments[at])?;
+        if at == newest {
+            commits.drop_unfinished();
+        }
+        Ok::<_, StoreError>(commits)
+    };
+    // Usually that is the newest one, and it is read once. No more than two are in memory at a time.
+    let mut kept = None;
+    let mut first = segments.len();
+    while first > 0 {
+        first -= 1;
+        let commits = of(first)?;
+        let has_snapshot = commits.has_snapshot();
+        kept = kept.or(Some(commits).filter(|_| first == newest));
+        if has_snapshot {
+            break;
+        }
+    }
+    let (mut state, mut has_hole) = (State::default(), false);
+    for (at, segment) in segments.iter().enumerate().skip(first) {
+        let commits = match kept.take_if(|_| at == newest) {
+            Some(commits) => commits,
+            None => of(at)?,
+        };
+        has_hole |= commits.fold(&mut state) || !commits.scan.holes.is_empty();
+        each(at, segment, &commits)?;
+    }
+    Ok((state, has_hole))
+}
+
 fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
+    segments::remove_unfinished(dir)?;
     let numbers = segments::numbers(dir)?;
     let mut segments = Vec::new();
     for number in &numbers {
         segments.push(Segment::open(dir, *number)?);
     }
-    let mut state = State::default();
-    let (mut front, mut has_hole, mut damaged) = (0, false, 0);
-    // The newest segment that begins with a whole snapshot, and all after it.
-    let mut read: Vec<Commits> = Vec::new();
-    for (at, segment) in segments.iter().enumerate().rev() {
-        let mut commits = Commits::of(segment)?;
-        if at + 1 == segments.len() {
-            commits.drop_unfinished();
-        }
-        let has_snapshot = commits.has_snapshot();
-        read.push(commits);
-        if has_snapshot {
-            break;
-        }
-    }
-    let first_read = segments.len() - read.len();
-    for (commits, (at, segment)) in read.iter().rev().zip(segments.iter().enumerate().skip(first_read)) {
-        has_hole |= commits.fold(&mut state);
+    let (mut front, mut damaged) = (0, 0);
+    let (state, has_hole) = fold(&segments, |at, segment, commits| {
         for hole in &commits.scan.holes {
             damaged += 1;
             damage.note(segment.number, hole.start as u64, &commits.bytes[hole.clone()]);
         }
-        has_hole |= !commits.scan.holes.is_empty();
         if at + 1 == segments.len() {
             mend_end(segment, commits, damage)?;
             front = commits.front();
         } else if !segment.is_sealed() {
             segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
         }
-    }
-    drop(read);
+        Ok(())
+    })?;
     let older = segments.split_last().map_or(&[][..], |(_, older)| older);
     for segment in older.iter().filter(|segment| !segment.is_sealed()) {
         if segment.extent().end == 0 {
@@ -190,8 +213,7 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
     for segment in gone {
         segment.remove()?;
     }
-    let newest = segments.last().map_or(state.cut, |segment| segment.number);
-    let missing = (state.cut + 1..=newest).filter(|number| numbers.binary_search(number).is_err()).collect();
+    let missing = missing(&numbers, &state);
     let segments = segments.into_iter().map(Arc::new).collect();
     Ok(Read { segments, state, front, has_hole, missing, damaged })
 }
@@ -280,28 +302,33 @@ impl DiskStore {
             // No number is given twice.
             writer.state.commit = writer.state.commit.max(commit);
         }
+        let unsynced = is_unsynced(&before);
+        let number = before.number + 1;
+        let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
+        let start = Start { number, last_lossy, clean: false, sync_always: options.sync_always };
+        if lossy {
+            // In the snapshot, so that the loss is known also if this start ends before its first commit.
+            writer.state.start = Some(start);
+        }
         if lossy || self.segments.newest().is_none() {
             // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
             let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;
         }
-        let unsynced = !before.clean && !before.sync_always;
         if unsynced {
             tracing::warn!(
                 "the log was not stopped cleanly and was synced each second only: acknowledged events may be \
                  lost, and every reader gets a gap"
             );
         }
-        let number = before.number + 1;
         let clock = writer.state.at;
-        let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
         Ok(Found {
             logs: found_logs(&writer.state),
             clock,
             next_index: writer.state.next_index.max(FIRST_LOG),
             // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
             ids: self.find_ids(clock)?,
-            start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
+            start,
             stopped: match before.number {
                 0 => Stopped::Never,
                 _ if before.clean => Stopped::Cleanly,
@@ -333,13 +360,8 @@ impl DiskStore {
 }
 
 fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {
-    let is_below = match acknowledged {
-        Acknowledged::Commit(commit) => state.commit < commit,
-        // It was created with the directory, so somebody removed it. Without it, it cannot be shown that
-        // nothing is lost.
-        Acknowledged::Missing | Acknowledged::Unreadable => state.start.is_some(),
-    };
-    if is_below || has_hole {
+    let is_lossy = is_below(acknowledged, state) || has_hole;
+    if is_lossy {
         tracing::warn!(
             ?acknowledged,
             recovered = state.commit,
@@ -347,7 +369,28 @@ fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {
             "the log has lost acknowledged commits: what is left is kept, and every reader gets a gap"
         );
     }
-    is_below || has_hole
+    is_lossy
+}
+
+/// Whether more was acknowledged than is there, or that cannot be known.
+pub fn is_below(acknowledged: Acknowledged, state: &State) -> bool {
+    match acknowledged {
+        Acknowledged::Commit(commit) => state.commit < commit,
+        // It was created with the directory, so somebody removed it. Without it, it cannot be shown that
+        // nothing is lost.
+        Acknowledged::Missing | Acknowledged::Unreadable => state.start.is_some(),
+    }
+}
+
+/// Whether the start before this one may have left commits that were acknowledged and not synced.
+pub fn is_unsynced(before: &Start) -> bool {
+    !before.clean && !before.sync_always
+}
+
+/// The numbers up to the newest segment's that no file has.
+pub fn missing(numbers: &[u64], state: &State) -> Vec<u64> {
+    let newest = numbers.last().copied().unwrap_or(0);
+    (state.cut + 1..=newest).filter(|number| numbers.binary_search(number).is_err()).collect()
 }
 
 fn found_logs(state: &State) -> Vec<FoundLog> {

@@ -165,8 +165,17 @@ impl Segment {
 
     /// Opens a segment. One that is not sealed has no index until [`adopt`](Self::adopt) gives it one.
     pub fn open(dir: &Path, number: u64) -> Result<Self, StoreError> {
+        Self::open_with(dir, number, OpenOptions::new().read(true).write(true))
+    }
+
+    /// Opens a segment that will not be changed.
+    pub fn open_to_read(dir: &Path, number: u64) -> Result<Self, StoreError> {
+        Self::open_with(dir, number, OpenOptions::new().read(true))
+    }
+
+    fn open_with(dir: &Path, number: u64, options: &OpenOptions) -> Result<Self, StoreError> {
         let path = dir.join(file_name(number));
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = options.open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
         let length = file.metadata().map_err(|error| failed("open", &path, error))?.len();
         let segment = Self {
@@ -331,18 +340,33 @@ impl Segment {
         if self.is_checked.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let is_good = match &*self.state() {
+        if !self.index_matches() {
+            self.rebuild_index()?;
+        }
+        self.is_checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the index has its CRC. One in memory has none.
+    pub fn index_matches(&self) -> bool {
+        match &*self.state() {
             (Index::Memory(_), _) => true,
             (Index::Sealed { count, crc }, extent) => {
                 let bytes = self.bytes_at(extent.end, count * ENTRY);
                 crc32fast::hash(&bytes) == *crc
             }
-        };
-        if !is_good {
-            self.rebuild_index()?;
         }
-        self.is_checked.store(true, Ordering::Relaxed);
-        Ok(())
+    }
+
+    /// The bytes of its file as a sealed segment with so many entries after `end`.
+    pub fn sealed_bytes(end: u64, entries: usize) -> u64 {
+        end + (entries * ENTRY + TRAILER) as u64
+    }
+
+    /// The bytes of its file.
+    pub fn file_bytes(&self) -> Result<u64, StoreError> {
+        let metadata = self.file.metadata().map_err(|error| failed("read", &self.path, error))?;
+        Ok(metadata.len())
     }
 
     /// Makes the index anew from the records, in memory.
@@ -444,9 +468,7 @@ impl Segment {
     pub fn contents(&self) -> Result<Vec<u8>, StoreError> {
         let length = match &*self.state() {
             (Index::Sealed { .. }, extent) => extent.end,
-            (Index::Memory(_), _) => {
-                self.file.metadata().map_err(|error| failed("read", &self.path, error))?.len()
-            }
+            (Index::Memory(_), _) => self.file_bytes()?,
         };
         Ok(self.bytes_at(0, usize::try_from(length).unwrap_or(usize::MAX)))
     }

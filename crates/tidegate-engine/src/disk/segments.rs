@@ -18,21 +18,35 @@ pub struct Segments {
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
 }
 
-/// The numbers of the segments in `dir`, rising. Removes what a rewrite has left half done.
+/// The numbers of the segments in `dir`, rising.
 pub fn numbers(dir: &Path) -> Result<Vec<u64>, StoreError> {
-    let failed = |error: std::io::Error| StoreError(format!("list {}: {error}", dir.display()).into());
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(segment::NEW) {
-            std::fs::remove_file(&path).map_err(failed)?;
-        } else if let Some(number) = name.strip_suffix(".seg").and_then(|number| number.parse().ok()) {
-            numbers.push(number);
-        }
-    }
+    let names = names(dir)?;
+    let number = |name: &String| {
+        let number = name.strip_suffix(".seg")?.parse().ok()?;
+        (segment::file_name(number) == *name).then_some(number)
+    };
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Removes what a rewrite has left half done.
+pub fn remove_unfinished(dir: &Path) -> Result<(), StoreError> {
+    for name in names(dir)?.iter().filter(|name| name.ends_with(segment::NEW)) {
+        let path = dir.join(name);
+        std::fs::remove_file(&path)
+            .map_err(|error| StoreError(format!("remove {}: {error}", path.display()).into()))?;
+    }
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let failed = |error: std::io::Error| StoreError(format!("list {}: {error}", dir.display()).into());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
 }
 
 impl Segments {

@@ -65,6 +65,9 @@ impl State {
                 let floor = record::RecordReader(payload).u64()?;
                 if let Some(log) = self.logs.get_mut(&header.log) {
                     log.floor = log.floor.max(floor);
+                    // What was removed was there, also if the commits that say so are damaged. Otherwise new
+                    // events would get seqs below the floor, and nobody would read them.
+                    log.head = log.head.max(floor);
                 }
             }
             Kind::Forgotten => drop(self.logs.remove(&header.log)),
@@ -166,5 +169,34 @@ impl State {
             .values()
             .map(|log| size_of::<LogState>() + log.org.as_str().len() + log.chain.len() + 32)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_protocol::OrgId;
+
+    use super::*;
+
+    #[test]
+    fn r31_a_head_is_not_below_the_floor_whatever_records_are_damaged() {
+        let org = OrgId::parse("acme").expect("a name");
+        let log = LogState { org, head: 5, floor: 0, last_timestamp: 0, touched: 0, chain: Box::default() };
+        let mut payload = Vec::new();
+        record::put_log(&mut payload, &log);
+        let header = Header {
+            kind: Kind::Log,
+            log: 16,
+            commit: 1,
+            part: 0,
+            is_last: true,
+            at: 1,
+            payload: payload.len(),
+        };
+        let mut state = State::default();
+        state.apply(&header, &payload).expect("a log");
+        let header = Header { kind: Kind::Floor, commit: 3, payload: 8, ..header };
+        state.apply(&header, &8_u64.to_be_bytes()).expect("a floor");
+        assert_eq!((state.logs[&16].floor, state.logs[&16].head), (8, 8));
     }
 }

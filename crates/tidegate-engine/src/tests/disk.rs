@@ -11,11 +11,11 @@ use tidegate_protocol::SEQ_MAX;
 
 use super::*;
 
-fn disk() -> World {
+pub(super) fn disk() -> World {
     World::new(Kind::Disk)
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -29,7 +29,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// The segments, oldest first.
-fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
+pub(super) fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(dir.join("segments")).unwrap().map(|entry| entry.unwrap().path());
     let mut found: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
     found.sort();
@@ -37,12 +37,12 @@ fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// The segment that is written to.
-fn newest(dir: &Path) -> std::path::PathBuf {
+pub(super) fn newest(dir: &Path) -> std::path::PathBuf {
     segments(dir).pop().unwrap()
 }
 
 /// How much of a segment has been written.
-fn written(segment: &Path) -> u64 {
+pub(super) fn written(segment: &Path) -> u64 {
     let bytes = fs::read(segment).unwrap();
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
 }
@@ -359,7 +359,7 @@ fn the_directory_is_nobody_elses() {
 }
 
 /// Small segments, each begun by hand: a sweep after a minute ends the newest one.
-fn world_of_segments(count: u64) -> World {
+pub(super) fn world_of_segments(count: u64) -> World {
     let mut world = disk();
     world.window = std::time::Duration::from_secs(24 * 3600);
     world.bucket = Some(std::time::Duration::from_secs(60));

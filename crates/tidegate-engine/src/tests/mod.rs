@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod check;
 mod crash;
 mod disk;
 mod faults;

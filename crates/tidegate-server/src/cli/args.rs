@@ -79,6 +79,11 @@ impl DataArgs {
         config::load(&self.sources()?).map_err(Failure::usage)
     }
 
+    /// The log directory. The rest of the configuration need not be valid.
+    pub(super) fn log_dir(&self) -> Result<PathBuf, Failure> {
+        config::log_dir(&self.sources()?).map_err(Failure::usage)
+    }
+
     /// The path of the keys' file. The rest of the configuration need not be valid.
     pub(super) fn keys_file(&self) -> Result<PathBuf, Failure> {
         config::keys_file(&self.sources()?).map_err(Failure::usage)

@@ -11,6 +11,7 @@ mod dev;
 mod health;
 mod key;
 mod lines;
+mod log;
 mod man;
 mod openapi;
 mod printer;
@@ -51,6 +52,9 @@ enum Command {
     /// Make, list and revoke publishers' API keys
     #[command(subcommand)]
     Key(key::Key),
+    /// Look through the log of a stopped gateway, and mend it
+    #[command(subcommand)]
+    Log(log::Log),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Tail(tail) => tail.run(),
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
+        Command::Log(log) => log.run(),
         Command::Config(config) => config.run(),
         Command::Conformance(conformance) => conformance.run(),
         Command::Completions(completions) => completions.run(),

@@ -178,6 +178,17 @@ pub fn read(sources: &Sources) -> Result<(Loaded, Vec<ConfigError>), ConfigError
     }
 }
 
+/// The log directory that `sources` name, for a command that looks through it. Faults of other keys are ignored.
+pub fn log_dir(sources: &Sources) -> Result<PathBuf, ConfigErrors> {
+    use define::KeyReader as _;
+    let mut reader = LastWins::over(sources);
+    let dir = config_key!(log.dir);
+    match reader.read::<PathBuf>(dir.name(), default_of(dir)) {
+        Some(dir) if reader.report.errors.is_empty() => Ok(dir),
+        _ => Err(ConfigErrors(reader.report.errors)),
+    }
+}
+
 /// The file of publishers' API keys that `sources` name, for commands that need no running node. Faults
 /// of other keys are ignored.
 pub fn keys_file(sources: &Sources) -> Result<PathBuf, ConfigErrors> {

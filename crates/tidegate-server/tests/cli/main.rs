@@ -97,6 +97,7 @@ fn usage_and_configuration_end_with_2() {
         (&["conformance", "--scenario", "pong", "--transport", "sse"], "none of these scenarios is for"),
         (&["conformance", "--listen", "192.0.2.1:0"], "--listen: cannot listen on 192.0.2.1:0"),
         (&["conformance", "--", "/no/such/client"], "start /no/such/client: No such file"),
+        (&["log", "check", "--data-dir", "d"], "there is no log in d; log.dir or --data-dir names"),
         (&["key", "create", "--org", "o", "--services", "a,*"], "--services has \"*\" beside other names"),
         (
             &["token", "create", "--org", "o", "--user", "u", "--services", "*", "--expires-in", "soon"],

@@ -36,6 +36,7 @@ mod http2_abuse;
 mod issuers;
 mod keep_alive;
 mod limits;
+mod log_check;
 mod memory;
 mod metrics;
 mod openapi;

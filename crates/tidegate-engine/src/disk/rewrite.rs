@@ -1,0 +1,83 @@
+//! Writing a segment anew: with other content ([`erase`](super::erase)), or without what is damaged
+//! ([`repair`](super::repair)). The new file takes the place of the old one, whole or not at all.
+
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use super::{
+    directory::sync_dir,
+    record::{self, Header, Kind},
+    segment::{self, Entry, Extent},
+};
+use crate::store::StoreError;
+
+/// What becomes of a record.
+pub enum Edit {
+    Keep,
+    Replace(Kind, Vec<u8>),
+}
+
+/// A sealed segment in memory.
+pub struct Rewritten {
+    pub bytes: Vec<u8>,
+    /// Whether a record was replaced.
+    pub is_edited: bool,
+}
+
+/// The whole records in `bytes`, as `edit` leaves them, with an index. Stretches without a whole record are left
+/// out.
+pub fn rewritten(
+    bytes: &[u8],
+    edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
+) -> Result<Rewritten, StoreError> {
+    let mut out: Vec<u8> = Vec::with_capacity(bytes.len());
+    let mut entries = Vec::new();
+    let mut extent = Extent::default();
+    let mut is_edited = false;
+    let mut failed = None;
+    segment::scan(bytes, |header, payload| {
+        let edited = edit(header, payload).unwrap_or_else(|error| {
+            failed.get_or_insert(error);
+            Edit::Keep
+        });
+        let (kind, replaced) = match edited {
+            Edit::Keep => (header.kind, None),
+            Edit::Replace(kind, payload) => (kind, Some(payload)),
+        };
+        is_edited |= replaced.is_some();
+        let payload = replaced.as_deref().unwrap_or(payload);
+        let header = Header { kind, payload: payload.len(), ..*header };
+        entries.extend(Entry::of(&header, payload, out.len()));
+        out.extend_from_slice(&record::rewrite(&header, kind, payload));
+        extent.add(&header, out.len() as u64);
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    entries.sort_unstable();
+    out.extend_from_slice(&segment::encode_index(&entries, &extent).0);
+    Ok(Rewritten { bytes: out, is_edited })
+}
+
+/// Puts `bytes` in the place of a segment's file, whole or not at all.
+pub fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(segment::NEW);
+    let new = std::path::PathBuf::from(name);
+    let failed = |error: std::io::Error| StoreError(format!("rewrite {}: {error}", path.display()).into());
+    let written = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&new, path));
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&new);
+        return Err(failed(error));
+    }
+    match path.parent() {
+        Some(dir) => sync_dir(dir),
+        None => Ok(()),
+    }
+}
