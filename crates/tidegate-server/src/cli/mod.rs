@@ -8,11 +8,14 @@ mod completions;
 mod config;
 mod conformance;
 mod dev;
+mod event;
 mod health;
 mod key;
 mod lines;
+mod logs;
 mod man;
 mod openapi;
+mod org;
 mod printer;
 mod publish;
 mod remote;
@@ -49,6 +52,12 @@ enum Command {
     /// Make, list and revoke publishers' API keys
     #[command(subcommand)]
     Key(key::Key),
+    /// List and delete orgs
+    #[command(subcommand)]
+    Org(org::Org),
+    /// Delete events
+    #[command(subcommand)]
+    Event(event::Event),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
@@ -114,6 +123,8 @@ pub fn main() -> ExitCode {
         Command::Tail(tail) => tail.run(),
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
+        Command::Org(org) => org.run(),
+        Command::Event(event) => event.run(),
         Command::Config(config) => config.run(),
         Command::Conformance(conformance) => conformance.run(),
         Command::Completions(completions) => completions.run(),

@@ -34,7 +34,7 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 23] = [
     "random",
     "conformance",
     "log_limiter",
@@ -45,6 +45,7 @@ const SERVER: [&str; 22] = [
     "config",
     "logs",
     "metrics",
+    "deletion",
     "auth",
     "refusals",
     "admission",

@@ -215,6 +215,11 @@ impl Gateway {
         }
     }
 
+    /// Its directory.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()

@@ -38,6 +38,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod openapi;
+mod orgs;
 mod proxies;
 mod publish;
 mod publish_orgs;
