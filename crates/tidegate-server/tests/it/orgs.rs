@@ -164,13 +164,23 @@ fn p7_a_deleted_org_is_gone_with_its_readers_and_keys_and_comes_back_under_a_new
     assert_eq!(refused(&publish_to(&gateway, &gateway.org, &listed_key, &body)), (403, "forbidden".into()));
     assert_eq!(publish_to(&gateway, "other", &listed_key, &body).status, 200);
 
+    // The name comes back at once, as a log that begins at 1 again.
+    let mut reader = gateway.ws("");
+    reader.next("hello");
+    for id in ["n1", "n2"] {
+        let body = event(id, &[], "forget-this-too");
+        assert_eq!(publish_to(&gateway, &gateway.org, &any_key, &body).status, 200);
+        assert_eq!(next_ids(&mut reader, 1), [id]);
+    }
+    drop(reader);
     // Killed right after the answer, before or while its bytes are erased.
+    done(&delete(&gateway, &path));
     let gateway = gateway.killed_and_started_again();
     assert_eq!(gateway.operators(&path).status, 404);
     let directory = gateway.dir().join("segments");
     eventually("the bytes gone", || (!holds(&directory, "forget-this")).then_some(()));
     assert!(holds(&directory, "keep-this"));
-    // The name comes back as another log: its ids are new, and an old cursor gets a gap.
+    // Also now the name is that of another log: its ids are new, and an old cursor gets a gap.
     let stored = publish_to(&gateway, &gateway.org, &any_key, &event("1", &[], "new")).json();
     assert_eq!((&stored["events"][0]["seq"], &stored["events"][0]["duplicate"]), (&json!(1), &json!(false)));
     let new = gateway.operators(&path).json();
