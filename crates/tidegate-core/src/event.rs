@@ -60,6 +60,13 @@ impl NewEvent {
     }
 }
 
+/// The members of a fragment that have no field in [`Event`].
+#[derive(serde::Deserialize)]
+struct Members {
+    id: Option<String>,
+    key: Option<String>,
+}
+
 /// An event in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -84,12 +91,17 @@ impl Event {
 
     /// Its key, parsed from the fragment: few callers need it, so it has no field of its own.
     pub fn key(&self) -> Option<String> {
-        #[derive(serde::Deserialize)]
-        struct Members {
-            key: Option<String>,
-        }
+        self.members()?.key
+    }
+
+    /// Its id, parsed from the fragment like the key.
+    pub fn id(&self) -> Option<String> {
+        self.members()?.id
+    }
+
+    fn members(&self) -> Option<Members> {
         let object = [b"{", &self.fragment[..], b"}"].concat();
-        serde_json::from_slice::<Members>(&object).ok()?.key
+        serde_json::from_slice(&object).ok()
     }
 
     /// Whether it is for some users only (R8).

@@ -28,3 +28,10 @@ pub struct LogState {
     /// The highest seq removed by retention, 0 if none was. A cursor below it gets a gap (R9).
     pub floor: Seq,
 }
+
+impl LogState {
+    /// Whether `epoch` is one of this log: its own, or that of an earlier incarnation that it still lists.
+    pub fn knows(&self, epoch: &Epoch) -> bool {
+        self.epoch == *epoch || self.ancestors.iter().any(|ancestor| ancestor.epoch == *epoch)
+    }
+}

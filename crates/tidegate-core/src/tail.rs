@@ -87,9 +87,7 @@ impl Tail {
             return;
         }
         if prev > self.end() {
-            self.batches.clear();
-            self.events = 0;
-            (self.open, self.open_bytes) = (Vec::new(), 0);
+            self.forget();
             self.head = prev;
         }
         for event in events {
@@ -177,6 +175,14 @@ impl Tail {
         if self.batches.is_empty() {
             self.batches.shrink_to_fit();
         }
+    }
+
+    /// Drops all events, also those that are not sealed yet. The tail begins anew after them: readers that do
+    /// not have them get from the log what is left of them.
+    pub fn forget(&mut self) {
+        self.head = self.end();
+        (self.batches, self.events) = (VecDeque::new(), 0);
+        (self.open, self.open_bytes) = (Vec::new(), 0);
     }
 
     /// Drops the batches that were sealed before `time`.

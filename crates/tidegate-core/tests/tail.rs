@@ -260,3 +260,20 @@ fn r8_views_differ_by_epoch_filter_and_framing_and_hold_nothing_targeted() {
     assert!(only_targeted.has_targeted_at(&ann, &a) && !only_targeted.has_targeted_at(&ann, &c));
     assert!(!only_targeted.has_targeted_at(&UserId::parse("bob").expect("a user"), &a));
 }
+
+#[test]
+fn p7_a_tail_that_forgets_sends_its_readers_to_the_log_and_goes_on() {
+    let whole = Arc::<Budget>::default();
+    let mut tail = Tail::new(0, whole.clone());
+    put(&mut tail, 0, &events(1..=3), 10, LIMITS);
+    tail.push(3, &events(4..=5), 10, LIMITS);
+    tail.forget();
+    assert_eq!((tail.start(), tail.head(), whole.used()), (5, 5, 0), "the open events are gone, too");
+    assert!(tail.is_empty() && !tail.has_open());
+    for at in [0, 3, 4] {
+        assert!(matches!(tail.next(at), Next::BeforeTail(5)), "{at}");
+    }
+    assert!(matches!(tail.next(5), Next::CaughtUp));
+    put(&mut tail, 5, &events(6..=6), 10, LIMITS);
+    assert_eq!(ranges(&tail), [(5, 6)]);
+}

@@ -25,6 +25,8 @@ struct NoReaders;
 
 impl Feed for NoReaders {
     fn committed(&self, _: &OrgId, _: Seq, _: &[Arc<Event>]) {}
+    fn org_deleted(&self, _: &OrgId) {}
+    fn events_deleted(&self, _: &OrgId, _: &[Seq]) {}
 }
 
 #[derive(Default)]

@@ -44,7 +44,7 @@ pub struct OrgLog {
     pub last_timestamp: UnixMillis,
 }
 
-/// Takes what an engine has committed: the node implements it, the engine calls it.
+/// Takes what an engine has committed and deleted: the node implements it, the engine calls it.
 ///
 /// Per org, the calls come in seq order (R13) and one at a time. They come after the events are
 /// durable, shortly before or after the publisher is answered, from any thread. The node must not
@@ -53,6 +53,12 @@ pub trait Feed: Send + Sync + 'static {
     /// `events` has every event of the log of `org` from `prev` (exclusive) to the last event of this call,
     /// none left out. There is at least one.
     fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]);
+
+    /// The log of `org` was deleted. What is committed to the org after this call belongs to a new log.
+    fn org_deleted(&self, org: &OrgId);
+
+    /// The events with these seqs were deleted from the log of `org`: from here on, reads leave them out.
+    fn events_deleted(&self, org: &OrgId, seqs: &[Seq]);
 }
 
 /// Keeps one log per org. The node uses it as `Arc<dyn Engine>`.
@@ -201,13 +207,15 @@ pub trait Engine: Send + Sync + 'static {
     /// The orgs that have a log, by name.
     fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>>;
 
-    /// Deletes the log of `org`: its events, ids and epochs. Resolves once it can no longer be read, and that
-    /// is as durable as an append; the files follow with the next [`sweep`](Engine::sweep). If the org is used
-    /// again, it gets a new, empty log with a new epoch. The node ends the org's streams and drops its tail.
+    /// Deletes the log of `org`: its events, ids and epochs. Resolves once it can no longer be read, that is
+    /// as durable as an append, and the feed knows it ([`Feed::org_deleted`]); the files follow with the next
+    /// [`sweep`](Engine::sweep). If the org is used again, it gets a new, empty log with a new epoch. The node
+    /// ends the org's streams.
     fn delete_org(&self, org: &OrgId) -> BoxFuture<'static, Result<(), DeleteError>>;
 
     /// Deletes events of a log. Their places stay: a read passes over them, as over seqs that no event has.
-    /// Resolves as [`delete_org`](Engine::delete_org) does.
+    /// Their ids stay in the dedup window, so a publisher that sends one again does not bring it back.
+    /// Resolves as [`delete_org`](Engine::delete_org) does ([`Feed::events_deleted`]).
     fn delete_events(&self, org: &OrgId, seqs: Vec<Seq>) -> BoxFuture<'static, Result<(), DeleteError>>;
 
     /// How well the engine works, as a value to watch. Whoever watches it may miss a value that was

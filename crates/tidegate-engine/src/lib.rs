@@ -30,6 +30,14 @@
 //!     fn committed(&self, org: &OrgId, prev: Seq, events: &[Arc<Event>]) {
 //!         println!("{org}: {} events after seq {prev}", events.len());
 //!     }
+//!
+//!     fn org_deleted(&self, org: &OrgId) {
+//!         println!("{org}: deleted");
+//!     }
+//!
+//!     fn events_deleted(&self, org: &OrgId, seqs: &[Seq]) {
+//!         println!("{org}: deleted {seqs:?}");
+//!     }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -49,7 +49,7 @@ impl MemoryStore {
     }
 
     fn remove(&self, erasure: &Erasure, order: &mut Order) {
-        let goes = |seq: &Seq| erasure.seqs.as_ref().is_none_or(|seqs| seqs.contains(seq));
+        let goes = |seq: &Seq| erasure.names_any(*seq, *seq);
         if let Some(tail) = self.tail(erasure.log) {
             tail.lock().unwrap_or_else(PoisonError::into_inner).retain(|event| !goes(&event.seq));
         }

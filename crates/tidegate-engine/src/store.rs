@@ -63,8 +63,16 @@ pub struct LogWrite {
 pub struct Erasure {
     /// The log.
     pub log: LogIndex,
-    /// These events of it; `None` for the whole log.
+    /// These events of it, in rising order; `None` for the whole log.
     pub seqs: Option<Vec<Seq>>,
+}
+
+impl Erasure {
+    /// Whether it names an event of its log with a seq in [`first`, `last`].
+    pub fn names_any(&self, first: Seq, last: Seq) -> bool {
+        let Some(seqs) = &self.seqs else { return true };
+        seqs.get(seqs.partition_point(|seq| *seq < first)).is_some_and(|seq| *seq <= last)
+    }
 }
 
 /// Everything that one commit writes: kept together or not at all.

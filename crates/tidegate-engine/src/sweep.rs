@@ -48,25 +48,31 @@ impl<S: Store> Committer<S> {
         let (floor, head) = log.bounds();
         let seqs = seqs.map(|mut seqs| {
             seqs.retain(|seq| (floor + 1..=head).contains(seq));
+            seqs.sort_unstable();
+            seqs.dedup();
             seqs
         });
         if seqs.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Err(DeleteError::NoEvent));
         }
-        let is_whole = seqs.is_none();
-        let erasure = Erasure { log: log.index, seqs };
+        let erasure = Erasure { log: log.index, seqs: seqs.clone() };
         let mut group = WriteGroup { at: now, erasures: vec![(erasure, false)], ..WriteGroup::default() };
-        if is_whole {
+        if seqs.is_none() {
             group.forgotten.push((log.index, org.clone()));
         }
         if self.shared.store.commit(&group)?.is_err() {
             return Ok(Err(DeleteError::LogFull));
         }
         self.shared.store.acknowledge()?;
-        if is_whole {
-            self.window.forget(log.index);
-            self.by_index.remove(&log.index);
-            self.shared.logs.write().unwrap_or_else(PoisonError::into_inner).remove(org);
+        let feed = &self.shared.hooks.feed;
+        match seqs {
+            Some(seqs) => feed.events_deleted(org, &seqs),
+            None => {
+                self.window.forget(log.index);
+                self.by_index.remove(&log.index);
+                self.shared.logs.write().unwrap_or_else(PoisonError::into_inner).remove(org);
+                feed.org_deleted(org);
+            }
         }
         Ok(Ok(()))
     }

@@ -103,6 +103,15 @@ impl Feed for SparseFeed {
         let events: Vec<_> = events.iter().map(|event| sparse_event(event)).collect();
         self.0.committed(org, prev * STEP, &events);
     }
+
+    fn org_deleted(&self, org: &OrgId) {
+        self.0.org_deleted(org);
+    }
+
+    fn events_deleted(&self, org: &OrgId, seqs: &[Seq]) {
+        let seqs: Vec<_> = seqs.iter().map(|seq| seq * STEP).collect();
+        self.0.events_deleted(org, &seqs);
+    }
 }
 
 /// An engine that gives every tenth seq.

@@ -185,9 +185,8 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
     let (engine, recovery) = {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files. Nothing else runs on this thread yet.
-        tokio::task::spawn_blocking(move || engine(&config, hub, clock, metrics))
-            .await?
-            .context("open the log")?
+        let hooks = Hooks { feed: hub, clock, observer: metrics };
+        tokio::task::spawn_blocking(move || engine(&config, hooks)).await?.context("open the log")?
     };
     metrics.log_start(&recovery);
     let recovery_ms = u64::try_from(opening.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -312,13 +311,8 @@ fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn engine(
-    config: &Config,
-    hub: Arc<Hub>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<(Arc<dyn Engine>, Recovery)> {
-    let hooks = Hooks { feed: hub, clock, observer: metrics };
+/// Opens the engine that `log.engine` names.
+pub fn engine(config: &Config, hooks: Hooks) -> anyhow::Result<(Arc<dyn Engine>, Recovery)> {
     Ok(match config.log.engine {
         LogEngine::Memory => {
             let engine = LocalEngine::memory(memory_options(config), hooks)?;
@@ -485,13 +479,14 @@ async fn reread(node: &Node, sources: &Sources, running: Loaded) -> (Loaded, Opt
     (loaded, None)
 }
 
-/// Sweeps tails and logs every minute, and when the tails are over their budget.
+/// Sweeps tails and logs every minute, when the tails are over their budget, and after a deletion.
 async fn sweep(node: Arc<Node>) {
     let mut minute = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             _ = minute.tick() => {}
             () = node.hub.over_budget() => {}
+            () = node.sweep_soon.notified() => {}
         }
         let node = node.clone();
         let swept = tokio::task::spawn_blocking(move || {

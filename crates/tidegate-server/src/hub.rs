@@ -4,6 +4,10 @@
 //! commits do not notify that worker again until it has taken its notifications. Full batches are sealed
 //! here, others by the fan-out pass that serves them. The hub sends nothing itself.
 //!
+//! The engine also tells it what was deleted. A tail that holds deleted events is emptied. A deleted log
+//! takes its [`Org`] with it: its readers keep that until they have ended, and the org's next log gets
+//! another one, so they cannot see its events.
+//!
 //! It also keeps what workers share to compress batches over WebSocket (R18): for each org its *generations*,
 //! which are streams of deflate, one for each set of readers that see the same. Each generation has a
 //! compressor of about 260 KiB, called a *context*; [`Contexts`] counts those of all orgs and bounds them
@@ -13,7 +17,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,11 +30,13 @@ use tidegate_engine::{Clock, Feed};
 use tidegate_protocol::{OrgId, Seq, time::millis};
 use tokio::sync::Notify;
 
-/// One org: its tail, and which workers have readers of it.
+/// One org, or rather one log of it: its tail, and which workers have readers of it.
 #[derive(Debug)]
 pub struct Org {
     /// Its name.
     pub id: OrgId,
+    /// Tells it from others with its name, whose logs were deleted.
+    pub number: u64,
     tail: Mutex<Tail>,
     generations: Mutex<Generations>,
     workers: Box<[OnWorker]>,
@@ -123,6 +129,9 @@ pub struct HubLimits {
 /// All tails of a node.
 pub struct Hub {
     orgs: Mutex<HashMap<OrgId, Arc<Org>>>,
+    /// How many orgs it has had.
+    orgs_made: AtomicU64,
+    deletions: AtomicU64,
     budget: Arc<Budget>,
     limits: HubLimits,
     /// Batches age by its steady time. By the wall clock, a tail could outlive its log after the clock was set
@@ -139,6 +148,8 @@ impl Hub {
     pub fn new(workers: usize, limits: HubLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
             orgs: Mutex::default(),
+            orgs_made: AtomicU64::default(),
+            deletions: AtomicU64::default(),
             budget: Arc::default(),
             limits,
             clock,
@@ -186,16 +197,44 @@ impl Hub {
     /// grown past `head` meanwhile, the tail begins anew at the next commit; what is in between is read from
     /// the log.
     pub fn org(&self, id: &OrgId, head: Seq) -> Arc<Org> {
-        match self.lock().entry(id.clone()) {
+        self.entry(&mut self.lock(), id, head)
+    }
+
+    /// The org, for a reader that has opened its log. `head` gives the present head of that log, `None` if it
+    /// was deleted. It is called while no deletion can reach the hub, so the org that is returned is that of
+    /// this log.
+    pub fn open(&self, id: &OrgId, head: impl FnOnce() -> Option<Seq>) -> Option<Arc<Org>> {
+        let mut orgs = self.lock();
+        let head = head()?;
+        Some(self.entry(&mut orgs, id, head))
+    }
+
+    fn entry(&self, orgs: &mut HashMap<OrgId, Arc<Org>>, id: &OrgId, head: Seq) -> Arc<Org> {
+        match orgs.entry(id.clone()) {
             Entry::Occupied(entry) => entry.get().clone(),
             Entry::Vacant(entry) => entry
                 .insert(Arc::new(Org {
                     id: id.clone(),
+                    number: self.orgs_made.fetch_add(1, Ordering::Relaxed),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
                     generations: Mutex::new(Generations::new(self.contexts.clone())),
                     workers: self.notifications.iter().map(|_| OnWorker::default()).collect(),
                 }))
                 .clone(),
+        }
+    }
+
+    /// How many deletions there were. What was read of a log before the latest may hold deleted events.
+    pub fn deletions(&self) -> u64 {
+        self.deletions.load(Ordering::SeqCst)
+    }
+
+    /// Notifies the workers that have readers of `org`.
+    fn notify(&self, org: &Arc<Org>) {
+        for (worker, notifications) in self.notifications.iter().enumerate() {
+            if org.workers[worker].readers.load(Ordering::SeqCst) > 0 {
+                notifications.notify(worker, org);
+            }
         }
     }
 
@@ -266,10 +305,93 @@ impl Feed for Hub {
                 self.over.notify_one();
             }
         }
-        for (worker, notifications) in self.notifications.iter().enumerate() {
-            if org.workers[worker].readers.load(Ordering::SeqCst) > 0 {
-                notifications.notify(worker, &org);
-            }
+        self.notify(&org);
+    }
+
+    fn org_deleted(&self, id: &OrgId) {
+        self.deletions.fetch_add(1, Ordering::SeqCst);
+        let org = self.lock().remove(id);
+        if let Some(org) = org {
+            org.tail().forget();
         }
+    }
+
+    fn events_deleted(&self, id: &OrgId, seqs: &[Seq]) {
+        self.deletions.fetch_add(1, Ordering::SeqCst);
+        let org = self.lock().get(id).cloned();
+        let Some(org) = org else { return };
+        {
+            let mut tail = org.tail();
+            if seqs.iter().all(|seq| *seq <= tail.start()) {
+                return;
+            }
+            tail.forget();
+        }
+        // Readers that do not have all of it get the rest from the log.
+        self.notify(&org);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tidegate_engine::SystemClock;
+    use tidegate_protocol::ServiceName;
+
+    use super::*;
+
+    fn acme() -> OrgId {
+        OrgId::parse("acme").expect("a name")
+    }
+
+    fn hub() -> Hub {
+        let batch = BatchLimits { events: 100, bytes: 64 << 10 };
+        let window = Duration::from_secs(600);
+        let limits = HubLimits { window, bytes: 1 << 20, org_bytes: 1 << 20, batch, contexts: 1 };
+        Hub::new(1, limits, Arc::new(SystemClock))
+    }
+
+    fn commit(hub: &Hub, seqs: std::ops::RangeInclusive<Seq>) {
+        let event = |seq| {
+            let service = ServiceName::parse("s").expect("a name");
+            Arc::new(Event { seq, timestamp: 1, service, users: None, fragment: Bytes::from("\"seq\":1") })
+        };
+        hub.committed(&acme(), seqs.start() - 1, &seqs.map(event).collect::<Vec<_>>());
+    }
+
+    /// The head of a tail, and whether it is empty.
+    fn held(org: &Org) -> (Seq, bool) {
+        let tail = org.tail();
+        (tail.head(), tail.is_empty())
+    }
+
+    #[test]
+    fn p7_the_log_after_a_deleted_one_has_an_org_of_its_own() {
+        let hub = hub();
+        commit(&hub, 1..=5);
+        let old = hub.open(&acme(), || Some(5)).expect("an org");
+        assert!(Arc::ptr_eq(&old, &hub.org(&acme(), 9)));
+        hub.org_deleted(&acme());
+        assert_eq!((hub.len(), hub.deletions(), hub.budget().used()), (0, 1, 0));
+        assert!(hub.open(&acme(), || None).is_none(), "its log is gone");
+        assert_eq!(hub.len(), 0);
+        commit(&hub, 1..=2);
+        let new = hub.open(&acme(), || Some(2)).expect("an org");
+        assert!(!Arc::ptr_eq(&old, &new) && old.number != new.number);
+        assert_eq!(held(&old), (5, true), "its readers see nothing of it");
+        assert_eq!(held(&new), (2, false));
+    }
+
+    #[test]
+    fn p7_a_tail_without_the_deleted_events_stays_as_it_is() {
+        let hub = hub();
+        commit(&hub, 4..=6);
+        let org = hub.org(&acme(), 6);
+        hub.events_deleted(&acme(), &[1, 3]);
+        assert_eq!((hub.deletions(), held(&org)), (1, (6, false)), "only pages are concerned");
+        org.arrive(0);
+        hub.events_deleted(&acme(), &[3, 5]);
+        assert_eq!((hub.deletions(), held(&org)), (2, (6, true)));
+        assert_eq!(hub.notifications(0).take(0).len(), 1, "readers that lack some of it are to look");
     }
 }

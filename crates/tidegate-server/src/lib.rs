@@ -21,9 +21,10 @@ pub mod hub;
 pub mod transport;
 pub mod worker;
 
-// What the others need: the operators' listener, limits on connections, metrics, small parts.
+// What the others need: the operators' listener, limits on connections, metrics, deletions, small parts.
 pub mod admin;
 pub mod admission;
+mod deletion;
 pub mod metrics;
 mod random;
 mod refusals;

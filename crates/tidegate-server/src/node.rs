@@ -82,6 +82,11 @@ pub struct Node {
     pub publishes: Arc<tokio::sync::Semaphore>,
     /// When each worker made progress.
     pub heartbeats: Heartbeats,
+
+    /// Held while something is deleted for an operator: one deletion at a time.
+    pub deleting: tokio::sync::Mutex<()>,
+    /// Notified when a sweep should not wait for its minute: something is to be erased.
+    pub sweep_soon: tokio::sync::Notify,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
@@ -132,6 +137,8 @@ impl Node {
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
+            deleting: tokio::sync::Mutex::default(),
+            sweep_soon: tokio::sync::Notify::new(),
             draining: watch::channel(None).0,
             description: PerConfig::default(),
             sockets: Arc::default(),

@@ -74,11 +74,32 @@ pub fn no_log(error: &AppendError) -> Refusal {
     }
 }
 
-/// The refusal of a stream whose log cannot be read.
+/// The refusal of a request whose log cannot be read.
 pub fn unreadable(error: ReadError) -> Refusal {
-    tracing::error!(%error, "read for a stream");
     match error {
-        ReadError::NoLog => Refusal::new(Code::Internal, "the log of this org is gone; come back"),
-        ReadError::Store(_) => Refusal::new(Code::Internal, "the log cannot be read"),
+        ReadError::NoLog => log_gone(),
+        ReadError::Store(_) => {
+            tracing::error!(%error, "read for a stream");
+            Refusal::new(Code::Internal, "the log cannot be read")
+        }
     }
+}
+
+/// The refusal of a request whose log was deleted meanwhile: another one may be there when the client comes back.
+pub fn log_gone() -> Refusal {
+    Refusal::new(Code::Internal, "the log of this org was deleted meanwhile; come back")
+}
+
+/// The end of an open stream whose log cannot be read. No engine forgets a log that has readers, so a log that
+/// is gone was deleted.
+pub fn unreadable_for_stream(error: ReadError) -> Refusal {
+    match error {
+        ReadError::NoLog => org_deleted(),
+        ReadError::Store(_) => unreadable(error),
+    }
+}
+
+/// The end of an open stream whose org an operator has deleted.
+pub fn org_deleted() -> Refusal {
+    Refusal::new(Code::Revoked, "an operator has deleted this org and its events")
 }

@@ -40,6 +40,7 @@
 
 mod cases;
 mod clock;
+mod deletion;
 mod events;
 mod local;
 mod reading;
@@ -51,7 +52,7 @@ use std::time::Duration;
 
 pub use self::{
     events::{event, event_with, has_id, named, org},
-    world::{DAWN, ManualClock, Node, RecordingFeed, World},
+    world::{DAWN, Deleted, ManualClock, Node, RecordingFeed, World},
 };
 use crate::{Engine, Hooks};
 
@@ -195,6 +196,12 @@ cases! {
     watching::r13_a_watched_org_is_fed,
     /// A forgotten log comes back empty, under a fresh epoch. Needs `obeys_clock`, `forgets_idle_orgs`.
     cases::r10_a_forgotten_org_comes_back_under_a_fresh_epoch,
+    /// Orgs are listed by name, with the bounds of their logs.
+    deletion::orgs_are_listed_by_name,
+    /// A deleted event is not read, and its place is no gap.
+    deletion::p7_a_deleted_event_is_not_read_and_its_place_is_no_gap,
+    /// A deleted org comes back empty, under a fresh epoch.
+    deletion::r10_a_deleted_org_comes_back_under_a_fresh_epoch,
     /// A duplicate is stored once and answered with the first seq.
     cases::r12_a_duplicate_is_stored_once_and_answered_with_the_first_seq,
     /// The same id with other content is refused, and its whole batch.

@@ -60,7 +60,10 @@ impl Clock for ManualClock {
 
 /// A feed that keeps what it gets, and checks that each call follows on the one before it.
 #[derive(Debug, Default)]
-pub struct RecordingFeed(Mutex<HashMap<OrgId, Vec<Arc<Event>>>>);
+pub struct RecordingFeed(Mutex<HashMap<OrgId, Vec<Arc<Event>>>>, Mutex<Vec<Deleted>>);
+
+/// What the feed was told of a deletion: of which org, and the seqs of events, or `None` for the whole log.
+pub type Deleted = (OrgId, Option<Vec<Seq>>);
 
 impl RecordingFeed {
     fn all(&self) -> MutexGuard<'_, HashMap<OrgId, Vec<Arc<Event>>>> {
@@ -77,9 +80,19 @@ impl RecordingFeed {
         self.all().values().map(Vec::len).sum()
     }
 
+    /// The deletions since this was asked last, in their order.
+    pub fn take_deleted(&self) -> Vec<Deleted> {
+        std::mem::take(&mut *self.deleted())
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Vec<Deleted>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets all of it, as the end of a process does.
     pub fn clear(&self) {
         self.all().clear();
+        self.deleted().clear();
     }
 }
 
@@ -95,6 +108,15 @@ impl Feed for RecordingFeed {
             last = event.seq;
         }
         fed.extend_from_slice(events);
+    }
+
+    fn org_deleted(&self, org: &OrgId) {
+        self.all().remove(org);
+        self.deleted().push((org.clone(), None));
+    }
+
+    fn events_deleted(&self, org: &OrgId, seqs: &[Seq]) {
+        self.deleted().push((org.clone(), Some(seqs.to_vec())));
     }
 }
 

@@ -84,6 +84,27 @@ impl Directory {
         Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
+    /// Whether there is a log here.
+    pub fn holds_log(path: &Path) -> bool {
+        path.join("format").exists()
+    }
+
+    /// Whether a process holds the directory.
+    pub fn is_in_use(path: &Path) -> Result<bool, StoreError> {
+        let path = path.join("lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed("open", &path, error)),
+        };
+        // A shared lock, so that two that ask do not take each other for a gateway. Released with the file.
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(failed("lock", &path, error)),
+        }
+    }
+
     /// Checks without changing anything that [`take`](Self::take) would not refuse the directory for what is
     /// in it. Nothing is said of the lock: a node that runs holds it.
     pub fn look(path: &Path) -> Result<(), StoreError> {

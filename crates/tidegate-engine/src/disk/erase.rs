@@ -16,10 +16,11 @@ fn edit(erasure: &Erasure, header: &Header, payload: &[u8]) -> Result<Edit, Stor
     match (&erasure.seqs, header.kind) {
         (Some(seqs), Kind::Events) if is_of_log => {
             let (first, last) = record::bounds(payload)?;
-            if !seqs.iter().any(|seq| (first..=last).contains(seq)) {
+            if !erasure.names_any(first, last) {
                 return Ok(Edit::Keep);
             }
-            Ok(Edit::Replace(Kind::Events, record::without(payload, |seq| seqs.contains(&seq))?))
+            let goes = |seq| seqs.binary_search(&seq).is_ok();
+            Ok(Edit::Replace(Kind::Events, record::without(payload, goes)?))
         }
         (None, Kind::Events | Kind::Log) if is_of_log => Ok(Edit::Replace(Kind::Erased, Vec::new())),
         (None, Kind::Ids) => {
@@ -56,11 +57,7 @@ impl DiskStore {
 
     fn holds(&self, segment: &Segment, erasure: &Erasure) -> Result<bool, StoreError> {
         let entries = segment.entries(erasure.log, 0, usize::MAX)?;
-        let is_named = |entry: &Entry| match &erasure.seqs {
-            Some(seqs) => seqs.iter().any(|seq| (entry.first..=entry.last).contains(seq)),
-            None => true,
-        };
-        Ok(entries.iter().any(is_named))
+        Ok(entries.iter().any(|entry| erasure.names_any(entry.first, entry.last)))
     }
 
     /// Writes a segment anew if `edit` changes a record of it. Stretches without a whole record are left out.

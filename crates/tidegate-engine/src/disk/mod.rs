@@ -165,6 +165,16 @@ impl DiskStore {
     pub fn look(dir: &Path) -> Result<(), StoreError> {
         Directory::look(dir)
     }
+
+    /// Whether there is a log in `dir`.
+    pub fn holds_log(dir: &Path) -> bool {
+        Directory::holds_log(dir)
+    }
+
+    /// Whether a process has the log in `dir` open now.
+    pub fn is_in_use(dir: &Path) -> Result<bool, StoreError> {
+        Directory::is_in_use(dir)
+    }
 }
 
 impl LocalEngine<DiskStore> {

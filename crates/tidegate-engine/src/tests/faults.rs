@@ -104,6 +104,14 @@ impl Feed for Noting {
         self.1.lock().unwrap().push("feed");
         self.0.committed(org, prev, events);
     }
+
+    fn org_deleted(&self, org: &OrgId) {
+        self.0.org_deleted(org);
+    }
+
+    fn events_deleted(&self, org: &OrgId, seqs: &[Seq]) {
+        self.0.events_deleted(org, seqs);
+    }
 }
 
 struct Bench {

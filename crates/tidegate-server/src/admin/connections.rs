@@ -2,23 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode};
+use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::Full;
 use serde::Serialize;
-use tidegate_protocol::{Code, OrgId, Refusal, UnixMillis, UserId, time::write_rfc3339};
+use tidegate_protocol::{Code, Refusal, UserId};
 
-use super::text;
+use super::{LISTED, LISTED_MAX, bad, json, org_of, time, user_of};
 use crate::{
     admission::{Connection, ConnectionId, Whose},
     http::query::Query,
     node::Node,
     random::random,
 };
-
-/// The maximum of connections in one answer, and the default.
-const LISTED_MAX: usize = 1000;
-const LISTED: usize = 100;
 
 /// The shortest time over which closed connections come back, if they are few.
 const SPREAD_MS: u64 = 4_000;
@@ -81,29 +77,6 @@ impl Reason {
             }
         }
     }
-}
-
-fn bad(error: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::BadRequest, error.to_string())
-}
-
-fn org_of(text: &str) -> Result<OrgId, Refusal> {
-    OrgId::parse(text).map_err(bad)
-}
-
-fn user_of(query: &Query) -> Result<Option<UserId>, Refusal> {
-    query.one("user")?.map(|user| UserId::parse(user).map_err(bad)).transpose()
-}
-
-fn time(at: UnixMillis) -> String {
-    let mut out = BytesMut::new();
-    write_rfc3339(&mut out, at);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-fn json(body: &impl Serialize) -> Response<Full<Bytes>> {
-    // Strings and numbers always serialise.
-    text(StatusCode::OK, "application/json", serde_json::to_string(body).unwrap_or_default() + "\n")
 }
 
 fn show<'a>(node: &Node, connection: &'a Connection) -> Shown<'a> {

@@ -1,30 +1,50 @@
-//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and the connections of an org. It needs no
-//! credentials, so it is bound to loopback by default. It answers no pages, because a browser can reach
-//! loopback too.
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, the orgs, and the connections of an org. It
+//! needs no credentials, so it is bound to loopback by default. It answers no pages, because a browser can
+//! reach loopback too.
 
 mod connections;
+mod orgs;
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tidegate_engine::Health;
-use tidegate_protocol::{Code, Refusal};
+use tidegate_protocol::{Code, OrgId, Refusal, UnixMillis, UserId, time::write_rfc3339};
 use tokio::net::TcpListener;
 
+pub use orgs::Shown as OrgShown;
+
 use crate::{
-    heartbeats::Stalled, http::refuse_whole, log_limiter::LogLimiter, metrics::LogState, node::Node,
+    heartbeats::Stalled,
+    http::{query::Query, refuse_whole},
+    log_limiter::LogLimiter,
+    metrics::LogState,
+    node::Node,
     transport::vanished,
 };
 
 /// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
 
-/// The longest life of such a connection; a scraper connects again.
+/// The longest life of such a connection, unless a deletion is under way; a scraper connects again.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// The maximum of connections or orgs in one answer, and the default.
+const LISTED_MAX: usize = 1000;
+const LISTED: usize = 100;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,19 +71,37 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
             let _slot = slot;
             let timeout = node.config().limits.first_frame_timeout;
             let is_loopback = stream.local_addr().map_or(true, |at| at.ip().to_canonical().is_loopback());
-            let service = hyper::service::service_fn(move |request| {
-                let node = node.clone();
-                async move { Ok::<_, Infallible>(answer(&node, &request, is_loopback)) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(timeout)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that does not read its answers must not hold its slot for ever.
-            match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
-                Err(_) => tracing::debug!("end an operator's connection: it is old"),
+            let deletes = Arc::<AtomicBool>::default();
+            let service = {
+                let deletes = deletes.clone();
+                hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let (node, deletes) = (node.clone(), deletes.clone());
+                    // No request here has a body.
+                    let request = request.map(drop);
+                    async move {
+                        deletes.store(request.method() == Method::DELETE, Ordering::SeqCst);
+                        let response = answer(&node, &request, is_loopback).await;
+                        deletes.store(false, Ordering::SeqCst);
+                        Ok::<_, Infallible>(response)
+                    }
+                })
+            };
+            let mut connection = std::pin::pin!(
+                hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(timeout)
+                    .serve_connection(TokioIo::new(stream), service)
+            );
+            loop {
+                // A client that does not read its answers must not hold its slot for ever. A deletion may take
+                // as long as the log takes to be read.
+                match tokio::time::timeout(CONNECTION_AGE_MAX, connection.as_mut()).await {
+                    Err(_) if deletes.load(Ordering::SeqCst) => continue,
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
+                    Err(_) => tracing::debug!("end an operator's connection: it is old"),
+                }
+                break;
             }
         });
     }
@@ -95,7 +133,7 @@ fn is_no_name(host: &HeaderValue) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Response<Full<Bytes>> {
+async fn answer(node: &Arc<Node>, request: &Request<()>, is_loopback: bool) -> Response<Full<Bytes>> {
     if let Err(refusal) = refuse_pages(request.headers(), is_loopback) {
         return refuse_whole(&refusal);
     }
@@ -103,10 +141,13 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let allowed = match segments.as_slice() {
         ["healthz" | "readyz" | "metrics"] => "GET, HEAD",
+        ["v1", "orgs"] => "GET, HEAD",
+        ["v1", "orgs", _] => "GET, HEAD, DELETE",
+        ["v1", "orgs", _, "events"] => "DELETE",
         ["v1", "orgs", _, "connections"] => "GET, DELETE",
         ["v1", "orgs", _, "connections", _] => "DELETE",
         _ => {
-            let message = "nothing is at this address; try /healthz, /readyz, /metrics or \
+            let message = "nothing is at this address; try /healthz, /readyz, /metrics, /v1/orgs or \
                            /v1/orgs/{org}/connections";
             return refuse_whole(&Refusal::new(Code::NotFound, message));
         }
@@ -119,6 +160,10 @@ fn answer(node: &Node, request: &Request<Incoming>, is_loopback: bool) -> Respon
         return response;
     }
     let answered = match (segments.as_slice(), method) {
+        (["v1", "orgs"], _) => orgs::list(node, request).await,
+        (["v1", "orgs", org], &Method::DELETE) => orgs::delete(node, org, request).await,
+        (["v1", "orgs", org], _) => orgs::one(node, org, request).await,
+        (["v1", "orgs", org, "events"], _) => orgs::delete_some(node, org, request).await,
         (["v1", "orgs", org, "connections"], &Method::DELETE) => connections::close_all(node, org, request),
         (["v1", "orgs", org, "connections"], _) => connections::list(node, org, request),
         (["v1", "orgs", org, "connections", id], _) => connections::close(node, org, id, request),
@@ -191,6 +236,29 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
     });
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, "application/json", format!("{body}\n"))
+}
+
+fn bad(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::BadRequest, error.to_string())
+}
+
+fn org_of(text: &str) -> Result<OrgId, Refusal> {
+    OrgId::parse(text).map_err(bad)
+}
+
+fn user_of(query: &Query) -> Result<Option<UserId>, Refusal> {
+    query.one("user")?.map(|user| UserId::parse(user).map_err(bad)).transpose()
+}
+
+fn time(at: UnixMillis) -> String {
+    let mut out = BytesMut::new();
+    write_rfc3339(&mut out, at);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn json(body: &impl Serialize) -> Response<Full<Bytes>> {
+    // Strings and numbers always serialise.
+    text(StatusCode::OK, "application/json", serde_json::to_string(body).unwrap_or_default() + "\n")
 }
 
 fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -231,6 +231,11 @@ impl Admission {
         all.filter(is_meant).take(max).cloned().collect()
     }
 
+    /// How many connections `org` has, those that are ending left out.
+    pub fn readers(&self, org: &OrgId) -> usize {
+        self.lock().orgs.get(org).map_or(0, |members| members.held)
+    }
+
     /// Ends a connection and stops counting it for its org and user. Returns whether it was not ending
     /// before.
     pub fn end(&self, connection: &Connection, refusal: Refusal) -> bool {

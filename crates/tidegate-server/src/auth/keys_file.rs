@@ -1,6 +1,6 @@
 //! `keys.toml`: publishers' API keys, hashed.
 //!
-//! Commands write it, servers only read it. A writer takes a lock file beside it and replaces it whole
+//! Commands write it; servers read it, and write it only when an operator deletes an org. A writer takes a lock file beside it and replaces it whole
 //! (temporary file, sync, rename), so a reader sees either the old keys or the new ones. The log's lock does
 //! not cover it: keys are added and revoked while a server runs.
 
@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{Filter, UnixMillis, time::write_rfc3339};
+use tidegate_protocol::{Filter, OrgId, UnixMillis, time::write_rfc3339};
 
 use super::{Orgs, parse_services};
 
@@ -65,6 +65,34 @@ impl KeyEntry {
             (Some(_), Some(_)) => Err("it has both `org` and `orgs`".to_owned()),
         }
     }
+}
+
+impl KeyEntry {
+    /// Whether `org` is named, not only covered by a prefix or by `*`.
+    fn names(&self, org: &OrgId) -> bool {
+        let named = self.org.iter().chain(self.orgs.iter().flatten());
+        named.into_iter().any(|name| name == org.as_str())
+    }
+
+    /// Takes `org` out of a list. Returns whether the key is for any other org.
+    fn lose(&mut self, org: &OrgId) -> bool {
+        match &mut self.orgs {
+            Some(orgs) => {
+                orgs.retain(|name| name != org.as_str());
+                !orgs.is_empty()
+            }
+            None => self.org.as_deref() != Some(org.as_str()),
+        }
+    }
+}
+
+/// What became of the keys that named a deleted org.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ForgottenOrg {
+    /// Keys for this org alone, which are gone.
+    pub removed: usize,
+    /// Keys that keep other orgs.
+    pub changed: usize,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -241,6 +269,27 @@ impl KeysFile {
                 Ok(key.clone())
             }
             None => Err(KeysFileError::NoSuchKey(id.to_owned())),
+        })
+    }
+
+    /// Removes the keys that are for `org` alone, revoked ones too, and takes `org` out of the lists of the
+    /// others. Keys that cover it by a prefix or by `*` stay as they are. If no key names it, nothing is
+    /// written.
+    pub fn forget_org(&self, org: &OrgId) -> Result<ForgottenOrg, KeysFileError> {
+        if !self.list()?.iter().any(|key| key.names(org)) {
+            return Ok(ForgottenOrg::default());
+        }
+        self.change(|keys| {
+            let mut forgotten = ForgottenOrg::default();
+            keys.retain_mut(|key| {
+                if !key.names(org) {
+                    return true;
+                }
+                let stays = key.lose(org);
+                *if stays { &mut forgotten.changed } else { &mut forgotten.removed } += 1;
+                stays
+            });
+            Ok(forgotten)
         })
     }
 

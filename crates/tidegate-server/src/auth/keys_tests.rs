@@ -222,3 +222,28 @@ fn a_revoked_key_stays_revoked_and_a_missing_one_is_named() {
     let error = keys.file.revoke("nope", NOW).expect_err("none").to_string();
     assert_eq!(error, "there is no key nope in this file (`tidegate key list` shows them)");
 }
+
+#[test]
+fn a_deleted_org_takes_its_keys_with_it_and_leaves_those_of_others() {
+    let keys = keys();
+    let all = Filter::all();
+    let make = |names: &[&str]| keys.file.create(&orgs(names), &all, None, NOW).expect("a key");
+    let made = [&["acme"][..], &["acme"], &["acme", "beta"], &["acme*"], &["*"], &["beta"]].map(make);
+    keys.file.revoke(&made[1].entry.id, NOW).expect("revoked");
+    let publishers = Publishers::open(keys.file.clone(), NOW).expect("open");
+    let forgotten = publishers.forget_org(&org("acme")).expect("written");
+    assert_eq!(forgotten, ForgottenOrg { removed: 2, changed: 1 });
+    let left: Vec<String> =
+        keys.file.list().expect("keys").iter().map(|key| key.orgs().expect("orgs").to_string()).collect();
+    assert_eq!(left, ["beta", "acme*", "*", "beta"]);
+    // At once, not within a second.
+    assert_eq!(
+        said(&publishers, &made[0].plain, NOW),
+        "unauthorized: the API key is not one of this gateway's"
+    );
+    assert!(said(&publishers, &made[2].plain, NOW).starts_with("forbidden: "));
+    assert_eq!(said(&publishers, &made[4].plain, NOW), "acme *");
+    let stamp = keys.file.stamp();
+    assert_eq!(publishers.forget_org(&org("acme")).expect("nothing to do"), ForgottenOrg::default());
+    assert_eq!(keys.file.stamp(), stamp, "the file is not written for nothing");
+}

@@ -27,7 +27,7 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use tidegate_protocol::{Code, Filter, OrgId, ServiceName, UnixMillis, UserId};
 
 pub(crate) use keys_file::replace as replace_file;
-pub use keys_file::{KeyEntry, KeysFile, KeysFileError, NewKey};
+pub use keys_file::{ForgottenOrg, KeyEntry, KeysFile, KeysFileError, NewKey};
 pub use mint::{MintError, TokenClaims, mint};
 pub use orgs::Orgs;
 pub use publishers::Publishers;

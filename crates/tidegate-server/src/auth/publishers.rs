@@ -10,11 +10,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
-use tidegate_protocol::{Filter, UnixMillis};
+use tidegate_protocol::{Filter, OrgId, UnixMillis};
 
 use super::{
     AuthError, KeyGrant, Orgs,
-    keys_file::{KeyEntry, KeysFile, KeysFileError, PREFIX, Stamp, hash_of},
+    keys_file::{ForgottenOrg, KeyEntry, KeysFile, KeysFileError, PREFIX, Stamp, hash_of},
     parse_services,
 };
 
@@ -107,6 +107,13 @@ impl Publishers {
         }
         let (orgs, services, key_id) = (known.orgs.clone(), known.services.clone(), known.id.clone());
         Ok(KeyGrant { orgs, services, key_id })
+    }
+
+    /// Takes a deleted org out of the file ([`KeysFile::forget_org`]), and follows at once. May block.
+    pub fn forget_org(&self, org: &OrgId) -> Result<ForgottenOrg, KeysFileError> {
+        let forgotten = self.file.forget_org(org)?;
+        self.follow();
+        Ok(forgotten)
     }
 
     /// Rereads the file if it has changed.

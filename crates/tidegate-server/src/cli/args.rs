@@ -1,6 +1,7 @@
 //! Flags that several commands share, and the clock.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -49,17 +50,27 @@ pub(super) struct DataArgs {
 }
 
 impl DataArgs {
-    /// The sources. A development directory completes them if the user named it, or named no configuration.
     fn sources(&self) -> Result<Sources, Failure> {
+        self.sources_and_admin().map(|(sources, _)| sources)
+    }
+
+    /// The sources. A development directory completes them if the user named it, or named no configuration.
+    /// Also the operators' address of the gateway that was last started over that directory.
+    pub(super) fn sources_and_admin(&self) -> Result<(Sources, Option<SocketAddr>), Failure> {
         let mut sources = self.config.sources();
+        let mut admin = None;
         let dev = match &self.data_dir {
             Some(dir) => Some(dir.clone()),
             None if !sources.names_any() => Some(PathBuf::from(dev::DEFAULT_DIR)),
             None => None,
         };
         let dev = match dev {
-            Some(dir) if Saved::find(&dir).map_err(Failure::usage)?.is_some() => Some(dir),
-            _ => None,
+            Some(dir) => Saved::find(&dir).map_err(Failure::usage)?.map(|saved| {
+                let url = saved.admin_url.as_deref().and_then(|url| url.strip_prefix("http://"));
+                admin = url.and_then(|address| address.parse().ok());
+                dir
+            }),
+            None => None,
         };
         match (dev, &self.data_dir) {
             (Some(dir), named) => {
@@ -71,7 +82,7 @@ impl DataArgs {
             (None, Some(dir)) => sources.flag("--data-dir", "log.dir", quoted_path(dir)),
             (None, None) => {}
         }
-        Ok(sources)
+        Ok((sources, admin))
     }
 
     /// The whole configuration, checked.

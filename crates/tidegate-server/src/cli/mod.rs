@@ -8,12 +8,16 @@ mod completions;
 mod config;
 mod conformance;
 mod dev;
+mod event;
 mod health;
 mod key;
 mod lines;
 mod log;
+
+mod logs;
 mod man;
 mod openapi;
+mod org;
 mod printer;
 mod publish;
 mod remote;
@@ -55,6 +59,13 @@ enum Command {
     /// Look through the log of a stopped gateway, and mend it
     #[command(subcommand)]
     Log(log::Log),
+
+    /// List and delete orgs
+    #[command(subcommand)]
+    Org(org::Org),
+    /// Delete events
+    #[command(subcommand)]
+    Event(event::Event),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
@@ -121,6 +132,9 @@ pub fn main() -> ExitCode {
         Command::Token(token) => token.run(),
         Command::Key(key) => key.run(),
         Command::Log(log) => log.run(),
+
+        Command::Org(org) => org.run(),
+        Command::Event(event) => event.run(),
         Command::Config(config) => config.run(),
         Command::Conformance(conformance) => conformance.run(),
         Command::Completions(completions) => completions.run(),

@@ -104,6 +104,10 @@ declare! {
     client_org_incidents: ByOrg<Incident, Counter> = "client_org_incidents";
     /// As tidegate_client_reports_total, of each org that metrics.health_orgs lists.
     client_org_reports: ByOrg<ReportOutcome, Counter> = "client_org_reports";
+    /// Events that operators deleted.
+    pub events_deleted: Counter = "events_deleted";
+    /// Orgs that operators deleted.
+    pub orgs_deleted: Counter = "orgs_deleted";
     /// Orgs with a tail in memory.
     pub orgs: Gauge = "orgs";
     /// Requests for issuers' key sets.

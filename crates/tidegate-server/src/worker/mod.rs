@@ -117,10 +117,17 @@ impl Worker {
 
     /// The state of an org for a reader that has come.
     fn org(&self, org: Arc<Org>) -> Rc<OrgState> {
-        // An entry that is found here points to the same `Org` as the argument: the hub keeps every `Org`
-        // that somebody holds, so there are never two for one name.
         let mut orgs = self.orgs.borrow_mut();
-        orgs.entry(org.id.clone()).or_insert_with(|| Rc::new(OrgState::new(org))).clone()
+        match orgs.get(&org.id) {
+            Some(state) if Arc::ptr_eq(&state.shared, &org) => state.clone(),
+            // There is none, or it is that of a log that was deleted: its last readers are about to end.
+            _ => {
+                let id = org.id.clone();
+                let state = Rc::new(OrgState::new(org));
+                orgs.insert(id, state.clone());
+                state
+            }
+        }
     }
 
     /// A reader has gone. If it was the last of its org here, the next tick may forget the org.
@@ -164,6 +171,7 @@ impl Worker {
         self.sent.report(&self.node.metrics);
         self.readers.begin_tick(&self.node);
         self.catch_up.forget_idle();
+        self.catch_up.forget_deleted(self.node.hub.deletions());
         self.forget_orgs();
     }
 

@@ -201,11 +201,11 @@ impl Paced for OrgState {
     }
 }
 
-// A worker has one state per org, so states are compared by the names of their orgs.
+// A worker has one state per org of the hub, so states are compared by what tells these apart.
 
 impl Ord for OrgState {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.id().cmp(other.id())
+        (self.id(), self.shared.number).cmp(&(other.id(), other.shared.number))
     }
 }
 
@@ -217,7 +217,7 @@ impl PartialOrd for OrgState {
 
 impl PartialEq for OrgState {
     fn eq(&self, other: &Self) -> bool {
-        self.id() == other.id()
+        self.cmp(other) == Ordering::Equal
     }
 }
 

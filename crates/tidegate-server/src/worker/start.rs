@@ -16,7 +16,7 @@ use crate::{
     admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
     auth::StreamGrant,
     random::random,
-    refusals::{refused, unreadable},
+    refusals::{log_gone, refused, unreadable},
     transport::Transport,
 };
 
@@ -118,9 +118,10 @@ impl StreamRequest {
             now: node.now(),
             replaces: self.replaces.as_ref(),
         })?;
-        // Not `log.head`: the search for a start may have taken a while.
-        let head = node.engine.head(grant.org()).map_or(log.head, |log| log.head);
-        let org = worker.org(node.hub.org(grant.org(), head));
+        // Not `log.head`: the search for a start may have taken a while. If the log was deleted meanwhile, the
+        // stream ends here; a deletion from now on finds its connection in the registry.
+        let head = || Some(node.engine.head(grant.org()).filter(|now| now.knows(&log.epoch))?.head);
+        let org = worker.org(node.hub.open(grant.org(), head).ok_or_else(log_gone)?);
         Ok(Entered { org, filter, connection, log, opening, replay, watch })
     }
 

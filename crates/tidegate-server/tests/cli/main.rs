@@ -1,6 +1,7 @@
 //! The built binary, as users and scripts run it: exit codes, and what is printed where.
 
 mod completions;
+mod orgs;
 mod remote;
 
 use std::{
@@ -91,6 +92,14 @@ fn usage_and_configuration_end_with_2() {
         (
             &["conformance", "--scenario", "hole_befor_an_event"],
             "there is no scenario \"hole_befor_an_event\"; did you mean `hole_before_an_event`?",
+        ),
+        (&["org", "delete", "o"], "to delete the org o and all its events without a terminal, say --yes"),
+        (&["org", "show", "a b"], "org must be 1 to 64 characters"),
+        (&["event", "delete", "--org", "o", "--yes"], "required arguments were not provided"),
+        (&["event", "delete", "--org", "o", "--id", "i"], "required arguments were not provided"),
+        (
+            &["event", "delete", "--org", "o", "--id", "i", "--service", "s", "--user", "u"],
+            "cannot be used with",
         ),
         (&["conformance", "--scenario", ""], "there is no scenario \"\"; --list"),
         (&["conformance", "--", "client", "{tokenurl}"], "there is no placeholder {tokenurl}"),

@@ -46,6 +46,7 @@ const SERVER: [&str; 23] = [
     "config",
     "logs",
     "metrics",
+    "deletion",
     "auth",
     "refusals",
     "admission",

@@ -48,6 +48,7 @@ struct HeldBack {
     health: Arc<watch::Sender<Health>>,
     calls: Arc<Mutex<Vec<String>>>,
     appends: Arc<AtomicUsize>,
+    reads: Arc<AtomicUsize>,
 }
 
 impl HeldBack {
@@ -90,6 +91,7 @@ impl Engine for HeldBack {
             return Box::pin(async { Err(ReadError::Store("lost on purpose".into())) });
         }
         let (read, mut may_read) = (self.engine.read(org, after, limit), self.may_read.clone());
+        self.reads.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             let _ = may_read.wait_for(|may| *may).await;
             read.await
@@ -150,6 +152,14 @@ impl Feed for HeldFeed {
             None => self.hub.committed(org, prev, events),
         }
     }
+
+    fn org_deleted(&self, org: &OrgId) {
+        self.hub.org_deleted(org);
+    }
+
+    fn events_deleted(&self, org: &OrgId, seqs: &[Seq]) {
+        self.hub.events_deleted(org, seqs);
+    }
 }
 
 /// The node, with one worker, and an org `acme`.
@@ -165,6 +175,7 @@ pub struct HeldNode {
     health: Arc<watch::Sender<Health>>,
     calls: Arc<Mutex<Vec<String>>>,
     appends: Arc<AtomicUsize>,
+    reads_begun: Arc<AtomicUsize>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
@@ -199,7 +210,7 @@ impl HeldNode {
         let [breaks, loses] = <[Arc<AtomicBool>; 2]>::default();
         let health = Arc::new(watch::Sender::new(Health::Ok));
         let calls = Arc::<Mutex<Vec<String>>>::default();
-        let appends = Arc::<AtomicUsize>::default();
+        let [appends, reads_begun] = <[Arc<AtomicUsize>; 2]>::default();
         let hooks = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(app::memory_options(&config), hooks).expect("an engine");
         let parts = Parts {
@@ -212,6 +223,7 @@ impl HeldNode {
                 health: health.clone(),
                 calls: calls.clone(),
                 appends: appends.clone(),
+                reads: reads_begun.clone(),
             }),
             metrics: Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
@@ -249,6 +261,7 @@ impl HeldNode {
             health,
             calls,
             appends,
+            reads_begun,
             node,
             feed,
             _dir: dir,
@@ -300,6 +313,11 @@ impl HeldNode {
     /// How many batches have come to the engine.
     pub fn appends(&self) -> usize {
         self.appends.load(Ordering::SeqCst)
+    }
+
+    /// How many reads of the log have begun.
+    pub fn reads(&self) -> usize {
+        self.reads_begun.load(Ordering::SeqCst)
     }
 
     /// Asks the operators' listener, which is started for it.

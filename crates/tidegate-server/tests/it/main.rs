@@ -40,6 +40,7 @@ mod log_check;
 mod memory;
 mod metrics;
 mod openapi;
+mod orgs;
 mod proxies;
 mod publish;
 mod publish_orgs;

@@ -57,9 +57,11 @@ impl Reader {
             return Ok(());
         }
         let limit = PageLimit { events: LATEST_EVENTS, bytes: LATEST_BYTES, to: head };
+        let deletions = node.hub.deletions();
         let page = worker.read(self.org().id(), &epoch, at, limit).await?;
         // During the read an answer to the client may have been written in part. It has to be finished first.
-        if self.sink.ready().await.is_ok() {
+        // If something was deleted meanwhile, the page is read again.
+        if self.sink.ready().await.is_ok() && node.hub.deletions() == deletions {
             self.take_window(&page, frames);
         }
         Ok(())

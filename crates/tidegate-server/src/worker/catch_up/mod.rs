@@ -87,6 +87,8 @@ pub struct CatchUp {
     has_waiting: Notify,
     /// When somebody last asked for a page.
     asked: Cell<Instant>,
+    /// The count of deletions ([`crate::hub::Hub::deletions`]) when the cache was last looked through.
+    deletions: Cell<u64>,
 }
 
 impl CatchUp {
@@ -99,6 +101,7 @@ impl CatchUp {
             room: Arc::new(Semaphore::new(IN_HAND_MAX)),
             has_waiting: Notify::new(),
             asked: Cell::new(Instant::now()),
+            deletions: Cell::default(),
         }
     }
 
@@ -126,6 +129,14 @@ impl CatchUp {
     /// Empties the cache if nobody has asked for a page in a while.
     pub fn forget_idle(&self) {
         if self.asked.get().elapsed() >= KEPT_IDLE {
+            self.pages.borrow_mut().clear();
+        }
+    }
+
+    /// Empties the cache if something was deleted since the last call. Nobody gets a page from before a
+    /// deletion ([`PageKey::deletions`]); this frees its memory.
+    pub fn forget_deleted(&self, deletions: u64) {
+        if self.deletions.replace(deletions) != deletions {
             self.pages.borrow_mut().clear();
         }
     }

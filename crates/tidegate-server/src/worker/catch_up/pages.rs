@@ -30,6 +30,9 @@ pub struct PageKey {
     pub org: OrgId,
     /// The epoch that the reader's cursor belongs to. It belongs to one log alone (R10).
     pub epoch: Epoch,
+    /// How many deletions there had been when it was asked for ([`crate::hub::Hub::deletions`]): after a
+    /// deletion, nobody gets a page that was read before it.
+    pub deletions: u64,
     /// Where it begins.
     pub from: Seq,
     /// Where it ends at the latest.
@@ -38,8 +41,8 @@ pub struct PageKey {
 
 impl PageKey {
     /// The page that a reader at `from` takes next, and that ends at `most` at the latest.
-    pub fn next(org: OrgId, epoch: Epoch, from: Seq, most: Seq) -> Self {
-        Self { org, epoch, from, to: (from / GRID + 1).saturating_mul(GRID).min(most) }
+    pub fn next(org: OrgId, epoch: Epoch, deletions: u64, from: Seq, most: Seq) -> Self {
+        Self { org, epoch, deletions, from, to: (from / GRID + 1).saturating_mul(GRID).min(most) }
     }
 
     /// A page that begins in the same place, and ends where a grid `factor` times as wide has its next line.
@@ -164,7 +167,7 @@ mod tests {
     }
 
     fn key(from: Seq) -> PageKey {
-        PageKey::next(org("acme"), epoch("e"), from, Seq::MAX)
+        PageKey::next(org("acme"), epoch("e"), 0, from, Seq::MAX)
     }
 
     fn event(seq: Seq, service: &str, is_targeted: bool) -> Arc<Event> {
@@ -240,11 +243,12 @@ mod tests {
 
     #[test]
     fn pages_of_different_cursors_end_at_the_same_places() {
-        let next = |from, most| PageKey::next(org("acme"), epoch("e"), from, most).to;
+        let next = |from, most| PageKey::next(org("acme"), epoch("e"), 0, from, most).to;
         assert_eq!([0, 1, 127].map(|from| next(from, 1000)), [128; 3]);
         assert_eq!((next(128, 1000), next(990, 1000), next(5, 9)), (256, 1000, 9));
-        let wide =
-            |from, factor, most| PageKey::next(org("acme"), epoch("e"), from, most).widened(factor, most).to;
+        let wide = |from, factor, most| {
+            PageKey::next(org("acme"), epoch("e"), 0, from, most).widened(factor, most).to
+        };
         assert_eq!([0, 127, 300].map(|from| wide(from, 4, 1000)), [512; 3]);
         assert_eq!((wide(5, 1, 1000), wide(5, 4, 200), wide(5, Seq::MAX, 200)), (128, 200, 200));
     }

@@ -15,7 +15,7 @@ use tidegate_protocol::{Epoch, OrgId, Seq};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{PageKey, Waiting, Worker};
-use crate::{metrics::ReplayPage, refusals::unreadable};
+use crate::{metrics::ReplayPage, refusals::unreadable_for_stream};
 
 /// How much one page holds: no more than one frame may have. A larger single event makes a page of its own.
 const PAGE_EVENTS: usize = 128;
@@ -71,7 +71,7 @@ impl Worker {
     ) -> Result<Page, ReadError> {
         let mut stretch = Stretch::after(after);
         while stretch.to < limit.to {
-            let page = self.page(stretch.next(org, epoch, limit)).await?;
+            let page = self.page(stretch.next(org, epoch, self.node.hub.deletions(), limit)).await?;
             if !stretch.take(&page, limit) {
                 break;
             }
@@ -97,8 +97,9 @@ impl Stretch {
     }
 
     /// The page that comes next.
-    fn next(&self, org: &OrgId, epoch: &Epoch, limit: PageLimit) -> PageKey {
-        PageKey::next(org.clone(), epoch.clone(), self.to, limit.to).widened(self.factor, limit.to)
+    fn next(&self, org: &OrgId, epoch: &Epoch, deletions: u64, limit: PageLimit) -> PageKey {
+        let key = PageKey::next(org.clone(), epoch.clone(), deletions, self.to, limit.to);
+        key.widened(self.factor, limit.to)
     }
 
     /// Takes the next page as far as `limit` allows. Returns whether the stretch may go on after it.
@@ -138,7 +139,10 @@ async fn read(worker: Rc<Worker>, key: PageKey) {
     // The semaphore is never closed.
     let Ok(room) = catch_up.room.clone().acquire_owned().await else { return };
     let limit = PageLimit { events: PAGE_EVENTS, bytes: PAGE_BYTES, to: key.to };
-    match worker.node.engine.read(&key.org, key.from, limit).await {
+    let read = worker.node.engine.read(&key.org, key.from, limit).await;
+    // If the org was deleted and has a new log, this may be a page of that.
+    let is_same_log = || worker.node.engine.head(&key.org).is_some_and(|log| log.knows(&key.epoch));
+    match read.and_then(|page| if is_same_log() { Ok(page) } else { Err(ReadError::NoLog) }) {
         Ok(page) => {
             worker.node.metrics.replay_page(ReplayPage::Read);
             let mut pages = catch_up.pages.borrow_mut();
@@ -165,7 +169,7 @@ async fn read(worker: Rc<Worker>, key: PageKey) {
                 match waiter {
                     Waiter::Reader(waiting) => {
                         if let Some(reader) = waiting.reader.upgrade() {
-                            reader.end(unreadable(error.clone()));
+                            reader.end(unreadable_for_stream(error.clone()));
                         }
                     }
                     Waiter::Task(done) => drop(done.send(Err(error.clone()))),
@@ -250,7 +254,7 @@ mod tests {
             let (org, epoch) = (OrgId::parse("acme").expect("a name"), Epoch::parse("e").expect("an epoch"));
             let mut stretch = Stretch::after(after);
             while stretch.to < limit.to {
-                let PageKey { from, to, .. } = stretch.next(&org, &epoch, limit);
+                let PageKey { from, to, .. } = stretch.next(&org, &epoch, 0, limit);
                 let page = read(&log, from, PageLimit { events: PAGE_EVENTS, bytes: PAGE_BYTES, to });
                 let page = Batch::new(page.after, page.to, 1, page.events, &Arc::default());
                 if !stretch.take(&page, limit) {

@@ -7,7 +7,8 @@ use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation}
 
 use super::{InHand, PageKey, Reader, Served, Step};
 use crate::{
-    metrics::ReplayPage, refusals::unreadable, transport::socket::WRITE_FRAMES_MAX, worker::reader::Gone,
+    metrics::ReplayPage, refusals::unreadable_for_stream, transport::socket::WRITE_FRAMES_MAX,
+    worker::reader::Gone,
 };
 
 /// About how many bytes a reader gets in one turn: as many as one write carries.
@@ -41,7 +42,7 @@ impl Reader {
             if self.is_to_act.get() {
                 let mut frames = Vec::new();
                 if let Err(error) = self.act(&mut frames).await {
-                    self.end(unreadable(error));
+                    self.end(unreadable_for_stream(error));
                     return Ok(());
                 }
                 self.sink.send(&mut frames)?;
@@ -141,7 +142,8 @@ impl Reader {
                 Next::BeforeTail(start) => {
                     let key = self.with_session(|session| {
                         let most = session.stop().map_or(start, |stop| stop.min(start));
-                        PageKey::next(self.org().id().clone(), session.view_key().epoch, at, most)
+                        let deletions = node.hub.deletions();
+                        PageKey::next(self.org().id().clone(), session.view_key().epoch, deletions, at, most)
                     });
                     let page = match in_hand.filter(|in_hand| in_hand.key == key) {
                         Some(in_hand) => in_hand.page.clone(),
