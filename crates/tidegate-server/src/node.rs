@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_core::{LogState, envelope::Enveloping, frame::Terms, publish::PublishLimits};
-use tidegate_engine::{AppendError, Clock, Engine};
+use tidegate_engine::{AppendError, Clock, Engine, Health};
 use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, ws};
 use tokio::sync::watch;
 
@@ -23,7 +23,7 @@ use crate::{
     config::{Config, PerConfig, config_key},
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
-    metrics::{Metrics, Operation},
+    metrics::{LogState as LogSays, Metrics, Operation},
     random::random,
     refusals::{LimitedBy as _, no_log, refused},
 };
@@ -76,6 +76,8 @@ pub struct Node {
     pub replays: Replays,
     /// The slots for publish requests in flight.
     pub publishes: Arc<tokio::sync::Semaphore>,
+    /// Files of the log that the start did not find.
+    missing_files: u64,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
@@ -97,12 +99,14 @@ pub struct Parts {
     pub publishers: Arc<Publishers>,
     /// Whether the dev page is served at `/`.
     pub has_page: bool,
+    /// Files of the log that the start did not find.
+    pub missing_files: u64,
 }
 
 impl Node {
     /// Assembles a node.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
+        let Parts { clock, engine, hub, metrics, tokens, publishers, has_page, missing_files } = parts;
         metrics.set_health_orgs(&[], &config.metrics.health_orgs);
         let terms = Terms {
             dedup_window_ms: millis(config.dedup.window),
@@ -123,6 +127,7 @@ impl Node {
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
+            missing_files,
             draining: watch::channel(None).0,
             description: PerConfig::default(),
             sockets: Arc::default(),
@@ -180,6 +185,25 @@ impl Node {
     /// The time now, by the wall clock.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
+    }
+
+    /// The state of the log for operators, and the reason if it is not `ok`.
+    pub fn log_state(&self) -> (LogSays, Option<String>) {
+        match &*self.engine.health().borrow() {
+            Health::Halted(reason) => return (LogSays::Halted, Some(reason.to_string())),
+            Health::Full(reason) => return (LogSays::Full, Some(reason.to_string())),
+            Health::Degraded(reason) => return (LogSays::Degraded, Some(reason.to_string())),
+            Health::Ok => {}
+        }
+        let (missing, damaged) = (self.missing_files, self.engine.usage().damaged);
+        if missing == 0 && damaged == 0 {
+            return (LogSays::Ok, None);
+        }
+        let reason = format!(
+            "since the start, {missing} files of the log were missing and {damaged} stretches damaged: their \
+             readers get a gap, and all else works; the log lines say where"
+        );
+        (LogSays::Degraded, Some(reason))
     }
 
     /// Whether it is draining.

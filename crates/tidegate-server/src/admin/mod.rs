@@ -15,9 +15,7 @@ use tidegate_engine::Health;
 use tidegate_protocol::{Code, Refusal};
 use tokio::net::TcpListener;
 
-use crate::{
-    http::refuse_whole, log_limiter::LogLimiter, metrics::LogState, node::Node, transport::vanished,
-};
+use crate::{http::refuse_whole, log_limiter::LogLimiter, node::Node, transport::vanished};
 
 /// How many operators' connections are served at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -132,12 +130,8 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
     node.metrics.limits(&node.config());
-    node.metrics.log_state(match &*node.engine.health().borrow() {
-        Health::Ok => LogState::Ok,
-        Health::Degraded(_) => LogState::Degraded,
-        Health::Full(_) => LogState::Full,
-        Health::Halted(_) => LogState::Halted,
-    });
+    node.metrics.log_state(node.log_state().0);
+    node.metrics.log_usage(&node.engine.usage(), node.now());
     if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {
@@ -163,7 +157,7 @@ fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     open > 0.0 && open >= plain
 }
 
-/// Why no traffic should come here, if there is a reason.
+/// Why no traffic should come here, if there is a reason, and how the log is.
 fn ready(node: &Node) -> Response<Full<Bytes>> {
     let reason = match &*node.engine.health().borrow() {
         Health::Halted(reason) => Some(format!("the log takes no writes: {reason}")),
@@ -171,10 +165,16 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
         // Readers are served as ever, so a full log is no reason to send them elsewhere.
         Health::Full(_) | Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
     };
+    let (state, why) = node.log_state();
     let body = serde_json::json!({
         "ready": reason.is_none(),
         "reason": reason,
-        "log": { "engine": node.config().log.engine.word(), "sync": node.terms.sync.unwrap_or("always") },
+        "log": {
+            "engine": node.config().log.engine.word(),
+            "sync": node.terms.sync.unwrap_or("always"),
+            "state": state.name(),
+            "reason": why,
+        },
     });
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, "application/json", format!("{body}\n"))
