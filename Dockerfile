@@ -16,7 +16,8 @@ COPY . .
 # Without symbols the binary has a fifth of the size; scripts/release keeps them beside it.
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
+    case $(uname -m) in aarch64) export JEMALLOC_SYS_WITH_LG_PAGE=16 ;; esac \
+ && cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
  && install -D "target/$(uname -m)-unknown-linux-musl/release/tidegate" /image/tidegate \
  && install -d -m 0700 /image/data
 

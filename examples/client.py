@@ -22,6 +22,7 @@ AGAIN = {
     "in_progress",
     "request_timeout",
     "dedup_full",
+    "log_full",
     "log_halted",
     "unknown",
 }

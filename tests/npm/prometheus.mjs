@@ -145,6 +145,41 @@ const scenarios = {
     await gateway.kill();
     return scenario;
   },
+  async 'the disk has less left than log.min_free'() {
+    const gateway = await start('log.min_free=1000000GiB');
+    const scenario = await around(gateway, ['TidegateLogFull', 'TidegateDiskNearlyFull'], async () => {
+      assert.equal((await post(gateway, event(1))).status, 503);
+    });
+    await gateway.kill();
+    return scenario;
+  },
+  async 'the disk is nearly full'() {
+    const gateway = await start();
+    const free = await metric(gateway, 'tidegate_log_free_bytes');
+    await gateway.kill();
+    const tight = await start(`log.min_free=${Math.round(free / 2)}B`);
+    const scenario = await around(tight, ['TidegateDiskNearlyFull'], () => tight.publish(event(1)));
+    await tight.kill();
+    return scenario;
+  },
+  async 'log.max_bytes holds a few minutes of events'() {
+    const gateway = await start();
+    const before = await text(gateway);
+    await gateway.kill();
+    const after = before.replace(/^(tidegate_log_bytes\{what="files"\}) .*$/m, `$1 ${15 * 2 ** 30}`).replace(/^(tidegate_log_oldest_event_age_seconds) .*$/m, '$1 400');
+    return { alerts: ['TidegateLogTooSmall'], before, after };
+  },
+  async 'a file of the log is damaged'() {
+    const gateway = await start();
+    for (const data of ['before', 'damage-me', 'after']) await gateway.publish(event(data));
+    const scenario = await around(gateway, ['TidegateLogDamaged', 'TidegateEventsLost'], async () => {
+      await gateway.kill();
+      execFileSync('sh', ['-c', `grep -rl damage-me '${gateway.dir}' --include='*.seg' | xargs sed -i s/damage-me/damage-it/`]);
+      await gateway.restart();
+    });
+    await gateway.kill();
+    return scenario;
+  },
   async 'the disk is slow'() {
     const gateway = await start();
     const reader = await socket(gateway);

@@ -97,7 +97,7 @@ export interface ClientStatus {
   readonly error: TidegateError | null;
 }
 
-/** What the gateway says about itself: `log_halted`, `degraded`, `recovered`, ... (PROTOCOL.md, `status`). */
+/** What the gateway says about itself: `log_halted`, `log_full`, `degraded`, `recovered`, ... (PROTOCOL.md, `status`). */
 export interface Notice {
   readonly code: string;
   readonly message: string;

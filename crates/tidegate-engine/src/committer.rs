@@ -95,6 +95,7 @@ impl<S: Store> Committer<S> {
             logs.values().map(|log| (log.index, log.clone())).collect()
         };
         let (start, next_index) = (found.start, found.next_index);
+        shared.note_ids(&window);
         let followed = time.followed;
         Ok(Self { shared, window, epochs, start, next_index, is_full: false, followed, by_index })
     }
@@ -119,10 +120,7 @@ impl<S: Store> Committer<S> {
                     break;
                 }
             };
-            if self.is_full {
-                let room = self.shared.store.make_room(0);
-                self.note_room(room);
-            }
+            let outcome = outcome.and_then(|()| if self.is_full { self.look_for_room() } else { Ok(()) });
             let outcome = outcome.and_then(|()| {
                 if interval && synced.elapsed() >= SYNC_INTERVAL {
                     synced = Instant::now();
@@ -208,6 +206,7 @@ impl<S: Store> Committer<S> {
             self.sweep(time, cut)?;
             let _ = done.send(());
         }
+        self.shared.note_ids(&self.window);
         Ok(())
     }
 
@@ -294,8 +293,21 @@ impl<S: Store> Committer<S> {
         Ok(())
     }
 
+    /// Removes what has left the dedup window meanwhile, and looks whether there is room now.
+    fn look_for_room(&mut self) -> Result<(), StoreError> {
+        let now = self.shared.hooks.clock.now();
+        if self.shared.store.cuts_on_write()
+            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+        {
+            self.cut(now, &cut)?;
+        }
+        let room = self.shared.store.make_room(0);
+        self.note_room(room);
+        Ok(())
+    }
+
     /// Says in the engine's health whether there is room for events.
-    fn note_room(&mut self, room: Result<(), NoRoom>) {
+    pub(super) fn note_room(&mut self, room: Result<(), NoRoom>) {
         match room {
             Ok(()) if self.is_full => {
                 self.is_full = false;
@@ -546,6 +558,12 @@ impl<S: Store> Shared<S> {
         let group = WriteGroup { at, start: Some(start), ..WriteGroup::default() };
         self.store.commit(&group)?.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
         self.store.acknowledge()
+    }
+
+    /// Notes how full the dedup window is.
+    fn note_ids(&self, window: &Window) {
+        self.ids[0].store(window.len() as u64, Ordering::Relaxed);
+        self.ids[1].store(window.memory() as u64, Ordering::Relaxed);
     }
 
     /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have

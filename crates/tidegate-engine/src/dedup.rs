@@ -11,6 +11,9 @@ use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{AppendError, store::LogIndex};
 
+/// The room for ids that an idle window keeps.
+const IDLE_ROOM: usize = 1024;
+
 /// The first use of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
@@ -66,11 +69,13 @@ impl Window {
             self.known.remove(&key);
             self.lower(log);
         }
-        if self.known.is_empty() {
-            // A burst may have grown it to its bound; while it is idle it takes almost no memory.
-            self.known.shrink_to(1024);
-            self.order.shrink_to(1024);
-            self.by_log.shrink_to(1024);
+        // A burst may have grown it to its bound. It gives the memory back while its ids expire: the room is
+        // halved when a quarter of it is used, which costs each id that leaves a constant.
+        let kept = (2 * self.known.len()).max(IDLE_ROOM);
+        if self.known.capacity() > 2 * kept {
+            self.known.shrink_to(kept);
+            self.order.shrink_to(kept);
+            self.by_log.shrink_to(IDLE_ROOM);
         }
     }
 
@@ -158,8 +163,14 @@ impl Window {
         *self.by_log.entry(log).or_default() += 1;
     }
 
+    /// The bytes that it takes in memory, about. A hash table has a byte beside each entry, and one entry in
+    /// eight is never used.
+    pub fn memory(&self) -> usize {
+        let known = self.known.capacity() / 7 * 8 * (size_of::<(DedupKey, Known)>() + 1);
+        known + self.order.capacity() * size_of::<(u64, DedupKey, LogIndex)>()
+    }
+
     /// How many ids it holds.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.known.len()
     }
@@ -212,6 +223,21 @@ mod tests {
         assert_eq!(window.check_room(Some(LOG), 1), Err(AppendError::OrgDedupFull));
         window.advance(10_250);
         assert!(window.by_log.is_empty(), "{:?}", window.by_log);
+    }
+
+    #[test]
+    fn what_a_burst_took_is_given_back_while_ids_still_come() {
+        let mut window = Window::new(300, WindowLimits { total: 200_000, per_log: 200_000 }, 1_000, 1_000);
+        let id = |n: u64| DedupKey(u128::from(n).to_be_bytes());
+        (0..100_000).for_each(|n| window.insert(LOG, id(n), known(n)));
+        let full = window.memory();
+        window.advance(1_200);
+        (0..1_000).for_each(|n| window.insert(LOG, id(100_000 + n), known(n)));
+        assert_eq!(window.memory(), full);
+        window.advance(1_300);
+        assert_eq!(window.len(), 1_000);
+        assert!(window.memory() < full / 20, "{} of {full}", window.memory());
+        assert!((100_000..101_000).all(|n| window.get(&id(n)).is_some()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use tokio::sync::watch;
 
-use crate::{AppendError, Appended, DeleteError, Health, Page, PageLimit, ReadError};
+use crate::{AppendError, Appended, DeleteError, Health, Page, PageLimit, ReadError, store::Usage};
 
 /// How an engine keeps what it acknowledges, as `hello.sync` and `/readyz` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +221,12 @@ pub trait Engine: Send + Sync + 'static {
     /// How well the engine works, as a value to watch. Whoever watches it may miss a value that was
     /// replaced at once, but always gets the newest.
     fn health(&self) -> watch::Receiver<Health>;
+
+    /// What the log takes and has, for the operator. Does not wait for the log. An engine gives the figures that
+    /// it has; the others are zero.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
 
     /// How acknowledged events are kept.
     fn durability(&self) -> Durability;

@@ -47,6 +47,9 @@ const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
 
 /// A log that is found at a start is remembered for at least this long, so that its readers can come back.
 const GRACE_MILLIS: u64 = 3_600_000;
+/// What a log takes in memory beside what its store keeps of it, about: it is in two maps, and has a name and
+/// an epoch with a few ancestors.
+const LOG_MEMORY: usize = 2 * size_of::<(OrgId, Arc<Log>)>() + size_of::<Log>() + 256;
 
 /// The settings that both local engines have. There are no defaults here: those of a node stand in
 /// its configuration.
@@ -120,6 +123,8 @@ pub(super) struct Shared<S> {
     pub clock: Mutex<CommitClock>,
     pub watched: Watched,
     pub health: watch::Sender<Health>,
+    /// How many ids the dedup window holds, and the bytes that they take, as the committer last said.
+    pub ids: [AtomicU64; 2],
 }
 
 impl<S: Store> Shared<S> {
@@ -246,6 +251,7 @@ impl<S: Store> LocalEngine<S> {
             hooks,
             watched: Watched::default(),
             health: watch::Sender::new(Health::Ok),
+            ids: Default::default(),
             options,
         });
         let reads = Arc::new(Semaphore::new(READS_MAX));
@@ -265,11 +271,6 @@ impl<S: Store> LocalEngine<S> {
     /// The bytes of the events that are kept, in the store's own measure.
     pub fn bytes(&self) -> u64 {
         self.shared.store.bytes()
-    }
-
-    /// What the store takes and has.
-    pub fn usage(&self) -> Usage {
-        self.shared.store.usage()
     }
 
     /// How far the commit clock is ahead of the wall clock. If that is more than a moment, the wall clock was
@@ -438,6 +439,18 @@ impl<S: Store> Engine for LocalEngine<S> {
 
     fn health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
+    }
+
+    fn usage(&self) -> Usage {
+        let of_store = self.shared.store.usage();
+        let [ids, ids_bytes] = [0, 1].map(|at: usize| self.shared.ids[at].load(Ordering::Relaxed));
+        Usage {
+            memory_bytes: of_store.memory_bytes + (self.orgs() * LOG_MEMORY) as u64,
+            ids,
+            ids_bytes,
+            queue_bytes: self.shared.queue.bytes() as u64,
+            ..of_store
+        }
     }
 
     fn durability(&self) -> Durability {

@@ -105,6 +105,11 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes of the events that wait.
+    pub fn bytes(&self) -> usize {
+        self.inner().bytes
+    }
+
     /// Takes a request, or refuses it.
     pub fn push(&self, request: Request) -> Result<(), Refused> {
         let bytes = request.bytes();

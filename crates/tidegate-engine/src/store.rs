@@ -241,7 +241,7 @@ pub struct Stretch {
     pub to: Seq,
 }
 
-/// What a store takes and has, in bytes.
+/// What a log takes and has, for the operator. The store gives its part, the engine the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// The events that are kept.
@@ -256,6 +256,15 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// How many damaged stretches are known since this start.
     pub damaged: u64,
+    /// The oldest event that is kept is not older than this; `None` if there is none, or if the store does not
+    /// know.
+    pub oldest_at: Option<UnixMillis>,
+    /// Ids in the dedup window.
+    pub ids: u64,
+    /// The memory that they take.
+    pub ids_bytes: u64,
+    /// Events that wait to be written.
+    pub queue_bytes: u64,
 }
 
 /// Why there is no room for events: a sentence for the operator.
@@ -325,7 +334,7 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
-    /// What the store takes and has, for the operator.
+    /// What the store takes and has, for the operator. It does not wait for a commit.
     fn usage(&self) -> Usage {
         Usage { event_bytes: self.bytes(), ..Usage::default() }
     }

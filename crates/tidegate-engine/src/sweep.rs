@@ -91,6 +91,10 @@ impl<S: Store> Committer<S> {
         self.shared.store.tick(time.now)?;
         if let Some(cut) = cut {
             self.cut(time.now, &cut)?;
+        } else {
+            // All that could be removed is. An operator hears of a full log also if nobody publishes.
+            let room = self.shared.store.make_room(0);
+            self.note_room(room);
         }
         self.forget_idle(time)
     }

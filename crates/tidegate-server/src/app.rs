@@ -188,12 +188,15 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         let hooks = Hooks { feed: hub, clock, observer: metrics };
         tokio::task::spawn_blocking(move || engine(&config, hooks)).await?.context("open the log")?
     };
-    metrics.log_start(&recovery);
-    let recovery_ms = u64::try_from(opening.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let recovery_took = opening.elapsed();
+    metrics.log_start(&recovery, recovery_took);
     let publishers = Arc::new(publishers);
     let has_page = matches!(mode, RunMode::Dev { .. });
-    let node =
-        Arc::new(Node::new(config, Parts { clock, engine, hub, metrics, tokens, publishers, has_page }));
+    let missing_files = recovery.missing;
+    let node = Arc::new(Node::new(
+        config,
+        Parts { clock, engine, hub, metrics, tokens, publishers, has_page, missing_files },
+    ));
     node.tokens().keep_fresh(&node.metrics);
     let workers = (0..workers)
         .map(|id| WorkerThread::start(id, node.clone(), http::serve))
@@ -221,7 +224,9 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         start = recovery.start,
         stopped_before = recovery.stopped.word(),
         lossy = recovery.lossy,
-        recovery_ms,
+        missing_files = recovery.missing,
+        damaged_stretches = recovery.damaged,
+        recovery_ms = u64::try_from(recovery_took.as_millis()).unwrap_or(u64::MAX),
         "serve"
     );
     systemd::ready(&status);

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_core::{LogState, envelope::Enveloping, frame::Terms, publish::PublishLimits};
-use tidegate_engine::{AppendError, Clock, Engine};
+use tidegate_engine::{AppendError, Clock, Engine, Health};
 use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, ws};
 use tokio::sync::watch;
 
@@ -24,7 +24,7 @@ use crate::{
     heartbeats::Heartbeats,
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
-    metrics::{Metrics, Operation},
+    metrics::{LogState as LogSays, Metrics, Operation},
     random::random,
     refusals::{LimitedBy as _, no_log, refused},
 };
@@ -87,6 +87,8 @@ pub struct Node {
     pub deleting: tokio::sync::Mutex<()>,
     /// Notified when a sweep should not wait for its minute: something is to be erased.
     pub sweep_soon: tokio::sync::Notify,
+    /// Files of the log that the start did not find.
+    missing_files: u64,
     /// When draining began.
     pub draining: watch::Sender<Option<Instant>>,
     sockets: Arc<AtomicUsize>,
@@ -108,12 +110,14 @@ pub struct Parts {
     pub publishers: Arc<Publishers>,
     /// Whether the dev page is served at `/`.
     pub has_page: bool,
+    /// Files of the log that the start did not find.
+    pub missing_files: u64,
 }
 
 impl Node {
     /// Assembles a node.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { clock, engine, hub, metrics, tokens, publishers, has_page } = parts;
+        let Parts { clock, engine, hub, metrics, tokens, publishers, has_page, missing_files } = parts;
         metrics.set_health_orgs(&[], &config.metrics.health_orgs);
         let terms = Terms {
             dedup_window_ms: millis(config.dedup.window),
@@ -139,6 +143,7 @@ impl Node {
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
             deleting: tokio::sync::Mutex::default(),
             sweep_soon: tokio::sync::Notify::new(),
+            missing_files,
             draining: watch::channel(None).0,
             description: PerConfig::default(),
             sockets: Arc::default(),
@@ -202,6 +207,25 @@ impl Node {
     /// The time by which batches age, which does not step.
     pub fn steady(&self) -> u64 {
         self.clock.steady()
+    }
+
+    /// The state of the log for operators, and the reason if it is not `ok`.
+    pub fn log_state(&self) -> (LogSays, Option<String>) {
+        match &*self.engine.health().borrow() {
+            Health::Halted(reason) => return (LogSays::Halted, Some(reason.to_string())),
+            Health::Full(reason) => return (LogSays::Full, Some(reason.to_string())),
+            Health::Degraded(reason) => return (LogSays::Degraded, Some(reason.to_string())),
+            Health::Ok => {}
+        }
+        let (missing, damaged) = (self.missing_files, self.engine.usage().damaged);
+        if missing == 0 && damaged == 0 {
+            return (LogSays::Ok, None);
+        }
+        let reason = format!(
+            "since the start, {missing} files of the log were missing and {damaged} stretches damaged: their \
+             readers get a gap, and all else works; the log lines say where"
+        );
+        (LogSays::Degraded, Some(reason))
     }
 
     /// Whether it is draining.

@@ -7,7 +7,7 @@ use super::{
     DiskStore,
     record::{self, Header, Kind},
     rewrite::{Edit, put, rewritten},
-    segment::{Entry, Segment},
+    segment::Segment,
 };
 use crate::store::{Erasure, StoreError};
 

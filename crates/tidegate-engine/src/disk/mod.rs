@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -149,6 +149,8 @@ pub struct DiskStore {
     files: Mutex<()>,
     sync_always: bool,
     unsynced: AtomicBool,
+    /// What the state took in memory when the operator last asked.
+    state_bytes: AtomicU64,
     segment_millis: u64,
     segment_bytes: u64,
     retention: u64,
@@ -546,13 +548,22 @@ impl Store for DiskStore {
     }
 
     fn usage(&self) -> Usage {
+        // A commit may hold the lock for as long as the disk takes; then the figure before it counts.
+        if let Ok(writer) = self.writer.try_lock() {
+            let bytes = writer.state.memory() + writer.buffer.capacity();
+            self.state_bytes.store(bytes as u64, Ordering::Relaxed);
+        }
+        let list = self.segments.list();
+        let oldest = list.iter().map(|segment| segment.extent()).find(|extent| extent.event_bytes > 0);
         Usage {
             event_bytes: self.segments.event_bytes(),
             disk_bytes: self.disk_bytes(),
             damaged_bytes: self.damage.bytes(),
             free_bytes: Some(self.free.bytes()),
-            memory_bytes: (self.segments.memory() + self.writer().state.memory()) as u64,
+            memory_bytes: self.segments.memory() as u64 + self.state_bytes.load(Ordering::Relaxed),
             damaged: self.damage.count(),
+            oldest_at: oldest.map(|extent| extent.first_at),
+            ..Usage::default()
         }
     }
 }

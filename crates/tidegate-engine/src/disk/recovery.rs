@@ -10,7 +10,10 @@ use std::{
     collections::HashMap,
     os::unix::fs::DirBuilderExt,
     path::Path,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use tidegate_protocol::UnixMillis;
@@ -265,6 +268,7 @@ impl DiskStore {
             files: Mutex::new(()),
             sync_always: options.sync_always,
             unsynced: AtomicBool::new(false),
+            state_bytes: AtomicU64::new(0),
             segment_millis: options.segment_millis(),
             segment_bytes: options.segment_bytes(),
             retention: capped_millis(options.retention).max(dedup_window),

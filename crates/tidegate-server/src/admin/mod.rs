@@ -31,7 +31,6 @@ use crate::{
     heartbeats::Stalled,
     http::{query::Query, refuse_whole},
     log_limiter::LogLimiter,
-    metrics::LogState,
     node::Node,
     transport::vanished,
 };
@@ -178,12 +177,8 @@ fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
     node.metrics.limits(&node.config());
-    node.metrics.log_state(match &*node.engine.health().borrow() {
-        Health::Ok => LogState::Ok,
-        Health::Degraded(_) => LogState::Degraded,
-        Health::Full(_) => LogState::Full,
-        Health::Halted(_) => LogState::Halted,
-    });
+    node.metrics.log_state(node.log_state().0);
+    node.metrics.log_usage(&node.engine.usage(), node.now());
     if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {
@@ -221,7 +216,7 @@ fn healthy(stalled: Option<Stalled>) -> Response<Full<Bytes>> {
     text(status, "text/plain; charset=utf-8", body)
 }
 
-/// Why no traffic should come here, if there is a reason.
+/// Why no traffic should come here, if there is a reason, and how the log is.
 fn ready(node: &Node) -> Response<Full<Bytes>> {
     let reason = match &*node.engine.health().borrow() {
         Health::Halted(reason) => Some(format!("the log takes no writes: {reason}")),
@@ -229,10 +224,16 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
         // Readers are served as ever, so a full log is no reason to send them elsewhere.
         Health::Full(_) | Health::Ok => node.is_draining().then(|| "the node is draining".to_owned()),
     };
+    let (state, why) = node.log_state();
     let body = serde_json::json!({
         "ready": reason.is_none(),
         "reason": reason,
-        "log": { "engine": node.config().log.engine.word(), "sync": node.terms.sync.unwrap_or("always") },
+        "log": {
+            "engine": node.config().log.engine.word(),
+            "sync": node.terms.sync.unwrap_or("always"),
+            "state": state.name(),
+            "reason": why,
+        },
     });
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, "application/json", format!("{body}\n"))

@@ -112,7 +112,7 @@ impl Publishers {
     /// Takes a deleted org out of the file ([`KeysFile::forget_org`]), and follows at once. May block.
     pub fn forget_org(&self, org: &OrgId) -> Result<ForgottenOrg, KeysFileError> {
         let forgotten = self.file.forget_org(org)?;
-        self.follow();
+        self.follow(self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(forgotten)
     }
 

@@ -5,7 +5,7 @@ use tidegate_protocol::{EventId, OrgId, ServiceName, UserId};
 
 use super::{
     Failure,
-    logs::{LogsArgs, confirm},
+    org_logs::{LogsArgs, confirm},
     print,
     remote::block_on,
 };

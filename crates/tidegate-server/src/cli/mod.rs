@@ -13,11 +13,10 @@ mod health;
 mod key;
 mod lines;
 mod log;
-
-mod logs;
 mod man;
 mod openapi;
 mod org;
+mod org_logs;
 mod printer;
 mod publish;
 mod remote;

@@ -6,7 +6,7 @@ use tidegate_protocol::OrgId;
 
 use super::{
     Failure,
-    logs::{LogsArgs, confirm},
+    org_logs::{LogsArgs, confirm},
     print,
     remote::block_on,
 };

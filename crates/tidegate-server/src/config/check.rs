@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use rustix::{
-    fs::{Access, FsWord, PROC_SUPER_MAGIC, access, statfs},
+    fs::{Access, FsWord, PROC_SUPER_MAGIC, access, statfs, statvfs},
     process::{Resource, getrlimit},
 };
 
@@ -30,6 +30,9 @@ const ISSUERS_MAX: usize = 64;
 
 /// At most this many orgs have series of their own, because a scrape carries them all.
 const HEALTH_ORGS_MAX: usize = 100;
+
+/// A log that can take less than this in a second, on average, is most likely a mistake.
+const LEAST_RATE: ByteSize = ByteSize::new(100 << 10);
 
 /// Every fault, with the key to change. Nothing is said of keys in `unread`, whose values are not known.
 pub(super) fn relations(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<ConfigError> {
@@ -82,6 +85,9 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
         );
         found.fault(config_key!(auth.keys_file), reason);
     }
+    if config.log.engine == LogEngine::Disk {
+        room(&mut found);
+    }
     let needed = config.open_files();
     if found.knows(config_key!(limits.publishes_in_flight))
         && let Some(most) = getrlimit(Resource::Nofile).maximum
@@ -97,6 +103,40 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
         found.fault(config_key!(limits.connections), reason);
     }
     found.errors
+}
+
+/// Whether the log's bounds leave it any use.
+fn room(found: &mut Checks<'_>) {
+    let log = &found.loaded.config.log;
+    let window = found.loaded.config.dedup.window;
+    let rate = log.max_bytes.bytes() as f64 / window.as_secs_f64();
+    if rate < LEAST_RATE.bytes() as f64 {
+        let reason = format!(
+            "{} is all that the log may take, and nothing younger than dedup.window ({}) is removed: above {} a \
+             second on average, publishes are refused (log_full)",
+            show_size(log.max_bytes),
+            show_time(window),
+            show_size(ByteSize::new(rate as u64)),
+        );
+        found.between(config_key!(log.max_bytes), config_key!(dedup.window), reason);
+    }
+    // A directory that is still to be made will be in the file system of its parent.
+    let system = log
+        .dir
+        .ancestors()
+        .find_map(|dir| statvfs(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).ok());
+    if let Some(system) = system {
+        let whole = system.f_blocks.saturating_mul(system.f_frsize);
+        if log.min_free.bytes() as u64 >= whole {
+            let reason = format!(
+                "{} is to be left free, and the file system of log.dir has {} in all: every publish is refused \
+                 (log_full)",
+                show_size(log.min_free),
+                show_size(ByteSize::new(whole)),
+            );
+            found.between(config_key!(log.min_free), config_key!(log.dir), reason);
+        }
+    }
 }
 
 impl Config {
@@ -328,6 +368,8 @@ fn times(found: &mut Checks<'_>) {
     }
     let shortest = [
         (setting!(config.log.retention), Duration::from_secs(1)),
+        // A file of the log covers a minute at least, and a sweep comes each minute.
+        (setting!(config.log.erase_within), Duration::from_secs(180)),
         (setting!(config.dedup.window), Duration::from_secs(1)),
         (setting!(config.ping.interval), Duration::from_millis(100)),
         (setting!(config.ping.timeout), Duration::from_millis(50)),

@@ -75,7 +75,7 @@ sections! {
     dedup: DedupSettings {
         /// How long the id of an event is remembered. An event that is sent again within it is stored once.
         window: Duration = "5m", restart;
-        /// Ids remembered at a time, over all orgs, of about 110 bytes each. When there are as many,
+        /// Ids remembered at a time, over all orgs, of about 120 bytes each. When there are as many,
         /// publishes that bring ids are refused (`dedup_full`), never stored without the check.
         max_entries: usize = 2_000_000, restart;
         /// Ids remembered at a time of one org, so that no org can use up `dedup.max_entries` alone. The

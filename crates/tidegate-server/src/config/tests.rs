@@ -703,6 +703,33 @@ fn what_is_valid_and_risky_is_a_warning() {
         ]
     );
     assert_eq!(warned(&["auth.keys_file=/dev/null"]), [""; 0]);
+    let small = [
+        "limits.event_bytes=64KiB",
+        "limits.request_bytes=64KiB",
+        "limits.publish_queue_bytes=64KiB",
+        "tail.org_max_bytes=16MiB",
+        "tail.max_bytes=16MiB",
+        "log.max_bytes=16MiB",
+        "dedup.window=5m",
+    ];
+    assert_eq!(
+        warned(&small),
+        [
+            "--set log.max_bytes: log.max_bytes: \"16MiB\" is all that the log may take, and nothing younger than \
+             dedup.window (\"5m\") is removed: above \"55924B\" a second on average, publishes are refused \
+             (log_full)"
+        ]
+    );
+    assert_eq!(warned(&[&small[..6], &["dedup.window=1m"]].concat()), [""; 0]);
+    let said = warned(&["log.min_free=1000000GiB"]).join("\n");
+    assert!(
+        said.starts_with(
+            "--set log.min_free: log.min_free: \"1000000GiB\" is to be left free, and the file system"
+        ),
+        "{said}"
+    );
+    assert!(!said.contains("has \"0B\""), "{said}");
+    assert_eq!(warned(&["log.min_free=1000000GiB", "log.engine=memory"]), [""; 0]);
     for all in ["\"0.0.0.0/0\"", "\"::/0\"", "\"0.0.0.0/1\", \"128.0.0.0/1\""] {
         let said = warned(&[&format!("listen.trusted_proxies=[{all}]")]).join("\n");
         assert!(said.contains("listen.trusted_proxies: every client counts as a proxy"), "{said}");

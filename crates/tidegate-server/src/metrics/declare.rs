@@ -2,7 +2,7 @@
 //!
 //! From the one list in [`super`] come the fields of [`super::Metrics`] and their registration.
 
-use std::{fmt, hash::Hash, ops::Deref};
+use std::{fmt, hash::Hash, ops::Deref, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, LabelSetEncoder},
@@ -39,6 +39,21 @@ impl Instrument for Counter {
 }
 
 impl Instrument for Gauge {
+    type Registered = Self;
+
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn registered(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A gauge with a fraction.
+pub(super) type Fraction = Gauge<f64, AtomicU64>;
+
+impl Instrument for Fraction {
     type Registered = Self;
 
     fn new() -> Self {

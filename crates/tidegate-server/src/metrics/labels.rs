@@ -76,6 +76,36 @@ labels! {
         Halted = "halted",
     }
 
+    /// What bytes of the log are counted.
+    LogPart("what") {
+        /// The events that are kept, with the ids of the dedup window.
+        Events = "events",
+        /// The files of the log, the copies of damaged stretches included.
+        Files = "files",
+        /// Copies of damaged stretches.
+        Damaged = "damaged",
+    }
+
+    /// What holds memory.
+    MemoryHolder("holder") {
+        /// The newest events of all orgs, with their encoded views.
+        Tails = "tails",
+        /// Pages of the log for readers that catch up.
+        Pages = "pages",
+        /// The dedup window.
+        Dedup = "dedup",
+        /// The state of all orgs, and the index of the newest file of the log.
+        Log = "log",
+        /// Events that wait to be written.
+        Queue = "queue",
+        /// Shared compressors.
+        Compressors = "compressors",
+        /// Connections, estimated by their number.
+        Connections = "connections",
+        /// Pages of the program's own file.
+        Program = "program",
+    }
+
     /// How a request for an issuer's key set ended.
     JwksOutcome("outcome") {
         /// A key set.
@@ -263,6 +293,9 @@ impl Label for Bound {
             config_key!(limits.replays_waiting),
             config_key!(tail.max_bytes),
             config_key!(compression.max_contexts),
+            config_key!(dedup.max_entries),
+            config_key!(log.max_bytes),
+            config_key!(log.min_free),
         ]
         .into_iter()
         .map(Self)

@@ -6,11 +6,15 @@
 mod by_org;
 mod declare;
 mod labels;
+mod memory;
 mod process;
 mod shared;
 mod text;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::text::encode,
@@ -18,16 +22,19 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tidegate_core::{Budget, deflate::Contexts};
-use tidegate_engine::{SyncObserver, store::Recovery};
-use tidegate_protocol::{Code, GapReason, OrgId, Refusal, frame::HealthReport};
+use tidegate_engine::{
+    SyncObserver,
+    store::{Recovery, Usage},
+};
+use tidegate_protocol::{Code, GapReason, OrgId, Refusal, UnixMillis, frame::HealthReport};
 
 use crate::{
     config::{Config, ConfigKey, config_key},
     transport::Transport,
 };
 use by_org::ByOrg;
-use declare::{By, Instrument, declare};
-use labels::{Bound, End, Incident, Limit, Outcome, ReportOutcome, SlotScope};
+use declare::{By, Fraction, Instrument, declare};
+use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, ReportOutcome, SlotScope};
 use process::{Dropped, Process};
 use shared::Shared;
 
@@ -74,6 +81,23 @@ declare! {
     /// 1 if this start found that acknowledged events were lost, or may have been, so that readers get a gap;
     /// otherwise 0.
     log_start_lossy: Gauge = "log_start_lossy";
+    /// How long this start took to open the log.
+    log_recovery_duration: Fraction = "log_recovery_duration" in Seconds;
+    /// Bytes of the log: events that are kept, its files, copies of damaged stretches.
+    log_bytes: By<LogPart, Gauge> = "log" in Bytes;
+    /// What the file system of the log has left for the gateway.
+    log_free: Gauge = "log_free" in Bytes;
+    /// The oldest event that can be read back is not older than this.
+    log_oldest_event_age: Gauge = "log_oldest_event_age" in Seconds;
+    /// Damaged stretches of the log that were found since the start.
+    log_damaged_stretches: Counter = "log_damaged_stretches";
+    /// Files of the log that the start did not find.
+    log_missing_files: Counter = "log_missing_files";
+    /// Ids in the dedup window.
+    dedup_ids: Gauge = "dedup_ids";
+    /// Memory by what holds it. The sum is about the resident memory; the rest is the allocator's, most of it
+    /// after a burst.
+    memory: By<MemoryHolder, Gauge> = "memory" in Bytes;
     /// Time to write and sync one group of the log.
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
@@ -187,6 +211,9 @@ impl Metrics {
             (config_key!(limits.replays_waiting), config.limits.replays_waiting),
             (config_key!(tail.max_bytes), config.tail.max_bytes.bytes()),
             (config_key!(compression.max_contexts), config.compression.max_contexts),
+            (config_key!(dedup.max_entries), config.dedup.max_entries),
+            (config_key!(log.max_bytes), config.log.max_bytes.bytes()),
+            (config_key!(log.min_free), config.log.min_free.bytes()),
         ] {
             self.limit.with(Bound(key)).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
@@ -199,9 +226,46 @@ impl Metrics {
         }
     }
 
-    /// Takes over what the start found of the log.
-    pub fn log_start(&self, recovery: &Recovery) {
+    /// Takes over what the start found of the log, and how long it took.
+    pub fn log_start(&self, recovery: &Recovery, took: Duration) {
         self.log_start_lossy.set(i64::from(recovery.lossy));
+        self.log_recovery_duration.set(took.as_secs_f64());
+        self.log_missing_files.inc_by(recovery.missing);
+    }
+
+    /// Takes over what the log takes and has now.
+    pub fn log_usage(&self, usage: &Usage, now: UnixMillis) {
+        for (part, bytes) in [
+            (LogPart::Events, usage.event_bytes),
+            (LogPart::Files, usage.disk_bytes),
+            (LogPart::Damaged, usage.damaged_bytes),
+        ] {
+            self.log_bytes.with(part).set(gauge(bytes));
+        }
+        self.log_free.set(gauge(usage.free_bytes.unwrap_or(0)));
+        let age = usage.oldest_at.map_or(0, |at| now.saturating_sub(at));
+        self.log_oldest_event_age.set(gauge(age / 1000));
+        self.log_damaged_stretches.inner().store(usage.damaged, Ordering::Relaxed);
+        self.dedup_ids.set(gauge(usage.ids));
+        self.take_memory(usage);
+    }
+
+    fn take_memory(&self, usage: &Usage) {
+        let connections = [Transport::WebSocket, Transport::Sse].map(|transport| {
+            self.connections.with(transport).get().max(0) as u64 * memory::of_reader(transport)
+        });
+        for (holder, bytes) in [
+            (MemoryHolder::Tails, self.shared.tails.used() as u64),
+            (MemoryHolder::Pages, self.shared.pages.used() as u64),
+            (MemoryHolder::Dedup, usage.ids_bytes),
+            (MemoryHolder::Log, usage.memory_bytes),
+            (MemoryHolder::Queue, usage.queue_bytes),
+            (MemoryHolder::Compressors, self.shared.contexts.used() as u64 * memory::COMPRESSOR),
+            (MemoryHolder::Connections, connections.iter().sum()),
+            (MemoryHolder::Program, memory::of_program()),
+        ] {
+            self.memory.with(holder).set(gauge(bytes));
+        }
     }
 
     /// Makes the series of an answer, so that it is there before the first such answer.
@@ -341,6 +405,10 @@ impl Metrics {
     }
 }
 
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 impl SyncObserver for Metrics {
     fn on_sync(&self, took: Duration, events: usize) {
         self.log_sync_duration.observe(took.as_secs_f64());
@@ -386,6 +454,12 @@ mod tests {
             "tidegate_client_reports_total{outcome=\"early\"} 0",
             "tidegate_log_start_lossy 0",
             "tidegate_log_lines_dropped_total 0",
+            "tidegate_log_bytes{what=\"files\"} 0",
+            "tidegate_log_state{state=\"full\"} 0",
+            "tidegate_log_damaged_stretches_total 0",
+            "tidegate_log_missing_files_total 0",
+            "tidegate_log_recovery_duration_seconds 0",
+            "tidegate_memory_bytes{holder=\"dedup\"} 0",
             "tidegate_build_info{version=",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

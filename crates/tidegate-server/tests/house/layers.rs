@@ -34,7 +34,7 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 23] = [
+const SERVER: [&str; 24] = [
     "random",
     "conformance",
     "log_limiter",

@@ -17,7 +17,8 @@ fn health_and_readiness_say_how_the_log_is_kept() {
     let ready = gateway.operators("/readyz");
     assert_eq!(ready.status, 200);
     assert_eq!(ready.json()["ready"], true);
-    assert_eq!(ready.json()["log"], serde_json::json!({"engine": "disk", "sync": "always"}));
+    let log = serde_json::json!({"engine": "disk", "sync": "always", "state": "ok", "reason": null});
+    assert_eq!(ready.json()["log"], log);
     assert_eq!(gateway.operators("/nowhere").status, 404);
     assert_eq!(Request::new(gateway.admin, "POST", "/metrics").send().status, 405);
     let weaker = Gateway::with(&["log.sync=interval"]);

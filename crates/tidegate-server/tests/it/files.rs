@@ -33,7 +33,7 @@ fn refusals(gateway: &Gateway) -> f64 {
 }
 
 #[test]
-fn a_thousand_half_open_connections_lock_out_nobody() {
+fn p8_a_thousand_half_open_connections_lock_out_nobody() {
     raise_own_limit();
     let gateway = few_files(&[]);
     assert_eq!(gateway.metric("process_max_fds"), 256.0, "the soft limit is raised to the hard one");
@@ -65,7 +65,7 @@ fn a_thousand_half_open_connections_lock_out_nobody() {
 }
 
 #[test]
-fn streams_leave_files_to_publishers() {
+fn p8_streams_leave_files_to_publishers() {
     let gateway = few_files(&["limits.connections_per_user=1000"]);
     let mut streams: Vec<_> = (0..STREAMS).map(|_| gateway.ws("")).collect();
     streams.iter_mut().for_each(|stream| drop(stream.next("hello")));
@@ -106,7 +106,7 @@ fn quiet_connections_that_were_served_make_room_too_but_streams_do_not() {
 }
 
 #[test]
-fn no_files_at_all_for_a_while_stops_no_listener() {
+fn p8_no_files_at_all_for_a_while_stops_no_listener() {
     let gateway = Gateway::start();
     let pid = Pid::from_raw(gateway.pid().cast_signed()).expect("a pid");
     // Fewer than it has open.

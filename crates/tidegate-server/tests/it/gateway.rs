@@ -194,6 +194,13 @@ impl Gateway {
         self.started_again()
     }
 
+    /// Kills it, changes its directory, and starts a new one over it.
+    pub fn killed_and_started_again_after(mut self, change: impl FnOnce(&std::path::Path)) -> Self {
+        self.kill();
+        change(self.dir.path());
+        self.started_again()
+    }
+
     /// Starts a new one over the directory of this one, which has ended.
     pub fn started_again(mut self) -> Self {
         assert!(self.child.is_none(), "it still runs");

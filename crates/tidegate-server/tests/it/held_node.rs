@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_engine::{
     AppendError, Appended, Clock, DeleteError, Durability, Engine, Feed, Health, Hooks, LocalEngine,
-    MemoryStore, OrgLog, Page, PageLimit, ReadError, SystemClock,
+    MemoryStore, OrgLog, Page, PageLimit, ReadError, SystemClock, store::Usage,
 };
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
@@ -128,6 +128,10 @@ impl Engine for HeldBack {
         self.health.subscribe()
     }
 
+    fn usage(&self) -> Usage {
+        self.engine.usage()
+    }
+
     fn durability(&self) -> Durability {
         self.engine.durability()
     }
@@ -229,6 +233,7 @@ impl HeldNode {
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
             publishers: Arc::new(Publishers::open(keys, clock.now()).expect("keys")),
             has_page: false,
+            missing_files: 0,
             clock,
             hub,
         };

@@ -401,7 +401,10 @@ fn of_a_log_that_fails(book: &mut Book) {
     book.hold("publishToOrgs", &named().send());
     let full = Gateway::with(&["log.min_free=1000000GiB"]);
     book.hold("publishEvents", &full.publish(EVENT));
-    book.hold("publishToOrgs", &full.publishing().to("/v1/events").body(NAMED.replace("dev", &full.org)).send());
+    book.hold(
+        "publishToOrgs",
+        &full.publishing().to("/v1/events").body(NAMED.replace("dev", &full.org)).send(),
+    );
 }
 
 /// The answers if an issuer publishes no keys.

@@ -130,7 +130,7 @@ impl Drop for Node {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_holds_up_nobody() {
+fn p8_a_standard_error_that_nobody_reads_holds_up_nobody() {
     let mut node = Node::start();
     let mut stream = node.stream();
     node.flood();
@@ -160,7 +160,7 @@ fn a_full_standard_error_does_not_keep_it_from_ending() {
 }
 
 #[test]
-fn a_closed_standard_error_is_no_reason_to_panic() {
+fn p8_a_closed_standard_error_is_no_reason_to_panic() {
     let mut node = Node::start();
     let mut stream = node.stream();
     drop(node.stderr.take());
