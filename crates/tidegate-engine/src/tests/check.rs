@@ -87,7 +87,7 @@ fn ended_by_repair(world: &World, dir: &Path, what: &str) -> Report {
     assert_eq!(said(&after), said(&found), "{what}");
     let (store, start) = DiskStore::open(&world.disk_options(dir), world.clock.now()).unwrap();
     assert_eq!((start.missing, start.damaged), (0, 0), "{what}");
-    assert_eq!(start.start.last_lossy == start.start.number, false, "{what}: the next start finds no loss");
+    assert!(start.start.last_lossy != start.start.number, "{what}: the next start finds no loss");
     drop(store);
     let read = read(world, dir).unwrap();
     assert_eq!(before.unwrap_or_else(|| read.clone()), read, "{what}");
@@ -199,7 +199,7 @@ fn r31_damage_of_every_kind_is_found_in_its_place_and_ended_by_a_repair() {
     let missing = file(dir, 2);
     fs::remove_file(dir.join(&missing)).unwrap();
     let found = ended_by_repair(&world, dir, what);
-    assert_eq!(found.missing, [missing.clone()], "{what}");
+    assert_eq!(found.missing, std::slice::from_ref(&missing), "{what}");
     assert_eq!(holes(&found), [[3, 4, 5, 6], [3, 4, 5, 6]], "{what}");
     assert!(dir.join(missing).exists());
 
