@@ -295,7 +295,7 @@ impl<S: Store> Committer<S> {
 
     /// Removes what has left the dedup window meanwhile, and looks whether there is room now.
     fn look_for_room(&mut self) -> Result<(), StoreError> {
-        let now = self.shared.hooks.clock.now();
+        let now = self.shared.time().now;
         if self.shared.store.cuts_on_write()
             && let Some(cut) = self.shared.store.plan_cut(now, 0)?
         {
@@ -553,17 +553,16 @@ fn known_before(
 }
 
 impl<S: Store> Shared<S> {
+    fn note_ids(&self, window: &Window) {
+        self.ids[0].store(window.len() as u64, Ordering::Relaxed);
+        self.ids[1].store(window.memory() as u64, Ordering::Relaxed);
+    }
+
     /// Writes the record of this start.
     fn mark(&self, at: UnixMillis, start: Start) -> Result<(), StoreError> {
         let group = WriteGroup { at, start: Some(start), ..WriteGroup::default() };
         self.store.commit(&group)?.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
         self.store.acknowledge()
-    }
-
-    /// Notes how full the dedup window is.
-    fn note_ids(&self, window: &Window) {
-        self.ids[0].store(window.len() as u64, Ordering::Relaxed);
-        self.ids[1].store(window.memory() as u64, Ordering::Relaxed);
     }
 
     /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have

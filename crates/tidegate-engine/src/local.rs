@@ -45,11 +45,12 @@ const READS_MAX: usize = 8;
 /// would skip the first events as if it had them already.
 const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
 
-/// A log that is found at a start is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
 /// What a log takes in memory beside what its store keeps of it, about: it is in two maps, and has a name and
 /// an epoch with a few ancestors.
 const LOG_MEMORY: usize = 2 * size_of::<(OrgId, Arc<Log>)>() + size_of::<Log>() + 256;
+
+/// A log that is found at a start is remembered for at least this long, so that its readers can come back.
+const GRACE_MILLIS: u64 = 3_600_000;
 
 /// The settings that both local engines have. There are no defaults here: those of a node stand in
 /// its configuration.

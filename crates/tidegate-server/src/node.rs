@@ -204,11 +204,6 @@ impl Node {
         self.clock.now()
     }
 
-    /// The time by which batches age, which does not step.
-    pub fn steady(&self) -> u64 {
-        self.clock.steady()
-    }
-
     /// The state of the log for operators, and the reason if it is not `ok`.
     pub fn log_state(&self) -> (LogSays, Option<String>) {
         match &*self.engine.health().borrow() {
@@ -226,6 +221,11 @@ impl Node {
              readers get a gap, and all else works; the log lines say where"
         );
         (LogSays::Degraded, Some(reason))
+    }
+
+    /// The time by which batches age, which does not step.
+    pub fn steady(&self) -> u64 {
+        self.clock.steady()
     }
 
     /// Whether it is draining.
