@@ -7,11 +7,17 @@
 //! the numbers of the two starts tell whether any boundary between them was lossy.
 
 use tidegate_core::{Ancestor, LogState};
-use tidegate_protocol::{Epoch, Seq};
+use tidegate_protocol::{Epoch, Seq, UnixMillis};
 
-/// The most ancestors that a chain remembers. A client that was away for more restarts than this gets a
-/// gap.
+/// The most ancestors that a chain remembers of those that ended longer ago than [`ANCESTORS_FOR_MILLIS`].
+/// A client that was away for more restarts than this gets a gap.
 pub const ANCESTORS_MAX: usize = 64;
+/// All ancestors that ended within this time are remembered, so that a client finds the epoch of its cursor
+/// however often the node has crashed since. It is 12 times the longest delay of a client (300 s).
+pub const ANCESTORS_FOR_MILLIS: u64 = 3_600_000;
+/// The most ancestors in all. It is more than one start a second for that time, on average, and a start
+/// takes longer.
+const ANCESTORS_BOUND: usize = 4_096;
 
 /// A start of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +32,15 @@ pub struct Start {
     pub sync_always: bool,
 }
 
+/// An ancestor, and when its time ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The ancestor.
+    pub ancestor: Ancestor,
+    /// When the next epoch began, by the commit clock. Until then a client may have got this one's name.
+    pub at: UnixMillis,
+}
+
 /// The epochs of one log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
@@ -34,7 +49,7 @@ pub struct Chain {
     /// The number of the start that this epoch began in.
     pub start: u64,
     /// The epochs before it, oldest first.
-    pub ancestors: Vec<Ancestor>,
+    pub ancestors: Vec<Ended>,
     /// Whether older ones were dropped from the list.
     pub trimmed: bool,
 }
@@ -45,11 +60,22 @@ impl Chain {
         Self { epoch, start: start.number, ancestors: Vec::new(), trimmed: false }
     }
 
-    /// The chain of a log that ended at `head` when `start` found it, with a new epoch.
-    pub fn next_incarnation(mut self, epoch: Epoch, start: &Start, head: Seq) -> Self {
+    /// The chain of a log that ended at `head` when `start` found it, with a new epoch that begins at `at`.
+    pub fn next_incarnation(mut self, epoch: Epoch, start: &Start, head: Seq, at: UnixMillis) -> Self {
         let lossy = start.last_lossy > self.start;
-        self.ancestors.push(Ancestor { epoch: self.epoch, end: head, lossy });
-        let surplus = self.ancestors.len().saturating_sub(ANCESTORS_MAX);
+        let ancestor = Ancestor { epoch: self.epoch, end: head, lossy };
+        self.ancestors.push(Ended { ancestor, at });
+        // In the order in which they ended, because the commit clock never falls.
+        let old = self.ancestors.partition_point(|ended| ended.at.saturating_add(ANCESTORS_FOR_MILLIS) <= at);
+        let mut surplus = old.saturating_sub(ANCESTORS_MAX);
+        if self.ancestors.len() - surplus > ANCESTORS_BOUND {
+            surplus = self.ancestors.len() - ANCESTORS_BOUND;
+            tracing::warn!(
+                kept = ANCESTORS_BOUND,
+                "a log has had more epochs within an hour than are kept; clients that come back to older ones \
+                 get a gap"
+            );
+        }
         self.ancestors.drain(..surplus);
         Self { epoch, start: start.number, trimmed: self.trimmed || surplus > 0, ..self }
     }
@@ -61,7 +87,7 @@ impl Chain {
             // A log with ancestors may hold events that were seen under an epoch that is in no list: a
             // directory restored from a snapshot has lost the epochs that came after it.
             born_empty: self.ancestors.is_empty() && !self.trimmed,
-            ancestors: self.ancestors.clone(),
+            ancestors: self.ancestors.iter().map(|ended| ended.ancestor.clone()).collect(),
             head,
             floor,
         }
@@ -106,11 +132,12 @@ mod tests {
         let mut epochs = Epochs::from_system().expect("randomness");
         let first = Chain::fresh(epochs.draw(), &start(3, 3));
         assert!(first.state(0, 0).born_empty, "a lossy start before the log was created does not matter");
-        let quiet = first.clone().next_incarnation(epochs.draw(), &start(9, 3), 7);
-        assert_eq!(quiet.ancestors, [Ancestor { epoch: first.epoch.clone(), end: 7, lossy: false }]);
-        assert!(!quiet.state(7, 0).born_empty);
+        let quiet = first.clone().next_incarnation(epochs.draw(), &start(9, 3), 7, 0);
+        let state = quiet.state(7, 0);
+        assert_eq!(state.ancestors, [Ancestor { epoch: first.epoch.clone(), end: 7, lossy: false }]);
+        assert!(!state.born_empty);
         // It was not touched in starts 10 and 11; 11 was lossy.
-        let later = quiet.clone().next_incarnation(epochs.draw(), &start(12, 11), 9);
+        let later = quiet.clone().next_incarnation(epochs.draw(), &start(12, 11), 9, 0).state(9, 0);
         assert!(later.ancestors[1].lossy);
         assert!(!later.ancestors[0].lossy);
     }
@@ -119,11 +146,30 @@ mod tests {
     fn r11_chains_are_bounded_and_say_that_they_were_cut() {
         let mut epochs = Epochs::from_system().expect("randomness");
         let mut chain = Chain::fresh(epochs.draw(), &start(1, 0));
-        for number in 2..=u64::try_from(ANCESTORS_MAX).expect("small") + 2 {
-            chain = chain.next_incarnation(epochs.draw(), &start(number, 0), number);
+        let last = u64::try_from(ANCESTORS_MAX).expect("small") + 2;
+        for number in 2..=last {
+            chain = chain.next_incarnation(epochs.draw(), &start(number, 0), number, number);
         }
-        assert_eq!(chain.ancestors.len(), ANCESTORS_MAX);
+        assert_eq!(chain.ancestors.len(), ANCESTORS_MAX + 1, "all of the last hour");
+        assert!(!chain.trimmed);
+        let later = |number| number + ANCESTORS_FOR_MILLIS;
+        chain = chain.next_incarnation(epochs.draw(), &start(last + 1, 0), last + 1, later(3));
+        assert_eq!(chain.ancestors.len(), ANCESTORS_MAX + 2, "two are older, and may stay");
+        chain = chain.next_incarnation(epochs.draw(), &start(last + 2, 0), last + 2, later(last));
+        assert_eq!(chain.ancestors.len(), ANCESTORS_MAX + 2, "64 and those of the last hour");
         assert!(chain.trimmed);
-        assert_eq!(chain.ancestors[0].end, 3, "the oldest fell out");
+        assert_eq!(chain.ancestors[0].ancestor.end, 3, "the oldest fell out");
+        assert!(!chain.state(9, 0).born_empty);
+    }
+
+    #[test]
+    fn r11_a_crash_loop_that_never_ends_has_a_bound_too() {
+        let mut epochs = Epochs::from_system().expect("randomness");
+        let mut chain = Chain::fresh(epochs.draw(), &start(1, 0));
+        for number in 2..5_000 {
+            chain = chain.next_incarnation(epochs.draw(), &start(number, 0), number, 1);
+        }
+        assert_eq!((chain.ancestors.len(), chain.trimmed), (ANCESTORS_BOUND, true));
+        assert_eq!(chain.ancestors[ANCESTORS_BOUND - 1].ancestor.end, 4_999, "the newest are kept");
     }
 }

@@ -1,9 +1,6 @@
 //! Time, as engines read it.
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_protocol::{UnixMillis, time};
 
@@ -12,7 +9,8 @@ pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch. May step, in both directions.
     fn now(&self) -> UnixMillis;
 
-    /// Milliseconds since some moment, by a clock that never steps.
+    /// Milliseconds since some moment, by a clock that never steps. It goes on while the machine sleeps, or
+    /// its sleep would look like a step of the other clock.
     fn steady(&self) -> u64 {
         self.now()
     }
@@ -29,8 +27,9 @@ impl Clock for SystemClock {
     }
 
     fn steady(&self) -> u64 {
-        static START: OnceLock<Instant> = OnceLock::new();
-        time::millis(START.get_or_init(Instant::now).elapsed())
+        // `Instant` stands still while the machine sleeps.
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        time::millis(Duration::try_from(since_boot).unwrap_or_default())
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Committer<S: Store> {
     next_index: LogIndex,
     /// Whether events were refused because there was no room, and none has been seen since.
     is_full: bool,
+    /// How many leaps of the clock the log has followed.
+    followed: u32,
     /// The logs by the number that the store knows them by.
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
@@ -75,27 +77,26 @@ impl<S: Store> Committer<S> {
     /// epochs that begin from now on refer to that record, so it is stored before an event of such an epoch
     /// is acknowledged.
     pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
-        let now = shared.hooks.clock.now();
+        let time = shared.time();
         let options = &shared.options;
         let mut window = Window::new(
             capped_millis(options.dedup_window),
             WindowLimits { total: options.dedup_max_entries, per_log: options.dedup_max_entries_per_org },
-            now,
-            shared.hooks.clock.steady(),
+            time.now,
+            time.passed,
         );
         for found in &found.ids {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, found.log, key, Known { seq, content });
         }
-        let start = WriteGroup { at: now, start: Some(found.start), ..WriteGroup::default() };
-        shared.store.commit(&start)?.map_err(|no_room| StoreError::new("start the log", no_room))?;
-        shared.store.acknowledge()?;
+        shared.mark(time.now, found.start)?;
         let by_index = {
             let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
             logs.values().map(|log| (log.index, log.clone())).collect()
         };
         let (start, next_index) = (found.start, found.next_index);
-        Ok(Self { shared, window, epochs, start, next_index, by_index, is_full: false })
+        let followed = time.followed;
+        Ok(Self { shared, window, epochs, start, next_index, is_full: false, followed, by_index })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -140,7 +141,7 @@ impl<S: Store> Committer<S> {
     /// Syncs everything and records that this start was stopped cleanly.
     fn finish(&mut self) {
         let start = Start { clean: true, ..self.start };
-        let now = self.shared.hooks.clock.now();
+        let now = self.shared.time().now;
         let marked = (self.shared.store.sync())
             .and_then(|()| {
                 let group = WriteGroup { at: now, start: Some(start), ..WriteGroup::default() };
@@ -156,9 +157,15 @@ impl<S: Store> Committer<S> {
 
     /// Decides, commits and answers one group.
     fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
-        let now = self.shared.hooks.clock.now();
-        self.window.advance(self.shared.hooks.clock.steady());
-        let mut pending = Pending { now, ..Pending::default() };
+        let time = self.shared.time();
+        if self.followed != time.followed {
+            self.followed = time.followed;
+            // Events that were committed during the leap have the time from before it. This commit comes after
+            // them, so that a store which removes events by the time of the last commit beside them keeps them.
+            self.shared.mark(time.now, self.start)?;
+        }
+        self.window.advance(time.passed);
+        let mut pending = Pending { time, ..Pending::default() };
         let (mut sweeps, mut erased, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
         let mark = self.window.mark();
         for request in requests {
@@ -191,14 +198,14 @@ impl<S: Store> Committer<S> {
         }
         self.commit(pending, mark)?;
         for (org, seqs, answer) in deletions {
-            let deleted = self.delete(now, &org, seqs)?;
+            let deleted = self.delete(time.now, &org, seqs)?;
             let _ = answer.send(deleted);
         }
         if !erased.is_empty() {
-            self.note_erased(now, erased)?;
+            self.note_erased(time.now, erased)?;
         }
         for (cut, done) in sweeps {
-            self.sweep(now, cut)?;
+            self.sweep(time, cut)?;
             let _ = done.send(());
         }
         Ok(())
@@ -254,7 +261,7 @@ impl<S: Store> Committer<S> {
                 Verdict::Known(seq) => StoredAt { seq, duplicate: true },
                 Verdict::SameAs(index) => StoredAt { seq: stored[index].seq, duplicate: true },
                 Verdict::New => {
-                    let seq = staged.push(event, pending.now);
+                    let seq = staged.push(event, pending.time.now);
                     if let Some(key) = event.dedup {
                         self.window.insert(staged.index, key, Known { seq, content: event.content });
                     }
@@ -374,7 +381,7 @@ impl<S: Store> Committer<S> {
             return Ok(Ok(at));
         }
         let staged = match self.shared.log(org) {
-            Some(log) => self.stage_known(org, log)?,
+            Some(log) => self.stage_known(org, log, pending.time.now)?,
             None => {
                 let held = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner).len();
                 if held + pending.created >= self.shared.options.orgs_max {
@@ -392,7 +399,7 @@ impl<S: Store> Committer<S> {
         Ok(Ok(pending.staged.len() - 1))
     }
 
-    fn stage_known(&mut self, org: &OrgId, log: Arc<Log>) -> Result<Staged, StoreError> {
+    fn stage_known(&mut self, org: &OrgId, log: Arc<Log>, at: UnixMillis) -> Result<Staged, StoreError> {
         let (epoch, end) = {
             let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
             (now.chain.as_ref().map(|chain| chain.epoch.clone()), (now.head, now.last_timestamp))
@@ -402,7 +409,7 @@ impl<S: Store> Committer<S> {
             return Ok(Staged::new(org, Some(log), index, None, epoch, end));
         }
         let chain = match self.shared.store.chain(index) {
-            Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0),
+            Some(chain) => chain.next_incarnation(self.epochs.draw(), &self.start, end.0, at),
             // Its earlier epochs cannot be read. `trimmed` records that there were some, so readers with
             // a cursor of an earlier epoch get a gap.
             None => Chain { trimmed: true, ..Chain::fresh(self.epochs.draw(), &self.start) },
@@ -417,8 +424,8 @@ impl<S: Store> Committer<S> {
     /// If there turns out to be no room, nothing of the group is kept: the ids inserted since `mark` leave the
     /// window again.
     fn commit(&mut self, pending: Pending, mark: usize) -> Result<(), StoreError> {
-        let Pending { now, staged, appends, refused, opens, .. } = pending;
-        let mut group = WriteGroup { at: now, ..WriteGroup::default() };
+        let Pending { time, staged, appends, refused, opens, .. } = pending;
+        let mut group = WriteGroup { at: time.now, ..WriteGroup::default() };
         let mut logs = Vec::new();
         for staged in staged {
             let has_news = staged.chain.is_some() || !staged.events.is_empty() || !staged.ids.is_empty();
@@ -454,12 +461,12 @@ impl<S: Store> Committer<S> {
             }
         }
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
-            self.publish(now, write, log, prev);
+            self.publish(time.passed, write, log, prev);
         }
         if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
+            && let Some(cut) = self.shared.store.plan_cut(time.now, 0)?
         {
-            self.cut(now, &cut)?;
+            self.cut(time.now, &cut)?;
         }
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
@@ -486,10 +493,10 @@ impl<S: Store> Committer<S> {
     }
 
     /// Makes one log's part of a written group visible: to reads, and to the node.
-    fn publish(&mut self, at: UnixMillis, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
+    fn publish(&mut self, touched: u64, write: LogWrite, log: Option<Arc<Log>>, prev: Seq) {
         match log {
             Some(log) => {
-                log.touched.fetch_max(at, Ordering::Relaxed);
+                log.touched.fetch_max(touched, Ordering::Relaxed);
                 let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
                 now.head = write.head;
                 now.last_timestamp = write.last_timestamp;
@@ -504,7 +511,7 @@ impl<S: Store> Committer<S> {
                     floor: 0,
                     last_timestamp: write.last_timestamp,
                 };
-                let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(at) };
+                let log = Log { index: write.index, now: RwLock::new(now), touched: AtomicU64::new(touched) };
                 let log = Arc::new(log);
                 self.by_index.insert(write.index, log.clone());
                 let mut logs = self.shared.logs.write().unwrap_or_else(PoisonError::into_inner);
@@ -534,6 +541,13 @@ fn known_before(
 }
 
 impl<S: Store> Shared<S> {
+    /// Writes the record of this start.
+    fn mark(&self, at: UnixMillis, start: Start) -> Result<(), StoreError> {
+        let group = WriteGroup { at, start: Some(start), ..WriteGroup::default() };
+        self.store.commit(&group)?.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
+        self.store.acknowledge()
+    }
+
     /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have
     /// dropped the pages that it could not write, and would then report success.
     fn halt(&self, error: &StoreError) {

@@ -39,25 +39,25 @@ pub struct Window {
     order: VecDeque<(u64, DedupKey, LogIndex)>,
     /// How many of them each log has; a log with none has no entry.
     by_log: HashMap<LogIndex, usize>,
-    /// The time of this window, by a clock that does not step: a step of the wall clock would expire ids
-    /// early or keep them for too long.
+    /// The time of this window. It is that of the commit clock without its steps ahead, which would expire
+    /// ids early (R30).
     elapsed: u64,
-    steady: u64,
-    /// The wall clock's time at the start, to which the times of ids found in the log are compared.
+    passed: u64,
+    /// The commit clock's time at the start, to which the times of ids found in the log are compared.
     opened: UnixMillis,
 }
 
 impl Window {
     /// An empty window.
-    pub fn new(window: u64, limits: WindowLimits, opened: UnixMillis, steady: u64) -> Self {
+    pub fn new(window: u64, limits: WindowLimits, opened: UnixMillis, passed: u64) -> Self {
         let (known, order, by_log) = (HashMap::new(), VecDeque::new(), HashMap::new());
-        Self { window, limits, known, order, by_log, elapsed: window, steady, opened }
+        Self { window, limits, known, order, by_log, elapsed: window, passed, opened }
     }
 
-    /// Moves the time to `steady` and drops the ids that are older than the window.
-    pub fn advance(&mut self, steady: u64) {
-        self.elapsed += steady.saturating_sub(self.steady);
-        self.steady = steady;
+    /// Moves the time on to `passed` and drops the ids that are older than the window.
+    pub fn advance(&mut self, passed: u64) {
+        self.elapsed += passed.saturating_sub(self.passed);
+        self.passed = passed;
         while let Some(&(at, key, log)) = self.order.front() {
             if at + self.window > self.elapsed {
                 break;

@@ -82,6 +82,7 @@ mod page;
 pub mod local;
 
 mod chain;
+mod commit_clock;
 mod committer;
 mod dedup;
 mod queue;
@@ -101,7 +102,7 @@ pub mod conformance;
 mod tests;
 
 pub use append::{AppendError, Appended, DeleteError, FirstUse, StoredAt};
-pub use chain::{ANCESTORS_MAX, Chain, Start};
+pub use chain::{ANCESTORS_MAX, Chain, Ended, Start};
 pub use clock::{Clock, SystemClock};
 pub use disk::{DiskOptions, DiskStore};
 pub use engine::{Durability, Engine, Feed, OrgLog};

@@ -15,9 +15,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use tidegate_core::{LogState, NewEvent};
-use tidegate_protocol::{OrgId, Seq, UnixMillis};
+use tidegate_protocol::{OrgId, Seq, UnixMillis, time};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
@@ -25,6 +26,7 @@ use super::{
     ReadError,
     chain::{Chain, Epochs, Start},
     clock::capped_millis,
+    commit_clock::{CommitClock, News, Time},
     committer::Committer,
     memory::MemoryStore,
     queue::{Queue, Refused, Request},
@@ -42,6 +44,9 @@ const READS_MAX: usize = 8;
 /// Otherwise the org's next log, whose seqs begin at 1 again, would be fed to the old tail, and that
 /// would skip the first events as if it had them already.
 const FORGET_LATER_MILLIS: u64 = 2 * 60_000;
+
+/// A log that is found at a start is remembered for at least this long, so that its readers can come back.
+const GRACE_MILLIS: u64 = 3_600_000;
 
 /// The settings that both local engines have. There are no defaults here: those of a node stand in
 /// its configuration.
@@ -76,7 +81,8 @@ pub struct MemoryOptions {
 pub(super) struct Log {
     pub index: LogIndex,
     pub now: RwLock<LogNow>,
-    /// When it was last written to, opened, or left by a reader, by the wall clock.
+    /// When it was last written to, opened, or left by a reader, as [`Time::passed`]: the log is not
+    /// forgotten early because the clock was set ahead.
     pub touched: AtomicU64,
 }
 
@@ -111,6 +117,7 @@ pub(super) struct Shared<S> {
     pub logs: RwLock<HashMap<OrgId, Arc<Log>>>,
     pub queue: Queue,
     pub hooks: Hooks,
+    pub clock: Mutex<CommitClock>,
     pub watched: Watched,
     pub health: watch::Sender<Health>,
 }
@@ -118,6 +125,30 @@ pub(super) struct Shared<S> {
 impl<S: Store> Shared<S> {
     pub fn log(&self, org: &OrgId) -> Option<Arc<Log>> {
         self.logs.read().unwrap_or_else(PoisonError::into_inner).get(org).cloned()
+    }
+
+    /// What the commit clock says, which is the time of all that this engine does (R30).
+    pub fn time(&self) -> Time {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let wall = self.hooks.clock.now();
+        let (time, news) = clock.read(wall, self.hooks.clock.steady());
+        drop(clock);
+        let (clock, log) = (Utc(wall), Utc(time.now));
+        match news {
+            None => {}
+            Some(News::Leapt) => {
+                tracing::warn!(%clock, %log, "the clock leapt ahead, and the log does not follow it yet");
+            }
+            Some(News::CameBack) => tracing::info!(%clock, %log, "the clock came back from its leap"),
+            Some(News::Followed) => {
+                tracing::warn!(%clock, %log, "the clock is still where it leapt to, and the log follows it now");
+            }
+            Some(News::Ahead) => {
+                let seconds = time.ahead.as_secs();
+                tracing::warn!(%clock, %log, seconds, "the time of the log is ahead of the clock");
+            }
+        }
+        time
     }
 
     fn refusal(&self, refused: Refused) -> AppendError {
@@ -145,6 +176,17 @@ impl<S: Store> Shared<S> {
         let after = after.max(begin).max(floor);
         events.retain(|event| event.seq > after);
         Ok(Page { after, to: to.max(after), events })
+    }
+}
+
+/// A time as log lines have it.
+struct Utc(UnixMillis);
+
+impl std::fmt::Display for Utc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = BytesMut::new();
+        time::write_rfc3339(&mut text, self.0);
+        f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
@@ -181,10 +223,17 @@ impl<S: Store> LocalEngine<S> {
     ) -> Result<Self, StoreError> {
         let epochs = Epochs::from_system().map_err(|error| StoreError::new("draw an epoch", error))?;
         let recovery = found.recovery();
+        let clock = CommitClock::begin(found.clock, hooks.clock.now(), hooks.clock.steady());
+        let began = clock.now();
+        let grace = began - forget_after.saturating_sub(GRACE_MILLIS).min(began);
         let logs = found.logs.iter().map(|log| {
             let now =
                 LogNow { chain: None, head: log.head, floor: log.floor, last_timestamp: log.last_timestamp };
-            let entry = Log { index: log.index, now: RwLock::new(now), touched: AtomicU64::new(log.touched) };
+            let entry = Log {
+                index: log.index,
+                now: RwLock::new(now),
+                touched: AtomicU64::new(log.touched.clamp(grace, began)),
+            };
             (log.org.clone(), Arc::new(entry))
         });
         let shared = Arc::new(Shared {
@@ -193,6 +242,7 @@ impl<S: Store> LocalEngine<S> {
             durability,
             logs: RwLock::new(logs.collect()),
             queue: Queue::new(options.queue_requests_max, options.queue_bytes_max),
+            clock: Mutex::new(clock),
             hooks,
             watched: Watched::default(),
             health: watch::Sender::new(Health::Ok),
@@ -220,6 +270,12 @@ impl<S: Store> LocalEngine<S> {
     /// What the store takes and has.
     pub fn usage(&self) -> Usage {
         self.shared.store.usage()
+    }
+
+    /// How far the commit clock is ahead of the wall clock. If that is more than a moment, the wall clock was
+    /// set back, or it was wrong for more than 10 minutes (R30).
+    pub fn clock_ahead(&self) -> Duration {
+        self.shared.time().ahead
     }
 
     /// How many orgs the node holds.
@@ -267,7 +323,7 @@ impl<S: Store> LocalEngine<S> {
         let state = log.state()?;
         // While the lock is held: the committer takes the write lock, looks at this time again, and only
         // then forgets a log.
-        log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
+        log.touched.fetch_max(self.shared.time().passed, Ordering::Relaxed);
         Some(state)
     }
 }
@@ -336,14 +392,15 @@ impl<S: Store> Engine for LocalEngine<S> {
     fn unwatch(&self, org: &OrgId) {
         // Before the count falls, so that no sweep finds the log unwatched and not used for long.
         if let Some(log) = self.shared.log(org) {
-            log.touched.fetch_max(self.shared.hooks.clock.now(), Ordering::Relaxed);
+            log.touched.fetch_max(self.shared.time().passed, Ordering::Relaxed);
         }
         self.shared.watched.remove(org);
     }
 
     fn sweep(&self) {
         self.erase();
-        let now = self.shared.hooks.clock.now();
+        // The commit clock: to a store the time never falls, and no leap ahead is seen before it is believed.
+        let now = self.shared.time().now;
         for round in 0..CUTS_MAX {
             // Planned on this thread, because planning may read a lot. The committer makes the cut.
             let cut = self.shared.store.plan_cut(now, round).unwrap_or_else(|error| {

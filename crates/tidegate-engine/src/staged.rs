@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     AppendError, Appended,
     chain::Chain,
+    commit_clock::Time,
     local::Log,
     store::{GivenId, LogIndex},
 };
@@ -16,7 +17,7 @@ use super::{
 /// The group being decided, and those who wait for it.
 #[derive(Default)]
 pub(super) struct Pending {
-    pub now: UnixMillis,
+    pub time: Time,
     pub staged: Vec<Staged>,
     pub by_org: HashMap<OrgId, usize>,
     pub created: usize,

@@ -2,6 +2,9 @@
 //!
 //! A store holds bytes and answers reads; it decides nothing. Seqs, epochs, dedup and retention are
 //! decided by the committer, so that memory and disk cannot differ in them.
+//!
+//! All times that a store is given are those of the commit clock (R30). They never fall, across restarts too,
+//! and do not leap ahead before the leap is believed, so a store needs no care for clocks that are set.
 
 use std::sync::Arc;
 
@@ -67,7 +70,8 @@ pub struct Erasure {
 /// Everything that one commit writes: kept together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct WriteGroup {
-    /// The node's time.
+    /// The time of the commit clock (R30): never below that of the group before, nor below
+    /// [`Found::clock`].
     pub at: UnixMillis,
     /// At most one entry per log.
     pub logs: Vec<LogWrite>,
@@ -113,14 +117,14 @@ pub struct FoundLog {
     pub floor: Seq,
     /// The timestamp of its last event.
     pub last_timestamp: UnixMillis,
-    /// When it was last written to, by the node's time.
+    /// The time of the commit that last wrote to it.
     pub touched: UnixMillis,
 }
 
 /// An id in the dedup window, as the log remembers it.
 #[derive(Debug, Clone, Copy)]
 pub struct FoundId {
-    /// The node's time at its commit.
+    /// The time of its commit.
     pub at: UnixMillis,
     /// The log that it was given in; 0 if that is not known any more.
     pub log: LogIndex,
@@ -135,10 +139,13 @@ pub struct Found {
     pub logs: Vec<FoundLog>,
     /// The number for the next new log.
     pub next_index: LogIndex,
-    /// The ids of the dedup window, oldest first.
+    /// The ids of the dedup window, oldest first: at least those that were given within the window before
+    /// `clock`.
     pub ids: Vec<FoundId>,
     /// This start, to be written before anything else.
     pub start: Start,
+    /// The time of the newest commit, 0 if there is none.
+    pub clock: UnixMillis,
     /// How the start before it ended.
     pub stopped: Stopped,
     /// Files of the log that are missing.

@@ -7,6 +7,7 @@ use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::{
     DeleteError,
+    commit_clock::Time,
     committer::Committer,
     local::Log,
     store::{Cut, Erasure, Store, StoreError, WriteGroup},
@@ -80,19 +81,19 @@ impl<S: Store> Committer<S> {
         self.shared.store.acknowledge()
     }
 
-    pub(super) fn sweep(&mut self, now: UnixMillis, cut: Option<Cut>) -> Result<(), StoreError> {
-        self.shared.store.tick(now)?;
+    pub(super) fn sweep(&mut self, time: Time, cut: Option<Cut>) -> Result<(), StoreError> {
+        self.shared.store.tick(time.now)?;
         if let Some(cut) = cut {
-            self.cut(now, &cut)?;
+            self.cut(time.now, &cut)?;
         }
-        self.forget_idle(now)
+        self.forget_idle(time)
     }
 
     /// Forgets whole the logs that hold no events, are not watched, and were long not touched (R10).
-    fn forget_idle(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+    fn forget_idle(&mut self, time: Time) -> Result<(), StoreError> {
         let forget_after = self.shared.forget_after;
-        // A touch ahead of a clock that has stepped back counts as one of now.
-        let idle_for = |log: &Log| now - log.touched.fetch_min(now, Ordering::Relaxed).min(now);
+        // A reader may leave while this runs, so a touch may be later.
+        let idle_for = |log: &Log| time.passed.saturating_sub(log.touched.load(Ordering::Relaxed));
         let is_idle = |log: &Log| {
             let bounds = log.bounds();
             bounds.0 == bounds.1 && idle_for(log) >= forget_after
@@ -124,7 +125,8 @@ impl<S: Store> Committer<S> {
         if forgotten.is_empty() {
             return Ok(());
         }
-        if self.shared.store.commit(&WriteGroup { at: now, forgotten, ..WriteGroup::default() })?.is_err() {
+        let group = WriteGroup { at: time.now, forgotten, ..WriteGroup::default() };
+        if self.shared.store.commit(&group)?.is_err() {
             // There was no room. The next start finds them again, and forgets them then.
             return Ok(());
         }

@@ -125,6 +125,8 @@ pub struct Hub {
     orgs: Mutex<HashMap<OrgId, Arc<Org>>>,
     budget: Arc<Budget>,
     limits: HubLimits,
+    /// Batches age by its steady time. By the wall clock, a tail could outlive its log after the clock was set
+    /// back, and take the events of the org's next log for seen.
     clock: Arc<dyn Clock>,
     notifications: Vec<Arc<Notifications>>,
     /// Notified when the tails together are over their budget.
@@ -195,14 +197,14 @@ impl Hub {
     /// Drops what is older than the window, forgets orgs that have neither batches nor readers, and brings
     /// all tails under the budget.
     pub fn sweep(&self) {
-        let oldest_kept = self.clock.now().saturating_sub(millis(self.limits.window));
+        let oldest_kept = self.clock.steady().saturating_sub(millis(self.limits.window));
         self.lock().retain(|_, org| {
             org.generations().sweep();
             let is_empty = {
                 let mut tail = org.tail();
                 // Events that came before the last reader left may still be in the open batch, and no pass
                 // will seal it now.
-                tail.seal(self.clock.now());
+                tail.seal(self.clock.steady());
                 tail.drop_before(oldest_kept);
                 tail.is_empty()
             };
@@ -240,7 +242,7 @@ impl Feed for Hub {
     fn committed(&self, id: &OrgId, prev: Seq, events: &[Arc<Event>]) {
         let org = self.org(id, prev);
         {
-            let now = self.clock.now();
+            let now = self.clock.steady();
             let mut tail = org.tail();
             tail.push(prev, events, now, self.limits.batch);
             if !org.has_readers() {

@@ -182,6 +182,11 @@ impl Node {
         self.clock.now()
     }
 
+    /// The time by which batches age, which does not step.
+    pub fn steady(&self) -> u64 {
+        self.clock.steady()
+    }
+
     /// Whether it is draining.
     pub fn is_draining(&self) -> bool {
         self.draining.borrow().is_some()

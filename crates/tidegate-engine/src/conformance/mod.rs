@@ -39,6 +39,7 @@
 //! [`Capabilities::dense_seqs`], the two have to be the same.
 
 mod cases;
+mod clock;
 mod events;
 mod local;
 mod reading;
@@ -214,6 +215,16 @@ cases! {
     cases::r13_concurrent_publishers_are_fed_in_seq_order,
     /// Timestamps never fall. Needs `obeys_clock`.
     cases::r14_timestamps_never_fall,
+    /// The time of commits never falls, whatever the clock does. Needs `obeys_clock`.
+    clock::r30_the_time_of_commits_never_falls,
+    /// Ids are known over a restart for their time, although the clock was set. Needs `survives_restart`,
+    /// `obeys_clock`.
+    clock::r30_ids_are_known_over_a_restart_after_the_clock_was_set,
+    /// A clock that leaps ahead by years and comes back within 10 minutes costs no event and no id. Needs
+    /// `obeys_clock`.
+    clock::r30_a_leap_of_the_clock_that_is_taken_back_loses_nothing,
+    /// The same if an engine is opened meanwhile. Needs `survives_restart`, `obeys_clock`.
+    clock::r30_a_start_with_a_clock_years_ahead_loses_nothing,
     /// The queue is bounded by bytes. Needs `bounds_queue`.
     cases::the_queue_is_bounded_by_bytes,
     /// Orgs are bounded. Needs `bounds_orgs`.
@@ -228,6 +239,8 @@ cases! {
     restarts::p3_acknowledged_events_survive_a_crash,
     /// A cursor of before a restart goes on without a gap. Needs `survives_restart`.
     restarts::r11_a_cursor_of_before_a_restart_goes_on,
+    /// No epoch is forgotten in a crash loop, so its readers go on without a gap. Needs `survives_restart`.
+    restarts::r11_a_crash_loop_forgets_no_epoch,
     /// The epoch of a log that is still empty is known after a restart. Needs `survives_restart`.
     restarts::r11_the_epoch_of_an_empty_log_survives_a_restart,
     /// Ids are known over a restart for the rest of their time. Needs `survives_restart`, `obeys_clock`.

@@ -46,6 +46,25 @@ pub fn r11_a_cursor_of_before_a_restart_goes_on<H: Harness>(world: World<H>) {
     }
 }
 
+pub fn r11_a_crash_loop_forgets_no_epoch<H: Harness>(world: World<H>) {
+    if !world.has(|can| can.survives_restart) {
+        return;
+    }
+    let mut first = None;
+    for start in 0..100 {
+        let node = world.open();
+        let state = node.state("acme");
+        if start == 0 {
+            node.put("acme", &["a"]);
+        }
+        let cursor = first.get_or_insert(Cursor { epoch: state.epoch.clone(), seq: state.head, tag: None });
+        let opening = opening::open(&state, &Filter::all(), From::Cursor(cursor.clone()));
+        assert!(opening.resumed && opening.dues.is_empty(), "start {start}: {opening:?}");
+        assert_eq!(opening.cursor.seq, cursor.seq);
+        node.crash();
+    }
+}
+
 pub fn r11_the_epoch_of_an_empty_log_survives_a_restart<H: Harness>(world: World<H>) {
     if !world.has(|can| can.survives_restart) {
         return;

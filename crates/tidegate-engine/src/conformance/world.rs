@@ -18,30 +18,43 @@ use crate::{AppendError, Appended, Clock, Feed, Hooks, Page, PageLimit};
 /// When the clock of a [`World`] begins: 2026-11-24T09:30:00Z.
 pub const DAWN: UnixMillis = 1_795_512_600_000;
 
-/// A clock that stands still until it is moved.
+/// The two clocks of a machine, which stand still until they are moved.
 #[derive(Debug)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    wall: AtomicU64,
+    steady: AtomicU64,
+}
 
 impl ManualClock {
-    /// A clock at `now`.
+    /// A wall clock at `now`.
     pub fn new(now: UnixMillis) -> Self {
-        Self(AtomicU64::new(now))
+        Self { wall: AtomicU64::new(now), steady: AtomicU64::new(0) }
     }
 
     /// Lets milliseconds pass.
     pub fn pass(&self, millis: u64) {
-        self.0.fetch_add(millis, Ordering::SeqCst);
+        self.wall.fetch_add(millis, Ordering::SeqCst);
+        self.steady.fetch_add(millis, Ordering::SeqCst);
     }
 
-    /// Steps back by milliseconds.
+    /// Sets the wall clock ahead by milliseconds.
+    pub fn step_ahead(&self, millis: u64) {
+        self.wall.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock back by milliseconds.
     pub fn step_back(&self, millis: u64) {
-        self.0.fetch_sub(millis, Ordering::SeqCst);
+        self.wall.fetch_sub(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> UnixMillis {
-        self.0.load(Ordering::SeqCst)
+        self.wall.load(Ordering::SeqCst)
+    }
+
+    fn steady(&self) -> u64 {
+        self.steady.load(Ordering::SeqCst)
     }
 }
 

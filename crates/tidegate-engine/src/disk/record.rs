@@ -24,7 +24,7 @@ use tidegate_core::{Ancestor, ContentHash, DedupKey, Event};
 use tidegate_protocol::{Epoch, OrgId, Seq, ServiceName, UnixMillis, UserId};
 
 use crate::{
-    chain::{Chain, Start},
+    chain::{Chain, Ended, Start},
     store::{Erasure, FoundId, GivenId, LogIndex, StoreError},
 };
 
@@ -508,10 +508,11 @@ pub fn encode_chain(chain: &Chain) -> Box<[u8]> {
     out.put_u64(chain.start);
     out.put_u8(u8::from(chain.trimmed));
     put_text(&mut out, chain.epoch.as_str());
-    for ancestor in &chain.ancestors {
+    for Ended { ancestor, at } in &chain.ancestors {
         put_text(&mut out, ancestor.epoch.as_str());
         out.put_u64(ancestor.end);
         out.put_u8(u8::from(ancestor.lossy));
+        out.put_u64(*at);
     }
     out.into()
 }
@@ -526,7 +527,8 @@ pub fn decode_chain(value: &[u8]) -> Result<Chain, StoreError> {
     let mut ancestors = Vec::new();
     while !reader.0.is_empty() {
         let epoch = Epoch::parse(reader.text()?).ok_or_else(damaged)?;
-        ancestors.push(Ancestor { epoch, end: reader.u64()?, lossy: reader.u8()? == 1 });
+        let ancestor = Ancestor { epoch, end: reader.u64()?, lossy: reader.u8()? == 1 };
+        ancestors.push(Ended { ancestor, at: reader.u64()? });
     }
     Ok(Chain { epoch, start, ancestors, trimmed })
 }

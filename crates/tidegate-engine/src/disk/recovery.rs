@@ -32,9 +32,6 @@ use crate::{
     store::{Found, FoundId, FoundLog, Stopped, StoreError},
 };
 
-/// A log that was found is remembered for at least this long, so that its readers can come back.
-const GRACE_MILLIS: u64 = 3_600_000;
-
 /// What the segments of a directory say.
 struct Read {
     segments: Vec<Arc<Segment>>,
@@ -58,6 +55,12 @@ struct Commits {
     scan: Scan,
     /// The records of each, in order.
     commits: Vec<Vec<Placed>>,
+}
+
+/// Where a record begins and ends in its segment.
+fn place((header, payload): &Placed) -> std::ops::Range<usize> {
+    let begin = payload.start - record::HEADER;
+    begin..begin + header.size()
 }
 
 fn is_whole(commit: &[Placed]) -> bool {
@@ -94,19 +97,21 @@ impl Commits {
     /// Drops a last commit that is not whole: it was never acknowledged.
     fn drop_unfinished(&mut self) {
         let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
-        let Some((first, payload)) = last.first() else { return };
-        let from = payload.start - record::HEADER;
-        let commit = first.commit;
-        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
+        let Some(from) = last.first().map(|record| place(record).start) else { return };
         let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
         self.scan.torn = Some(from..end);
-        tracing::debug!(commit, "the last commit is not whole");
+        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
         let mut extent = segment::Extent::default();
-        for (header, payload) in self.commits.iter().flatten() {
-            let end = (payload.start - record::HEADER + header.size()) as u64;
-            extent.add(header, end);
+        for record in self.commits.iter().flatten() {
+            extent.add(&record.0, place(record).end as u64);
         }
         self.scan.extent = extent;
+    }
+
+    /// Where the snapshot at its front ends; 0 if it has none.
+    fn front(&self) -> u64 {
+        let last = self.commits.first().filter(|_| self.has_snapshot()).and_then(|commit| commit.last());
+        last.map_or(0, |record| place(record).end as u64)
     }
 
     /// Takes over all of it. Says whether commits are missing.
@@ -164,29 +169,19 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         has_hole |= !commits.scan.holes.is_empty();
         if at + 1 == segments.len() {
             mend_end(segment, commits, damage)?;
-            front = match commits.has_snapshot() {
-                true => commits.commits[0]
-                    .iter()
-                    .map(|(header, payload)| (payload.start - record::HEADER + header.size()) as u64)
-                    .max()
-                    .unwrap_or(0),
-                false => 0,
-            };
+            front = commits.front();
         } else if !segment.is_sealed() {
             segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
         }
     }
     drop(read);
-    if let [older @ .., _] = &segments[..] {
-        for segment in older {
-            if !segment.is_sealed() {
-                if segment.extent().end == 0 {
-                    segment.rebuild_index()?;
-                }
-                if let Err(error) = segment.seal() {
-                    tracing::warn!(%error, "a segment has no index on disk yet");
-                }
-            }
+    let older = segments.split_last().map_or(&[][..], |(_, older)| older);
+    for segment in older.iter().filter(|segment| !segment.is_sealed()) {
+        if segment.extent().end == 0 {
+            segment.rebuild_index()?;
+        }
+        if let Err(error) = segment.seal() {
+            tracing::warn!(%error, "a segment has no index on disk yet");
         }
     }
     // Those that were to be removed and are still there.
@@ -286,7 +281,8 @@ impl DiskStore {
             writer.state.commit = writer.state.commit.max(commit);
         }
         if lossy || self.segments.newest().is_none() {
-            let at = now.max(writer.state.at);
+            // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
+            let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;
         }
         let unsynced = !before.clean && !before.sync_always;
@@ -297,11 +293,14 @@ impl DiskStore {
             );
         }
         let number = before.number + 1;
+        let clock = writer.state.at;
         let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
         Ok(Found {
-            logs: found_logs(&writer.state, options, now),
+            logs: found_logs(&writer.state),
+            clock,
             next_index: writer.state.next_index.max(FIRST_LOG),
-            ids: self.find_ids(now.max(writer.state.at))?,
+            // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
+            ids: self.find_ids(clock)?,
             start: Start { number, last_lossy, clean: false, sync_always: options.sync_always },
             stopped: match before.number {
                 0 => Stopped::Never,
@@ -351,15 +350,14 @@ fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {
     is_below || has_hole
 }
 
-fn found_logs(state: &State, options: &DiskOptions, now: UnixMillis) -> Vec<FoundLog> {
-    let grace = (now + GRACE_MILLIS).saturating_sub(capped_millis(options.forget_after)).min(now);
+fn found_logs(state: &State) -> Vec<FoundLog> {
     let logs = state.logs.iter().map(|(index, log)| FoundLog {
         org: log.org.clone(),
         index: *index,
         head: log.head,
         floor: log.floor,
         last_timestamp: log.last_timestamp,
-        touched: log.touched.max(grace).min(now),
+        touched: log.touched,
     });
     logs.collect()
 }

@@ -347,7 +347,7 @@ impl Segment {
 
     /// Makes the index anew from the records, in memory.
     pub fn rebuild_index(&self) -> Result<(), StoreError> {
-        tracing::warn!(path = %self.path.display(), "the index of a segment is damaged; it is made anew");
+        tracing::warn!(path = %self.path.display(), "a segment has no index, or a damaged one; it is made anew");
         let scan = scan(&self.contents()?, |_, _| {});
         self.adopt(scan.entries, scan.extent);
         Ok(())

@@ -119,7 +119,7 @@ fn check(dir: &std::path::Path, acked: &[(String, Seq, String)], round: usize) {
             let event = log.get(*seq as usize - 1).unwrap_or_else(|| panic!("round {round}: {id} is lost"));
             assert_eq!(id_of(event), *id, "round {round}: {name} {seq}");
         }
-        // Writes go on (fjall #257), and what was acknowledged is still known (R12).
+        // Writes go on, and what was acknowledged is still known (R12).
         node.put(name, &[&format!("parent-{round}")]);
         if let Some((_, seq, id)) = acked.iter().rev().find(|(org, ..)| org == name) {
             assert_eq!(node.put(name, &[id]), [(*seq, true)]);

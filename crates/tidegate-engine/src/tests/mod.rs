@@ -96,6 +96,10 @@ impl World {
         self.clock.pass(millis);
     }
 
+    pub fn step_ahead(&self, millis: u64) {
+        self.clock.step_ahead(millis);
+    }
+
     pub fn step_back(&self, millis: u64) {
         self.clock.step_back(millis);
     }
@@ -109,6 +113,7 @@ impl World {
 pub trait Counted: Engine {
     fn bytes(&self) -> u64;
     fn orgs(&self) -> usize;
+    fn clock_ahead(&self) -> Duration;
 }
 
 impl<S: store::Store> Counted for LocalEngine<S> {
@@ -117,6 +122,9 @@ impl<S: store::Store> Counted for LocalEngine<S> {
     }
     fn orgs(&self) -> usize {
         LocalEngine::orgs(self)
+    }
+    fn clock_ahead(&self) -> Duration {
+        LocalEngine::clock_ahead(self)
     }
 }
 

@@ -143,8 +143,10 @@ fn bytes_in(dir: &std::path::Path) -> u64 {
     sizes.sum()
 }
 
+const LEAP: u64 = 10 * 365 * 24 * 60 * MINUTE;
+
 #[test]
-fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
+fn r30_a_clock_that_leaps_ahead_for_a_moment_costs_nothing() {
     let mut world = World::new(Kind::Disk);
     world.bucket = Some(Duration::from_secs(60));
     let node = world.open();
@@ -153,12 +155,12 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
         world.pass(MINUTE);
     }
     node.engine.watch(&org("acme"));
-    let leap = 10 * 365 * 24 * 60 * MINUTE;
-    world.pass(leap);
+    world.step_ahead(LEAP);
     node.engine.sweep();
-    world.step_back(leap);
+    node.put("acme", &["meanwhile"]);
+    world.step_back(LEAP);
     node.engine.sweep();
-    assert_eq!(node.seqs("acme"), [2, 3, 4, 5]);
+    assert_eq!(node.seqs("acme"), [1, 2, 3, 4, 5, 6]);
     // What was written meanwhile goes in its time, not in ten years.
     node.put("acme", &["after"]);
     for _ in 0..20 {
@@ -166,6 +168,58 @@ fn a_clock_that_leaps_ahead_costs_one_bucket_a_sweep() {
         node.engine.sweep();
     }
     assert_eq!(node.seqs("acme"), [] as [Seq; 0]);
+}
+
+#[test]
+fn r30_a_leap_that_stays_is_followed_after_ten_minutes_and_shown_if_it_was_wrong() {
+    for kind in [Kind::Memory, Kind::Disk] {
+        let mut world = World::new(kind);
+        world.bucket = Some(Duration::from_secs(60));
+        let node = world.open();
+        node.engine.watch(&org("acme"));
+        node.put("acme", &["before"]);
+        world.step_ahead(LEAP);
+        node.engine.sweep();
+        world.pass(9 * MINUTE);
+        node.engine.sweep();
+        node.put("acme", &["meanwhile"]);
+        assert_eq!(node.seqs("acme"), [1, 2], "{kind:?}");
+        world.pass(MINUTE);
+        node.engine.sweep();
+        let after = node.put("acme", &["after", "meanwhile"]);
+        assert_eq!(after, [(3, false), (2, true)], "{kind:?}: no id leaves the window for that");
+        assert_eq!(node.all("acme", 2)[0].timestamp, DAWN + LEAP + 10 * MINUTE);
+        node.engine.sweep();
+        let seqs = node.seqs("acme");
+        assert!(!seqs.contains(&1) && seqs.contains(&3), "{kind:?}: the first is ten years old: {seqs:?}");
+        assert!(
+            kind == Kind::Memory || seqs.contains(&2),
+            "on disk, what came during the leap stays: {seqs:?}"
+        );
+        assert_eq!(node.engine.clock_ahead(), Duration::ZERO);
+        world.step_back(LEAP);
+        assert_eq!(node.engine.clock_ahead(), Duration::from_millis(LEAP));
+        world.pass(10 * MINUTE);
+        assert_eq!(node.engine.clock_ahead(), Duration::from_millis(LEAP - MINUTE), "it comes down");
+        for _ in 0..20 {
+            world.pass(MINUTE);
+            node.engine.sweep();
+        }
+        assert_eq!(node.seqs("acme"), [] as [Seq; 0], "{kind:?}: windows pass");
+    }
+}
+
+#[test]
+fn r30_a_clock_set_ahead_makes_no_org_idle() {
+    let world = World::new(Kind::Memory);
+    let node = world.open();
+    let epoch = node.state("acme").epoch;
+    world.step_ahead(59 * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.state("acme").epoch, epoch);
+    world.pass(12 * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.engine.orgs(), 0);
 }
 
 /// Whatever retention removes while a page is read is covered by the floor that the page names.

@@ -95,7 +95,7 @@ impl Worker {
         let now = self.node.now();
         let (batches, head) = {
             let mut tail = org.tail();
-            tail.seal(now);
+            tail.seal(self.node.steady());
             (tail.since(from), tail.head())
         };
         for group in &groups {

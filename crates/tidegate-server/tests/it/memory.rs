@@ -10,27 +10,35 @@ use std::{
 };
 
 use tidegate_core::{
-    BatchLimits, Framing, ViewKey,
+    BatchLimits, ContentHash, Framing, NewEvent, ViewKey,
     publish::{BodyForm, PublishLimits, read_body},
 };
-use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, LocalOptions, MemoryOptions};
-use tidegate_protocol::{Filter, OrgId, UnixMillis};
+use tidegate_engine::{Clock, Engine as _, Hooks, LocalEngine, LocalOptions, MemoryOptions, MemoryStore};
+use tidegate_protocol::{EventId, Filter, OrgId, ServiceName, UnixMillis};
 use tidegate_server::hub::{Hub, HubLimits};
 
 const ORGS: usize = 10_000;
 
-/// A clock that only the test moves.
-struct Manual(AtomicU64);
+const WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// Clocks that only the test moves: milliseconds that have passed, and by how many the wall clock is set back.
+#[derive(Default)]
+struct Manual {
+    passed: AtomicU64,
+    set_back: AtomicU64,
+}
 
 impl Clock for Manual {
     fn now(&self) -> UnixMillis {
-        self.0.load(Ordering::SeqCst)
+        1_795_512_600_000 + self.steady() - self.set_back.load(Ordering::SeqCst)
+    }
+
+    fn steady(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
     }
 }
 
-#[test]
-fn ten_thousand_orgs_are_filled_and_forgotten() {
-    let clock = Arc::new(Manual(AtomicU64::new(1_795_512_600_000)));
+fn node(clock: &Arc<Manual>) -> (Arc<Hub>, LocalEngine<MemoryStore>) {
     let local = LocalOptions {
         dedup_window: Duration::from_secs(5 * 60),
         dedup_max_entries: 10 * ORGS,
@@ -39,7 +47,7 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
         queue_requests_max: 1,
         queue_bytes_max: 1 << 20,
     };
-    let options = MemoryOptions { local, window: Duration::from_secs(10 * 60), max_bytes: 256 << 20 };
+    let options = MemoryOptions { local, window: WINDOW, max_bytes: 256 << 20 };
     let limits = HubLimits {
         window: options.window,
         bytes: 1 << 30,
@@ -49,7 +57,13 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     };
     let hub = Arc::new(Hub::new(1, limits, clock.clone()));
     let hooks = Hooks { feed: hub.clone(), clock: clock.clone(), observer: Arc::new(()) };
-    let (window, engine) = (options.window, LocalEngine::memory(options, hooks).expect("an engine"));
+    (hub, LocalEngine::memory(options, hooks).expect("an engine"))
+}
+
+#[test]
+fn ten_thousand_orgs_are_filled_and_forgotten() {
+    let clock = Arc::new(Manual::default());
+    let (hub, engine) = node(&clock);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let body = br#"[{"service":"s","event":"e","id":"a","data":1},{"service":"t","event":"e","data":"two"}]"#;
     let org_of = |index: usize| OrgId::parse(&format!("org-{index}")).expect("a name");
@@ -77,11 +91,11 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     assert!(engine.bytes() > 0);
 
     let pass = |millis: u64| {
-        clock.0.fetch_add(millis, Ordering::SeqCst);
+        clock.passed.fetch_add(millis, Ordering::SeqCst);
         hub.sweep();
         engine.sweep();
     };
-    let window = u64::try_from(window.as_millis()).expect("minutes");
+    let window = u64::try_from(WINDOW.as_millis()).expect("minutes");
     pass(window / 2);
     assert_eq!((hub.len(), engine.orgs()), (ORGS, ORGS), "nothing goes before its time");
     // One of them has a reader: its log must not be forgotten, or it would return as another one (R10).
@@ -106,4 +120,36 @@ fn ten_thousand_orgs_are_filled_and_forgotten() {
     let again = append(7);
     assert_eq!((again.stored[0].seq, again.stored[0].duplicate), (1, false));
     assert_ne!(again.epoch, epoch);
+}
+
+/// By a clock that was set back, the tail would be kept for longer than the log, and take the first events of
+/// the org's next log for events that it has.
+#[test]
+fn r30_no_tail_outlives_its_log_because_the_clock_was_set_back() {
+    let clock = Arc::new(Manual::default());
+    let (hub, engine) = node(&clock);
+    let acme = OrgId::parse("acme").expect("a name");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let put = || {
+        let event = NewEvent {
+            service: ServiceName::parse("s").expect("a name"),
+            id: EventId::parse("a").expect("an id"),
+            dedup: None,
+            content: ContentHash([0; 16]),
+            request: None,
+            users: None,
+            body: r#""service":"s","event":"e","id":"a","data":1"#.into(),
+        };
+        runtime.block_on(engine.append(&acme, vec![event])).expect("appended")
+    };
+    let epoch = put().epoch;
+    clock.set_back.store(3_600_000, Ordering::SeqCst);
+    for _ in 0..15 {
+        clock.passed.fetch_add(60_000, Ordering::SeqCst);
+        engine.sweep();
+        hub.sweep();
+    }
+    assert_eq!((hub.len(), engine.orgs()), (0, 0));
+    assert_ne!(put().epoch, epoch);
+    assert_eq!(hub.org(&acme, 0).tail().since(0).len(), 1, "the first event of the new log");
 }
