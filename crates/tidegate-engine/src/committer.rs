@@ -89,7 +89,8 @@ impl<S: Store> Committer<S> {
             let GivenId { seq, key, content } = found.id;
             window.restore(found.at, found.log, key, Known { seq, content });
         }
-        shared.mark(time.now, found.start)?;
+        let marked = shared.mark(time.now, found.start)?;
+        marked.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
         let by_index = {
             let logs = shared.logs.read().unwrap_or_else(PoisonError::into_inner);
             logs.values().map(|log| (log.index, log.clone())).collect()
@@ -120,8 +121,13 @@ impl<S: Store> Committer<S> {
                     break;
                 }
             };
-            let outcome = outcome.and_then(|()| if self.is_full { self.look_for_room() } else { Ok(()) });
             let outcome = outcome.and_then(|()| {
+                if self.is_full {
+                    // The dedup window may have passed meanwhile.
+                    self.cut_if_over(self.shared.time().now)?;
+                    let room = self.shared.store.make_room(0);
+                    self.note_room(room);
+                }
                 if interval && synced.elapsed() >= SYNC_INTERVAL {
                     synced = Instant::now();
                     self.shared.store.sync()?;
@@ -157,10 +163,11 @@ impl<S: Store> Committer<S> {
     fn group(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
         let time = self.shared.time();
         if self.followed != time.followed {
-            self.followed = time.followed;
             // Events that were committed during the leap have the time from before it. This commit comes after
             // them, so that a store which removes events by the time of the last commit beside them keeps them.
-            self.shared.mark(time.now, self.start)?;
+            if self.shared.mark(time.now, self.start)?.is_ok() {
+                self.followed = time.followed;
+            }
         }
         self.window.advance(time.passed);
         let mut pending = Pending { time, ..Pending::default() };
@@ -290,19 +297,6 @@ impl<S: Store> Committer<S> {
         }
         self.note_room(Ok(()));
         pending.bytes = bytes;
-        Ok(())
-    }
-
-    /// Removes what has left the dedup window meanwhile, and looks whether there is room now.
-    fn look_for_room(&mut self) -> Result<(), StoreError> {
-        let now = self.shared.time().now;
-        if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(now, 0)?
-        {
-            self.cut(now, &cut)?;
-        }
-        let room = self.shared.store.make_room(0);
-        self.note_room(room);
         Ok(())
     }
 
@@ -475,11 +469,7 @@ impl<S: Store> Committer<S> {
         for (write, (log, prev)) in group.logs.into_iter().zip(logs) {
             self.publish(time.passed, write, log, prev);
         }
-        if self.shared.store.cuts_on_write()
-            && let Some(cut) = self.shared.store.plan_cut(time.now, 0)?
-        {
-            self.cut(time.now, &cut)?;
-        }
+        self.cut_if_over(time.now)?;
         for (answer, appended) in appends {
             let _ = answer.send(Ok(appended));
         }
@@ -559,10 +549,13 @@ impl<S: Store> Shared<S> {
     }
 
     /// Writes the record of this start.
-    fn mark(&self, at: UnixMillis, start: Start) -> Result<(), StoreError> {
+    fn mark(&self, at: UnixMillis, start: Start) -> Result<Result<(), NoRoom>, StoreError> {
         let group = WriteGroup { at, start: Some(start), ..WriteGroup::default() };
-        self.store.commit(&group)?.map_err(|no_room| StoreError::new("note a start of the log", no_room))?;
-        self.store.acknowledge()
+        let written = self.store.commit(&group)?;
+        if written.is_ok() {
+            self.store.acknowledge()?;
+        }
+        Ok(written)
     }
 
     /// Takes no more writes until a restart. A failed sync is not tried again: the kernel may have

@@ -14,6 +14,22 @@ use super::{
 };
 
 impl<S: Store> Committer<S> {
+    /// Removes the oldest events if the store is larger than it may be.
+    pub(super) fn cut_if_over(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        if !self.shared.store.cuts_on_write() {
+            return Ok(());
+        }
+        match self.shared.store.plan_cut(now, 0) {
+            Ok(Some(cut)) => self.cut(now, &cut),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                // A read that failed. It is planned again with the next commit.
+                tracing::error!(%error, "plan retention");
+                Ok(())
+            }
+        }
+    }
+
     /// Raises floors, durably and then for readers, and lets the store remove what is below them.
     pub(super) fn cut(&mut self, now: UnixMillis, cut: &Cut) -> Result<(), StoreError> {
         let known = cut.floors.iter().filter_map(|(index, floor)| Some((self.by_index.get(index)?, *floor)));

@@ -57,6 +57,9 @@ impl Damage {
 
     /// Keeps a copy of bytes that are about to be cut off or rewritten.
     pub fn set_aside(&self, segment: u64, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let bytes = &bytes[..bytes.len().min(COPY_BYTES_MAX)];
         if let Err(error) = self.copy(&format!("{segment:010}-{offset}.bin"), bytes) {
             tracing::warn!(%error, dir = %self.dir.display(), "no copy of a damaged stretch of the log was kept");

@@ -510,7 +510,8 @@ impl Store for DiskStore {
 
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        self.segments.remove(cut.token)
+        self.segments.remove(cut.token);
+        Ok(())
     }
 
     fn cuts_on_write(&self) -> bool {
@@ -532,7 +533,12 @@ impl Store for DiskStore {
                 .filter(|segment| !segment.is_sealed())
                 .for_each(|segment| self.sealer.seal(segment.clone()));
         }
-        self.damage.forget(Duration::from_millis(self.retention))
+        self.segments.remove_left();
+        self.note_holes();
+        if let Err(error) = self.damage.forget(Duration::from_millis(self.retention)) {
+            tracing::warn!(%error, "an old copy of a damaged stretch cannot be removed yet");
+        }
+        Ok(())
     }
 
     fn erasures(&self) -> Vec<Erasure> {

@@ -140,17 +140,34 @@ impl DiskStore {
         Ok(!reading.is_done())
     }
 
+    /// Notes the damage that was found when indexes were made anew.
+    pub(super) fn note_holes(&self) {
+        for segment in self.segments.list().iter() {
+            for hole in segment.take_holes() {
+                let bytes = segment.bytes_at(hole.start as u64, hole.len());
+                if self.damage.note(segment.number, hole.start as u64, &bytes) {
+                    log_damage(segment, hole.start as u64, hole.len());
+                }
+            }
+        }
+    }
+
     pub(super) fn note_damage(&self, segment: &Segment, entry: &Entry) {
         let offset = u64::from(entry.offset);
         let bytes = segment.bytes_at(offset, entry.bytes as usize);
         if self.damage.note(segment.number, offset, &bytes) {
-            tracing::error!(
-                path = %segment.path().display(),
-                offset,
-                bytes = entry.bytes,
-                "a part of the log is damaged: readers get a gap in its place; stop the node and run `tidegate \
-                 log check --repair`, and look after the disk"
-            );
+            log_damage(segment, offset, entry.bytes as usize);
         }
     }
+}
+
+/// Tells the operator of damage.
+pub(super) fn log_damage(segment: &Segment, offset: u64, bytes: usize) {
+    tracing::error!(
+        path = %segment.path().display(),
+        offset,
+        bytes,
+        "a part of the log is damaged: readers get a gap in its place; stop the node and run `tidegate log check \
+         --repair`, and look after the disk"
+    );
 }

@@ -23,6 +23,7 @@ use super::{
     damage::Damage,
     directory::{Directory, sync_dir},
     head_file::{Acknowledged, HeadFile},
+    read::log_damage,
     record::{self, FIRST_LOG, Header, IDS, Kind},
     segment::{self, Scan, Segment},
     segments::{self, Sealer, Segments},
@@ -45,8 +46,8 @@ struct Read {
     has_hole: bool,
     /// Segments that should be there and are not.
     missing: Vec<u64>,
-    /// Stretches that were found damaged.
-    damaged: u64,
+    /// Segments that were removed, and whose files are still there.
+    gone: Vec<Arc<Segment>>,
 }
 
 /// A record, its payload as a place in the bytes of its segment.
@@ -187,43 +188,57 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
     for number in &numbers {
         segments.push(Segment::open(dir, *number)?);
     }
-    let (mut front, mut damaged) = (0, 0);
+    let mut front = 0;
     let (state, has_hole) = fold(&segments, |at, segment, commits| {
-        for hole in &commits.scan.holes {
-            damaged += 1;
-            damage.note(segment.number, hole.start as u64, &commits.bytes[hole.clone()]);
-        }
         if at + 1 == segments.len() {
             mend_end(segment, commits, damage)?;
             front = commits.front();
-        } else if !segment.is_sealed() {
-            segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
+        } else if segment.is_sealed() {
+            segment.add_holes(&commits.scan.holes);
+        } else {
+            segment.adopt(&commits.scan);
         }
         Ok(())
     })?;
+    let (gone, segments): (Vec<_>, Vec<_>) =
+        segments.into_iter().map(Arc::new).partition(|segment| segment.number <= state.cut);
+    seal_older(&segments, damage)?;
+    let missing = missing(&numbers, &state);
+    Ok(Read { segments, state, front, has_hole, missing, gone })
+}
+
+/// Gives an index to those of the older segments that have none. Says if commits are missing at the end of one:
+/// there the index was lost with them.
+fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreError> {
     let older = segments.split_last().map_or(&[][..], |(_, older)| older);
-    for segment in older.iter().filter(|segment| !segment.is_sealed()) {
-        if segment.extent().end == 0 {
-            segment.rebuild_index()?;
+    let without: Vec<u64> =
+        older.iter().filter(|segment| !segment.is_sealed()).map(|segment| segment.number).collect();
+    for segment in older.iter().filter(|segment| !segment.is_sealed() && segment.extent().end == 0) {
+        segment.rebuild_index()?;
+    }
+    let mut last_commit = 0;
+    for (segment, next) in older.iter().zip(&segments[1..]) {
+        let (extent, first_of_next) = (segment.extent(), next.extent().first_commit);
+        last_commit = extent.last_commit.max(last_commit);
+        if !without.contains(&segment.number) {
+            continue;
+        }
+        if last_commit > 0 && next.number == segment.number + 1 && first_of_next > last_commit + 1 {
+            let length = usize::try_from(segment.disk_bytes().saturating_sub(extent.end)).unwrap_or(0);
+            if damage.note(segment.number, extent.end, &segment.bytes_at(extent.end, length)) {
+                log_damage(segment, extent.end, length);
+            }
         }
         if let Err(error) = segment.seal() {
             tracing::warn!(%error, "a segment has no index on disk yet");
         }
     }
-    // Those that were to be removed and are still there.
-    let (gone, segments): (Vec<_>, Vec<_>) =
-        segments.into_iter().partition(|segment| segment.number <= state.cut);
-    for segment in gone {
-        segment.remove()?;
-    }
-    let missing = missing(&numbers, &state);
-    let segments = segments.into_iter().map(Arc::new).collect();
-    Ok(Read { segments, state, front, has_hole, missing, damaged })
+    Ok(())
 }
 
 /// Makes the newest segment end with its last whole commit.
 fn mend_end(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
-    segment.adopt(commits.scan.entries.clone(), commits.scan.extent);
+    segment.adopt(&commits.scan);
     if let Some(torn) = &commits.scan.torn {
         damage.set_aside(segment.number, torn.start as u64, &commits.bytes[torn.clone()]);
         tracing::warn!(
@@ -260,7 +275,7 @@ impl DiskStore {
         let store = Self {
             writer: Mutex::new(writer),
             head,
-            segments: Segments::new(dir, read.segments),
+            segments: Segments::new(dir, read.segments, read.gone),
             sealer: Sealer::start()?,
             damage,
             free: FreeSpace::of(options.dir.clone()),
@@ -285,9 +300,11 @@ impl DiskStore {
                 "files of the log are missing: readers get a gap in place of their events"
             );
         }
+        store.segments.remove_left();
         let mut found = store.find(options, acknowledged, read.has_hole, now)?;
+        store.note_holes();
         found.missing = read.missing.len() as u64;
-        found.damaged = read.damaged;
+        found.damaged = store.damage.count();
         Ok((store, found))
     }
 
@@ -314,7 +331,9 @@ impl DiskStore {
             // In the snapshot, so that the loss is known also if this start ends before its first commit.
             writer.state.start = Some(start);
         }
-        if lossy || self.segments.newest().is_none() {
+        // Without a snapshot in the newest segment, all that retention removes of the others would be lost: a
+        // start that was killed has left it unfinished, or there is no segment.
+        if lossy || writer.front == 0 {
             // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
             let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;

@@ -8,10 +8,11 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io::{Error, ErrorKind},
+    ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        PoisonError, RwLock, RwLockReadGuard,
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -127,6 +128,8 @@ pub struct Segment {
     allocated: AtomicU64,
     /// Whether its index was compared with its CRC, which is done before the first use.
     is_checked: AtomicBool,
+    /// Damaged stretches that were found when its index was made, until they are taken.
+    holes: Mutex<Vec<Range<usize>>>,
 }
 
 /// The end of the name of a segment that is being rewritten.
@@ -160,6 +163,7 @@ impl Segment {
             index,
             allocated: AtomicU64::new(0),
             is_checked: AtomicBool::new(true),
+            holes: Mutex::default(),
         })
     }
 
@@ -185,6 +189,7 @@ impl Segment {
             index: RwLock::new((Index::Memory(HashMap::new()), Extent::default())),
             allocated: AtomicU64::new(length),
             is_checked: AtomicBool::new(false),
+            holes: Mutex::default(),
         };
         if let Some(sealed) = segment.read_trailer(length) {
             *segment.index.write().unwrap_or_else(PoisonError::into_inner) = sealed;
@@ -285,12 +290,23 @@ impl Segment {
     }
 
     /// Takes what a scan of its records has found for its index.
-    pub fn adopt(&self, entries: Vec<Entry>, extent: Extent) {
+    pub fn adopt(&self, scan: &Scan) {
         let mut logs: HashMap<LogIndex, Vec<Entry>> = HashMap::new();
-        for entry in entries {
-            logs.entry(entry.log).or_default().push(entry);
+        for entry in &scan.entries {
+            logs.entry(entry.log).or_default().push(*entry);
         }
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = (Index::Memory(logs), extent);
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = (Index::Memory(logs), scan.extent);
+        self.add_holes(&scan.holes);
+    }
+
+    /// Remembers damaged stretches until they are taken.
+    pub fn add_holes(&self, holes: &[Range<usize>]) {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(holes);
+    }
+
+    /// The damaged stretches that were found since the last call.
+    pub fn take_holes(&self) -> Vec<Range<usize>> {
+        std::mem::take(&mut self.holes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Cuts off what lies after its records.
@@ -372,14 +388,29 @@ impl Segment {
     /// Makes the index anew from the records, in memory.
     pub fn rebuild_index(&self) -> Result<(), StoreError> {
         tracing::warn!(path = %self.path.display(), "a segment has no index, or a damaged one; it is made anew");
-        let scan = scan(&self.contents()?, |_, _| {});
-        self.adopt(scan.entries, scan.extent);
+        self.adopt(&scan(&self.contents()?, |_, _| {}));
         Ok(())
     }
 
     /// Up to `max` entries of a log in seq order, from the first whose last seq is not below `from`.
     pub fn entries(&self, log: LogIndex, from: Seq, max: usize) -> Result<Vec<Entry>, StoreError> {
+        self.with_index(|| self.find_entries(log, from, max))
+    }
+
+    /// Uses the index. If it cannot be read, it is made anew, in memory.
+    fn with_index<T>(&self, find: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.check_index()?;
+        match find() {
+            Err(error) if self.is_sealed() => {
+                tracing::warn!(%error, "the index of a segment cannot be read");
+                self.rebuild_index()?;
+                find()
+            }
+            found => found,
+        }
+    }
+
+    fn find_entries(&self, log: LogIndex, from: Seq, max: usize) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
         match &state.0 {
             Index::Memory(logs) => {
@@ -406,7 +437,10 @@ impl Segment {
 
     /// All entries, by log.
     pub fn all_entries(&self) -> Result<Vec<Entry>, StoreError> {
-        self.check_index()?;
+        self.with_index(|| self.find_all_entries())
+    }
+
+    fn find_all_entries(&self) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
         match &state.0 {
             Index::Memory(logs) => {
@@ -420,7 +454,13 @@ impl Segment {
 
     fn sealed_entries(&self, extent: &Extent, from: usize, count: usize) -> Result<Vec<Entry>, StoreError> {
         let mut bytes = vec![0; count * ENTRY];
-        let read = self.file.read_exact_at(&mut bytes, extent.end + (from * ENTRY) as u64);
+        let mut read = Ok(());
+        for _ in 0..READ_TRIES {
+            read = self.file.read_exact_at(&mut bytes, extent.end + (from * ENTRY) as u64);
+            if read.is_ok() {
+                break;
+            }
+        }
         read.map_err(|error| failed("read", &self.path, error))?;
         bytes.chunks_exact(ENTRY).map(Entry::read).collect()
     }
@@ -538,9 +578,9 @@ pub struct Scan {
     pub entries: Vec<Entry>,
     pub extent: Extent,
     /// Stretches without a whole record that have a whole one after them.
-    pub holes: Vec<std::ops::Range<usize>>,
+    pub holes: Vec<Range<usize>>,
     /// Where bytes that are no record and not zero lie after the last record, if any do.
-    pub torn: Option<std::ops::Range<usize>>,
+    pub torn: Option<Range<usize>>,
 }
 
 /// Goes through the bytes of a segment, record by record, and calls `each`. After damage it goes on with the

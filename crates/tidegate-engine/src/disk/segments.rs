@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, mpsc},
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
     thread::JoinHandle,
 };
 
@@ -16,6 +16,8 @@ use crate::store::StoreError;
 pub struct Segments {
     dir: PathBuf,
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
+    /// Those whose files could not be removed yet.
+    left: Mutex<Vec<Arc<Segment>>>,
 }
 
 /// The numbers of the segments in `dir`, rising.
@@ -50,9 +52,9 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 impl Segments {
-    /// The list of `found`, which lie in `dir`.
-    pub fn new(dir: PathBuf, found: Vec<Arc<Segment>>) -> Self {
-        Self { dir, list: RwLock::new(Arc::new(found)) }
+    /// The list of `found`, which lie in `dir`. The files of those that are `left` are to be removed.
+    pub fn new(dir: PathBuf, found: Vec<Arc<Segment>>, left: Vec<Arc<Segment>>) -> Self {
+        Self { dir, list: RwLock::new(Arc::new(found)), left: Mutex::new(left) }
     }
 
     /// The segments as they are now; those that are removed later can still be read through this list.
@@ -75,7 +77,11 @@ impl Segments {
     /// Creates the next segment. It is not in the list yet.
     pub fn create(&self, number: u64) -> Result<Segment, std::io::Error> {
         let segment = Segment::create(&self.dir, number)?;
-        sync_dir(&self.dir).map_err(std::io::Error::other)?;
+        if let Err(error) = sync_dir(&self.dir) {
+            // A start would take it for the newest one.
+            let _ = segment.remove();
+            return Err(std::io::Error::other(error));
+        }
         Ok(segment)
     }
 
@@ -94,11 +100,24 @@ impl Segments {
         });
     }
 
-    /// Removes the segment with this number, and its file.
-    pub fn remove(&self, number: u64) -> Result<(), StoreError> {
+    /// Removes the segment with this number, and its file. If the file cannot be removed now, `remove_left`
+    /// tries it again.
+    pub fn remove(&self, number: u64) {
         let removed = self.list().iter().find(|segment| segment.number == number).cloned();
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(removed);
         self.change(|list| list.retain(|segment| segment.number != number));
-        removed.map_or(Ok(()), |segment| segment.remove())
+        self.remove_left();
+    }
+
+    /// Removes the files that could not be removed before.
+    pub fn remove_left(&self) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|segment| match segment.remove() {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(%error, "a file that the log needs no more cannot be removed yet");
+                true
+            }
+        });
     }
 
     /// Where the files lie.
@@ -113,7 +132,8 @@ impl Segments {
 
     /// Bytes that all segments take on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.list().iter().map(|segment| segment.disk_bytes()).sum()
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        self.list().iter().chain(left.iter()).map(|segment| segment.disk_bytes()).sum()
     }
 
     /// Bytes of indexes in memory.

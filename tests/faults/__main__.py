@@ -1,0 +1,102 @@
+"""Faults of disks, limits and power, against the real program over real file systems.
+
+    python3 tests/faults target/debug/tidegate              all cases, in the amounts of CI (as root)
+    python3 tests/faults --long target/debug/tidegate       500 images, 2,000 damaged files, more kill points
+    python3 tests/faults --only damage,missing ...          these cases
+    python3 tests/faults --planted target                   builds gateways with faults; each must be found
+
+It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace. What is not there is
+printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import cases  # noqa: E402
+import planted  # noqa: E402
+from gateway import Finding, Refused  # noqa: E402
+from volumes import Skip  # noqa: E402
+
+QUICK = {"images": 40, "damage": 100, "points": 60, "running": 14, "rate_seconds": 12}
+LONG = {"images": 500, "damage": 2000, "points": 500, "running": 200, "rate_seconds": 60}
+
+
+def run_case(case, options, results):
+    began = time.monotonic()
+    name = case.__name__
+    run = None
+    try:
+        run = cases.Run(options, name, options.seed)
+        outcome = f"passed: {case(run)}"
+    except Skip as skip:
+        outcome = f"skipped: this machine has no {skip}"
+    except Finding as finding:
+        outcome = f"FAILED: {finding}"
+    except Refused as refused:
+        outcome = f"FAILED: the gateway does not start: {refused}"
+    except Exception:  # noqa: BLE001
+        outcome = f"FAILED: {traceback.format_exc()}"
+    finally:
+        if run is not None:
+            run.close()
+    results[name] = outcome
+    print(f"{name}: {outcome} ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def run_all(options):
+    """Runs the cases; returns the outcome of each."""
+    wanted = options.only.split(",") if options.only else None
+    results = {}
+    beside = []
+    for case in cases.BESIDE:
+        if wanted is None or case.__name__ in wanted:
+            thread = threading.Thread(target=run_case, args=(case, options, results))
+            thread.start()
+            beside.append(thread)
+    for case in cases.CASES:
+        if wanted is None or case.__name__ in wanted:
+            run_case(case, options, results)
+    for thread in beside:
+        thread.join()
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", help="the gateway; with --planted, the directory to build in")
+    parser.add_argument("--long", action="store_true", help="larger amounts")
+    parser.add_argument("--only", help="the cases to run, separated by commas")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats what chance decided")
+    parser.add_argument("--planted", action="store_true", help="check the suite itself by planted faults")
+    for name, amount in QUICK.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default {amount}, or {LONG[name]} with --long")
+    options = parser.parse_args()
+    for name, amount in (LONG if options.long else QUICK).items():
+        if getattr(options, name) is None:
+            setattr(options, name, amount)
+    options.program = os.path.abspath(options.program)
+    options.scratch = tempfile.mkdtemp(prefix="tidegate-faults-")
+    # Cases clean up as after an error.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.planted:
+        failed = planted.check(options, run_all)
+    else:
+        print(f"seed {options.seed}", flush=True)
+        failed = [name for name, outcome in run_all(options).items() if outcome.startswith("FAILED")]
+    if failed:
+        print(f"failed: {', '.join(failed)}; the files are in {options.scratch}")
+    else:
+        shutil.rmtree(options.scratch, ignore_errors=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

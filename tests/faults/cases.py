@@ -1,0 +1,783 @@
+"""The cases. Each takes a Run, and raises Finding if the gateway is wrong and Skip if the machine lacks
+something. What a case prints at its end says how much has happened in it."""
+
+import concurrent.futures
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import time
+import zlib
+
+import account as accounts
+from account import Account, check
+from gateway import Finding, Gateway, Keys, Publisher, Refused, publish
+from volumes import Skip, Volumes, allocated, clone, need, need_root
+
+MIB = 1 << 20
+# Small files, so that segments are begun, sealed and removed all the time: 1 MiB each.
+SMALL = {"log__max_bytes": '"4MiB"', "log__min_free": '"1MiB"', "dedup__window": '"5s"'}
+# Nothing is removed.
+KEEP = {"log__max_bytes": '"15MiB"', "log__min_free": '"1MiB"'}
+DEDUP_SECONDS = 5
+
+
+class Run:
+    """What a case has: the program, its amounts, a folder, a source of chance, and volumes."""
+
+    def __init__(self, options, name, seed):
+        self.options, self.program = options, options.program
+        self.folder = os.path.join(options.scratch, name)
+        os.makedirs(self.folder, exist_ok=True)
+        self.random = random.Random(f"{seed} {name}")
+        self.keys = Keys(self.program, os.path.join(self.folder, "keys"))
+        self.volumes = Volumes(os.path.join(self.folder, "mounts"))
+        self.gateways = []
+
+    def gateway(self, log_dir, **settings):
+        gateway = Gateway(self.program, self.keys, log_dir, os.path.join(self.folder, "logs"), **settings)
+        self.gateways.append(gateway)
+        return gateway
+
+    def close(self):
+        for gateway in self.gateways:
+            gateway.kill()
+        self.volumes.close()
+
+
+@contextlib.contextmanager
+def load(gateway, account, orgs, **how):
+    """Publishers, one for each org, for as long as the block runs."""
+    publishers = [Publisher(gateway, account, org, **how) for org in orgs]
+    for publisher in publishers:
+        publisher.start()
+    try:
+        yield publishers
+    finally:
+        for publisher in publishers:
+            publisher.end()
+
+
+def until(what, seconds, test):
+    """Waits until `test` holds."""
+    deadline = time.monotonic() + seconds
+    while not (found := test()):
+        if time.monotonic() > deadline:
+            raise Finding(f"within {seconds} s: {what}")
+        time.sleep(0.02)
+    return found
+
+
+def goes_on(gateway, account, orgs):
+    """Each org takes an event and gives it back."""
+    for org in orgs:
+        status, answer = publish(gateway, account, org, size=64, batch=1)
+        if status != 200:
+            raise Finding(f"a publish to {org} was answered {status}: {answer}")
+    check(gateway, account, anything=True)
+
+
+def in_parallel(work, items):
+    """Two at a time. The first finding ends it."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(work, item) for item in items]
+        try:
+            return [done.result() for done in waiting]
+        except BaseException:
+            for other in waiting:
+                other.cancel()
+            raise
+
+
+def segments(log_dir):
+    folder = os.path.join(log_dir, "segments")
+    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".seg"))
+
+
+# --- power cuts ------------------------------------------------------------------------------------------
+
+
+def power_cuts(run):
+    """Images of a disk while the gateway writes to it are what a power cut leaves."""
+    need_root()
+    need("mkfs.xfs", "mkfs.ext4", "losetup")
+    images = run.options.images
+    xfs_file, xfs = run.volumes.image("xfs", (1536 if images <= 100 else 8192) * MIB, "xfs", "-m", "reflink=1")
+    done = []
+    for sync, share in (("always", images * 5 // 8), ("interval", images - images * 5 // 8)):
+        rounds = -(-share // 20)
+        for number in range(rounds):
+            done += _power_run(run, xfs, sync, min(20, share - 20 * number), f"{sync}{number}")
+    lossy = sum(done)
+    return f"{len(done)} images, {lossy} with a declared loss"
+
+
+def _power_run(run, xfs, sync, count, name):
+    image, point = run.volumes.image(name, 96 * MIB, "ext4", "-F", where=xfs)
+    os.chmod(point, 0o700)
+    settings = {**SMALL, "log__sync": f'"{sync}"'}
+    gateway = run.gateway(os.path.join(point, "log"), **settings)
+    account = Account()
+    orgs = ["o1", "o2", "o3", "o4"]
+    cuts = []
+    # The first images are of the first start.
+    gateway.spawn()
+    for moment in range(2 if count > 5 else 0):
+        time.sleep(run.random.uniform(0.02, 0.08))
+        cuts.append((_image(run, image, xfs, f"{name}-{moment}"), account.mark()))
+    gateway.kill()
+    gateway.start()
+    with load(gateway, account, orgs, size=2500, batch=3):
+        for moment in range(len(cuts), count):
+            time.sleep(run.random.uniform(0.05, 0.4))
+            mark = account.mark()
+            cuts.append((_image(run, image, xfs, f"{name}-{moment}"), mark))
+    gateway.kill()
+    run.volumes.unmount(point)
+    os.unlink(image)
+    if sum(1 for _, mark in cuts if mark.counts) < count // 2:
+        raise Finding("too few images were taken while events were acknowledged")
+    return in_parallel(lambda cut: _after_cut(run, account, *cut, settings, sync), cuts)
+
+
+def _image(run, image, xfs, name):
+    target = os.path.join(xfs, f"cut-{name}.img")
+    clone(image, target)
+    return target
+
+
+def _after_cut(run, account, image, mark, settings, sync):
+    name = os.path.basename(image).removesuffix(".img")
+    point = run.volumes.loop(name, image)
+    gateway = run.gateway(os.path.join(point, "log"), **settings)
+    try:
+        try:
+            gateway.start()
+        except Refused as refused:
+            raise Finding(f"{name}: the gateway does not start after a power cut: {refused}") from None
+        by = accounts.by_stream if zlib.crc32(name.encode()) % 2 else accounts.by_history
+        own = account.copy()
+        try:
+            gaps = check(gateway, own, mark, by=by, lossy=sync != "always", retention=DEDUP_SECONDS)
+            own.acks = {org: own.acks[org][:count] for org, count in mark.counts.items()}
+            goes_on(gateway, own, ["o1", "new"])
+            gateway.stop()
+            gateway.start()
+            check(gateway, own, lossy=sync != "always", retention=DEDUP_SECONDS)
+        except Finding as finding:
+            kept = os.path.join(run.options.scratch, "kept")
+            os.makedirs(kept, exist_ok=True)
+            shutil.copy(gateway.log_file, os.path.join(kept, name + ".log"))
+            gateway.kill()
+            # As it was cut: what the gateway made of it is in there too.
+            subprocess.run(["cp", "-r", point, os.path.join(kept, name)])
+            raise Finding(f"{name}: {finding}") from None
+        return any(gap["reason"] == "epoch" for gap in gaps)
+    finally:
+        gateway.kill()
+        run.volumes.unmount(point)
+        os.unlink(image)
+
+
+# --- damage ----------------------------------------------------------------------------------------------
+
+
+class Base:
+    """A log of some segments, to be damaged in copies."""
+
+    def __init__(self, run, name, clean):
+        self.dir = os.path.join(run.folder, name)
+        self.account = Account()
+        self.orgs = ["a", "b", "c"]
+        settings = {**KEEP, "auth__keys_file": '""'}
+        # Its keys lie beside the log, so that they can be damaged as well.
+        shutil.copytree(os.path.join(run.folder, "keys"), self.dir)
+        gateway = run.gateway(self.dir, **settings)
+        for start in range(2):
+            gateway.start()
+            with load(gateway, self.account, self.orgs, size=3000, batch=5):
+                want = 2 + 3 * start
+                until("segments were not begun", 60, lambda: len(segments(self.dir)) >= want)
+            status, _ = publish(gateway, self.account, f"late{start}", size=64, batch=1)
+            if status != 200:
+                raise Finding(f"a publish was answered {status}")
+            if start == 0 or clean:
+                gateway.stop()
+        gateway.kill()
+        self.settings = settings
+        check_gateway = run.gateway(self.copy(run, "whole"), **settings)
+        check_gateway.start()
+        check(check_gateway, self.account.copy())
+        check_gateway.kill()
+
+    def copy(self, run, name):
+        target = os.path.join(run.folder, name)
+        shutil.rmtree(target, ignore_errors=True)
+        # With the holes that a file has.
+        subprocess.run(["cp", "-a", "--sparse=auto", self.dir, target], check=True)
+        return target
+
+
+def _hurt(run_random, file):
+    """Damages a file as disks do. Returns what was done."""
+    size = os.path.getsize(file)
+    sealed = file.endswith(".seg") and b"tgSeal" in open(file, "rb").read()[-80:]
+    where = run_random.choice(["any", "front", "end"] + (["index", "trailer"] if sealed else []))
+    with open(file, "r+b") as damaged:
+        content = damaged.read()
+        records = content.rfind(b"tgR") + 200 if file.endswith(".seg") else size
+        low, high = {
+            "any": (0, size), "front": (0, min(300, size)), "end": (max(0, size - 5000), size),
+            "index": (min(records, size - 1), size - 80), "trailer": (max(0, size - 80), size)}[where]
+        at = run_random.randrange(low, max(low + 1, min(high, size) or 1))
+        how = run_random.choice(["bit", "bit", "bytes", "page", "truncate", "append", "zeros", "stale"])
+        if how == "bit" and size:
+            damaged.seek(at)
+            damaged.write(bytes([content[at] ^ 1 << run_random.randrange(8)]))
+        elif how == "bytes":
+            damaged.seek(at)
+            damaged.write(run_random.randbytes(run_random.randrange(1, 65)))
+        elif how in ("page", "zeros") and size:
+            begin = at // 4096 * 4096
+            length = min(4096 * (1 if how == "page" else run_random.randrange(1, 33)), max(1, size - begin))
+            damaged.seek(begin)
+            damaged.write(run_random.randbytes(length) if how == "page" else bytes(length))
+        elif how == "truncate":
+            damaged.truncate(at)
+        elif how == "append":
+            damaged.seek(size)
+            damaged.write(run_random.randbytes(run_random.randrange(1, 5000)))
+        elif how == "stale" and size > 8192:
+            # A sector that was written to the wrong place.
+            target = run_random.randrange(size // 512) * 512
+            damaged.seek(target)
+            damaged.write(content[at // 512 * 512:][:512][:size - target])
+    return f"{how} at {at} of {os.path.basename(file)} ({where}, {size} bytes)"
+
+
+def _after_damage(run, base, log_dir, what, may_refuse=()):
+    """Starts on what is left. Never wrong data, never silence; a refusal names the file and says what to do."""
+    gateway = run.gateway(log_dir, **base.settings)
+    own = base.account.copy()
+    try:
+        try:
+            gateway.start()
+        except Refused as refused:
+            text = str(refused)
+            if not any(part in text for part in may_refuse):
+                raise Finding(f"the gateway does not start: {text}") from None
+            return "refused"
+        gaps = check(gateway, own, by=run.random.choice([accounts.by_stream, accounts.by_history]), anything=True)
+        if gaps and not gateway.warnings():
+            raise Finding(f"readers get {len(gaps)} gaps, and no log line says why")
+        # A reader of a log whose keys are gone still reads; nobody publishes.
+        status, _ = publish(gateway, own, "a", size=64, batch=1)
+        if status == 401 and "keys.toml" in what:
+            return "gaps" if gaps else "whole"
+        goes_on(gateway, own, ["a", "b", "new"])
+        gateway.stop()
+        gateway.start()
+        again = check(gateway, own, anything=True)
+        if len(again) > len(gaps):
+            raise Finding(f"the next start lost more: {accounts._short(gaps)}, then {accounts._short(again)}")
+        return "gaps" if gaps else "whole"
+    except Finding as finding:
+        kept = os.path.join(run.options.scratch, "kept", os.path.basename(log_dir))
+        os.makedirs(os.path.dirname(kept), exist_ok=True)
+        shutil.copy(gateway.log_file, kept + ".log")
+        raise Finding(f"after {what}: {finding} (see {kept}.log)") from None
+    finally:
+        gateway.kill()
+        shutil.rmtree(log_dir, ignore_errors=True)
+
+
+def damage(run):
+    """Random damage to every kind of file."""
+    bases = [Base(run, "clean", True), Base(run, "killed", False)]
+    count = run.options.damage
+    trials = []
+    for number in range(count):
+        base = bases[number % 2]
+        files = segments(base.dir)
+        kinds = {
+            "newest": [files[-1]], "older": files[:-1], "head": [os.path.join(base.dir, "head")],
+            "format": [os.path.join(base.dir, "format")], "keys": [os.path.join(base.dir, "keys.toml")]}
+        kind = run.random.choices(list(kinds), [6, 8, 2, 1, 1])[0]
+        log_dir = base.copy(run, f"damage-{number}")
+        file = run.random.choice(kinds[kind]).replace(base.dir, log_dir)
+        what = _hurt(run.random, file)
+        # Sometimes two at once.
+        if run.random.random() < 0.2:
+            what += " and " + _hurt(run.random, run.random.choice(kinds["older"]).replace(base.dir, log_dir))
+        may_refuse = ["format"] * ("format" in what) + ["keys.toml"] * ("keys.toml" in what)
+        trials.append((base, log_dir, what, may_refuse))
+        if len(trials) == 10 or number == count - 1:
+            yield_from = in_parallel(lambda trial: _after_damage(run, *trial), trials)
+            run.outcomes = getattr(run, "outcomes", []) + yield_from
+            trials = []
+    counts = {word: run.outcomes.count(word) for word in ("whole", "gaps", "refused")}
+    if counts["gaps"] < count // 20:
+        raise Finding(f"too little was damaged: {counts}")
+    return f"{count} times: {counts}"
+
+
+def missing(run):
+    """Each segment in turn, the head file, the folders: what is not there is declared and logged."""
+    base = Base(run, "base", False)
+    names = [os.path.relpath(file, base.dir) for file in segments(base.dir)]
+    names += ["head", "segments", "lock", "damaged", "format"]
+
+    def without(name):
+        log_dir = base.copy(run, f"without-{os.path.basename(name)}")
+        path = os.path.join(log_dir, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.unlink(path)
+        return _after_damage(run, base, log_dir, f"without {name}", ["format"] if name == "format" else [])
+
+    outcomes = in_parallel(without, names)
+    for name, outcome in zip(names, outcomes):
+        expected = {"lock": "whole", "damaged": "whole", "format": "refused"}.get(name, "gaps")
+        if outcome != expected and name not in (names[len(segments(base.dir)) - 1],):
+            raise Finding(f"without {name}: {outcome}, and {expected} is right")
+    return f"{len(names)} files and folders"
+
+
+# --- kill points -----------------------------------------------------------------------------------------
+
+CALLS = ["openat", "mkdir", "write", "pwrite64", "fsync", "fdatasync", "fallocate", "ftruncate", "rename", "unlink"]
+
+
+def _paths(log_dir, newest=60):
+    names = ["", "lock", "format", "format.new", "head", "segments", "damaged"]
+    names += [f"segments/{number:010}.seg{end}" for number in range(1, newest) for end in ("", ".new")]
+    return [os.path.join(log_dir, name) if name else log_dir for name in names]
+
+
+def strace(log_dir, injected, paths=None, output="/dev/null"):
+    """A wrapper that makes system calls on the files of a log fail, or end the process."""
+    need("strace")
+    calls = ",".join(sorted({each.split(":")[0] for each in injected}))
+    command = ["strace", "-D", "-f", "-qq", "-o", output, "-e", f"trace={calls}", "-e", "signal=none"]
+    for path in paths or _paths(log_dir):
+        command += ["-P", path]
+    for each in injected:
+        command += ["-e", f"inject={each}"]
+    return command
+
+
+def kill_points_start(run):
+    """SIGKILL at the n-th call of each kind on the log's files, over a first start and over a recovery: the next
+    start finishes what was begun."""
+    need("strace")
+    points = []
+    killed = Base(run, "killed", False)
+    # A recovery with all that it may have to do: an end that is torn, and a segment without index.
+    files = segments(killed.dir)
+    with open(files[-1], "r+b") as newest:
+        newest.seek(0, os.SEEK_END)
+        newest.write(run.random.randbytes(777))
+    os.truncate(files[-2], os.path.getsize(files[-2]) - 40)
+
+    def point(at):
+        kind, call, number = at
+        name = f"{kind}-{call}-{number}"
+        if kind == "first":
+            log_dir, account, settings = os.path.join(run.folder, name), Account(), KEEP
+        else:
+            log_dir, account, settings = killed.copy(run, name), killed.account.copy(), killed.settings
+        gateway = run.gateway(log_dir, **settings)
+        try:
+            try:
+                gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={number}"]))
+                return False
+            except Refused as refused:
+                if gateway.process.poll() != -9:
+                    raise Finding(f"{name}: it ended by itself: {refused}") from None
+            try:
+                gateway.start()
+            except Refused as refused:
+                raise Finding(f"{name}: the next start is refused: {refused}") from None
+            try:
+                check(gateway, account)
+                goes_on(gateway, account, ["a", "new"])
+            except Finding as finding:
+                raise Finding(f"killed at {name}: {finding}") from None
+            return True
+        finally:
+            gateway.kill()
+            shutil.rmtree(log_dir, ignore_errors=True)
+
+    def call_by_call(kind_and_call):
+        number = 1
+        while number <= run.options.points and point((*kind_and_call, number)):
+            points.append((*kind_and_call, number))
+            number += 1
+
+    in_parallel(call_by_call, [(kind, call) for kind in ("first", "recovery") for call in CALLS])
+    if len(points) < 15:
+        raise Finding(f"too few points: {points}")
+    return f"{len(points)} points"
+
+
+def kill_points_running(run):
+    """The same while segments are begun, sealed and removed."""
+    need("strace")
+    wanted = run.options.running
+    points = []
+
+    def point(number):
+        call = ["openat", "pwrite64", "fdatasync", "fsync", "fallocate", "ftruncate", "unlink"][number % 7]
+        after = run.random.randrange(2, 40 if call in ("pwrite64", "fdatasync") else 7)
+        log_dir = os.path.join(run.folder, f"running-{number}")
+        gateway = run.gateway(log_dir, **{**SMALL, "dedup__window": '"1s"'})
+        account = Account()
+        try:
+            gateway.start()
+            publish(gateway, account, "a", batch=1)
+            gateway.kill()
+            # Of the files from the third on, so that the start is over.
+            paths = [os.path.join(log_dir, f"segments/{each:010}.seg") for each in range(1 if call == "unlink" else 3, 60)]
+            gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={after}"], paths))
+            with load(gateway, account, ["a", "b", "c"], size=20_000, batch=4):
+                deadline = time.monotonic() + 12
+                while gateway.is_running() and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                if gateway.is_running():
+                    return
+            points.append((call, after))
+            gateway.start()
+            check(gateway, account, retention=1)
+            goes_on(gateway, account, ["a", "new"])
+        except (Finding, Refused) as finding:
+            raise Finding(f"killed at {call} {after}: {finding}") from None
+        finally:
+            gateway.kill()
+            shutil.rmtree(log_dir, ignore_errors=True)
+
+    in_parallel(point, range(wanted))
+    if len(points) < wanted // 2:
+        raise Finding(f"too few points: {points}")
+    return f"{len(points)} points"
+
+
+# --- room ------------------------------------------------------------------------------------------------
+
+
+def _full(run, point, kind):
+    """A volume that is full, and has room again."""
+    ballast = os.path.join(point, "ballast")
+    log_dir = os.path.join(point, "log")
+    with open(ballast, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 10 * MIB)
+    gateway = run.gateway(log_dir, log__max_bytes='"1GiB"', log__min_free='"1MiB"')
+    account = Account()
+    gateway.start()
+    for org in ("idle", "a", "b"):
+        if publish(gateway, account, org)[0] != 200:
+            raise Finding("an empty log takes no events")
+    until("the log did not get full", 60, lambda: _fill(gateway, account) == 503)
+    # Others fill the rest of the disk.
+    rest = os.path.join(point, "rest")
+    with open(rest, "wb", buffering=0) as file:
+        for size in (64 << 10, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    _is_refused(gateway, account)
+    check(gateway, account)
+    for by in (gateway.kill, gateway.stop):
+        by()
+        try:
+            gateway.start()
+        except Refused as refused:
+            raise Finding(f"{kind}: it does not start on a full disk: {refused}") from None
+        # Nobody has used these orgs since the start.
+        check(gateway, account)
+        check(gateway, account, by=accounts.by_stream)
+        _is_refused(gateway, account)
+    os.unlink(ballast)
+    until("room came back, and the log takes no events", 5, lambda: publish(gateway, account, "a")[0] == 200)
+    goes_on(gateway, account, ["a", "b", "idle", "new"])
+    check(gateway, account)
+    if lines := [line for line in gateway.lines() if "takes no more writes" in str(line)]:
+        raise Finding(f"{kind}: {lines}")
+
+
+def _fill(gateway, account):
+    status, answer = publish(gateway, account, "a", size=30_000, batch=10)
+    if status not in (200, 503):
+        raise Finding(f"a publish to a log that gets full is answered {status}: {answer}")
+    return status
+
+
+def _is_refused(gateway, account):
+    status, answer = publish(gateway, account, "b", size=30_000)
+    if status != 503 or answer.get("code") != "log_full" or not answer["retry_after"]:
+        raise Finding(f"a full disk is answered {status}: {answer}")
+
+
+def full_disk(run):
+    """A full tmpfs, and a full ext4: 503 log_full, reading goes on, starts work, room heals it."""
+    _full(run, run.volumes.tmpfs("tmpfs", "40m"), "tmpfs")
+    _full(run, run.volumes.image("ext4", 48 * MIB, "ext4", "-F", "-m", "0")[1], "ext4")
+    return "tmpfs and ext4"
+
+
+def most_bytes(run):
+    """log.max_bytes and its constant hold at any rate; where the dedup window needs more, events are refused,
+    and taken again as soon as it has passed."""
+    peaks = []
+    for limit, window, refusals in ((16, 3, False), (4, 2, True)):
+        log_dir = os.path.join(run.folder, f"most-{limit}")
+        gateway = run.gateway(
+            log_dir, log__max_bytes=f'"{limit}MiB"', log__min_free='"1MiB"', dedup__window=f'"{window}s"')
+        account = Account()
+        gateway.start()
+        began, peak, resumed, bytes_before = time.monotonic(), 0, 0, 0
+        pause = 0.0 if refusals else 0.1
+        with load(gateway, account, ["a", "b", "c"], size=10_000, batch=10, pause=pause) as publishers:
+            acked, quiet_since = 0, time.monotonic()
+            while time.monotonic() - began < run.options.rate_seconds:
+                peak = max(peak, allocated(log_dir))
+                total = account.total()
+                if total > acked:
+                    if time.monotonic() - quiet_since > 2:
+                        resumed += 1
+                    acked, quiet_since = total, time.monotonic()
+                elif time.monotonic() - quiet_since > window + 6:
+                    raise Finding(f"the dedup window of {window} s has passed, and the log stays full")
+                time.sleep(0.03)
+        seconds = time.monotonic() - began
+        answers = {status: sum(p.answers.get(status, 0) for p in publishers) for status in (200, 503)}
+        rate = account.total() * 10_000 / seconds
+        if not refusals and rate < 1.5e6:
+            raise Finding(f"only {rate / 1e6:.1f} MB/s were published")
+        if refusals != (answers[503] > 0):
+            raise Finding(f"{limit} MiB and {window} s at {rate / 1e6:.1f} MB/s: answers {answers}")
+        # What config.md says: a sixteenth (1 MiB at least) and 8 MiB that the next commits have been given.
+        bound = limit * MIB + max(MIB, limit * MIB // 16) + 8 * MIB
+        if peak > bound:
+            raise Finding(f"{limit} MiB are allowed and {bound} bytes in all; the directory took {peak}")
+        check(gateway, account, retention=window)
+        gateway.kill()
+        peaks.append(f"{peak / MIB:.1f} of {bound / MIB:.0f} MiB at {rate / 1e6:.1f} MB/s")
+    return ", ".join(peaks)
+
+
+# --- failing calls ---------------------------------------------------------------------------------------
+
+
+def _failing(run, name, injected, settings=None, first=True):
+    """A gateway with a log of some events whose calls on segments fail."""
+    log_dir = os.path.join(run.folder, name)
+    gateway = run.gateway(log_dir, **{**KEEP, **(settings or {})})
+    account = Account()
+    gateway.start()
+    for org in ("a", "b", "idle"):
+        if publish(gateway, account, org)[0] != 200:
+            raise Finding("a new log takes no events")
+    gateway.kill()
+    paths = [path for path in _paths(log_dir) if path.endswith(".seg")]
+    gateway.start(strace(log_dir, injected, paths))
+    return gateway, account
+
+
+def failing_calls(run):
+    """EIO, ENOSPC and EDQUOT: a failed sync or write halts the log and readers go on; a failed allocation, a
+    failed removal and a failed read do not."""
+    need("strace")
+    # A sync that fails. The starts before it have synced.
+    for call in ("fdatasync", "pwrite64"):
+        gateway, account = _failing(run, f"eio-{call}", [f"{call}:error=EIO:when=9+"])
+        # An org that is opened has an epoch of this start, which a halted log cannot give.
+        check(gateway, account)
+        seen = until(f"{call} fails and nothing is refused", 20, lambda: _refusal(gateway, account))
+        second = publish(gateway, account, "a")
+        if second[0] != 503 or second[1].get("code") != "log_halted":
+            raise Finding(f"{call} failed, and a publish is answered {second}")
+        if gateway.ready() != 503:
+            raise Finding(f"{call} failed, and the node says that it is ready")
+        check(gateway, account)
+        if seen[0] not in (503, 504):
+            raise Finding(f"{call} failed, and the publish was answered {seen}")
+        gateway.kill()
+        gateway.start()
+        check(gateway, account)
+        goes_on(gateway, account, ["a", "idle"])
+        gateway.kill()
+    # Room that is not given, for a while.
+    for call, error in (("fallocate", "EIO"), ("fallocate", "EDQUOT"), ("fallocate", "ENOSPC"), ("pwrite64", "ENOSPC"), ("pwrite64", "EDQUOT")):
+        # Not the first ones, which are the start's.
+        at = "3..5" if call == "fallocate" else "6..8"
+        gateway, account = _failing(run, f"{error}-{call}".lower(), [f"{call}:error={error}:when={at}"])
+        answers = set()
+        deadline = time.monotonic() + 20
+        taken = 0
+        while time.monotonic() < deadline and taken < 60:
+            status, answer = publish(gateway, account, "a", size=40_000, batch=4)
+            answers.add((status, answer.get("code")))
+            taken = taken + 1 if status == 200 else 0
+            if status != 200:
+                time.sleep(0.05)
+        if taken < 60 or not answers <= {(200, None), (503, "log_full")}:
+            raise Finding(f"{error} at {call} passed, and publishes were answered {answers}")
+        check(gateway, account)
+        gateway.kill()
+        gateway.start()
+        check(gateway, account)
+        gateway.kill()
+    # Files that cannot be removed.
+    gateway, account = _failing(run, "eio-unlink", ["unlink:error=EIO:when=1..3"], {**SMALL, "dedup__window": '"1s"'})
+    with load(gateway, account, ["a", "b"], size=20_000, batch=5) as publishers:
+        until("events were not taken", 60, lambda: account.total() > 1200)
+    for publisher in publishers:
+        if set(publisher.answers) - {200, 503}:
+            raise Finding(f"a file could not be removed, and publishes were answered {publisher.answers}")
+    if publish(gateway, account, "a")[0] != 200:
+        raise Finding(f"a file could not be removed once, and the log takes no events: {gateway.last_line()}")
+    check(gateway, account, retention=1)
+    gateway.kill()
+    # A read that fails once, and one that fails for good.
+    for name, at in (("once", "2"), ("often", "2+")):
+        log_dir = os.path.join(run.folder, f"read-{name}")
+        gateway = run.gateway(log_dir, **KEEP)
+        account = Account()
+        gateway.start()
+        with load(gateway, account, ["a", "b"], size=20_000, batch=5):
+            until("segments were not begun", 60, lambda: len(segments(log_dir)) >= 4)
+        gateway.stop()
+        # Of the older segments, so that the start itself has what it needs.
+        gateway.start(strace(log_dir, [f"pread64:error=EIO:when={at}"], segments(log_dir)[:-1]))
+        gaps = check(gateway, account, anything=True)
+        if name == "once" and gaps:
+            raise Finding(f"a read failed once, and readers get gaps: {accounts._short(gaps)}")
+        if gaps and not gateway.warnings():
+            raise Finding("reads fail, and no log line says so")
+        goes_on(gateway, account, ["a", "new"])
+        gateway.kill()
+        gateway.start()
+        check(gateway, account)
+        gateway.kill()
+    # A first start whose calls fail is refused, and the next one finishes it.
+    for call in ("mkdir", "rename", "fsync", "fdatasync", "pwrite64", "openat"):
+        log_dir = os.path.join(run.folder, f"first-{call}")
+        gateway = run.gateway(log_dir, **KEEP)
+        try:
+            gateway.start(strace(log_dir, [f"{call}:error=EIO:when=1"]))
+        except Refused as refused:
+            if log_dir not in str(refused) and "log" not in str(refused):
+                raise Finding(f"EIO at {call} of a first start: {refused}") from None
+        gateway.kill()
+        try:
+            gateway.start()
+        except Refused as refused:
+            raise Finding(f"after EIO at {call} of a first start, the next one is refused: {refused}") from None
+        goes_on(gateway, Account(), ["a"])
+        gateway.kill()
+    return "sync, write, allocation, removal, reads, first starts"
+
+
+def _refusal(gateway, account):
+    answer = publish(gateway, account, "a")
+    return answer if answer[0] != 200 else None
+
+
+def descriptors(run):
+    """All descriptors are taken while segments should be begun: publishing goes on, and is well afterwards."""
+    log_dir = os.path.join(run.folder, "log")
+    gateway = run.gateway(log_dir, **{**SMALL, "limits__connections": "5000"})
+    account = Account()
+    gateway.start(files=120)
+    idle = []
+    with load(gateway, account, ["a", "b", "c"], size=20_000, batch=5) as publishers:
+        until("events are not taken", 20, lambda: all(publisher.answers.get(200) for publisher in publishers))
+        for _ in range(400):
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(gateway.public[0:1] and (gateway.public[0], int(gateway.public[1])))
+            idle.append(waiting)
+        before = account.total()
+        until("descriptors are gone, and so is publishing", 60, lambda: account.total() > before + 300)
+        for waiting in idle:
+            waiting.close()
+        before = account.total()
+        until("descriptors are back, and publishing is not", 30, lambda: account.total() > before + 100)
+    until("segments are not begun", 30, lambda: publish(gateway, account, "a", 20_000)[0] == 200 and len(segments(log_dir)) > 1)
+    answers = [publisher.answers for publisher in publishers]
+    if any(set(answer) - {200, "broken", 503} for answer in answers):
+        raise Finding(f"publishes were answered {answers}")
+    check(gateway, account, retention=DEDUP_SECONDS)
+    return f"{account.total()} events"
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+def erasure(run):
+    """What retention has removed is in no file any more, on a quiet node, and after a stop."""
+    words = [f"forget-me-{run.random.randrange(10**12)}" for _ in range(2)]
+    within = 60 + 180
+    settings = {**KEEP, "log__retention": '"60s"', "log__erase_within": '"3m"', "dedup__window": '"5s"'}
+    gateways, began = [], time.monotonic()
+    for number, word in enumerate(words):
+        log_dir = os.path.join(run.folder, f"log{number}")
+        gateway = run.gateway(log_dir, **settings)
+        account = Account()
+        gateway.start()
+        # The prefix stands in the id, and the id in the content.
+        status, _ = publish(gateway, account, "a", prefix=word)
+        if status != 200 or not _holds(log_dir, word):
+            raise Finding(f"a marked event was answered {status}, or is in no file")
+        gateways.append((gateway, account, log_dir, word))
+    gateways[1][0].stop()
+    time.sleep(max(0, began + 100 - time.monotonic()))
+    gateways[1][0].start()
+    for gateway, account, log_dir, word in gateways:
+        until(f"expired events are still in {log_dir}", began + within - time.monotonic(), lambda: not _holds(log_dir, word))
+        check(gateway, account, retention=60)
+        goes_on(gateway, account, ["a"])
+        gateway.kill()
+    return f"gone after {time.monotonic() - began:.0f} s at most"
+
+
+def _holds(folder, word):
+    found = subprocess.run(["grep", "-rqF", word, folder], capture_output=True)
+    return found.returncode == 0
+
+
+def large_start(run):
+    """A start with a newest segment as large as they get, of small events: under 2 s of CPU, memory bounded."""
+    log_dir = os.path.join(run.folder, "log")
+    gateway = run.gateway(log_dir, limits__publishes_per_second="1000000")
+    account = Account()
+    gateway.start()
+
+    def largest():
+        size = os.path.getsize(segments(log_dir)[-1])
+        return size > 56 * MIB or len(segments(log_dir)) > 1
+
+    with load(gateway, account, [f"o{number}" for number in range(4)], size=40, batch=500):
+        until("the log did not grow", 240, largest)
+    size = os.path.getsize(segments(log_dir)[0])
+    gateway.kill()
+    seconds = gateway.start()
+    cpu = gateway.cpu_seconds()
+    resident = gateway.status("VmHWM") << 10
+    if cpu > 2:
+        raise Finding(f"a start with {size / MIB:.0f} MiB took {cpu:.1f} s of CPU")
+    if resident > 6 * 64 * MIB:
+        raise Finding(f"a start with {size / MIB:.0f} MiB took {resident / MIB:.0f} MiB of memory")
+    gateway.kill()
+    return f"{account.total()} events, {size / MIB:.0f} MiB: {seconds:.2f} s, {cpu:.2f} s of CPU, {resident / MIB:.0f} MiB resident"
+
+
+CASES = [
+    power_cuts, damage, missing, kill_points_start, kill_points_running, full_disk, most_bytes, failing_calls,
+    descriptors, large_start]
+# It waits for minutes, so it runs beside the others.
+BESIDE = [erasure]
