@@ -145,22 +145,27 @@ const scenarios = {
     await gateway.kill();
     return scenario;
   },
+  // The same disk, before and after it has filled up: a gateway that may take all of it, and one that may not.
   async 'the disk has less left than log.min_free'() {
-    const gateway = await start('log.min_free=1000000GiB');
-    const scenario = await around(gateway, ['TidegateLogFull', 'TidegateDiskNearlyFull'], async () => {
-      assert.equal((await post(gateway, event(1))).status, 503);
-    });
+    const gateway = await start();
+    const before = await text(gateway);
     await gateway.kill();
-    return scenario;
+    const full = await start('log.min_free=1000000GiB');
+    assert.equal((await post(full, event(1))).status, 503);
+    const after = await text(full);
+    await full.kill();
+    return { alerts: ['TidegateLogFull', 'TidegateDiskNearlyFull'], before, after };
   },
   async 'the disk is nearly full'() {
     const gateway = await start();
+    const before = await text(gateway);
     const free = await metric(gateway, 'tidegate_log_free_bytes');
     await gateway.kill();
     const tight = await start(`log.min_free=${Math.round(free / 2)}B`);
-    const scenario = await around(tight, ['TidegateDiskNearlyFull'], () => tight.publish(event(1)));
+    await tight.publish(event(1));
+    const after = await text(tight);
     await tight.kill();
-    return scenario;
+    return { alerts: ['TidegateDiskNearlyFull'], before, after };
   },
   async 'log.max_bytes holds a few minutes of events'() {
     const gateway = await start();
