@@ -217,7 +217,7 @@ fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreErr
         segment.rebuild_index()?;
     }
     let mut last_commit = 0;
-    for (segment, next) in older.iter().zip(&segments[1..]) {
+    for (segment, next) in older.iter().zip(segments.iter().skip(1)) {
         let (extent, first_of_next) = (segment.extent(), next.extent().first_commit);
         last_commit = extent.last_commit.max(last_commit);
         if !without.contains(&segment.number) {
