@@ -76,6 +76,10 @@ impl DiskStore {
         edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
     ) -> Result<(), StoreError> {
         let bytes = segment.contents()?;
+        if segment.is_unreadable() {
+            let sentence = format!("rewrite {}: a part of it cannot be read now", segment.path().display());
+            return Err(StoreError(sentence.into()));
+        }
         let Some(rewritten) = rewritten(&bytes, edit)? else { return Ok(()) };
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         // Retention may have removed it meanwhile.

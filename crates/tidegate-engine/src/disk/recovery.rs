@@ -163,7 +163,7 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
     let first_read = segments.len() - read.len();
     for (commits, (at, segment)) in read.iter().rev().zip(segments.iter().enumerate().skip(first_read)) {
         has_hole |= commits.fold(&mut state);
-        has_hole |= !commits.scan.holes.is_empty();
+        has_hole |= !commits.scan.holes.is_empty() || (at + 1 == segments.len() && segment.is_unreadable());
         if at + 1 == segments.len() {
             mend_end(segment, commits, damage)?;
             front = commits.front();
@@ -192,7 +192,7 @@ fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreErr
         segment.rebuild_index()?;
     }
     let mut last_commit = 0;
-    for (segment, next) in older.iter().zip(&segments[1..]) {
+    for (segment, next) in older.iter().zip(segments.iter().skip(1)) {
         let (extent, first_of_next) = (segment.extent(), next.extent().first_commit);
         last_commit = extent.last_commit.max(last_commit);
         if !without.contains(&segment.number) {
@@ -214,6 +214,10 @@ fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreErr
 /// Makes the newest segment end with its last whole commit.
 fn mend_end(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
     segment.adopt(&commits.scan);
+    if segment.is_unreadable() {
+        // What cannot be read now may be whole. A new segment is begun.
+        return Ok(());
+    }
     if let Some(torn) = &commits.scan.torn {
         damage.set_aside(segment.number, torn.start as u64, &commits.bytes[torn.clone()]);
         tracing::warn!(
