@@ -3,7 +3,7 @@
     python3 tests/faults target/debug/tidegate              all cases, in the amounts of CI (as root)
     python3 tests/faults --long target/debug/tidegate       500 images, 2,000 damaged files, more kill points
     python3 tests/faults --only damage,missing ...          these cases
-    python3 tests/faults --planted target                   builds gateways with faults; each must be found
+    python3 tests/faults --planted target                   builds a gateway with faults; each must be found
 
 It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace. What is not there is
 printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import cases  # noqa: E402
@@ -71,7 +72,7 @@ def run_all(options):
 
 def main():
     parser = argparse.ArgumentParser(prog="faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", help="the gateway; with --planted, the directory to build in")
+    parser.add_argument("program", help="the gateway; with --planted, the directory to build in, or the gateway with the faults")
     parser.add_argument("--long", action="store_true", help="larger amounts")
     parser.add_argument("--only", help="the cases to run, separated by commas")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats what chance decided")

@@ -47,6 +47,8 @@ pub(super) struct Committer<S: Store> {
     next_index: LogIndex,
     /// Whether events were refused because there was no room, and none has been seen since.
     is_full: bool,
+    /// The bytes for which there was no room.
+    refused: u64,
     /// How many leaps of the clock the log has followed.
     followed: u32,
     /// The logs by the number that the store knows them by.
@@ -98,7 +100,7 @@ impl<S: Store> Committer<S> {
         let (start, next_index) = (found.start, found.next_index);
         shared.note_ids(&window);
         let followed = time.followed;
-        Ok(Self { shared, window, epochs, start, next_index, is_full: false, followed, by_index })
+        Ok(Self { shared, window, epochs, start, next_index, is_full: false, refused: 0, followed, by_index })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -125,7 +127,7 @@ impl<S: Store> Committer<S> {
                 if self.is_full {
                     // The dedup window may have passed meanwhile.
                     self.cut_if_over(self.shared.time().now)?;
-                    let room = self.shared.store.make_room(0);
+                    let room = self.shared.store.make_room(self.refused);
                     self.note_room(room);
                 }
                 if interval && synced.elapsed() >= SYNC_INTERVAL {
@@ -292,6 +294,7 @@ impl<S: Store> Committer<S> {
         let bytes: usize = events.iter().map(|event| event.body.len() + EVENT_OVERHEAD).sum();
         let bytes = pending.bytes + bytes as u64;
         if let Err(no_room) = self.shared.store.make_room(bytes) {
+            self.refused = bytes;
             self.note_room(Err(no_room));
             return Err(AppendError::LogFull);
         }

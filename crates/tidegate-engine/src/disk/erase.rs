@@ -67,6 +67,10 @@ impl DiskStore {
         edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
     ) -> Result<(), StoreError> {
         let bytes = segment.contents()?;
+        if segment.is_unreadable() {
+            let sentence = format!("rewrite {}: a part of it cannot be read now", segment.path().display());
+            return Err(StoreError(sentence.into()));
+        }
         let rewritten = rewritten(&bytes, edit)?;
         if !rewritten.is_edited {
             return Ok(());

@@ -406,8 +406,15 @@ impl DiskStore {
     /// The oldest segment, if it is not the one that is written to, and the time of its last commit.
     fn oldest(&self) -> Option<(Arc<Segment>, UnixMillis)> {
         let list = self.segments.list();
-        let [oldest, _, ..] = &list[..] else { return None };
-        Some((oldest.clone(), oldest.extent().last_at))
+        let [oldest, later @ ..] = &list[..] else { return None };
+        let mut after = later.iter().map(|segment| segment.extent().first_at).filter(|at| *at > 0);
+        let ended = match oldest.extent().last_at {
+            // It may have more than could be read, but nothing that is newer than what follows.
+            0 => after.next()?,
+            _ if oldest.is_unreadable() => after.next()?,
+            at => at,
+        };
+        (!later.is_empty()).then(|| (oldest.clone(), ended))
     }
 }
 
@@ -528,6 +535,12 @@ impl Store for DiskStore {
         drop(writer);
         let list = self.segments.list();
         if let [older @ .., _] = &list[..] {
+            // Reads that failed may have passed.
+            for segment in older.iter().filter(|segment| segment.is_unreadable()) {
+                if let Err(error) = segment.rebuild_index() {
+                    tracing::warn!(%error, "the index of a segment cannot be read");
+                }
+            }
             older
                 .iter()
                 .filter(|segment| !segment.is_sealed())

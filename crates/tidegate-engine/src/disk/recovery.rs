@@ -176,6 +176,8 @@ pub fn fold(
             None => of(at)?,
         };
         has_hole |= commits.fold(&mut state) || !commits.scan.holes.is_empty();
+        // What of the newest one cannot be read now may be commits that were acknowledged.
+        has_hole |= at == newest && segment.is_unreadable();
         each(at, segment, &commits)?;
     }
     Ok((state, has_hole))
@@ -239,6 +241,10 @@ fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreErr
 /// Makes the newest segment end with its last whole commit.
 fn mend_end(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
     segment.adopt(&commits.scan);
+    if segment.is_unreadable() {
+        // What cannot be read now may be whole. A new segment is begun.
+        return Ok(());
+    }
     if let Some(torn) = &commits.scan.torn {
         damage.set_aside(segment.number, torn.start as u64, &commits.bytes[torn.clone()]);
         tracing::warn!(

@@ -130,6 +130,9 @@ pub struct Segment {
     is_checked: AtomicBool,
     /// Damaged stretches that were found when its index was made, until they are taken.
     holes: Mutex<Vec<Range<usize>>>,
+    /// Whether a part of it could not be read when it was last read whole. That may pass, so nothing of the file
+    /// is changed meanwhile.
+    is_unreadable: AtomicBool,
 }
 
 /// The end of the name of a segment that is being rewritten.
@@ -164,6 +167,7 @@ impl Segment {
             allocated: AtomicU64::new(0),
             is_checked: AtomicBool::new(true),
             holes: Mutex::default(),
+            is_unreadable: AtomicBool::new(false),
         })
     }
 
@@ -190,6 +194,7 @@ impl Segment {
             allocated: AtomicU64::new(length),
             is_checked: AtomicBool::new(false),
             holes: Mutex::default(),
+            is_unreadable: AtomicBool::new(false),
         };
         if let Some(sealed) = segment.read_trailer(length) {
             *segment.index.write().unwrap_or_else(PoisonError::into_inner) = sealed;
@@ -320,6 +325,9 @@ impl Segment {
 
     /// Writes its index to its end. Readers go on; nobody may write to it any more.
     pub fn seal(&self) -> Result<(), StoreError> {
+        if self.is_unreadable() {
+            return Ok(());
+        }
         let (bytes, count, crc) = {
             let state = self.state();
             let (Index::Memory(logs), extent) = &*state else { return Ok(()) };
@@ -388,7 +396,11 @@ impl Segment {
     /// Makes the index anew from the records, in memory.
     pub fn rebuild_index(&self) -> Result<(), StoreError> {
         tracing::warn!(path = %self.path.display(), "a segment has no index, or a damaged one; it is made anew");
-        self.adopt(&scan(&self.contents()?, |_, _| {}));
+        let mut scan = scan(&self.contents()?, |_, _| {});
+        if self.is_unreadable() && self.is_sealed() {
+            scan.extent = self.extent();
+        }
+        self.adopt(&scan);
         Ok(())
     }
 
@@ -485,23 +497,35 @@ impl Segment {
         is_it.then(|| (header, bytes.slice_ref(payload)))
     }
 
+    /// Whether a part of it could not be read when it was last read whole.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_unreadable.load(Ordering::Relaxed)
+    }
+
     /// The bytes of a stretch of the file. What cannot be read, or is not there, is zero.
     pub fn bytes_at(&self, offset: u64, length: usize) -> Vec<u8> {
+        self.try_bytes_at(offset, length).0
+    }
+
+    /// The same, and whether all of it could be read.
+    fn try_bytes_at(&self, offset: u64, length: usize) -> (Vec<u8>, bool) {
         let mut bytes = vec![0; length];
         for _ in 0..READ_TRIES {
             match read_full(&self.file, &mut bytes, offset) {
-                Ok(()) => return bytes,
+                Ok(()) => return (bytes, true),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), offset, %error, "a read of the log failed")
                 }
             }
         }
+        let mut is_whole = true;
         for (step, block) in bytes.chunks_mut(READ_STEP).enumerate() {
             if read_full(&self.file, block, offset + (step * READ_STEP) as u64).is_err() {
                 block.fill(0);
+                is_whole = false;
             }
         }
-        bytes
+        (bytes, is_whole)
     }
 
     /// The bytes of all its records, and of what lies after them in an unsealed segment.
@@ -510,7 +534,9 @@ impl Segment {
             (Index::Sealed { .. }, extent) => extent.end,
             (Index::Memory(_), _) => self.file_bytes()?,
         };
-        Ok(self.bytes_at(0, usize::try_from(length).unwrap_or(usize::MAX)))
+        let (bytes, is_whole) = self.try_bytes_at(0, usize::try_from(length).unwrap_or(usize::MAX));
+        self.is_unreadable.store(!is_whole, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// Removes the file. Who still reads it can go on.

@@ -456,6 +456,81 @@ fn r31_whatever_byte_of_a_sealed_segment_is_damaged_the_rest_is_read() {
     assert!(damaged > 20, "{damaged}");
 }
 
+/// How many damaged stretches a start finds.
+fn found_damaged(world: &World, dir: &Path) -> u64 {
+    DiskStore::open(&world.disk_options(dir), world.clock.now()).unwrap().1.damaged
+}
+
+#[test]
+fn r31_damage_that_is_found_when_an_index_is_made_anew_is_counted() {
+    let world = world_of_segments(3);
+    for (lost, org, name) in
+        [(100, "acme", "the trailer and a bit"), (700, "other", "the trailer and a commit")]
+    {
+        let image = tempfile::tempdir().unwrap();
+        copy_dir(world.dir.path(), image.path());
+        let path = &segments(image.path())[1];
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        if lost == 100 {
+            damage(image.path(), "acme-1-a");
+        }
+        file.set_len(file.metadata().unwrap().len() - lost).unwrap();
+        assert_eq!(found_damaged(&world, image.path()), 1, "{name}");
+        assert_eq!(found_damaged(&world, image.path()), 0, "{name}: the next start has an index");
+        let node = world.try_open(image.path()).unwrap();
+        let (seqs, holes) = node.seqs_and_holes(org);
+        assert!(!holes.is_empty() && seqs.len() + holes.len() == 6, "{name}: {seqs:?} {holes:?}");
+    }
+}
+
+#[test]
+fn r31_an_index_that_cannot_be_read_any_more_is_made_anew() {
+    let world = world_of_segments(3);
+    let node = world.open();
+    let before = node.seqs("acme");
+    let path = &segments(world.dir.path())[1];
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 100).unwrap();
+    assert_eq!(node.seqs("acme"), before);
+    assert_eq!(node.seqs("other"), before);
+}
+
+#[test]
+fn p8_a_file_that_cannot_be_removed_stops_nothing_and_goes_later() {
+    let world = world_of_segments(3);
+    let oldest = segments(world.dir.path())[0].clone();
+    let node = world.open();
+    fs::remove_file(&oldest).unwrap();
+    fs::create_dir(&oldest).unwrap();
+    world.pass(48 * 60 * MINUTE);
+    // The clock leapt, and is believed after a while.
+    for _ in 0..20 {
+        world.pass(MINUTE);
+        node.engine.sweep();
+    }
+    assert!(oldest.exists());
+    node.put("acme", &["later"]);
+    assert_eq!(node.seqs("acme").len(), 1, "the other files are gone");
+    fs::remove_dir(&oldest).unwrap();
+    fs::write(&oldest, "of no use").unwrap();
+    node.engine.sweep();
+    assert!(!oldest.exists());
+}
+
+#[test]
+fn p8_an_empty_segment_that_a_kill_has_left_is_not_written_to() {
+    /// Where a record has its kind, and the kind of a snapshot.
+    const SNAPSHOT: (usize, u8) = (38, 7);
+    let world = world_of_segments(2);
+    let number = segments(world.dir.path()).len() + 1;
+    fs::write(world.dir.path().join(format!("segments/{number:010}.seg")), "").unwrap();
+    let node = world.open();
+    node.put("acme", &["later"]);
+    assert_eq!(fs::read(newest(world.dir.path())).unwrap()[SNAPSHOT.0], SNAPSHOT.1);
+    assert!(!node.state("acme").ancestors.iter().any(|ancestor| ancestor.lossy));
+    assert_eq!(node.seqs("acme"), (1..=5).collect::<Vec<_>>());
+}
+
 /// Opens a log that no engine has open. A child that another test starts holds every lock of this process for
 /// a moment, between its fork and its exec.
 fn open_soon<'a>(world: &'a World, dir: &Path) -> Node<'a> {

@@ -131,6 +131,25 @@ fn r32_the_size_bound_removes_the_oldest_and_refuses_what_the_dedup_window_needs
     assert_eq!(node.seqs("acme"), (state.floor + 1..=stored + 1).collect::<Vec<_>>());
 }
 
+#[test]
+fn r32_a_log_that_was_full_by_its_window_takes_events_again_without_a_sweep() {
+    let mut world = World::new(Kind::Disk);
+    world.window = Duration::from_secs(24 * 3600);
+    world.max_bytes = 2 << 20;
+    let node = world.open();
+    let mut large = event("acme", "id");
+    large.dedup = None;
+    large.body = format!("\"data\":\"{}\"", "x".repeat(100_000)).into();
+    let put = || node.append("acme", vec![large.clone()]);
+    while put().is_ok() {
+        world.pass(1);
+    }
+    assert_eq!(put().unwrap_err(), AppendError::LogFull);
+    world.pass(6 * MINUTE);
+    // The committer looks after each group, and each second.
+    assert!((0..5).any(|_| put().is_ok()));
+}
+
 /// What a directory takes on disk.
 fn bytes_in(dir: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
