@@ -280,8 +280,8 @@ def _after_damage(run, base, log_dir, what, may_refuse=()):
         gateway.stop()
         gateway.start()
         again = check(gateway, own, anything=True)
-        if len(again) > len(gaps):
-            raise Finding(f"the next start lost more: {accounts._short(gaps)}, then {accounts._short(again)}")
+        if more := again.lost - gaps.lost:
+            raise Finding(f"the next start lost {sorted(more)[:5]} as well")
         return "gaps" if gaps else "whole"
     except Finding as finding:
         kept = os.path.join(run.options.scratch, "kept", os.path.basename(log_dir))
