@@ -36,6 +36,7 @@ def run_case(case, options, results):
     run = None
     try:
         run = cases.Run(options, name, options.seed)
+        options.runs.append(run)
         outcome = f"passed: {case(run)}"
     except Skip as skip:
         outcome = f"skipped: this machine has no {skip}"
@@ -59,7 +60,7 @@ def run_all(options):
     beside = []
     for case in cases.BESIDE:
         if wanted is None or case.__name__ in wanted:
-            thread = threading.Thread(target=run_case, args=(case, options, results))
+            thread = threading.Thread(target=run_case, args=(case, options, results), daemon=True)
             thread.start()
             beside.append(thread)
     for case in cases.CASES:
@@ -87,11 +88,17 @@ def main():
     options.scratch = tempfile.mkdtemp(prefix="tidegate-faults-")
     # Cases clean up as after an error.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if options.planted:
-        failed = planted.check(options, run_all)
-    else:
-        print(f"seed {options.seed}", flush=True)
-        failed = [name for name, outcome in run_all(options).items() if outcome.startswith("FAILED")]
+    options.runs = []
+    try:
+        if options.planted:
+            failed = planted.check(options, run_all)
+        else:
+            print(f"seed {options.seed}", flush=True)
+            failed = [name for name, outcome in run_all(options).items() if outcome.startswith("FAILED")]
+    finally:
+        # Also those of a case that was interrupted.
+        for run in options.runs:
+            run.close()
     if failed:
         print(f"failed: {', '.join(failed)}; the files are in {options.scratch}")
     else:

@@ -109,15 +109,19 @@ class Survey:
 
 
 def by_history(gateway, org, epoch):
-    survey = Survey(org)
-    after = f"{epoch}-0"
+    return _rest(gateway, Survey(org), f"{epoch}-0")
+
+
+def _rest(gateway, survey, after):
+    org = survey.org
     while True:
         page = gateway.page(org, after)
         if gap := page.get("gap"):
             survey.gap(gap)
         for event in page["events"]:
             survey.take(event)
-        if not page["has_more"]:
+        # A second gap may lie where the first one ends.
+        if not page["has_more"] and not page.get("gap"):
             return survey
         if page["cursor"] == after:
             raise Finding(f"history of {org} does not move on from {after}")
@@ -145,9 +149,15 @@ def by_stream(gateway, org, epoch):
             if frame["seq"] > survey.at:
                 raise Finding(f"{org}: a ping moves from {survey.at} to {frame['seq']}: no event was hidden")
     # A gap at the head itself may come a moment later: history says at once whether there is one.
-    if gap := gateway.page(org, f"{current}-{survey.at}").get("gap"):
-        survey.gap(gap)
-    return survey
+    return _rest(gateway, survey, f"{current}-{survey.at}")
+
+
+class Gaps(list):
+    """The gaps that readers got, and the acknowledged events in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lost = set()
 
 
 def check(gateway, account, mark=None, by=by_history, lossy=False, retention=None, anything=False):
@@ -156,7 +166,7 @@ def check(gateway, account, mark=None, by=by_history, lossy=False, retention=Non
     `lossy`: gaps with reason epoch may be there. `retention`: seconds for which nothing may be removed; None if
     nothing may be removed at all. `anything`: whatever is declared is right."""
     mark = mark or account.mark()
-    all_gaps = []
+    all_gaps = Gaps()
     for org in account.orgs():
         with account.lock:
             acks = account.acks[org][:mark.counts.get(org, 0)]
@@ -198,6 +208,7 @@ def check(gateway, account, mark=None, by=by_history, lossy=False, retention=Non
             by_age = all(gap["reason"] == "retention" for gap in covering)
             if not anything and by_age and retention is not None and mark.at - ack.at < retention - 1:
                 raise Finding(f"{org}: {ack.id} is gone as if by age, {mark.at - ack.at:.1f} s after it was acknowledged")
+            all_gaps.lost.add(ack.id)
             lost[ack.epoch] = max(lost.get(ack.epoch, 0), ack.seq)
         # A reader that had all of it hears of the loss too.
         for epoch, seq in lost.items():
