@@ -14,6 +14,7 @@ use std::{
     io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -26,6 +27,11 @@ use crate::store::StoreError;
 /// The format that this version writes and reads. Each record names it too (its magic, in record.rs), so that a
 /// damaged file can be told from a log that another version wrote.
 const FORMAT: &str = "tidegate log 2\n";
+
+/// How often a lock that is held is tried, and after what time: a command that asks whether a gateway runs holds
+/// it for a moment ([`Directory::is_in_use`]), and so does a child of this process between its fork and its exec.
+const LOCK_TRIES: u32 = 25;
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A directory that this process alone uses, until this is dropped.
 pub struct Directory {
@@ -69,7 +75,14 @@ impl Directory {
             }
             lock => lock.map_err(|error| failed("open", &lock_path, error))?,
         };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let mut tries = 1;
+        let mut locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        while locked == Err(Errno::WOULDBLOCK) && tries < LOCK_TRIES {
+            std::thread::sleep(LOCK_AGAIN);
+            tries += 1;
+            locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        }
+        match locked {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let sentence = format!(

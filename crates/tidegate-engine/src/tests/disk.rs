@@ -336,6 +336,20 @@ fn a_second_process_is_refused() {
     world.open();
 }
 
+/// A command that asks whether a gateway runs holds the lock while it asks.
+#[test]
+fn a_lock_that_is_held_for_a_moment_does_not_stop_a_start() {
+    let world = disk();
+    drop(world.open());
+    let asking = fs::File::open(world.dir.path().join("lock")).unwrap();
+    rustix::fs::flock(&asking, rustix::fs::FlockOperation::LockShared).unwrap();
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| world.try_open(world.dir.path()).map(|node| node.put("acme", &["a"])));
+        drop(asking);
+        assert_eq!(start.join().unwrap().unwrap(), [(1, false)]);
+    });
+}
+
 #[test]
 fn another_format_is_refused() {
     let world = disk();
@@ -531,17 +545,6 @@ fn p8_an_empty_segment_that_a_kill_has_left_is_not_written_to() {
     assert_eq!(node.seqs("acme"), (1..=5).collect::<Vec<_>>());
 }
 
-/// Opens a log that no engine has open. A child that another test starts holds every lock of this process for
-/// a moment, between its fork and its exec.
-fn open_soon<'a>(world: &'a World, dir: &Path) -> Node<'a> {
-    loop {
-        match world.try_open(dir) {
-            Err(error) if error.to_string().contains("in use by another process") => std::thread::yield_now(),
-            opened => return opened.unwrap(),
-        }
-    }
-}
-
 #[test]
 fn p8_a_first_start_that_was_killed_anywhere_is_finished_by_the_next() {
     let world = disk();
@@ -560,12 +563,12 @@ fn p8_a_first_start_that_was_killed_anywhere_is_finished_by_the_next() {
         if length % 3 > 1 {
             fs::write(image.path().join("segments").join("0000000001.seg"), &whole[..length]).unwrap();
         }
-        let node = open_soon(&world, image.path());
+        let node = world.try_open(image.path()).unwrap();
         let id = format!("b{length}");
         assert!(matches!(node.put("acme", &[&id])[..], [(_, false)]), "cut at {length}");
         node.engine.close();
         drop(node);
-        let node = open_soon(&world, image.path());
+        let node = world.try_open(image.path()).unwrap();
         assert!(matches!(node.put("acme", &[&id])[..], [(_, true)]), "cut at {length}");
     }
 }
