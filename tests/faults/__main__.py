@@ -3,9 +3,10 @@
     python3 tests/faults target/debug/tidegate              all cases, in the amounts of CI (as root)
     python3 tests/faults --long target/debug/tidegate       larger amounts, and cases that take minutes
     python3 tests/faults --only damage,missing ...          these cases
+    python3 tests/faults target/debug/tidegate --soak 20    no cases, but 20 minutes of load, and what holds memory
     python3 tests/faults --planted target                   builds a gateway with faults; each must be found
 
-It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace. What is not there is
+It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace, libfaketime. What is not there is
 printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
 
 import argparse
@@ -24,6 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cases  # noqa: E402
 import long_cases  # noqa: E402
 import planted  # noqa: E402
+import soak  # noqa: E402
 from gateway import Finding, Refused  # noqa: E402
 from volumes import Skip  # noqa: E402
 
@@ -74,6 +76,15 @@ def run_all(options):
     return results
 
 
+def run_soak(options):
+    print(f"seed {options.seed}", flush=True)
+    try:
+        return soak.soak(options)
+    except (Finding, Refused) as finding:
+        print(f"soak: FAILED: {finding}")
+        return False
+
+
 def main():
     parser = argparse.ArgumentParser(prog="faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the gateway; with --planted, the directory to build in, or the gateway with the faults")
@@ -81,6 +92,9 @@ def main():
     parser.add_argument("--only", help="the cases to run, separated by commas")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats what chance decided")
     parser.add_argument("--planted", action="store_true", help="check the suite itself by planted faults")
+    parser.add_argument(
+        "--soak", metavar="MINUTES", type=int, nargs="?", const=20,
+        help="instead of the cases, load for so long (20 if none is given), and memory by what holds it")
     for name, amount in QUICK.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default {amount}, or {LONG[name]} with --long")
     for name, amount in LONG_ONLY.items():
@@ -95,7 +109,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.runs = []
     try:
-        if options.planted:
+        if options.soak:
+            failed = [] if run_soak(options) else ["soak"]
+        elif options.planted:
             failed = planted.check(options, run_all)
         else:
             print(f"seed {options.seed}", flush=True)

@@ -217,8 +217,9 @@ class Gateway:
             raise Finding(f"history of {org} after {after} answered {status}: {body[:300].decode(errors='replace')}")
         return json.loads(body)
 
-    def stream(self, org, cursor):
-        """The frames of an event stream, up to the head that its hello names."""
+    def stream(self, org, cursor, deadline=None):
+        """The frames of an event stream, up to the head that its hello names; or until `deadline`, by the
+        monotonic clock."""
         connection = self.connect()
         try:
             query = urllib.parse.urlencode({"cursor": cursor})
@@ -228,7 +229,7 @@ class Gateway:
             if answer.status != 200:
                 raise Finding(f"the stream of {org} from {cursor} answered {answer.status}: {answer.read()[:300]}")
             data, head, at = [], None, 0
-            while head is None or at < head:
+            while head is None or (at < head if deadline is None else time.monotonic() < deadline):
                 line = answer.readline().decode().rstrip("\n")
                 if line.startswith("data:"):
                     data.append(line[5:].removeprefix(" "))
