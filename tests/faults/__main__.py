@@ -6,8 +6,8 @@
     python3 tests/faults target/debug/tidegate --soak 20    no cases, but 20 minutes of load, and what holds memory
     python3 tests/faults --planted target                   builds a gateway with faults; each must be found
 
-It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace, libfaketime. What is not there is
-printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
+It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace, libfaketime. What
+is not there is printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
 
 import argparse
 import os

@@ -25,13 +25,12 @@ def deletion(run):
     and by the command on a stopped one. What was answered as deleted is never read again and leaves the files; the
     rest is all there."""
     need("strace")
-    bases = {"event": Base(run, "events", False)}
-    bases["org"] = bases["event"]
+    base = Base(run, "base", False)
     points = []
 
     def call_by_call(how):
         number = 1
-        while number <= run.options.deletion and _deletion_point(run, bases[how[1]], *how, number):
+        while number <= run.options.deletion and _deletion_point(run, base, *how, number):
             points.append((*how, number))
             number += 1
 
@@ -84,7 +83,7 @@ def _deletion_point(run, base, by, what, call, number):
             gateway.start()
         except Refused as refused:
             raise Finding(f"the next start is refused: {refused}") from None
-        _after_deletion(gateway, account, log_dir, sent, base)
+        _after_deletion(gateway, account, log_dir, sent)
         goes_on(gateway, account, ["a", "new"])
         gateway.stop()
         gateway.start()
@@ -166,7 +165,7 @@ def _note(account, sent):
             where.setdefault(each.org, set()).add(each.ack.seq)
 
 
-def _after_deletion(gateway, account, log_dir, sent, base):
+def _after_deletion(gateway, account, log_dir, sent):
     for each in sent:
         if each.ack:
             continue
@@ -267,7 +266,7 @@ def _set_back(run, name, back, ends):
         getattr(gateway, ends)()
         gateway.start(clock_.wrapper)
         if time.monotonic() - began > 4 * MINUTE:
-            raise Skip("time for this: the dedup window is over")
+            raise Skip("time for this within the dedup window")
         _are_known(gateway, account, f"{name}, after a start with the clock off by {offset} s")
         check(gateway, account)
     gateway.kill()
