@@ -1,12 +1,13 @@
 """Faults of disks, limits and power, against the real program over real file systems.
 
     python3 tests/faults target/debug/tidegate              all cases, in the amounts of CI (as root)
-    python3 tests/faults --long target/debug/tidegate       500 images, 2,000 damaged files, more kill points
+    python3 tests/faults --long target/debug/tidegate       larger amounts, and cases that take minutes
     python3 tests/faults --only damage,missing ...          these cases
+    python3 tests/faults target/debug/tidegate --soak 20    no cases, but 20 minutes of load, and what holds memory
     python3 tests/faults --planted target                   builds a gateway with faults; each must be found
 
-It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace. What is not there is
-printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
+It needs Python, and what a case needs beside it: root, loop devices, mkfs.xfs, mkfs.ext4, strace, libfaketime. What
+is not there is printed, and the case is skipped. If there are findings, the files are kept and their place is printed."""
 
 import argparse
 import os
@@ -22,12 +23,16 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import cases  # noqa: E402
+import long_cases  # noqa: E402
 import planted  # noqa: E402
+import soak  # noqa: E402
 from gateway import Finding, Refused  # noqa: E402
 from volumes import Skip  # noqa: E402
 
 QUICK = {"images": 40, "damage": 100, "points": 60, "running": 14, "rate_seconds": 12}
 LONG = {"images": 500, "damage": 2000, "points": 500, "running": 200, "rate_seconds": 60}
+# Amounts of the cases that only --long runs.
+LONG_ONLY = {"deletion": 40, "repair": 500}
 
 
 def run_case(case, options, results):
@@ -63,12 +68,21 @@ def run_all(options):
             thread = threading.Thread(target=run_case, args=(case, options, results), daemon=True)
             thread.start()
             beside.append(thread)
-    for case in cases.CASES:
+    for case in cases.CASES + (long_cases.LONG_ONLY if options.long else []):
         if wanted is None or case.__name__ in wanted:
             run_case(case, options, results)
     for thread in beside:
         thread.join()
     return results
+
+
+def run_soak(options):
+    print(f"seed {options.seed}", flush=True)
+    try:
+        return soak.soak(options)
+    except (Finding, Refused) as finding:
+        print(f"soak: FAILED: {finding}")
+        return False
 
 
 def main():
@@ -78,8 +92,13 @@ def main():
     parser.add_argument("--only", help="the cases to run, separated by commas")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats what chance decided")
     parser.add_argument("--planted", action="store_true", help="check the suite itself by planted faults")
+    parser.add_argument(
+        "--soak", metavar="MINUTES", type=int, nargs="?", const=20,
+        help="instead of the cases, load for so long (20 if none is given), and memory by what holds it")
     for name, amount in QUICK.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default {amount}, or {LONG[name]} with --long")
+    for name, amount in LONG_ONLY.items():
+        parser.add_argument(f"--{name}", type=int, default=amount, help=f"with --long; default {amount}")
     options = parser.parse_args()
     for name, amount in (LONG if options.long else QUICK).items():
         if getattr(options, name) is None:
@@ -90,7 +109,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.runs = []
     try:
-        if options.planted:
+        if options.soak:
+            failed = [] if run_soak(options) else ["soak"]
+        elif options.planted:
             failed = planted.check(options, run_all)
         else:
             print(f"seed {options.seed}", flush=True)

@@ -40,6 +40,9 @@ class Account:
         self.numbers = {}
         self.acks = {}
         self.epochs = {}
+        # The seqs of events that were deleted, and of those whose deletion was not answered.
+        self.deleted = {}
+        self.perhaps_deleted = {}
 
     def next(self, org, prefix, batch, size):
         with self.lock:
@@ -80,19 +83,32 @@ class Account:
             other.numbers = dict(self.numbers)
             other.acks = {org: list(acks) for org, acks in self.acks.items()}
             other.epochs = {org: list(epochs) for org, epochs in self.epochs.items()}
+            other.deleted = {org: set(seqs) for org, seqs in self.deleted.items()}
+            other.perhaps_deleted = {org: set(seqs) for org, seqs in self.perhaps_deleted.items()}
             return other
+
+    def holes(self, org):
+        """The seqs that may be missing without a gap."""
+        return self.deleted.get(org, set()) | self.perhaps_deleted.get(org, set())
 
 
 class Survey:
-    """What a reader of one org got that began before everything."""
+    """What a reader of one org got that began before everything. `holes`: seqs that may be missing without a gap."""
 
-    def __init__(self, org):
+    def __init__(self, org, holes=frozenset()):
         self.org = org
+        self.holes = holes
         self.events = []
         self.gaps = []
         self.at = 0
 
+    def pass_holes(self, before):
+        """Deleted events have places, and nothing comes for them."""
+        while self.at + 1 < before and self.at + 1 in self.holes:
+            self.at += 1
+
     def take(self, event):
+        self.pass_holes(event["seq"])
         if event["seq"] != self.at + 1:
             raise Finding(f"{self.org}: {event['seq']} follows {self.at} without a gap")
         self.at = event["seq"]
@@ -102,14 +118,15 @@ class Survey:
             raise Finding(f"{self.org}: {event['id']} at {event['seq']} has content that nobody published")
 
     def gap(self, gap):
+        self.pass_holes(gap["prev"] + 1)
         if gap["prev"] > self.at:
             raise Finding(f"{self.org}: a gap begins at {gap['prev']}, the reader is at {self.at}")
         self.gaps.append(gap)
         self.at = gap["seq"]
 
 
-def by_history(gateway, org, epoch):
-    return _rest(gateway, Survey(org), f"{epoch}-0")
+def by_history(gateway, org, epoch, holes=frozenset()):
+    return _rest(gateway, Survey(org, holes), f"{epoch}-0")
 
 
 def _rest(gateway, survey, after):
@@ -128,8 +145,8 @@ def _rest(gateway, survey, after):
         after = page["cursor"]
 
 
-def by_stream(gateway, org, epoch):
-    survey = Survey(org)
+def by_stream(gateway, org, epoch, holes=frozenset()):
+    survey = Survey(org, holes)
     current = epoch
     for frame in gateway.stream(org, f"{epoch}-0"):
         kind = frame["type"]
@@ -139,11 +156,13 @@ def by_stream(gateway, org, epoch):
             survey.gap(frame)
             current = frame["epoch"]
         elif kind in ("event", "batch"):
+            survey.pass_holes(frame["prev"] + 1)
             if frame["prev"] > survey.at:
                 raise Finding(f"{org}: a frame continues {frame['prev']}, the reader is at {survey.at}")
             for event in frame["events"] if kind == "batch" else [frame]:
                 survey.take(event)
         elif kind == "ping":
+            survey.pass_holes(frame["seq"] + 1)
             if frame["prev"] > survey.at:
                 raise Finding(f"{org}: a ping continues {frame['prev']}, the reader is at {survey.at}")
             if frame["seq"] > survey.at:
@@ -171,9 +190,11 @@ def check(gateway, account, mark=None, by=by_history, lossy=False, retention=Non
         with account.lock:
             acks = account.acks[org][:mark.counts.get(org, 0)]
             epochs = list(account.epochs[org])
+            deleted, perhaps_deleted = account.deleted.get(org, ()), account.perhaps_deleted.get(org, ())
+            holes = account.holes(org)
         if not acks:
             continue
-        survey = by(gateway, org, acks[0].epoch)
+        survey = by(gateway, org, acks[0].epoch, holes)
         all_gaps += survey.gaps
         got = {}
         last = {}
@@ -196,7 +217,11 @@ def check(gateway, account, mark=None, by=by_history, lossy=False, retention=Non
                 raise Finding(f"{org}: events are missing, and nothing can have been removed: {gap}")
         lost = {}
         for ack in acks:
-            if got.get(ack.id) == ack.seq:
+            if ack.seq in deleted and ack.id in got:
+                raise Finding(f"{org}: {ack.id}, {ack.seq}, was answered as deleted, and comes again")
+            if got.get(ack.id) == ack.seq or ack.seq in deleted:
+                continue
+            if ack.seq in perhaps_deleted and ack.id not in got:
                 continue
             if ack.id in got:
                 raise Finding(f"{org}: {ack.id} was acknowledged as {ack.seq} and comes as {got[ack.id]}")

@@ -30,6 +30,9 @@ class Refused(Exception):
 class Keys:
     """An API key for all orgs, and the secret of readers' tokens."""
 
+    # How far the gateway's clock is ahead of this machine's.
+    clock_ahead = 0
+
     def __init__(self, program, folder):
         os.makedirs(folder, exist_ok=True)
         made = subprocess.run(
@@ -46,7 +49,7 @@ class Keys:
         def text(part):
             return base64.urlsafe_b64encode(part).rstrip(b"=")
 
-        claims = {"sub": "faults", "org": org, "services": ["*"], "exp": int(time.time()) + 3600}
+        claims = {"sub": "faults", "org": org, "services": ["*"], "exp": int(time.time()) + self.clock_ahead + 3600}
         signed = text(b'{"alg":"HS256","typ":"JWT"}') + b"." + text(json.dumps(claims).encode())
         return (signed + b"." + text(hmac.new(self.secret, signed, hashlib.sha256).digest())).decode()
 
@@ -173,10 +176,10 @@ class Gateway:
     def connect(self, timeout=20):
         return http.client.HTTPConnection(*self.public, timeout=timeout)
 
-    def _get(self, address, path, headers=None):
+    def _get(self, address, path, headers=None, method="GET"):
         connection = http.client.HTTPConnection(*address, timeout=20)
         try:
-            connection.request("GET", path, headers=headers or {})
+            connection.request(method, path, headers=headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -185,11 +188,25 @@ class Gateway:
     def ready(self):
         return self._get(self.admin, "/readyz")[0]
 
+    def operators(self, method, path):
+        """Status and body of a request to the operators' listener."""
+        status, body = self._get(self.admin, path, method=method)
+        return status, body.decode(errors="replace")
+
     def metric(self, name):
         for line in self._get(self.admin, "/metrics")[1].decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.split()[1])
         return None
+
+    def metrics(self, name):
+        """The values of a metric, by its labels as they are written."""
+        found = {}
+        for line in self._get(self.admin, "/metrics")[1].decode().splitlines():
+            if line.startswith(name + "{"):
+                labels, value = line[len(name):].rsplit(" ", 1)
+                found[labels] = float(value)
+        return found
 
     def page(self, org, after=None):
         """A page of history, as JSON."""
@@ -200,8 +217,9 @@ class Gateway:
             raise Finding(f"history of {org} after {after} answered {status}: {body[:300].decode(errors='replace')}")
         return json.loads(body)
 
-    def stream(self, org, cursor):
-        """The frames of an event stream, up to the head that its hello names."""
+    def stream(self, org, cursor, deadline=None):
+        """The frames of an event stream, up to the head that its hello names; or until `deadline`, by the
+        monotonic clock."""
         connection = self.connect()
         try:
             query = urllib.parse.urlencode({"cursor": cursor})
@@ -211,7 +229,7 @@ class Gateway:
             if answer.status != 200:
                 raise Finding(f"the stream of {org} from {cursor} answered {answer.status}: {answer.read()[:300]}")
             data, head, at = [], None, 0
-            while head is None or at < head:
+            while head is None or (at < head if deadline is None else time.monotonic() < deadline):
                 line = answer.readline().decode().rstrip("\n")
                 if line.startswith("data:"):
                     data.append(line[5:].removeprefix(" "))
@@ -263,7 +281,15 @@ class Publisher(threading.Thread):
 
 def publish(gateway, account, org, size=1000, batch=5, prefix="p", connection=None):
     """Publishes one batch of new events. Returns the status and the answer; a 200 goes into the account."""
-    events, numbers = account.next(org, prefix, batch, size)
+    events, _ = account.next(org, prefix, batch, size)
+    status, answer = post(gateway, org, events, connection)
+    if status == 200:
+        account.acknowledged(org, events, answer)
+    return status, answer
+
+
+def post(gateway, org, events, connection=None):
+    """Sends events to an org. Returns the status and the answer."""
     own = connection is None
     connection = connection or gateway.connect()
     try:
@@ -273,8 +299,6 @@ def publish(gateway, account, org, size=1000, batch=5, prefix="p", connection=No
         body = answer.read()
         problem = json.loads(body) if body else {}
         problem["retry_after"] = answer.getheader("Retry-After")
-        if answer.status == 200:
-            account.acknowledged(org, events, problem)
         return answer.status, problem
     finally:
         if own:
