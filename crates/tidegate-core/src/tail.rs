@@ -68,6 +68,12 @@ impl Tail {
         self.batches.is_empty() && self.open.is_empty()
     }
 
+    /// Whether there are batches, which [`drop_oldest`](Self::drop_oldest) can drop. Events that are not sealed
+    /// yet are in none.
+    pub fn has_batches(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
     /// Whether there are events that are not sealed yet.
     pub fn has_open(&self) -> bool {
         !self.open.is_empty()

@@ -275,7 +275,7 @@ impl Hub {
         for (_, org) in orgs {
             let mut tail = org.tail();
             let half = tail.memory() / 2;
-            while self.budget.used() > goal && tail.memory() > half && !tail.is_empty() {
+            while self.budget.used() > goal && tail.memory() > half && tail.has_batches() {
                 tail.drop_oldest();
             }
         }
@@ -296,7 +296,7 @@ impl Feed for Hub {
             }
             tail.drop_before(now.saturating_sub(millis(self.limits.window)));
             let is_over = || self.budget.used() > self.limits.bytes;
-            while !tail.is_empty() && (tail.memory() > self.limits.org_bytes || is_over()) {
+            while tail.has_batches() && (tail.memory() > self.limits.org_bytes || is_over()) {
                 tail.drop_oldest();
             }
             if is_over() {
@@ -335,6 +335,7 @@ impl Feed for Hub {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use tidegate_core::Batch;
     use tidegate_engine::SystemClock;
     use tidegate_protocol::ServiceName;
 
@@ -345,17 +346,22 @@ mod tests {
     }
 
     fn hub() -> Hub {
+        hub_of(1 << 20)
+    }
+
+    fn hub_of(bytes: usize) -> Hub {
         let batch = BatchLimits { events: 100, bytes: 64 << 10 };
         let window = Duration::from_secs(600);
-        let limits = HubLimits { window, bytes: 1 << 20, org_bytes: 1 << 20, batch, contexts: 1 };
+        let limits = HubLimits { window, bytes, org_bytes: bytes, batch, contexts: 1 };
         Hub::new(1, limits, Arc::new(SystemClock))
     }
 
+    fn event(seq: Seq) -> Arc<Event> {
+        let service = ServiceName::parse("s").expect("a name");
+        Arc::new(Event { seq, timestamp: 1, service, users: None, fragment: Bytes::from("\"seq\":1") })
+    }
+
     fn commit(hub: &Hub, seqs: std::ops::RangeInclusive<Seq>) {
-        let event = |seq| {
-            let service = ServiceName::parse("s").expect("a name");
-            Arc::new(Event { seq, timestamp: 1, service, users: None, fragment: Bytes::from("\"seq\":1") })
-        };
         hub.committed(&acme(), seqs.start() - 1, &seqs.map(event).collect::<Vec<_>>());
     }
 
@@ -363,6 +369,20 @@ mod tests {
     fn held(org: &Org) -> (Seq, bool) {
         let tail = org.tail();
         (tail.head(), tail.is_empty())
+    }
+
+    /// The thread of the log must come back, though nothing that this tail can drop makes room.
+    #[test]
+    fn p6_a_commit_ends_if_others_hold_all_the_memory_and_its_events_wait_for_a_pass() {
+        let hub = hub_of(1);
+        let elsewhere = Batch::new(0, 1, 1, vec![event(1)], &hub.budget);
+        assert!(hub.budget.used() > 1, "over its bound");
+        let org = hub.org(&acme(), 0);
+        org.arrive(0);
+        commit(&hub, 1..=1);
+        assert_eq!(held(&org), (0, false), "they are open, so they are in no batch");
+        hub.shrink();
+        drop(elsewhere);
     }
 
     #[test]

@@ -270,12 +270,15 @@ impl DiskStore {
         let damage = Damage::new(directory.damaged());
         let read = read(&dir, &damage)?;
         let dedup_window = capped_millis(options.local.dedup_window);
+        let has_erasures = !read.state.erasures.is_empty();
         let writer = Writer {
             state: read.state,
             buffer: Vec::new(),
             head_is_old: true,
             front: read.front,
-            is_to_end: false,
+            // A kill may have come between the commit that notes an erasure and the end of the segment with the
+            // content.
+            is_to_end: has_erasures,
             begin_at: None,
         };
         let store = Self {
