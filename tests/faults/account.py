@@ -231,8 +231,10 @@ def check(gateway, account, mark=None, by=by_history, lossy=False, retention=Non
                     f"{org}: {ack.id}, acknowledged as {ack.epoch}-{ack.seq}, is lost in silence; "
                     f"the reader got up to {survey.at}, gaps {_short(survey.gaps)}")
             by_age = all(gap["reason"] == "retention" for gap in covering)
-            if not anything and by_age and retention is not None and mark.at - ack.at < retention - 1:
-                raise Finding(f"{org}: {ack.id} is gone as if by age, {mark.at - ack.at:.1f} s after it was acknowledged")
+            # The gateway may have removed it after its start, which can be long after the mark.
+            age = time.monotonic() - ack.at
+            if not anything and by_age and retention is not None and age < retention - 1:
+                raise Finding(f"{org}: {ack.id} is gone as if by age, {age:.1f} s after it was acknowledged")
             all_gaps.lost.add(ack.id)
             lost[ack.epoch] = max(lost.get(ack.epoch, 0), ack.seq)
         # A reader that had all of it hears of the loss too.
