@@ -234,7 +234,7 @@ pub(super) fn check_and_take(
     report.segments = found.len() as u64;
     report.bytes = total;
     let mut covered = Covered::new(&state);
-    // The segment before, if nothing but its records says where it ends: its number, and where that is.
+    // The number and the end of the segment before, if it has no index that says where it ends.
     let mut open_end: Option<(u64, u64)> = None;
     let (mut done, mut commit) = (0, 0);
     progress(Progress { phase: Phase::Check, done, total });

@@ -1,5 +1,5 @@
-//! Reading a log back. Every record has to continue the one before it (R28): what is missing, whoever lost
-//! it, ends the stretch, and the next one begins after it.
+//! Reading a log back. Every record has to continue the one before it (R28). If events are missing, for whatever
+//! reason, the stretch ends before them, and the next stretch begins after them.
 
 use std::sync::Arc;
 

@@ -131,7 +131,7 @@ async fn delete_whole(
         let keys = if keys == ForgottenOrg::default() { "" } else { "; its API keys are removed already" };
         Refusal::new(code, format!("{message}{keys}"))
     })?;
-    // Whoever is not in the registry yet finds the log gone (`StreamRequest::enter`).
+    // A reader that is not in the registry yet will find that the log is gone (`StreamRequest::enter`).
     let readers = node.admission.list(&org, Whose::All, None, usize::MAX);
     let closed = readers.iter().filter(|reader| node.admission.end(reader, org_deleted())).count();
     node.metrics.orgs_deleted.inc();

@@ -1,7 +1,7 @@
 //! The log lines that wait for standard error: a bounded queue, which a thread of its own writes out.
 //!
-//! Whoever logs never waits for standard error: a pipe that nobody reads would stop the workers. What does not
-//! fit is dropped and counted. (`tracing-appender` bounds the number of lines, not their bytes, does not count
+//! No thread that logs waits for standard error: a pipe that nobody reads would stop the workers. Lines that do not
+//! fit are dropped and counted. (`tracing-appender` bounds the number of lines, not their bytes, does not count
 //! the lines whose write failed, and may print to standard output when the process ends.)
 
 use std::{

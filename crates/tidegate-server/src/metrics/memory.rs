@@ -1,4 +1,4 @@
-//! What holds memory and is not counted where it is held.
+//! Estimates of memory for holders that do not count their own bytes.
 
 use crate::transport::Transport;
 
