@@ -309,7 +309,7 @@ impl DiskStore {
         let length = bytes.len();
         let room = match group.logs.is_empty() {
             true => Ok(()),
-            false => segment.allocate(length as u64 + LAST_BYTES, 0),
+            false => segment.allocate(length as u64 + LAST_BYTES, LAST_BYTES),
         };
         let written = room.map(|()| segment.write(&bytes));
         writer.buffer = bytes;
