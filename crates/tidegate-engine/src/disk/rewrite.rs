@@ -21,6 +21,8 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
     /// Whether a record was replaced.
     pub is_edited: bool,
+    /// Whether a stretch was left out.
+    pub has_left_out: bool,
 }
 
 /// The whole records in `bytes`, as `edit` leaves them, with an index. Stretches without a whole record are left
@@ -34,7 +36,7 @@ pub fn rewritten(
     let mut extent = Extent::default();
     let mut is_edited = false;
     let mut failed = None;
-    segment::scan(bytes, |header, payload| {
+    let scan = segment::scan(bytes, |header, payload| {
         let edited = edit(header, payload).unwrap_or_else(|error| {
             failed.get_or_insert(error);
             Edit::Keep
@@ -55,7 +57,8 @@ pub fn rewritten(
     }
     entries.sort_unstable();
     out.extend_from_slice(&segment::encode_index(&entries, &extent).0);
-    Ok(Rewritten { bytes: out, is_edited })
+    let has_left_out = !scan.holes.is_empty() || scan.torn.is_some();
+    Ok(Rewritten { bytes: out, is_edited, has_left_out })
 }
 
 /// Puts `bytes` in the place of a segment's file, whole or not at all.
