@@ -713,6 +713,16 @@ def failing_calls(run):
         gateway.start()
         check(gateway, account)
         gateway.kill()
+    # A repair does not leave out for good what cannot be read for a while.
+    mend = [run.program, "log", "check", "--set", f"log.dir={json.dumps(log_dir)}", "--repair"]
+    done = subprocess.run(
+        [*strace(log_dir, ["pread64:error=EIO:when=2+"], segments(log_dir)[:1]), *mend],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    if done.returncode != 1 or "--give-up-unreadable" not in done.stderr:
+        raise Finding(f"a file cannot be read, and the repair ended with {done.returncode}: {done.stdout}{done.stderr}")
+    gateway.start()
+    check(gateway, account)
+    gateway.kill()
     # A first start whose calls fail is refused, and the next one finishes it.
     for call in ("mkdir", "rename", "fsync", "fdatasync", "pwrite64", "openat"):
         log_dir = os.path.join(run.folder, f"first-{call}")

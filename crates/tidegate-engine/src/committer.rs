@@ -199,7 +199,7 @@ impl<S: Store> Committer<S> {
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Sweep { cut, done } => sweeps.push((cut, done)),
-                Request::Erased { erasure } => erased.push(erasure),
+                Request::Erased { erasures } => erased.extend(erasures),
                 Request::Delete { org, seqs, answer } => deletions.push((org, seqs, answer)),
             }
         }

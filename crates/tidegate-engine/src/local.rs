@@ -324,15 +324,15 @@ impl<S: Store> LocalEngine<S> {
         })
     }
 
-    /// Carries out the erasures that wait. Those that fail are tried in the next sweep.
+    /// Carries out the erasures that wait. If that fails, the next sweep tries again.
     fn erase(&self) {
-        for erasure in self.shared.store.erasures() {
-            match self.shared.store.erase(&erasure) {
-                Ok(()) => drop(self.shared.queue.push(Request::Erased { erasure })),
-                Err(error) => {
-                    tracing::warn!(%error, "content that was deleted is still in a file of the log")
-                }
-            }
+        let erasures = self.shared.store.erasures();
+        if erasures.is_empty() {
+            return;
+        }
+        match self.shared.store.erase(&erasures) {
+            Ok(()) => drop(self.shared.queue.push(Request::Erased { erasures })),
+            Err(error) => tracing::warn!(%error, "content that was deleted is still in a file of the log"),
         }
     }
 
@@ -416,7 +416,6 @@ impl<S: Store> Engine for LocalEngine<S> {
     }
 
     fn sweep(&self) {
-        self.erase();
         // The commit clock: to a store the time never falls, and no leap ahead is seen before it is believed.
         let now = self.shared.time().now;
         for round in 0..CUTS_MAX {
@@ -429,10 +428,16 @@ impl<S: Store> Engine for LocalEngine<S> {
             let (done, wait) = mpsc::sync_channel(1);
             let asked = self.shared.queue.push(Request::Sweep { cut, done });
             // An error means that the committer has stopped; it has logged why.
-            if asked.is_err() || wait.recv().is_err() || last {
+            if asked.is_err() || wait.recv().is_err() {
+                return;
+            }
+            if last {
                 break;
             }
         }
+        // Last, because the store makes itself ready for it when the committer sweeps, and retention may have removed
+        // much of it.
+        self.erase();
     }
 
     fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>> {

@@ -324,15 +324,15 @@ pub trait Store: Send + Sync + 'static {
     /// Called with the node's time in each sweep, from the committing thread.
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError>;
 
-    /// Erasures that were committed and are to be carried out.
+    /// Erasures that were committed and can be carried out now. Others wait until the store is ready for them.
     fn erasures(&self) -> Vec<Erasure> {
         Vec::new()
     }
 
     /// Removes content from every file. May take long; never called from the committing thread. After it
     /// the committer notes that it was done.
-    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
-        let _ = erasure;
+    fn erase(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
+        let _ = erasures;
         Ok(())
     }
 

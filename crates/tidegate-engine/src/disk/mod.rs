@@ -66,6 +66,8 @@ const LAST_BYTES: u64 = 64 << 10;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// A segment takes no more events once it is this large, if no new one can be begun.
 const SEGMENT_BYTES_HARD: u64 = 1 << 30;
+/// How many segments there may be beyond those that end by their age, for more to end early, for erasures.
+const SEGMENTS_EARLY_MAX: usize = 64;
 /// How long after a segment could not be begun it is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,8 @@ impl DiskOptions {
     }
 
     /// How much more than [`DiskOptions::max_bytes`] the directory may take: a segment, the room that the
-    /// next commits have been given, and copies of damaged stretches.
+    /// next commits have been given, and copies of damaged stretches. Add what the log knows of its orgs, which
+    /// stands at the front of a segment: about 120 bytes for each, and 31 for each epoch before its present one.
     pub fn over_max_bytes(&self) -> u64 {
         self.segment_bytes() + 2 * CHUNK_BYTES + damage::DIR_BYTES_MAX
     }
@@ -132,8 +135,6 @@ struct Writer {
     head_is_old: bool,
     /// Where the snapshot at the front of the newest segment ends.
     front: u64,
-    /// Whether the newest segment is to end after this commit.
-    is_to_end: bool,
     /// No segment is begun before, because one could not be.
     begin_at: Option<Instant>,
 }
@@ -208,6 +209,11 @@ impl DiskStore {
     /// Whether no segment has a part that could not be read.
     pub fn is_readable(&self) -> bool {
         !self.segments.list().iter().any(|segment| segment.is_unreadable())
+    }
+
+    /// Calls `then` when the next reading on this thread has listed the segments.
+    pub fn when_listed(then: impl FnOnce() + 'static) {
+        read::WHEN_LISTED.set(Some(Box::new(then)));
     }
 
     /// Makes the store believe that a log has got this far, as if it had held that many events.
@@ -339,15 +345,15 @@ impl DiskStore {
         writer.state.take(group, commit);
         for (erasure, is_done) in &group.erasures {
             self.hide(erasure, !is_done);
-            writer.is_to_end |= !is_done;
-        }
-        if writer.is_to_end {
-            // So that the content lies in segments that can be rewritten.
-            let ended = segment.number;
-            self.begin_segment(writer, group.at)?;
-            writer.is_to_end = self.newest()?.number == ended;
         }
         Ok(Ok(()))
+    }
+
+    /// Whether a segment may end before its time, so that an erasure need not wait for that: not if there are many
+    /// segments already, because each has a snapshot and takes a descriptor.
+    fn may_end_early(&self) -> bool {
+        let aged = usize::try_from(self.retention / self.segment_millis).unwrap_or(usize::MAX);
+        self.segments.list().len() < aged.saturating_add(SEGMENTS_EARLY_MAX)
     }
 
     fn hide(&self, erasure: &Erasure, is_hidden: bool) {
@@ -409,7 +415,9 @@ impl Store for DiskStore {
             ));
         }
         let taken = self.disk_bytes();
-        if taken + bytes > self.max_bytes + self.segment_bytes {
+        // The snapshot at the front of each segment is as large as what the log knows of its orgs.
+        let front = self.writer().front;
+        if taken + bytes > self.max_bytes + self.segment_bytes + front {
             let sentence = format!(
                 "the log takes {taken} bytes, log.max_bytes allows {}, and all that could be removed is within \
                  dedup.window",
@@ -418,7 +426,7 @@ impl Store for DiskStore {
             return Err(NoRoom(sentence.into()));
         }
         let Some(newest) = self.segments.newest() else { return Ok(()) };
-        if newest.extent().end > SEGMENT_BYTES_HARD {
+        if newest.extent().end.saturating_sub(front) > SEGMENT_BYTES_HARD {
             return Err(NoRoom("the log cannot begin a new segment; see the log lines before".into()));
         }
         let room = newest.allocate(needed, CHUNK_BYTES.min(self.segment_bytes));
@@ -473,6 +481,9 @@ impl Store for DiskStore {
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         self.segments.remove(cut.token);
+        if let Err(error) = self.damage.forget_segments(cut.token) {
+            tracing::warn!(%error, "a copy of a damaged stretch cannot be removed yet");
+        }
         Ok(())
     }
 
@@ -483,8 +494,12 @@ impl Store for DiskStore {
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let extent = self.newest()?.extent();
+        // Only segments that are not written to can be rewritten without the content of an erasure.
+        let is_to_erase = writer.state.erasures.iter().any(|(_, commit)| *commit > extent.first_commit);
         // A segment that gets no more events is ended by the clock.
-        if extent.event_bytes > 0 && now.saturating_sub(extent.first_at) >= self.segment_millis {
+        let is_aged = now.saturating_sub(extent.first_at) >= self.segment_millis;
+        let is_due = is_aged && (extent.event_bytes > 0 || is_to_erase);
+        if is_due || (is_to_erase && self.may_end_early()) {
             self.begin_segment(&mut writer, now)?;
         }
         drop(writer);
@@ -503,11 +518,16 @@ impl Store for DiskStore {
     }
 
     fn erasures(&self) -> Vec<Erasure> {
-        self.writer().state.erasures.clone()
+        let writer = self.writer();
+        let Some(newest) = self.segments.newest() else { return Vec::new() };
+        // The newest segment holds no event of a commit before its first one.
+        let first = newest.extent().first_commit;
+        let ready = writer.state.erasures.iter().filter(|(_, commit)| *commit <= first);
+        ready.map(|(erasure, _)| erasure.clone()).collect()
     }
 
-    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
-        self.erase_everywhere(erasure)
+    fn erase(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
+        self.erase_everywhere(erasures)
     }
 
     fn bytes(&self) -> u64 {

@@ -310,15 +310,11 @@ impl DiskStore {
         let damage = Arc::new(Damage::new(directory.damaged()));
         let read = read(&dir, &damage)?;
         let dedup_window = capped_millis(options.local.dedup_window);
-        let has_erasures = !read.state.erasures.is_empty();
         let writer = Writer {
             state: read.state,
             buffer: Vec::new(),
             head_is_old: true,
             front: read.front,
-            // A kill may have come between the commit that notes an erasure and the end of the segment with the
-            // content.
-            is_to_end: has_erasures,
             begin_at: None,
         };
         let store = Self {
@@ -342,7 +338,7 @@ impl DiskStore {
             _directory: directory,
         };
         let erasures = store.writer().state.erasures.clone();
-        erasures.iter().for_each(|erasure| store.hide(erasure, true));
+        erasures.iter().for_each(|(erasure, _)| store.hide(erasure, true));
         if !read.missing.is_empty() {
             tracing::error!(
                 segments = ?read.missing,

@@ -22,6 +22,8 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
     /// Whether a record was replaced.
     pub is_edited: bool,
+    /// Whether a stretch was left out.
+    pub has_left_out: bool,
 }
 
 /// The whole records in `bytes`, as `edit` leaves them, with an index. Stretches without a whole record are left
@@ -35,7 +37,7 @@ pub fn rewritten(
     let mut extent = Extent::default();
     let mut is_edited = false;
     let mut failed = None;
-    index::scan(bytes, |header, place| {
+    let scan = index::scan(bytes, |header, place| {
         let payload = &bytes[place];
         let edited = edit(header, payload).unwrap_or_else(|error| {
             failed.get_or_insert(error);
@@ -57,7 +59,8 @@ pub fn rewritten(
     }
     entries.sort_unstable();
     out.extend_from_slice(&index::encode(&entries, &extent).0);
-    Ok(Rewritten { bytes: out, is_edited })
+    let has_left_out = !scan.holes.is_empty() || scan.torn.is_some();
+    Ok(Rewritten { bytes: out, is_edited, has_left_out })
 }
 
 /// Puts `bytes` in the place of a segment's file, whole or not at all.
