@@ -13,6 +13,7 @@ mod erase;
 mod head_file;
 mod read;
 mod record;
+mod records;
 mod recovery;
 pub mod repair;
 mod rewrite;

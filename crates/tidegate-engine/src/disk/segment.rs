@@ -7,18 +7,22 @@
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
-    io::{Error, ErrorKind},
+    io::{Error, ErrorKind, IoSliceMut},
+    num::NonZeroU64,
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use bytes::{BufMut, Bytes};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{Advice, FallocateFlags, fadvise, fallocate},
+    io::{ReadWriteFlags, preadv2},
+};
 use tidegate_protocol::{Seq, UnixMillis};
 
 use super::record::{self, ALIGN, Header, IDS, Kind, RecordReader};
@@ -31,6 +35,8 @@ const TRAILER: usize = 80;
 const TRAILER_MAGIC: [u8; 8] = *b"tgSeal2\n";
 /// How often a read that failed is tried before the place counts as damaged.
 const READ_TRIES: usize = 3;
+/// Of an index on disk, one entry in so many is in memory, so that a look-up reads one stretch of it.
+const GUIDE_STEP: usize = 64;
 /// What a read that fails is repeated with: a damaged sector costs no more than this.
 const READ_STEP: usize = 4096;
 
@@ -65,6 +71,18 @@ impl Entry {
             bytes: reader.u32()?,
         };
         reader.end(entry)
+    }
+
+    /// Where the record ends, without padding.
+    pub fn end(&self) -> usize {
+        self.offset as usize + self.bytes as usize
+    }
+
+    /// The record that it names, its payload as a part of `bytes`; `None` if they are another one or none.
+    pub fn record_in(&self, bytes: Bytes) -> Option<(Header, Bytes)> {
+        let (header, payload) = record::parse(&bytes)?;
+        let is_it = Self::of(&header, payload, self.offset as usize) == Some(*self);
+        is_it.then(|| (header, bytes.slice_ref(payload)))
     }
 
     /// The entry of a record, if an index names it.
@@ -115,7 +133,16 @@ enum Index {
     /// By log, in seq order.
     Memory(HashMap<LogIndex, Vec<Entry>>),
     /// `count` entries after the records, sorted.
-    Sealed { count: usize, crc: u32 },
+    Sealed { count: usize, crc: u32, guide: OnceLock<Guide> },
+}
+
+/// The log and the last seq of one entry in [`GUIDE_STEP`]. It is made when the index was compared with its CRC,
+/// which is done before the first use.
+type Guide = Box<[(LogIndex, Seq)]>;
+
+fn guide_of(index: &[u8]) -> Result<Guide, StoreError> {
+    let entries = index.chunks_exact(ENTRY).step_by(GUIDE_STEP).map(Entry::read);
+    entries.map(|entry| entry.map(|entry| (entry.log, entry.last))).collect()
 }
 
 /// The file.
@@ -126,8 +153,6 @@ pub struct Segment {
     index: RwLock<(Index, Extent)>,
     /// Bytes that the file may take, or takes.
     allocated: AtomicU64,
-    /// Whether its index was compared with its CRC, which is done before the first use.
-    is_checked: AtomicBool,
     /// Damaged stretches that were found when its index was made, until they are taken.
     holes: Mutex<Vec<Range<usize>>>,
     /// Whether a part of it could not be read when it was last read whole. That may pass, so nothing of the file
@@ -165,7 +190,6 @@ impl Segment {
             file,
             index,
             allocated: AtomicU64::new(0),
-            is_checked: AtomicBool::new(true),
             holes: Mutex::default(),
             is_unreadable: AtomicBool::new(false),
         })
@@ -192,7 +216,6 @@ impl Segment {
             file,
             index: RwLock::new((Index::Memory(HashMap::new()), Extent::default())),
             allocated: AtomicU64::new(length),
-            is_checked: AtomicBool::new(false),
             holes: Mutex::default(),
             is_unreadable: AtomicBool::new(false),
         };
@@ -227,7 +250,7 @@ impl Segment {
             Index::Memory(logs) => {
                 logs.values().map(|entries| 64 + entries.capacity() * size_of::<Entry>()).sum()
             }
-            Index::Sealed { .. } => 0,
+            Index::Sealed { guide, .. } => guide.get().map_or(0, |guide| size_of_val(&guide[..])),
         }
     }
 
@@ -345,7 +368,8 @@ impl Segment {
             return Err(failed("seal", &self.path, error));
         }
         self.allocated.store(end + bytes.len() as u64, Ordering::Relaxed);
-        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc };
+        let guide = OnceLock::from(guide_of(&bytes[..count * ENTRY])?);
+        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc, guide };
         Ok(())
     }
 
@@ -355,29 +379,33 @@ impl Segment {
         let (count, crc, extent) = decode_trailer(&trailer)?;
         let index_bytes = (count as u64).checked_mul(ENTRY as u64)?;
         let is_whole = extent.end.checked_add(index_bytes)?.checked_add(TRAILER as u64)? == length;
-        is_whole.then_some((Index::Sealed { count, crc }, extent))
+        is_whole.then(|| (Index::Sealed { count, crc, guide: OnceLock::new() }, extent))
     }
 
     /// Compares the index with its CRC, once. A flipped bit would lead to a wrong place, and hide events that
     /// are there; so a damaged index is made anew, in memory.
     fn check_index(&self) -> Result<(), StoreError> {
-        if self.is_checked.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if !self.index_matches() {
-            self.rebuild_index()?;
-        }
-        self.is_checked.store(true, Ordering::Relaxed);
-        Ok(())
+        let is_whole = match &*self.state() {
+            (Index::Memory(_), _) => true,
+            (Index::Sealed { guide, .. }, _) if guide.get().is_some() => true,
+            (Index::Sealed { count, crc, guide }, extent) => {
+                let bytes = self.bytes_at(extent.end, count * ENTRY);
+                let is_whole = crc32fast::hash(&bytes) == *crc;
+                if is_whole {
+                    let _ = guide.set(guide_of(&bytes)?);
+                }
+                is_whole
+            }
+        };
+        if is_whole { Ok(()) } else { self.rebuild_index() }
     }
 
     /// Whether the index has its CRC. One in memory has none.
     pub fn index_matches(&self) -> bool {
         match &*self.state() {
             (Index::Memory(_), _) => true,
-            (Index::Sealed { count, crc }, extent) => {
-                let bytes = self.bytes_at(extent.end, count * ENTRY);
-                crc32fast::hash(&bytes) == *crc
+            (Index::Sealed { count, crc, .. }, extent) => {
+                crc32fast::hash(&self.bytes_at(extent.end, count * ENTRY)) == *crc
             }
         }
     }
@@ -430,18 +458,17 @@ impl Segment {
                 let begin = entries.partition_point(|entry| entry.last < from);
                 Ok(entries[begin..].iter().take(max).copied().collect())
             }
-            Index::Sealed { count, .. } => {
-                let (mut low, mut high) = (0, *count);
-                while low < high {
-                    let middle = low.midpoint(high);
-                    let entry = self.sealed_entries(&state.1, middle, 1)?;
-                    match entry.first() {
-                        Some(entry) if (entry.log, entry.last) < (log, from) => low = middle + 1,
-                        _ => high = middle,
-                    }
+            Index::Sealed { count, guide, .. } => {
+                let (mut begin, mut end) = (0, *count);
+                if let Some(guide) = guide.get() {
+                    let before = guide.partition_point(|place| *place < (log, from));
+                    begin = before.saturating_sub(1) * GUIDE_STEP;
+                    end = end.min(guide.partition_point(|place| place.0 <= log) * GUIDE_STEP);
+                    end = end.min(begin.saturating_add(max).saturating_add(GUIDE_STEP));
                 }
-                let mut found = self.sealed_entries(&state.1, low, max.min(count - low))?;
-                found.retain(|entry| entry.log == log);
+                let mut found = self.sealed_entries(&state.1, begin, end.saturating_sub(begin))?;
+                found.retain(|entry| entry.log == log && entry.last >= from);
+                found.truncate(max);
                 Ok(found)
             }
         }
@@ -489,17 +516,23 @@ impl Segment {
         Ok(last)
     }
 
-    /// The record that `entry` names, its payload as a part of its bytes; `None` if another one or none is there.
-    pub fn record(&self, entry: &Entry) -> Option<(Header, Bytes)> {
-        let bytes = Bytes::from(self.bytes_at(u64::from(entry.offset), entry.bytes as usize));
-        let (header, payload) = record::parse(&bytes)?;
-        let is_it = Entry::of(&header, payload, entry.offset as usize) == Some(*entry);
-        is_it.then(|| (header, bytes.slice_ref(payload)))
-    }
-
     /// Whether a part of it could not be read when it was last read whole.
     pub fn is_unreadable(&self) -> bool {
         self.is_unreadable.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of a stretch of the file, if they can be had without waiting for the disk.
+    pub fn cached_bytes_at(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read =
+            preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT).ok()?;
+        (read == length).then_some(bytes)
+    }
+
+    /// Asks the disk for a stretch of the file, and does not wait for it.
+    pub fn read_ahead(&self, offset: u64, length: usize) {
+        // Without it, reads are only slower.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length as u64), Advice::WillNeed);
     }
 
     /// The bytes of a stretch of the file. What cannot be read, or is not there, is zero.
