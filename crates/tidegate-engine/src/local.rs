@@ -157,6 +157,24 @@ impl<S: Store> Shared<S> {
         time
     }
 
+    /// The state of a log for reading, if the engine has halted. It begins no epoch, because it cannot write one: a
+    /// log that was not used since the start goes on in its last one, which ends at its head, and which the next
+    /// start knows. A log that does not exist cannot be created.
+    pub fn open_halted(&self, org: &OrgId) -> Result<LogState, AppendError> {
+        // An engine that was closed may still write what it has taken. After a halt nothing changes the log.
+        if !matches!(*self.health.borrow(), Health::Halted(_)) {
+            return Err(AppendError::Halted);
+        }
+        let log = self.log(org).ok_or(AppendError::Halted)?;
+        if let Some(state) = log.state() {
+            return Ok(state);
+        }
+        let chain = self.store.chain(log.index).ok_or(AppendError::Halted)?;
+        let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
+        let (head, floor) = (now.head, now.floor);
+        Ok(now.chain.get_or_insert(chain).state(head, floor))
+    }
+
     fn refusal(&self, refused: Refused) -> AppendError {
         match refused {
             Refused::Requests => AppendError::TooManyWaiting,
@@ -352,14 +370,12 @@ impl<S: Store> Engine for LocalEngine<S> {
             return Box::pin(std::future::ready(Ok(state)));
         }
         let (answer, answered) = oneshot::channel();
-        let taken = self.shared.queue.push(Request::Open { org: org.clone(), answer });
-        let refused = taken.err().map(|refused| self.shared.refusal(refused));
-        Box::pin(async move {
-            match refused {
-                Some(error) => Err(error),
-                None => answered.await.unwrap_or(Err(AppendError::Unknown)),
-            }
-        })
+        let refused = match self.shared.queue.push(Request::Open { org: org.clone(), answer }) {
+            Ok(()) => return Box::pin(async move { answered.await.unwrap_or(Err(AppendError::Unknown)) }),
+            Err(Refused::Closed) => self.shared.open_halted(org),
+            Err(refused) => Err(self.shared.refusal(refused)),
+        };
+        Box::pin(std::future::ready(refused))
     }
 
     fn head(&self, org: &OrgId) -> Option<LogState> {
@@ -450,6 +466,7 @@ impl<S: Store> Engine for LocalEngine<S> {
             ids,
             ids_bytes,
             queue_bytes: self.shared.queue.bytes() as u64,
+            clock_ahead: self.clock_ahead(),
             ..of_store
         }
     }

@@ -6,7 +6,7 @@
 //! All times that a store is given are those of the commit clock (R30). They never fall, across restarts too,
 //! and do not leap ahead before the leap is believed, so a store needs no care for clocks that are set.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tidegate_core::{ContentHash, DedupKey, Event};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
@@ -259,6 +259,8 @@ pub struct Usage {
     /// The oldest event that is kept is not older than this; `None` if there is none, or if the store does not
     /// know.
     pub oldest_at: Option<UnixMillis>,
+    /// How far the time of commits is ahead of the wall clock (R30).
+    pub clock_ahead: Duration,
     /// Ids in the dedup window.
     pub ids: u64,
     /// The memory that they take.

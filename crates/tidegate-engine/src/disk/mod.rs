@@ -9,8 +9,10 @@
 pub mod check;
 mod damage;
 mod directory;
+mod encode;
 mod erase;
 mod head_file;
+mod index;
 mod read;
 mod record;
 mod records;
@@ -37,9 +39,9 @@ use tidegate_protocol::{Seq, UnixMillis};
 use self::{
     damage::Damage,
     directory::Directory,
+    encode::{Encoded, encode},
     head_file::HeadFile,
-    record::{CommitWriter, IDS, Kind, LogState},
-    segment::{Entry, Segment},
+    segment::Segment,
     segments::{Sealer, Segments},
     space::FreeSpace,
     state::State,
@@ -52,13 +54,14 @@ use super::{
     store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
 
-/// A record holds events of up to this size together, so that a page does not read much more than it gives.
-const RECORD_BYTES: usize = 64 << 10;
 /// The file of a segment takes room in steps of this size, ahead of what is written.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// What publishers leave of that room, for commits that must not fail on a full disk: opened logs, floors,
-/// the record of a stop.
+/// What publishers leave of that room, for commits that must not fail on a full disk: opened logs, floors, the
+/// records of starts and stops.
 const RESERVE_BYTES: u64 = 256 << 10;
+/// What opened logs leave of it, however many there are: without a floor nothing can be removed, and without the
+/// record of a start there is none.
+const LAST_BYTES: u64 = 64 << 10;
 /// The smallest and the largest segment; between them it is a sixteenth of `log.max_bytes`. The largest is
 /// what a start reads in well under a second.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
@@ -142,7 +145,7 @@ pub struct DiskStore {
     head: HeadFile,
     segments: Segments,
     sealer: Sealer,
-    damage: Damage,
+    damage: Arc<Damage>,
     free: FreeSpace,
     /// Events that are to be erased, and still are in a segment.
     hidden: RwLock<HashMap<LogIndex, Arc<HashSet<Seq>>>>,
@@ -194,6 +197,20 @@ impl LocalEngine<DiskStore> {
 
 #[cfg(test)]
 impl DiskStore {
+    /// Puts a thread in the place of the sealing one whose disk hangs, and marks the oldest segment as one whose
+    /// last read failed. Returns what lets the thread go on, and the numbers of the segments that it is done with.
+    pub fn hang(&mut self) -> (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<u64>) {
+        let (sealer, let_go, worked) = segments::hanging(self.damage.clone());
+        self.sealer = sealer;
+        self.segments.list()[0].set_unreadable();
+        (let_go, worked)
+    }
+
+    /// Whether no segment has a part that could not be read.
+    pub fn is_readable(&self) -> bool {
+        !self.segments.list().iter().any(|segment| segment.is_unreadable())
+    }
+
     /// Makes the store believe that a log has got this far, as if it had held that many events.
     pub fn raise_head(&self, org: &str, head: Seq) {
         let mut writer = self.writer();
@@ -201,13 +218,6 @@ impl DiskStore {
         let at = writer.state.at;
         self.begin_segment(&mut writer, at).expect("a segment");
     }
-}
-
-/// Where the parts of a commit lie in it, and what it holds.
-struct Encoded {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    event_bytes: usize,
 }
 
 impl DiskStore {
@@ -256,7 +266,7 @@ impl DiskStore {
                 .and_then(|()| segment.write(&snapshot))
                 .and_then(|()| segment.sync());
             if written.is_err() {
-                // It holds nothing that counts.
+                // It holds nothing that counts. If it stays, the next one overwrites it, or a start passes it over.
                 let _ = segment.remove();
             }
             written.map(|()| segment)
@@ -283,66 +293,9 @@ impl DiskStore {
         writer.front = bytes as u64;
         writer.begin_at = None;
         if let Some(before) = before {
-            self.sealer.seal(before);
+            self.sealer.tend(before);
         }
         Ok(())
-    }
-
-    fn encode(group: &WriteGroup, writer: &mut Writer) -> Encoded {
-        let commit = writer.state.commit + 1;
-        let mut records = CommitWriter::new(std::mem::take(&mut writer.buffer), commit, group.at);
-        let mut entries = Vec::new();
-        let mut event_bytes = 0;
-        let mut note = |entries: &mut Vec<Entry>, log, first, last, (offset, bytes): (usize, usize)| {
-            let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            entries.push(Entry { log, first, last, offset: narrow(offset), bytes: narrow(bytes) });
-            event_bytes += bytes.next_multiple_of(record::ALIGN);
-        };
-        for log in &group.logs {
-            if let Some(chain) = &log.chain {
-                let state = LogState {
-                    org: log.org.clone(),
-                    head: log.head,
-                    floor: writer.state.logs.get(&log.index).map_or(0, |known| known.floor),
-                    last_timestamp: log.last_timestamp,
-                    touched: group.at,
-                    chain: record::encode_chain(chain),
-                };
-                records.record(Kind::Log, log.index, |out| record::put_log(out, &state));
-            }
-            let mut rest = &log.events[..];
-            while let (Some(first), count) = (rest.first(), events_of_a_record(rest)) {
-                let (events, others) = rest.split_at(count);
-                let last = events.last().map_or(first.seq, |event| event.seq);
-                let place = records.record(Kind::Events, log.index, |out| record::put_events(out, events));
-                note(&mut entries, log.index, first.seq, last, place);
-                rest = others;
-            }
-        }
-        if group.logs.iter().any(|log| !log.ids.is_empty()) {
-            let place = records.record(Kind::Ids, 0, |out| {
-                for log in group.logs.iter().filter(|log| !log.ids.is_empty()) {
-                    record::put_ids(out, log.index, &log.ids);
-                }
-            });
-            note(&mut entries, IDS, commit, commit, place);
-        }
-        for (index, floor) in &group.floors {
-            records.record(Kind::Floor, *index, |out| out.extend_from_slice(&floor.to_be_bytes()));
-        }
-        if group.cut > 0 {
-            records.record(Kind::Cut, 0, |out| out.extend_from_slice(&group.cut.to_be_bytes()));
-        }
-        for (index, _) in &group.forgotten {
-            records.record(Kind::Forgotten, *index, |_| {});
-        }
-        for (erasure, is_done) in &group.erasures {
-            records.record(Kind::Erase, 0, |out| record::put_erasure(out, erasure, *is_done));
-        }
-        if let Some(start) = &group.start {
-            records.record(Kind::Start, 0, |out| record::put_start(out, start));
-        }
-        Encoded { bytes: records.finish(), entries, event_bytes }
     }
 
     fn write(&self, group: &WriteGroup, writer: &mut Writer) -> Result<Result<(), NoRoom>, StoreError> {
@@ -352,13 +305,25 @@ impl DiskStore {
         self.end_segment_if_due(group, writer)?;
         let segment = self.newest()?;
         let commit = writer.state.commit + 1;
-        let Encoded { bytes, entries, event_bytes } = Self::encode(group, writer);
-        let written = segment.write(&bytes);
+        let buffer = std::mem::take(&mut writer.buffer);
+        let Encoded { bytes, entries, event_bytes } = encode(group, &writer.state, buffer);
         let length = bytes.len();
+        let room = match group.logs.is_empty() {
+            true => Ok(()),
+            false => segment.allocate(length as u64 + LAST_BYTES, LAST_BYTES),
+        };
+        let written = room.map(|()| segment.write(&bytes));
         writer.buffer = bytes;
         // One large commit does not keep its room.
         writer.buffer.clear();
         writer.buffer.shrink_to(1 << 20);
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                let sentence = format!("the file system gives no room for the log: {error}");
+                return Ok(Err(NoRoom(sentence.into())));
+            }
+        };
         match written {
             Ok(()) => {}
             Err(error) if segment::is_no_room(&error) => {
@@ -417,16 +382,6 @@ impl DiskStore {
         };
         (!later.is_empty()).then(|| (oldest.clone(), ended))
     }
-}
-
-/// How many of `events` go into one record.
-fn events_of_a_record(events: &[Arc<tidegate_core::Event>]) -> usize {
-    let mut bytes = 0;
-    let fit = events.iter().take_while(|event| {
-        bytes += record::event_size(event);
-        bytes <= RECORD_BYTES
-    });
-    fit.count().max(1)
 }
 
 impl Store for DiskStore {
@@ -536,19 +491,12 @@ impl Store for DiskStore {
         drop(writer);
         let list = self.segments.list();
         if let [older @ .., _] = &list[..] {
-            // Reads that failed may have passed.
-            for segment in older.iter().filter(|segment| segment.is_unreadable()) {
-                if let Err(error) = segment.rebuild_index() {
-                    tracing::warn!(%error, "the index of a segment cannot be read");
-                }
-            }
             older
                 .iter()
-                .filter(|segment| !segment.is_sealed())
-                .for_each(|segment| self.sealer.seal(segment.clone()));
+                .filter(|segment| !segment.is_sealed() || segment.is_unreadable() || segment.has_holes())
+                .for_each(|segment| self.sealer.tend(segment.clone()));
         }
         self.segments.remove_left();
-        self.note_holes();
         if let Err(error) = self.damage.forget(Duration::from_millis(self.retention)) {
             tracing::warn!(%error, "an old copy of a damaged stretch cannot be removed yet");
         }

@@ -9,9 +9,11 @@ use tidegate_protocol::Seq;
 
 use super::{
     DiskStore,
+    damage::Damage,
+    index::Entry,
     record::{self, Header},
     records::Records,
-    segment::{Entry, Segment},
+    segment::Segment,
 };
 use crate::store::{LogIndex, StoreError, Stretch};
 
@@ -140,23 +142,21 @@ impl DiskStore {
         Ok(!reading.is_done())
     }
 
-    /// Notes the damage that was found when indexes were made anew.
-    pub(super) fn note_holes(&self) {
-        for segment in self.segments.list().iter() {
-            for hole in segment.take_holes() {
-                let bytes = segment.bytes_at(hole.start as u64, hole.len());
-                if self.damage.note(segment.number, hole.start as u64, &bytes) {
-                    log_damage(segment, hole.start as u64, hole.len());
-                }
-            }
-        }
-    }
-
     pub(super) fn note_damage(&self, segment: &Segment, entry: &Entry) {
         let offset = u64::from(entry.offset);
         let bytes = segment.bytes_at(offset, entry.bytes as usize);
         if self.damage.note(segment.number, offset, &bytes) {
             log_damage(segment, offset, entry.bytes as usize);
+        }
+    }
+}
+
+/// Notes the damage that was found when the index of a segment was made anew.
+pub(super) fn note_holes(segment: &Segment, damage: &Damage) {
+    for hole in segment.take_holes() {
+        let bytes = segment.bytes_at(hole.start as u64, hole.len());
+        if damage.note(segment.number, hole.start as u64, &bytes) {
+            log_damage(segment, hole.start as u64, hole.len());
         }
     }
 }

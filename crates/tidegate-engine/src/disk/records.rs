@@ -3,10 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    record::Header,
-    segment::{Entry, Segment},
-};
+use super::{index::Entry, record::Header, segment::Segment};
 
 /// Records are read at once if no more than this lies between two of them (a call costs as much as copying a few
 /// KiB), and up to this many bytes.

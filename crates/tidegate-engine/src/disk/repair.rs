@@ -9,9 +9,10 @@ use super::{
     check::{CheckError, Examined, Phase, Progress, Report, check, check_and_take, decodes},
     damage::Damage,
     directory::Directory,
+    index::{self, Extent},
     record::Kind,
     recovery, rewrite,
-    segment::{self, Extent, Segment},
+    segment::{self, Segment},
     segments,
 };
 use crate::{
@@ -131,7 +132,7 @@ fn mend(
 /// Puts an empty segment in the place of each that is missing, so that no start reports it again.
 fn fill_in_missing(store: &DiskStore) -> Result<(), StoreError> {
     let dir = store.segments.dir();
-    let empty = segment::encode_index(&[], &Extent::default()).0;
+    let empty = index::encode(&[], &Extent::default()).0;
     for number in recovery::missing(&segments::numbers(dir)?, &store.writer().state) {
         rewrite::put(&dir.join(segment::file_name(number)), &empty)?;
     }

@@ -5,8 +5,9 @@ use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use super::{
     directory::sync_dir,
+    index::{self, Entry, Extent},
     record::{self, Header, Kind},
-    segment::{self, Entry, Extent},
+    segment,
 };
 use crate::store::StoreError;
 
@@ -34,7 +35,8 @@ pub fn rewritten(
     let mut extent = Extent::default();
     let mut is_edited = false;
     let mut failed = None;
-    segment::scan(bytes, |header, payload| {
+    index::scan(bytes, |header, place| {
+        let payload = &bytes[place];
         let edited = edit(header, payload).unwrap_or_else(|error| {
             failed.get_or_insert(error);
             Edit::Keep
@@ -54,7 +56,7 @@ pub fn rewritten(
         return Err(error);
     }
     entries.sort_unstable();
-    out.extend_from_slice(&segment::encode_index(&entries, &extent).0);
+    out.extend_from_slice(&index::encode(&entries, &extent).0);
     Ok(Rewritten { bytes: out, is_edited })
 }
 

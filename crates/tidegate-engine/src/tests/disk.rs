@@ -545,6 +545,75 @@ fn p8_an_empty_segment_that_a_kill_has_left_is_not_written_to() {
     assert_eq!(node.seqs("acme"), (1..=5).collect::<Vec<_>>());
 }
 
+/// The sync of a new segment failed, and its file could not be removed. The log went on in the old one.
+#[test]
+fn r28_a_segment_that_could_not_be_begun_hides_no_later_commit() {
+    for (after, what) in [(1, "as many commits"), (3, "more commits"), (0, "no commit")] {
+        let world = disk();
+        let node = world.open();
+        node.put("acme", &["a"]);
+        let image = tempfile::tempdir().unwrap();
+        copy_dir(world.dir.path(), image.path());
+        let (store, _) = DiskStore::open(&world.disk_options(image.path()), DAWN).unwrap();
+        store.raise_head("nobody", 0);
+        drop(store);
+        let name = "segments/0000000002.seg";
+        fs::copy(image.path().join(name), world.dir.path().join(name)).unwrap();
+        for n in 0..after {
+            node.put("acme", &[&format!("later-{n}")]);
+        }
+        drop(node);
+        let report = crate::check::check(world.dir.path(), &mut |_| {}).unwrap();
+        assert!(report.is_whole() && !report.is_lossy, "{what}: {report:?}");
+        assert_eq!(report.events(), 1 + after);
+        for _ in 0..2 {
+            let node = world.open();
+            let state = node.state("acme");
+            assert!(!state.ancestors.iter().any(|ancestor| ancestor.lossy), "{what}: {state:?}");
+            assert_eq!(node.seqs_and_holes("acme"), ((1..=1 + after).collect(), vec![]), "{what}");
+        }
+        let node = world.open();
+        assert_eq!(node.put("acme", &["a", "new"]), [(1, true), (2 + after, false)], "{what}");
+    }
+}
+
+/// What a kill in the middle of a commit leaves is cut off, whatever stands beside it.
+#[test]
+fn r11_half_a_commit_is_no_loss_beside_a_segment_that_could_not_be_begun() {
+    let world = disk();
+    let head = world.dir.path().join("head");
+    let node = world.open();
+    node.put("acme", &["a"]);
+    let acknowledged = fs::read(&head).unwrap();
+    node.put("acme", &["b"]);
+    drop(node);
+    let first = newest(world.dir.path());
+    // Its first record is whole, its last one is not, and nobody has acknowledged it.
+    OpenOptions::new().write(true).open(&first).unwrap().set_len(written(&first) - 8).unwrap();
+    fs::write(&head, acknowledged).unwrap();
+    fs::write(world.dir.path().join("segments/0000000002.seg"), "").unwrap();
+    let node = world.open();
+    assert!(!node.state("acme").ancestors.iter().any(|ancestor| ancestor.lossy));
+    assert_eq!(node.seqs_and_holes("acme"), (vec![1], vec![]));
+    assert_eq!(node.put("acme", &["b"]), [(2, false)]);
+}
+
+/// A disk that hangs, or fails slowly, costs the committing thread nothing: it only asks another one.
+#[test]
+fn p8_a_sweep_reads_no_segment_on_the_committing_thread() {
+    let world = world_of_segments(3);
+    let (mut store, _) = DiskStore::open(&world.disk_options(world.dir.path()), world.clock.now()).unwrap();
+    let (let_go, worked) = store.hang();
+    for _ in 0..3 {
+        store::Store::tick(&store, world.clock.now()).unwrap();
+    }
+    assert!(!store.is_readable(), "nobody has read it yet");
+    let_go.send(()).unwrap();
+    worked.recv().unwrap();
+    assert!(store.is_readable());
+    drop(let_go);
+}
+
 #[test]
 fn p8_a_first_start_that_was_killed_anywhere_is_finished_by_the_next() {
     let world = disk();
