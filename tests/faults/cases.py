@@ -702,7 +702,7 @@ def failing_calls(run):
             until("segments were not begun", 60, lambda: len(segments(log_dir)) >= 4)
         gateway.stop()
         # Of the older segments, so that the start itself has what it needs.
-        gateway.start(strace(log_dir, [f"pread64:error=EIO:when={at}"], segments(log_dir)[:-1]))
+        gateway.start(strace(log_dir, [f"{call}:error=EIO:when={at}" for call in ("pread64", "preadv2")], segments(log_dir)[:-1]))
         gaps = check(gateway, account, anything=True)
         if name == "once" and gaps:
             raise Finding(f"a read failed once, and readers get gaps: {accounts._short(gaps)}")

@@ -1,9 +1,9 @@
 //! The index of a segment: it leads from (log, seq) to a record. That of the newest segment is in memory; a sealed
 //! one has it at its end. It says only what the records say, so it can be made anew from them ([`scan`]).
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, sync::OnceLock};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use tidegate_protocol::{Seq, UnixMillis};
 
 use super::record::{self, ALIGN, Header, IDS, Kind, RecordReader};
@@ -14,6 +14,8 @@ pub const ENTRY: usize = 32;
 /// The bytes at the end of a sealed segment.
 pub const TRAILER: usize = 80;
 const TRAILER_MAGIC: [u8; 8] = *b"tgSeal2\n";
+/// Of an index on disk, one entry in so many is in memory, so that a look-up reads one stretch of it.
+const GUIDE_STEP: usize = 64;
 
 /// A record as an index names it. For the ids of a commit, `log` is [`IDS`] and both seqs are the commit's
 /// number.
@@ -47,6 +49,18 @@ impl Entry {
             bytes: reader.u32()?,
         };
         reader.end(entry)
+    }
+
+    /// Where the record ends, without padding.
+    pub fn end(&self) -> usize {
+        self.offset as usize + self.bytes as usize
+    }
+
+    /// The record that it names, its payload as a part of `bytes`; `None` if they are another one or none.
+    pub fn record_in(&self, bytes: Bytes) -> Option<(Header, Bytes)> {
+        let (header, payload) = record::parse(&bytes)?;
+        let is_it = Self::of(&header, payload, self.offset as usize) == Some(*self);
+        is_it.then(|| (header, bytes.slice_ref(payload)))
     }
 
     /// The entry of a record, if an index names it.
@@ -98,7 +112,17 @@ pub enum Index {
     /// By log, in seq order.
     Memory(HashMap<LogIndex, Vec<Entry>>),
     /// `count` entries after the records, sorted.
-    Sealed { count: usize, crc: u32 },
+    Sealed { count: usize, crc: u32, guide: OnceLock<Guide> },
+}
+
+/// The log and the last seq of one entry in [`GUIDE_STEP`]. It is made when the index was compared with its CRC,
+/// which is done before the first use.
+pub type Guide = Box<[(LogIndex, Seq)]>;
+
+/// The guide to the entries in `bytes`.
+pub fn guide_of(bytes: &[u8]) -> Result<Guide, StoreError> {
+    let entries = bytes.chunks_exact(ENTRY).step_by(GUIDE_STEP).map(Entry::read);
+    entries.map(|entry| entry.map(|entry| (entry.log, entry.last))).collect()
 }
 
 impl Default for Index {
@@ -123,7 +147,7 @@ impl Index {
             Self::Memory(logs) => {
                 logs.values().map(|entries| 64 + entries.capacity() * size_of::<Entry>()).sum()
             }
-            Self::Sealed { .. } => 0,
+            Self::Sealed { guide, .. } => guide.get().map_or(0, |guide| size_of_val(&guide[..])),
         }
     }
 
@@ -142,18 +166,17 @@ impl Index {
                 let begin = entries.partition_point(|entry| entry.last < from);
                 Ok(entries[begin..].iter().take(max).copied().collect())
             }
-            Self::Sealed { count, .. } => {
-                let (mut low, mut high) = (0, *count);
-                while low < high {
-                    let middle = low.midpoint(high);
-                    let entry = read(middle, 1)?;
-                    match entry.first() {
-                        Some(entry) if (entry.log, entry.last) < (log, from) => low = middle + 1,
-                        _ => high = middle,
-                    }
+            Self::Sealed { count, guide, .. } => {
+                let (mut begin, mut end) = (0, *count);
+                if let Some(guide) = guide.get() {
+                    let before = guide.partition_point(|place| *place < (log, from));
+                    begin = before.saturating_sub(1) * GUIDE_STEP;
+                    end = end.min(guide.partition_point(|place| place.0 <= log) * GUIDE_STEP);
+                    end = end.min(begin.saturating_add(max).saturating_add(GUIDE_STEP));
                 }
-                let mut found = read(low, max.min(count - low))?;
-                found.retain(|entry| entry.log == log);
+                let mut found = read(begin, end.saturating_sub(begin))?;
+                found.retain(|entry| entry.log == log && entry.last >= from);
+                found.truncate(max);
                 Ok(found)
             }
         }

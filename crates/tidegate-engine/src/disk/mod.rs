@@ -15,6 +15,7 @@ mod head_file;
 mod index;
 mod read;
 mod record;
+mod records;
 mod recovery;
 pub mod repair;
 mod rewrite;

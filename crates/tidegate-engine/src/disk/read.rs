@@ -7,7 +7,14 @@ use bytes::Bytes;
 use tidegate_core::Event;
 use tidegate_protocol::Seq;
 
-use super::{DiskStore, damage::Damage, index::Entry, record, segment::Segment};
+use super::{
+    DiskStore,
+    damage::Damage,
+    index::Entry,
+    record::{self, Header},
+    records::Records,
+    segment::Segment,
+};
 use crate::store::{LogIndex, StoreError, Stretch};
 
 /// How many entries of an index are read at a time.
@@ -118,8 +125,8 @@ impl DiskStore {
                 let entries = segment.entries(index, from, ENTRIES)?;
                 let Some(last) = entries.last() else { break };
                 from = last.last + 1;
-                for entry in &entries {
-                    if !self.read_record(segment, entry, &mut reading)? {
+                for (entry, record) in entries.iter().zip(Records::new(segment, &entries)) {
+                    if !self.take_record(segment, entry, record, &mut reading)? {
                         break 'segments;
                     }
                 }
@@ -135,20 +142,18 @@ impl DiskStore {
         Ok(Stretch { after: reading.after, events: reading.found, to: reading.at })
     }
 
-    /// Reads one record; says whether the stretch goes on.
-    fn read_record(
+    /// Takes over one record; says whether the stretch goes on.
+    fn take_record(
         &self,
         segment: &Segment,
         entry: &Entry,
+        record: Option<(Header, Bytes)>,
         reading: &mut Reading,
     ) -> Result<bool, StoreError> {
-        if reading.is_done() {
+        if reading.is_done() || !reading.continues(entry.first) {
             return Ok(false);
         }
-        if !reading.continues(entry.first) {
-            return Ok(false);
-        }
-        match segment.record(entry) {
+        match record {
             Some((_, payload)) => {
                 let hidden = [reading.hidden.clone(), self.hidden(entry.log)];
                 let taken =

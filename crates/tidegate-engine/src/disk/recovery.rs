@@ -26,6 +26,7 @@ use super::{
     index::{self, Extent, Scan},
     read::{log_damage, note_holes},
     record::{self, FIRST_LOG, Header, IDS, Kind},
+    records::Records,
     segment::Segment,
     segments::{self, Sealer, Segments},
     space::FreeSpace,
@@ -411,15 +412,18 @@ impl DiskStore {
     fn find_ids(&self, now: UnixMillis) -> Result<Vec<FoundId>, StoreError> {
         let mut found = Vec::new();
         'segments: for segment in self.segments.list().iter().rev() {
-            for entry in segment.entries(IDS, 0, usize::MAX)?.iter().rev() {
-                let Some((header, payload)) = segment.record(entry) else {
-                    self.note_damage(segment, entry);
-                    continue;
-                };
-                if header.at + self.dedup_window <= now {
-                    break 'segments;
+            for entries in segment.entries(IDS, 0, usize::MAX)?.rchunks(1024) {
+                let records: Vec<_> = Records::new(segment, entries).collect();
+                for (entry, record) in entries.iter().zip(records).rev() {
+                    let Some((header, payload)) = record else {
+                        self.note_damage(segment, entry);
+                        continue;
+                    };
+                    if header.at + self.dedup_window <= now {
+                        break 'segments;
+                    }
+                    found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
                 }
-                found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
             }
         }
         found.reverse();

@@ -6,23 +6,26 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Error, ErrorKind},
+    io::{Error, ErrorKind, IoSliceMut},
+    num::NonZeroU64,
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use bytes::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{Advice, FallocateFlags, fadvise, fallocate},
+    io::{ReadWriteFlags, preadv2},
+};
 use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{
     index::{self, ENTRY, Entry, Extent, Index, Scan, TRAILER},
-    record::{self, Header, IDS},
+    record::IDS,
 };
 use crate::store::{LogIndex, StoreError};
 
@@ -47,8 +50,6 @@ pub struct Segment {
     file: File,
     index: RwLock<(Index, Extent)>,
     room: Mutex<Room>,
-    /// Whether its index was compared with its CRC, which is done before the first use.
-    is_checked: AtomicBool,
     /// Damaged stretches that were found when its index was made, until they are taken.
     holes: Mutex<Vec<Range<usize>>>,
     /// Whether a part of it could not be read when it was last read whole. That may pass, so nothing of the file
@@ -111,7 +112,6 @@ impl Segment {
             file,
             index: RwLock::default(),
             room: Mutex::new(Room { bytes, total: None }),
-            is_checked: AtomicBool::new(false),
             holes: Mutex::default(),
             is_unreadable: AtomicBool::new(false),
         }
@@ -284,7 +284,8 @@ impl Segment {
             return Err(failed("seal", &self.path, error));
         }
         self.set_disk_bytes(end + bytes.len() as u64);
-        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc };
+        let guide = OnceLock::from(index::guide_of(&bytes[..count * ENTRY])?);
+        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc, guide };
         Ok(())
     }
 
@@ -294,29 +295,33 @@ impl Segment {
         let (count, crc, extent) = index::decode_trailer(&trailer)?;
         let index_bytes = (count as u64).checked_mul(ENTRY as u64)?;
         let is_whole = extent.end.checked_add(index_bytes)?.checked_add(TRAILER as u64)? == length;
-        is_whole.then_some((Index::Sealed { count, crc }, extent))
+        is_whole.then(|| (Index::Sealed { count, crc, guide: OnceLock::new() }, extent))
     }
 
     /// Compares the index with its CRC, once. A flipped bit would lead to a wrong place, and hide events that
     /// are there; so a damaged index is made anew, in memory.
     fn check_index(&self) -> Result<(), StoreError> {
-        if self.is_checked.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if !self.index_matches() {
-            self.rebuild_index()?;
-        }
-        self.is_checked.store(true, Ordering::Relaxed);
-        Ok(())
+        let is_whole = match &*self.state() {
+            (Index::Memory(_), _) => true,
+            (Index::Sealed { guide, .. }, _) if guide.get().is_some() => true,
+            (Index::Sealed { count, crc, guide }, extent) => {
+                let bytes = self.bytes_at(extent.end, count * ENTRY);
+                let is_whole = crc32fast::hash(&bytes) == *crc;
+                if is_whole {
+                    let _ = guide.set(index::guide_of(&bytes)?);
+                }
+                is_whole
+            }
+        };
+        if is_whole { Ok(()) } else { self.rebuild_index() }
     }
 
     /// Whether the index has its CRC. One in memory has none.
     pub fn index_matches(&self) -> bool {
         match &*self.state() {
             (Index::Memory(_), _) => true,
-            (Index::Sealed { count, crc }, extent) => {
-                let bytes = self.bytes_at(extent.end, count * ENTRY);
-                crc32fast::hash(&bytes) == *crc
+            (Index::Sealed { count, crc, .. }, extent) => {
+                crc32fast::hash(&self.bytes_at(extent.end, count * ENTRY)) == *crc
             }
         }
     }
@@ -401,14 +406,6 @@ impl Segment {
         Ok(last)
     }
 
-    /// The record that `entry` names, its payload as a part of its bytes; `None` if another one or none is there.
-    pub fn record(&self, entry: &Entry) -> Option<(Header, Bytes)> {
-        let bytes = Bytes::from(self.bytes_at(u64::from(entry.offset), entry.bytes as usize));
-        let (header, payload) = record::parse(&bytes)?;
-        let is_it = Entry::of(&header, payload, entry.offset as usize) == Some(*entry);
-        is_it.then(|| (header, bytes.slice_ref(payload)))
-    }
-
     /// Makes it one whose last read failed.
     #[cfg(test)]
     pub fn set_unreadable(&self) {
@@ -418,6 +415,20 @@ impl Segment {
     /// Whether a part of it could not be read when it was last read whole.
     pub fn is_unreadable(&self) -> bool {
         self.is_unreadable.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of a stretch of the file, if they can be had without waiting for the disk.
+    pub fn cached_bytes_at(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read =
+            preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT).ok()?;
+        (read == length).then_some(bytes)
+    }
+
+    /// Asks the disk for a stretch of the file, and does not wait for it.
+    pub fn read_ahead(&self, offset: u64, length: usize) {
+        // Without it, reads are only slower.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length as u64), Advice::WillNeed);
     }
 
     /// The bytes of a stretch of the file. What cannot be read, or is not there, is zero.
