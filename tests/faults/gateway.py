@@ -23,6 +23,14 @@ class Finding(Exception):
     """Something is wrong with the gateway. The text says what."""
 
 
+class Interrupted(Exception):
+    """The run ends: nothing is started any more."""
+
+
+# Set when the run ends, so that what its threads start is not left behind.
+ENDING = threading.Event()
+
+
 class Refused(Exception):
     """The gateway did not start. The text is its last line."""
 
@@ -91,6 +99,9 @@ class Gateway:
 
     def spawn(self, wrapper=(), files=None):
         """Starts it and does not wait."""
+        if ENDING.is_set():
+            raise Interrupted
+
         def limit():
             if files:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
