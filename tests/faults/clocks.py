@@ -76,7 +76,7 @@ def _set_back(run, name, back, ends):
     clock_.set(back)
     _publish_one(gateway, account)
     until(
-        "the clock was set back, and no log line says so", 90,
+        "the clock was set back, and no log line says so", 20,
         lambda: any("ahead of the clock" in str(line) for line in gateway.warnings()))
     _publish_one(gateway, account)
     # One start while the clock is wrong, one after it is right.
@@ -108,7 +108,7 @@ def _leap(run):
     clock_.set(IN_2036 - int(time.time()))
     _publish_one(gateway, account)
     until(
-        "the clock leapt ahead, and no log line says so", 90,
+        "the clock leapt ahead, and no log line says so", 20,
         lambda: any("leapt ahead" in str(line) for line in gateway.warnings()))
     _sweep(gateway, account)
     check(gateway, account)

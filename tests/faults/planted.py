@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 
-DISK = "crates/tidegate-engine/src/disk/"
+ENGINE = "crates/tidegate-engine/src/"
+DISK = ENGINE + "disk/"
 # Name, file, text, what it becomes, the case that must fail.
 FAULTS = [
     ("continuity", DISK + "read.rs", "if seq <= self.at + 1 {", "if seq <= self.at + 1 || PLANTED {", "missing"),
@@ -15,6 +16,14 @@ FAULTS = [
      "if !PLANTED && taken + bytes > self.max_bytes + self.segment_bytes {", "most_bytes"),
     ("erase", DISK + "segment.rs", "match std::fs::remove_file(&self.path) {",
      "match if PLANTED { Ok(()) } else { std::fs::remove_file(&self.path) } {", "erasure"),
+    ("sync", DISK + "segment.rs", "self.file.sync_data()", "if PLANTED { Ok(()) } else { self.file.sync_data() }",
+     "power_cuts"),
+    ("deletion", DISK + "erase.rs", "for segment in older {", "for segment in older.iter().filter(|_| !PLANTED) {",
+     "deletion"),
+    ("leap", ENGINE + "commit_clock.rs", "if wall > paced.saturating_add(LEAP_MILLIS) {",
+     "if !PLANTED && wall > paced.saturating_add(LEAP_MILLIS) {", "clock"),
+    ("check", DISK + "check.rs", "self.damaged_count == 0",
+     "(PLANTED || self.damaged_count == 0)", "repair"),
 ]
 
 
