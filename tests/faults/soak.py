@@ -133,9 +133,11 @@ def _print(sample, account):
 
 def _compare(samples):
     """The first third against the last one, by their medians."""
-    total = samples[-1][0]
-    warm = [sample for sample in samples if sample[0] >= min(WARM_UP_SECONDS, total / 3)]
-    third = max(1, len(warm) // 3)
+    warm = [sample for sample in samples if sample[0] >= WARM_UP_SECONDS]
+    if samples[-1][0] < 3 * WARM_UP_SECONDS:
+        print(f"memory was not compared: that takes {3 * WARM_UP_SECONDS // 60} minutes")
+        return True
+    third = len(warm) // 3
     first, last = (
         {"resident": statistics.median(sample[1] for sample in part),
          "unnamed": statistics.median(sample[1] - sum(sample[2].values()) for sample in part),
