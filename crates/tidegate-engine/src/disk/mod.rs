@@ -266,6 +266,13 @@ impl DiskStore {
         let at = at.max(writer.state.at);
         let snapshot = writer.state.snapshot(commit, at);
         let bytes = snapshot.len();
+        if let Some(before) = &before
+            && self.unsynced.swap(false, Ordering::Relaxed)
+        {
+            // Before the snapshot counts, which says that these commits are there. Nothing is written to this segment
+            // any more, so this is also the last chance to hear of a failure.
+            before.sync().map_err(|error| StoreError::new("sync the log", error))?;
+        }
         let begun = self.segments.create(number).and_then(|segment| {
             let written = segment
                 .allocate(bytes as u64, CHUNK_BYTES.min(self.segment_bytes))
@@ -286,12 +293,6 @@ impl DiskStore {
             }
             Err(error) => return Err(StoreError::new("begin the log", error)),
         };
-        if let Some(before) = &before
-            && self.unsynced.load(Ordering::Relaxed)
-        {
-            // Nothing is written to it any more, so this is the last chance to hear of a failure.
-            before.sync().map_err(|error| StoreError::new("sync the log", error))?;
-        }
         segment.include(&[], bytes, 0, commit, at);
         self.segments.push(segment);
         writer.state.commit = commit;
