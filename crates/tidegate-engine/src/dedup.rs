@@ -4,7 +4,7 @@
 //! the group that writes its event. It is not a cache: no id within the window is dropped to make
 //! room; a publish that needs the room is refused.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use tidegate_core::{ContentHash, DedupKey};
 use tidegate_protocol::{Seq, UnixMillis};
@@ -140,27 +140,20 @@ impl Window {
         }
     }
 
-    /// Adds an id that was found in the log, given at `at`; to be called oldest first. An id whose time
-    /// lies ahead of the clock counts as given now.
+    /// Adds an id that was found in the log, given at `at`; to be called newest first. Of an id that was given
+    /// more than once, the last use counts. An id whose time lies ahead of the clock counts as given now.
     pub fn restore(&mut self, at: UnixMillis, log: LogIndex, key: DedupKey, known: Known) {
         let age = self.opened.saturating_sub(at);
         if age >= self.window {
             return;
         }
         // `elapsed` began at `window`, so this does not fall below zero.
-        let at = (self.elapsed - age).max(self.order.back().map_or(0, |&(at, ..)| at));
-        if self.known.insert(key, known).is_some() {
-            let mut before = Vec::new();
-            self.order.retain(|&(_, other, log)| {
-                if other == key {
-                    before.push(log);
-                }
-                other != key
-            });
-            before.into_iter().for_each(|log| self.lower(log));
+        let at = (self.elapsed - age).min(self.order.front().map_or(u64::MAX, |&(at, ..)| at));
+        if let Entry::Vacant(place) = self.known.entry(key) {
+            place.insert(known);
+            self.order.push_front((at, key, log));
+            *self.by_log.entry(log).or_default() += 1;
         }
-        self.order.push_back((at, key, log));
-        *self.by_log.entry(log).or_default() += 1;
     }
 
     /// The bytes that it takes in memory, about. A hash table has a byte beside each entry, and one entry in
@@ -216,11 +209,13 @@ mod tests {
     #[test]
     fn p5_what_was_restored_counts_for_its_log_once() {
         let mut window = Window::new(300, WindowLimits { total: 9, per_log: 2 }, 10_000, 10_000);
+        window.restore(9_950, LOG, key(1), known(2));
         window.restore(9_900, LOG, key(1), known(1));
-        window.restore(9_950, LOG, key(1), known(1));
         assert_eq!(window.check_room(Some(LOG), 1), Ok(()));
-        window.restore(9_950, LOG, key(2), known(2));
+        window.restore(9_900, LOG, key(2), known(2));
         assert_eq!(window.check_room(Some(LOG), 1), Err(AppendError::OrgDedupFull));
+        window.advance(10_249);
+        assert_eq!((window.get(&key(1)), window.len()), (Some(known(2)), 1), "the last use");
         window.advance(10_250);
         assert!(window.by_log.is_empty(), "{:?}", window.by_log);
     }
@@ -266,9 +261,9 @@ mod tests {
     #[test]
     fn r12_what_the_log_held_is_known_again_for_the_rest_of_its_time() {
         let mut window = window(9, 10_000);
-        window.restore(9_700, LOG, key(1), known(1));
-        window.restore(9_701, LOG, key(2), known(2));
         window.restore(99_999, LOG, key(3), known(3));
+        window.restore(9_701, LOG, key(2), known(2));
+        window.restore(9_700, LOG, key(1), known(1));
         assert_eq!(window.get(&key(1)), None, "its time was up");
         assert!(window.get(&key(2)).is_some());
         window.advance(10_001);

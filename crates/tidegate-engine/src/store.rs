@@ -134,7 +134,7 @@ pub struct FoundLog {
 pub struct FoundId {
     /// The time of its commit.
     pub at: UnixMillis,
-    /// The log that it was given in; 0 if that is not known any more.
+    /// The log that it was given in.
     pub log: LogIndex,
     /// The id.
     pub id: GivenId,
@@ -147,7 +147,7 @@ pub struct Found {
     pub logs: Vec<FoundLog>,
     /// The number for the next new log.
     pub next_index: LogIndex,
-    /// The ids of the dedup window, oldest first: at least those that were given within the window before
+    /// The ids of the dedup window, newest first: at least those that were given within the window before
     /// `clock`.
     pub ids: Vec<FoundId>,
     /// This start, to be written before anything else.

@@ -168,6 +168,23 @@ impl Damage {
         Ok(())
     }
 
+    /// Keeps the file of a segment that is about to be replaced, because a part of it cannot be read now. It takes no
+    /// room before that.
+    pub fn keep_file(&self, segment: u64, path: &Path) {
+        let kept = self.dir.join(format!("{segment:010}-whole.seg"));
+        let linked =
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).and_then(|()| {
+                match std::fs::remove_file(&kept) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                    _ => std::fs::hard_link(path, &kept),
+                }
+            });
+        if let Err(error) = linked {
+            tracing::warn!(%error, path = %path.display(), "no copy of a file of the log that cannot be read was kept");
+        }
+        self.bytes.store(files(&self.dir).iter().map(|(_, _, bytes)| bytes).sum(), Ordering::Relaxed);
+    }
+
     /// Removes the copies that are older than `age` (P7).
     pub fn forget(&self, age: Duration) -> Result<(), StoreError> {
         for (modified, path, bytes) in files(&self.dir) {

@@ -20,6 +20,8 @@ mod recovery;
 pub mod repair;
 mod rewrite;
 mod segment;
+#[cfg(test)]
+pub use segment::planted;
 mod segments;
 mod space;
 mod state;
@@ -134,7 +136,8 @@ struct Writer {
     buffer: Vec<u8>,
     /// Whether both slots of the head file have to be set: true until the first acknowledgement.
     head_is_old: bool,
-    /// Where the snapshot at the front of the newest segment ends.
+    /// Where the snapshot at the front of the newest segment ends; 0 if it has none that counts. Then the next
+    /// segment is begun as soon as it can be, and no segment is removed before: it may have the only snapshot.
     front: u64,
     /// No segment is begun before, because one could not be.
     begin_at: Option<Instant>,
@@ -251,7 +254,8 @@ impl DiskStore {
         let is_aged =
             group.at.saturating_sub(extent.first_at) >= self.segment_millis && extent.event_bytes > 0;
         let is_full = extent.end.saturating_sub(writer.front) >= self.segment_bytes;
-        if is_full || (is_aged && group.events() > 0) { self.begin_segment(writer, group.at) } else { Ok(()) }
+        let is_due = writer.front == 0 || is_full || (is_aged && group.events() > 0);
+        if is_due { self.begin_segment(writer, group.at) } else { Ok(()) }
     }
 
     /// Begins a new segment with a snapshot of the state. If that cannot be done now, the newest one goes on:
@@ -471,6 +475,9 @@ impl Store for DiskStore {
     }
 
     fn plan_cut(&self, now: UnixMillis, _: usize) -> Result<Option<Cut>, StoreError> {
+        if self.writer().front == 0 {
+            return Ok(None);
+        }
         let Some((oldest, ended)) = self.oldest() else { return Ok(None) };
         let is_aged = ended.saturating_add(self.retention) <= now;
         let is_over = self.disk_bytes() > self.max_bytes && ended.saturating_add(self.dedup_window) <= now;
@@ -501,7 +508,7 @@ impl Store for DiskStore {
         // A segment that gets no more events is ended by the clock.
         let is_aged = now.saturating_sub(extent.first_at) >= self.segment_millis;
         let is_due = is_aged && (extent.event_bytes > 0 || is_to_erase);
-        if is_due || (is_to_erase && self.may_end_early()) {
+        if writer.front == 0 || is_due || (is_to_erase && self.may_end_early()) {
             self.begin_segment(&mut writer, now)?;
         }
         drop(writer);

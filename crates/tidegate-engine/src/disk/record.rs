@@ -64,7 +64,7 @@ pub enum Kind {
     Forgotten,
     /// A start of the node, or its clean end.
     Start,
-    /// All logs follow, as [`Kind::Log`], in the same commit. What was known before does not count.
+    /// All logs follow, as [`Kind::Log`], in the same commit. If it is whole, what was known before does not count.
     Snapshot,
     /// The place of a record whose content was removed for good.
     Erased,
@@ -515,6 +515,13 @@ pub fn encode_chain(chain: &Chain) -> Box<[u8]> {
         out.put_u64(*at);
     }
     out.into()
+}
+
+/// The number of the start that the present epoch of a chain began in.
+pub fn chain_start(value: &[u8]) -> Result<u64, StoreError> {
+    let mut reader = RecordReader(value);
+    reader.format(CHAIN_FORMAT)?;
+    reader.u64()
 }
 
 /// Reads the epochs of a log.

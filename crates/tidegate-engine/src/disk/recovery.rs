@@ -5,6 +5,9 @@
 //! were read have a hole. In both cases this start is a lossy boundary for every org, and begins a new
 //! segment, so that the next start does not find the same loss again. Damage to older segments is no such
 //! case: the heads of all logs are known, and a reader gets a gap in its place.
+//!
+//! What a start has lost never comes back, because its numbers are given again: a segment that could not be read
+//! is written anew without it.
 
 use std::{
     collections::HashMap,
@@ -27,6 +30,7 @@ use super::{
     read::{log_damage, note_holes},
     record::{self, FIRST_LOG, Header, IDS, Kind},
     records::Records,
+    rewrite::{self, Edit},
     segment::Segment,
     segments::{self, Sealer, Segments},
     space::FreeSpace,
@@ -44,8 +48,8 @@ struct Read {
     state: State,
     /// Where the snapshot at the front of the newest segment ends; 0 if it has none.
     front: u64,
-    /// Whether commits are missing among those that were read.
-    has_hole: bool,
+    /// If commits are missing among those that were read, the number of the first segment that was.
+    holes_from: Option<u64>,
     /// Segments that should be there and are not.
     missing: Vec<u64>,
     /// Segments that were removed, and whose files are still there.
@@ -113,17 +117,23 @@ impl Commits {
         first.is_some_and(|commit| is_whole(commit) && commit[0].0.kind == Kind::Snapshot)
     }
 
-    /// Drops a last commit that is not whole: it was never acknowledged.
+    /// Drops a last commit that is not whole: it was never acknowledged. A power cut may have left its end and not
+    /// its front, so a hole between it and the commit before is a part of it.
     pub fn drop_unfinished(&mut self) {
         let Some(last) = self.commits.pop_if(|commit| !is_whole(commit)) else { return };
-        let Some(from) = last.first().map(|record| place(record).start) else { return };
-        let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
-        self.scan.torn = Some(from..end);
-        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
+        let Some((number, first)) = last.first().map(|record| (record.0.commit, place(record).start)) else {
+            return;
+        };
         let mut extent = Extent::default();
         for record in self.commits.iter().flatten() {
             extent.add(&record.0, place(record).end as u64);
         }
+        let is_next = extent.last_commit == 0 || number == extent.last_commit + 1;
+        let from = if is_next { usize::try_from(extent.end).unwrap_or(first) } else { first };
+        let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
+        self.scan.torn = Some(from..end);
+        self.scan.holes.retain(|hole| hole.start < from);
+        self.scan.entries.retain(|entry| (entry.offset as usize) < from);
         self.scan.extent = extent;
     }
 
@@ -139,12 +149,12 @@ impl Commits {
         for commit in &self.commits {
             let number = commit[0].0.commit;
             has_hole |= state.commit > 0 && number > state.commit + 1;
+            // What is left of a commit is right, of a snapshot too. But only a whole one says what there is not.
             let whole = is_whole(commit);
             has_hole |= !whole;
-            // A snapshot counts only as a whole; of other commits, what is left is right.
-            if !whole && commit.iter().any(|(header, _)| header.kind == Kind::Snapshot) {
-                state.commit = state.commit.max(number);
-                continue;
+            if whole && commit[0].0.kind == Kind::Snapshot {
+                state.logs.clear();
+                state.erasures.clear();
             }
             for (header, payload) in commit {
                 if let Err(error) = state.apply(header, &self.bytes[payload.clone()]) {
@@ -197,22 +207,24 @@ pub fn fold(
         Ok::<_, StoreError>(commits)
     };
     let mut first = segments.len();
-    while first > 0 {
+    let mut has_snapshot = false;
+    while first > 0 && !has_snapshot {
         first -= 1;
         let commits = of(first, &mut kept)?;
-        let has_snapshot = commits.has_snapshot();
+        has_snapshot = commits.has_snapshot();
         kept = kept.or(Some(commits).filter(|_| first == newest));
-        if has_snapshot {
-            break;
-        }
     }
     let (mut state, mut has_hole) = (State::default(), false);
     for (at, segment) in segments.iter().enumerate().skip(first) {
         let commits = of(at, &mut kept)?;
         has_hole |= commits.fold(&mut state) || !commits.scan.holes.is_empty();
-        // What of the newest one cannot be read now may be commits that were acknowledged.
-        has_hole |= at == newest && segment.is_unreadable();
+        // What cannot be read now may be commits that were acknowledged.
+        has_hole |= segment.is_unreadable();
         each(at == newest, segment, &commits)?;
+    }
+    if let Some(oldest) = segments.first().filter(|_| !has_snapshot) {
+        // What was removed before it cannot be known any more.
+        state.cut = state.cut.max(oldest.number.saturating_sub(1));
     }
     Ok(Folded { state, has_hole, unbegun })
 }
@@ -225,8 +237,14 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         segments.push(Segment::open(dir, *number)?);
     }
     let mut front = 0;
+    let mut folded = Vec::new();
+    let mut given_up = Vec::new();
     let Folded { state, has_hole, unbegun } = fold(&mut segments, |is_newest, segment, commits| {
-        if is_newest {
+        folded.push(segment.number);
+        if segment.is_unreadable() {
+            give_up_unreadable(segment, commits, damage)?;
+            given_up.push(segment.number);
+        } else if is_newest {
             mend_end(segment, commits, damage)?;
             front = commits.front();
         } else if segment.is_sealed() {
@@ -243,11 +261,32 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
             tracing::warn!(%error, "it cannot be removed yet");
         }
     }
+    for segment in segments.iter_mut().filter(|segment| given_up.contains(&segment.number)) {
+        *segment = Segment::open(dir, segment.number)?;
+    }
     let (gone, segments): (Vec<_>, Vec<_>) =
         segments.into_iter().map(Arc::new).partition(|segment| segment.number <= state.cut);
     seal_older(&segments, damage)?;
     let missing = missing(&numbers, &state);
-    Ok(Read { segments, state, front, has_hole, missing, gone })
+    let holes_from = folded.first().copied().filter(|_| has_hole);
+    Ok(Read { segments, state, front, holes_from, missing, gone })
+}
+
+/// Writes a segment anew with what could be read of it. The rest must not come back when it can be read again: this
+/// start does not know its commits, so their seqs, and the numbers of logs that they made, are given again (P5).
+fn give_up_unreadable(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
+    let end = commits.scan.extent.end;
+    let whole = usize::try_from(end).unwrap_or(usize::MAX).min(commits.bytes.len());
+    let kept = rewrite::rewritten(&commits.bytes[..whole], |_, _| Ok(Edit::Keep))?;
+    damage.keep_file(segment.number, segment.path());
+    rewrite::put(segment.path(), &kept.bytes)?;
+    damage.note(segment.number, end, &[]);
+    tracing::error!(
+        path = %segment.path().display(),
+        "the end of the log cannot be read whole: the file was written anew without the rest, and the old one is in \
+         damaged/; look after the disk"
+    );
+    Ok(())
 }
 
 /// Gives an index to those of the older segments that have none. Says if commits are missing at the end of one:
@@ -282,10 +321,6 @@ fn seal_older(segments: &[Arc<Segment>], damage: &Damage) -> Result<(), StoreErr
 /// Makes the newest segment end with its last whole commit.
 fn mend_end(segment: &Segment, commits: &Commits, damage: &Damage) -> Result<(), StoreError> {
     segment.adopt(&commits.scan);
-    if segment.is_unreadable() {
-        // What cannot be read now may be whole. A new segment is begun.
-        return Ok(());
-    }
     if let Some(torn) = &commits.scan.torn {
         damage.set_aside(segment.number, torn.start as u64, &commits.bytes[torn.clone()]);
         tracing::warn!(
@@ -347,7 +382,7 @@ impl DiskStore {
             );
         }
         store.segments.remove_left();
-        let mut found = store.find(options, acknowledged, read.has_hole, now)?;
+        let mut found = store.find(options, acknowledged, read.holes_from, now)?;
         store.segments.list().iter().for_each(|segment| note_holes(segment, &store.damage));
         found.missing = read.missing.len() as u64;
         found.damaged = store.damage.count();
@@ -358,31 +393,46 @@ impl DiskStore {
         &self,
         options: &DiskOptions,
         acknowledged: Acknowledged,
-        has_hole: bool,
+        holes_from: Option<u64>,
         now: UnixMillis,
     ) -> Result<Found, StoreError> {
         let mut writer = self.writer();
         let before =
             writer.state.start.unwrap_or(Start { clean: true, sync_always: true, ..Start::default() });
-        let lossy = is_lossy(acknowledged, &writer.state, has_hole);
+        let lossy = is_lossy(acknowledged, &writer.state, holes_from.is_some());
         if let Acknowledged::Commit(commit) = acknowledged {
             // No number is given twice.
             writer.state.commit = writer.state.commit.max(commit);
         }
         let unsynced = is_unsynced(&before);
-        let number = before.number + 1;
+        // The record of the start before may be lost.
+        let known = if lossy { writer.state.last_start() } else { 0 };
+        let number = before.number.max(known) + 1;
         let last_lossy = if lossy || unsynced { number } else { before.last_lossy };
         let start = Start { number, last_lossy, clean: false, sync_always: options.sync_always };
         if lossy {
-            // In the snapshot, so that the loss is known also if this start ends before its first commit.
+            // In the snapshot, so that the loss is known also if this start ends before its first commit. So that of
+            // the newest segment does not count any more.
             writer.state.start = Some(start);
+            writer.front = 0;
+            // Logs that are lost had numbers, which must not be given again (P5). The time is above all of them: no
+            // node makes 65,536 orgs in a millisecond.
+            writer.state.next_index = writer.state.next_index.max(writer.state.at << 16);
         }
-        // Without a snapshot in the newest segment, all that retention removes of the others would be lost: a
-        // start that was killed has left it unfinished, or there is no segment.
-        if lossy || writer.front == 0 {
+        // A start that was killed may have left no snapshot either, or there is no segment.
+        if writer.front == 0 {
             // The time of the commit clock, if there is one already: this start may have a wrong wall clock.
             let at = if writer.state.at > 0 { writer.state.at } else { now };
             self.begin_segment(&mut writer, at)?;
+            let newest = self.newest()?;
+            if newest.is_sealed() {
+                let sentence = format!(
+                    "begin the log: no new file can be begun after {}, which was written anew without what could not \
+                     be read; see the log line before",
+                    newest.path().display()
+                );
+                return Err(StoreError(sentence.into()));
+            }
         }
         if unsynced {
             tracing::warn!(
@@ -396,7 +446,7 @@ impl DiskStore {
             clock,
             next_index: writer.state.next_index.max(FIRST_LOG),
             // Not by the wall clock, which may be wrong at this start. The committer knows which ids are left.
-            ids: self.find_ids(clock)?,
+            ids: self.find_ids(&writer.state, clock, holes_from)?,
             start,
             stopped: match before.number {
                 0 => Stopped::Never,
@@ -407,11 +457,18 @@ impl DiskStore {
         })
     }
 
-    /// The ids of the dedup window, oldest first. They are kept by commit, and the times of commits never
+    /// The ids of the dedup window, newest first. They are kept by commit, and the times of commits never
     /// fall, so this reads the window and no more.
-    fn find_ids(&self, now: UnixMillis) -> Result<Vec<FoundId>, StoreError> {
+    fn find_ids(
+        &self,
+        state: &State,
+        now: UnixMillis,
+        holes_from: Option<u64>,
+    ) -> Result<Vec<FoundId>, StoreError> {
         let mut found = Vec::new();
-        'segments: for segment in self.segments.list().iter().rev() {
+        let list = self.segments.list();
+        'segments: for (at, segment) in list.iter().enumerate().rev() {
+            let has_holes = holes_from.is_some_and(|number| number <= segment.number);
             for entries in segment.entries(IDS, 0, usize::MAX)?.rchunks(1024) {
                 let records: Vec<_> = Records::new(segment, entries).collect();
                 for (entry, record) in entries.iter().zip(records).rev() {
@@ -422,13 +479,36 @@ impl DiskStore {
                     if header.at + self.dedup_window <= now {
                         break 'segments;
                     }
-                    found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
+                    for id in record::decode_ids(header.at, &payload)?.into_iter().rev() {
+                        if is_known(state, &id) && (!has_holes || has_event(state, &id, &list[..=at])?) {
+                            found.push(id);
+                        }
+                    }
                 }
             }
         }
-        found.reverse();
         Ok(found)
     }
+}
+
+/// Whether the log of an id is there, up to its event: it may have been deleted, or its end may be lost.
+fn is_known(state: &State, id: &FoundId) -> bool {
+    state.logs.get(&id.log).is_some_and(|log| id.id.seq <= log.head)
+}
+
+/// Whether the event of an id is in `segments`, or was before retention removed it. An id is in the same segment as
+/// its event, or in a later one.
+fn has_event(state: &State, id: &FoundId, segments: &[Arc<Segment>]) -> Result<bool, StoreError> {
+    let seq = id.id.seq;
+    if state.logs.get(&id.log).is_some_and(|log| seq <= log.floor) {
+        return Ok(true);
+    }
+    for segment in segments.iter().rev() {
+        if segment.entries(id.log, seq, 1)?.first().is_some_and(|entry| entry.first <= seq) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_lossy(acknowledged: Acknowledged, state: &State, has_hole: bool) -> bool {

@@ -77,6 +77,8 @@ pub fn is_no_room(error: &Error) -> bool {
 impl Segment {
     /// Creates an empty segment.
     pub fn create(dir: &Path, number: u64) -> Result<Self, Error> {
+        #[cfg(test)]
+        planted::create()?;
         let path = dir.join(file_name(number));
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
@@ -440,7 +442,7 @@ impl Segment {
     fn try_bytes_at(&self, offset: u64, length: usize) -> (Vec<u8>, bool) {
         let mut bytes = vec![0; length];
         for _ in 0..READ_TRIES {
-            match read_full(&self.file, &mut bytes, offset) {
+            match self.read_full(&mut bytes, offset) {
                 Ok(()) => return (bytes, true),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), offset, %error, "a read of the log failed")
@@ -449,12 +451,18 @@ impl Segment {
         }
         let mut is_whole = true;
         for (step, block) in bytes.chunks_mut(READ_STEP).enumerate() {
-            if read_full(&self.file, block, offset + (step * READ_STEP) as u64).is_err() {
+            if self.read_full(block, offset + (step * READ_STEP) as u64).is_err() {
                 block.fill(0);
                 is_whole = false;
             }
         }
         (bytes, is_whole)
+    }
+
+    fn read_full(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
+        #[cfg(test)]
+        planted::read(self.number, offset + bytes.len() as u64)?;
+        read_full(&self.file, bytes, offset)
     }
 
     /// The bytes of all its records, and of what lies after them in an unsealed segment.
@@ -489,4 +497,34 @@ fn read_full(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Faults that a test plants. They are met by the thread of the test alone, which is the one that starts an engine.
+#[cfg(test)]
+pub mod planted {
+    use std::{cell::Cell, io::Error};
+
+    thread_local! {
+        static UNREADABLE: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+        static NO_CREATE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Reads of the segment with this number fail at this offset and after it; with `None`, none does.
+    pub fn unreadable(place: Option<(u64, u64)>) {
+        UNREADABLE.set(place);
+    }
+
+    /// Whether no segment can be created.
+    pub fn no_create(is_so: bool) {
+        NO_CREATE.set(is_so);
+    }
+
+    pub(super) fn read(number: u64, end: u64) -> Result<(), Error> {
+        let fails = UNREADABLE.get().is_some_and(|(segment, from)| segment == number && end > from);
+        if fails { Err(Error::other("a planted fault")) } else { Ok(()) }
+    }
+
+    pub(super) fn create() -> Result<(), Error> {
+        if NO_CREATE.get() { Err(Error::other("a planted fault")) } else { Ok(()) }
+    }
 }

@@ -77,8 +77,6 @@ impl State {
                 self.next_index = self.next_index.max(reader.u64()?);
                 self.cut = self.cut.max(reader.u64()?);
                 let start = record::decode_start(reader.0)?;
-                self.logs.clear();
-                self.erasures.clear();
                 self.start = (start.number > 0).then_some(start);
             }
             Kind::Erase => {
@@ -94,9 +92,14 @@ impl State {
     fn note_erasure(&mut self, erasure: &Erasure, is_done: bool, commit: u64) {
         if is_done {
             self.erasures.retain(|(waiting, _)| waiting != erasure);
-        } else {
+        } else if !self.erasures.iter().any(|(waiting, _)| waiting == erasure) {
             self.erasures.push((erasure.clone(), commit));
         }
+    }
+
+    /// The last start in which a log was used.
+    pub fn last_start(&self) -> u64 {
+        self.logs.values().filter_map(|log| record::chain_start(&log.chain).ok()).max().unwrap_or(0)
     }
 
     fn raise(&mut self, index: LogIndex, head: Seq, timestamp: UnixMillis, at: UnixMillis) {

@@ -51,7 +51,7 @@ pub(super) fn written(segment: &Path) -> u64 {
 }
 
 /// Flips a bit of the event with this id, wherever it lies.
-fn damage(dir: &Path, id: &str) {
+pub(super) fn damage(dir: &Path, id: &str) {
     let needle = format!("\"id\":\"{id}\"");
     for path in segments(dir) {
         let bytes = fs::read(&path).unwrap();

@@ -13,6 +13,7 @@ mod faults;
 mod model;
 mod retention;
 mod sparse;
+mod starts;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
