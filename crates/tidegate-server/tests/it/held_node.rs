@@ -78,6 +78,9 @@ impl Engine for HeldBack {
 
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>> {
         self.note("open", org);
+        if matches!(*self.health.borrow(), Health::Full(_)) {
+            return Box::pin(async { Err(AppendError::LogFull) });
+        }
         self.engine.open(org)
     }
 
@@ -298,6 +301,11 @@ impl HeldNode {
     /// Makes every read of the log fail.
     pub fn fail_reads(&self) {
         self.loses.store(true, Ordering::SeqCst);
+    }
+
+    /// Leaves the log no room, not even to open an org.
+    pub fn fill(&self) {
+        self.set_health(Health::Full("filled on purpose".into()));
     }
 
     /// Makes the log take no more writes, as after a failed sync.

@@ -399,6 +399,11 @@ fn of_a_log_that_fails(book: &mut Book) {
     node.halt();
     book.hold("publishEvents", &node.publishing().body(EVENT).send());
     book.hold("publishToOrgs", &named().send());
+    let brimful = HeldNode::start();
+    brimful.fill();
+    for (id, endpoint) in READS {
+        book.hold(id, &brimful.getting(endpoint).send());
+    }
     let full = Gateway::with(&["log.min_free=1000000GiB"]);
     book.hold("publishEvents", &full.publish(EVENT));
     book.hold(
