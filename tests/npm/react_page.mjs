@@ -90,7 +90,8 @@ execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', '.'], {
 run('server');
 await until('the backend', async () => (await fetch(`http://localhost:${ports[3000]}/api/token`).catch(() => null))?.ok);
 const vite = run('page');
-await until('Vite', () => vite.out.includes(String(ports[5173])));
+// The shell prints the command, and so the port, before Vite listens.
+await until('Vite', async () => (await fetch(`http://localhost:${ports[5173]}`).catch(() => null))?.ok);
 
 const browser = await launch();
 const tab = await browser.newPage();

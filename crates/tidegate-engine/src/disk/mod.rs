@@ -491,7 +491,7 @@ impl Store for DiskStore {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         self.segments.remove(cut.token);
         if let Err(error) = self.damage.forget_segments(cut.token) {
-            tracing::warn!(%error, "a copy of a damaged stretch cannot be removed yet");
+            tracing::warn!(%error, "an old copy of a damaged stretch cannot be removed yet");
         }
         Ok(())
     }

@@ -258,7 +258,7 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         tracing::warn!(path = %unbegun.path().display(), "a file of the log that was never begun is passed over");
         if let Err(error) = unbegun.remove() {
             // The next segment takes its place.
-            tracing::warn!(%error, "it cannot be removed yet");
+            tracing::warn!(%error, "a file of the log that was never begun cannot be removed yet");
         }
     }
     for segment in segments.iter_mut().filter(|segment| given_up.contains(&segment.number)) {
