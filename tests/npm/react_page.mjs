@@ -89,7 +89,7 @@ function run(name) {
 execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', '.'], { cwd: app, stdio: 'inherit' });
 run('server');
 await until('the backend', async () => (await fetch(`http://localhost:${ports[3000]}/api/token`).catch(() => null))?.ok);
-const vite = run('page');
+run('page');
 // The shell prints the command, and so the port, before Vite listens.
 await until('Vite', async () => (await fetch(`http://localhost:${ports[5173]}`).catch(() => null))?.ok);
 
