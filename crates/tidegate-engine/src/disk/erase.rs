@@ -1,7 +1,9 @@
 //! Removing content from segments (P7): a segment is written anew without it, and takes the place of the old
 //! one. Commits, parts and seqs keep their places, so that nothing looks lost.
 
-use std::sync::PoisonError;
+use std::{collections::HashMap, sync::PoisonError};
+
+use tidegate_protocol::Seq;
 
 use super::{
     DiskStore,
@@ -9,24 +11,38 @@ use super::{
     rewrite::{Edit, put, rewritten},
     segment::Segment,
 };
-use crate::store::{Erasure, StoreError};
+use crate::store::{Erasure, LogIndex, StoreError};
 
-fn edit(erasures: &[Erasure], header: &Header, payload: &[u8]) -> Result<Edit, StoreError> {
-    let of_log = || erasures.iter().filter(|erasure| erasure.log == header.log);
-    match header.kind {
-        Kind::Events | Kind::Log if of_log().any(|erasure| erasure.seqs.is_none()) => {
-            Ok(Edit::Replace(Kind::Erased, Vec::new()))
+/// What goes, by log: these events in rising order; `None` for all of it.
+type Plan = HashMap<LogIndex, Option<Vec<Seq>>>;
+
+fn plan(erasures: &[Erasure]) -> Plan {
+    let mut plan = Plan::new();
+    for erasure in erasures {
+        let of_log = plan.entry(erasure.log).or_insert_with(|| Some(Vec::new()));
+        match (of_log.as_mut(), &erasure.seqs) {
+            (Some(all), Some(seqs)) => all.extend_from_slice(seqs),
+            _ => *of_log = None,
         }
-        Kind::Events => {
+    }
+    plan.values_mut().flatten().for_each(|seqs| seqs.sort_unstable());
+    plan
+}
+
+fn edit(plan: &Plan, header: &Header, payload: &[u8]) -> Result<Edit, StoreError> {
+    match (header.kind, plan.get(&header.log)) {
+        (Kind::Events | Kind::Log, Some(None)) => Ok(Edit::Replace(Kind::Erased, Vec::new())),
+        (Kind::Events, Some(Some(seqs))) => {
             let (first, last) = record::bounds(payload)?;
-            if !of_log().any(|erasure| erasure.names_any(first, last)) {
+            let next = seqs.get(seqs.partition_point(|seq| *seq < first));
+            if next.is_none_or(|seq| *seq > last) {
                 return Ok(Edit::Keep);
             }
-            let goes = |seq| of_log().any(|erasure| erasure.names_any(seq, seq));
+            let goes = |seq| seqs.binary_search(&seq).is_ok();
             Ok(Edit::Replace(Kind::Events, record::without(payload, goes)?))
         }
-        Kind::Ids => {
-            let goes = |log| erasures.iter().any(|erasure| erasure.log == log && erasure.seqs.is_none());
+        (Kind::Ids, _) => {
+            let goes = |log| matches!(plan.get(&log), Some(None));
             let found = record::decode_ids(header.at, payload)?;
             if !found.iter().any(|id| goes(id.log)) {
                 return Ok(Edit::Keep);
@@ -47,8 +63,9 @@ impl DiskStore {
     pub(super) fn erase_everywhere(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
         let list = self.segments.list();
         let Some((_, older)) = list.split_last() else { return Ok(()) };
+        let plan = plan(erasures);
         for segment in older {
-            self.rewrite(segment, |header, payload| edit(erasures, header, payload))?;
+            self.rewrite(segment, |header, payload| edit(&plan, header, payload))?;
         }
         // A damaged stretch may hold any event.
         self.damage.forget(std::time::Duration::ZERO)
