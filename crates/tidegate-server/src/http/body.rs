@@ -2,7 +2,8 @@
 //! 8.4). For requests that publish.
 //!
 //! The memory that a body takes is charged to its org or API key, in a pool that all share
-//! (`limits.bodies_in_flight_bytes`). What is announced and does not come takes no memory, and is not charged.
+//! (`limits.bodies_in_flight_bytes`). What is announced and does not come takes no memory, and only the request
+//! itself is charged.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
@@ -38,8 +39,8 @@ pub fn refuse_coding() -> Response<Answer> {
     response
 }
 
-/// What a request is charged beside the bytes of its body, about: its head, and the state of its task.
-const REQUEST_BYTES: usize = 1024;
+/// What a request is charged beside the bytes of its body, about: its headers, and the state of its task.
+const REQUEST_BYTES: usize = 4 << 10;
 
 /// A body that has come whole.
 pub struct WholeBody {

@@ -75,7 +75,7 @@ impl<'n> Entry<'n> {
     /// are known.
     pub fn place(&self, node: &Node) -> Result<Option<Share<OrgId>>, Refusal> {
         match self {
-            Entry::Org(grant) => place(node, grant.org()).map(Some),
+            Entry::Org(grant) => take_place(node, grant.org()).map(Some),
             Entry::Key { .. } => Ok(None),
         }
     }
@@ -93,7 +93,7 @@ impl<'n> Entry<'n> {
         match self {
             Entry::Org(grant) => {
                 parts.iter().try_for_each(|part| check(&grant, part))?;
-                let place = held.map_or_else(|| place(node, grant.org()), Ok)?;
+                let place = held.map_or_else(|| take_place(node, grant.org()), Ok)?;
                 let admitted = Admitted { grant, _place: place };
                 let settled = append(node, name, parts.into_iter().zip([Ok(admitted)])).await;
                 answer_alone(node, settled, is_cloud)
@@ -123,7 +123,7 @@ fn check(grant: &PublishGrant, part: &Part) -> Result<(), Refusal> {
 }
 
 /// Takes a place for a publish to `org`.
-fn place(node: &Node, org: &OrgId) -> Result<Share<OrgId>, Refusal> {
+fn take_place(node: &Node, org: &OrgId) -> Result<Share<OrgId>, Refusal> {
     node.publishes.take(org, 1, node.config().limits.publishes_in_flight).map_err(|refused| {
         let message = match refused {
             Refused::Pool => "too many publishes are in flight",
@@ -137,7 +137,7 @@ fn place(node: &Node, org: &OrgId) -> Result<Share<OrgId>, Refusal> {
 /// Lets in the part of the org of `grant`.
 fn admit(node: &Node, grant: PublishGrant) -> Result<Admitted, Refusal> {
     node.publish_rates.take(grant.key_id(), grant.org())?;
-    let place = place(node, grant.org())?;
+    let place = take_place(node, grant.org())?;
     Ok(Admitted { grant, _place: place })
 }
 
