@@ -19,15 +19,18 @@ use std::{
     cell::RefCell,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress};
-use tidegate_protocol::{Seq, ws};
+use tidegate_protocol::{OrgId, Seq, ws};
 
-use crate::ViewKey;
+use crate::{
+    ViewKey,
+    shares::{Pool, Share},
+};
 
 /// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
 const WINDOW_BYTES: u32 = 32 << 10;
@@ -81,11 +84,11 @@ pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Counts the compressors of a node, each of about 260 KiB, and bounds their number. Frames for which there
-/// is no compressor are compressed without context.
+/// Counts the compressors of a node, each of about 260 KiB, and bounds their number, of all orgs and of each
+/// one ([`shares`](crate::shares)). Frames for which there is no compressor are compressed without context.
 #[derive(Debug)]
 pub struct Contexts {
-    used: AtomicUsize,
+    used: Pool<OrgId>,
     missed: AtomicU64,
     max: usize,
 }
@@ -93,41 +96,38 @@ pub struct Contexts {
 impl Contexts {
     /// At most `max` compressors, none of them in use.
     pub fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), missed: AtomicU64::new(0), max }
+        Self { used: Pool::default(), missed: AtomicU64::new(0), max }
     }
 
     /// How many compressors are in use now.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.used.used()
     }
 
-    /// How many batches were compressed without context because all compressors were in use.
+    /// How many batches were compressed without context because all compressors were in use, or all of the
+    /// org's share.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
-    fn take(self: &Arc<Self>) -> Option<Context> {
-        let raised = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < self.max).then_some(used + 1));
-        if raised.is_err() {
+    fn take(&self, org: &OrgId) -> Option<Context> {
+        let Ok(share) = self.used.take(org, 1, self.max) else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
-        }
-        Some(Context { stream: Stream::new(), count: self.clone() })
+        };
+        Some(Context { stream: Stream::new(), _share: share })
+    }
+
+    /// Whether `org` has more compressors than it would be given now.
+    fn is_over(&self, org: &OrgId) -> bool {
+        self.used.is_over(org, self.max)
     }
 }
 
-/// A compressor, and the count that it is part of.
+/// A compressor, and the share of its org that it is part of.
 struct Context {
     stream: Stream,
-    count: Arc<Contexts>,
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        self.count.used.fetch_sub(1, Ordering::Relaxed);
-    }
+    _share: Share<OrgId>,
 }
 
 /// The current generations of one org, one for each view key (epoch, filter, framing).
@@ -135,6 +135,7 @@ pub struct Generations {
     current: Vec<(ViewKey, Generation)>,
     next_id: u64,
     contexts: Arc<Contexts>,
+    org: OrgId,
 }
 
 struct Generation {
@@ -183,9 +184,9 @@ impl std::fmt::Debug for Generations {
 }
 
 impl Generations {
-    /// No generation yet; `contexts` counts the compressors.
-    pub fn new(contexts: Arc<Contexts>) -> Self {
-        Self { current: Vec::new(), next_id: 0, contexts }
+    /// No generation of `org` yet; `contexts` counts the compressors.
+    pub fn new(contexts: Arc<Contexts>, org: OrgId) -> Self {
+        Self { current: Vec::new(), next_id: 0, contexts, org }
     }
 
     /// Compresses `plain`, the WebSocket frame for `key` that ends at `seq`, in the generation of `key`. The
@@ -215,7 +216,7 @@ impl Generations {
         let at = match self.current.iter().position(|(of, _)| of == key) {
             Some(at) => at,
             None => {
-                let context = self.contexts.take()?;
+                let context = self.contexts.take(&self.org)?;
                 let generation = Generation {
                     id: self.next_id,
                     next_index: 0,
@@ -241,9 +242,11 @@ impl Generations {
     }
 
     /// Drops the generations that have compressed nothing since the last call, and so frees their
-    /// compressors.
+    /// compressors. If the org then still has more than its share, because others have come, the newest
+    /// generations are dropped too: compressors are kept for long, and those who come later need some.
     pub fn sweep(&mut self) {
         self.current.retain_mut(|(_, generation)| std::mem::take(&mut generation.is_used));
+        while self.contexts.is_over(&self.org) && self.current.pop().is_some() {}
     }
 }
 

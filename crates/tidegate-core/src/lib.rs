@@ -13,7 +13,8 @@
 //! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`content_coding`],
 //! [`publish`]); how they are
 //! shared ([`batch`], [`frame`], [`tail`]); what one reader gets ([`opening`], [`session`], [`slow`]);
-//! compression ([`deflate`], [`gzip`], [`envelope`]); and when ([`pace`], [`replay`]).
+//! compression ([`deflate`], [`gzip`], [`envelope`]); when ([`pace`], [`replay`]); and how much of what all use
+//! each org gets ([`shares`]).
 //!
 //! # Example
 //!
@@ -88,6 +89,7 @@ mod verifier;
 
 pub mod pace;
 pub mod replay;
+pub mod shares;
 
 pub use batch::{Batch, Budget, View};
 pub use event::{ContentHash, DedupKey, Event, NamedRequest, NewEvent};

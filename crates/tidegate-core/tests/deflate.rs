@@ -10,7 +10,7 @@ use tidegate_core::{
     Framing, ViewKey,
     deflate::{Contexts, Deflated, Generations, Membership},
 };
-use tidegate_protocol::{Epoch, Filter, ServiceName, ws};
+use tidegate_protocol::{Epoch, Filter, OrgId, ServiceName, ws};
 
 fn key(service: &str) -> ViewKey {
     let service = ServiceName::parse(service).expect("a name");
@@ -21,9 +21,13 @@ fn key(service: &str) -> ViewKey {
     }
 }
 
+fn org(name: &str) -> OrgId {
+    OrgId::parse(name).expect("a name")
+}
+
 fn generations(max: usize) -> (Generations, Arc<Contexts>) {
     let contexts = Arc::new(Contexts::new(max));
-    (Generations::new(contexts.clone()), contexts)
+    (Generations::new(contexts.clone(), org("acme")), contexts)
 }
 
 /// A client that has agreed to permessage-deflate with context takeover by the server.
@@ -292,6 +296,33 @@ fn r19_a_compressor_that_is_given_up_and_one_that_was_refused_are_counted() {
     assert_eq!((contexts.used(), contexts.missed()), (1, 2));
     drop(generations);
     assert_eq!((contexts.used(), contexts.missed()), (0, 2));
+}
+
+#[test]
+fn p5_one_org_leaves_compressors_to_the_others_and_gives_back_what_is_over_its_share() {
+    let contexts = Arc::new(Contexts::new(8));
+    let [mut storm, mut calm, mut late] =
+        ["storm", "calm", "late"].map(|name| Generations::new(contexts.clone(), org(name)));
+    let frame = ws::text_frame(&event(1));
+    let mut seq = 0;
+    let mut ask_all = |generations: &mut Generations| {
+        seq += 1;
+        (0..8).for_each(|n| drop(generations.deflate(&key(&format!("s{n}")), seq, &frame)));
+        contexts.used()
+    };
+    assert_eq!(ask_all(&mut storm), 4, "half");
+    assert_eq!(ask_all(&mut calm), 6, "half of the rest");
+    assert_eq!(ask_all(&mut late), 7);
+    // Each sweep finds all of them in use.
+    for _ in 0..4 {
+        for org in [&mut storm, &mut calm, &mut late] {
+            org.sweep();
+            ask_all(org);
+        }
+    }
+    assert_eq!(ask_all(&mut late), 6, "two each, and two are left");
+    drop(storm);
+    assert_eq!(contexts.used(), 4);
 }
 
 #[test]

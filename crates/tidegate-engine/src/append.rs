@@ -42,17 +42,17 @@ pub enum AppendError {
         /// The seq of the other request's first event.
         first: Seq,
     },
-    /// The dedup window has no room for the ids of this batch.
-    #[error("the dedup window is full")]
+    /// The dedup window has no room for the ids of this batch, or the org has its share of the window.
+    #[error("the dedup window is full, or this org has its share of it")]
     DedupFull,
     /// The org has as many ids in the dedup window as one org may have.
     #[error("this org has as many ids in the dedup window as one org may have")]
     OrgDedupFull,
-    /// The queue for the log has no room for another request.
-    #[error("as many requests wait for the log as may")]
+    /// The queue for the log has no room for another request, or the org has its share of the queue.
+    #[error("as many requests wait for the log as may, of this org or of all")]
     TooManyWaiting,
-    /// The queue for the log has no room for the bytes of this request.
-    #[error("the requests that wait for the log hold as many bytes as they may")]
+    /// The queue for the log has no room for the bytes of this request, or the org has its share of them.
+    #[error("the requests that wait for the log hold as many bytes as they may, those of this org or of all")]
     TooMuchWaiting,
     /// There is no room for events: the disk is nearly full, or the log takes as much as it may (R32). Ends by
     /// itself when there is room.

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use tidegate_core::{ContentHash, DedupKey};
+use tidegate_core::{ContentHash, DedupKey, shares::may_take};
 use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{AppendError, store::LogIndex};
@@ -28,7 +28,8 @@ pub struct Known {
 pub struct WindowLimits {
     /// `dedup.max_entries`: of all logs together.
     pub total: usize,
-    /// `dedup.max_entries_per_org`: of one log, so that one org cannot take the room of all others (P5).
+    /// `dedup.max_entries_per_org`: of one log. If it is less than `total`, the logs also share the window
+    /// ([`tidegate_core::shares`]), so that a few orgs cannot take the room of all others (P5).
     pub per_log: usize,
 }
 
@@ -88,12 +89,17 @@ impl Window {
     pub fn check_room(&self, log: Option<LogIndex>, more: usize) -> Result<(), AppendError> {
         // A restart may find more ids than the bound allows; batches that need no room still come in.
         let is_over = |held: usize, max: usize| more > 0 && held + more > max;
-        if is_over(self.known.len(), self.limits.total) {
+        let WindowLimits { total, per_log } = self.limits;
+        if is_over(self.known.len(), total) {
             return Err(AppendError::DedupFull);
         }
         let held = log.and_then(|log| self.by_log.get(&log)).copied().unwrap_or(0);
-        if is_over(held, self.limits.per_log) {
+        if is_over(held, per_log) {
             return Err(AppendError::OrgDedupFull);
+        }
+        let free = total.saturating_sub(self.known.len());
+        if per_log < total && !may_take(held, more, free) {
+            return Err(AppendError::DedupFull);
         }
         Ok(())
     }
@@ -204,6 +210,26 @@ mod tests {
         window.advance(1_300);
         assert_eq!(window.check_room(Some(LOG), 3), Ok(()));
         assert!(window.by_log.is_empty(), "{:?}", window.by_log);
+    }
+
+    #[test]
+    fn p5_logs_that_take_all_they_get_leave_some_for_another() {
+        let mut window = Window::new(300, WindowLimits { total: 60, per_log: 50 }, 1_000, 1_000);
+        let mut next = 0;
+        let mut fill = |window: &mut Window, log| {
+            while window.check_room(Some(log), 1).is_ok() {
+                next += 1;
+                window.insert(log, key(next), known(1));
+            }
+            window.by_log[&log]
+        };
+        assert_eq!([LOG, LOG + 1, LOG + 2].map(|log| fill(&mut window, log)), [30, 15, 8]);
+        assert_eq!(window.check_room(Some(LOG), 1), Err(AppendError::DedupFull));
+        assert_eq!(window.check_room(None, 7), Ok(()), "all that is left");
+        assert_eq!(window.check_room(None, 8), Err(AppendError::DedupFull));
+        // One org may have all if the operator says so.
+        let mut window = Window::new(300, WindowLimits { total: 60, per_log: 60 }, 1_000, 1_000);
+        assert_eq!(fill(&mut window, LOG), 60);
     }
 
     #[test]

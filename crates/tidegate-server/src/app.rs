@@ -530,13 +530,13 @@ fn have_all_turned(before: &[u64], now: &[u64]) -> bool {
     before.iter().zip(now).all(|(before, now)| now > before)
 }
 
-/// Waits until every stream has ended and every admitted publish is answered, or until the drain window and
+/// Waits until every stream has ended and every publish that was let in is answered, or until the drain window and
 /// its grace are over. Returns whether all has ended.
 async fn drained(node: &Node) -> bool {
     let config = node.config();
     let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    let is_publishing = || node.publishes.available_permits() < config.limits.publishes_in_flight;
+    let is_publishing = || node.bodies.used() > 0 || node.publishes.used() > 0;
     loop {
         if node.admission.is_idle() && !is_publishing() {
             return true;

@@ -217,7 +217,7 @@ impl Hub {
                     id: id.clone(),
                     number: self.orgs_made.fetch_add(1, Ordering::Relaxed),
                     tail: Mutex::new(Tail::new(head, self.budget.clone())),
-                    generations: Mutex::new(Generations::new(self.contexts.clone())),
+                    generations: Mutex::new(Generations::new(self.contexts.clone(), id.clone())),
                     workers: self.notifications.iter().map(|_| OnWorker::default()).collect(),
                 }))
                 .clone(),

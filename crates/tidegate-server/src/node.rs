@@ -12,13 +12,13 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderValue;
-use tidegate_core::{LogState, envelope::Enveloping, frame::Terms, publish::PublishLimits};
+use tidegate_core::{LogState, envelope::Enveloping, frame::Terms, publish::PublishLimits, shares::Pool};
 use tidegate_engine::{AppendError, Clock, Engine, Health};
 use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, ws};
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays, Shares},
+    admission::{Admission, ChargedTo, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, LimitSettings, PerConfig, config_key},
     heartbeats::Heartbeats,
@@ -70,16 +70,14 @@ pub struct Node {
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
-    /// Each org's share of the publish requests in flight.
-    pub publish_shares: Shares<OrgId>,
-    /// Each API key's share of them, while the orgs of a request are not known.
-    pub body_shares: Shares<Arc<str>>,
+    /// The bytes of publish requests' bodies on their way (`limits.bodies_in_flight_bytes`).
+    pub bodies: Pool<ChargedTo>,
+    /// The places of publish requests whose body has come (`limits.publishes_in_flight`).
+    pub publishes: Pool<OrgId>,
     /// The publish requests with an `Idempotency-Key` that are being answered.
     pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
-    /// The slots for publish requests in flight.
-    pub publishes: Arc<tokio::sync::Semaphore>,
     /// When each worker made progress.
     pub heartbeats: Heartbeats,
 
@@ -134,9 +132,8 @@ impl Node {
                 ConnectionLimits::fitting(&config.limits),
                 Epoch::from_random(random()),
             ),
-            publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
-            publish_shares: Shares::default(),
-            body_shares: Shares::default(),
+            bodies: Pool::default(),
+            publishes: Pool::default(),
             in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),

@@ -83,8 +83,8 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
 }
 
 fn run(steps: &[Step], cuts: &[usize]) -> World {
-    // Four filters of two framings need a compressor each; there are three.
-    let mut world = World::new(READERS, 3);
+    // Four filters of two framings need a compressor each; one org gets three of five.
+    let mut world = World::new(READERS, 5);
     let mut cuts = cuts.iter().copied().cycle();
     for reader in 0..READERS {
         world.join(reader, KINDS[reader], ["u", "v"][reader % 2], FILTERS[reader % 3 % 2]);

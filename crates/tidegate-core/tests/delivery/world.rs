@@ -133,7 +133,7 @@ impl World {
             log: LogState { epoch, ancestors: vec![], born_empty: true, head: 0, floor: 0 },
             tail: Tail::new(0, Arc::new(Budget::default())),
             kept: Vec::new(),
-            generations: Generations::new(contexts.clone()),
+            generations: Generations::new(contexts.clone(), OrgId::parse("acme").expect("a name")),
             contexts,
             workers: [Vec::new(), Vec::new()],
             readers: (0..readers).map(|_| None).collect(),

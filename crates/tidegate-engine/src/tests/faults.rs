@@ -301,7 +301,7 @@ fn a_panic_in_the_store_halts_the_log() {
 
 #[test]
 fn p6_the_queue_is_bounded_by_requests() {
-    let bench = bench(LocalOptions { queue_requests_max: 2, ..LocalOptions::for_tests() }, usize::MAX);
+    let bench = bench(LocalOptions { queue_requests_max: 3, ..LocalOptions::for_tests() }, usize::MAX);
     let writing = bench.send(&["a"]);
     assert_eq!(bench.enter(), 1);
     let waiting = [bench.send(&["b"]), bench.send(&["c"])];

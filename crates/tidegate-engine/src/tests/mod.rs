@@ -11,6 +11,7 @@ mod crash;
 mod disk;
 mod faults;
 mod model;
+mod queue;
 mod retention;
 mod sparse;
 mod starts;

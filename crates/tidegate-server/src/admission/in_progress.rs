@@ -1,6 +1,6 @@
 //! The publish requests that have an `Idempotency-Key` and are being answered: one at a time for each key.
 //!
-//! Each holds one of `limits.publishes_in_flight`, so there are never more than that many. This is not what
+//! Each holds a place of `limits.publishes_in_flight`, so there are never more than that many. This is not what
 //! recognises a repeat: the dedup window does, and it would also do so if both came at once.
 
 use std::{

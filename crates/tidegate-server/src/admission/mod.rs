@@ -13,7 +13,6 @@ mod connection;
 mod in_progress;
 mod rates;
 mod replays;
-mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +31,6 @@ pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
-pub use shares::{Share, Shares};
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},
@@ -42,6 +40,15 @@ use crate::{
     transport::spare_files,
 };
 use rates::{RetryQueue, TokenBucket};
+
+/// To whom the bytes of a publish request's body are charged while it arrives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChargedTo {
+    /// The org that the address names.
+    Org(OrgId),
+    /// The API key, by its id: the orgs stand in the body.
+    Key(Arc<str>),
+}
 
 /// The limits on connections.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,9 @@
 //! the gateway owes, not the number of slow clients.
 
 use prometheus_client::metrics::gauge::Gauge;
+use tidegate_core::shares::{Pool, Refused, Share};
 use tidegate_protocol::{Code, OrgId, Refusal};
 
-use super::shares::{Share, Shares};
 use crate::{config::config_key, refusals::LimitedBy as _};
 
 /// The shortest retry delay, and the range over which refused readers are spread. Without the range, a storm
@@ -19,29 +19,26 @@ const SPREAD_MS: u64 = 4000;
 #[derive(Debug, Default)]
 pub struct Replays {
     waiting: Gauge,
-    shares: Shares<OrgId>,
+    pool: Pool<OrgId>,
 }
 
 impl Replays {
     /// An empty count; the gauge `waiting` shows it.
     pub fn new(waiting: Gauge) -> Self {
-        Self { waiting, shares: Shares::default() }
+        Self { waiting, pool: Pool::default() }
     }
 
-    /// Takes a slot for a reader of `org`, if fewer than `max` are taken and the org has fewer than half of
-    /// them. `random` bits vary the retry time of a refused reader.
+    /// Takes a slot of `max` for a reader of `org`, in the share of the org. `random` bits vary the retry time
+    /// of a refused reader.
     pub fn enter(&self, org: &OrgId, max: usize, random: u64) -> Result<ReplaySlot, Refusal> {
-        let before = self.waiting.inc();
-        let is_free = usize::try_from(before).is_ok_and(|before| before < max);
-        let share = if is_free { self.shares.take(org, max) } else { None };
-        let is_of_org = is_free && share.is_none();
-        let slot = ReplaySlot(Box::new(Held { waiting: self.waiting.clone(), share }));
-        if slot.0.share.is_some() {
-            return Ok(slot);
-        }
-        let message = match is_of_org {
-            true => "too many readers of this org are waiting for their replay",
-            false => "too many readers are waiting for their replay",
+        let message = match self.pool.take(org, 1, max) {
+            Ok(share) => {
+                self.waiting.inc();
+                let held = Held { waiting: self.waiting.clone(), _share: share };
+                return Ok(ReplaySlot { _held: Box::new(held) });
+            }
+            Err(Refused::Share) => "too many readers of this org are waiting for their replay",
+            Err(Refused::Pool) => "too many readers are waiting for their replay",
         };
         let refusal = Refusal::new(Code::Overloaded, message).limited_by(config_key!(limits.replays_waiting));
         Err(refusal.retry_in(RETRY_MS + random % SPREAD_MS))
@@ -50,13 +47,15 @@ impl Replays {
 
 /// The slot of a reader that waits for its replay; dropping it releases it.
 #[derive(Debug)]
-pub struct ReplaySlot(Box<Held>);
+pub struct ReplaySlot {
+    _held: Box<Held>,
+}
 
 /// On the heap, because most readers wait for nothing.
 #[derive(Debug)]
 struct Held {
     waiting: Gauge,
-    share: Option<Share<OrgId>>,
+    _share: Share<OrgId>,
 }
 
 impl Drop for Held {

@@ -410,6 +410,16 @@ fn sizes(found: &mut Checks<'_>) {
     found.not_less(setting!(config.limits.request_bytes), event, show_size);
     let request = setting!(config.limits.request_bytes);
     found.not_less(setting!(config.limits.publish_queue_bytes), request, show_size);
+    let (bodies, least) = (limits.bodies_in_flight_bytes, 2 * limits.request_bytes.bytes());
+    if bodies.bytes() < least {
+        let reason = format!(
+            "{} is less than twice limits.request_bytes ({}), and one org gets at most half of it",
+            show_size(bodies),
+            show_size(limits.request_bytes),
+        );
+        let (key, other) = (config_key!(limits.bodies_in_flight_bytes), config_key!(limits.request_bytes));
+        found.between(key, other, reason);
+    }
     found.not_less(setting!(config.tail.org_max_bytes), request, show_size);
     let org_tail = setting!(config.tail.org_max_bytes);
     found.not_less(setting!(config.tail.max_bytes), org_tail, show_size);

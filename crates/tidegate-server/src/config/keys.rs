@@ -78,8 +78,9 @@ sections! {
         /// Ids remembered at a time, over all orgs, of about 120 bytes each. When there are as many,
         /// publishes that bring ids are refused (`dedup_full`), never stored without the check.
         max_entries: usize = 2_000_000, restart;
-        /// Ids remembered at a time of one org, so that no org can use up `dedup.max_entries` alone. The
-        /// default is half of it; a node with one org may set both to the same.
+        /// Ids remembered at a time of one org, at most. If that is less than `dedup.max_entries`, each org also
+        /// gets no more than its share of `dedup.max_entries` (see `[limits]`), so that no two can use it up. A
+        /// node with one org may set both to the same.
         max_entries_per_org: usize = 1_000_000, restart;
     }
 
@@ -193,8 +194,8 @@ sections! {
         exclude_services: Vec<ServiceName> = [], restart;
         /// Orgs whose streams are never compressed.
         exclude_orgs: Vec<OrgId> = [], restart;
-        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each. Over the bound,
-        /// further filters are compressed without context.
+        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each; each org gets its
+        /// share (see `[limits]`). Further filters are compressed without context.
         max_contexts: usize = 64, restart;
     }
 
@@ -242,7 +243,9 @@ sections! {
     }
 
     /// A bound on everything that grows. A request or connection over one is refused with a code, and
-    /// counted.
+    /// counted. Where a key says that each org gets its *share*, an org may take more as long as it then has no
+    /// more than was free: half of all if it is alone, a third if another org takes as much as it can, and so
+    /// on. So something is always left for an org that comes.
     limits: LimitSettings {
         /// Connections at a time, over all orgs. Each needs a file descriptor. If the process may have fewer
         /// descriptors than these connections, `limits.publishes_in_flight` and the log need, only as many
@@ -269,7 +272,7 @@ sections! {
         /// address must not keep others out, limit its rate in front of the gateway.
         handshakes_per_second: usize = 2000, reread;
         /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
-        /// they missed; one org gets at most half. A reader whose own socket is full waits for its client,
+        /// they missed; each org gets its share. A reader whose own socket is full waits for its client,
         /// and does not count. Over the bound, streams that begin before the head are refused, each with a
         /// different time to come back.
         replays_waiting: usize = 10_000, reread;
@@ -286,11 +289,14 @@ sections! {
         /// for several orgs counts once for each. If it is over the rate of one, that org's events are refused
         /// and the others' are stored.
         publishes_per_second: usize = 20_000, reread;
-        /// Publish requests being answered at a time; one org gets at most half. A request for several orgs
-        /// counts once for each, from when its body has been read. Until then it counts once, and one API key
-        /// gets at most half.
+        /// Publish requests at a time whose body has come and that are not answered yet; each org gets its share.
+        /// A request for several orgs counts once for each.
         publishes_in_flight: usize = 4096, restart;
-        /// The bytes of events that wait for the log at a time.
+        /// The memory of publish requests' bodies at a time, from when they arrive until their events have been
+        /// read; a compressed one counts for what it inflates to. Each org gets its share. A body whose events
+        /// name their orgs (`/v1/events`) counts for its API key. At least twice `limits.request_bytes`.
+        bodies_in_flight_bytes: ByteSize = "128MiB", reread;
+        /// The bytes of events that wait for the log at a time; each org gets its share.
         publish_queue_bytes: ByteSize = "64MiB", restart;
         /// The size of one event as it is stored: its JSON members without white space between tokens.
         event_bytes: ByteSize = "256KiB", reread;

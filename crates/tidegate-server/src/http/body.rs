@@ -1,14 +1,22 @@
 //! Reads the whole body of a request, within its limits, and undoes its content coding (RFC 9110, section
 //! 8.4). For requests that publish.
+//!
+//! The memory that a body takes is charged to its org or API key, in a pool that all share
+//! (`limits.bodies_in_flight_bytes`). What is announced and does not come takes no memory, and only the request
+//! itself is charged.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use tidegate_core::content_coding::{ContentCoding, DecodeError};
+use http_body_util::BodyExt as _;
+use tidegate_core::{
+    content_coding::{ContentCoding, DecodeError},
+    shares::{Refused, Share},
+};
 use tidegate_protocol::{Code, Refusal};
 
 use super::{Answer, Incoming, problem};
 use crate::{
+    admission::ChargedTo,
     config::{ConfigKey, config_key},
     node::Node,
     refusals::LimitedBy as _,
@@ -31,6 +39,16 @@ pub fn refuse_coding() -> Response<Answer> {
     response
 }
 
+/// What a request is charged beside the bytes of its body, about: its headers, and the state of its task.
+const REQUEST_BYTES: usize = 4 << 10;
+
+/// A body that has come whole.
+pub struct WholeBody {
+    /// Its bytes, without the content coding.
+    pub bytes: Bytes,
+    _share: Share<ChargedTo>,
+}
+
 /// Reads a body of this coding. `limits.request_bytes` bounds what comes, and what it inflates to.
 ///
 /// It is inflated only when it has come whole. So it holds no more memory than its sender has sent, except
@@ -40,27 +58,99 @@ pub async fn read(
     headers: &HeaderMap,
     coding: ContentCoding,
     body: Incoming,
-) -> Result<Bytes, Refusal> {
+    charged_to: &ChargedTo,
+) -> Result<WholeBody, Refusal> {
     let (key, max) = (config_key!(limits.request_bytes), node.config().limits.request_bytes.bytes());
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
         return Err(too_large("is larger", key, max));
     }
-    let collected = Limited::new(body, max).collect();
-    let collected = match tokio::time::timeout(node.config().limits.request_timeout, collected).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large("is larger", key, max)),
-        Ok(Err(_)) => return Err(Refusal::new(Code::BadRequest, "the body ended early")),
+    let pool_bytes = node.config().limits.bodies_in_flight_bytes.bytes();
+    let share = node.bodies.take(charged_to, REQUEST_BYTES, pool_bytes).map_err(too_much)?;
+    let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
+    let mut arriving = Arriving { share, pool_bytes, max, expected, one: Bytes::new(), joined: Vec::new() };
+    match tokio::time::timeout(node.config().limits.request_timeout, arriving.collect(body)).await {
+        Ok(collected) => collected?,
         Err(_) => {
             let key = config_key!(limits.request_timeout);
             let refusal = Refusal::new(Code::RequestTimeout, format!("the body did not arrive within {key}"));
             return Err(refusal.limited_by(key).retry_in(RETRY_MS));
         }
-    };
-    coding.decode(collected, max).map_err(|error| match error {
+    }
+    let Arriving { mut share, one, joined, .. } = arriving;
+    let come = if joined.is_empty() { one } else { joined.into() };
+    let bytes = coding.decode(come, max).map_err(|error| match error {
         DecodeError::TooLarge => too_large("inflates to more", key, max),
         error => Refusal::new(Code::BadRequest, error.to_string()),
-    })
+    })?;
+    if coding != ContentCoding::Identity {
+        share.shrink_to(REQUEST_BYTES);
+        share.grow(bytes.len(), pool_bytes).map_err(too_much)?;
+    }
+    Ok(WholeBody { bytes, _share: share })
+}
+
+/// A body on its way.
+struct Arriving {
+    share: Share<ChargedTo>,
+    pool_bytes: usize,
+    max: usize,
+    /// It is not longer than this, as far as is known.
+    expected: usize,
+    /// Its first piece, as long as that is all.
+    one: Bytes,
+    /// All of it, if it comes in pieces. They are joined as they come: a piece keeps a buffer of its connection,
+    /// however little of it is the piece's.
+    joined: Vec<u8>,
+}
+
+impl Arriving {
+    async fn collect(&mut self, mut body: Incoming) -> Result<(), Refusal> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::new(Code::BadRequest, "the body ended early"))?;
+            if let Ok(piece) = frame.into_data() {
+                self.add(piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the next piece, after its memory is charged.
+    fn add(&mut self, piece: Bytes) -> Result<(), Refusal> {
+        let length = self.one.len() + self.joined.len() + piece.len();
+        if length > self.max {
+            return Err(too_large("is larger", config_key!(limits.request_bytes), self.max));
+        }
+        if length == piece.len() {
+            self.share.grow(length, self.pool_bytes).map_err(too_much)?;
+            self.one = piece;
+            return Ok(());
+        }
+        let room = self.joined.capacity();
+        if length > room {
+            // Doubled, as vectors are, so that a body of many pieces is not copied for each of them.
+            let wanted = length.max((2 * room).min(self.expected));
+            let charged = if room == 0 { self.one.len() } else { room };
+            self.share.grow(wanted - charged, self.pool_bytes).map_err(too_much)?;
+            self.joined.reserve_exact(wanted - self.joined.len());
+            if room == 0 {
+                self.joined.extend_from_slice(&std::mem::take(&mut self.one));
+            }
+        }
+        self.joined.extend_from_slice(&piece);
+        Ok(())
+    }
+}
+
+fn too_much(refused: Refused) -> Refusal {
+    let message = match refused {
+        Refused::Pool => "the bodies of all publish requests on their way take as much memory as they may",
+        Refused::Share => {
+            "the bodies of this publisher's requests on their way take as much memory as those of one may"
+        }
+    };
+    let limit = config_key!(limits.bodies_in_flight_bytes);
+    Refusal::new(Code::Overloaded, message).limited_by(limit).retry_in(RETRY_MS)
 }
 
 fn too_large(how: &str, key: ConfigKey, max: usize) -> Refusal {

@@ -2,15 +2,17 @@
 //! that org alone, so one org's storm through an API key for many orgs leaves the others what is theirs. For
 //! `publish`.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use serde::Serialize;
-use tidegate_core::publish::{Part, To};
+use tidegate_core::{
+    publish::{Part, To},
+    shares::{Refused, Share},
+};
 use tidegate_engine::{AppendError, Appended, FirstUse};
 use tidegate_protocol::{Code, Cursor, EventId, OrgId, Refusal, Seq, ServiceName};
-use tokio::sync::SemaphorePermit;
 
 use super::{
     Answer,
@@ -19,27 +21,26 @@ use super::{
     problem::{self, OrgProblem},
 };
 use crate::{
-    admission::{Candidate, Share},
+    admission::{Candidate, ChargedTo},
     auth::{KeyGrant, PublishGrant},
     config::{ConfigKey, config_key},
     node::Node,
     refusals::{LimitedBy as _, bound_of, refused},
 };
 
-/// A part that may be appended: it holds a slot of the node, and one of its org's share.
-pub struct Admitted<'n> {
+/// A part that may be appended: it holds a place in its org's share.
+pub struct Admitted {
     grant: PublishGrant,
-    _slot: SemaphorePermit<'n>,
-    _share: Share<OrgId>,
+    _place: Share<OrgId>,
 }
 
-/// A request whose body may be read.
+/// A request whose body may be read. It holds no place yet, because its body may take long to come, or never
+/// come.
 pub enum Entry<'n> {
-    /// It is for one org, and let in as its only part.
-    Org(Admitted<'n>),
-    /// It is for orgs that its body names. Until they are known it holds a slot of the node, and one of its
-    /// key's share: slow bodies of one key must not block all others.
-    Key { key: KeyGrant, slot: SemaphorePermit<'n>, share: Share<Arc<str>>, candidate: Candidate<'n> },
+    /// It is for one org, and counted for its rate.
+    Org(PublishGrant),
+    /// It is for orgs that its body names.
+    Key { key: KeyGrant, candidate: Candidate<'n> },
 }
 
 impl<'n> Entry<'n> {
@@ -47,50 +48,64 @@ impl<'n> Entry<'n> {
     pub fn of(node: &'n Node, key: KeyGrant, org: Option<&OrgId>) -> Result<Self, Refusal> {
         if let Some(org) = org {
             let grant = key.for_org(org).map_err(refused)?;
-            return Ok(Entry::Org(admit(node, grant, None)?));
+            node.publish_rates.take(grant.key_id(), grant.org())?;
+            return Ok(Entry::Org(grant));
         }
         let candidate = node.publish_rates.candidate(key.key_id())?;
-        let slot = slot(node)?;
-        let slots = node.config().limits.publishes_in_flight;
-        let share = node.body_shares.take(key.key_id(), slots);
-        let share = share.ok_or_else(|| overloaded("too many publishes of this API key are in flight"))?;
-        Ok(Entry::Key { key, slot, share, candidate })
+        Ok(Entry::Key { key, candidate })
     }
 
     /// Whose events the request has.
     pub fn to(&self) -> To<'_> {
         match self {
-            Entry::Org(admitted) => To::Org(admitted.grant.org()),
+            Entry::Org(grant) => To::Org(grant.org()),
             Entry::Key { .. } => To::Named,
         }
     }
 
-    /// Appends `parts` if the key covers all of their orgs and services; otherwise none. Answers them as
-    /// CloudEvents, or as events of the gateway's own form.
+    /// To whom its body is charged while it comes.
+    pub fn charged_to(&self) -> ChargedTo {
+        match self {
+            Entry::Org(grant) => ChargedTo::Org(grant.org().clone()),
+            Entry::Key { key, .. } => ChargedTo::Key(key.key_id().clone()),
+        }
+    }
+
+    /// Takes the place of a request to one org. The parts of a request to several get theirs when their orgs
+    /// are known.
+    pub fn place(&self, node: &Node) -> Result<Option<Share<OrgId>>, Refusal> {
+        match self {
+            Entry::Org(grant) => take_place(node, grant.org()).map(Some),
+            Entry::Key { .. } => Ok(None),
+        }
+    }
+
+    /// Appends `parts` if the key covers all of their orgs and services; otherwise none. `held` is the place that
+    /// the request has. Answers them as CloudEvents, or as events of the gateway's own form.
     pub async fn publish(
         self,
         node: &Node,
+        held: Option<Share<OrgId>>,
         parts: Vec<Part>,
         name: Option<&str>,
         is_cloud: bool,
     ) -> Result<Response<Answer>, Refusal> {
         match self {
-            Entry::Org(admitted) => {
-                parts.iter().try_for_each(|part| check(&admitted.grant, part))?;
+            Entry::Org(grant) => {
+                parts.iter().try_for_each(|part| check(&grant, part))?;
+                let place = held.map_or_else(|| take_place(node, grant.org()), Ok)?;
+                let admitted = Admitted { grant, _place: place };
                 let settled = append(node, name, parts.into_iter().zip([Ok(admitted)])).await;
                 answer_alone(node, settled, is_cloud)
             }
-            Entry::Key { key, slot, share, candidate } => {
+            Entry::Key { key, candidate } => {
                 let grant = |part: &Part| {
                     let grant = key.for_org(&part.org).map_err(refused)?;
                     check(&grant, part).map(|()| grant)
                 };
                 let grants: Vec<PublishGrant> = parts.iter().map(grant).collect::<Result<_, _>>()?;
-                drop(share);
                 candidate.admit();
-                // The first part goes on with the slot of the request, the others need slots of their own.
-                let mut slot = Some(slot);
-                let admitted = grants.into_iter().map(|grant| admit(node, grant, slot.take()));
+                let admitted = grants.into_iter().map(|grant| admit(node, grant));
                 let settled = append(node, name, parts.into_iter().zip(admitted)).await;
                 if let [part] = settled.as_slice()
                     && (is_cloud || part.outcome.is_err())
@@ -107,28 +122,23 @@ fn check(grant: &PublishGrant, part: &Part) -> Result<(), Refusal> {
     part.events.iter().try_for_each(|event| grant.check(&event.service)).map_err(refused)
 }
 
-fn overloaded(message: &'static str) -> Refusal {
-    let limit = config_key!(limits.publishes_in_flight);
-    Refusal::new(Code::Overloaded, message).limited_by(limit).retry_in(RETRY_MS)
+/// Takes a place for a publish to `org`.
+fn take_place(node: &Node, org: &OrgId) -> Result<Share<OrgId>, Refusal> {
+    node.publishes.take(org, 1, node.config().limits.publishes_in_flight).map_err(|refused| {
+        let message = match refused {
+            Refused::Pool => "too many publishes are in flight",
+            Refused::Share => "too many publishes of this org are in flight",
+        };
+        let limit = config_key!(limits.publishes_in_flight);
+        Refusal::new(Code::Overloaded, message).limited_by(limit).retry_in(RETRY_MS)
+    })
 }
 
-fn slot(node: &Node) -> Result<SemaphorePermit<'_>, Refusal> {
-    node.publishes.try_acquire().map_err(|_| overloaded("too many publishes are in flight"))
-}
-
-/// Lets in the part of the org of `grant`, with `held` as its slot of the node if there is one.
-fn admit<'n>(
-    node: &'n Node,
-    grant: PublishGrant,
-    held: Option<SemaphorePermit<'n>>,
-) -> Result<Admitted<'n>, Refusal> {
+/// Lets in the part of the org of `grant`.
+fn admit(node: &Node, grant: PublishGrant) -> Result<Admitted, Refusal> {
     node.publish_rates.take(grant.key_id(), grant.org())?;
-    let slot = held.map_or_else(|| slot(node), Ok)?;
-    // A body may take long to arrive. The share keeps one org's slow bodies from blocking all others.
-    let slots = node.config().limits.publishes_in_flight;
-    let share = node.publish_shares.take(grant.org(), slots);
-    let share = share.ok_or_else(|| overloaded("too many publishes of this org are in flight"))?;
-    Ok(Admitted { grant, _slot: slot, _share: share })
+    let place = take_place(node, grant.org())?;
+    Ok(Admitted { grant, _place: place })
 }
 
 /// A part that was appended or refused.
@@ -142,10 +152,10 @@ struct Settled {
 }
 
 /// Appends the parts that were admitted. `name` is the request's `Idempotency-Key`; it stands for each part.
-async fn append<'n>(
+async fn append(
     node: &Node,
     name: Option<&str>,
-    parts: impl Iterator<Item = (Part, Result<Admitted<'n>, Refusal>)>,
+    parts: impl Iterator<Item = (Part, Result<Admitted, Refusal>)>,
 ) -> Vec<Settled> {
     let within = node.config().limits.publish_timeout;
     let settling: Vec<_> = parts

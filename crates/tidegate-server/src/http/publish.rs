@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tidegate_core::publish::{
     BodyForm, Part, PublishError, To,
@@ -14,7 +13,7 @@ use tidegate_protocol::{Code, EventId, OrgId, Refusal, ServiceName};
 
 use super::{
     Answer, Incoming,
-    body::{self, RETRY_MS},
+    body::{self, RETRY_MS, WholeBody},
     cloudevents,
     credentials::bearer,
     header_once,
@@ -52,7 +51,7 @@ pub async fn answer(
     let name = idempotency_key(&parts.headers)?;
     let form = form(&parts.headers, &query)?;
     let Some(coding) = body::coding(&parts.headers) else { return Ok(body::refuse_coding()) };
-    let body = body::read(node, &parts.headers, coding, body).await?;
+    let body = body::read(node, &parts.headers, coding, body, &entry.charged_to()).await?;
     let began = Instant::now();
     let response = publish(node, entry, &parts.headers, name.as_deref(), &form, body).await;
     node.metrics.publish(began.elapsed());
@@ -124,14 +123,16 @@ async fn publish(
     headers: &HeaderMap,
     name: Option<&str>,
     form: &Form<'_>,
-    body: Bytes,
+    body: WholeBody,
 ) -> Result<Response<Answer>, Refusal> {
-    match parts_of(node, entry.to(), headers, name, form, &body) {
+    // Now that the body has come, there is something to do, which takes a place.
+    let place = entry.place(node)?;
+    match parts_of(node, entry.to(), headers, name, form, &body.bytes) {
         Ok(parts) => {
             // A body that was compressed may be much larger than what its sender sent: it does not wait for
             // the log.
             drop(body);
-            entry.publish(node, parts, name, matches!(form, Form::CloudEvents { .. })).await
+            entry.publish(node, place, parts, name, matches!(form, Form::CloudEvents { .. })).await
         }
         Err(PublishError::Invalid(faults)) => {
             let bounds = faults.iter().filter_map(|fault| fault.bound);

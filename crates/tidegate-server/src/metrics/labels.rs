@@ -96,6 +96,8 @@ labels! {
         Dedup = "dedup",
         /// The state of all orgs, and the index of the newest file of the log.
         Log = "log",
+        /// Bodies of publish requests, until their events have been read.
+        Bodies = "bodies",
         /// Events that wait to be written.
         Queue = "queue",
         /// Shared compressors.
@@ -291,6 +293,9 @@ impl Label for Bound {
         [
             config_key!(limits.connections),
             config_key!(limits.replays_waiting),
+            config_key!(limits.publishes_in_flight),
+            config_key!(limits.bodies_in_flight_bytes),
+            config_key!(limits.publish_queue_bytes),
             config_key!(tail.max_bytes),
             config_key!(compression.max_contexts),
             config_key!(dedup.max_entries),

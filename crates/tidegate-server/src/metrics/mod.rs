@@ -66,6 +66,8 @@ declare! {
     requests: By<(Operation, Outcome), Counter> = "requests";
     /// Time from the head of a request to its answer; of a stream, until it is open.
     request_duration: By<Operation, Histogram> = "request_duration" in Seconds;
+    /// Publish requests whose body has come and that are not answered yet; one for several orgs counts for each.
+    publishes_in_flight: Gauge = "publishes_in_flight";
     /// Time from a publish request's last byte to its answer.
     publish_duration: Histogram = "publish_duration" in Seconds;
     /// Gaps declared to readers.
@@ -212,6 +214,9 @@ impl Metrics {
         for (key, value) in [
             (config_key!(limits.connections), config.limits.connections),
             (config_key!(limits.replays_waiting), config.limits.replays_waiting),
+            (config_key!(limits.publishes_in_flight), config.limits.publishes_in_flight),
+            (config_key!(limits.bodies_in_flight_bytes), config.limits.bodies_in_flight_bytes.bytes()),
+            (config_key!(limits.publish_queue_bytes), config.limits.publish_queue_bytes.bytes()),
             (config_key!(tail.max_bytes), config.tail.max_bytes.bytes()),
             (config_key!(compression.max_contexts), config.compression.max_contexts),
             (config_key!(dedup.max_entries), config.dedup.max_entries),
@@ -220,6 +225,12 @@ impl Metrics {
         ] {
             self.limit.with(Bound(key)).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Takes over how many publish requests hold a place, and the memory of the bodies on their way.
+    pub fn publishes(&self, places: usize, bodies: usize) {
+        self.publishes_in_flight.set(i64::try_from(places).unwrap_or(i64::MAX));
+        self.memory.with(MemoryHolder::Bodies).set(i64::try_from(bodies).unwrap_or(i64::MAX));
     }
 
     /// Takes over the state of the log.

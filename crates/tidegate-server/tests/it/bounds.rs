@@ -193,16 +193,34 @@ fn publishes_per_second(limit: &str) -> Hit {
     Counted(gateway)
 }
 
+/// A publish has its place from when its body has come until it is answered.
 fn publishes_in_flight(limit: &str) -> Hit {
-    let gateway = Gateway::with(&["limits.publishes_in_flight=1"]);
-    let length = EVENT.len().to_string();
-    let mut first =
-        gateway.publishing().with("expect", "100-continue").with("content-length", &length).begin();
-    assert_eq!(Answer::read_head(&mut first).expect("an answer").status, 100, "its body is waited for");
-    refused(&gateway.publish(EVENT), limit, 503, "overloaded");
-    first.get_mut().write_all(EVENT.as_bytes()).expect("send");
+    let node = HeldNode::with(&[("limits.publishes_in_flight", "1"), ("limits.publish_timeout", "1h")]);
+    let mut first = node.publishing().body(EVENT).begin();
+    eventually("it is at the log", || (node.appends() == 1).then_some(()));
+    refused(&node.publishing().body(EVENT).send(), limit, 503, "overloaded");
+    node.let_answer();
     assert_eq!(Answer::read(&mut first).expect("an answer").status, 200);
-    assert_eq!(gateway.publish(EVENT).status, 200, "the place is given back");
+    assert_eq!(node.publishing().body(EVENT).send().status, 200, "the place is given back");
+    assert_eq!(node.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}")), 1.0);
+    Seen
+}
+
+/// A body that stops half way, and another of its org.
+fn bodies_in_flight_bytes(limit: &str) -> Hit {
+    let sizes = ["limits.event_bytes=64KiB", "limits.request_bytes=64KiB"];
+    let gateway = Gateway::with(&[sizes[0], sizes[1], "limits.bodies_in_flight_bytes=128KiB"]);
+    let body = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
+    let mut first = gateway.publishing().with("content-length", &body.len().to_string()).begin();
+    first.get_mut().write_all(&body.as_bytes()[..60_000]).expect("send");
+    let answer = eventually("a refusal", || {
+        let answer = gateway.publish(&body);
+        (answer.status != 200).then_some(answer)
+    });
+    refused(&answer, limit, 503, "overloaded");
+    first.get_mut().write_all(&body.as_bytes()[60_000..]).expect("send");
+    assert_eq!(Answer::read(&mut first).expect("an answer").status, 200);
+    assert_eq!(gateway.publish(&body).status, 200, "its memory is given back");
     Counted(gateway)
 }
 
@@ -456,6 +474,7 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         orgs,
         publishes_per_second,
         publishes_in_flight,
+        bodies_in_flight_bytes,
         publish_queue_bytes,
         event_bytes,
         request_bytes,

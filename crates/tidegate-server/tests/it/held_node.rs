@@ -174,6 +174,7 @@ pub struct HeldNode {
     /// The public address.
     pub address: SocketAddr,
     key: String,
+    wide_key: String,
     token: String,
     answers: watch::Sender<bool>,
     reads: watch::Sender<bool>,
@@ -210,6 +211,7 @@ impl HeldNode {
         let keys = KeysFile::at(config.keys_file());
         let org = OrgId::parse("acme").expect("a name");
         let key = keys.create(&Orgs::from(org), &Filter::all(), None, clock.now()).expect("a key").plain;
+        let all = keys.create(&Orgs::All, &Filter::all(), None, clock.now()).expect("a key");
         let hub = Arc::new(Hub::new(1, Node::hub_limits(&config), clock.clone()));
         let feed = Arc::new(HeldFeed { hub: hub.clone(), held: Mutex::new(Some(Vec::new())) });
         let (answers, may_answer) = watch::channel(false);
@@ -261,6 +263,7 @@ impl HeldNode {
         Self {
             address,
             key,
+            wide_key: all.plain,
             token,
             answers,
             reads,
@@ -361,6 +364,11 @@ impl HeldNode {
         Request::new(self.address, "POST", "/v1/orgs/acme/events")
             .with("authorization", &format!("Bearer {}", self.key))
             .with("content-type", "application/json")
+    }
+
+    /// The same for orgs that its events name.
+    pub fn publishing_to_all(&self) -> Request {
+        self.publishing().to("/v1/events").with("authorization", &format!("Bearer {}", self.wide_key))
     }
 
     /// A request for something of the org, with its token.

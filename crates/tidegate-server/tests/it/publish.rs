@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufReader, Write as _},
+    net::TcpStream,
     time::Instant,
 };
 
@@ -433,21 +434,48 @@ fn who_is_refused_in_the_middle_of_a_body_is_told_so() {
     }
 }
 
+/// A request whose head is taken, and whose body does not follow.
+fn without_body(request: &Request) -> BufReader<TcpStream> {
+    let mut stream = request.clone().with("expect", "100-continue").with("content-length", "100").begin();
+    assert_eq!(Answer::read_head(&mut stream).expect("an answer").status, 100, "its body is waited for");
+    stream
+}
+
 #[test]
 fn one_org_that_sends_slowly_leaves_places_for_the_others() {
-    let gateway = Gateway::with(&["limits.publishes_in_flight=4"]);
-    let other = gateway.key_for("other", "*");
-    // Heads whose bodies do not follow.
-    let held: Vec<_> = (0..4).map(|_| gateway.publishing().with("content-length", "100").begin()).collect();
-    let refused = "tidegate_refusals_total{limit=\"limits.publishes_in_flight\"}";
-    eventually("two of them refused", || (gateway.metric(refused) >= 2.0).then_some(()));
+    let gateway = Gateway::with(&["limits.publishes_in_flight=1"]);
+    let key = gateway.key_for("*", "*");
+    let to_all = gateway.publishing().to("/v1/events").with("authorization", &format!("Bearer {key}"));
+    let held =
+        [without_body(&gateway.publishing()), without_body(&gateway.publishing()), without_body(&to_all)];
     let event = r#"{"service":"s","event":"e","data":1}"#;
-    let theirs = Request::new(gateway.public, "POST", "/v1/orgs/other/events")
-        .with("authorization", &format!("Bearer {other}"))
-        .with("content-type", "application/json");
+    let theirs = to_all.to("/v1/orgs/other/events");
     assert_eq!(theirs.body(event).send().status, 200);
-    let answer = gateway.publish(event);
-    assert_eq!((answer.status, answer.refusal().as_str()), (503, "overloaded"));
+    assert_eq!(gateway.publish(event).status, 200, "what is only announced holds no place");
     drop(held);
-    eventually("the places given back", || (gateway.publish(event).status == 200).then_some(()));
+}
+
+#[test]
+fn p5_a_body_that_stops_half_way_takes_memory_of_its_orgs_share() {
+    let settings = ["limits.event_bytes=64KiB", "limits.request_bytes=64KiB"];
+    let gateway = Gateway::with(&[settings[0], settings[1], "limits.bodies_in_flight_bytes=128KiB"]);
+    let key = gateway.key_for("*", "*");
+    let to_all = gateway.publishing().to("/v1/events").with("authorization", &format!("Bearer {key}"));
+    let theirs = to_all.clone().to("/v1/orgs/other/events");
+    let event = r#"{"service":"s","event":"e","data":1}"#;
+    let large = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
+    let in_memory = || gateway.metric("tidegate_memory_bytes{holder=\"bodies\"}");
+    // Charged to the org, and to the key while the orgs are not known.
+    for request in [gateway.publishing(), to_all] {
+        let mut held = request.clone().with("content-length", "65000").begin();
+        held.get_mut().write_all(&[b' '; 60_000]).expect("send");
+        eventually("its bytes", || (in_memory() >= 60_000.0).then_some(()));
+        let answer = request.clone().body(large.as_str()).send();
+        assert_eq!((answer.status, answer.refusal().as_str()), (503, "overloaded"), "{answer:?}");
+        assert_eq!(answer.json()["limit"], "limits.bodies_in_flight_bytes");
+        assert_eq!(theirs.clone().body(event).send().status, 200);
+        drop(held);
+        eventually("its memory given back", || (in_memory() == 0.0).then_some(()));
+    }
+    assert_eq!(gateway.publish(&large).status, 200);
 }
