@@ -80,6 +80,8 @@ pub struct Node {
     pub replays: Replays,
     /// The slots for publish requests in flight.
     pub publishes: Arc<tokio::sync::Semaphore>,
+    /// The slots for large publish bodies that are being inflated or parsed.
+    pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When each worker made progress.
     pub heartbeats: Heartbeats,
 
@@ -135,6 +137,7 @@ impl Node {
                 Epoch::from_random(random()),
             ),
             publishes: Arc::new(tokio::sync::Semaphore::new(config.limits.publishes_in_flight)),
+            large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
             publish_shares: Shares::default(),
             body_shares: Shares::default(),
             in_progress: InProgress::default(),

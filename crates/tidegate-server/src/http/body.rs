@@ -1,13 +1,16 @@
 //! Reads the whole body of a request, within its limits, and undoes its content coding (RFC 9110, section
 //! 8.4). For requests that publish.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidegate_core::content_coding::{ContentCoding, DecodeError};
 use tidegate_protocol::{Code, Refusal};
 
-use super::{Answer, Incoming, problem};
+use super::{
+    Answer, Incoming,
+    large::{self, Decoded},
+    problem,
+};
 use crate::{
     config::{ConfigKey, config_key},
     node::Node,
@@ -40,7 +43,7 @@ pub async fn read(
     headers: &HeaderMap,
     coding: ContentCoding,
     body: Incoming,
-) -> Result<Bytes, Refusal> {
+) -> Result<Decoded, Refusal> {
     let (key, max) = (config_key!(limits.request_bytes), node.config().limits.request_bytes.bytes());
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
@@ -57,7 +60,7 @@ pub async fn read(
             return Err(refusal.limited_by(key).retry_in(RETRY_MS));
         }
     };
-    coding.decode(collected, max).map_err(|error| match error {
+    large::decode(node, coding, collected, max).await.map_err(|error| match error {
         DecodeError::TooLarge => too_large("inflates to more", key, max),
         error => Refusal::new(Code::BadRequest, error.to_string()),
     })

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::Arc};
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use serde::Serialize;
-use tidegate_core::publish::{Part, To};
+use tidegate_core::publish::Part;
 use tidegate_engine::{AppendError, Appended, FirstUse};
 use tidegate_protocol::{Code, Cursor, EventId, OrgId, Refusal, Seq, ServiceName};
 use tokio::sync::SemaphorePermit;
@@ -55,14 +55,6 @@ impl<'n> Entry<'n> {
         let share = node.body_shares.take(key.key_id(), slots);
         let share = share.ok_or_else(|| overloaded("too many publishes of this API key are in flight"))?;
         Ok(Entry::Key { key, slot, share, candidate })
-    }
-
-    /// Whose events the request has.
-    pub fn to(&self) -> To<'_> {
-        match self {
-            Entry::Org(admitted) => To::Org(admitted.grant.org()),
-            Entry::Key { .. } => To::Named,
-        }
     }
 
     /// Appends `parts` if the key covers all of their orgs and services; otherwise none. Answers them as
