@@ -216,12 +216,16 @@ impl Reader {
     }
 }
 
-/// Whether a reader can take `view` now. If it must be compressed alone for it, that is done here. Then the time
-/// may be over, and the reader takes the view in its next turn, if it is still there.
+/// Whether a reader can take `view` now. If the view must be compressed alone for it, that is a piece of work by
+/// itself: if the time is over before or after it, the reader takes the view in its next turn, if it is still there.
 fn is_ready(session: &Session, batch: &Batch, view: &View, until: Instant) -> bool {
     if !session.lacks(batch, view) {
         return true;
     }
+    let must_wait = || view.is_kept() && Instant::now() >= until;
+    if must_wait() {
+        return false;
+    }
     view.deflate_alone();
-    !view.is_kept() || Instant::now() < until
+    !must_wait()
 }
