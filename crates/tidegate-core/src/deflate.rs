@@ -16,9 +16,9 @@
 //! ([`tidegate_protocol::ws::MessageReader`]).
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -42,12 +42,67 @@ const ROLL_COST_BYTES: u64 = 3 << 10;
 /// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
 const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
+/// A text is compressed in pieces of this many bytes. One piece of JSON takes about 0.2 ms, one that hardly
+/// shrinks 0.7 ms (zlib-rs, level 6).
+const PIECE_BYTES: usize = 32 << 10;
+
+/// A longer frame is large: it is compressed piece by piece, so that a worker can do something else in between.
+/// Only a single large event is longer, unless `batch.max_bytes` is raised.
+pub const LARGE_FROM_BYTES: usize = 64 << 10;
+
+/// Which form a compression made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MadeForm {
+    /// A message of a generation.
+    Generation,
+    /// A message without context.
+    Alone,
+    /// A block of a gzip body.
+    Block,
+    /// An envelope (`?batch=gzip`).
+    Envelope,
+}
+
+impl MadeForm {
+    /// All forms, in the order of [`take_compressions`].
+    pub const ALL: [Self; 4] = [Self::Generation, Self::Alone, Self::Block, Self::Envelope];
+}
+
+thread_local! {
+    /// How many times this thread has compressed, by form, since [`take_compressions`] was called.
+    static COMPRESSIONS: [Cell<u64>; MadeForm::ALL.len()] = const { [const { Cell::new(0) }; MadeForm::ALL.len()] };
+}
+
+/// How many times this thread has compressed since the last call, by form ([`MadeForm::ALL`]).
+pub fn take_compressions() -> [u64; MadeForm::ALL.len()] {
+    COMPRESSIONS.with(|counts| std::array::from_fn(|form| counts[form].take()))
+}
+
+pub(crate) fn count_compression(form: MadeForm) {
+    COMPRESSIONS.with(|counts| {
+        let count = &counts[form as usize];
+        count.set(count.get() + 1);
+    });
+}
+
 /// A deflate stream that yields one message at a time.
 struct Stream(Compress);
 
 impl Stream {
     fn new() -> Self {
         Self(Compress::new(Compression::default(), false))
+    }
+
+    /// Begins anew, as if `text` had just been compressed: what comes may refer to the end of it.
+    fn reset_after(&mut self, text: &[u8]) {
+        self.0.reset();
+        let window = &text[text.len().saturating_sub(WINDOW_BYTES as usize)..];
+        if window.is_empty() {
+            return;
+        }
+        // The result is ignored: a stream that has just begun takes a dictionary. Without one it would compress
+        // less well, and as right.
+        let _ = self.0.set_dictionary(window);
     }
 
     /// The payload of a compressed message (RFC 7692, section 7.2.1).
@@ -74,14 +129,63 @@ impl Stream {
 
 /// The payload of a compressed message (RFC 7692, section 7.2.1) that refers to nothing before it.
 pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut taken = 0;
+    while !compress_piece(plain, &mut taken, &mut out) {}
+    out
+}
+
+/// Compresses the next piece of `text` after the first `taken` bytes, which are in `out` already. Returns whether
+/// it was the last.
+fn compress_piece(text: &[u8], taken: &mut usize, out: &mut Vec<u8>) -> bool {
     thread_local! {
         /// Reused, because a new one allocates 260 KiB.
         static ALONE: RefCell<Stream> = RefCell::new(Stream::new());
     }
-    ALONE.with_borrow_mut(|stream| {
-        stream.0.reset();
-        stream.message(plain)
-    })
+    let (before, rest) = text.split_at(*taken);
+    let piece = &rest[..rest.len().min(PIECE_BYTES)];
+    let made = ALONE.with_borrow_mut(|stream| {
+        stream.reset_after(before);
+        stream.message(piece)
+    });
+    if *taken == 0 {
+        *out = made;
+    } else {
+        out.extend_from_slice(&FLUSH_END);
+        out.extend_from_slice(&made);
+    }
+    *taken += piece.len();
+    *taken == text.len()
+}
+
+/// A large text that is being compressed.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    text: Bytes,
+    taken: usize,
+    out: Vec<u8>,
+}
+
+impl Pieces {
+    /// Nothing of `text` is compressed yet.
+    pub(crate) fn new(text: Bytes) -> Self {
+        Self { text, taken: 0, out: Vec::new() }
+    }
+
+    /// How many bytes of the text are compressed.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Compresses the next piece. Returns whether it was the last.
+    pub(crate) fn compress(&mut self) -> bool {
+        compress_piece(&self.text, &mut self.taken, &mut self.out)
+    }
+
+    /// What [`compress_alone`] returns for the text.
+    pub(crate) fn into_compressed(self) -> Vec<u8> {
+        self.out
+    }
 }
 
 /// Counts the compressors of a node, each of about 260 KiB, and bounds their number, of all orgs and of each
@@ -132,13 +236,30 @@ struct Context {
 
 /// The current generations of one org, one for each view key (epoch, filter, framing).
 pub struct Generations {
-    current: Vec<(ViewKey, Generation)>,
-    next_id: u64,
+    current: Mutex<Vec<(ViewKey, SharedGeneration)>>,
+    ids: Arc<AtomicU64>,
     contexts: Arc<Contexts>,
     org: OrgId,
 }
 
-struct Generation {
+/// A generation that the workers share.
+///
+/// Its lock is held while a frame is compressed, because a generation is one stream: each frame goes through it
+/// once, and refers to all frames before it (R18). A worker that needs the next frame of this generation waits
+/// for that one. A worker that needs a frame of another generation does not.
+#[derive(Clone)]
+pub struct SharedGeneration(Arc<Mutex<Generation>>);
+
+impl SharedGeneration {
+    /// Locks it.
+    pub fn lock(&self) -> MutexGuard<'_, Generation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One deflate stream.
+pub struct Generation {
+    ids: Arc<AtomicU64>,
     id: u64,
     next_index: u32,
     /// The seq up to which it has compressed.
@@ -173,84 +294,126 @@ pub struct Deflated {
     plain: Bytes,
     /// For members of the generation; `None` if no generation has compressed it.
     shared: Option<Shared>,
-    /// For all others; see [`Deflated::alone`].
+    /// For all others; made when the first of them takes it ([`Deflated::deflate_alone`]).
     alone: OnceLock<Bytes>,
 }
 
 impl std::fmt::Debug for Generations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generations").field("current", &self.current.len()).finish_non_exhaustive()
+        f.debug_struct("Generations").field("current", &self.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for SharedGeneration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedGeneration").finish_non_exhaustive()
     }
 }
 
 impl Generations {
     /// No generation of `org` yet; `contexts` counts the compressors.
     pub fn new(contexts: Arc<Contexts>, org: OrgId) -> Self {
-        Self { current: Vec::new(), next_id: 0, contexts, org }
+        Self { current: Mutex::default(), ids: Arc::default(), contexts, org }
     }
 
-    /// Compresses `plain`, the WebSocket frame for `key` that ends at `seq`, in the generation of `key`. The
-    /// result has no form for members if no compressor is free, or if the generation has already compressed
-    /// a frame that ends at `seq` or later (for example because another worker was faster).
-    pub fn deflate(&mut self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
-        let shared = self.generation(key).and_then(|generation| {
-            if generation.reached >= seq {
-                return None;
-            }
-            generation.reached = seq;
-            generation.is_used = true;
-            let payload = generation.context.stream.message(payload_of(plain));
-            let index = generation.next_index;
-            generation.next_index += 1;
-            Some(Shared {
-                generation: generation.id,
-                index,
-                frame: ws::deflated_frame(true, &payload),
-                usage: generation.usage.clone(),
-            })
-        });
-        Deflated { shared, ..Deflated::without_context(plain) }
+    fn lock(&self) -> MutexGuard<'_, Vec<(ViewKey, SharedGeneration)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn generation(&mut self, key: &ViewKey) -> Option<&mut Generation> {
-        let at = match self.current.iter().position(|(of, _)| of == key) {
-            Some(at) => at,
-            None => {
-                let context = self.contexts.take(&self.org)?;
-                let generation = Generation {
-                    id: self.next_id,
-                    next_index: 0,
-                    reached: 0,
-                    context,
-                    usage: Arc::default(),
-                    is_used: true,
-                };
-                self.next_id += 1;
-                self.current.push((key.clone(), generation));
-                self.current.len() - 1
-            }
-        };
-        let generation = &mut self.current[at].1;
-        if generation.is_worth_rolling() {
-            generation.id = self.next_id;
-            self.next_id += 1;
-            generation.next_index = 0;
-            generation.usage = Arc::default();
-            generation.context.stream.0.reset();
+    /// The generation of `key`, which may be a new one. `None` if no compressor is free.
+    pub fn of(&self, key: &ViewKey) -> Option<SharedGeneration> {
+        let mut current = self.lock();
+        if let Some((_, generation)) = current.iter().find(|(of, _)| of == key) {
+            return Some(generation.clone());
         }
+        let generation = Generation {
+            id: self.ids.fetch_add(1, Ordering::Relaxed),
+            ids: self.ids.clone(),
+            next_index: 0,
+            reached: 0,
+            context: self.contexts.take(&self.org)?,
+            usage: Arc::default(),
+            is_used: true,
+        };
+        let generation = SharedGeneration(Arc::new(Mutex::new(generation)));
+        current.push((key.clone(), generation.clone()));
         Some(generation)
     }
 
     /// Drops the generations that have compressed nothing since the last call, and so frees their
     /// compressors. If the org then still has more than its share, because others have come, the newest
     /// generations are dropped too: compressors are kept for long, and those who come later need some.
-    pub fn sweep(&mut self) {
-        self.current.retain_mut(|(_, generation)| std::mem::take(&mut generation.is_used));
-        while self.contexts.is_over(&self.org) && self.current.pop().is_some() {}
+    pub fn sweep(&self) {
+        let mut current = self.lock();
+        current.retain(|(_, generation)| match generation.0.try_lock() {
+            Ok(mut generation) => std::mem::take(&mut generation.is_used),
+            Err(TryLockError::Poisoned(poisoned)) => std::mem::take(&mut poisoned.into_inner().is_used),
+            // It compresses a frame now.
+            Err(TryLockError::WouldBlock) => true,
+        });
+        // One that a worker holds now would free nothing.
+        while self.contexts.is_over(&self.org)
+            && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
+        {}
     }
 }
 
 impl Generation {
+    /// Compresses `plain`, the WebSocket frame of its view key that ends at `seq`. The result has no form for
+    /// members if it has already compressed a frame that ends at `seq` or later (for example because another
+    /// worker was faster).
+    pub fn deflate(&mut self, seq: Seq, plain: &Bytes) -> Deflated {
+        if self.is_worth_rolling() {
+            self.roll();
+            self.context.stream.0.reset();
+        }
+        let shared = self.reaches(seq).then(|| {
+            count_compression(MadeForm::Generation);
+            let payload = self.context.stream.message(payload_of(plain));
+            self.shared(ws::deflated_frame(true, &payload))
+        });
+        Deflated { shared, ..Deflated::without_context(plain) }
+    }
+
+    /// The same for a frame that was compressed alone, because it is large. All who take it have the end of its
+    /// text in their windows. So a new generation begins with it: it goes on as if the text had gone through its
+    /// stream, and all who take the frame are members.
+    pub fn go_on_after(&mut self, seq: Seq, large: Deflated) -> Deflated {
+        // A frame that is sent plain is in nobody's window.
+        if *large.deflate_alone() == large.plain || !self.reaches(seq) {
+            return large;
+        }
+        self.roll();
+        self.context.stream.reset_after(payload_of(&large.plain));
+        let frame = large.deflate_alone().clone();
+        Deflated { shared: Some(self.shared(frame)), ..large }
+    }
+
+    /// Notes that a frame which ends at `seq` goes through it. Returns false if that frame, or a later one, did
+    /// so before.
+    fn reaches(&mut self, seq: Seq) -> bool {
+        let is_next = self.reached < seq;
+        if is_next {
+            self.reached = seq;
+            self.is_used = true;
+        }
+        is_next
+    }
+
+    /// Begins a new generation. The caller resets the stream.
+    fn roll(&mut self) {
+        self.id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.next_index = 0;
+        self.usage = Arc::default();
+    }
+
+    /// The form for members of its next frame.
+    fn shared(&mut self, frame: Bytes) -> Shared {
+        let index = self.next_index;
+        self.next_index += 1;
+        Shared { generation: self.id, index, frame, usage: self.usage.clone() }
+    }
+
     /// Whether a roll is worth its cost: the other connections have been sent more extra bytes than a roll
     /// costs all members together.
     fn is_worth_rolling(&self) -> bool {
@@ -267,24 +430,43 @@ fn payload_of(frame: &Bytes) -> &[u8] {
     &frame[ws::header_length(frame)..]
 }
 
+/// The frame for all who are no members: `plain`, or a shorter frame with its text compressed to `payload`.
+fn alone_frame(plain: &Bytes, payload: &[u8]) -> Bytes {
+    if payload.len() < payload_of(plain).len() { ws::deflated_frame(true, payload) } else { plain.clone() }
+}
+
 impl Deflated {
     /// The forms of `plain`, a WebSocket frame, without a generation.
     pub fn without_context(plain: &Bytes) -> Self {
         Self { plain: plain.clone(), shared: None, alone: OnceLock::new() }
     }
 
-    /// The frame compressed alone, or the plain frame if compression does not make it shorter. It is
-    /// compressed at the first call.
-    pub fn alone(&self) -> &Bytes {
+    /// The forms of `plain`, which was compressed alone to `payload` ([`compress_alone`]).
+    pub fn alone(plain: &Bytes, payload: &[u8]) -> Self {
+        let forms = Self::without_context(plain);
+        // It is empty: it has just been made.
+        let _ = forms.alone.set(alone_frame(plain, payload));
+        forms
+    }
+
+    /// Compresses the frame alone, unless that was done before. Returns the result, or the plain frame if
+    /// compression does not make it shorter.
+    pub fn deflate_alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {
-            let payload = payload_of(&self.plain);
-            let compressed = compress_alone(payload);
-            if compressed.len() < payload.len() {
-                ws::deflated_frame(true, &compressed)
-            } else {
-                self.plain.clone()
-            }
+            count_compression(MadeForm::Alone);
+            alone_frame(&self.plain, &compress_alone(payload_of(&self.plain)))
         })
+    }
+
+    /// Whether it has been compressed alone.
+    pub fn has_alone(&self) -> bool {
+        self.alone.get().is_some()
+    }
+
+    /// About how many bytes are sent to one reader. Compresses nothing.
+    pub fn wire_bytes(&self) -> usize {
+        let made = self.shared.as_ref().map(|shared| &shared.frame).or_else(|| self.alone.get());
+        made.unwrap_or(&self.plain).len()
     }
 
     /// The bytes of its compressed forms, for the accounting of the batch that keeps it.
@@ -316,24 +498,38 @@ struct Place {
 }
 
 impl Membership {
+    /// Whether [`Membership::take`] would have to compress the frame alone first.
+    pub fn lacks(&self, frame: &Deflated) -> bool {
+        !frame.has_alone() && frame.shared.as_ref().is_none_or(|shared| !self.takes(shared))
+    }
+
+    /// Whether it is a member for this frame.
+    fn takes(&self, shared: &Shared) -> bool {
+        shared.index == 0 || self.held_before(shared) >= WINDOW_BYTES
+    }
+
+    fn held_before(&self, shared: &Shared) -> u32 {
+        let follows = |at: &Place| (at.generation, at.next) == (shared.generation, shared.index);
+        self.at.filter(follows).map_or(0, |at| at.held)
+    }
+
     /// Returns the form of a frame for this connection, and records that it is sent. The caller must send it.
     pub fn take(&mut self, frame: &Deflated) -> Bytes {
         let Some(shared) = &frame.shared else {
-            let alone = frame.alone();
+            let alone = frame.deflate_alone();
             if *alone != frame.plain {
                 *self = Self::default();
             }
             return alone.clone();
         };
         let (generation, next) = (shared.generation, shared.index + 1);
-        let follows = |at: &Place| (at.generation, at.next) == (generation, shared.index);
-        let held = self.at.filter(follows).map_or(0, |at| at.held);
-        if shared.index == 0 || held >= WINDOW_BYTES {
+        let held = self.held_before(shared);
+        if self.takes(shared) {
             shared.usage.taken.fetch_add(1, Ordering::Relaxed);
             self.at = Some(Place { generation, next, held: WINDOW_BYTES });
             return shared.frame.clone();
         }
-        let alone = frame.alone();
+        let alone = frame.deflate_alone();
         let extra = alone.len().saturating_sub(shared.frame.len()) as u64;
         shared.usage.extra.fetch_add(extra, Ordering::Relaxed);
         let held = if *alone == frame.plain {

@@ -13,6 +13,7 @@ use tidegate_protocol::{ServiceName, time::write_rfc3339};
 
 use crate::{
     Event, Framing,
+    deflate::{MadeForm, compress_alone, count_compression},
     frame::{self, FRAME_BYTES_END, Run},
     gzip,
 };
@@ -29,8 +30,16 @@ pub struct Enveloping {
 impl Enveloping {
     /// The frame of `run` in an envelope. `None` if `plain`, the same frame uncompressed, is to be sent: it is
     /// short, or has an event that must not be compressed, or an envelope would make it longer than
-    /// [`FRAME_BYTES_END`]. A single event becomes a batch of one.
+    /// [`FRAME_BYTES_END`]. A single event becomes a batch of one. Of a large frame (`LARGE_FROM_BYTES`) the
+    /// caller compresses [`Enveloping::text`] piece by piece instead.
     pub fn enveloped(&self, framing: Framing, run: &Run<'_>, plain: &Bytes) -> Option<Bytes> {
+        let text = self.text(framing, run, plain)?;
+        let compressed = compress_alone(&text);
+        framed(framing, run, plain, &text, compressed)
+    }
+
+    /// What is compressed; `None` if `plain` is to be sent.
+    pub(crate) fn text(&self, framing: Framing, run: &Run<'_>, plain: &Bytes) -> Option<Bytes> {
         if frame::json_bytes(framing, plain) <= self.threshold {
             return None;
         }
@@ -40,16 +49,28 @@ impl Enveloping {
         }
         let mut batch = BytesMut::new();
         run.write_batch(&mut batch);
-        let data = STANDARD.encode(gzip::member(&batch));
-        let enveloped = frame::framed(framing, run.id(framing).as_ref(), |out| {
-            out.reserve(data.len() + 160);
-            out.put_slice(br#"{"type":"batch","compressed":true,"encoding":"gzip","data":""#);
-            out.put_slice(data.as_bytes());
-            let _ = write!(out, r#"","prev":{},"seq":{},"timestamp":""#, run.prev, run.seq);
-            write_rfc3339(out, run.timestamp());
-            let _ = write!(out, r#"","count":{}}}"#, run.events.len());
-        });
-        let is_too_long = enveloped.len() >= FRAME_BYTES_END && enveloped.len() >= plain.len();
-        (!is_too_long).then_some(enveloped)
+        Some(batch.freeze())
     }
+}
+
+/// The frame of `run`, whose `text` is `compressed`; `None` if `plain` is to be sent.
+pub(crate) fn framed(
+    framing: Framing,
+    run: &Run<'_>,
+    plain: &Bytes,
+    text: &[u8],
+    compressed: Vec<u8>,
+) -> Option<Bytes> {
+    count_compression(MadeForm::Envelope);
+    let data = STANDARD.encode(gzip::member(text, compressed));
+    let enveloped = frame::framed(framing, run.id(framing).as_ref(), |out| {
+        out.reserve(data.len() + 160);
+        out.put_slice(br#"{"type":"batch","compressed":true,"encoding":"gzip","data":""#);
+        out.put_slice(data.as_bytes());
+        let _ = write!(out, r#"","prev":{},"seq":{},"timestamp":""#, run.prev, run.seq);
+        write_rfc3339(out, run.timestamp());
+        let _ = write!(out, r#"","count":{}}}"#, run.events.len());
+    });
+    let is_too_long = enveloped.len() >= FRAME_BYTES_END && enveloped.len() >= plain.len();
+    (!is_too_long).then_some(enveloped)
 }

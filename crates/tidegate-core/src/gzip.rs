@@ -52,7 +52,11 @@ impl Plain {
 impl Block {
     /// Compresses a frame.
     pub fn new(frame: &[u8]) -> Self {
-        let mut block = compress_alone(frame);
+        Self::compressed(frame, compress_alone(frame))
+    }
+
+    /// The block of a frame that [`compress_alone`] has made `block` of.
+    pub fn compressed(frame: &[u8], mut block: Vec<u8>) -> Self {
         // The empty stored block that a WebSocket message leaves out: it ends the block at a byte.
         block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
         Self { bytes: block.into(), plain: Plain::of(frame) }
@@ -64,11 +68,12 @@ impl Block {
     }
 }
 
-/// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]).
-pub fn member(text: &[u8]) -> Vec<u8> {
+/// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]). `block` is what
+/// [`compress_alone`] has made of it.
+pub fn member(text: &[u8], block: Vec<u8>) -> Vec<u8> {
     let mut member = Vec::new();
     let mut body = GzipBody::begin(&mut member);
-    body.share(&Block::new(text), &mut member);
+    body.share(&Block::compressed(text, block), &mut member);
     body.end(&mut member);
     member.concat()
 }
@@ -190,7 +195,7 @@ mod tests {
         GzDecoder::new(&out.concat()[..]).read_to_end(&mut text).expect("a valid end");
         assert!(text == frames.concat(), "{} bytes of {}", text.len(), frames.concat().len());
         for frame in &frames {
-            let (member, mut text) = (member(frame), Vec::new());
+            let (member, mut text) = (member(frame, compress_alone(frame)), Vec::new());
             GzDecoder::new(&member[..]).read_to_end(&mut text).expect("a whole member");
             assert!(text == *frame, "{} bytes of {}", text.len(), frame.len());
         }

@@ -19,7 +19,7 @@ use tidegate_protocol::{
 use crate::{
     Batch, Event, View, ViewKey,
     batch::Compressed,
-    deflate::Membership,
+    deflate::{LARGE_FROM_BYTES, Membership},
     envelope::Enveloping,
     frame::{self, Framing, Hello, Run, Side, Terms},
     gzip,
@@ -116,6 +116,7 @@ pub struct PageTaken {
 ///
 /// - It starts with [`Session::open`], which sends `hello`.
 /// - Before each batch or page: [`Session::take_gaps`], which declares the gaps that are due.
+/// - Before it takes a view: [`Session::lacks`].
 /// - From the tail: [`Session::take`]. From the log: [`Session::take_shared_page`], [`Session::take_page`].
 /// - Without events: [`Session::ping`], [`Session::bridge_to_scanned`], [`Session::skip`], [`Session::put`].
 /// - What the client answers: [`Session::take_answer`].
@@ -333,6 +334,18 @@ impl Session {
         self.scanned == batch.prev && !batch.has_targeted_at(&self.subscriber.user, &self.subscriber.filter)
     }
 
+    /// Whether [`Session::take`] would have to compress the frame of `view` first, because this reader takes it
+    /// in a form that nobody has needed yet: call [`View::deflate_alone`] for it, as a piece of work by itself.
+    pub fn lacks(&self, batch: &Batch, view: &View) -> bool {
+        let View::Frame { compressed: Some(compressed), .. } = view else { return false };
+        let is_missing = match (&self.subscriber.coding, &**compressed) {
+            (Coding::Deflate(Deflate { alone: true, .. }), Compressed::Deflated(forms)) => !forms.has_alone(),
+            (Coding::Deflate(_), Compressed::Deflated(forms)) => self.membership.lacks(forms),
+            _ => false,
+        };
+        is_missing && self.shares(batch)
+    }
+
     fn take_shared(&mut self, batch: &Batch, view: &View, now: UnixMillis, out: &mut Vec<Bytes>) -> usize {
         debug_assert!(batch.prev <= self.scanned && self.scanned < batch.seq);
         // The reader is inside the batch, or an event is targeted at it, in the batch or in what the frame passes: it
@@ -349,11 +362,12 @@ impl Session {
         self.scanned = batch.seq;
         match view {
             View::Empty { .. } => 0,
-            View::Frame { start, bytes, count, compressed } => {
+            View::Frame { start, bytes, count, compressed, .. } => {
                 self.bridge(start.seq, now, out);
                 match (&mut self.subscriber.coding, compressed.as_deref()) {
                     (Coding::Deflate(Deflate { alone, .. }), Some(Compressed::Deflated(forms))) => {
-                        let frame = if *alone { forms.alone().clone() } else { self.membership.take(forms) };
+                        let frame =
+                            if *alone { forms.deflate_alone().clone() } else { self.membership.take(forms) };
                         self.verifier.see_message(&frame, bytes, *alone);
                         out.push(frame);
                     }
@@ -380,7 +394,10 @@ impl Session {
             let run = Run { side, org, prev: self.sent, seq: to, events: visible, omitted };
             let plain = run.framed(*framing);
             let enveloped = match coding {
-                Coding::Enveloped(by) => by.enveloped(*framing, &run, &plain),
+                // A large one would take too long for one reader alone.
+                Coding::Enveloped(by) if plain.len() <= LARGE_FROM_BYTES => {
+                    by.enveloped(*framing, &run, &plain)
+                }
                 _ => None,
             };
             self.put(enveloped.unwrap_or(plain), out);

@@ -49,7 +49,12 @@ pub struct Tail {
 impl Tail {
     /// An empty tail of a log that ends at `head`; its batches are charged to `whole`.
     pub fn new(head: Seq, whole: Arc<Budget>) -> Self {
-        let budget = Arc::new(Budget::part_of(whole));
+        Self::within(usize::MAX, head, whole)
+    }
+
+    /// The same, if its owner keeps it to `bytes_max`.
+    pub fn within(bytes_max: usize, head: Seq, whole: Arc<Budget>) -> Self {
+        let budget = Arc::new(Budget::within(bytes_max).part_of(whole));
         Self { batches: VecDeque::new(), events: 0, head, open: Vec::new(), open_bytes: 0, budget }
     }
 

@@ -8,9 +8,9 @@ use flate2::{Decompress, FlushDecompress, Status};
 use proptest::prelude::*;
 use tidegate_core::{
     Framing, ViewKey,
-    deflate::{Contexts, Deflated, Generations, Membership},
+    deflate::{self, Contexts, Deflated, LARGE_FROM_BYTES, Membership, compress_alone, take_compressions},
 };
-use tidegate_protocol::{Epoch, Filter, OrgId, ServiceName, ws};
+use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, ws};
 
 fn key(service: &str) -> ViewKey {
     let service = ServiceName::parse(service).expect("a name");
@@ -23,6 +23,30 @@ fn key(service: &str) -> ViewKey {
 
 fn org(name: &str) -> OrgId {
     OrgId::parse(name).expect("a name")
+}
+
+/// The generations of an org, as a worker uses them that keeps no view.
+struct Generations(deflate::Generations);
+
+impl Generations {
+    fn new(contexts: Arc<Contexts>, org: OrgId) -> Self {
+        Self(deflate::Generations::new(contexts, org))
+    }
+
+    fn deflate(&self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
+        match self.0.of(key) {
+            Some(generation) if plain.len() > LARGE_FROM_BYTES => {
+                let payload = compress_alone(&plain[ws::header_length(plain)..]);
+                generation.lock().go_on_after(seq, Deflated::alone(plain, &payload))
+            }
+            Some(generation) => generation.lock().deflate(seq, plain),
+            None => Deflated::without_context(plain),
+        }
+    }
+
+    fn sweep(&self) {
+        self.0.sweep();
+    }
 }
 
 fn generations(max: usize) -> (Generations, Arc<Contexts>) {
@@ -82,7 +106,7 @@ fn event(number: u64) -> String {
 
 #[test]
 fn r19_a_joiner_becomes_a_member_after_a_window_of_the_generations_own_text() {
-    let (mut generations, _) = generations(8);
+    let (generations, _) = generations(8);
     let key = key("finance");
     let (mut first, mut late) = (Client::new(), Client::new());
     let mut last_of_both = None;
@@ -105,7 +129,7 @@ fn r19_a_joiner_becomes_a_member_after_a_window_of_the_generations_own_text() {
 
 #[test]
 fn r19_a_member_that_misses_the_start_of_the_next_generation_is_no_member_of_it() {
-    let (mut generations, _) = generations(8);
+    let (generations, _) = generations(8);
     let key = key("finance");
     let mut client = Client::new();
     assert_eq!(client.take(&generations.deflate(&key, 1, &ws::text_frame(&event(1)))), Ok(event(1)));
@@ -125,7 +149,7 @@ fn r19_a_member_that_misses_the_start_of_the_next_generation_is_no_member_of_it(
 
 #[test]
 fn small_events_one_by_one_shrink_to_less_than_a_third() {
-    let (mut generations, _) = generations(8);
+    let (generations, _) = generations(8);
     let mut member = Client::new();
     let (mut plain, mut wire) = (0, 0);
     for number in 1..=1000 {
@@ -139,7 +163,7 @@ fn small_events_one_by_one_shrink_to_less_than_a_third() {
 
 #[test]
 fn r19_filters_past_the_bound_go_without_context_and_sweeps_release_compressors() {
-    let (mut generations, contexts) = generations(1);
+    let (generations, contexts) = generations(1);
     let (one, other) = (key("finance"), key("staff"));
     let (mut a, mut b) = (Client::new(), Client::new());
     for number in 1..=3 {
@@ -167,6 +191,8 @@ fn r19_filters_past_the_bound_go_without_context_and_sweeps_release_compressors(
 enum Step {
     /// A batch is sealed that everybody sees.
     Batch(u16),
+    /// A large event is.
+    Large,
     /// ...and this client is behind by this many.
     Lag(usize, u8),
     /// It gets a private frame, uncompressed.
@@ -187,6 +213,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let client = 0..4_usize;
     let step = prop_oneof![
         12 => (1..6000_u16).prop_map(Step::Batch),
+        1 => Just(Step::Large),
         2 => (client.clone(), 0..20_u8).prop_map(|(client, lag)| Step::Lag(client, lag)),
         2 => client.clone().prop_map(Step::Private),
         1 => client.clone().prop_map(Step::Alone),
@@ -203,7 +230,7 @@ proptest! {
 
     #[test]
     fn r19_every_client_reads_the_same_whatever_happens(steps in steps()) {
-        let (mut generations, _) = generations(1);
+        let (generations, _) = generations(1);
         let key = key("finance");
         let mut batches: Vec<(String, Deflated)> = Vec::new();
         let mut clients: Vec<(Client, usize, usize)> = (0..4).map(|_| (Client::new(), 0, 0)).collect();
@@ -219,6 +246,12 @@ proptest! {
                     let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
                     batches.push((text, deflated));
                 }
+                Step::Large => {
+                    let number = batches.len() as u64 + 1;
+                    let text = event(number).repeat(400);
+                    let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+                    batches.push((text, deflated));
+                }
                 Step::Again => {
                     if let Some((text, last)) = batches.last_mut() {
                         *last = generations.deflate(&key, 0, &ws::text_frame(text));
@@ -230,7 +263,7 @@ proptest! {
                     prop_assert_eq!(read, Ok("private".to_owned()));
                 }
                 Step::Alone(client) => {
-                    let (mut other, _) = generations_for_alone();
+                    let (other, _) = generations_for_alone();
                     let text = event(77).repeat(3);
                     let frame = Membership::default().take(&other.deflate(&key, 0, &ws::text_frame(&text)));
                     clients[client].0.membership.leave();
@@ -243,8 +276,11 @@ proptest! {
             for (client, at, lag) in &mut clients {
                 while *at + *lag < batches.len() {
                     let (text, deflated) = &batches[*at];
+                    let lacks = client.membership.lacks(deflated);
+                    take_compressions();
                     let read = client.take(deflated);
                     prop_assert_eq!(read.as_ref(), Ok(text), "batch {}", *at);
+                    prop_assert_eq!(take_compressions()[1], u64::from(lacks), "batch {}", *at);
                     *at += 1;
                 }
             }
@@ -261,7 +297,7 @@ fn r19_what_goes_plain_to_a_joiner_is_a_hole_in_what_it_holds() {
     // Twelve frames of 3,000 bytes fill a window; one among them that cannot be compressed comes plain, and
     // is not in the joiner's. Members beside it keep the next generation away.
     let frames_until_member = |plain_at: Option<u64>| {
-        let (mut generations, _) = generations(8);
+        let (generations, _) = generations(8);
         let key = key("finance");
         let mut members: Vec<Client> = (0..50).map(|_| Client::new()).collect();
         let mut late = Client::new();
@@ -287,7 +323,7 @@ fn r19_what_goes_plain_to_a_joiner_is_a_hole_in_what_it_holds() {
 
 #[test]
 fn r19_a_compressor_that_is_given_up_and_one_that_was_refused_are_counted() {
-    let (mut generations, contexts) = generations(1);
+    let (generations, contexts) = generations(1);
     let frame = ws::text_frame(&event(1));
     generations.deflate(&key("finance"), 1, &frame);
     assert_eq!((contexts.used(), contexts.missed()), (1, 0));
@@ -327,7 +363,7 @@ fn p5_one_org_leaves_compressors_to_the_others_and_gives_back_what_is_over_its_s
 
 #[test]
 fn r19_a_frame_that_is_asked_for_again_goes_past_the_context() {
-    let (mut generations, _) = generations(8);
+    let (generations, _) = generations(8);
     let key = key("finance");
     let (mut member, mut other) = (Client::new(), Client::new());
     for number in 1..=9 {
@@ -337,5 +373,22 @@ fn r19_a_frame_that_is_asked_for_again_goes_past_the_context() {
         // A view that was not kept, made anew for a reader that is behind.
         assert_eq!(other.take(&generations.deflate(&key, number, &frame)), Ok(event(number)));
         assert!(!other.membership.is_member(), "{number}");
+    }
+}
+
+#[test]
+fn r19_all_who_take_a_large_frame_are_members_after_it() {
+    let (generations, _) = generations(8);
+    let key = key("finance");
+    let (mut member, mut late) = (Client::new(), Client::new());
+    for number in 1..=9 {
+        let text = if number == 5 { event(number).repeat(400) } else { event(number) };
+        let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+        assert_eq!(member.take(&deflated).as_ref(), Ok(&text), "{number}");
+        assert!(member.membership.is_member(), "{number}");
+        if number >= 4 {
+            assert_eq!(late.take(&deflated).as_ref(), Ok(&text), "{number}");
+            assert_eq!(late.membership.is_member(), number >= 5, "{number}");
+        }
     }
 }

@@ -303,7 +303,9 @@ impl World {
                 }
                 let org = &session.subscriber().org;
                 let view = match &self.coding {
-                    Coding::Enveloped(by) => batch.enveloped_view(org, &key, start, by),
+                    Coding::Enveloped(by) => {
+                        batch.enveloped_view(org, &key, start, by).expect("a small frame")
+                    }
                     _ => batch.view(org, &key, start),
                 };
                 let what = if session.scanned() == batch.prev { "whole batch" } else { "cut batch" };

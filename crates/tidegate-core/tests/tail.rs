@@ -207,28 +207,51 @@ fn every_byte_is_charged_and_given_back_with_its_last_holder() {
     assert_eq!(budget.used(), 0);
 }
 
+/// A filter that admits the service `s` and no other has.
+fn one_of_many(number: usize) -> Filter {
+    let names = [ServiceName::parse("s"), ServiceName::parse(&format!("s{number}"))];
+    Filter::only(names.map(|name| name.expect("a name")).into())
+}
+
 #[test]
-fn views_past_the_bound_are_made_but_not_kept() {
+fn views_past_the_bound_are_charged_as_long_as_they_exist() {
     let budget = Arc::new(Budget::default());
     let batch = Batch::new(0, 1, 0, events([1]), &budget);
-    let mut charged = Vec::new();
-    for index in 0..300 {
-        let filter = Filter::only(
-            [ServiceName::parse("s"), ServiceName::parse(&format!("s{index}"))]
-                .map(|n| n.expect("a name"))
-                .into(),
-        );
+    let view = |number: usize| {
         let by = Compressor { generations: None, excluded: &[] };
-        assert!(matches!(
-            batch.compressed_view(&org(), &key(&filter, Framing::WebSocket), 0, by),
-            View::Frame { count: 1, compressed: Some(_), .. }
-        ));
+        let view = batch
+            .compressed_view(&org(), &key(&one_of_many(number), Framing::WebSocket), 0, by)
+            .expect("small");
+        assert!(matches!(view, View::Frame { count: 1, compressed: Some(_), .. }));
+        view
+    };
+    let mut charged = Vec::new();
+    for number in 0..300 {
+        let kept = view(number).is_kept();
+        assert_eq!(kept, number < 256);
         charged.push(budget.used());
     }
     assert_eq!(charged[255], charged[299], "a node's filters cannot grow one batch without end");
     assert_eq!(budget.views_unkept(), 44, "and those that were not kept are counted");
+    let unkept = view(300);
+    assert!(budget.used() >= charged[299] + unkept.plain_bytes(), "{} {}", budget.used(), charged[299]);
+    drop(unkept);
+    assert_eq!(budget.used(), charged[299]);
     drop(batch);
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn p5_views_are_kept_within_a_quarter_over_the_bound_of_their_tail() {
+    let whole = Arc::new(Budget::default());
+    let mut tail = Tail::within(100_000, 0, whole.clone());
+    put(&mut tail, 0, &[event(1, "s", 30_000)], 0, LIMITS);
+    let batch = tail.since(0).pop().expect("a batch");
+    for number in 0..100 {
+        batch.view(&org(), &key(&one_of_many(number), Framing::WebSocket), 0);
+    }
+    assert!((90_000..=95_000).contains(&whole.used()), "{}", whole.used());
+    assert_eq!(whole.views_unkept(), 98, "a third would be over it, with its compressed form");
 }
 
 #[test]

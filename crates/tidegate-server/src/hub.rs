@@ -38,7 +38,7 @@ pub struct Org {
     /// Tells it from others with its name, whose logs were deleted.
     pub number: u64,
     tail: Mutex<Tail>,
-    generations: Mutex<Generations>,
+    generations: Generations,
     workers: Box<[OnWorker]>,
 }
 
@@ -57,9 +57,9 @@ impl Org {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its generations, see the head of this file. Do not hold this lock and that of the tail together.
-    pub fn generations(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Its generations, see the head of this file.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     /// Counts a reader on `worker`. From now on every commit to the org notifies that worker. First call
@@ -150,7 +150,7 @@ impl Hub {
             orgs: Mutex::default(),
             orgs_made: AtomicU64::default(),
             deletions: AtomicU64::default(),
-            budget: Arc::default(),
+            budget: Arc::new(Budget::within(limits.bytes)),
             limits,
             clock,
             notifications: (0..workers).map(|_| Arc::default()).collect(),
@@ -216,8 +216,8 @@ impl Hub {
                 .insert(Arc::new(Org {
                     id: id.clone(),
                     number: self.orgs_made.fetch_add(1, Ordering::Relaxed),
-                    tail: Mutex::new(Tail::new(head, self.budget.clone())),
-                    generations: Mutex::new(Generations::new(self.contexts.clone(), id.clone())),
+                    tail: Mutex::new(Tail::within(self.limits.org_bytes, head, self.budget.clone())),
+                    generations: Generations::new(self.contexts.clone(), id.clone()),
                     workers: self.notifications.iter().map(|_| OnWorker::default()).collect(),
                 }))
                 .clone(),

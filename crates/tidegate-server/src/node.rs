@@ -78,6 +78,8 @@ pub struct Node {
     pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
+    /// The slots for large publish bodies that are being inflated or parsed.
+    pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When each worker made progress.
     pub heartbeats: Heartbeats,
 
@@ -134,6 +136,7 @@ impl Node {
             ),
             bodies: Pool::default(),
             publishes: Pool::default(),
+            large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
             in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),

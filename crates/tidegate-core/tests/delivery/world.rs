@@ -255,13 +255,13 @@ impl World {
         group.readers.push(index);
     }
 
-    fn view(&mut self, batch: &Batch, key: &ViewKey, compresses: bool, start: impl Into<Start>) -> View {
+    fn view(&self, batch: &Batch, key: &ViewKey, compresses: bool, start: impl Into<Start>) -> View {
         let org = OrgId::parse("acme").expect("a name");
         if !compresses {
             return batch.view(&org, key, start);
         }
-        let by = Compressor { generations: Some(&mut self.generations), excluded: &self.excluded };
-        batch.compressed_view(&org, key, start, by)
+        let by = Compressor { generations: Some(&self.generations), excluded: &self.excluded };
+        batch.compressed_view(&org, key, start, by).expect("a small frame")
     }
 
     /// A fan-out pass of one worker: open events are sealed and sent to its readers that are caught up.
@@ -501,7 +501,7 @@ impl Reader {
             let is = |other: &Bytes| last.as_ptr() == other.as_ptr();
             let form = match compressed.as_deref() {
                 _ if out.iter().any(is_same(bytes)) => 'p',
-                Some(Compressed::Deflated(forms)) if is(forms.alone()) => 'a',
+                Some(Compressed::Deflated(forms)) if is(forms.deflate_alone()) => 'a',
                 Some(Compressed::Block(block)) if is(block.bytes()) => 'b',
                 Some(Compressed::Deflated(_)) if ws::is_deflated(last) => 's',
                 _ => '-',

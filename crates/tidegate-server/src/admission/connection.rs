@@ -132,8 +132,8 @@ impl Connection {
         grant.0 = filter.clone();
     }
 
-    /// Replaces the grant.
-    pub fn renew(&self, filter: Filter, expires_at: UnixMillis) {
+    /// Replaces the grant, see [`super::Admission::renew`].
+    pub(super) fn renew(&self, filter: Filter, expires_at: UnixMillis) {
         *self.lock() = (filter, expires_at);
     }
 

@@ -25,7 +25,7 @@ use std::{
     time::Instant,
 };
 
-use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UserId};
+use tidegate_protocol::{Code, Epoch, Filter, OrgId, Refusal, UnixMillis, UserId};
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
@@ -59,6 +59,8 @@ pub struct ConnectionLimits {
     pub per_org: usize,
     /// Of one user of an org.
     pub per_user: usize,
+    /// The most different filters that the connections of one org have.
+    pub filters_per_org: usize,
     /// What happens if a user has more than that.
     pub user_policy: UserPolicy,
     /// From one address.
@@ -81,6 +83,7 @@ impl From<&LimitSettings> for ConnectionLimits {
             total: limits.connections,
             per_org: limits.connections_per_org,
             per_user: limits.connections_per_user,
+            filters_per_org: limits.filters_per_org,
             user_policy: limits.connections_per_user_policy,
             per_address: limits.connections_per_address,
             handshakes_per_second: limits.handshakes_per_second,
@@ -116,6 +119,9 @@ struct Members {
     users: HashMap<UserId, Vec<u64>>,
     /// All that are not closed yet.
     connections: BTreeMap<u64, Arc<Connection>>,
+    /// How many of `connections` have each filter. What readers get is made once for each filter, so filters cost
+    /// memory and the time of workers.
+    filters: HashMap<Filter, usize>,
 }
 
 /// Which connections of an org are meant.
@@ -258,6 +264,31 @@ impl Admission {
         }
     }
 
+    /// Replaces the grant of a connection.
+    pub fn renew(
+        &self,
+        connection: &Connection,
+        filter: Filter,
+        expires_at: UnixMillis,
+    ) -> Result<(), Refusal> {
+        let mut counts = self.lock();
+        let max = counts.limits.filters_per_org;
+        let (before, _) = connection.grant();
+        if let Some(members) = counts.orgs.get_mut(&connection.org)
+            && before != filter
+        {
+            // Its own filter makes room if no other connection has it.
+            decrement(&mut members.filters, &before);
+            let is_new = members.add_filter(&filter, max);
+            if is_new.is_err() {
+                *members.filters.entry(before).or_default() += 1;
+            }
+            is_new?;
+        }
+        connection.renew(filter, expires_at);
+        Ok(())
+    }
+
     /// The present counts.
     pub fn slots_held(&self) -> SlotsHeld {
         let counts = self.lock();
@@ -336,6 +367,16 @@ impl Members {
         Ok(evicted.chain(replaced).cloned().collect())
     }
 
+    /// Counts one more connection with `filter`, if the org has it already or may have another one.
+    fn add_filter(&mut self, filter: &Filter, max: usize) -> Result<(), Refusal> {
+        if !self.filters.contains_key(filter) && self.filters.len() >= max {
+            let message = "the streams of this org name their maximum of different sets of services; use a set that others use, or all services";
+            return Err(over(config_key!(limits.filters_per_org), Code::Overloaded, message));
+        }
+        *self.filters.entry(filter.clone()).or_default() += 1;
+        Ok(())
+    }
+
     fn release(&mut self, connection: &Connection) {
         let Some(held) = self.users.get_mut(&connection.user) else { return };
         let Ok(at) = held.binary_search(&connection.number) else { return };
@@ -367,6 +408,7 @@ impl Slot {
         // so the first connection of an org is not refused below.
         let members = counts.orgs.entry(org.clone()).or_default();
         let leaving = members.make_room(arrival, &admission.start, &counts.limits)?;
+        members.add_filter(arrival.filter, counts.limits.filters_per_org)?;
         for connection in leaving {
             members.release(&connection);
             let message = "another connection of this user has replaced this one";
@@ -402,6 +444,7 @@ impl Drop for Slot {
         let Some(members) = counts.orgs.get_mut(&connection.org) else { return };
         members.release(connection);
         members.connections.remove(&connection.number);
+        decrement(&mut members.filters, &connection.grant().0);
         if members.connections.is_empty() {
             counts.orgs.remove(&connection.org);
         }

@@ -9,6 +9,7 @@ const WIDE: ConnectionLimits = ConnectionLimits {
     total: 1 << 20,
     per_org: 1 << 20,
     per_user: 1 << 20,
+    filters_per_org: 1 << 20,
     user_policy: UserPolicy::RejectNew,
     per_address: 1 << 20,
     handshakes_per_second: 1 << 30,

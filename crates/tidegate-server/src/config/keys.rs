@@ -258,6 +258,9 @@ sections! {
         streams_per_connection: usize = 100, reread;
         /// Connections at a time of one org.
         connections_per_org: usize = 20_000, reread;
+        /// Different sets of services that the connections of one org see at a time. Events are encoded and
+        /// compressed once for each set, so sets cost time and memory where connections with equal sets do not.
+        filters_per_org: usize = 1000, reread;
         /// Connections at a time of one user of an org.
         connections_per_user: usize = 10, reread;
         /// What happens to a connection over `limits.connections_per_user`: `reject_new` refuses it,

@@ -14,7 +14,11 @@ use tidegate_core::{
 };
 use tidegate_protocol::{Code, Refusal};
 
-use super::{Answer, Incoming, problem};
+use super::{
+    Answer, Incoming,
+    large::{self, Decoded},
+    problem,
+};
 use crate::{
     admission::ChargedTo,
     config::{ConfigKey, config_key},
@@ -44,9 +48,10 @@ const REQUEST_BYTES: usize = 4 << 10;
 
 /// A body that has come whole.
 pub struct WholeBody {
-    /// Its bytes, without the content coding.
-    pub bytes: Bytes,
-    _share: Share<ChargedTo>,
+    /// It, without the content coding.
+    pub decoded: Decoded,
+    /// What is charged for it.
+    pub share: Share<ChargedTo>,
 }
 
 /// Reads a body of this coding. `limits.request_bytes` bounds what comes, and what it inflates to.
@@ -79,15 +84,15 @@ pub async fn read(
     }
     let Arriving { mut share, one, joined, .. } = arriving;
     let come = if joined.is_empty() { one } else { joined.into() };
-    let bytes = coding.decode(come, max).map_err(|error| match error {
+    let decoded = large::decode(node, coding, come, max).await.map_err(|error| match error {
         DecodeError::TooLarge => too_large("inflates to more", key, max),
         error => Refusal::new(Code::BadRequest, error.to_string()),
     })?;
     if coding != ContentCoding::Identity {
         share.shrink_to(REQUEST_BYTES);
-        share.grow(bytes.len(), pool_bytes).map_err(too_much)?;
+        share.grow(decoded.bytes.len(), pool_bytes).map_err(too_much)?;
     }
-    Ok(WholeBody { bytes, _share: share })
+    Ok(WholeBody { decoded, share })
 }
 
 /// A body on its way.

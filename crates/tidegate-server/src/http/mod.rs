@@ -11,6 +11,7 @@ mod credentials;
 mod history;
 mod http1_body;
 mod http2;
+mod large;
 pub mod openapi;
 mod origins;
 mod parts;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use serde::Serialize;
 use tidegate_core::{
-    publish::{Part, To},
+    publish::Part,
     shares::{Refused, Share},
 };
 use tidegate_engine::{AppendError, Appended, FirstUse};
@@ -53,14 +53,6 @@ impl<'n> Entry<'n> {
         }
         let candidate = node.publish_rates.candidate(key.key_id())?;
         Ok(Entry::Key { key, candidate })
-    }
-
-    /// Whose events the request has.
-    pub fn to(&self) -> To<'_> {
-        match self {
-            Entry::Org(grant) => To::Org(grant.org()),
-            Entry::Key { .. } => To::Named,
-        }
     }
 
     /// To whom its body is charged while it comes.

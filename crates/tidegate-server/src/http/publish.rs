@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, Request, Response};
 use tidegate_core::publish::{
-    BodyForm, Part, PublishError, To,
+    BodyForm, Part, PublishError, PublishLimits, To,
     cloudevents::{Mode, read as read_cloudevents},
     read_parts,
 };
@@ -16,7 +16,7 @@ use super::{
     body::{self, RETRY_MS, WholeBody},
     cloudevents,
     credentials::bearer,
-    header_once,
+    header_once, large,
     parts::Entry,
     problem,
     query::Query,
@@ -53,26 +53,42 @@ pub async fn answer(
     let Some(coding) = body::coding(&parts.headers) else { return Ok(body::refuse_coding()) };
     let body = body::read(node, &parts.headers, coding, body, &entry.charged_to()).await?;
     let began = Instant::now();
-    let response = publish(node, entry, &parts.headers, name.as_deref(), &form, body).await;
+    let response = publish(node, entry, Head { org, headers: parts.headers, name, form }, body).await;
     node.metrics.publish(began.elapsed());
     response
 }
 
+/// What the head of a request says about its body.
+struct Head {
+    /// The org in the address.
+    org: Option<OrgId>,
+    headers: HeaderMap,
+    /// See [`idempotency_key`].
+    name: Option<String>,
+    form: Form,
+}
+
 /// The form of a request's events.
-enum Form<'h> {
+enum Form {
     /// The gateway's own form.
     Own(BodyForm),
     /// CloudEvents. Those without a service belong to this one.
-    CloudEvents { mode: Mode<'h>, service: Option<ServiceName> },
+    CloudEvents { service: Option<ServiceName> },
 }
 
-fn form<'h>(headers: &'h HeaderMap, query: &Query) -> Result<Form<'h>, Refusal> {
+/// The mode of CloudEvents; `None` if the events have another form.
+fn mode(headers: &HeaderMap) -> Result<Option<Mode<'_>>, Refusal> {
     let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
-    if let Some(mode) = cloudevents::mode(headers, value)? {
+    cloudevents::mode(headers, value)
+}
+
+fn form(headers: &HeaderMap, query: &Query) -> Result<Form, Refusal> {
+    if mode(headers)?.is_some() {
         let service = query.one("service")?.map(ServiceName::parse).transpose();
         let service = service.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
-        return Ok(Form::CloudEvents { mode, service });
+        return Ok(Form::CloudEvents { service });
     }
+    let value = header_once(headers, "content-type")?.map(|value| value.to_str().unwrap_or_default());
     let kind = value.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     let form = match kind.as_deref() {
         Some("application/json") => BodyForm::Json,
@@ -120,19 +136,25 @@ fn unquoted(text: &str) -> Option<String> {
 async fn publish(
     node: &Arc<Node>,
     entry: Entry<'_>,
-    headers: &HeaderMap,
-    name: Option<&str>,
-    form: &Form<'_>,
+    head: Head,
     body: WholeBody,
 ) -> Result<Response<Answer>, Refusal> {
     // Now that the body has come, there is something to do, which takes a place.
     let place = entry.place(node)?;
-    match parts_of(node, entry.to(), headers, name, form, &body.bytes) {
+    let WholeBody { decoded, share } = body;
+    let limits = node.publish_limits();
+    let (head, parts) = large::run(node, decoded, move |body| {
+        let parts = head.read(body, &limits);
+        (head, parts)
+    })
+    .await;
+    // The body is gone here. If it was compressed, it may be much larger than what its sender sent: it does not
+    // wait for the log.
+    drop(share);
+    match parts {
         Ok(parts) => {
-            // A body that was compressed may be much larger than what its sender sent: it does not wait for
-            // the log.
-            drop(body);
-            entry.publish(node, place, parts, name, matches!(form, Form::CloudEvents { .. })).await
+            let is_cloud = matches!(head.form, Form::CloudEvents { .. });
+            entry.publish(node, place, parts, head.name.as_deref(), is_cloud).await
         }
         Err(PublishError::Invalid(faults)) => {
             let bounds = faults.iter().filter_map(|fault| fault.bound);
@@ -149,30 +171,28 @@ async fn publish(
     }
 }
 
-/// The events of a body of this form, by org.
-fn parts_of(
-    node: &Node,
-    to: To<'_>,
-    headers: &HeaderMap,
-    name: Option<&str>,
-    form: &Form<'_>,
-    body: &[u8],
-) -> Result<Vec<Part>, PublishError> {
-    let limits = node.publish_limits();
-    match form {
-        Form::Own(form) => {
-            let mut assign = |index: usize| match name {
-                // A printable name and digits, within the length: always a valid id.
-                Some(name) => (parse_id(&format!("{name}-{index}")), true),
-                None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
-            };
-            cloudevents::refuse_users(headers)?;
-            read_parts(to, *form, body, &limits, &mut assign)
-        }
-        Form::CloudEvents { mode, service } => {
-            let parts = read_cloudevents(to, mode, body, service.as_ref(), &limits)?;
-            cloudevents::check_users(headers, mode, &parts)?;
-            Ok(parts)
+impl Head {
+    /// The events of the body, by org.
+    fn read(&self, body: &[u8], limits: &PublishLimits) -> Result<Vec<Part>, PublishError> {
+        let to = self.org.as_ref().map_or(To::Named, To::Org);
+        match &self.form {
+            Form::Own(form) => {
+                let mut assign = |index: usize| match &self.name {
+                    // A printable name and digits, within the length: always a valid id.
+                    Some(name) => (parse_id(&format!("{name}-{index}")), true),
+                    None => (parse_id(&uuid::Uuid::now_v7().to_string()), false),
+                };
+                cloudevents::refuse_users(&self.headers)?;
+                read_parts(to, *form, body, limits, &mut assign)
+            }
+            Form::CloudEvents { service } => {
+                let Ok(Some(mode)) = mode(&self.headers) else {
+                    unreachable!("the form was read from these headers")
+                };
+                let parts = read_cloudevents(to, &mode, body, service.as_ref(), limits)?;
+                cloudevents::check_users(&self.headers, &mode, &parts)?;
+                Ok(parts)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The labels: each a closed set of values.
 
+use tidegate_core::deflate::MadeForm;
 use tidegate_protocol::{Code, GapReason};
 
 use super::declare::Label;
@@ -166,6 +167,20 @@ labels! {
         Early = "early",
     }
 
+    /// What a worker did without a break.
+    LongSlice("cause") {
+        /// Made or compressed what a filter shows of a batch, in a fan-out pass.
+        View = "view",
+        /// Sent to readers, in a fan-out pass.
+        Send = "send",
+        /// Served readers that catch up.
+        Replay = "replay",
+        /// Looked at the timers of readers.
+        Timers = "timers",
+        /// Read a publish body.
+        Body = "body",
+    }
+
     /// What a counter of slots counts.
     SlotScope("scope") {
         /// Accepted sockets.
@@ -192,6 +207,23 @@ impl Label for Transport {
 
     fn initial() -> impl Iterator<Item = Self> {
         [Transport::WebSocket, Transport::Sse].into_iter()
+    }
+}
+
+impl Label for MadeForm {
+    const NAME: &'static str = "form";
+
+    fn value(self) -> &'static str {
+        match self {
+            Self::Generation => "generation",
+            Self::Alone => "alone",
+            Self::Block => "block",
+            Self::Envelope => "envelope",
+        }
+    }
+
+    fn initial() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter()
     }
 }
 

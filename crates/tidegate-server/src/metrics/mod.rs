@@ -21,7 +21,10 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
-use tidegate_core::{Budget, deflate::Contexts};
+use tidegate_core::{
+    Budget,
+    deflate::{Contexts, MadeForm},
+};
 use tidegate_engine::{
     SyncObserver,
     store::{Recovery, Usage},
@@ -38,7 +41,10 @@ use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, Report
 use process::{Dropped, Process};
 use shared::Shared;
 
-pub use labels::{JwksOutcome, LogState, Operation, ReplayPage, RereadOutcome};
+pub use labels::{JwksOutcome, LogState, LongSlice, Operation, ReplayPage, RereadOutcome};
+
+/// The longest that one piece of work of a worker may take, in CPU time, without being counted.
+const PIECE_MAX: Duration = Duration::from_millis(2);
 
 declare! {
     /// Readers connected now.
@@ -107,6 +113,12 @@ declare! {
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
     log_sync_events: Counter = "log_sync_events";
+    /// Pieces of work that held a worker for more than 2 ms of CPU time, so that all other readers of the worker
+    /// waited, by what the worker did. Zero unless the CPU is much slower than usual.
+    long_slices: By<LongSlice, Counter> = "worker_long_slices";
+    /// Compressions of frames by the form that was made: each batch once for each filter and form. They are
+    /// added several times a second.
+    compressions: By<MadeForm, Counter> = "compressions";
     /// Readers that left the live loop to catch up.
     pub parked: Counter = "readers_parked";
     /// Readers that have come back and wait for the gateway to replay what they missed.
@@ -377,6 +389,20 @@ impl Metrics {
         self.client_reports.with(outcome).inc();
         if let Some(of_org) = self.client_org_reports.with(org, outcome) {
             of_org.inc();
+        }
+    }
+
+    /// Counts a piece of a worker's work, if it took too long.
+    pub fn piece_took(&self, piece: LongSlice, took: Duration) {
+        if took > PIECE_MAX {
+            self.long_slices.with(piece).inc();
+        }
+    }
+
+    /// Adds compressions, by form.
+    pub fn compressed(&self, counts: [u64; MadeForm::ALL.len()]) {
+        for (form, count) in MadeForm::ALL.into_iter().zip(counts) {
+            self.compressions.with(form).inc_by(count);
         }
     }
 

@@ -45,8 +45,8 @@ impl Collector for Shared {
         let counters = [
             (
                 "tidegate_views_unkept",
-                "Encodings of a batch for a filter that were not kept, because it had as many as it may",
-                self.tails.views_unkept(),
+                "Encodings of a batch or page for a filter that were not kept, because it had as many as it may, or its tail no room",
+                self.tails.views_unkept() + self.pages.views_unkept(),
             ),
             (
                 "tidegate_compressors_missed",

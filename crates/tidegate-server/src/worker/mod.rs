@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_core::{pace::Passes, replay::Work};
+use tidegate_core::{deflate, pace::Passes, replay::Work};
 use tidegate_protocol::OrgId;
 
 pub use quiet::{Quiet, QuietConnections};
@@ -44,6 +44,7 @@ pub use thread::{Serve, WorkerThread};
 use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sent::SentBytes, sse::Bodies};
 use crate::{
     hub::Org,
+    metrics::LongSlice,
     node::{Node, OpenSocket},
 };
 
@@ -169,6 +170,7 @@ impl Worker {
     /// reports the bytes that were sent.
     fn begin_tick(&self) {
         self.sent.report(&self.node.metrics);
+        self.node.metrics.compressed(deflate::take_compressions());
         self.readers.begin_tick(&self.node);
         self.catch_up.forget_idle();
         self.catch_up.forget_deleted(self.node.hub.deletions());
@@ -196,13 +198,20 @@ impl Worker {
             None => {}
         }
         if self.readers.is_ticking() {
-            self.readers.tick_slice(&self.node);
+            self.timed(LongSlice::Timers, || self.readers.tick_slice(&self.node));
         }
+    }
+
+    /// Does a piece of work, and counts it if it took too long.
+    fn timed(&self, piece: LongSlice, work: impl FnOnce()) {
+        let cpu = thread_cpu();
+        work();
+        self.node.metrics.piece_took(piece, thread_cpu().saturating_sub(cpu));
     }
 }
 
 /// The CPU time that this thread has used.
-fn thread_cpu() -> Duration {
+pub fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

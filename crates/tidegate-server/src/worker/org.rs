@@ -43,7 +43,8 @@ pub struct Group {
     pub(super) key: ViewKey,
     /// How their frames are compressed (`Form`).
     pub(super) form: Form,
-    /// The seq up to which this group has been served. The position of each of its readers is this or later.
+    /// The seq up to which views were made for this group. The position of each of its readers is this or later
+    /// when they have got them.
     pub(super) position: Cell<Seq>,
     /// Where the group's next frame begins. It may be before `position`, if there is no event in between that the
     /// whole group sees.
@@ -52,16 +53,27 @@ pub struct Group {
     /// a frame that begins there.
     pub(super) apart: Cell<usize>,
     pub(super) readers: RefCell<Vec<Rc<Reader>>>,
-    /// The batches of the pass under way, each with what this group sees of it.
-    pub(super) views: RefCell<Vec<(Arc<Batch>, View)>>,
-    /// The index of the first of `readers` that the pass under way has not served.
+    /// The index of the first of `readers` that has not got the views of the pass under way ([`Pass::views`]).
     pub(super) next: Cell<usize>,
 }
 
 /// A fan-out pass that has begun.
+#[derive(Default)]
 pub struct Pass {
     /// The groups that it has not served yet. The last of the list is next.
     pub(super) groups: Vec<Rc<Group>>,
+    /// What was sealed when it began and is new to one of the groups.
+    pub(super) batches: Vec<Arc<Batch>>,
+    /// The end of the tail when it began.
+    pub(super) head: Seq,
+    /// The count of deletions when it began.
+    pub(super) deletions: u64,
+    /// What the next group gets with the next writes: some batches, each with what the group sees of it.
+    pub(super) views: Vec<(Arc<Batch>, View)>,
+    /// Whether `views` is complete, so that it is being sent.
+    pub(super) is_made: bool,
+    /// Whether the delay of the next group was measured.
+    pub(super) is_measured: bool,
     /// When it began.
     pub(super) now: UnixMillis,
 }
@@ -150,7 +162,6 @@ impl Group {
             start: Cell::new(Start::at(at)),
             apart: Cell::default(),
             readers: RefCell::default(),
-            views: RefCell::default(),
             next: Cell::default(),
         }
     }

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{Accepted, Worker};
-use crate::node::Node;
+use crate::{metrics::LongSlice, node::Node};
 
 /// How many accepted sockets may wait for a worker to take them.
 const HANDOVER_MAX: usize = 1024;
@@ -62,7 +62,7 @@ async fn run(worker: Rc<Worker>, mut sockets: mpsc::Receiver<Accepted>, serve: S
             // others never take long.
             biased;
             _ = tick.tick(), if !worker.readers.is_ticking() => {
-                worker.begin_tick();
+                worker.timed(LongSlice::Timers, || worker.begin_tick());
                 worker.node.heartbeats.beat(worker.id);
             }
             socket = sockets.recv() => match socket {

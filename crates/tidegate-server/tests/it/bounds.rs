@@ -83,6 +83,26 @@ fn connections_per_org(limit: &str) -> Hit {
     second_connection(&[ONE_USER, ONE_OF_ORG], limit, TOO_MANY)
 }
 
+/// Streams over both transports, and one whose token is renewed for other services.
+fn filters_per_org(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.filters_per_org=2"]);
+    let of_ann = |services: &[&str]| gateway.token_of("ann", services);
+    let mut ann = gateway.ws_as(&of_ann(&["a"]), "");
+    ann.next("hello");
+    let mut b = [gateway.ws("?services=b"), gateway.ws("?services=b")];
+    b.iter_mut().for_each(|stream| drop(stream.next("hello")));
+    ended(gateway.ws("?services=c"), limit, 1013, "overloaded");
+    refused(&gateway.getting("stream?services=c").send(), limit, 503, "overloaded");
+    // Nobody else had the set that the renewal replaces.
+    ann.authenticate(&of_ann(&["c"]));
+    ann.next("hello");
+    let mut c = gateway.ws("?services=c");
+    c.next("hello");
+    ann.authenticate(&of_ann(&["d"]));
+    ended(ann, limit, 1013, "overloaded");
+    Counted(gateway)
+}
+
 fn connections_per_user(limit: &str) -> Hit {
     second_connection(&[ONE_USER], limit, TOO_MANY)
 }
@@ -465,6 +485,7 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         connections,
         streams_per_connection,
         connections_per_org,
+        filters_per_org,
         connections_per_user,
         connections_per_user_policy,
         connections_per_address,

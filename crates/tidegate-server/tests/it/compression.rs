@@ -18,13 +18,13 @@ use crate::{
 };
 
 const EXTENSIONS: &str = "sec-websocket-extensions";
-const OFFER: &str = "permessage-deflate; client_max_window_bits";
+pub const OFFER: &str = "permessage-deflate; client_max_window_bits";
 const PLAIN: Option<&str> = Some("permessage-deflate; client_no_context_takeover");
 const ALONE: Option<&str> =
     Some("permessage-deflate; client_no_context_takeover; server_no_context_takeover");
 
 /// A WebSocket with this offer.
-fn offering(gateway: &Gateway, query: &str, offer: &str) -> Ws {
+pub fn offering(gateway: &Gateway, query: &str, offer: &str) -> Ws {
     let bearer = format!("Bearer {}", gateway.token);
     let headers = [("authorization", bearer.as_str()), (EXTENSIONS, offer)];
     Ws::open(gateway.public, &gateway.path(&format!("stream{query}")), &headers)

@@ -53,6 +53,7 @@ mod runs;
 mod rust_client;
 mod rust_publisher;
 mod seam;
+mod slices;
 mod slow;
 mod stderr;
 mod stream_resume;

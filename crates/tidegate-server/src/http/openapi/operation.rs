@@ -489,8 +489,8 @@ defines.",
         refused(Code::Internal, LOG_BROKEN),
         refused(
             Code::Overloaded,
-            "the gateway has its maximum of connections or orgs, or too many readers are waiting for their replay, \
-             or the org's log cannot be opened now, or the keys of the token's issuer are not available now",
+            "the gateway has its maximum of connections or orgs, or the org its maximum of different sets of \
+             services, or too many readers are waiting for their replay, or the org's log cannot be opened now, or the keys of the token's issuer are not available now",
         ),
         refused(Code::Draining, "the gateway is shutting down"),
     ],

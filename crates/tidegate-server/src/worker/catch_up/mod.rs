@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_core::{
-    Batch, Budget,
+    Batch, Budget, Session,
     pace::{Passes, Written},
     replay::{SLICE, Turns, Work},
 };
@@ -35,6 +35,7 @@ use self::{
     read::{InHand, Waiter},
 };
 use super::{Reader, Worker, guard, org::OrgState, thread_cpu};
+use crate::metrics::LongSlice;
 
 /// How many pages may be outside of the cache: being read, or held for readers that asked for them and have
 /// not had their turn yet. This many full pages hold 2 MiB.
@@ -177,13 +178,14 @@ impl Worker {
         loop {
             let next = self.catch_up.turns.borrow_mut().next_reader(&org);
             let Some(waiting) = next else { break };
-            self.serve_one(&org, waiting, &mut frames, &mut written);
+            self.serve_one(&org, waiting, &mut frames, began + SLICE, &mut written);
             if began.elapsed() >= SLICE {
                 break;
             }
         }
         self.catch_up.pages.borrow_mut().shrink();
         let cost = thread_cpu().saturating_sub(cpu);
+        self.node.metrics.piece_took(LongSlice::Replay, cost);
         // The wait before the org's next pass grows by this cost, as if a pass had caused it (R15).
         let saved = written.saved_by_waiting(cost);
         self.charge(&org, saved);
@@ -195,17 +197,23 @@ impl Worker {
         org: &Rc<OrgState>,
         mut waiting: Waiting,
         frames: &mut Vec<Bytes>,
+        until: Instant,
         written: &mut Written,
     ) {
         let Some(reader) = waiting.reader.upgrade().filter(|_| !waiting.done.is_closed()) else { return };
         let page = waiting.page.take();
-        let step = guard(|| reader.replay(page.as_deref(), frames, written)).unwrap_or_else(|| {
+        let step = guard(|| reader.replay(page.as_deref(), frames, until, written)).unwrap_or_else(|| {
             *frames = Vec::new();
             reader.fail();
             Step::Done(Served::Waits)
         });
         match step {
-            Step::More => self.catch_up.wait(org, waiting, false),
+            Step::More => {
+                // It may be in the middle of the page: a large frame is compressed in several turns.
+                let at = reader.with_session(Session::scanned);
+                waiting.page = page.filter(|in_hand| at < in_hand.page.seq);
+                self.catch_up.wait(org, waiting, false);
+            }
             Step::Page(key) => reader.worker().ask_for(key, Waiter::Reader(waiting)),
             Step::Done(served) => {
                 reader.end_wait();

@@ -82,7 +82,7 @@ impl<W> Pages<W> {
             by_use: BTreeMap::new(),
             uses: 0,
             asked: HashMap::new(),
-            budget: Arc::new(Budget::part_of(whole)),
+            budget: Arc::new(Budget::within(bytes_max).part_of(whole)),
             bytes_max,
         }
     }
@@ -280,7 +280,7 @@ mod tests {
                     false => page.view(&org("acme"), &view_key, 0),
                     true => {
                         let by = Compressor { generations: None, excluded: &[] };
-                        page.compressed_view(&org("acme"), &view_key, 0, by)
+                        page.compressed_view(&org("acme"), &view_key, 0, by).expect("a small frame")
                     }
                 };
                 let seen = events.iter().filter(|event| view_key.filter.admits(&event.service));

@@ -1,6 +1,6 @@
 //! One reader that catches up: what its own task does, and what its worker does in its turns.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
@@ -20,7 +20,7 @@ const LOOKED_THROUGH_MAX: usize = 64;
 
 /// Why no more frames were gathered for a write.
 enum Gathered {
-    /// The frames fill one write, or enough was looked through.
+    /// The frames fill one write, or enough was looked through, or the time is over.
     Full,
     /// There are no more: the reader has caught up.
     CaughtUp,
@@ -60,13 +60,14 @@ impl Reader {
         }
     }
 
-    /// Its turn: writes to it until its socket is full or it has had its share. `in_hand` is a page that it
-    /// has waited for. Nothing here is async, so no pass runs after the tail was found to have nothing more
+    /// Its turn: writes to it until its socket is full, or it has had its share, or the time is `until`.
+    /// `in_hand` is a page that it has waited for. Nothing here is async, so no pass runs after the tail was found to have nothing more
     /// for it and before it is in its group (R7).
     pub(super) fn replay(
         self: &Rc<Self>,
         in_hand: Option<&InHand>,
         frames: &mut Vec<Bytes>,
+        until: Instant,
         written: &mut Written,
     ) -> Step {
         let mut given = 0;
@@ -78,7 +79,7 @@ impl Reader {
             if self.ending().is_some() || !self.sink.is_ready() {
                 return Step::Done(Served::Waits);
             }
-            let gathered = self.gather(in_hand, frames);
+            let gathered = self.gather(in_hand, frames, until);
             if frames.is_empty() {
                 return match gathered {
                     Gathered::Full => Step::More,
@@ -95,7 +96,7 @@ impl Reader {
             written.bytes += bytes as u64;
             given += bytes;
             match self.sink.send(frames) {
-                Ok(true) if given >= TURN_BYTES => return Step::More,
+                Ok(true) if given >= TURN_BYTES || Instant::now() >= until => return Step::More,
                 Ok(true) => {}
                 Ok(false) => return Step::Done(Served::Waits),
                 Err(Gone) => return Step::Done(Served::Gone),
@@ -117,10 +118,14 @@ impl Reader {
         }
     }
 
-    /// Gathers frames for one write, as far as that needs no read of the log.
-    fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>) -> Gathered {
+    /// Gathers frames for one write, as far as that needs no read of the log and the time is before `until`. The
+    /// clock is looked at after each batch and page: its frame may have to be made, and compressed.
+    fn gather(&self, in_hand: Option<&InHand>, frames: &mut Vec<Bytes>, until: Instant) -> Gathered {
         let node = &self.worker().node;
-        for _ in 0..LOOKED_THROUGH_MAX {
+        for looked_through in 0..LOOKED_THROUGH_MAX {
+            if looked_through > 0 && Instant::now() >= until {
+                break;
+            }
             let gaps = self.session.borrow_mut().take_gaps(node.now(), frames);
             gaps.into_iter().for_each(|reason| node.metrics.gap(reason));
             if self.is_to_act.get() {
@@ -138,7 +143,11 @@ impl Reader {
                     self.session.borrow_mut().bridge_to_scanned(node.now(), frames);
                     return Gathered::CaughtUp;
                 }
-                Next::Batch(batch) => self.take_batch(&batch, frames),
+                Next::Batch(batch) => {
+                    if !self.take_batch(&batch, frames, until) {
+                        break;
+                    }
+                }
                 Next::BeforeTail(start) => {
                     let key = self.with_session(|session| {
                         let most = session.stop().map_or(start, |stop| stop.min(start));
@@ -152,7 +161,9 @@ impl Reader {
                             None => return Gathered::Page(key),
                         },
                     };
-                    self.take_page(&page, frames);
+                    if !self.take_page(&page, frames, until) {
+                        break;
+                    }
                     if self.with_session(Session::scanned) == at {
                         // The tail begins later, but the page leads no further: the log has no events in
                         // between, so the reader would ask for ever.
@@ -165,16 +176,20 @@ impl Reader {
         Gathered::Full
     }
 
-    fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>) {
+    /// Takes a batch. Returns false if it did not, because its frame takes more work than there is time for.
+    fn take_batch(&self, batch: &Batch, frames: &mut Vec<Bytes>, until: Instant) -> bool {
         let mut session = self.session.borrow_mut();
         let form = session.subscriber().coding.form();
         let (worker, org) = (self.worker(), &self.org().shared);
         let view = worker.view(org, batch, &session.view_key(), form, batch.prev);
+        let Some(view) = view.filter(|view| is_ready(&session, batch, view, until)) else { return false };
         let events = session.take(batch, &view, worker.node.now(), frames);
         worker.node.metrics.delivered.inc_by(events as u64);
+        true
     }
 
-    fn take_page(&self, page: &Batch, frames: &mut Vec<Bytes>) {
+    /// Takes a page. Returns false if it did not, because its frame takes more work than there is time for.
+    fn take_page(&self, page: &Batch, frames: &mut Vec<Bytes>, until: Instant) -> bool {
         let node = &self.worker().node;
         let (metrics, now) = (&node.metrics, node.now());
         let mut session = self.session.borrow_mut();
@@ -182,12 +197,14 @@ impl Reader {
             metrics.gap(reason);
         }
         if page.seq <= session.scanned() {
-            return;
+            return true;
         }
         let view = if session.shares(page) {
-            metrics.replay_page(ReplayPage::Shared);
             let form = session.subscriber().coding.form();
-            self.worker().page_view(&self.org().shared, page, &session.view_key(), form)
+            let view = self.worker().page_view(&self.org().shared, page, &session.view_key(), form);
+            let Some(view) = view.filter(|view| is_ready(&session, page, view, until)) else { return false };
+            metrics.replay_page(ReplayPage::Shared);
+            view
         } else {
             metrics.replay_page(ReplayPage::Private);
             // The session does not look at it: it makes a frame for this reader.
@@ -195,5 +212,20 @@ impl Reader {
         };
         let events = session.take_shared_page(page, &view, now, frames);
         metrics.delivered.inc_by(events as u64);
+        true
     }
+}
+
+/// Whether a reader can take `view` now. If the view must be compressed alone for it, that is a piece of work by
+/// itself: if the time is over before or after it, the reader takes the view in its next turn, if it is still there.
+fn is_ready(session: &Session, batch: &Batch, view: &View, until: Instant) -> bool {
+    if !session.lacks(batch, view) {
+        return true;
+    }
+    let must_wait = || view.is_kept() && Instant::now() >= until;
+    if must_wait() {
+        return false;
+    }
+    view.deflate_alone();
+    !must_wait()
 }

@@ -43,13 +43,13 @@ use crate::{
 
 pub use sink::{Gone, Sink};
 
-/// Frames that a reader takes in one go: what one vectored write carries.
-const FRAMES_MAX: usize = 16;
-
 /// The result of offering a pass to a live reader.
 pub enum Offer {
     /// It took this many events and stays live.
     Taken(usize),
+    /// It took this many events. Before it can take the view with this index, the view must be compressed
+    /// ([`View::deflate_alone`]).
+    Lacks(usize, usize),
     /// It took this many events, and lags from now on.
     Lags(usize),
 }
@@ -258,36 +258,45 @@ impl Reader {
         !self.is_live() && self.ending().is_none()
     }
 
-    /// Takes the batches of a pass, as far as its socket has room. Called for live readers.
+    /// Takes what a pass has for its group, with one write, if its socket has room. Called for live readers.
     pub fn offer(&self, views: &[(Arc<Batch>, View)], now: u64, frames: &mut Vec<Bytes>) -> Offer {
         let mut session = self.session.borrow_mut();
         let mut events = 0;
         let own = session.own();
         let seen = views.partition_point(|(batch, _)| batch.seq <= session.scanned());
-        for chunk in views[seen..].chunks(FRAMES_MAX) {
-            if !self.sink.is_ready() {
+        if seen == views.len() {
+            return Offer::Taken(0);
+        }
+        if !self.sink.is_ready() {
+            return Offer::Lags(events);
+        }
+        frames.clear();
+        let mut lacks = None;
+        for (index, (batch, view)) in views.iter().enumerate().skip(seen) {
+            if batch.prev > session.scanned() {
+                // The tail was shortened past its position: what is missing is in the log.
+                let _ = self.sink.send(frames);
                 return Offer::Lags(events);
             }
-            frames.clear();
-            for (batch, view) in chunk {
-                if batch.prev > session.scanned() {
-                    // The tail was shortened past its position: what is missing is in the log.
-                    let _ = self.sink.send(frames);
-                    return Offer::Lags(events);
-                }
-                events += session.take(batch, view, now, frames);
+            if session.lacks(batch, view) {
+                lacks = Some(index);
+                break;
             }
-            if session.own() != own
-                && let Some(membership) = &*self.membership.borrow()
-            {
-                membership.handle_own(session.own());
-            }
-            match self.sink.send(frames) {
-                Ok(true) => {}
-                Ok(false) | Err(Gone) => return Offer::Lags(events),
-            }
+            events += session.take(batch, view, now, frames);
         }
-        Offer::Taken(events)
+        if session.own() != own
+            && let Some(membership) = &*self.membership.borrow()
+        {
+            membership.handle_own(session.own());
+        }
+        let took_nothing = lacks.is_some() && frames.is_empty();
+        if !took_nothing && !matches!(self.sink.send(frames), Ok(true)) {
+            return Offer::Lags(events);
+        }
+        match lacks {
+            Some(index) => Offer::Lacks(events, index),
+            None => Offer::Taken(events),
+        }
     }
 
     /// Renews its grant in place (R6).
@@ -313,6 +322,7 @@ impl Reader {
             .names_services
             .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
         let filter = grant.filter_for(named.flatten()).map_err(refused)?;
+        node.admission.renew(&self.connection, filter.clone(), grant.expires_at())?;
         // It may see something else from now on. It catches up, and joins the group of those that see the
         // same.
         self.org.leave(self);
@@ -321,9 +331,8 @@ impl Reader {
         let name = self.id().to_string();
         let greeting = greeting(node, &name, &grant, head);
         let mut session = self.session.borrow_mut();
-        session.renew(grant.org(), grant.user(), filter.clone(), &greeting, &mut frames)?;
+        session.renew(grant.org(), grant.user(), filter, &greeting, &mut frames)?;
         drop(session);
-        self.connection.renew(filter, grant.expires_at());
         self.push(frames);
         self.notify();
         Ok(())
