@@ -7,7 +7,7 @@
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates musl-tools \
+ && apt-get install -y --no-install-recommends ca-certificates make musl-tools python3 \
  && rm -rf /var/lib/apt/lists/*
 # musl: its resolver works without the files that a static glibc looks for.
 RUN rustup target add "$(uname -m)-unknown-linux-musl"
@@ -16,9 +16,11 @@ COPY . .
 # Without symbols the binary has a fifth of the size; scripts/release keeps them beside it.
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    case $(uname -m) in aarch64) export JEMALLOC_SYS_WITH_LG_PAGE=16 ;; esac \
- && cargo build --locked --release --target "$(uname -m)-unknown-linux-musl" -p tidegate-server \
- && install -D "target/$(uname -m)-unknown-linux-musl/release/tidegate" /image/tidegate \
+    target=$(uname -m)-unknown-linux-musl \
+ && cargo build --locked --release --target "$target" -p tidegate-server \
+ && install -D "target/$target/release/tidegate" /image/tidegate \
+ && install -D -m 0644 -t /image/licenses LICENSE-MIT LICENSE-APACHE \
+ && scripts/notices "$target" > /image/licenses/THIRD-PARTY-LICENSES.txt \
  && install -d -m 0700 /image/data
 
 FROM scratch
@@ -29,6 +31,7 @@ LABEL org.opencontainers.image.title="Tidegate" \
 # For https to where keys of tokens are fetched from.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /image/tidegate /tidegate
+COPY --from=build /image/licenses /licenses
 # A new volume takes the owner of what it covers.
 COPY --from=build --chown=65532:65532 /image/data /var/lib/tidegate
 

@@ -26,6 +26,14 @@ bash -n ../scripts/release
 "$gateway" man > "$dir/tidegate.1"
 grep -q '^\.TH tidegate 1' "$dir/tidegate.1" || { echo "packaging: there is no manual page" >&2; exit 1; }
 release/try.sh "$gateway" --not-static
+# What .dockerignore lets through is all that the image is built from: Cargo reads the workspace from it, and finds the
+# licences that go with the binary: of a crate, of C sources in crates, of the standard library, of what is linked.
+mkdir "$dir/context"
+(cd .. && cp -r --parents $(sed -n 's/^!//p' .dockerignore) "$dir/context")
+"$dir/context/scripts/notices" x86_64-unknown-linux-musl > "$dir/licences"
+for holder in 'Tokio Contributors' 'Jason Evans' 'fiat-crypto authors' 'The Rust Project Developers (see' 'Rich Felker'; do
+  grep -q "$holder" "$dir/licences" || { echo "packaging: scripts/notices prints no licence of $holder" >&2; exit 1; }
+done
 
 openssl rand -base64 48 > "$dir/token-secret"
 sed -e "s#/etc/tidegate/#$dir/#" -e "s#/var/lib/tidegate#$dir/data#" systemd/tidegate.toml > "$dir/tidegate.toml"

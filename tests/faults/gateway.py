@@ -8,7 +8,6 @@ import http.client
 import itertools
 import json
 import os
-import resource
 import signal
 import subprocess
 import threading
@@ -21,6 +20,14 @@ NUMBERS = itertools.count()
 
 class Finding(Exception):
     """Something is wrong with the gateway. The text says what."""
+
+
+class Interrupted(Exception):
+    """The run ends: nothing is started any more."""
+
+
+# Set when the run ends, so that what its threads start is not left behind.
+ENDING = threading.Event()
 
 
 class Refused(Exception):
@@ -91,14 +98,15 @@ class Gateway:
 
     def spawn(self, wrapper=(), files=None):
         """Starts it and does not wait."""
-        def limit():
-            if files:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        if ENDING.is_set():
+            raise Interrupted
 
+        if files:
+            wrapper = ["prlimit", f"--nofile={files}", *wrapper]
         self.log_at = os.path.getsize(self.log_file) if os.path.exists(self.log_file) else 0
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                [*wrapper, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=limit)
+                [*wrapper, *self._command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def start(self, wrapper=(), files=None):
         """Starts it; returns the seconds that it took. Raises Refused if it ends instead."""

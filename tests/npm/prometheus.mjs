@@ -174,6 +174,12 @@ const scenarios = {
     const after = before.replace(/^(tidegate_log_bytes\{what="files"\}) .*$/m, `$1 ${15 * 2 ** 30}`).replace(/^(tidegate_log_oldest_event_age_seconds) .*$/m, '$1 400');
     return { alerts: ['TidegateLogTooSmall'], before, after };
   },
+  async 'the clock was set back by a day'() {
+    const gateway = await start();
+    const before = await text(gateway);
+    await gateway.kill();
+    return { alerts: ['TidegateClockAhead'], before, after: before.replace('log_clock_ahead_seconds 0', 'log_clock_ahead_seconds 86400') };
+  },
   async 'a file of the log is damaged'() {
     const gateway = await start();
     for (const data of ['before', 'damage-me', 'after']) await gateway.publish(event(data));

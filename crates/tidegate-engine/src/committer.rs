@@ -199,7 +199,7 @@ impl<S: Store> Committer<S> {
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Sweep { cut, done } => sweeps.push((cut, done)),
-                Request::Erased { erasure } => erased.push(erasure),
+                Request::Erased { erasures } => erased.extend(erasures),
                 Request::Delete { org, seqs, answer } => deletions.push((org, seqs, answer)),
             }
         }
@@ -464,8 +464,12 @@ impl<S: Store> Committer<S> {
                 return Ok(());
             }
             Err(error) => {
-                // The log is halted first. Then all answers are dropped, which callers get as `Unknown`.
+                // The log is halted first. Then all answers are dropped, which callers get as `Unknown`; to open a log
+                // is possible all the same.
                 self.shared.halt(&error);
+                for (answer, org) in opens {
+                    let _ = answer.send(self.shared.open_halted(&org));
+                }
                 return Err(error);
             }
         }
@@ -577,7 +581,7 @@ impl<S: Store> Shared<S> {
         for request in self.queue.close(false) {
             match request {
                 Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
-                Request::Open { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
+                Request::Open { org, answer } => drop(answer.send(self.open_halted(&org))),
                 Request::Delete { answer, .. } => drop(answer.send(Err(DeleteError::Halted))),
                 Request::Sweep { .. } | Request::Erased { .. } => {}
             }

@@ -179,7 +179,8 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Opens the log of `org` for reading and resolves to its state. A log that does not exist is
     /// created, as durably as an append would create it: a reader gets a cursor in its epoch, and the
-    /// engine must still know that epoch when the reader comes back.
+    /// engine must still know that epoch when the reader comes back. An engine that has halted opens the logs that
+    /// it holds, and creates none.
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>>;
 
     /// The state of a log, without waiting for anything. `None` if there is no such log, or if neither

@@ -157,6 +157,24 @@ impl<S: Store> Shared<S> {
         time
     }
 
+    /// The state of a log for reading, if the engine has halted. It begins no epoch, because it cannot write one: a
+    /// log that was not used since the start goes on in its last one, which ends at its head, and which the next
+    /// start knows. A log that does not exist cannot be created.
+    pub fn open_halted(&self, org: &OrgId) -> Result<LogState, AppendError> {
+        // An engine that was closed may still write what it has taken. After a halt nothing changes the log.
+        if !matches!(*self.health.borrow(), Health::Halted(_)) {
+            return Err(AppendError::Halted);
+        }
+        let log = self.log(org).ok_or(AppendError::Halted)?;
+        if let Some(state) = log.state() {
+            return Ok(state);
+        }
+        let chain = self.store.chain(log.index).ok_or(AppendError::Halted)?;
+        let mut now = log.now.write().unwrap_or_else(PoisonError::into_inner);
+        let (head, floor) = (now.head, now.floor);
+        Ok(now.chain.get_or_insert(chain).state(head, floor))
+    }
+
     fn refusal(&self, refused: Refused) -> AppendError {
         match refused {
             Refused::Requests => AppendError::TooManyWaiting,
@@ -306,15 +324,15 @@ impl<S: Store> LocalEngine<S> {
         })
     }
 
-    /// Carries out the erasures that wait. Those that fail are tried in the next sweep.
+    /// Carries out the erasures that wait. If that fails, the next sweep tries again.
     fn erase(&self) {
-        for erasure in self.shared.store.erasures() {
-            match self.shared.store.erase(&erasure) {
-                Ok(()) => drop(self.shared.queue.push(Request::Erased { erasure })),
-                Err(error) => {
-                    tracing::warn!(%error, "content that was deleted is still in a file of the log")
-                }
-            }
+        let erasures = self.shared.store.erasures();
+        if erasures.is_empty() {
+            return;
+        }
+        match self.shared.store.erase(&erasures) {
+            Ok(()) => drop(self.shared.queue.push(Request::Erased { erasures })),
+            Err(error) => tracing::warn!(%error, "content that was deleted is still in a file of the log"),
         }
     }
 
@@ -352,14 +370,12 @@ impl<S: Store> Engine for LocalEngine<S> {
             return Box::pin(std::future::ready(Ok(state)));
         }
         let (answer, answered) = oneshot::channel();
-        let taken = self.shared.queue.push(Request::Open { org: org.clone(), answer });
-        let refused = taken.err().map(|refused| self.shared.refusal(refused));
-        Box::pin(async move {
-            match refused {
-                Some(error) => Err(error),
-                None => answered.await.unwrap_or(Err(AppendError::Unknown)),
-            }
-        })
+        let refused = match self.shared.queue.push(Request::Open { org: org.clone(), answer }) {
+            Ok(()) => return Box::pin(async move { answered.await.unwrap_or(Err(AppendError::Unknown)) }),
+            Err(Refused::Closed) => self.shared.open_halted(org),
+            Err(refused) => Err(self.shared.refusal(refused)),
+        };
+        Box::pin(std::future::ready(refused))
     }
 
     fn head(&self, org: &OrgId) -> Option<LogState> {
@@ -400,7 +416,6 @@ impl<S: Store> Engine for LocalEngine<S> {
     }
 
     fn sweep(&self) {
-        self.erase();
         // The commit clock: to a store the time never falls, and no leap ahead is seen before it is believed.
         let now = self.shared.time().now;
         for round in 0..CUTS_MAX {
@@ -413,10 +428,16 @@ impl<S: Store> Engine for LocalEngine<S> {
             let (done, wait) = mpsc::sync_channel(1);
             let asked = self.shared.queue.push(Request::Sweep { cut, done });
             // An error means that the committer has stopped; it has logged why.
-            if asked.is_err() || wait.recv().is_err() || last {
+            if asked.is_err() || wait.recv().is_err() {
+                return;
+            }
+            if last {
                 break;
             }
         }
+        // Last, because the store makes itself ready for it when the committer sweeps, and retention may have removed
+        // much of it.
+        self.erase();
     }
 
     fn list_orgs(&self) -> BoxFuture<'static, Vec<OrgLog>> {
@@ -450,6 +471,7 @@ impl<S: Store> Engine for LocalEngine<S> {
             ids,
             ids_bytes,
             queue_bytes: self.shared.queue.bytes() as u64,
+            clock_ahead: self.clock_ahead(),
             ..of_store
         }
     }

@@ -23,8 +23,8 @@ pub enum Request {
     Open { org: OrgId, answer: oneshot::Sender<Result<LogState, AppendError>> },
     /// Make the cut that retention has planned, forget idle logs; the sweep waits for the answer.
     Sweep { cut: Option<Cut>, done: mpsc::SyncSender<()> },
-    /// Note that an erasure was carried out.
-    Erased { erasure: Erasure },
+    /// Note that erasures were carried out.
+    Erased { erasures: Vec<Erasure> },
     /// Delete a log, or events of it.
     Delete { org: OrgId, seqs: Option<Vec<Seq>>, answer: oneshot::Sender<Result<(), DeleteError>> },
 }

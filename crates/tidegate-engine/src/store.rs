@@ -6,7 +6,7 @@
 //! All times that a store is given are those of the commit clock (R30). They never fall, across restarts too,
 //! and do not leap ahead before the leap is believed, so a store needs no care for clocks that are set.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tidegate_core::{ContentHash, DedupKey, Event};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
@@ -259,6 +259,8 @@ pub struct Usage {
     /// The oldest event that is kept is not older than this; `None` if there is none, or if the store does not
     /// know.
     pub oldest_at: Option<UnixMillis>,
+    /// How far the time of commits is ahead of the wall clock (R30).
+    pub clock_ahead: Duration,
     /// Ids in the dedup window.
     pub ids: u64,
     /// The memory that they take.
@@ -322,15 +324,15 @@ pub trait Store: Send + Sync + 'static {
     /// Called with the node's time in each sweep, from the committing thread.
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError>;
 
-    /// Erasures that were committed and are to be carried out.
+    /// Erasures that were committed and can be carried out now. Others wait until the store is ready for them.
     fn erasures(&self) -> Vec<Erasure> {
         Vec::new()
     }
 
     /// Removes content from every file. May take long; never called from the committing thread. After it
     /// the committer notes that it was done.
-    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
-        let _ = erasure;
+    fn erase(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
+        let _ = erasures;
         Ok(())
     }
 

@@ -144,7 +144,7 @@ fn write(dir: &Path, saved: &Saved) -> Result<(), DevError> {
     let text = format!(
         "# Written by `tidegate dev`. For development only: these are secrets in plain.\n{SECRET_IS_TEXT}\n{text}"
     );
-    replace_file(&path, dir, &text).map_err(|source| DevError::Io { action: "write", path, source })
+    replace_file(&path, &text).map_err(|source| DevError::Io { action: "write", path, source })
 }
 
 impl Saved {

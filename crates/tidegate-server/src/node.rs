@@ -26,7 +26,7 @@ use crate::{
     log_limiter::LogLimiter,
     metrics::{LogState as LogSays, Metrics, Operation},
     random::random,
-    refusals::{LimitedBy as _, no_log, refused},
+    refusals::{LimitedBy as _, refused},
 };
 
 /// How often a refused origin is logged at most.
@@ -281,9 +281,9 @@ impl Node {
 
     /// The state of an org's log, which is created if there is none. If the engine does not answer in time,
     /// the request is refused as if its queue were full, so that nobody waits for a hanging disk.
-    pub async fn open_log(&self, org: &OrgId) -> Result<LogState, Refusal> {
+    pub async fn open_log(&self, org: &OrgId) -> Result<LogState, AppendError> {
         let opened = tokio::time::timeout(self.config().limits.publish_timeout, self.engine.open(org));
-        opened.await.unwrap_or(Err(AppendError::Unknown)).map_err(|error| no_log(&error))
+        opened.await.unwrap_or(Err(AppendError::Unknown))
     }
 
     /// Counts an accepted socket; `None` if there are as many as all streams and publishes can need.

@@ -59,8 +59,19 @@ pub fn refused(refusal: auth::AuthError) -> Refusal {
     }
 }
 
-/// The refusal of a stream whose log cannot be opened.
-pub fn no_log(error: &AppendError) -> Refusal {
+/// The refusal of a page whose log cannot be opened.
+pub fn no_page(error: &AppendError) -> Refusal {
+    match error {
+        AppendError::LogFull => {
+            let message = "the log has no room to open this org, which nobody has used since the start";
+            Refusal::new(Code::LogFull, message).retry_in(5_000)
+        }
+        error => no_stream(error),
+    }
+}
+
+/// The refusal of a stream whose log cannot be opened: always a code that a stream can end with.
+pub fn no_stream(error: &AppendError) -> Refusal {
     match error {
         AppendError::TooManyOrgs => {
             Refusal::new(Code::Overloaded, "the gateway holds as many orgs as it may")

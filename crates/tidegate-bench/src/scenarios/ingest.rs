@@ -1,5 +1,5 @@
-//! Ingest: as many events as the server accepts, in batches of 100 from one publisher, and one by one from
-//! many. One reader checks that all of them arrive.
+//! Ingest: as many events as the server accepts, in batches (from one publisher, if nothing else is asked for)
+//! and one by one from many. One reader checks that all of them arrive.
 
 use clap::Args;
 
@@ -23,9 +23,12 @@ pub struct Options {
     /// Number of publishers of single events
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = positive::<u16>)]
     pub publishers: u16,
-    /// Number of events in a batch, in the run with one publisher
+    /// Number of events in a batch
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = positive::<u32>)]
     pub batch: u32,
+    /// Number of publishers of batches
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = positive::<u16>)]
+    pub batch_publishers: u16,
 }
 
 /// Runs the scenario.
@@ -33,13 +36,18 @@ pub fn run(setting: &Setting, options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     for peer in &setting.common.peer {
         if peer.is_tidegate() {
-            let label = format!("batches of {}, 1 publisher", options.batch);
-            outcome.add(peer, measure_peer(setting, peer, 1, options.batch, label).map(Some));
+            let label = format!("batches of {}, {}", options.batch, publishers(options.batch_publishers));
+            let row = measure_peer(setting, peer, options.batch_publishers, options.batch, label);
+            outcome.add(peer, row.map(Some));
         }
-        let label = format!("single events, {} publishers", options.publishers);
+        let label = format!("single events, {}", publishers(options.publishers));
         outcome.add(peer, measure_peer(setting, peer, options.publishers, 1, label).map(Some));
     }
     Ok(outcome)
+}
+
+fn publishers(count: u16) -> String {
+    if count == 1 { "1 publisher".to_owned() } else { format!("{count} publishers") }
 }
 
 fn measure_peer(

@@ -17,7 +17,7 @@ use super::{
     directory::Directory,
     head_file::{self, Acknowledged, Looked},
     record::{self, Header, Kind},
-    recovery::{self, Commits},
+    recovery::{self, Commits, Folded},
     segment::{Segment, file_name},
     segments,
     state::State,
@@ -218,7 +218,7 @@ pub(super) fn check_and_take(
             return Err(refusal);
         }
     }
-    let (state, has_hole) = recovery::fold(&found, |_, _, _| Ok(()))?;
+    let Folded { state, has_hole, .. } = recovery::fold(&mut found, |_, _, _| Ok(()))?;
     let looked = head_file::look(&directory.head())?;
     report.head = head(looked, &state);
     report.is_lossy = has_hole

@@ -11,25 +11,28 @@ use super::{
 };
 use crate::store::{Erasure, StoreError};
 
-fn edit(erasure: &Erasure, header: &Header, payload: &[u8]) -> Result<Edit, StoreError> {
-    let is_of_log = header.log == erasure.log;
-    match (&erasure.seqs, header.kind) {
-        (Some(seqs), Kind::Events) if is_of_log => {
+fn edit(erasures: &[Erasure], header: &Header, payload: &[u8]) -> Result<Edit, StoreError> {
+    let of_log = || erasures.iter().filter(|erasure| erasure.log == header.log);
+    match header.kind {
+        Kind::Events | Kind::Log if of_log().any(|erasure| erasure.seqs.is_none()) => {
+            Ok(Edit::Replace(Kind::Erased, Vec::new()))
+        }
+        Kind::Events => {
             let (first, last) = record::bounds(payload)?;
-            if !erasure.names_any(first, last) {
+            if !of_log().any(|erasure| erasure.names_any(first, last)) {
                 return Ok(Edit::Keep);
             }
-            let goes = |seq| seqs.binary_search(&seq).is_ok();
+            let goes = |seq| of_log().any(|erasure| erasure.names_any(seq, seq));
             Ok(Edit::Replace(Kind::Events, record::without(payload, goes)?))
         }
-        (None, Kind::Events | Kind::Log) if is_of_log => Ok(Edit::Replace(Kind::Erased, Vec::new())),
-        (None, Kind::Ids) => {
+        Kind::Ids => {
+            let goes = |log| erasures.iter().any(|erasure| erasure.log == log && erasure.seqs.is_none());
             let found = record::decode_ids(header.at, payload)?;
-            if !found.iter().any(|id| id.log == erasure.log) {
+            if !found.iter().any(|id| goes(id.log)) {
                 return Ok(Edit::Keep);
             }
             let mut left = Vec::new();
-            for id in found.iter().filter(|id| id.log != erasure.log) {
+            for id in found.iter().filter(|id| !goes(id.log)) {
                 record::put_ids(&mut left, id.log, &[id.id]);
             }
             Ok(Edit::Replace(Kind::Ids, left))
@@ -39,28 +42,20 @@ fn edit(erasure: &Erasure, header: &Header, payload: &[u8]) -> Result<Edit, Stor
 }
 
 impl DiskStore {
-    /// Removes content from every segment but the newest, which cannot hold it: the commit that notes the
-    /// erasure ended the segment that was newest then.
-    pub(super) fn erase_everywhere(&self, erasure: &Erasure) -> Result<(), StoreError> {
+    /// Removes content from every segment but the newest, which cannot hold it
+    /// ([`erasures`](crate::store::Store::erasures)).
+    pub(super) fn erase_everywhere(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
         let list = self.segments.list();
-        let Some((newest, older)) = list.split_last() else { return Ok(()) };
-        if self.holds(newest, erasure)? {
-            let sentence = "the content to erase is in the segment that is written to; it is tried again";
-            return Err(StoreError(sentence.into()));
-        }
+        let Some((_, older)) = list.split_last() else { return Ok(()) };
         for segment in older {
-            self.rewrite(segment, |header, payload| edit(erasure, header, payload))?;
+            self.rewrite(segment, |header, payload| edit(erasures, header, payload))?;
         }
         // A damaged stretch may hold any event.
         self.damage.forget(std::time::Duration::ZERO)
     }
 
-    fn holds(&self, segment: &Segment, erasure: &Erasure) -> Result<bool, StoreError> {
-        let entries = segment.entries(erasure.log, 0, usize::MAX)?;
-        Ok(entries.iter().any(|entry| erasure.names_any(entry.first, entry.last)))
-    }
-
-    /// Writes a segment anew if `edit` changes a record of it. Stretches without a whole record are left out.
+    /// Writes a segment anew if `edit` changes a record of it, or if it has stretches without a whole record, which
+    /// are left out: they may hold what is to be erased.
     fn rewrite(
         &self,
         segment: &Segment,
@@ -72,7 +67,7 @@ impl DiskStore {
             return Err(StoreError(sentence.into()));
         }
         let rewritten = rewritten(&bytes, edit)?;
-        if !rewritten.is_edited {
+        if !rewritten.is_edited && !rewritten.has_left_out {
             return Ok(());
         }
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);

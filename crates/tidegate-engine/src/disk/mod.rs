@@ -9,10 +9,13 @@
 pub mod check;
 mod damage;
 mod directory;
+mod encode;
 mod erase;
 mod head_file;
+mod index;
 mod read;
 mod record;
+mod records;
 mod recovery;
 pub mod repair;
 mod rewrite;
@@ -36,9 +39,9 @@ use tidegate_protocol::{Seq, UnixMillis};
 use self::{
     damage::Damage,
     directory::Directory,
+    encode::{Encoded, encode},
     head_file::HeadFile,
-    record::{CommitWriter, IDS, Kind, LogState},
-    segment::{Entry, Segment},
+    segment::Segment,
     segments::{Sealer, Segments},
     space::FreeSpace,
     state::State,
@@ -51,18 +54,21 @@ use super::{
     store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
 
-/// A record holds events of up to this size together, so that a page does not read much more than it gives.
-const RECORD_BYTES: usize = 64 << 10;
 /// The file of a segment takes room in steps of this size, ahead of what is written.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// What publishers leave of that room, for commits that must not fail on a full disk: opened logs, floors,
-/// the record of a stop.
+/// What publishers leave of that room, for commits that must not fail on a full disk: opened logs, floors, the
+/// records of starts and stops.
 const RESERVE_BYTES: u64 = 256 << 10;
+/// What opened logs leave of it, however many there are: without a floor nothing can be removed, and without the
+/// record of a start there is none.
+const LAST_BYTES: u64 = 64 << 10;
 /// The smallest and the largest segment; between them it is a sixteenth of `log.max_bytes`. The largest is
 /// what a start reads in well under a second.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// A segment takes no more events once it is this large, if no new one can be begun.
 const SEGMENT_BYTES_HARD: u64 = 1 << 30;
+/// How many segments there may be beyond those that end by their age, for more to end early, for erasures.
+const SEGMENTS_EARLY_MAX: usize = 64;
 /// How long after a segment could not be begun it is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -102,7 +108,8 @@ impl DiskOptions {
     }
 
     /// How much more than [`DiskOptions::max_bytes`] the directory may take: a segment, the room that the
-    /// next commits have been given, and copies of damaged stretches.
+    /// next commits have been given, and copies of damaged stretches. Add what the log knows of its orgs, which
+    /// stands at the front of a segment: about 120 bytes for each, and 31 for each epoch before its present one.
     pub fn over_max_bytes(&self) -> u64 {
         self.segment_bytes() + 2 * CHUNK_BYTES + damage::DIR_BYTES_MAX
     }
@@ -129,8 +136,6 @@ struct Writer {
     head_is_old: bool,
     /// Where the snapshot at the front of the newest segment ends.
     front: u64,
-    /// Whether the newest segment is to end after this commit.
-    is_to_end: bool,
     /// No segment is begun before, because one could not be.
     begin_at: Option<Instant>,
 }
@@ -141,7 +146,7 @@ pub struct DiskStore {
     head: HeadFile,
     segments: Segments,
     sealer: Sealer,
-    damage: Damage,
+    damage: Arc<Damage>,
     free: FreeSpace,
     /// Events that are to be erased, and still are in a segment.
     hidden: RwLock<HashMap<LogIndex, Arc<HashSet<Seq>>>>,
@@ -193,6 +198,25 @@ impl LocalEngine<DiskStore> {
 
 #[cfg(test)]
 impl DiskStore {
+    /// Puts a thread in the place of the sealing one whose disk hangs, and marks the oldest segment as one whose
+    /// last read failed. Returns what lets the thread go on, and the numbers of the segments that it is done with.
+    pub fn hang(&mut self) -> (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<u64>) {
+        let (sealer, let_go, worked) = segments::hanging(self.damage.clone());
+        self.sealer = sealer;
+        self.segments.list()[0].set_unreadable();
+        (let_go, worked)
+    }
+
+    /// Whether no segment has a part that could not be read.
+    pub fn is_readable(&self) -> bool {
+        !self.segments.list().iter().any(|segment| segment.is_unreadable())
+    }
+
+    /// Calls `then` when the next reading on this thread has listed the segments.
+    pub fn when_listed(then: impl FnOnce() + 'static) {
+        read::WHEN_LISTED.set(Some(Box::new(then)));
+    }
+
     /// Makes the store believe that a log has got this far, as if it had held that many events.
     pub fn raise_head(&self, org: &str, head: Seq) {
         let mut writer = self.writer();
@@ -200,13 +224,6 @@ impl DiskStore {
         let at = writer.state.at;
         self.begin_segment(&mut writer, at).expect("a segment");
     }
-}
-
-/// Where the parts of a commit lie in it, and what it holds.
-struct Encoded {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    event_bytes: usize,
 }
 
 impl DiskStore {
@@ -249,13 +266,20 @@ impl DiskStore {
         let at = at.max(writer.state.at);
         let snapshot = writer.state.snapshot(commit, at);
         let bytes = snapshot.len();
+        if let Some(before) = &before
+            && self.unsynced.swap(false, Ordering::Relaxed)
+        {
+            // Before the snapshot counts, which says that these commits are there. Nothing is written to this segment
+            // any more, so this is also the last chance to hear of a failure.
+            before.sync().map_err(|error| StoreError::new("sync the log", error))?;
+        }
         let begun = self.segments.create(number).and_then(|segment| {
             let written = segment
                 .allocate(bytes as u64, CHUNK_BYTES.min(self.segment_bytes))
                 .and_then(|()| segment.write(&snapshot))
                 .and_then(|()| segment.sync());
             if written.is_err() {
-                // It holds nothing that counts.
+                // It holds nothing that counts. If it stays, the next one overwrites it, or a start passes it over.
                 let _ = segment.remove();
             }
             written.map(|()| segment)
@@ -269,12 +293,6 @@ impl DiskStore {
             }
             Err(error) => return Err(StoreError::new("begin the log", error)),
         };
-        if let Some(before) = &before
-            && self.unsynced.load(Ordering::Relaxed)
-        {
-            // Nothing is written to it any more, so this is the last chance to hear of a failure.
-            before.sync().map_err(|error| StoreError::new("sync the log", error))?;
-        }
         segment.include(&[], bytes, 0, commit, at);
         self.segments.push(segment);
         writer.state.commit = commit;
@@ -282,66 +300,9 @@ impl DiskStore {
         writer.front = bytes as u64;
         writer.begin_at = None;
         if let Some(before) = before {
-            self.sealer.seal(before);
+            self.sealer.tend(before);
         }
         Ok(())
-    }
-
-    fn encode(group: &WriteGroup, writer: &mut Writer) -> Encoded {
-        let commit = writer.state.commit + 1;
-        let mut records = CommitWriter::new(std::mem::take(&mut writer.buffer), commit, group.at);
-        let mut entries = Vec::new();
-        let mut event_bytes = 0;
-        let mut note = |entries: &mut Vec<Entry>, log, first, last, (offset, bytes): (usize, usize)| {
-            let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            entries.push(Entry { log, first, last, offset: narrow(offset), bytes: narrow(bytes) });
-            event_bytes += bytes.next_multiple_of(record::ALIGN);
-        };
-        for log in &group.logs {
-            if let Some(chain) = &log.chain {
-                let state = LogState {
-                    org: log.org.clone(),
-                    head: log.head,
-                    floor: writer.state.logs.get(&log.index).map_or(0, |known| known.floor),
-                    last_timestamp: log.last_timestamp,
-                    touched: group.at,
-                    chain: record::encode_chain(chain),
-                };
-                records.record(Kind::Log, log.index, |out| record::put_log(out, &state));
-            }
-            let mut rest = &log.events[..];
-            while let (Some(first), count) = (rest.first(), events_of_a_record(rest)) {
-                let (events, others) = rest.split_at(count);
-                let last = events.last().map_or(first.seq, |event| event.seq);
-                let place = records.record(Kind::Events, log.index, |out| record::put_events(out, events));
-                note(&mut entries, log.index, first.seq, last, place);
-                rest = others;
-            }
-        }
-        if group.logs.iter().any(|log| !log.ids.is_empty()) {
-            let place = records.record(Kind::Ids, 0, |out| {
-                for log in group.logs.iter().filter(|log| !log.ids.is_empty()) {
-                    record::put_ids(out, log.index, &log.ids);
-                }
-            });
-            note(&mut entries, IDS, commit, commit, place);
-        }
-        for (index, floor) in &group.floors {
-            records.record(Kind::Floor, *index, |out| out.extend_from_slice(&floor.to_be_bytes()));
-        }
-        if group.cut > 0 {
-            records.record(Kind::Cut, 0, |out| out.extend_from_slice(&group.cut.to_be_bytes()));
-        }
-        for (index, _) in &group.forgotten {
-            records.record(Kind::Forgotten, *index, |_| {});
-        }
-        for (erasure, is_done) in &group.erasures {
-            records.record(Kind::Erase, 0, |out| record::put_erasure(out, erasure, *is_done));
-        }
-        if let Some(start) = &group.start {
-            records.record(Kind::Start, 0, |out| record::put_start(out, start));
-        }
-        Encoded { bytes: records.finish(), entries, event_bytes }
     }
 
     fn write(&self, group: &WriteGroup, writer: &mut Writer) -> Result<Result<(), NoRoom>, StoreError> {
@@ -351,13 +312,25 @@ impl DiskStore {
         self.end_segment_if_due(group, writer)?;
         let segment = self.newest()?;
         let commit = writer.state.commit + 1;
-        let Encoded { bytes, entries, event_bytes } = Self::encode(group, writer);
-        let written = segment.write(&bytes);
+        let buffer = std::mem::take(&mut writer.buffer);
+        let Encoded { bytes, entries, event_bytes } = encode(group, &writer.state, buffer);
         let length = bytes.len();
+        let room = match group.logs.is_empty() {
+            true => Ok(()),
+            false => segment.allocate(length as u64 + LAST_BYTES, LAST_BYTES),
+        };
+        let written = room.map(|()| segment.write(&bytes));
         writer.buffer = bytes;
         // One large commit does not keep its room.
         writer.buffer.clear();
         writer.buffer.shrink_to(1 << 20);
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                let sentence = format!("the file system gives no room for the log: {error}");
+                return Ok(Err(NoRoom(sentence.into())));
+            }
+        };
         match written {
             Ok(()) => {}
             Err(error) if segment::is_no_room(&error) => {
@@ -374,15 +347,15 @@ impl DiskStore {
         writer.state.take(group, commit);
         for (erasure, is_done) in &group.erasures {
             self.hide(erasure, !is_done);
-            writer.is_to_end |= !is_done;
-        }
-        if writer.is_to_end {
-            // So that the content lies in segments that can be rewritten.
-            let ended = segment.number;
-            self.begin_segment(writer, group.at)?;
-            writer.is_to_end = self.newest()?.number == ended;
         }
         Ok(Ok(()))
+    }
+
+    /// Whether a segment may end before its time, so that an erasure need not wait for that: not if there are many
+    /// segments already, because each has a snapshot and takes a descriptor.
+    fn may_end_early(&self) -> bool {
+        let aged = usize::try_from(self.retention / self.segment_millis).unwrap_or(usize::MAX);
+        self.segments.list().len() < aged.saturating_add(SEGMENTS_EARLY_MAX)
     }
 
     fn hide(&self, erasure: &Erasure, is_hidden: bool) {
@@ -418,16 +391,6 @@ impl DiskStore {
     }
 }
 
-/// How many of `events` go into one record.
-fn events_of_a_record(events: &[Arc<tidegate_core::Event>]) -> usize {
-    let mut bytes = 0;
-    let fit = events.iter().take_while(|event| {
-        bytes += record::event_size(event);
-        bytes <= RECORD_BYTES
-    });
-    fit.count().max(1)
-}
-
 impl Store for DiskStore {
     fn chain(&self, index: LogIndex) -> Option<Chain> {
         let writer = self.writer();
@@ -454,7 +417,9 @@ impl Store for DiskStore {
             ));
         }
         let taken = self.disk_bytes();
-        if taken + bytes > self.max_bytes + self.segment_bytes {
+        // The snapshot at the front of each segment is as large as what the log knows of its orgs.
+        let front = self.writer().front;
+        if taken + bytes > self.max_bytes + self.segment_bytes + front {
             let sentence = format!(
                 "the log takes {taken} bytes, log.max_bytes allows {}, and all that could be removed is within \
                  dedup.window",
@@ -463,7 +428,7 @@ impl Store for DiskStore {
             return Err(NoRoom(sentence.into()));
         }
         let Some(newest) = self.segments.newest() else { return Ok(()) };
-        if newest.extent().end > SEGMENT_BYTES_HARD {
+        if newest.extent().end.saturating_sub(front) > SEGMENT_BYTES_HARD {
             return Err(NoRoom("the log cannot begin a new segment; see the log lines before".into()));
         }
         let room = newest.allocate(needed, CHUNK_BYTES.min(self.segment_bytes));
@@ -518,6 +483,9 @@ impl Store for DiskStore {
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         self.segments.remove(cut.token);
+        if let Err(error) = self.damage.forget_segments(cut.token) {
+            tracing::warn!(%error, "a copy of a damaged stretch cannot be removed yet");
+        }
         Ok(())
     }
 
@@ -528,26 +496,23 @@ impl Store for DiskStore {
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let extent = self.newest()?.extent();
+        // Only segments that are not written to can be rewritten without the content of an erasure.
+        let is_to_erase = writer.state.erasures.iter().any(|(_, commit)| *commit > extent.first_commit);
         // A segment that gets no more events is ended by the clock.
-        if extent.event_bytes > 0 && now.saturating_sub(extent.first_at) >= self.segment_millis {
+        let is_aged = now.saturating_sub(extent.first_at) >= self.segment_millis;
+        let is_due = is_aged && (extent.event_bytes > 0 || is_to_erase);
+        if is_due || (is_to_erase && self.may_end_early()) {
             self.begin_segment(&mut writer, now)?;
         }
         drop(writer);
         let list = self.segments.list();
         if let [older @ .., _] = &list[..] {
-            // Reads that failed may have passed.
-            for segment in older.iter().filter(|segment| segment.is_unreadable()) {
-                if let Err(error) = segment.rebuild_index() {
-                    tracing::warn!(%error, "the index of a segment cannot be read");
-                }
-            }
             older
                 .iter()
-                .filter(|segment| !segment.is_sealed())
-                .for_each(|segment| self.sealer.seal(segment.clone()));
+                .filter(|segment| !segment.is_sealed() || segment.is_unreadable() || segment.has_holes())
+                .for_each(|segment| self.sealer.tend(segment.clone()));
         }
         self.segments.remove_left();
-        self.note_holes();
         if let Err(error) = self.damage.forget(Duration::from_millis(self.retention)) {
             tracing::warn!(%error, "an old copy of a damaged stretch cannot be removed yet");
         }
@@ -555,11 +520,16 @@ impl Store for DiskStore {
     }
 
     fn erasures(&self) -> Vec<Erasure> {
-        self.writer().state.erasures.clone()
+        let writer = self.writer();
+        let Some(newest) = self.segments.newest() else { return Vec::new() };
+        // The newest segment holds no event of a commit before its first one.
+        let first = newest.extent().first_commit;
+        let ready = writer.state.erasures.iter().filter(|(_, commit)| *commit <= first);
+        ready.map(|(erasure, _)| erasure.clone()).collect()
     }
 
-    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
-        self.erase_everywhere(erasure)
+    fn erase(&self, erasures: &[Erasure]) -> Result<(), StoreError> {
+        self.erase_everywhere(erasures)
     }
 
     fn bytes(&self) -> u64 {

@@ -1,20 +1,30 @@
 //! Reading a log back. Every record has to continue the one before it (R28). If events are missing, for whatever
 //! reason, the stretch ends before them, and the next stretch begins after them.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use tidegate_core::Event;
 use tidegate_protocol::Seq;
 
 use super::{
-    DiskStore, record,
-    segment::{Entry, Segment},
+    DiskStore,
+    damage::Damage,
+    index::Entry,
+    record::{self, Header},
+    records::Records,
+    segment::Segment,
 };
 use crate::store::{LogIndex, StoreError, Stretch};
 
 /// How many entries of an index are read at a time.
 const ENTRIES: usize = 64;
+
+#[cfg(test)]
+thread_local! {
+    /// What comes between the look at the list of segments and the first record, in the next reading of this thread.
+    pub(super) static WHEN_LISTED: std::cell::RefCell<Option<Box<dyn FnOnce()>>> = std::cell::RefCell::default();
+}
 
 /// A stretch that is being read.
 struct Reading {
@@ -26,6 +36,9 @@ struct Reading {
     bytes: usize,
     found: Vec<Arc<Event>>,
     is_full: bool,
+    /// Events that were to be erased when the reading began. A file that was listed then has them also after the
+    /// erasure was carried out.
+    hidden: Option<Arc<HashSet<Seq>>>,
 }
 
 impl Reading {
@@ -79,6 +92,17 @@ impl Reading {
     }
 }
 
+/// The place of the segment at which a reading of `log` from `from` begins: the newest one that has an event before
+/// that, because those before it have nothing else. It is looked for from the end, because most readers are there.
+fn first_to_read(list: &[Arc<Segment>], log: LogIndex, from: Seq) -> Result<usize, StoreError> {
+    for (place, segment) in list.iter().enumerate().rev() {
+        if segment.entries(log, 0, 1)?.first().is_some_and(|entry| entry.first <= from) {
+            return Ok(place);
+        }
+    }
+    Ok(0)
+}
+
 impl DiskStore {
     /// Reads events of a log, as [`Store::read`](crate::store::Store::read) says.
     pub(super) fn read_stretch(
@@ -90,15 +114,19 @@ impl DiskStore {
         bytes: usize,
     ) -> Result<Stretch, StoreError> {
         let (events, found) = (events.max(1), Vec::new());
-        let mut reading = Reading { after, at: after, to, events, bytes, found, is_full: false };
-        'segments: for segment in self.segments.list().iter() {
+        let hidden = self.hidden(index);
+        let mut reading = Reading { after, at: after, to, events, bytes, found, is_full: false, hidden };
+        let list = self.segments.list();
+        #[cfg(test)]
+        WHEN_LISTED.take().into_iter().for_each(|then| then());
+        'segments: for segment in &list[first_to_read(&list, index, after + 1)?..] {
             let mut from = reading.at + 1;
             loop {
                 let entries = segment.entries(index, from, ENTRIES)?;
                 let Some(last) = entries.last() else { break };
                 from = last.last + 1;
-                for entry in &entries {
-                    if !self.read_record(segment, entry, &mut reading)? {
+                for (entry, record) in entries.iter().zip(Records::new(segment, &entries)) {
+                    if !self.take_record(segment, entry, record, &mut reading)? {
                         break 'segments;
                     }
                 }
@@ -114,24 +142,22 @@ impl DiskStore {
         Ok(Stretch { after: reading.after, events: reading.found, to: reading.at })
     }
 
-    /// Reads one record; says whether the stretch goes on.
-    fn read_record(
+    /// Takes over one record; says whether the stretch goes on.
+    fn take_record(
         &self,
         segment: &Segment,
         entry: &Entry,
+        record: Option<(Header, Bytes)>,
         reading: &mut Reading,
     ) -> Result<bool, StoreError> {
-        if reading.is_done() {
+        if reading.is_done() || !reading.continues(entry.first) {
             return Ok(false);
         }
-        if !reading.continues(entry.first) {
-            return Ok(false);
-        }
-        match segment.record(entry) {
+        match record {
             Some((_, payload)) => {
-                let hidden = self.hidden(entry.log);
+                let hidden = [reading.hidden.clone(), self.hidden(entry.log)];
                 let taken =
-                    reading.take(&payload, |seq| hidden.as_ref().is_some_and(|seqs| seqs.contains(&seq)));
+                    reading.take(&payload, |seq| hidden.iter().flatten().any(|seqs| seqs.contains(&seq)));
                 // The record is whole, so this version did not write it.
                 taken?;
             }
@@ -140,23 +166,21 @@ impl DiskStore {
         Ok(!reading.is_done())
     }
 
-    /// Notes the damage that was found when indexes were made anew.
-    pub(super) fn note_holes(&self) {
-        for segment in self.segments.list().iter() {
-            for hole in segment.take_holes() {
-                let bytes = segment.bytes_at(hole.start as u64, hole.len());
-                if self.damage.note(segment.number, hole.start as u64, &bytes) {
-                    log_damage(segment, hole.start as u64, hole.len());
-                }
-            }
-        }
-    }
-
     pub(super) fn note_damage(&self, segment: &Segment, entry: &Entry) {
         let offset = u64::from(entry.offset);
         let bytes = segment.bytes_at(offset, entry.bytes as usize);
         if self.damage.note(segment.number, offset, &bytes) {
             log_damage(segment, offset, entry.bytes as usize);
+        }
+    }
+}
+
+/// Notes the damage that was found when the index of a segment was made anew.
+pub(super) fn note_holes(segment: &Segment, damage: &Damage) {
+    for hole in segment.take_holes() {
+        let bytes = segment.bytes_at(hole.start as u64, hole.len());
+        if damage.note(segment.number, hole.start as u64, &bytes) {
+            log_damage(segment, hole.start as u64, hole.len());
         }
     }
 }

@@ -23,9 +23,11 @@ use super::{
     damage::Damage,
     directory::{Directory, sync_dir},
     head_file::{Acknowledged, HeadFile},
-    read::log_damage,
+    index::{self, Extent, Scan},
+    read::{log_damage, note_holes},
     record::{self, FIRST_LOG, Header, IDS, Kind},
-    segment::{self, Scan, Segment},
+    records::Records,
+    segment::Segment,
     segments::{self, Sealer, Segments},
     space::FreeSpace,
     state::State,
@@ -77,11 +79,7 @@ impl Commits {
     pub fn of(segment: &Segment) -> Result<Self, StoreError> {
         let bytes = segment.contents()?;
         let mut records: Vec<Placed> = Vec::new();
-        let begin = bytes.as_ptr() as usize;
-        let scan = segment::scan(&bytes, |header, payload| {
-            let at = payload.as_ptr() as usize - begin;
-            records.push((*header, at..at + payload.len()));
-        });
+        let scan = index::scan(&bytes, |header, payload| records.push((*header, payload)));
         let mut commits: Vec<Vec<Placed>> = Vec::new();
         for record in records {
             match commits.last_mut() {
@@ -92,6 +90,22 @@ impl Commits {
             }
         }
         Ok(Self { bytes, scan, commits })
+    }
+
+    /// Whether these are the commits of a segment that could not be begun: its sync failed, or that of its directory,
+    /// and its file could not be removed, or came back with a power cut. The log went on in the segment `before`, which
+    /// therefore has a commit with the number of this one's snapshot.
+    fn is_unbegun(&self, before: &Segment) -> Result<bool, StoreError> {
+        let first = match &self.commits[..] {
+            // No byte but zeros. It may also be a segment that a kill has left before its first write.
+            [] => return Ok(self.scan.torn.is_none()),
+            [snapshot] if self.has_snapshot() => snapshot[0].0.commit,
+            _ => return Ok(false),
+        };
+        if !before.is_sealed() {
+            before.adopt(&Self::of(before)?.scan);
+        }
+        Ok(before.extent().last_commit >= first)
     }
 
     fn has_snapshot(&self) -> bool {
@@ -106,7 +120,7 @@ impl Commits {
         let end = self.scan.torn.as_ref().map_or(self.bytes.len(), |torn| torn.end);
         self.scan.torn = Some(from..end);
         self.scan.entries.retain(|entry| (entry.offset as usize) < from);
-        let mut extent = segment::Extent::default();
+        let mut extent = Extent::default();
         for record in self.commits.iter().flatten() {
             extent.add(&record.0, place(record).end as u64);
         }
@@ -143,26 +157,49 @@ impl Commits {
     }
 }
 
+/// What a fold of the newest segments gives.
+pub struct Folded {
+    pub state: State,
+    /// Whether commits are missing.
+    pub has_hole: bool,
+    /// A segment that was taken off the list: it could not be begun ([`Commits::is_unbegun`]).
+    pub unbegun: Option<Segment>,
+}
+
 /// Folds the newest segment that begins with a whole snapshot and all after it, and calls `each` for every one
-/// of them, with its place among `segments`. Says whether commits are missing.
+/// of them, and says if it is the newest one.
 pub fn fold(
-    segments: &[Segment],
-    mut each: impl FnMut(usize, &Segment, &Commits) -> Result<(), StoreError>,
-) -> Result<(State, bool), StoreError> {
+    segments: &mut Vec<Segment>,
+    mut each: impl FnMut(bool, &Segment, &Commits) -> Result<(), StoreError>,
+) -> Result<Folded, StoreError> {
+    // Usually only the newest one is needed, and it is read once. No more than two are in memory at a time.
+    let mut kept = None;
+    let mut unbegun = None;
+    if let [.., before, newest] = &segments[..] {
+        let mut commits = Commits::of(newest)?;
+        if !newest.is_unreadable() && commits.is_unbegun(before)? {
+            unbegun = segments.pop();
+        } else {
+            commits.drop_unfinished();
+            kept = Some(commits);
+        }
+    }
+    let segments = &segments[..];
     let newest = segments.len().saturating_sub(1);
-    let of = |at: usize| {
+    let of = |at: usize, kept: &mut Option<Commits>| {
+        if let Some(commits) = kept.take_if(|_| at == newest) {
+            return Ok(commits);
+        }
         let mut commits = Commits::of(&segments[at])?;
         if at == newest {
             commits.drop_unfinished();
         }
         Ok::<_, StoreError>(commits)
     };
-    // Usually that is the newest one, and it is read once. No more than two are in memory at a time.
-    let mut kept = None;
     let mut first = segments.len();
     while first > 0 {
         first -= 1;
-        let commits = of(first)?;
+        let commits = of(first, &mut kept)?;
         let has_snapshot = commits.has_snapshot();
         kept = kept.or(Some(commits).filter(|_| first == newest));
         if has_snapshot {
@@ -171,16 +208,13 @@ pub fn fold(
     }
     let (mut state, mut has_hole) = (State::default(), false);
     for (at, segment) in segments.iter().enumerate().skip(first) {
-        let commits = match kept.take_if(|_| at == newest) {
-            Some(commits) => commits,
-            None => of(at)?,
-        };
+        let commits = of(at, &mut kept)?;
         has_hole |= commits.fold(&mut state) || !commits.scan.holes.is_empty();
         // What of the newest one cannot be read now may be commits that were acknowledged.
         has_hole |= at == newest && segment.is_unreadable();
-        each(at, segment, &commits)?;
+        each(at == newest, segment, &commits)?;
     }
-    Ok((state, has_hole))
+    Ok(Folded { state, has_hole, unbegun })
 }
 
 fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
@@ -191,8 +225,8 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         segments.push(Segment::open(dir, *number)?);
     }
     let mut front = 0;
-    let (state, has_hole) = fold(&segments, |at, segment, commits| {
-        if at + 1 == segments.len() {
+    let Folded { state, has_hole, unbegun } = fold(&mut segments, |is_newest, segment, commits| {
+        if is_newest {
             mend_end(segment, commits, damage)?;
             front = commits.front();
         } else if segment.is_sealed() {
@@ -202,6 +236,13 @@ fn read(dir: &Path, damage: &Damage) -> Result<Read, StoreError> {
         }
         Ok(())
     })?;
+    if let Some(unbegun) = unbegun {
+        tracing::warn!(path = %unbegun.path().display(), "a file of the log that was never begun is passed over");
+        if let Err(error) = unbegun.remove() {
+            // The next segment takes its place.
+            tracing::warn!(%error, "it cannot be removed yet");
+        }
+    }
     let (gone, segments): (Vec<_>, Vec<_>) =
         segments.into_iter().map(Arc::new).partition(|segment| segment.number <= state.cut);
     seal_older(&segments, damage)?;
@@ -267,25 +308,21 @@ impl DiskStore {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| StoreError(format!("create {}: {error}", dir.display()).into()))?;
         sync_dir(&options.dir)?;
-        let damage = Damage::new(directory.damaged());
+        let damage = Arc::new(Damage::new(directory.damaged()));
         let read = read(&dir, &damage)?;
         let dedup_window = capped_millis(options.local.dedup_window);
-        let has_erasures = !read.state.erasures.is_empty();
         let writer = Writer {
             state: read.state,
             buffer: Vec::new(),
             head_is_old: true,
             front: read.front,
-            // A kill may have come between the commit that notes an erasure and the end of the segment with the
-            // content.
-            is_to_end: has_erasures,
             begin_at: None,
         };
         let store = Self {
             writer: Mutex::new(writer),
             head,
             segments: Segments::new(dir, read.segments, read.gone),
-            sealer: Sealer::start()?,
+            sealer: Sealer::start(damage.clone())?,
             damage,
             free: FreeSpace::of(options.dir.clone()),
             hidden: RwLock::new(HashMap::new()),
@@ -302,7 +339,7 @@ impl DiskStore {
             _directory: directory,
         };
         let erasures = store.writer().state.erasures.clone();
-        erasures.iter().for_each(|erasure| store.hide(erasure, true));
+        erasures.iter().for_each(|(erasure, _)| store.hide(erasure, true));
         if !read.missing.is_empty() {
             tracing::error!(
                 segments = ?read.missing,
@@ -311,7 +348,7 @@ impl DiskStore {
         }
         store.segments.remove_left();
         let mut found = store.find(options, acknowledged, read.has_hole, now)?;
-        store.note_holes();
+        store.segments.list().iter().for_each(|segment| note_holes(segment, &store.damage));
         found.missing = read.missing.len() as u64;
         found.damaged = store.damage.count();
         Ok((store, found))
@@ -375,15 +412,18 @@ impl DiskStore {
     fn find_ids(&self, now: UnixMillis) -> Result<Vec<FoundId>, StoreError> {
         let mut found = Vec::new();
         'segments: for segment in self.segments.list().iter().rev() {
-            for entry in segment.entries(IDS, 0, usize::MAX)?.iter().rev() {
-                let Some((header, payload)) = segment.record(entry) else {
-                    self.note_damage(segment, entry);
-                    continue;
-                };
-                if header.at + self.dedup_window <= now {
-                    break 'segments;
+            for entries in segment.entries(IDS, 0, usize::MAX)?.rchunks(1024) {
+                let records: Vec<_> = Records::new(segment, entries).collect();
+                for (entry, record) in entries.iter().zip(records).rev() {
+                    let Some((header, payload)) = record else {
+                        self.note_damage(segment, entry);
+                        continue;
+                    };
+                    if header.at + self.dedup_window <= now {
+                        break 'segments;
+                    }
+                    found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
                 }
-                found.extend(record::decode_ids(header.at, &payload)?.into_iter().rev());
             }
         }
         found.reverse();

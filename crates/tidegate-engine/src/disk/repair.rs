@@ -9,9 +9,10 @@ use super::{
     check::{CheckError, Examined, Phase, Progress, Report, check, check_and_take, decodes},
     damage::Damage,
     directory::Directory,
+    index::{self, Extent},
     record::Kind,
     recovery, rewrite,
-    segment::{self, Extent, Segment},
+    segment::{self, Segment},
     segments,
 };
 use crate::{
@@ -23,13 +24,20 @@ use crate::{
 
 /// Checks the log in `dir` and mends what is found. Returns what was found, and what a check finds after the
 /// repair. Holes stay: readers get gaps there. If the process is killed, the repair can be tried again.
-pub fn repair(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(Report, Report), CheckError> {
+///
+/// Where a file cannot be read, the repair ends before it has changed that file, unless `gives_up_unreadable`: a read
+/// that fails now may succeed later, or after the disk was copied.
+pub fn repair(
+    dir: &Path,
+    gives_up_unreadable: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Report, Report), CheckError> {
     refuse_other_users(dir).map_err(CheckError::NotChecked)?;
     let (found, directory) = check_and_take(dir, false, progress).map_err(CheckError::NotChecked)?;
     if found.is_spotless() {
         return Ok((found.clone(), found));
     }
-    mend(dir, &found, directory, progress).map_err(CheckError::NotMended)?;
+    mend(dir, &found, directory, gives_up_unreadable, progress).map_err(CheckError::NotMended)?;
     let after = check(dir, progress)?;
     Ok((found, after))
 }
@@ -50,6 +58,27 @@ fn refuse_other_users(dir: &Path) -> Result<(), StoreError> {
         dir.display()
     );
     Err(StoreError(sentence.into()))
+}
+
+/// Reads every segment, and fails if a part of one cannot be read now.
+fn refuse_unreadable(segments: &Path) -> Result<(), StoreError> {
+    for number in segments::numbers(segments)? {
+        let segment = Segment::open_to_read(segments, number)?;
+        segment.contents()?;
+        if segment.is_unreadable() {
+            return Err(unreadable(&segment));
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(segment: &Segment) -> StoreError {
+    let sentence = format!(
+        "a part of {} cannot be read, and a repair would leave it out for good; try again, or copy the directory to \
+         another disk first. If the disk will never give it, --give-up-unreadable leaves it out",
+        segment.path().display()
+    );
+    StoreError(sentence.into())
 }
 
 /// Copies damaged stretches to `damaged/`, before anything is changed.
@@ -91,8 +120,12 @@ fn mend(
     dir: &Path,
     report: &Report,
     directory: Directory,
+    gives_up_unreadable: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), StoreError> {
+    if !gives_up_unreadable {
+        refuse_unreadable(&directory.segments())?;
+    }
     if report.is_format_damaged {
         directory.write_format()?;
     }
@@ -122,7 +155,7 @@ fn mend(
             store.begin_segment(&mut store.writer(), at)?;
             segment.seal()?;
         }
-        write_anew(segment)?;
+        write_anew(segment, gives_up_unreadable)?;
     }
     progress(Progress { phase: Phase::Repair, done, total });
     close(&store, found.start, at)
@@ -131,15 +164,19 @@ fn mend(
 /// Puts an empty segment in the place of each that is missing, so that no start reports it again.
 fn fill_in_missing(store: &DiskStore) -> Result<(), StoreError> {
     let dir = store.segments.dir();
-    let empty = segment::encode_index(&[], &Extent::default()).0;
+    let empty = index::encode(&[], &Extent::default()).0;
     for number in recovery::missing(&segments::numbers(dir)?, &store.writer().state) {
         rewrite::put(&dir.join(segment::file_name(number)), &empty)?;
     }
     Ok(())
 }
 
-fn write_anew(segment: &Segment) -> Result<(), StoreError> {
-    let rewritten = rewrite::rewritten(&segment.contents()?, |header, payload| {
+fn write_anew(segment: &Segment, gives_up_unreadable: bool) -> Result<(), StoreError> {
+    let bytes = segment.contents()?;
+    if segment.is_unreadable() && !gives_up_unreadable {
+        return Err(unreadable(segment));
+    }
+    let rewritten = rewrite::rewritten(&bytes, |header, payload| {
         Ok(match decodes(header, payload) {
             true => rewrite::Edit::Keep,
             false => rewrite::Edit::Replace(Kind::Erased, Vec::new()),

@@ -5,8 +5,9 @@ use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use super::{
     directory::sync_dir,
+    index::{self, Entry, Extent},
     record::{self, Header, Kind},
-    segment::{self, Entry, Extent},
+    segment,
 };
 use crate::store::StoreError;
 
@@ -21,6 +22,8 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
     /// Whether a record was replaced.
     pub is_edited: bool,
+    /// Whether a stretch was left out.
+    pub has_left_out: bool,
 }
 
 /// The whole records in `bytes`, as `edit` leaves them, with an index. Stretches without a whole record are left
@@ -34,7 +37,8 @@ pub fn rewritten(
     let mut extent = Extent::default();
     let mut is_edited = false;
     let mut failed = None;
-    segment::scan(bytes, |header, payload| {
+    let scan = index::scan(bytes, |header, place| {
+        let payload = &bytes[place];
         let edited = edit(header, payload).unwrap_or_else(|error| {
             failed.get_or_insert(error);
             Edit::Keep
@@ -54,8 +58,9 @@ pub fn rewritten(
         return Err(error);
     }
     entries.sort_unstable();
-    out.extend_from_slice(&segment::encode_index(&entries, &extent).0);
-    Ok(Rewritten { bytes: out, is_edited })
+    out.extend_from_slice(&index::encode(&entries, &extent).0);
+    let has_left_out = !scan.holes.is_empty() || scan.torn.is_some();
+    Ok(Rewritten { bytes: out, is_edited, has_left_out })
 }
 
 /// Puts `bytes` in the place of a segment's file, whole or not at all.

@@ -1,121 +1,46 @@
 //! A segment: one file with the commits of a stretch of time. The newest one grows; the others are sealed:
 //! they end with an index and are never written to again.
 //!
-//! The index leads from (log, seq) to a record. That of the newest segment is in memory. A damaged index is
-//! made anew from the records, which say all that it says.
+//! Its index (`index`) leads from (log, seq) to a record. A damaged index is made anew from the records, which say
+//! all that it says.
 
 use std::{
-    collections::HashMap,
     fs::{File, OpenOptions},
-    io::{Error, ErrorKind},
+    io::{Error, ErrorKind, IoSliceMut},
+    num::NonZeroU64,
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use bytes::{BufMut, Bytes};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{Advice, FallocateFlags, fadvise, fallocate},
+    io::{ReadWriteFlags, preadv2},
+};
 use tidegate_protocol::{Seq, UnixMillis};
 
-use super::record::{self, ALIGN, Header, IDS, Kind, RecordReader};
+use super::{
+    index::{self, ENTRY, Entry, Extent, Index, Scan, TRAILER},
+    record::IDS,
+};
 use crate::store::{LogIndex, StoreError};
 
-/// The bytes of an entry of an index on disk: log, first seq, last seq, offset, bytes.
-const ENTRY: usize = 32;
-/// The bytes at the end of a sealed segment.
-const TRAILER: usize = 80;
-const TRAILER_MAGIC: [u8; 8] = *b"tgSeal2\n";
 /// How often a read that failed is tried before the place counts as damaged.
 const READ_TRIES: usize = 3;
 /// What a read that fails is repeated with: a damaged sector costs no more than this.
 const READ_STEP: usize = 4096;
 
-/// A record as an index names it. For the ids of a commit, `log` is [`IDS`] and both seqs are the commit's
-/// number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
-    pub log: LogIndex,
-    pub first: Seq,
-    pub last: Seq,
-    pub offset: u32,
-    /// Without padding.
-    pub bytes: u32,
-}
-
-impl Entry {
-    fn write(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.log);
-        out.put_u64(self.first);
-        out.put_u64(self.last);
-        out.put_u32(self.offset);
-        out.put_u32(self.bytes);
-    }
-
-    fn read(bytes: &[u8]) -> Result<Self, StoreError> {
-        let mut reader = RecordReader(bytes);
-        let entry = Self {
-            log: reader.u64()?,
-            first: reader.u64()?,
-            last: reader.u64()?,
-            offset: reader.u32()?,
-            bytes: reader.u32()?,
-        };
-        reader.end(entry)
-    }
-
-    /// The entry of a record, if an index names it.
-    pub fn of(header: &Header, payload: &[u8], offset: usize) -> Option<Self> {
-        let (log, (first, last)) = match header.kind {
-            Kind::Events => (header.log, record::bounds(payload).ok()?),
-            Kind::Ids => (IDS, (header.commit, header.commit)),
-            _ => return None,
-        };
-        let offset = u32::try_from(offset).ok()?;
-        let bytes = u32::try_from(record::HEADER + header.payload).ok()?;
-        Some(Self { log, first, last, offset, bytes })
-    }
-}
-
-/// What a segment holds, in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Extent {
-    /// Where its records end.
-    pub end: u64,
-    /// Bytes of the records that hold events and ids.
-    pub event_bytes: u64,
-    /// The first and the last commit; 0 if there is none.
-    pub first_commit: u64,
-    pub last_commit: u64,
-    /// Their times.
-    pub first_at: UnixMillis,
-    pub last_at: UnixMillis,
-}
-
-impl Extent {
-    /// Counts a record in.
-    pub fn add(&mut self, header: &Header, end: u64) {
-        self.end = end;
-        if matches!(header.kind, Kind::Events | Kind::Ids) {
-            self.event_bytes += header.size() as u64;
-        }
-        if self.first_commit == 0 {
-            self.first_commit = header.commit;
-            self.first_at = header.at;
-        }
-        self.last_commit = header.commit;
-        self.last_at = header.at;
-    }
-}
-
-enum Index {
-    /// By log, in seq order.
-    Memory(HashMap<LogIndex, Vec<Entry>>),
-    /// `count` entries after the records, sorted.
-    Sealed { count: usize, crc: u32 },
+/// The room of a file.
+#[derive(Default)]
+pub struct Room {
+    /// Bytes that the file may take, or takes.
+    pub bytes: u64,
+    /// What these bytes count in, while the file is one of a log's.
+    total: Option<Arc<AtomicU64>>,
 }
 
 /// The file.
@@ -124,10 +49,7 @@ pub struct Segment {
     path: PathBuf,
     file: File,
     index: RwLock<(Index, Extent)>,
-    /// Bytes that the file may take, or takes.
-    allocated: AtomicU64,
-    /// Whether its index was compared with its CRC, which is done before the first use.
-    is_checked: AtomicBool,
+    room: Mutex<Room>,
     /// Damaged stretches that were found when its index was made, until they are taken.
     holes: Mutex<Vec<Range<usize>>>,
     /// Whether a part of it could not be read when it was last read whole. That may pass, so nothing of the file
@@ -158,17 +80,7 @@ impl Segment {
         let path = dir.join(file_name(number));
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        let index = RwLock::new((Index::Memory(HashMap::new()), Extent::default()));
-        Ok(Self {
-            number,
-            path,
-            file,
-            index,
-            allocated: AtomicU64::new(0),
-            is_checked: AtomicBool::new(true),
-            holes: Mutex::default(),
-            is_unreadable: AtomicBool::new(false),
-        })
+        Ok(Self::over(number, path, file, 0))
     }
 
     /// Opens a segment. One that is not sealed has no index until [`adopt`](Self::adopt) gives it one.
@@ -186,20 +98,23 @@ impl Segment {
         let file = options.open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
         let length = file.metadata().map_err(|error| failed("open", &path, error))?.len();
-        let segment = Self {
-            number,
-            path,
-            file,
-            index: RwLock::new((Index::Memory(HashMap::new()), Extent::default())),
-            allocated: AtomicU64::new(length),
-            is_checked: AtomicBool::new(false),
-            holes: Mutex::default(),
-            is_unreadable: AtomicBool::new(false),
-        };
+        let segment = Self::over(number, path, file, length);
         if let Some(sealed) = segment.read_trailer(length) {
             *segment.index.write().unwrap_or_else(PoisonError::into_inner) = sealed;
         }
         Ok(segment)
+    }
+
+    fn over(number: u64, path: PathBuf, file: File, bytes: u64) -> Self {
+        Self {
+            number,
+            path,
+            file,
+            index: RwLock::default(),
+            room: Mutex::new(Room { bytes, total: None }),
+            holes: Mutex::default(),
+            is_unreadable: AtomicBool::new(false),
+        }
     }
 
     fn state(&self) -> RwLockReadGuard<'_, (Index, Extent)> {
@@ -216,19 +131,43 @@ impl Segment {
         matches!(self.state().0, Index::Sealed { .. })
     }
 
+    /// Its room, which does not change while this is held.
+    pub fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The bytes that it takes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.allocated.load(Ordering::Relaxed)
+        self.room().bytes
+    }
+
+    fn set_disk_bytes(&self, bytes: u64) {
+        let mut room = self.room();
+        if let Some(total) = &room.total {
+            // Also right if it is negative: both wrap.
+            total.fetch_add(bytes.wrapping_sub(room.bytes), Ordering::Relaxed);
+        }
+        room.bytes = bytes;
+    }
+
+    /// Counts its bytes in `total` from now on.
+    pub fn count_in(&self, total: &Arc<AtomicU64>) {
+        let mut room = self.room();
+        total.fetch_add(room.bytes, Ordering::Relaxed);
+        room.total = Some(total.clone());
+    }
+
+    /// Counts its bytes no more.
+    pub fn count_out(&self) {
+        let mut room = self.room();
+        if let Some(total) = room.total.take() {
+            total.fetch_sub(room.bytes, Ordering::Relaxed);
+        }
     }
 
     /// The bytes of its index that are in memory.
     pub fn memory(&self) -> usize {
-        match &self.state().0 {
-            Index::Memory(logs) => {
-                logs.values().map(|entries| 64 + entries.capacity() * size_of::<Entry>()).sum()
-            }
-            Index::Sealed { .. } => 0,
-        }
+        self.state().0.memory()
     }
 
     /// Its path, for log lines.
@@ -239,7 +178,7 @@ impl Segment {
     /// Makes sure that `bytes` more can be written, and takes `chunk` at once if there is less left.
     pub fn allocate(&self, bytes: u64, chunk: u64) -> Result<(), Error> {
         let end = self.extent().end;
-        let allocated = self.allocated.load(Ordering::Relaxed);
+        let allocated = self.disk_bytes();
         if end + bytes <= allocated {
             return Ok(());
         }
@@ -250,7 +189,7 @@ impl Segment {
             Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        self.allocated.store(allocated + more, Ordering::Relaxed);
+        self.set_disk_bytes(allocated + more);
         Ok(())
     }
 
@@ -261,10 +200,10 @@ impl Segment {
         let written = self.file.write_all_at(commit, end);
         if let Err(error) = written {
             self.file.set_len(end)?;
-            self.allocated.store(end, Ordering::Relaxed);
+            self.set_disk_bytes(end);
             return Err(error);
         }
-        self.allocated.fetch_max(end + commit.len() as u64, Ordering::Relaxed);
+        self.set_disk_bytes(self.disk_bytes().max(end + commit.len() as u64));
         Ok(())
     }
 
@@ -296,17 +235,18 @@ impl Segment {
 
     /// Takes what a scan of its records has found for its index.
     pub fn adopt(&self, scan: &Scan) {
-        let mut logs: HashMap<LogIndex, Vec<Entry>> = HashMap::new();
-        for entry in &scan.entries {
-            logs.entry(entry.log).or_default().push(*entry);
-        }
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = (Index::Memory(logs), scan.extent);
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = (Index::of(&scan.entries), scan.extent);
         self.add_holes(&scan.holes);
     }
 
     /// Remembers damaged stretches until they are taken.
     pub fn add_holes(&self, holes: &[Range<usize>]) {
         self.holes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(holes);
+    }
+
+    /// Whether some are remembered.
+    pub fn has_holes(&self) -> bool {
+        !self.holes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The damaged stretches that were found since the last call.
@@ -319,7 +259,7 @@ impl Segment {
         let end = self.extent().end;
         let trimmed = self.file.set_len(end).and_then(|()| self.file.sync_all());
         trimmed.map_err(|error| failed("cut", &self.path, error))?;
-        self.allocated.store(end, Ordering::Relaxed);
+        self.set_disk_bytes(end);
         Ok(())
     }
 
@@ -330,10 +270,9 @@ impl Segment {
         }
         let (bytes, count, crc) = {
             let state = self.state();
-            let (Index::Memory(logs), extent) = &*state else { return Ok(()) };
-            let mut entries: Vec<Entry> = logs.values().flatten().copied().collect();
-            entries.sort_unstable();
-            let (bytes, crc) = encode_index(&entries, extent);
+            let (index @ Index::Memory(_), extent) = &*state else { return Ok(()) };
+            let entries = index.all(|_, _| Ok(Vec::new()))?;
+            let (bytes, crc) = index::encode(&entries, extent);
             (bytes, entries.len(), crc)
         };
         let end = self.extent().end;
@@ -344,40 +283,45 @@ impl Segment {
             // A half index has no trailer, so it counts as none.
             return Err(failed("seal", &self.path, error));
         }
-        self.allocated.store(end + bytes.len() as u64, Ordering::Relaxed);
-        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc };
+        self.set_disk_bytes(end + bytes.len() as u64);
+        let guide = OnceLock::from(index::guide_of(&bytes[..count * ENTRY])?);
+        self.index.write().unwrap_or_else(PoisonError::into_inner).0 = Index::Sealed { count, crc, guide };
         Ok(())
     }
 
     fn read_trailer(&self, length: u64) -> Option<(Index, Extent)> {
         let mut trailer = [0; TRAILER];
         self.file.read_exact_at(&mut trailer, length.checked_sub(TRAILER as u64)?).ok()?;
-        let (count, crc, extent) = decode_trailer(&trailer)?;
+        let (count, crc, extent) = index::decode_trailer(&trailer)?;
         let index_bytes = (count as u64).checked_mul(ENTRY as u64)?;
         let is_whole = extent.end.checked_add(index_bytes)?.checked_add(TRAILER as u64)? == length;
-        is_whole.then_some((Index::Sealed { count, crc }, extent))
+        is_whole.then(|| (Index::Sealed { count, crc, guide: OnceLock::new() }, extent))
     }
 
     /// Compares the index with its CRC, once. A flipped bit would lead to a wrong place, and hide events that
     /// are there; so a damaged index is made anew, in memory.
     fn check_index(&self) -> Result<(), StoreError> {
-        if self.is_checked.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if !self.index_matches() {
-            self.rebuild_index()?;
-        }
-        self.is_checked.store(true, Ordering::Relaxed);
-        Ok(())
+        let is_whole = match &*self.state() {
+            (Index::Memory(_), _) => true,
+            (Index::Sealed { guide, .. }, _) if guide.get().is_some() => true,
+            (Index::Sealed { count, crc, guide }, extent) => {
+                let bytes = self.bytes_at(extent.end, count * ENTRY);
+                let is_whole = crc32fast::hash(&bytes) == *crc;
+                if is_whole {
+                    let _ = guide.set(index::guide_of(&bytes)?);
+                }
+                is_whole
+            }
+        };
+        if is_whole { Ok(()) } else { self.rebuild_index() }
     }
 
     /// Whether the index has its CRC. One in memory has none.
     pub fn index_matches(&self) -> bool {
         match &*self.state() {
             (Index::Memory(_), _) => true,
-            (Index::Sealed { count, crc }, extent) => {
-                let bytes = self.bytes_at(extent.end, count * ENTRY);
-                crc32fast::hash(&bytes) == *crc
+            (Index::Sealed { count, crc, .. }, extent) => {
+                crc32fast::hash(&self.bytes_at(extent.end, count * ENTRY)) == *crc
             }
         }
     }
@@ -396,7 +340,7 @@ impl Segment {
     /// Makes the index anew from the records, in memory.
     pub fn rebuild_index(&self) -> Result<(), StoreError> {
         tracing::warn!(path = %self.path.display(), "a segment has no index, or a damaged one; it is made anew");
-        let mut scan = scan(&self.contents()?, |_, _| {});
+        let mut scan = index::scan(&self.contents()?, |_, _| {});
         if self.is_unreadable() && self.is_sealed() {
             scan.extent = self.extent();
         }
@@ -424,27 +368,7 @@ impl Segment {
 
     fn find_entries(&self, log: LogIndex, from: Seq, max: usize) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
-        match &state.0 {
-            Index::Memory(logs) => {
-                let Some(entries) = logs.get(&log) else { return Ok(Vec::new()) };
-                let begin = entries.partition_point(|entry| entry.last < from);
-                Ok(entries[begin..].iter().take(max).copied().collect())
-            }
-            Index::Sealed { count, .. } => {
-                let (mut low, mut high) = (0, *count);
-                while low < high {
-                    let middle = low.midpoint(high);
-                    let entry = self.sealed_entries(&state.1, middle, 1)?;
-                    match entry.first() {
-                        Some(entry) if (entry.log, entry.last) < (log, from) => low = middle + 1,
-                        _ => high = middle,
-                    }
-                }
-                let mut found = self.sealed_entries(&state.1, low, max.min(count - low))?;
-                found.retain(|entry| entry.log == log);
-                Ok(found)
-            }
-        }
+        state.0.find(log, from, max, |from, count| self.sealed_entries(&state.1, from, count))
     }
 
     /// All entries, by log.
@@ -454,14 +378,7 @@ impl Segment {
 
     fn find_all_entries(&self) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
-        match &state.0 {
-            Index::Memory(logs) => {
-                let mut entries: Vec<Entry> = logs.values().flatten().copied().collect();
-                entries.sort_unstable();
-                Ok(entries)
-            }
-            Index::Sealed { count, .. } => self.sealed_entries(&state.1, 0, *count),
-        }
+        state.0.all(|from, count| self.sealed_entries(&state.1, from, count))
     }
 
     fn sealed_entries(&self, extent: &Extent, from: usize, count: usize) -> Result<Vec<Entry>, StoreError> {
@@ -489,17 +406,29 @@ impl Segment {
         Ok(last)
     }
 
-    /// The record that `entry` names, its payload as a part of its bytes; `None` if another one or none is there.
-    pub fn record(&self, entry: &Entry) -> Option<(Header, Bytes)> {
-        let bytes = Bytes::from(self.bytes_at(u64::from(entry.offset), entry.bytes as usize));
-        let (header, payload) = record::parse(&bytes)?;
-        let is_it = Entry::of(&header, payload, entry.offset as usize) == Some(*entry);
-        is_it.then(|| (header, bytes.slice_ref(payload)))
+    /// Makes it one whose last read failed.
+    #[cfg(test)]
+    pub fn set_unreadable(&self) {
+        self.is_unreadable.store(true, Ordering::Relaxed);
     }
 
     /// Whether a part of it could not be read when it was last read whole.
     pub fn is_unreadable(&self) -> bool {
         self.is_unreadable.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of a stretch of the file, if they can be had without waiting for the disk.
+    pub fn cached_bytes_at(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read =
+            preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT).ok()?;
+        (read == length).then_some(bytes)
+    }
+
+    /// Asks the disk for a stretch of the file, and does not wait for it.
+    pub fn read_ahead(&self, offset: u64, length: usize) {
+        // Without it, reads are only slower.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length as u64), Advice::WillNeed);
     }
 
     /// The bytes of a stretch of the file. What cannot be read, or is not there, is zero.
@@ -560,80 +489,4 @@ fn read_full(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The end of a sealed segment, and the CRC of the index in it.
-pub fn encode_index(entries: &[Entry], extent: &Extent) -> (Vec<u8>, u32) {
-    let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
-    entries.iter().for_each(|entry| entry.write(&mut out));
-    let index_crc = crc32fast::hash(&out);
-    let trailer = out.len();
-    out.extend_from_slice(&TRAILER_MAGIC);
-    out.put_u64(entries.len() as u64);
-    let Extent { end, event_bytes, first_commit, last_commit, first_at, last_at } = *extent;
-    [end, event_bytes, first_commit, last_commit, first_at, last_at].into_iter().for_each(|n| out.put_u64(n));
-    out.put_u64(0);
-    out.put_u32(index_crc);
-    let crc = crc32fast::hash(&out[trailer..]);
-    out.put_u32(crc);
-    (out, index_crc)
-}
-
-fn decode_trailer(bytes: &[u8; TRAILER]) -> Option<(usize, u32, Extent)> {
-    let (fields, crc) = bytes.split_at(TRAILER - 4);
-    if fields[..8] != TRAILER_MAGIC || crc32fast::hash(fields).to_be_bytes() != crc {
-        return None;
-    }
-    let mut reader = RecordReader(&fields[8..]);
-    let count = usize::try_from(reader.u64().ok()?).ok()?;
-    let extent = Extent {
-        end: reader.u64().ok()?,
-        event_bytes: reader.u64().ok()?,
-        first_commit: reader.u64().ok()?,
-        last_commit: reader.u64().ok()?,
-        first_at: reader.u64().ok()?,
-        last_at: reader.u64().ok()?,
-    };
-    reader.u64().ok()?;
-    Some((count, reader.u32().ok()?, extent))
-}
-
-/// What a scan of a segment's bytes has found.
-#[derive(Debug, Default)]
-pub struct Scan {
-    pub entries: Vec<Entry>,
-    pub extent: Extent,
-    /// Stretches without a whole record that have a whole one after them.
-    pub holes: Vec<Range<usize>>,
-    /// Where bytes that are no record and not zero lie after the last record, if any do.
-    pub torn: Option<Range<usize>>,
-}
-
-/// Goes through the bytes of a segment, record by record, and calls `each`. After damage it goes on with the
-/// next whole record.
-pub fn scan(bytes: &[u8], mut each: impl FnMut(&Header, &[u8])) -> Scan {
-    let mut found = Scan::default();
-    let mut at = 0;
-    loop {
-        match record::parse(&bytes[at.min(bytes.len())..]) {
-            Some((header, payload)) => {
-                found.entries.extend(Entry::of(&header, payload, at));
-                at += header.size();
-                found.extent.add(&header, at as u64);
-                each(&header, payload);
-            }
-            None => match record::find(bytes, at + ALIGN) {
-                Some(next) => {
-                    found.holes.push(at..next);
-                    at = next;
-                }
-                None => break,
-            },
-        }
-    }
-    let rest = at.min(bytes.len());
-    if let Some(last) = bytes[rest..].iter().rposition(|byte| *byte != 0) {
-        found.torn = Some(rest..rest + last + 1);
-    }
-    found
 }

@@ -1,13 +1,20 @@
 //! The segments of a log, oldest first, and the thread that works on those that are no longer written to.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
 
 use super::{
+    damage::Damage,
     directory::sync_dir,
+    read::note_holes,
     segment::{self, Segment},
 };
 use crate::store::StoreError;
@@ -16,8 +23,10 @@ use crate::store::StoreError;
 pub struct Segments {
     dir: PathBuf,
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
-    /// Those whose files could not be removed yet.
+    /// Those whose files could not be removed yet. Locked before the list.
     left: Mutex<Vec<Arc<Segment>>>,
+    /// Bytes of all these files: a running total, because each commit asks for it.
+    bytes: Arc<AtomicU64>,
 }
 
 /// The numbers of the segments in `dir`, rising.
@@ -54,12 +63,18 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
 impl Segments {
     /// The list of `found`, which lie in `dir`. The files of those that are `left` are to be removed.
     pub fn new(dir: PathBuf, found: Vec<Arc<Segment>>, left: Vec<Arc<Segment>>) -> Self {
-        Self { dir, list: RwLock::new(Arc::new(found)), left: Mutex::new(left) }
+        let bytes = Arc::default();
+        found.iter().chain(&left).for_each(|segment| segment.count_in(&bytes));
+        Self { dir, list: RwLock::new(Arc::new(found)), left: Mutex::new(left), bytes }
     }
 
     /// The segments as they are now; those that are removed later can still be read through this list.
     pub fn list(&self) -> Arc<Vec<Arc<Segment>>> {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
@@ -78,7 +93,7 @@ impl Segments {
     pub fn create(&self, number: u64) -> Result<Segment, std::io::Error> {
         let segment = Segment::create(&self.dir, number)?;
         if let Err(error) = sync_dir(&self.dir) {
-            // A start would take it for the newest one.
+            // If this fails, a start passes it over.
             let _ = segment.remove();
             return Err(std::io::Error::other(error));
         }
@@ -88,7 +103,10 @@ impl Segments {
     /// Adds a segment, which is written to from now on.
     pub fn push(&self, segment: Segment) -> Arc<Segment> {
         let segment = Arc::new(segment);
-        self.change(|list| list.push(segment.clone()));
+        self.change(|list| {
+            segment.count_in(&self.bytes);
+            list.push(segment.clone());
+        });
         segment
     }
 
@@ -96,23 +114,30 @@ impl Segments {
     pub fn replace(&self, segment: Segment) {
         let segment = Arc::new(segment);
         self.change(|list| {
-            list.iter_mut().filter(|old| old.number == segment.number).for_each(|old| *old = segment.clone());
+            for old in list.iter_mut().filter(|old| old.number == segment.number) {
+                old.count_out();
+                segment.count_in(&self.bytes);
+                *old = segment.clone();
+            }
         });
     }
 
     /// Removes the segment with this number, and its file. If the file cannot be removed now, `remove_left`
     /// tries it again.
     pub fn remove(&self, number: u64) {
-        let removed = self.list().iter().find(|segment| segment.number == number).cloned();
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(removed);
-        self.change(|list| list.retain(|segment| segment.number != number));
+        let mut left = self.left();
+        self.change(|list| left.extend(list.extract_if(.., |segment| segment.number == number)));
+        drop(left);
         self.remove_left();
     }
 
     /// Removes the files that could not be removed before.
     pub fn remove_left(&self) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|segment| match segment.remove() {
-            Ok(()) => false,
+        self.left().retain(|segment| match segment.remove() {
+            Ok(()) => {
+                segment.count_out();
+                false
+            }
             Err(error) => {
                 tracing::error!(%error, "a file that the log needs no more cannot be removed yet");
                 true
@@ -132,8 +157,16 @@ impl Segments {
 
     /// Bytes that all segments take on disk.
     pub fn disk_bytes(&self) -> u64 {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        self.list().iter().chain(left.iter()).map(|segment| segment.disk_bytes()).sum()
+        debug_assert!(self.is_total_right(), "the total is not the sum");
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn is_total_right(&self) -> bool {
+        let left = self.left();
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        // All at once, because the sealing thread changes one at a time.
+        let rooms: Vec<_> = list.iter().chain(left.iter()).map(|segment| segment.room()).collect();
+        rooms.iter().map(|room| room.bytes).sum::<u64>() == self.bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of indexes in memory.
@@ -142,33 +175,56 @@ impl Segments {
     }
 }
 
-/// A thread that seals segments, so that the committing thread does not wait for it.
+/// A thread that works on segments that are no longer written to, so that neither the committing thread nor a sweep
+/// waits for their files.
 pub struct Sealer {
     jobs: Option<mpsc::Sender<Arc<Segment>>>,
+    /// The numbers of those that wait: each waits once, so the queue is never longer than the list, however long a
+    /// disk hangs.
+    asked: Arc<Mutex<HashSet<u64>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sealer {
-    /// Starts the thread.
-    pub fn start() -> Result<Self, StoreError> {
+    /// Starts the thread. Damage that it finds goes to `damage`.
+    pub fn start(damage: Arc<Damage>) -> Result<Self, StoreError> {
+        Self::start_with(move |segment| tend(segment, &damage))
+    }
+
+    fn start_with(mut work: impl FnMut(&Segment) + Send + 'static) -> Result<Self, StoreError> {
         let (jobs, receive) = mpsc::channel::<Arc<Segment>>();
+        let asked: Arc<Mutex<HashSet<u64>>> = Arc::default();
+        let waiting = asked.clone();
         let thread = std::thread::Builder::new().name("tidegate-seal".into()).spawn(move || {
             for segment in receive {
-                if let Err(error) = segment.seal() {
-                    // Its index stays in memory, and the next start seals it.
-                    tracing::error!(%error, "a segment has no index on disk");
-                }
+                waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment.number);
+                work(&segment);
             }
         });
         let thread = thread.map_err(|error| StoreError::new("start the thread that seals", error))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), asked, thread: Some(thread) })
     }
 
-    /// Seals a segment soon.
-    pub fn seal(&self, segment: Arc<Segment>) {
-        if let Some(jobs) = &self.jobs {
+    /// Seals a segment soon, and makes its index anew before if a part of it could not be read.
+    pub fn tend(&self, segment: Arc<Segment>) {
+        let Some(jobs) = &self.jobs else { return };
+        if self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(segment.number) {
             let _ = jobs.send(segment);
         }
+    }
+}
+
+fn tend(segment: &Segment, damage: &Damage) {
+    // Reads that failed may have passed.
+    if segment.is_unreadable()
+        && let Err(error) = segment.rebuild_index()
+    {
+        tracing::warn!(%error, "the index of a segment cannot be read");
+    }
+    note_holes(segment, damage);
+    if let Err(error) = segment.seal() {
+        // Its index stays in memory, and a later sweep or the next start seals it.
+        tracing::error!(%error, "a segment has no index on disk");
     }
 }
 
@@ -178,5 +234,42 @@ impl Drop for Sealer {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A thread whose disk hangs until the test lets it go on. It says which segments it is done with.
+#[cfg(test)]
+pub fn hanging(damage: Arc<Damage>) -> (Sealer, mpsc::Sender<()>, mpsc::Receiver<u64>) {
+    let (let_go, hold) = mpsc::channel::<()>();
+    let (done, worked) = mpsc::channel();
+    let sealer = Sealer::start_with(move |segment| {
+        // An error: the test has let go of all.
+        let _ = hold.recv();
+        tend(segment, &damage);
+        let _ = done.send(segment.number);
+    });
+    (sealer.expect("a thread"), let_go, worked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p6_a_segment_waits_once_however_often_it_is_asked_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let damage = Arc::new(Damage::new(dir.path().join("damaged")));
+        let (sealer, let_go, worked) = hanging(damage);
+        let segment = |number| Arc::new(Segment::create(dir.path(), number).expect("a segment"));
+        let both = [segment(1), segment(2)];
+        for _ in 0..1000 {
+            both.iter().for_each(|segment| sealer.tend(segment.clone()));
+        }
+        drop(let_go);
+        drop(sealer);
+        let worked: Vec<u64> = worked.iter().collect();
+        // The thread may have begun with one of them before it was asked for again.
+        assert!(worked.len() <= 3, "{} times", worked.len());
+        assert!(both.iter().all(|segment| segment.is_sealed()));
     }
 }

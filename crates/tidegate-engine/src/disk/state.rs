@@ -23,8 +23,8 @@ pub struct State {
     pub at: UnixMillis,
     /// The last segment that is no longer needed; 0 if all are.
     pub cut: u64,
-    /// What is to be removed from every segment, and is not yet.
-    pub erasures: Vec<Erasure>,
+    /// What is to be removed from every segment, and is not yet; each with the commit that says so.
+    pub erasures: Vec<(Erasure, u64)>,
 }
 
 impl Default for State {
@@ -83,7 +83,7 @@ impl State {
             }
             Kind::Erase => {
                 let (erasure, is_done) = record::decode_erasure(payload)?;
-                self.note_erasure(&erasure, is_done);
+                self.note_erasure(&erasure, is_done, header.commit);
             }
             Kind::Cut => self.cut = self.cut.max(record::RecordReader(payload).u64()?),
             Kind::Ids | Kind::Erased => {}
@@ -91,11 +91,11 @@ impl State {
         Ok(())
     }
 
-    fn note_erasure(&mut self, erasure: &Erasure, is_done: bool) {
+    fn note_erasure(&mut self, erasure: &Erasure, is_done: bool, commit: u64) {
         if is_done {
-            self.erasures.retain(|waiting| waiting != erasure);
+            self.erasures.retain(|(waiting, _)| waiting != erasure);
         } else {
-            self.erasures.push(erasure.clone());
+            self.erasures.push((erasure.clone(), commit));
         }
     }
 
@@ -142,7 +142,7 @@ impl State {
         }
         self.cut = self.cut.max(group.cut);
         for (erasure, is_done) in &group.erasures {
-            self.note_erasure(erasure, *is_done);
+            self.note_erasure(erasure, *is_done, commit);
         }
     }
 
@@ -157,7 +157,7 @@ impl State {
         for (index, log) in &self.logs {
             writer.record(Kind::Log, *index, |out| record::put_log(out, log));
         }
-        for erasure in &self.erasures {
+        for (erasure, _) in &self.erasures {
             writer.record(Kind::Erase, 0, |out| record::put_erasure(out, erasure, false));
         }
         writer.finish()

@@ -81,7 +81,7 @@ fn ended_by_repair(world: &World, dir: &Path, what: &str) -> Report {
     if let Some(before) = &before {
         assert_eq!(said(&found), counted(before), "{what}: a check says what a start reads");
     }
-    let (again, after) = repair(dir, &mut |_| {}).unwrap();
+    let (again, after) = repair(dir, false, &mut |_| {}).unwrap();
     assert_eq!(again, found, "{what}: a check changes nothing");
     assert!(after.is_spotless() && !after.is_lossy, "{what}: {after:?}");
     assert_eq!(said(&after), said(&found), "{what}");
@@ -116,7 +116,7 @@ fn r31_a_check_of_a_whole_log_finds_nothing_and_changes_nothing() {
     assert_eq!(report.missing_events(), 0);
     let progress = last.unwrap();
     assert!(progress.done == progress.total && progress.total == report.bytes, "{progress:?}");
-    let (found, after) = repair(world.dir.path(), &mut |_| {}).unwrap();
+    let (found, after) = repair(world.dir.path(), false, &mut |_| {}).unwrap();
     assert_eq!((&found, &after), (&report, &report));
     assert!(before == bytes(world.dir.path()));
 
@@ -321,7 +321,7 @@ fn r31_whatever_is_damaged_a_check_says_what_is_left_and_a_repair_ends_it() {
 #[test]
 fn a_check_refuses_what_it_cannot_look_through() {
     let refused = |dir: &Path| {
-        let errors = [check(dir, &mut |_| {}).err(), repair(dir, &mut |_| {}).err()];
+        let errors = [check(dir, &mut |_| {}).err(), repair(dir, false, &mut |_| {}).err()];
         errors.map(|error| match error {
             Some(CheckError::NotChecked(error)) => error.to_string(),
             other => panic!("{other:?}"),
@@ -367,7 +367,7 @@ fn a_repair_by_another_user_than_the_nodes_is_refused() {
     drop(world.open());
     // Only root can give the directory away.
     if std::os::unix::fs::chown(world.dir.path(), Some(4_711), None).is_ok() {
-        let refused = repair(world.dir.path(), &mut |_| {}).unwrap_err().to_string();
+        let refused = repair(world.dir.path(), false, &mut |_| {}).unwrap_err().to_string();
         assert!(
             refused.contains("belongs to the user 4711, and this process runs as the user 0"),
             "{refused}"

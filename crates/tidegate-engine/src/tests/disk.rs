@@ -9,7 +9,10 @@ use std::{
 use tidegate_core::Ancestor;
 use tidegate_protocol::SEQ_MAX;
 
-use super::*;
+use super::{
+    store::{Erasure, Store, WriteGroup},
+    *,
+};
 
 pub(super) fn disk() -> World {
     World::new(Kind::Disk)
@@ -545,6 +548,75 @@ fn p8_an_empty_segment_that_a_kill_has_left_is_not_written_to() {
     assert_eq!(node.seqs("acme"), (1..=5).collect::<Vec<_>>());
 }
 
+/// The sync of a new segment failed, and its file could not be removed. The log went on in the old one.
+#[test]
+fn r28_a_segment_that_could_not_be_begun_hides_no_later_commit() {
+    for (after, what) in [(1, "as many commits"), (3, "more commits"), (0, "no commit")] {
+        let world = disk();
+        let node = world.open();
+        node.put("acme", &["a"]);
+        let image = tempfile::tempdir().unwrap();
+        copy_dir(world.dir.path(), image.path());
+        let (store, _) = DiskStore::open(&world.disk_options(image.path()), DAWN).unwrap();
+        store.raise_head("nobody", 0);
+        drop(store);
+        let name = "segments/0000000002.seg";
+        fs::copy(image.path().join(name), world.dir.path().join(name)).unwrap();
+        for n in 0..after {
+            node.put("acme", &[&format!("later-{n}")]);
+        }
+        drop(node);
+        let report = crate::check::check(world.dir.path(), &mut |_| {}).unwrap();
+        assert!(report.is_whole() && !report.is_lossy, "{what}: {report:?}");
+        assert_eq!(report.events(), 1 + after);
+        for _ in 0..2 {
+            let node = world.open();
+            let state = node.state("acme");
+            assert!(!state.ancestors.iter().any(|ancestor| ancestor.lossy), "{what}: {state:?}");
+            assert_eq!(node.seqs_and_holes("acme"), ((1..=1 + after).collect(), vec![]), "{what}");
+        }
+        let node = world.open();
+        assert_eq!(node.put("acme", &["a", "new"]), [(1, true), (2 + after, false)], "{what}");
+    }
+}
+
+/// What a kill in the middle of a commit leaves is cut off, whatever stands beside it.
+#[test]
+fn r11_half_a_commit_is_no_loss_beside_a_segment_that_could_not_be_begun() {
+    let world = disk();
+    let head = world.dir.path().join("head");
+    let node = world.open();
+    node.put("acme", &["a"]);
+    let acknowledged = fs::read(&head).unwrap();
+    node.put("acme", &["b"]);
+    drop(node);
+    let first = newest(world.dir.path());
+    // Its first record is whole, its last one is not, and nobody has acknowledged it.
+    OpenOptions::new().write(true).open(&first).unwrap().set_len(written(&first) - 8).unwrap();
+    fs::write(&head, acknowledged).unwrap();
+    fs::write(world.dir.path().join("segments/0000000002.seg"), "").unwrap();
+    let node = world.open();
+    assert!(!node.state("acme").ancestors.iter().any(|ancestor| ancestor.lossy));
+    assert_eq!(node.seqs_and_holes("acme"), (vec![1], vec![]));
+    assert_eq!(node.put("acme", &["b"]), [(2, false)]);
+}
+
+/// A disk that hangs, or fails slowly, costs the committing thread nothing: it only asks another one.
+#[test]
+fn p8_a_sweep_reads_no_segment_on_the_committing_thread() {
+    let world = world_of_segments(3);
+    let (mut store, _) = DiskStore::open(&world.disk_options(world.dir.path()), world.clock.now()).unwrap();
+    let (let_go, worked) = store.hang();
+    for _ in 0..3 {
+        store::Store::tick(&store, world.clock.now()).unwrap();
+    }
+    assert!(!store.is_readable(), "nobody has read it yet");
+    let_go.send(()).unwrap();
+    worked.recv().unwrap();
+    assert!(store.is_readable());
+    drop(let_go);
+}
+
 #[test]
 fn p8_a_first_start_that_was_killed_anywhere_is_finished_by_the_next() {
     let world = disk();
@@ -662,4 +734,128 @@ fn p7_an_erasure_that_a_kill_interrupted_is_carried_out_after_the_next_start() {
     assert!(holds(world.dir.path(), "acme-0-a"));
     node.engine.sweep();
     assert!(!holds(world.dir.path(), "acme"));
+}
+
+#[test]
+fn p7_many_deletions_make_few_files_and_their_bytes_leave_in_time() {
+    let mut world = disk();
+    world.window = std::time::Duration::from_secs(3600);
+    world.bucket = Some(std::time::Duration::from_secs(600));
+    let node = world.open();
+    let deletions: u64 = 120;
+    for n in 1..=deletions {
+        assert_eq!(node.put("acme", &[&format!("forget-{n:03}")]), [(n, false)]);
+        assert_eq!(world.block_on(node.engine.delete_events(&org("acme"), vec![n])), Ok(()));
+        node.engine.sweep();
+    }
+    // Six of an age of ten minutes, and 64 that may end early.
+    let files = segments(world.dir.path()).len();
+    assert!((60..=72).contains(&files), "{files}");
+    assert!(!holds(world.dir.path(), "forget-001"));
+    assert!(holds(world.dir.path(), "forget-120"), "that of a deletion for which no segment ended early");
+    assert_eq!(node.seqs("acme"), [] as [Seq; 0]);
+    for _ in 0..11 {
+        world.pass(MINUTE);
+        node.engine.sweep();
+    }
+    assert!(!holds(world.dir.path(), "forget-"));
+}
+
+#[test]
+fn p7_a_deletion_leaves_no_copy_of_a_record_that_became_damaged() {
+    let world = world_of_segments(3);
+    // Not the text of the event, but its place in the record.
+    let path = &segments(world.dir.path())[0];
+    let bytes = fs::read(path).unwrap();
+    let at = bytes.windows(8).position(|window| window == b"acme-0-b").unwrap();
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[bytes[at + 7] ^ 4], at as u64 + 7).unwrap();
+    let node = world.open();
+    assert_eq!(node.seqs_and_holes("acme"), (vec![3, 4, 5, 6], vec![1, 2]));
+    assert!(holds(&world.dir.path().join("damaged"), "acme-0-a"), "a copy");
+    assert_eq!(world.block_on(node.engine.delete_events(&org("acme"), vec![3])), Ok(()));
+    node.engine.sweep();
+    assert!(!holds(world.dir.path(), "acme-0-a"), "it may be what was to be deleted");
+    assert_eq!(node.seqs_and_holes("acme"), (vec![4, 5, 6], vec![1, 2]));
+    assert_eq!(node.seqs_and_holes("other"), ((1..=6).collect(), vec![]));
+}
+
+#[test]
+fn p7_a_copy_of_damage_goes_with_its_segment() {
+    let world = world_of_segments(3);
+    damage(world.dir.path(), "acme-0-a");
+    let node = world.open();
+    assert_eq!(node.seqs_and_holes("acme"), (vec![3, 4, 5, 6], vec![1, 2]));
+    assert_eq!((node.engine.usage().damaged, holds(world.dir.path(), "acme-0-b")), (1, true));
+    world.pass((24 * 60 - 3) * MINUTE);
+    node.engine.sweep();
+    assert_eq!(node.state("acme").floor, 2);
+    assert!(!holds(world.dir.path(), "acme-0-b"));
+    assert_eq!((node.engine.usage().damaged, node.engine.usage().damaged_bytes), (0, 0));
+}
+
+#[test]
+fn r31_neighbours_that_are_damaged_are_one_stretch() {
+    let mut world = disk();
+    world.bucket = Some(std::time::Duration::from_secs(60));
+    let node = world.open();
+    for n in 0..400 {
+        node.put("acme", &[&format!("id{n:03}")]);
+    }
+    world.pass(MINUTE);
+    node.engine.sweep();
+    node.put("acme", &["newest"]);
+    node.engine.close();
+    drop(node);
+    // Zeros in place of 300 records, and whole records around them.
+    let path = &segments(world.dir.path())[0];
+    let bytes = fs::read(path).unwrap();
+    let place = |id: &str| {
+        let needle = format!("\"id\":\"{id}\"");
+        bytes.windows(needle.len()).position(|window| window == needle.as_bytes()).unwrap()
+    };
+    let (begin, end) = (place("id050"), place("id350"));
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&vec![0; end - begin], begin as u64).unwrap();
+    let node = world.open();
+    let (seqs, holes) = node.seqs_and_holes("acme");
+    assert_eq!(holes, (51..=351).collect::<Vec<_>>());
+    assert_eq!(seqs, (1..=50).chain(352..=401).collect::<Vec<_>>());
+    assert_eq!(node.seqs_and_holes("acme").0, seqs, "again");
+    let copies = fs::read_dir(world.dir.path().join("damaged")).unwrap().count();
+    // The ids are read first, from the end.
+    assert!(copies <= 64, "{copies}");
+    assert_eq!(node.engine.usage().damaged, 1);
+    assert!(node.engine.usage().damaged_bytes < 2 * (end - begin) as u64);
+}
+
+#[test]
+fn p7_a_read_that_began_after_a_deletion_does_not_show_it_though_its_files_are_old() {
+    let world = disk();
+    world.open().put("acme", &["a", "forget-me", "c"]);
+    let (store, found) = DiskStore::open(&world.disk_options(world.dir.path()), DAWN).unwrap();
+    let (store, at) = (Arc::new(store), found.clock);
+    let commit = |store: &DiskStore, is_done| {
+        let erasure = Erasure { log: found.logs[0].index, seqs: Some(vec![2]) };
+        let group = WriteGroup { at, erasures: vec![(erasure, is_done)], ..WriteGroup::default() };
+        store.commit(&group).unwrap().unwrap();
+    };
+    commit(&store, false);
+    store.tick(at).unwrap();
+    let index = found.logs[0].index;
+    DiskStore::when_listed({
+        let (store, found) = (store.clone(), found.clone());
+        move || {
+            assert_eq!(store.erasures(), [Erasure { log: found.logs[0].index, seqs: Some(vec![2]) }]);
+            store.erase(&store.erasures()).unwrap();
+            let erasures = store.erasures().into_iter().map(|erasure| (erasure, true)).collect();
+            let group = WriteGroup { at, erasures, ..WriteGroup::default() };
+            store.commit(&group).unwrap().unwrap();
+            assert!(store.erasures().is_empty());
+        }
+    });
+    let seqs = |stretch: store::Stretch| stretch.events.iter().map(|event| event.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(store.read(index, 0, 3, 9, 9999).unwrap()), [1, 3]);
+    assert!(!holds(world.dir.path(), "forget-me"));
+    assert_eq!(seqs(store.read(index, 0, 3, 9, 9999).unwrap()), [1, 3]);
 }

@@ -21,9 +21,9 @@ const FAILSAFE: std::time::Duration = std::time::Duration::from_secs(20);
 /// What was called, in order.
 type Calls = Arc<Mutex<Vec<&'static str>>>;
 
-/// A memory store that stops at each commit of events until the test says how the commit goes.
-struct Gated {
-    inner: MemoryStore,
+/// A store that stops at each commit of events until the test says how the commit goes.
+struct Gated<S = MemoryStore> {
+    inner: S,
     entered: mpsc::Sender<usize>,
     verdicts: Mutex<mpsc::Receiver<Verdict>>,
     acknowledges: AtomicUsize,
@@ -38,7 +38,7 @@ enum Verdict {
     Panic,
 }
 
-impl Store for Gated {
+impl<S: Store> Store for Gated<S> {
     fn chain(&self, index: LogIndex) -> Option<Chain> {
         self.inner.chain(index)
     }
@@ -114,23 +114,33 @@ impl Feed for Noting {
     }
 }
 
-struct Bench {
+struct Bench<S: Store = MemoryStore> {
     // Goes first: a committer that waits for a verdict then panics, and the engine's end does not
     // wait for it for ever when a test has failed.
     verdicts: mpsc::Sender<Verdict>,
     world: World,
-    engine: LocalEngine<Gated>,
+    engine: LocalEngine<Gated<S>>,
     entered: mpsc::Receiver<usize>,
     calls: Calls,
 }
 
 fn bench(local: LocalOptions, fail_acknowledge: usize) -> Bench {
-    let world = World::new(Kind::Memory);
+    let found = Found { start: Start { number: 1, ..Start::default() }, ..Found::default() };
+    let store = MemoryStore::new(1_000_000, 1 << 20);
+    bench_over(World::new(Kind::Memory), (store, found), local, fail_acknowledge)
+}
+
+fn bench_over<S: Store>(
+    world: World,
+    (inner, found): (S, Found),
+    local: LocalOptions,
+    fail_acknowledge: usize,
+) -> Bench<S> {
     let (enter, entered) = mpsc::channel();
     let (verdicts, receive) = mpsc::channel();
     let calls = Calls::default();
     let store = Gated {
-        inner: MemoryStore::new(1_000_000, 1 << 20),
+        inner,
         entered: enter,
         verdicts: Mutex::new(receive),
         acknowledges: AtomicUsize::new(0),
@@ -138,13 +148,12 @@ fn bench(local: LocalOptions, fail_acknowledge: usize) -> Bench {
         calls: calls.clone(),
     };
     let hooks = Hooks { feed: Arc::new(Noting(world.feed.clone(), calls.clone())), ..world.hooks() };
-    let found = Found { start: Start { number: 1, ..Start::default() }, ..Found::default() };
     let engine = LocalEngine::over(store, found, local, 1_000_000, Durability::Always, hooks).unwrap();
     calls.lock().unwrap().clear();
     Bench { world, engine, entered, verdicts, calls }
 }
 
-impl Bench {
+impl<S: Store> Bench<S> {
     fn send(&self, ids: &[&str]) -> futures_util::future::BoxFuture<'static, Result<Appended, AppendError>> {
         self.engine.append(&org("acme"), ids.iter().map(|id| event("acme", id)).collect())
     }
@@ -234,6 +243,40 @@ fn a_failed_sync_halts_the_log_and_is_never_retried() {
     bench.engine.sweep();
     bench.engine.close();
     assert!(bench.entered.try_recv().is_err(), "no commit after the one that failed");
+}
+
+#[test]
+fn r32_a_halted_log_opens_every_org_that_it_holds() {
+    let world = World::new(Kind::Disk);
+    let node = world.open();
+    for org in ["acme", "other"] {
+        node.put(org, &["a", "b"]);
+    }
+    let epochs = ["acme", "other"].map(|org| node.state(org).epoch);
+    node.engine.close();
+    drop(node);
+    let opened = DiskStore::open(&world.disk_options(world.dir.path()), DAWN).unwrap();
+    let bench = bench_over(world, opened, LocalOptions::for_tests(), usize::MAX);
+    let (failing, beside) = (bench.send(&["c"]), bench.engine.open(&org("other")));
+    bench.enter();
+    let waits = bench.engine.open(&org("acme"));
+    bench.verdicts.send(Verdict::Fail).unwrap();
+    assert_eq!(bench.world.block_on(failing).unwrap_err(), AppendError::Unknown);
+    // One waited for the log, one may be in the group that failed, and one comes later.
+    let states =
+        [waits, beside, bench.engine.open(&org("other"))].map(|open| bench.world.block_on(open).unwrap());
+    assert_eq!(states.clone().map(|state| state.head), [2, 2, 2]);
+    assert_eq!(bench.engine.head(&org("acme")), Some(states[0].clone()));
+    assert_eq!([&states[0].epoch, &states[1].epoch], [&epochs[0], &epochs[1]], "those of the start before");
+    let limit = PageLimit { events: 9, bytes: 9_999, to: SEQ_END };
+    let page = bench.world.block_on(bench.engine.read(&org("acme"), 0, limit)).unwrap();
+    assert_eq!((page.after, page.to, page.events.len()), (0, 2, 2));
+    let nobody = bench.engine.open(&org("nobody")).now_or_never().unwrap();
+    assert_eq!(nobody.unwrap_err(), AppendError::Halted, "a new log cannot be created");
+    let Bench { world, engine, .. } = bench;
+    drop(engine);
+    let state = world.open().state("acme");
+    assert_eq!(state.ancestors, [tidegate_core::Ancestor { epoch: epochs[0].clone(), end: 2, lossy: false }]);
 }
 
 #[test]

@@ -298,10 +298,9 @@ impl KeysFile {
         &self,
         change: impl FnOnce(&mut Vec<KeyEntry>) -> Result<T, KeysFileError>,
     ) -> Result<T, KeysFileError> {
-        let dir = match self.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        // Before anything is made beside it.
+        replaceable(&self.path).map_err(self.io("write"))?;
+        let dir = dir_of(&self.path);
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -322,13 +321,35 @@ impl KeysFile {
             path: self.path.clone(),
             reason: format!("write it as TOML: {error}"),
         })?;
-        replace(&self.path, dir, &format!("{HEADER}{text}")).map_err(self.io("write"))?;
+        replace(&self.path, &format!("{HEADER}{text}")).map_err(self.io("write"))?;
         Ok(answer)
     }
 }
 
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The path of the file that a rename may replace: at the end of the links, if `path` is one. A device, a pipe or a
+/// directory is refused: a plain file in the place of /dev/null, say, would break the machine.
+fn replaceable(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => std::fs::canonicalize(path),
+        Ok(_) => Err(io::Error::other(
+            "it is not a plain file, so it is left as it is; name a file that may be replaced",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes `text` to `path` so that a crash leaves the old file or the new one. Only the owner can read it.
-pub(crate) fn replace(path: &Path, dir: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = replaceable(path)?;
+    let dir = dir_of(&path);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = dir.join(name);
@@ -340,11 +361,11 @@ pub(crate) fn replace(path: &Path, dir: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
     // If root runs the command and the service runs as another user, the service must still read the file.
     if rustix::process::geteuid().is_root() {
-        let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(dir))?;
+        let owner = std::fs::metadata(&path).or_else(|_| std::fs::metadata(dir))?;
         std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    std::fs::rename(&temporary, &path)?;
     File::open(dir)?.sync_all()
 }

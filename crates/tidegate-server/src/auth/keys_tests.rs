@@ -89,6 +89,34 @@ fn a_key_for_many_orgs_is_kept_in_the_file_beside_those_for_one() {
 }
 
 #[test]
+fn a_file_that_is_no_plain_file_is_left_as_it_is() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let dir = tempfile::tempdir().expect("a directory");
+    // A null device of its own, if this user may make one; otherwise a directory.
+    let path = dir.path().join("keys.toml");
+    let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3));
+    made.or_else(|_| std::fs::create_dir(&path)).expect("made");
+    let before = std::fs::metadata(&path).expect("there").file_type();
+    let file = KeysFile::at(path.clone());
+    let made = file.create(&orgs(&["acme"]), &Filter::all(), None, NOW);
+    let refused = made.err().expect("refused").to_string();
+    assert!(refused.contains("keys.toml") && refused.contains("not a plain file"), "{refused}");
+    assert_eq!(std::fs::metadata(&path).expect("there").file_type(), before);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 1, "nothing is made beside it");
+}
+
+#[test]
+fn a_link_to_the_file_stays_a_link() {
+    let keys = keys();
+    create(&keys.file, &["*"]);
+    let link = keys._dir.path().join("link.toml");
+    std::os::unix::fs::symlink(keys.file.path(), &link).expect("a link");
+    create(&KeysFile::at(link.clone()), &["*"]);
+    assert!(std::fs::symlink_metadata(&link).expect("there").file_type().is_symlink());
+    assert_eq!(keys.file.list().expect("keys").len(), 2);
+}
+
+#[test]
 fn other_keys_are_refused_alike() {
     let keys = keys();
     let key = create(&keys.file, &["*"]);

@@ -34,6 +34,10 @@ pub(super) struct Check {
     /// get a gap in its place. Run it as the gateway's user
     #[arg(long)]
     repair: bool,
+    /// With --repair: leave out what the disk cannot read now, too. Without it such a file is not changed, because a
+    /// later read may succeed
+    #[arg(long, requires = "repair")]
+    give_up_unreadable: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,7 +57,7 @@ impl Check {
         let bar = progress_bar();
         let mut show = |progress: Progress| show(&bar, progress);
         let done = if self.repair {
-            repair(&dir, &mut show).map(|(found, after)| (found, Some(after)))
+            repair(&dir, self.give_up_unreadable, &mut show).map(|(found, after)| (found, Some(after)))
         } else {
             check(&dir, &mut show).map(|found| (found, None))
         };

@@ -14,7 +14,7 @@ use crate::{
     auth::StreamGrant,
     config::config_key,
     node::Node,
-    refusals::{refused, unreadable},
+    refusals::{no_page, refused, unreadable},
     worker::Worker,
 };
 
@@ -50,7 +50,7 @@ pub async fn cursor<B>(
     request: &Request<B>,
 ) -> Result<Response<Answer>, Refusal> {
     let (_, filter, _) = authorize(node, address, &org, request, &["services"]).await?;
-    let log = node.open_log(&org).await?;
+    let log = node.open_log(&org).await.map_err(|error| no_page(&error))?;
     let cursor = Cursor { epoch: log.epoch, seq: log.head, tag: Some(filter.tag().clone()) };
     Ok(json(format!("{{\"cursor\":\"{cursor}\",\"head\":{}}}", log.head)))
 }
@@ -80,7 +80,7 @@ pub async fn events<B>(
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };
-    let log = node.open_log(&org).await?;
+    let log = node.open_log(&org).await.map_err(|error| no_page(&error))?;
     let from = after.map_or(From::Seq(log.floor), From::Cursor);
     let opening = opening::open(&log, &filter, from);
     let mut cursor = opening.cursor;

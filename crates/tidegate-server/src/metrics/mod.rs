@@ -89,6 +89,9 @@ declare! {
     log_free: Gauge = "log_free" in Bytes;
     /// The oldest event that can be read back is not older than this.
     log_oldest_event_age: Gauge = "log_oldest_event_age" in Seconds;
+    /// How far the time that the log gives to events is ahead of the machine's clock: more than 0 if that clock was
+    /// set back, or right again after it had been ahead.
+    log_clock_ahead: Gauge = "log_clock_ahead" in Seconds;
     /// Damaged stretches of the log that were found since the start.
     log_damaged_stretches: Counter = "log_damaged_stretches";
     /// Files of the log that the start did not find.
@@ -245,6 +248,7 @@ impl Metrics {
         self.log_free.set(gauge(usage.free_bytes.unwrap_or(0)));
         let age = usage.oldest_at.map_or(0, |at| now.saturating_sub(at));
         self.log_oldest_event_age.set(gauge(age / 1000));
+        self.log_clock_ahead.set(gauge(usage.clock_ahead.as_secs()));
         self.log_damaged_stretches.inner().store(usage.damaged, Ordering::Relaxed);
         self.dedup_ids.set(gauge(usage.ids));
         self.take_memory(usage);

@@ -16,7 +16,7 @@ use crate::{
     admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
     auth::StreamGrant,
     random::random,
-    refusals::{log_gone, refused, unreadable},
+    refusals::{log_gone, no_stream, refused, unreadable},
     transport::Transport,
 };
 
@@ -102,7 +102,7 @@ impl StreamRequest {
         // Before the log is opened. From here on its commits come to the hub, and it is not forgotten, so
         // none is missed between the state that is read now and the first pass for this reader.
         let watch = Watch::begin(&node.engine, grant.org());
-        let log = node.open_log(grant.org()).await?;
+        let log = node.open_log(grant.org()).await.map_err(|error| no_stream(&error))?;
         let from = self.start(worker, grant, &filter, &log).await.map_err(unreadable)?;
         let opening = opening::open(&log, &filter, from);
         let replay = match opening.cursor.seq < log.head {

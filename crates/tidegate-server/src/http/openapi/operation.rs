@@ -200,6 +200,8 @@ const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
 the org's log cannot be opened now, or the gateway has its maximum of orgs, or the keys of the \
 token's issuer are not available now";
+const READ_LOG_FULL: &str =
+    "the log has no room, not even to note the first use of this org since the gateway started";
 const TOO_MANY_BAD: &str = "this address sends bad tokens more often than `limits.failed_auths_per_second`";
 const LOG_BROKEN: &str = "the log cannot be read";
 
@@ -384,6 +386,7 @@ A page has `gap` if something between `after` and its first event is missing.",
         refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Internal, LOG_BROKEN),
         refused(Code::Overloaded, READ_OVERLOADED),
+        refused(Code::LogFull, READ_LOG_FULL),
     ],
 };
 
@@ -409,6 +412,7 @@ the state, then streams from this cursor, and so misses nothing in between.",
         refused(Code::Forbidden, READ_FORBIDDEN),
         refused(Code::RateLimited, TOO_MANY_BAD),
         refused(Code::Overloaded, READ_OVERLOADED),
+        refused(Code::LogFull, READ_LOG_FULL),
     ],
 };
 
