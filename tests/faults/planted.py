@@ -42,11 +42,11 @@ def _plant(copy, faults):
             source.write(whole.replace(text, becomes.replace("PLANTED", switch)))
 
 
-def build(options, faults=FAULTS, place="planted"):
+def build(options, faults=FAULTS, folder="planted"):
     """Builds a gateway with all these faults under the directory `options.program`. Returns its path."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     copy = os.path.join(options.scratch, "copy")
-    target = os.path.join(options.program, place)
+    target = os.path.join(options.program, folder)
     files = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
     for name in filter(None, files.split("\0")):
         source, place = os.path.join(root, name), os.path.join(copy, name)
