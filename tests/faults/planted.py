@@ -30,8 +30,8 @@ FAULTS = [
 ]
 
 
-def _plant(copy):
-    for name, file, text, becomes, _ in FAULTS:
+def _plant(copy, faults):
+    for name, file, text, becomes, *_ in faults:
         path = os.path.join(copy, file)
         with open(path) as source:
             whole = source.read()
@@ -42,17 +42,18 @@ def _plant(copy):
             source.write(whole.replace(text, becomes.replace("PLANTED", switch)))
 
 
-def _build(options):
+def build(options, faults=FAULTS, folder="planted"):
+    """Builds a gateway with all these faults under the directory `options.program`. Returns its path."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     copy = os.path.join(options.scratch, "copy")
-    target = os.path.join(options.program, "planted")
+    target = os.path.join(options.program, folder)
     files = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
     for name in filter(None, files.split("\0")):
         source, place = os.path.join(root, name), os.path.join(copy, name)
         if os.path.isfile(source):
             os.makedirs(os.path.dirname(place), exist_ok=True)
             shutil.copy2(source, place)
-    _plant(copy)
+    _plant(copy, faults)
     subprocess.run(
         ["cargo", "build", "--quiet", "--locked", "-p", "tidegate-server", "--bin", "tidegate"], cwd=copy, check=True,
         env={**os.environ, "CARGO_TARGET_DIR": target})
@@ -63,7 +64,7 @@ def check(options, run_all):
     """Builds the gateway, if it is not built already, and runs the case of each fault. Returns the faults that were
     not found."""
     if not os.path.isfile(options.program):
-        options.program = _build(options)
+        options.program = build(options)
     missed = []
     # One of its faults shows at few points.
     options.deletion = None

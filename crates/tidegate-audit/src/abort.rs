@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Common,
+    Common, account,
     findings::Findings,
     gateway::{Announced, Gateway},
     report::{Report, progress},
@@ -186,15 +186,10 @@ async fn run_to(
 
 /// The gauges of `/metrics` that count held resources, by name and labels.
 async fn held(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-    let text = client.get(format!("{admin_url}/metrics")).send().await?.error_for_status()?.text().await?;
-    let mut held = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let (name, value) = line.rsplit_once(' ').with_context(|| format!("read the sample {line}"))?;
-        if ["tidegate_connection_slots{", "tidegate_connections{"].iter().any(|start| name.starts_with(start))
-        {
-            held.insert(name.to_owned(), value.parse::<f64>().with_context(|| format!("read {line}"))?);
-        }
-    }
+    let mut held = account::samples(&account::metrics(client, admin_url).await?)?;
+    held.retain(|name, _| {
+        ["tidegate_connection_slots{", "tidegate_connections{"].iter().any(|start| name.starts_with(start))
+    });
     Ok(held)
 }
 
@@ -214,16 +209,6 @@ async fn settled(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<BT
             return Ok(held);
         }
     }
-}
-
-/// The gateway's resident memory and its number of open files, from the kernel.
-fn account(pid: u32) -> anyhow::Result<(u64, usize)> {
-    let status =
-        std::fs::read_to_string(format!("/proc/{pid}/status")).context("read the gateway's status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find its memory")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("read its memory")?;
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).context("list its files")?.count();
-    Ok((kib << 10, files))
 }
 
 async fn publish(client: reqwest::Client, gateway: Announced, stop: Arc<AtomicBool>) -> anyhow::Result<u64> {
@@ -289,7 +274,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
             Err(error) => findings.add("publisher", format!("{error:#}")),
         }
         leaks = settled(&client, &announced.admin_url).await?;
-        accounts.push(account(pid)?);
+        accounts.push(account::memory_and_files(pid)?);
         if !leaks.is_empty() || findings.count() > 0 {
             break;
         }

@@ -6,10 +6,11 @@
 //!
 //! Reading order: this file (the commands), `continuity` (the verifier of one reader), `ledger` (what was
 //! published), `publisher`, `reader` over `transport`, `gateway` (the process), then the audits `kill`,
-//! `seam`, `sync`, `payloads`, `access` and `abort`.
+//! `seam`, `sync`, `payloads`, `access`, `abort` and `neighbours`.
 
 mod abort;
 mod access;
+mod account;
 mod continuity;
 mod cursor;
 mod event;
@@ -19,6 +20,7 @@ mod gateway;
 mod history;
 mod kill;
 mod ledger;
+mod neighbours;
 mod payloads;
 mod publisher;
 mod raw;
@@ -69,6 +71,11 @@ enum Audit {
     Access(access::Options),
     /// Open connections and break them at every stage: no counter leaks, memory does not grow
     Abort(abort::Options),
+    /// Let orgs attack the gateway in many ways: another org notices nothing
+    Neighbours(neighbours::Options),
+    /// One attack of `neighbours`, as a process of its own
+    #[command(hide = true)]
+    Attack(neighbours::attacker::Options),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +91,8 @@ fn main() -> ExitCode {
                     Audit::Payloads(options) => payloads::run(options).await,
                     Audit::Access(options) => access::run(options).await,
                     Audit::Abort(options) => abort::run(options).await,
+                    Audit::Neighbours(options) => neighbours::run(options).await,
+                    Audit::Attack(options) => neighbours::attacker::run(options).await,
                 }
             };
             // Stopping the audit also stops its gateway, which is killed when it is dropped.
