@@ -10,20 +10,26 @@
 //! text of all other services: a byte that no JSON text has. Distances are the client's, and no match can reach
 //! into text of another service.
 //!
-//! Not here: who shares a window ([`crate::deflate`]).
+//! Not here: who shares a window (module `deflate`).
 
 use std::cell::RefCell;
 
 use flate2::{Compress, Compression, FlushCompress};
 use tidegate_protocol::{OrgId, ServiceName};
 
-use crate::{gzip, shares::Share};
+use crate::shares::Share;
 
 /// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
 pub(crate) const WINDOW_BYTES: usize = 32 << 10;
 
 /// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
 pub(crate) const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
+
+/// An empty stored block, which is not the last (RFC 1951, section 3.2.4).
+pub(crate) const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xFF, 0xFF];
+
+/// The longest stored block, in bytes.
+pub(crate) const STORED_MAX: usize = 0xFFFF;
 
 /// A text is compressed in pieces of this many bytes. One piece of JSON takes about 0.2 ms, one that hardly
 /// shrinks 0.7 ms (zlib-rs, level 6).
@@ -203,7 +209,7 @@ impl Window {
         }
         let rest = &text[passed..];
         if !rest.is_empty() {
-            gzip::store(rest, &mut out);
+            store(rest, &mut out);
             self.received += rest.len() as u64;
         }
         out.truncate(out.len().saturating_sub(FLUSH_END.len()));
@@ -269,6 +275,21 @@ impl Service {
     fn is_within(&self, received: u64) -> bool {
         received - self.end < WINDOW_BYTES as u64
     }
+}
+
+/// The head of the stored block of `piece`, of at most [`STORED_MAX`] bytes.
+pub(crate) fn stored_head(piece: &[u8]) -> [u8; 5] {
+    let [low, high] = (piece.len() as u16).to_le_bytes();
+    [0, low, high, !low, !high]
+}
+
+/// Appends `text` in stored blocks. It ends with [`FLUSH_END`].
+fn store(text: &[u8], out: &mut Vec<u8>) {
+    for piece in text.chunks(STORED_MAX) {
+        out.extend_from_slice(&stored_head(piece));
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(&EMPTY_BLOCK);
 }
 
 thread_local! {

@@ -271,6 +271,10 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for clients that connect through a proxy.
         connections_per_address: usize = 1000, reread;
+        /// Sockets at a time from one client address (IPv6: /64) that have never sent a request. For a further
+        /// one, the oldest of them closes. An address also has no more of them than sockets or files are left
+        /// for others. Addresses of `listen.trusted_proxies` may have any number.
+        waiting_sockets_per_address: usize = 1000, reread;
         /// New connections per second, over all orgs and addresses, whether they are let in or not. There
         /// is no such bound per address: all clients of an office share one address and come back together
         /// after a restart, and so do all clients of a proxy that is not in `listen.trusted_proxies`. If one
