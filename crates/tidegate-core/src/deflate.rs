@@ -356,6 +356,11 @@ impl Generations {
             && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
         {}
     }
+
+    /// Drops all generations, and so frees their compressors: nobody is left to take a frame.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 impl Generation {

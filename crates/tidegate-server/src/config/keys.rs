@@ -269,10 +269,10 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for clients that connect through a proxy.
         connections_per_address: usize = 1000, reread;
-        /// New connections per second, over all orgs and addresses, whether they are let in or not. There
-        /// is no such bound per address: all clients of an office share one address and come back together
-        /// after a restart, and so do all clients of a proxy that is not in `listen.trusted_proxies`. If one
-        /// address must not keep others out, limit its rate in front of the gateway.
+        /// New connections per second, over all orgs and addresses, whether they are let in or not. Addresses
+        /// share the rate: one that is alone may use all of it, of two that take all they can get each has
+        /// half, and something is left for an address that comes. All clients of a proxy that is not in
+        /// `listen.trusted_proxies` are one address.
         handshakes_per_second: usize = 2000, reread;
         /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
         /// they missed; each org gets its share. A reader whose own socket is full waits for its client,
