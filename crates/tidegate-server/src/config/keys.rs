@@ -189,13 +189,15 @@ sections! {
         /// The length of a frame's JSON above which `?batch=gzip` compresses it. Other codings have no
         /// such bound: they refer to earlier frames, so they shorten short frames too.
         threshold: ByteSize = "1KiB", restart;
-        /// Services whose events are never compressed. If a secret and text of an attacker's choice are
-        /// compressed together, the length tells the attacker about the secret (the BREACH attack).
+        /// Services whose events are never compressed, for services in which one publisher's secrets stand
+        /// beside text of another's choice: compressed together, their length tells of the secret (the BREACH
+        /// attack). Services are never compressed together.
         exclude_services: Vec<ServiceName> = [], restart;
         /// Orgs whose streams are never compressed.
         exclude_orgs: Vec<OrgId> = [], restart;
-        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each; each org gets its
-        /// share (see `[limits]`). Further filters are compressed without context.
+        /// Shared compressors at a time, over all orgs, filters and services, of about 260 KiB each; each org
+        /// gets its share (see `[limits]`). Each service of a filter has one, up to eight. Further ones are
+        /// compressed without context.
         max_contexts: usize = 64, restart;
     }
 
