@@ -7,13 +7,14 @@
 //! another turn. All who wait for the same page share one read.
 //!
 //! [`tidegate_core::replay`] decides whose turn it is. `pages` is the cache of pages, and `read` fills it;
-//! history and `tail=N` read through it, too. `reader` is one reader's turn. `lag` finds out whether a
+//! history and `tail=N` read through it, too (`scan`). `reader` is one reader's turn. `lag` finds out whether a
 //! reader is slow, and acts.
 
 mod lag;
 mod pages;
 mod read;
 mod reader;
+mod scan;
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,6 +30,8 @@ use tidegate_core::{
     replay::{SLICE, Turns, Work},
 };
 use tokio::sync::{Notify, Semaphore, oneshot};
+
+pub use scan::Scan;
 
 use self::{
     pages::{PageKey, Pages},
@@ -214,7 +217,7 @@ impl Worker {
                 waiting.page = page.filter(|in_hand| at < in_hand.page.seq);
                 self.catch_up.wait(org, waiting, false);
             }
-            Step::Page(key) => reader.worker().ask_for(key, Waiter::Reader(waiting)),
+            Step::Page(key) => reader.ask_for(key, waiting),
             Step::Done(served) => {
                 reader.end_wait();
                 // The result is ignored: its task may have stopped waiting.

@@ -1,11 +1,14 @@
 //! One reader that catches up: what its own task does, and what its worker does in its turns.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
 
-use super::{InHand, PageKey, Reader, Served, Step};
+use super::{InHand, PageKey, Reader, Served, Step, Waiter, Waiting};
 use crate::{
     metrics::ReplayPage, refusals::unreadable_for_stream, transport::socket::WRITE_FRAMES_MAX,
     worker::reader::Gone,
@@ -102,6 +105,39 @@ impl Reader {
                 Err(Gone) => return Step::Done(Served::Gone),
             }
         }
+    }
+
+    /// Lets it wait for a page of the log: at once, or when its user may have more looked through.
+    pub(super) fn ask_for(&self, key: PageKey, waiting: Waiting) {
+        let worker = self.worker().clone();
+        match self.may_be_read_for() {
+            Ok(()) => worker.ask_for(key, Waiter::Reader(waiting)),
+            Err(wait) => drop(tokio::task::spawn_local(async move {
+                tokio::time::sleep(wait).await;
+                // Else its task waits no more.
+                if !waiting.done.is_closed() {
+                    worker.ask_for(key, Waiter::Reader(waiting));
+                }
+            })),
+        }
+    }
+
+    /// `Err` says in what time its user may have more looked through.
+    fn may_be_read_for(&self) -> Result<(), Duration> {
+        let node = &self.worker().node;
+        let per_second = node.config().limits.scan_bytes_per_second.bytes();
+        self.with_session(|session| {
+            node.scans.missing(self.org().id(), &session.subscriber().user, per_second)
+        })
+    }
+
+    /// A page was read from the log for it.
+    pub(super) fn handle_read(&self, bytes: usize) {
+        let node = &self.worker().node;
+        let per_second = node.config().limits.scan_bytes_per_second.bytes();
+        self.with_session(|session| {
+            node.scans.pay(self.org().id(), &session.subscriber().user, bytes, per_second);
+        });
     }
 
     /// It has caught up: adds it to its group, which fan-out passes serve.
