@@ -43,7 +43,7 @@ use crate::{
     refusals::LimitedBy as _,
     transport::spare_files,
 };
-use rates::{RetryQueue, TokenBucket};
+use rates::{Handshakes, RetryQueue};
 
 /// The limits on connections.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +60,7 @@ pub struct ConnectionLimits {
     pub user_policy: UserPolicy,
     /// From one address.
     pub per_address: usize,
-    /// New ones per second.
+    /// New ones per second, of which each address has a share.
     pub handshakes_per_second: usize,
 }
 
@@ -100,7 +100,7 @@ struct Counts {
     addresses: HashMap<IpAddr, usize>,
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
-    handshakes: TokenBucket,
+    handshakes: Handshakes,
     /// Spreads the retries of clients that came too fast.
     retries: RetryQueue,
 }
@@ -153,7 +153,7 @@ impl Admission {
             addresses: HashMap::new(),
             orgs: HashMap::new(),
             next_number: 0,
-            handshakes: TokenBucket::full(limits.handshakes_per_second, now),
+            handshakes: Handshakes::new(limits.handshakes_per_second, now),
             retries: RetryQueue::new(now),
         };
         Arc::new(Self { start, counts: Mutex::new(counts) })
@@ -181,13 +181,13 @@ impl Admission {
             let message = "this address has its maximum of connections";
             return Err(over(config_key!(limits.connections_per_address), Code::TooManyConnections, message));
         }
-        // The rate comes last, because all clients share it: a client that another limit refuses uses none of
-        // it.
+        // The rate comes last, because all addresses share it: a client that another limit refuses uses none
+        // of it.
         let now = Instant::now();
-        if counts.handshakes.take(limits.handshakes_per_second, now).is_err() {
+        if !counts.handshakes.take(address, limits.handshakes_per_second, now) {
             let retry = counts.retries.next(limits.handshakes_per_second, now, random());
             decrement(&mut counts.addresses, &counted);
-            let message = "too many new connections; the gateway takes no more this second";
+            let message = "too many new connections; the gateway takes no more from this address now";
             return Err(
                 over(config_key!(limits.handshakes_per_second), Code::RateLimited, message).retry_in(retry)
             );
