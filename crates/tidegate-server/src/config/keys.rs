@@ -298,12 +298,13 @@ sections! {
         publishes_in_flight: usize = 4096, restart;
         /// The memory that is held because clients send or take something right now: bodies of publish requests,
         /// from when they arrive until their events have been read (a compressed one counts for what it
-        /// inflates to), answers of history, until they are taken, and requests over HTTP/2. Each org gets its
-        /// share. A body whose events name their orgs (`/v1/events`) counts for its API key, and a request over
+        /// inflates to), answers of history, and frames of the log for streams that catch up, until they are
+        /// taken, and requests over HTTP/2. Each org gets its share; over it, requests are refused, and streams
+        /// wait. A body whose events name their orgs (`/v1/events`) counts for its API key, and a request over
         /// HTTP/2 for its address, with 4 KiB (over it, it is refused with `REFUSED_STREAM`). At least twice
         /// `limits.request_bytes`.
         in_flight_bytes: ByteSize = "256MiB", reread;
-        /// The same for the answers to one user of an org. A request for history counts for about 84 KiB until
+        /// The same for the answers and streams of one user of an org. A request for history counts for about 84 KiB until
         /// its answer is known to be shorter. At least 256 KiB, and at least twice `limits.event_bytes`.
         in_flight_bytes_per_user: ByteSize = "16MiB", reread;
         /// The bytes of events that wait for the log at a time; each org gets its share.

@@ -175,6 +175,8 @@ labels! {
         Answer = "answer",
         /// Searches for what `tail=` asks for.
         Search = "search",
+        /// Frames of the log, for streams that catch up, until they are taken.
+        Unread = "unread",
         /// Requests over HTTP/2, except streams, until they are answered and their answers taken.
         Request = "request",
     }
@@ -214,7 +216,7 @@ labels! {
 
 impl InFlight {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Body, Self::Answer, Self::Search, Self::Request];
+    pub const ALL: [Self; 5] = [Self::Body, Self::Answer, Self::Search, Self::Unread, Self::Request];
 }
 
 impl Label for Transport {

@@ -12,7 +12,7 @@ use crate::{
         wire::{self, Wire},
     },
     gateway::{Gateway, eventually},
-    slow::narrow,
+    slow::{narrow, narrow_ws_with},
 };
 
 /// More than all buffers on the way hold together: 4 MB in 40 events.
@@ -227,6 +227,37 @@ fn p5_a_user_over_their_connections_has_nothing_searched_for() {
     });
     assert_eq!(stream.next("event")["seq"], 1);
     assert_eq!(read(), before + 1.0);
+}
+
+#[test]
+fn p5_streams_that_are_not_read_while_they_catch_up_hold_little_and_miss_nothing() {
+    const EVENTS: usize = 80;
+    let gateway = Gateway::with(&[
+        "limits.event_bytes=128KiB",
+        "limits.request_bytes=128KiB",
+        "tail.org_max_bytes=128KiB",
+        "limits.in_flight_bytes=256KiB",
+        "limits.in_flight_bytes_per_user=256KiB",
+    ]);
+    let start = gateway.getting("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let wide = format!("\"{}\"", "x".repeat(100_000));
+    (0..EVENTS).for_each(|_| assert!(gateway.say("s", &wide) > 0));
+    let mut streams: Vec<_> = (0..6).map(|_| narrow_ws_with(&gateway, &format!("?cursor={start}"))).collect();
+    let refused = || gateway.metric("tidegate_refusals_total{limit=\"limits.in_flight_bytes\"}");
+    eventually("some wait", || (refused() > 0.0).then_some(()));
+    let held = || gateway.metric("tidegate_in_flight_bytes{kind=\"unread\"}");
+    assert!(held() <= 256.0 * 1024.0, "{}", held());
+    let wanted: Vec<_> = (1..=EVENTS as u64).map(Some).collect();
+    std::thread::scope(|scope| {
+        for stream in &mut streams {
+            scope.spawn(|| {
+                let mut client = Follower::at(&start);
+                let events = stream.events(&mut client, EVENTS);
+                assert_eq!(events.iter().map(|event| event["seq"].as_u64()).collect::<Vec<_>>(), wanted);
+            });
+        }
+    });
+    eventually("all given back", || (held() == 0.0).then_some(()));
 }
 
 #[test]

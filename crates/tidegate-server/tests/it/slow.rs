@@ -36,7 +36,8 @@ pub fn narrow_ws(gateway: &Gateway) -> Ws {
     narrow_ws_with(gateway, "")
 }
 
-fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
+/// The same, with a query.
+pub fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
     let request = handshake(gateway.public, &format!("{}{query}", gateway.path("stream")))
         .with("authorization", &format!("Bearer {}", gateway.token));
     let mut stream = Ws::switch(narrow(&request, gateway.public));

@@ -44,6 +44,9 @@ use crate::metrics::LongSlice;
 /// not had their turn yet. This many full pages hold 2 MiB.
 const IN_HAND_MAX: usize = 32;
 
+/// When a reader that may be given nothing now has another turn.
+const LATER: Duration = Duration::from_millis(100);
+
 /// The cache is emptied when nobody has asked for a page for this long. When many clients are cut off
 /// together, the last of them are back after about this time; until then they can share the pages.
 const KEPT_IDLE: Duration = Duration::from_secs(10);
@@ -66,6 +69,8 @@ enum Step {
     More,
     /// This page.
     Page(PageKey),
+    /// Another turn, but not at once: what its user or org leaves unread takes as much memory as it may.
+    Later,
     /// Nothing more from the worker; its own task continues.
     Done(Served),
 }
@@ -218,6 +223,15 @@ impl Worker {
                 self.catch_up.wait(org, waiting, false);
             }
             Step::Page(key) => reader.ask_for(key, waiting),
+            Step::Later => {
+                let (worker, org) = (reader.worker().clone(), org.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LATER).await;
+                    if !waiting.done.is_closed() {
+                        worker.catch_up.wait(&org, waiting, false);
+                    }
+                });
+            }
             Step::Done(served) => {
                 reader.end_wait();
                 // The result is ignored: its task may have stopped waiting.
