@@ -499,6 +499,7 @@ async fn sweep(node: Arc<Node>) {
             node.engine.sweep();
             node.failed_auths.sweep();
             node.publish_rates.sweep();
+            node.quotas.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

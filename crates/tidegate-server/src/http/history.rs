@@ -80,6 +80,8 @@ pub async fn events<B>(
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };
+    let used = node.quotas.used_by(&org);
+    used.may_read_history()?;
     let log = node.open_log(&org).await.map_err(|error| no_page(&error))?;
     let from = after.map_or(From::Seq(log.floor), From::Cursor);
     let opening = opening::open(&log, &filter, from);
@@ -154,5 +156,6 @@ pub async fn events<B>(
         );
     }
     out.put_u8(b'}');
+    used.add_history(out.len());
     Ok(json(out.freeze()))
 }

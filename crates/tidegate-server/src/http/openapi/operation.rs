@@ -267,7 +267,11 @@ if that is the name of a service.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to this org more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to this org more often than `limits.publishes_per_second`, or the org publishes more \
+             events or bytes than its quotas allow; `limit` says which",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -349,7 +353,11 @@ the answer is 202 without a body; otherwise it is the one for plain events.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to each of the orgs more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to each of the orgs more often than `limits.publishes_per_second`, or all of them \
+             publish more events or bytes than their quotas allow",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -383,7 +391,11 @@ A page has `gap` if something between `after` and its first event is missing.",
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, READ_FORBIDDEN),
-        refused(Code::RateLimited, TOO_MANY_BAD),
+        refused(
+            Code::RateLimited,
+            "this address sends bad tokens more often than `limits.failed_auths_per_second`, or the org reads more \
+             history than its quota allows; `limit` says which",
+        ),
         refused(Code::Internal, LOG_BROKEN),
         refused(Code::Overloaded, READ_OVERLOADED),
         refused(Code::LogFull, READ_LOG_FULL),

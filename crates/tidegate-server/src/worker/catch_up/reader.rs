@@ -45,7 +45,7 @@ impl Reader {
                     self.end(unreadable_for_stream(error));
                     return Ok(());
                 }
-                self.sink.send(&mut frames)?;
+                self.hand(&mut frames)?;
                 // This may go on for as long as the client is slow. Other tasks must have their turn.
                 tokio::task::yield_now().await;
                 continue;
@@ -95,7 +95,7 @@ impl Reader {
             written.sends += 1;
             written.bytes += bytes as u64;
             given += bytes;
-            match self.sink.send(frames) {
+            match self.hand(frames) {
                 Ok(true) if given >= TURN_BYTES || Instant::now() >= until => return Step::More,
                 Ok(true) => {}
                 Ok(false) => return Step::Done(Served::Waits),
