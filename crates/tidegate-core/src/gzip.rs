@@ -9,7 +9,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
 
-use crate::deflate::compress_alone;
+use crate::window::{FLUSH_END, Parts, compress_parts};
 
 /// The header of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
 const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
@@ -49,16 +49,31 @@ impl Plain {
     }
 }
 
+/// The head of the stored block of `piece`, of at most [`STORED_MAX`] bytes.
+fn stored_head(piece: &[u8]) -> [u8; 5] {
+    let [low, high] = (piece.len() as u16).to_le_bytes();
+    [0, low, high, !low, !high]
+}
+
+/// Appends `text` in stored blocks, and an empty one.
+pub(crate) fn store(text: &[u8], out: &mut Vec<u8>) {
+    for piece in text.chunks(STORED_MAX) {
+        out.extend_from_slice(&stored_head(piece));
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(&FLUSH);
+}
+
 impl Block {
-    /// Compresses a frame.
-    pub fn new(frame: &[u8]) -> Self {
-        Self::compressed(frame, compress_alone(frame))
+    /// Compresses a frame of these parts.
+    pub fn new(frame: &[u8], parts: &Parts) -> Self {
+        Self::compressed(frame, compress_parts(frame, parts))
     }
 
-    /// The block of a frame that [`compress_alone`] has made `block` of.
+    /// The block of a frame that was compressed to `block` ([`compress_alone`](crate::deflate::compress_alone)).
     pub fn compressed(frame: &[u8], mut block: Vec<u8>) -> Self {
         // The empty stored block that a WebSocket message leaves out: it ends the block at a byte.
-        block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
+        block.extend_from_slice(&FLUSH_END);
         Self { bytes: block.into(), plain: Plain::of(frame) }
     }
 
@@ -69,7 +84,7 @@ impl Block {
 }
 
 /// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]). `block` is what
-/// [`compress_alone`] has made of it.
+/// [`compress_alone`](crate::deflate::compress_alone) has made of it.
 pub fn member(text: &[u8], block: Vec<u8>) -> Vec<u8> {
     let mut member = Vec::new();
     let mut body = GzipBody::begin(&mut member);
@@ -104,12 +119,7 @@ impl GzipBody {
         let mut rest = frame.clone();
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(STORED_MAX));
-            let length = piece.len() as u16;
-            let mut head = BytesMut::with_capacity(5);
-            head.put_u8(0);
-            head.put_u16_le(length);
-            head.put_u16_le(!length);
-            out.push(head.freeze());
+            out.push(Bytes::copy_from_slice(&stored_head(&piece)));
             out.push(piece);
         }
         out.push(FLUSH);
@@ -169,6 +179,11 @@ mod tests {
     use flate2::read::GzDecoder;
 
     use super::*;
+    use crate::deflate::compress_alone;
+
+    fn block(frame: &[u8]) -> Block {
+        Block::compressed(frame, compress_alone(frame))
+    }
 
     #[test]
     fn r18_a_body_of_blocks_and_stored_frames_reads_as_one_and_ends_cleanly() {
@@ -186,7 +201,7 @@ mod tests {
             if index % 3 == 0 {
                 body.store(frame, &mut out);
             } else {
-                body.share(&Block::new(frame), &mut out);
+                body.share(&block(frame), &mut out);
             }
         }
         let cut = out.concat();
@@ -213,7 +228,7 @@ mod tests {
         let mut body = GzipBody::begin(&mut out);
         body.store(&frame, &mut out);
         assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
-        body.share(&Block::new(&frame), &mut out);
+        body.share(&block(&frame), &mut out);
         assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
     }
 
@@ -222,7 +237,7 @@ mod tests {
         let blocks: Vec<(String, Block)> = (0..9)
             .map(|number| {
                 let text = format!("data: {}\n\n", format!("abc{number}").repeat(500));
-                (text.clone(), Block::new(text.as_bytes()))
+                (text.clone(), block(text.as_bytes()))
             })
             .collect();
         for first in 0..blocks.len() {

@@ -8,15 +8,20 @@ use flate2::{Decompress, FlushDecompress, Status};
 use proptest::prelude::*;
 use tidegate_core::{
     Framing, ViewKey,
-    deflate::{self, Contexts, Deflated, LARGE_FROM_BYTES, Membership, compress_alone, take_compressions},
+    deflate::{
+        self, Contexts, Deflated, LARGE_FROM_BYTES, Membership, Parts, compress_alone, take_compressions,
+    },
 };
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, ws};
 
-fn key(service: &str) -> ViewKey {
-    let service = ServiceName::parse(service).expect("a name");
+fn service(name: &str) -> ServiceName {
+    ServiceName::parse(name).expect("a name")
+}
+
+fn key(name: &str) -> ViewKey {
     ViewKey {
         epoch: Epoch::from_random(7),
-        filter: Filter::only([service].into()),
+        filter: Filter::only([service(name)].into()),
         framing: Framing::WebSocket,
     }
 }
@@ -33,14 +38,20 @@ impl Generations {
         Self(deflate::Generations::new(contexts, org))
     }
 
+    /// A frame of the service `finance`.
     fn deflate(&self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
+        let payload = &plain[ws::header_length(plain)..];
+        self.deflate_parts(key, seq, plain, Parts::whole(&service("finance"), payload.len()))
+    }
+
+    fn deflate_parts(&self, key: &ViewKey, seq: Seq, plain: &Bytes, parts: Parts) -> Deflated {
         match self.0.of(key) {
             Some(generation) if plain.len() > LARGE_FROM_BYTES => {
                 let payload = compress_alone(&plain[ws::header_length(plain)..]);
-                generation.lock().go_on_after(seq, Deflated::alone(plain, &payload))
+                generation.lock().go_on_after(seq, Deflated::alone(plain, parts, &payload))
             }
-            Some(generation) => generation.lock().deflate(seq, plain),
-            None => Deflated::without_context(plain),
+            Some(generation) => generation.lock().deflate(seq, plain, parts),
+            None => Deflated::without_context(plain, parts),
         }
     }
 
@@ -229,8 +240,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn r19_every_client_reads_the_same_whatever_happens(steps in steps()) {
-        let (generations, _) = generations(1);
+    fn r19_every_client_reads_the_same_whatever_happens(
+        steps in steps(),
+        contexts in 1..30_usize,
+        services in prop_oneof![Just(1_usize), 2..20_usize],
+    ) {
+        let (generations, _) = generations(contexts);
         let key = key("finance");
         let mut batches: Vec<(String, Deflated)> = Vec::new();
         let mut clients: Vec<(Client, usize, usize)> = (0..4).map(|_| (Client::new(), 0, 0)).collect();
@@ -240,10 +255,17 @@ proptest! {
                     let number = batches.len() as u64 + 1;
                     // One in five is too short to be compressed alone, and goes plain to who is no member.
                     let mut text = if size % 5 == 0 { number.to_string() } else { event(number) };
-                    while size % 5 != 0 && text.len() < usize::from(size) {
+                    let (mut parts, mut before) = (Parts::default(), 0);
+                    loop {
+                        let of = (number as usize * 7 + text.len()) % services;
+                        parts.push(&service(&format!("s{of}")), text.len() - before);
+                        before = text.len();
+                        if size % 5 == 0 || text.len() >= usize::from(size) {
+                            break;
+                        }
                         text.push_str(&event(number * 1000 + text.len() as u64));
                     }
-                    let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+                    let deflated = generations.deflate_parts(&key, number, &ws::text_frame(&text), parts);
                     batches.push((text, deflated));
                 }
                 Step::Large => {

@@ -320,15 +320,15 @@ impl Drop for Peak {
 /// What the gateway holds.
 struct Holding {
     gauges: BTreeMap<String, f64>,
-    files: usize,
+    sockets: usize,
     memory: u64,
 }
 
 impl Holding {
     async fn of(client: &reqwest::Client, admin_url: &str, pid: u32) -> anyhow::Result<Self> {
         let gauges = account::held(&account::metrics(client, admin_url).await?)?;
-        let (memory, files) = account::memory_and_files(pid)?;
-        Ok(Self { gauges, files, memory })
+        let (memory, _) = account::memory_and_files(pid)?;
+        Ok(Self { gauges, sockets: account::sockets(pid)?, memory })
     }
 
     /// What it holds beyond what it held `before`.
@@ -341,9 +341,8 @@ impl Holding {
                 (*now > then).then(|| format!("{name} is {now}, it was {then}"))
             })
             .collect();
-        // The log may have begun a file meanwhile.
-        if self.files > before.files + 4 {
-            beyond.push(format!("{} files are open, {} were", self.files, before.files));
+        if self.sockets > before.sockets {
+            beyond.push(format!("{} sockets are open, {} were", self.sockets, before.sockets));
         }
         let left = self.memory.saturating_sub(before.memory);
         if left > LEFT_MAX {

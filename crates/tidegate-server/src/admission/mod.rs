@@ -40,7 +40,7 @@ use crate::{
     refusals::LimitedBy as _,
     transport::spare_files,
 };
-use rates::{RetryQueue, TokenBucket};
+use rates::{Handshakes, RetryQueue};
 
 /// To whom the bytes of a publish request's body are charged while it arrives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ pub struct ConnectionLimits {
     pub user_policy: UserPolicy,
     /// From one address.
     pub per_address: usize,
-    /// New ones per second.
+    /// New ones per second, of which each address has a share.
     pub handshakes_per_second: usize,
 }
 
@@ -104,7 +104,7 @@ struct Counts {
     addresses: HashMap<IpAddr, usize>,
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
-    handshakes: TokenBucket,
+    handshakes: Handshakes,
     /// Spreads the retries of clients that came too fast.
     retries: RetryQueue,
 }
@@ -166,7 +166,7 @@ impl Admission {
             addresses: HashMap::new(),
             orgs: HashMap::new(),
             next_number: 0,
-            handshakes: TokenBucket::full(limits.handshakes_per_second, now),
+            handshakes: Handshakes::new(limits.handshakes_per_second, now),
             retries: RetryQueue::new(now),
         };
         Arc::new(Self { start, quotas, counts: Mutex::new(counts) })
@@ -194,13 +194,13 @@ impl Admission {
             let message = "this address has its maximum of connections";
             return Err(over(config_key!(limits.connections_per_address), Code::TooManyConnections, message));
         }
-        // The rate comes last, because all clients share it: a client that another limit refuses uses none of
-        // it.
+        // The rate comes last, because all addresses share it: a client that another limit refuses uses none
+        // of it.
         let now = Instant::now();
-        if counts.handshakes.take(limits.handshakes_per_second, now).is_err() {
+        if !counts.handshakes.take(address, limits.handshakes_per_second, now) {
             let retry = counts.retries.next(limits.handshakes_per_second, now, random());
             decrement(&mut counts.addresses, &counted);
-            let message = "too many new connections; the gateway takes no more this second";
+            let message = "too many new connections; the gateway takes no more from this address now";
             return Err(
                 over(config_key!(limits.handshakes_per_second), Code::RateLimited, message).retry_in(retry)
             );

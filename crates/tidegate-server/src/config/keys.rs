@@ -190,13 +190,15 @@ sections! {
         /// The length of a frame's JSON above which `?batch=gzip` compresses it. Other codings have no
         /// such bound: they refer to earlier frames, so they shorten short frames too.
         threshold: ByteSize = "1KiB", restart;
-        /// Services whose events are never compressed. If a secret and text of an attacker's choice are
-        /// compressed together, the length tells the attacker about the secret (the BREACH attack).
+        /// Services whose events are never compressed, for services in which one publisher's secrets stand
+        /// beside text of another's choice: compressed together, their length tells of the secret (the BREACH
+        /// attack). Services are never compressed together.
         exclude_services: Vec<ServiceName> = [], restart;
         /// Orgs whose streams are never compressed.
         exclude_orgs: Vec<OrgId> = [], restart;
-        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each; each org gets its
-        /// share (see `[limits]`). Further filters are compressed without context.
+        /// Shared compressors at a time, over all orgs, filters and services, of about 260 KiB each; each org
+        /// gets its share (see `[limits]`). Each service of a filter has one, up to eight. Further ones are
+        /// compressed without context.
         max_contexts: usize = 64, restart;
     }
 
@@ -270,10 +272,10 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for clients that connect through a proxy.
         connections_per_address: usize = 1000, reread;
-        /// New connections per second, over all orgs and addresses, whether they are let in or not. There
-        /// is no such bound per address: all clients of an office share one address and come back together
-        /// after a restart, and so do all clients of a proxy that is not in `listen.trusted_proxies`. If one
-        /// address must not keep others out, limit its rate in front of the gateway.
+        /// New connections per second, over all orgs and addresses, whether they are let in or not. Addresses
+        /// share the rate: one that is alone may use all of it, of two that take all they can get each has
+        /// half, and something is left for an address that comes. All clients of a proxy that is not in
+        /// `listen.trusted_proxies` are one address.
         handshakes_per_second: usize = 2000, reread;
         /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
         /// they missed; each org gets its share. A reader whose own socket is full waits for its client,
