@@ -236,6 +236,7 @@ fn refusal_of(ids: &[(ServiceName, EventId)], places: &[usize], error: AppendErr
         AppendError::TooManyWaiting | AppendError::TooMuchWaiting | AppendError::TooManyOrgs => {
             limited(Code::Overloaded)
         }
+        AppendError::OrgLogFull => limited(Code::LogFull).retry_in(5_000),
         AppendError::LogFull => Refusal::new(Code::LogFull, error.to_string()).retry_in(5_000),
         AppendError::Halted => Refusal::new(Code::LogHalted, error.to_string()).retry_in(30_000),
         AppendError::SeqsUsedUp => Refusal::new(Code::LogHalted, error.to_string()).retry_in(3_600_000),
