@@ -20,7 +20,7 @@ use std::{
     cell::Cell,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -156,6 +156,8 @@ pub struct Generations {
     ids: Arc<AtomicU64>,
     contexts: Arc<Contexts>,
     org: OrgId,
+    /// The most generations, whatever the org's share of the compressors is.
+    max: AtomicUsize,
 }
 
 /// A generation that the workers share.
@@ -232,7 +234,23 @@ impl std::fmt::Debug for SharedGeneration {
 impl Generations {
     /// No generation of `org` yet; `contexts` counts the compressors.
     pub fn new(contexts: Arc<Contexts>, org: OrgId) -> Self {
-        Self { current: Mutex::default(), ids: Arc::default(), contexts, org }
+        Self { current: Mutex::default(), ids: Arc::default(), contexts, org, max: usize::MAX.into() }
+    }
+
+    /// Bounds the compressors of the org: it gets no more than `max`, or its share if that is less. If it has more
+    /// now, the next sweep drops some.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// How many compressors the org has.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether the org has no compressor.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(ViewKey, SharedGeneration)>> {
@@ -244,6 +262,10 @@ impl Generations {
         let mut current = self.lock();
         if let Some((_, generation)) = current.iter().find(|(of, _)| of == key) {
             return Some(generation.clone());
+        }
+        if current.len() >= self.max.load(Ordering::Relaxed) {
+            self.contexts.missed.fetch_add(1, Ordering::Relaxed);
+            return None;
         }
         let generation = Generation {
             id: self.ids.fetch_add(1, Ordering::Relaxed),
@@ -262,8 +284,8 @@ impl Generations {
     }
 
     /// Drops the generations that have compressed nothing since the last call, and so frees their
-    /// compressors. If the org then still has more than its share, because others have come, the newest
-    /// generations are dropped too: compressors are kept for long, and those who come later need some.
+    /// compressors. If the org then still has more than its share, because others have come, or more than its
+    /// quota, the newest generations are dropped too: compressors are kept for long, and those who come later need some.
     pub fn sweep(&self) {
         let mut current = self.lock();
         current.retain(|(_, generation)| match generation.0.try_lock() {
@@ -273,7 +295,8 @@ impl Generations {
             Err(TryLockError::WouldBlock) => true,
         });
         // One that a worker holds now would free nothing.
-        while self.contexts.is_over(&self.org)
+        let max = self.max.load(Ordering::Relaxed);
+        while (self.contexts.is_over(&self.org) || current.len() > max)
             && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
         {}
     }

@@ -500,6 +500,7 @@ async fn sweep(node: Arc<Node>) {
             node.failed_auths.sweep();
             node.publish_rates.sweep();
             node.scans.sweep();
+            node.quotas.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");

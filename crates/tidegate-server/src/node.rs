@@ -20,11 +20,12 @@ use tokio::sync::watch;
 use crate::{
     admission::{Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, Replays, Scans},
     auth::{Publishers, StreamGrant, TokenVerifier},
-    config::{Config, LimitSettings, PerConfig, config_key},
+    config::{Config, LimitSettings, OwnQuotas, PerConfig, config_key},
     heartbeats::Heartbeats,
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
     metrics::{LogState as LogSays, Metrics, Operation},
+    quotas::Quotas,
     random::random,
     refusals::{LimitedBy as _, refused},
 };
@@ -49,6 +50,8 @@ pub struct Node {
     pub hub: Arc<Hub>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// The quotas of orgs, and how much of them is used.
+    pub quotas: Arc<Quotas>,
     /// Admits connections.
     pub admission: Arc<Admission>,
     tokens: ArcSwap<TokenVerifier>,
@@ -130,14 +133,17 @@ impl Node {
             threshold: config.compression.threshold.bytes(),
             excluded: config.compression.exclude_services.clone(),
         };
+        let quotas = Arc::new(Quotas::new(&config));
         Self {
             // Connection ids begin with a random name of this start.
             admission: Admission::new(
                 ConnectionLimits::fitting(&config.limits),
+                quotas.clone(),
                 Epoch::from_random(random()),
             ),
             ledger: Ledger::default(),
             scans: Scans::new(config.limits.scan_bytes_per_second.bytes()),
+            quotas,
             publishes: Pool::default(),
             large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
             in_progress: InProgress::default(),
@@ -197,9 +203,27 @@ impl Node {
         tokens.keep_fresh(&self.metrics);
         self.admission.set_limits(ConnectionLimits::fitting(&config.limits));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
+        self.quotas.reconfigure(&config);
+        self.bound_compressors();
         self.metrics.set_health_orgs(&self.config().metrics.health_orgs, &config.metrics.health_orgs);
         self.config.store(Arc::new(config));
         self.tokens.store(Arc::new(tokens));
+    }
+
+    /// Sets quotas of `org` in place of those of the configuration; `None` takes that back.
+    pub fn set_quotas(&self, org: &OrgId, own: Option<OwnQuotas>) {
+        self.quotas.set(org, own);
+        self.bound_compressors();
+    }
+
+    /// Gives the hub its copies of the quotas of compressors.
+    fn bound_compressors(&self) {
+        self.hub.for_each(|org| org.generations().set_max(self.compressors_of(&org.id)));
+    }
+
+    /// The most compressors of an org, whatever its share is.
+    pub fn compressors_of(&self, org: &OrgId) -> usize {
+        self.quotas.of(org).compressors.unwrap_or(usize::MAX)
     }
 
     /// The time now, by the wall clock.

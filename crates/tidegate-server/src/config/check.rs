@@ -34,6 +34,9 @@ const ISSUERS_MAX: usize = 64;
 /// At most this many orgs have series of their own, because a scrape carries them all.
 const HEALTH_ORGS_MAX: usize = 100;
 
+/// At most this many orgs are shown as near their quotas, because a scrape carries them all.
+const TOP_ORGS_MAX: usize = 1000;
+
 /// A log that can take less than this in a second, on average, is most likely a mistake.
 const LEAST_RATE: ByteSize = ByteSize::new(100 << 10);
 
@@ -477,6 +480,10 @@ fn counts(found: &mut Checks<'_>) {
     let (key, orgs) = (config_key!(metrics.health_orgs), config.metrics.health_orgs.len());
     if orgs > HEALTH_ORGS_MAX {
         found.fault(key, format!("has {orgs} orgs; {HEALTH_ORGS_MAX} are the most"));
+    }
+    let (key, orgs) = (config_key!(metrics.top_orgs), config.metrics.top_orgs);
+    if orgs > TOP_ORGS_MAX {
+        found.fault(key, format!("{orgs} must be {TOP_ORGS_MAX} or less"));
     }
     // serde_json refuses more than 127 levels, and a reader's parser may refuse fewer.
     for ((key, value), most) in [

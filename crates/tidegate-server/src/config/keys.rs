@@ -21,6 +21,7 @@ use super::{
     define::{Change, KeyInfo, KeyReader, SectionInfo, sections},
     issuer::IssuerSettings,
     jwt_key::JwtKey,
+    quotas::OrgTables,
     value::{ByteSize, Setting},
 };
 
@@ -242,6 +243,9 @@ sections! {
         /// The orgs whose clients' reports (`health` frames) are also shown for that org alone, at most 100:
         /// each makes 26 series. The reports of all orgs together are always shown.
         health_orgs: Vec<OrgId> = [], reread;
+        /// How many orgs `tidegate_org_quota_used_ratio` shows at most: those that use most of a quota, of the
+        /// orgs that use 80 % of one or more. At most 1,000.
+        top_orgs: usize = 10, reread;
     }
 
     /// A bound on everything that grows. A request or connection over one is refused with a code, and
@@ -257,11 +261,8 @@ sections! {
         /// connections. The gateway sends the bound to a client at the start. The HTTP/2 library itself refuses more streams than that
         /// (`REFUSED_STREAM`), and heads over `limits.header_bytes` (431), so no metric counts those.
         streams_per_connection: usize = 100, reread;
-        /// Connections at a time of one org.
+        /// Connections at a time of one org, if `limits.org.connections` is not set.
         connections_per_org: usize = 20_000, reread;
-        /// Different sets of services that the connections of one org see at a time. Events are encoded and
-        /// compressed once for each set, so sets cost time and memory where connections with equal sets do not.
-        filters_per_org: usize = 1000, reread;
         /// Connections at a time of one user of an org.
         connections_per_user: usize = 10, reread;
         /// What happens to a connection over `limits.connections_per_user`: `reject_new` refuses it,
@@ -365,5 +366,43 @@ sections! {
         idle_timeout: Duration = "135s", reread;
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s", reread;
+    }
+    /// Quotas of each org: what holds for every org that has no table of its own (`[orgs.NAME]`). `""` is no
+    /// quota: then the org is bounded only by what it shares with others (see `[limits]`). What an org may do in
+    /// a second, it may do at once, and one request even if that is more. `tidegate org show` says how much of
+    /// each quota an org uses.
+    limits_org: QuotaSettings {
+        /// Connections at a time. Without it, `limits.connections_per_org` holds.
+        connections: Option<usize> = "", reread;
+        /// Events that are published per second, by all API keys together. A request that brings more events than
+        /// are left is refused whole (`rate_limited`). `limits.publishes_per_second` holds as well: it bounds the
+        /// requests of each key.
+        publish_events_per_second: Option<usize> = "", reread;
+        /// The bytes of these events per second, as they are stored.
+        publish_bytes_per_second: Option<ByteSize> = "", reread;
+        /// What the log holds of the org. An org with more keeps it until `log.max_bytes` is reached. Then the
+        /// events of such orgs are removed first, the oldest of them first.
+        stored_bytes: Option<ByteSize> = "", reread;
+        /// The bytes of answers to requests for history per second. A request is refused (`rate_limited`) while
+        /// earlier answers have used up what was left.
+        history_bytes_per_second: Option<ByteSize> = "", reread;
+        /// Different sets of services that the connections see at a time. Events are encoded and compressed once
+        /// for each set, so sets cost time and memory where connections with equal sets do not.
+        filters: usize = 1000, reread;
+        /// Shared compressors at a time, if the share of `compression.max_contexts` is more. Further filters are
+        /// compressed without context.
+        compressors: Option<usize> = "", reread;
+        /// The bytes that streams send per second, to all readers together. Over it nothing is refused or lost:
+        /// the readers get their events later. They are not slow (`slow.max_behind`) because of that, but events
+        /// that retention removes before are a gap for them.
+        egress_bytes_per_second: Option<ByteSize> = "", reread;
+    }
+
+    /// Quotas of single orgs. Each has a table in the file, named after the org, with keys of `[limits.org]`; for a
+    /// key that it does not have, `[limits.org]` holds. `""` is no quota, whatever `[limits.org]` says.
+    orgs: OrgsSettings {
+        /// For example `[orgs.acme]`, and in it `connections = 50000` and `stored_bytes = "2GiB"`. On the command
+        /// line all tables are given as a whole: `--set 'orgs={acme={connections=50000}}'`.
+        NAME: OrgTables = {}, reread;
     }
 }

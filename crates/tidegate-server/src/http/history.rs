@@ -21,6 +21,7 @@ use crate::{
     config::config_key,
     metrics::InFlight,
     node::Node,
+    quotas::OrgUse,
     refusals::{no_page, refused, unreadable},
     worker::{Scan, Worker, sse::Cut},
 };
@@ -88,6 +89,8 @@ pub async fn events<B>(
             Some(text.parse::<Cursor>().map_err(bad)?)
         }
     };
+    let used = node.quotas.used_by(&org);
+    used.may_read_history()?;
     // Before anything is read for it: each request is charged as if its answer filled a piece.
     node.scans.check(&org, grant.user(), limits.scan_bytes_per_second.bytes())?;
     let payer = Payer::User(org.clone(), grant.user().clone());
@@ -97,7 +100,7 @@ pub async fn events<B>(
     let from = after.map_or(From::Seq(log.floor), From::Cursor);
     let opening = opening::open(&log, &filter, from);
     let scan = Scan::new(worker, org, grant.user().clone(), filter, log.epoch.clone());
-    let mut making = Making::new(worker.node.clone(), scan, opening, log.head, limit);
+    let mut making = Making::new(worker.node.clone(), used, scan, opening, log.head, limit);
     // The first piece always comes, or a refusal.
     let first = making.piece(&mut charge).await?.unwrap_or_default();
     if making.is_done {
@@ -140,6 +143,8 @@ const END_BYTES: usize = 1 << 10;
 /// has led further.
 struct Making {
     node: Arc<Node>,
+    /// What its org uses.
+    used: Arc<OrgUse>,
     scan: Scan,
     cursor: Cursor,
     dues: VecDeque<Due>,
@@ -156,7 +161,14 @@ struct Making {
 }
 
 impl Making {
-    fn new(node: Arc<Node>, mut scan: Scan, opening: Opening, head: Seq, limit: usize) -> Self {
+    fn new(
+        node: Arc<Node>,
+        used: Arc<OrgUse>,
+        mut scan: Scan,
+        opening: Opening,
+        head: Seq,
+        limit: usize,
+    ) -> Self {
         let Opening { mut cursor, mut dues, .. } = opening;
         // A page declares the gap at its start and ends at the position of the next one.
         let mut gap = None;
@@ -178,6 +190,7 @@ impl Making {
         scan.seek(cursor.seq, stop);
         Self {
             node,
+            used,
             scan,
             has_moved: gap.is_some(),
             cursor,
@@ -206,6 +219,7 @@ impl Making {
         }
         while self.may_go_on() {
             if out.len() >= PIECE_FULL {
+                self.used.add_history(out.len());
                 return Ok(Some(out));
             }
             let Some(page) = self.scan.next().await.map_err(unreadable)? else { break };
@@ -246,6 +260,7 @@ impl Making {
             }
         }
         self.end(&mut out);
+        self.used.add_history(out.len());
         Ok(Some(out))
     }
 

@@ -137,6 +137,26 @@ labels! {
         Private = "private",
     }
 
+    /// What a quota of an org bounds: a key of `limits.org`.
+    Quota("quota") {
+        /// Connections.
+        Connections = "connections",
+        /// Events published per second.
+        PublishEvents = "publish_events_per_second",
+        /// Their bytes.
+        PublishBytes = "publish_bytes_per_second",
+        /// Bytes in the log.
+        StoredBytes = "stored_bytes",
+        /// Bytes of history per second.
+        HistoryBytes = "history_bytes_per_second",
+        /// Different filters.
+        Filters = "filters",
+        /// Compressors.
+        Compressors = "compressors",
+        /// Bytes that streams send per second.
+        EgressBytes = "egress_bytes_per_second",
+    }
+
     /// How a configuration that was read again ended.
     RereadOutcome("outcome") {
         /// Taken over.
@@ -318,10 +338,15 @@ impl Label for Limit {
         self.0
     }
 
-    /// All keys of `[limits]`, and those of other sections that refuse something.
+    /// All keys of `[limits]`, the quotas of orgs that refuse something, and those of other sections that refuse something.
     fn initial() -> impl Iterator<Item = Self> {
         let of_limits = KEYS.iter().filter(|key| key.section == "limits").map(|key| Self(key.name));
         let others = [
+            config_key!(limits_org.connections),
+            config_key!(limits_org.publish_events_per_second),
+            config_key!(limits_org.publish_bytes_per_second),
+            config_key!(limits_org.history_bytes_per_second),
+            config_key!(limits_org.filters),
             config_key!(dedup.max_entries),
             config_key!(dedup.max_entries_per_org),
             config_key!(slow.max_warnings),

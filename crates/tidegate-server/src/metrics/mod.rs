@@ -41,7 +41,7 @@ use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, Report
 use process::{Dropped, Process};
 use shared::Shared;
 
-pub use labels::{InFlight, JwksOutcome, LogState, LongSlice, Operation, ReplayPage, RereadOutcome};
+pub use labels::{InFlight, JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome};
 
 /// The longest that one piece of work of a worker may take, in CPU time, without being counted.
 const PIECE_MAX: Duration = Duration::from_millis(2);
@@ -148,6 +148,9 @@ declare! {
     client_org_incidents: ByOrg<Incident, Counter> = "client_org_incidents";
     /// As tidegate_client_reports_total, of each org that metrics.health_orgs lists.
     client_org_reports: ByOrg<ReportOutcome, Counter> = "client_org_reports";
+    /// How much of a quota an org uses, of orgs that use 0.8 of one or more: at most metrics.top_orgs, those that
+    /// use most. A rate is averaged over about 10 s.
+    org_quota_used: ByOrg<Quota, Fraction> = "org_quota_used_ratio";
     /// Events that operators deleted.
     pub events_deleted: Counter = "events_deleted";
     /// Orgs that operators deleted.
@@ -364,6 +367,14 @@ impl Metrics {
         self.client_org_latency.set_orgs(before, now);
         self.client_org_incidents.set_orgs(before, now);
         self.client_org_reports.set_orgs(before, now);
+    }
+
+    /// Takes over which orgs are near which quotas, and how much of them they use, in place of those before.
+    pub fn near_quotas(&self, near: impl Iterator<Item = (OrgId, Vec<(Quota, f64)>)>) {
+        self.org_quota_used.clear();
+        for (org, ratios) in near {
+            ratios.into_iter().for_each(|(quota, ratio)| self.org_quota_used.set(&org, quota, ratio));
+        }
     }
 
     /// Takes over the report of a client of this org.

@@ -84,8 +84,10 @@ fn connections_per_org(limit: &str) -> Hit {
 }
 
 /// Streams over both transports, and one whose token is renewed for other services.
-fn filters_per_org(limit: &str) -> Hit {
-    let gateway = Gateway::with(&["limits.filters_per_org=2"]);
+#[test]
+fn p5_the_filters_of_an_org_have_a_bound() {
+    let limit = "limits.org.filters";
+    let gateway = Gateway::with(&["limits.org.filters=2"]);
     let of_ann = |services: &[&str]| gateway.token_of("ann", services);
     let mut ann = gateway.ws_as(&of_ann(&["a"]), "");
     ann.next("hello");
@@ -100,7 +102,7 @@ fn filters_per_org(limit: &str) -> Hit {
     c.next("hello");
     ann.authenticate(&of_ann(&["d"]));
     ended(ann, limit, 1013, "overloaded");
-    Counted(gateway)
+    assert_eq!(gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}")), 3.0);
 }
 
 fn connections_per_user(limit: &str) -> Hit {
@@ -533,7 +535,6 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         connections,
         streams_per_connection,
         connections_per_org,
-        filters_per_org,
         connections_per_user,
         connections_per_user_policy,
         connections_per_address,

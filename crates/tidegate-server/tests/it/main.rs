@@ -46,6 +46,7 @@ mod orgs;
 mod proxies;
 mod publish;
 mod publish_orgs;
+mod quotas;
 mod replays;
 mod reread;
 mod resident;

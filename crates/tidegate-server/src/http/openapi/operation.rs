@@ -209,7 +209,8 @@ const READ_LOG_FULL: &str =
 const TOO_MANY_BAD: &str = "this address sends bad tokens more often than `limits.failed_auths_per_second`";
 const TOO_MUCH_READ: &str = "\
 this address sends bad tokens more often than `limits.failed_auths_per_second`, or more of the log is looked through \
-for this user than `limits.scan_bytes_per_second` allows";
+for this user than `limits.scan_bytes_per_second` allows, or the org reads more history than its quota allows; `limit` \
+says which";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
@@ -274,7 +275,11 @@ if that is the name of a service.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to this org more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to this org more often than `limits.publishes_per_second`, or the org publishes more \
+             events or bytes than its quotas allow; `limit` says which",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -356,7 +361,11 @@ the answer is 202 without a body; otherwise it is the one for plain events.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to each of the orgs more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to each of the orgs more often than `limits.publishes_per_second`, or all of them \
+             publish more events or bytes than their quotas allow",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,

@@ -119,9 +119,9 @@ impl CatchUp {
         self.turns.borrow_mut().poll_work(now, passes)
     }
 
-    /// Whether nobody waits for a turn.
-    pub fn is_empty(&self) -> bool {
-        self.turns.borrow().is_empty()
+    /// When a turn is due, as far as is known now.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.turns.borrow().poll_timeout()
     }
 
     /// Waits until somebody waits for a turn.
@@ -155,10 +155,19 @@ impl CatchUp {
         self.turns.borrow_mut().clear();
     }
 
+    /// The readers of `org` get no turn before `until`. They keep no pages: others need the room, and what they ask
+    /// for again is most likely in the cache.
+    fn hold(&self, org: Rc<OrgState>, until: Duration) {
+        self.turns.borrow_mut().handle_hold(org, until).for_each(|waiting| waiting.page = None);
+    }
+
     /// Puts `waiting` in the queue for a turn. If `comes_live`, it goes before the others of its org: it has
     /// been live before, so it has missed little and will be live again soon.
-    fn wait(&self, org: &Rc<OrgState>, waiting: Waiting, comes_live: bool) {
+    fn wait(&self, org: &Rc<OrgState>, mut waiting: Waiting, comes_live: bool) {
         let mut turns = self.turns.borrow_mut();
+        if turns.is_held(org) {
+            waiting.page = None;
+        }
         if turns.is_empty() {
             self.has_waiting.notify_one();
         }
@@ -180,6 +189,10 @@ impl Worker {
 
     /// Serves readers of `org` that catch up, for a slice of time.
     pub(super) fn serve_lagging(&self, org: Rc<OrgState>) {
+        let may_send = match org.used().may_send() {
+            Ok(bytes) => bytes,
+            Err(wait) => return self.catch_up.hold(org, self.since_start() + wait),
+        };
         let (began, cpu) = (Instant::now(), thread_cpu());
         let mut written = Written::default();
         let mut frames = Vec::new();
@@ -187,10 +200,11 @@ impl Worker {
             let next = self.catch_up.turns.borrow_mut().next_reader(&org);
             let Some(waiting) = next else { break };
             self.serve_one(&org, waiting, &mut frames, began + SLICE, &mut written);
-            if began.elapsed() >= SLICE {
+            if began.elapsed() >= SLICE || org.sent() >= may_send {
                 break;
             }
         }
+        org.report_sent();
         self.catch_up.pages.borrow_mut().shrink();
         let cost = thread_cpu().saturating_sub(cpu);
         self.node.metrics.piece_took(LongSlice::Replay, cost);

@@ -53,7 +53,7 @@ impl Reader {
                     self.end(unreadable_for_stream(error));
                     return Ok(());
                 }
-                self.sink.send(&mut frames)?;
+                self.hand(&mut frames)?;
                 // This may go on for as long as the client is slow. Other tasks must have their turn.
                 tokio::task::yield_now().await;
                 continue;
@@ -107,7 +107,7 @@ impl Reader {
             written.sends += 1;
             written.bytes += bytes as u64;
             given += bytes;
-            let sent = self.sink.send(frames);
+            let sent = self.hand(frames);
             self.charge_unread(bytes);
             match sent {
                 Ok(true) if given >= TURN_BYTES || Instant::now() >= until => return Step::More,

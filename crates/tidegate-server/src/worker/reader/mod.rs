@@ -278,7 +278,7 @@ impl Reader {
         for (index, (batch, view)) in views.iter().enumerate().skip(seen) {
             if batch.prev > session.scanned() {
                 // The tail was shortened past its position: what is missing is in the log.
-                let _ = self.sink.send(frames);
+                let _ = self.hand(frames);
                 return Offer::Lags(events);
             }
             if session.lacks(batch, view) {
@@ -293,13 +293,19 @@ impl Reader {
             membership.handle_own(session.own());
         }
         let took_nothing = lacks.is_some() && frames.is_empty();
-        if !took_nothing && !matches!(self.sink.send(frames), Ok(true)) {
+        if !took_nothing && !matches!(self.hand(frames), Ok(true)) {
             return Offer::Lags(events);
         }
         match lacks {
             Some(index) => Offer::Lacks(events, index),
             None => Offer::Taken(events),
         }
+    }
+
+    /// Gives frames to its sink, and counts their bytes for its org.
+    pub(super) fn hand(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
+        self.org.add_sent(frames.iter().map(|frame| frame.len() as u64).sum());
+        self.sink.send(frames)
     }
 
     /// Renews its grant in place (R6).
