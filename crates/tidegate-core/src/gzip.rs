@@ -9,7 +9,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
 
-use crate::window::{FLUSH_END, Parts, compress_parts};
+use crate::window::{FLUSH_END, Parts, STORED_MAX, compress_parts, stored_head};
 
 /// The header of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
 const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
@@ -20,9 +20,6 @@ const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 /// An empty stored block that is not the last. Some inflaters (Go's `compress/gzip`, which `net/http` uses
 /// unasked) hand over what they have only at such a block: without it they hold a stored frame back.
 const FLUSH: Bytes = Bytes::from_static(&[0, 0, 0, 0xFF, 0xFF]);
-
-/// The longest stored block, in bytes (RFC 1951, section 3.2.4).
-const STORED_MAX: usize = 0xFFFF;
 
 /// A frame as a compressed deflate block (RFC 1951), for any number of bodies.
 #[derive(Debug, Clone)]
@@ -47,21 +44,6 @@ impl Plain {
         // Lengths are modulo 2^32 (RFC 1952, section 2.3.1).
         Self { crc: crc.sum(), bytes: text.len() as u32, shift: power_of_bytes(text.len()) }
     }
-}
-
-/// The head of the stored block of `piece`, of at most [`STORED_MAX`] bytes.
-fn stored_head(piece: &[u8]) -> [u8; 5] {
-    let [low, high] = (piece.len() as u16).to_le_bytes();
-    [0, low, high, !low, !high]
-}
-
-/// Appends `text` in stored blocks, and an empty one.
-pub(crate) fn store(text: &[u8], out: &mut Vec<u8>) {
-    for piece in text.chunks(STORED_MAX) {
-        out.extend_from_slice(&stored_head(piece));
-        out.extend_from_slice(piece);
-    }
-    out.extend_from_slice(&FLUSH);
 }
 
 impl Block {

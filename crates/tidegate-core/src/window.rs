@@ -17,13 +17,16 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, FlushCompress};
 use tidegate_protocol::{OrgId, ServiceName};
 
-use crate::{gzip, shares::Share};
+use crate::shares::Share;
 
 /// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
 pub(crate) const WINDOW_BYTES: usize = 32 << 10;
 
 /// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
 pub(crate) const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
+
+/// The longest stored block, in bytes (RFC 1951, section 3.2.4).
+pub(crate) const STORED_MAX: usize = 0xFFFF;
 
 /// A text is compressed in pieces of this many bytes. One piece of JSON takes about 0.2 ms, one that hardly
 /// shrinks 0.7 ms (zlib-rs, level 6).
@@ -203,7 +206,7 @@ impl Window {
         }
         let rest = &text[passed..];
         if !rest.is_empty() {
-            gzip::store(rest, &mut out);
+            store(rest, &mut out);
             self.received += rest.len() as u64;
         }
         out.truncate(out.len().saturating_sub(FLUSH_END.len()));
@@ -276,6 +279,22 @@ thread_local! {
     static APART: RefCell<Stream> = RefCell::new(Stream::new());
     /// The same, for texts of several services.
     static MIXED: RefCell<Window> = const { RefCell::new(Window::new(None)) };
+}
+
+/// The head of the stored block of `piece`, of at most [`STORED_MAX`] bytes.
+pub(crate) fn stored_head(piece: &[u8]) -> [u8; 5] {
+    let [low, high] = (piece.len() as u16).to_le_bytes();
+    [0, low, high, !low, !high]
+}
+
+/// Appends `text` in stored blocks, and an empty one.
+fn store(text: &[u8], out: &mut Vec<u8>) {
+    for piece in text.chunks(STORED_MAX) {
+        out.extend_from_slice(&stored_head(piece));
+        out.extend_from_slice(piece);
+    }
+    out.push(0);
+    out.extend_from_slice(&FLUSH_END);
 }
 
 /// Appends `part`, compressed, which refers to nothing before it except `before`.

@@ -12,6 +12,7 @@ use tidegate_core::{
 };
 
 /// An org of a test. The same name is the same org.
+#[derive(Debug)]
 struct Org<K> {
     name: K,
     pace: Cell<Pace>,

@@ -18,7 +18,7 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ChargedTo, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays},
+    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, Replays, Scans},
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, LimitSettings, OwnQuotas, PerConfig, config_key},
     heartbeats::Heartbeats,
@@ -73,8 +73,10 @@ pub struct Node {
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
-    /// The bytes of publish requests' bodies on their way (`limits.bodies_in_flight_bytes`).
-    pub bodies: Pool<ChargedTo>,
+    /// What is held because a client sends or takes something right now (`limits.in_flight_bytes`).
+    pub ledger: Ledger,
+    /// How much of the log is looked through for each user.
+    pub scans: Scans,
     /// The places of publish requests whose body has come (`limits.publishes_in_flight`).
     pub publishes: Pool<OrgId>,
     /// The publish requests with an `Idempotency-Key` that are being answered.
@@ -140,8 +142,9 @@ impl Node {
                 quotas.clone(),
                 Epoch::from_random(random()),
             ),
+            ledger: Ledger::default(),
+            scans: Scans::new(config.limits.scan_bytes_per_second.bytes()),
             quotas,
-            bodies: Pool::default(),
             publishes: Pool::default(),
             large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
             in_progress: InProgress::default(),

@@ -185,7 +185,8 @@ async fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
     node.metrics.limits(&node.config());
     node.metrics.log_state(node.log_state().0);
     node.metrics.log_usage(&node.engine.usage(), node.now());
-    node.metrics.publishes(node.publishes.used(), node.bodies.used());
+    node.metrics.publishes(node.publishes.used());
+    node.metrics.in_flight(&node.ledger.held());
     if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {

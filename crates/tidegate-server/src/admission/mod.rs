@@ -11,8 +11,10 @@
 
 mod connection;
 mod in_progress;
+mod ledger;
 mod rates;
 mod replays;
+mod scans;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,10 @@ use tidegate_protocol::{Code, Epoch, Filter, OrgId, Refusal, UnixMillis, UserId}
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
+pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
 pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
+pub use scans::Scans;
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},
@@ -41,15 +45,6 @@ use crate::{
     transport::spare_files,
 };
 use rates::{Handshakes, RetryQueue};
-
-/// To whom the bytes of a publish request's body are charged while it arrives.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ChargedTo {
-    /// The org that the address names.
-    Org(OrgId),
-    /// The API key, by its id: the orgs stand in the body.
-    Key(Arc<str>),
-}
 
 /// The limits on connections.
 #[derive(Debug, Clone, Copy)]
@@ -423,6 +418,14 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Checks that [`Slot::enter`] would let the connection in now, before work is done for it.
+    pub fn check(&self, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+        let quotas = self.admission.quotas.of(arrival.org);
+        let counts = self.admission.lock();
+        let Some(members) = counts.orgs.get(arrival.org) else { return Ok(()) };
+        members.make_room(arrival, &self.admission.start, &counts.limits, quotas.connections).map(drop)
+    }
+
     /// Counts the connection for its user and org and registers it. The connections that it evicts or
     /// replaces are ended.
     pub fn enter(&mut self, arrival: &Arrival<'_>) -> Result<Arc<Connection>, Refusal> {

@@ -38,7 +38,7 @@ impl TokenBucket {
     }
 
     /// Whether there is a token, or in how many milliseconds there will be one.
-    fn check_token(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
+    pub fn check_token(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
         let rate = per_second as f64;
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + since * rate).min(rate);
@@ -46,9 +46,18 @@ impl TokenBucket {
         if self.tokens >= 1.0 { Ok(()) } else { Err(((1.0 - self.tokens) / rate * 1000.0).ceil() as u64) }
     }
 
-    /// Whether it has been untouched for a second: then it is full, like a new one.
+    /// Takes tokens for something that was done, as many as it took, also if there are fewer. It owes what is
+    /// missing, but no more than comes in a second.
+    pub fn pay(&mut self, tokens: usize, per_second: usize, now: Instant) {
+        // The result is ignored: this only adds what has come since.
+        let _ = self.check_token(per_second, now);
+        self.tokens = (self.tokens - tokens as f64).max(-(per_second as f64));
+    }
+
+    /// Whether it has been untouched for so long that it is full, like a new one: it may have owed a second's
+    /// worth.
     fn is_idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.filled).as_secs() >= 1
+        now.saturating_duration_since(self.filled).as_secs() >= 2
     }
 }
 
@@ -160,7 +169,7 @@ impl RetryQueue {
 
 /// Token buckets by key, at most a number of them: if there are more keys, new ones share one bucket.
 #[derive(Debug)]
-struct Buckets<K> {
+pub(super) struct Buckets<K> {
     /// Those that were used recently.
     kept: HashMap<K, TokenBucket>,
     kept_max: usize,
@@ -170,7 +179,8 @@ struct Buckets<K> {
 }
 
 impl<K: Eq + Hash> Buckets<K> {
-    fn new(kept_max: usize, per_second: usize) -> Self {
+    /// Buckets of `kept_max` keys at most.
+    pub fn new(kept_max: usize, per_second: usize) -> Self {
         let now = Instant::now();
         Self { kept: HashMap::new(), kept_max, others: TokenBucket::full(per_second, now), swept: now }
     }
@@ -180,7 +190,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     /// The bucket of `key`, which is full if it is new.
-    fn of(&mut self, key: K, per_second: usize, now: Instant) -> &mut TokenBucket {
+    pub fn of(&mut self, key: K, per_second: usize, now: Instant) -> &mut TokenBucket {
         if self.is_full() {
             self.sweep(now);
         }
@@ -193,7 +203,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     /// Removes idle buckets; at most once a second, because it visits every entry.
-    fn sweep(&mut self, now: Instant) {
+    pub fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept).as_secs() >= 1 {
             self.swept = now;
             self.kept.retain(|_, bucket| !bucket.is_idle(now));

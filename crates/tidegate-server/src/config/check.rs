@@ -22,6 +22,9 @@ const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 /// could not be distinguished from one that is too large.
 const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
 
+/// Room for the beginning of some answers of history.
+const LEAST_IN_FLIGHT: ByteSize = ByteSize::new(256 << 10);
+
 /// At most this many keys, because a token without a `kid` is tried with each of them.
 const KEYS_MAX: usize = 32;
 
@@ -413,15 +416,28 @@ fn sizes(found: &mut Checks<'_>) {
     found.not_less(setting!(config.limits.request_bytes), event, show_size);
     let request = setting!(config.limits.request_bytes);
     found.not_less(setting!(config.limits.publish_queue_bytes), request, show_size);
-    let (bodies, least) = (limits.bodies_in_flight_bytes, 2 * limits.request_bytes.bytes());
-    if bodies.bytes() < least {
+    let (in_flight, least) = (limits.in_flight_bytes, 2 * limits.request_bytes.bytes());
+    if in_flight.bytes() < least {
         let reason = format!(
             "{} is less than twice limits.request_bytes ({}), and one org gets at most half of it",
-            show_size(bodies),
+            show_size(in_flight),
             show_size(limits.request_bytes),
         );
-        let (key, other) = (config_key!(limits.bodies_in_flight_bytes), config_key!(limits.request_bytes));
+        let (key, other) = (config_key!(limits.in_flight_bytes), config_key!(limits.request_bytes));
         found.between(key, other, reason);
+    }
+    let of_user = setting!(config.limits.in_flight_bytes_per_user);
+    if of_user.1.bytes() < 2 * limits.event_bytes.bytes() {
+        let reason = format!(
+            "{} is less than twice limits.event_bytes ({}), and an answer with one event must fit",
+            show_size(of_user.1),
+            show_size(limits.event_bytes),
+        );
+        found.between(of_user.0, config_key!(limits.event_bytes), reason);
+    }
+    if of_user.1 < LEAST_IN_FLIGHT {
+        let reason = format!("{} must be {} or more", show_size(of_user.1), show_size(LEAST_IN_FLIGHT));
+        found.fault(of_user.0, reason);
     }
     found.not_less(setting!(config.tail.org_max_bytes), request, show_size);
     let org_tail = setting!(config.tail.org_max_bytes);

@@ -258,8 +258,7 @@ sections! {
         /// connections are let in as fit.
         connections: usize = 50_000, reread;
         /// Requests and streams at a time over one HTTP/2 connection; other keys bound their sum over all
-        /// connections. Their answers may hold this times `limits.page_bytes` of memory. The gateway sends
-        /// the bound to a client at the start. The HTTP/2 library itself refuses more streams than that
+        /// connections. The gateway sends the bound to a client at the start. The HTTP/2 library itself refuses more streams than that
         /// (`REFUSED_STREAM`), and heads over `limits.header_bytes` (431), so no metric counts those.
         streams_per_connection: usize = 100, reread;
         /// Connections at a time of one org, if `limits.org.connections` is not set.
@@ -298,10 +297,17 @@ sections! {
         /// Publish requests at a time whose body has come and that are not answered yet; each org gets its share.
         /// A request for several orgs counts once for each.
         publishes_in_flight: usize = 4096, restart;
-        /// The memory of publish requests' bodies at a time, from when they arrive until their events have been
-        /// read; a compressed one counts for what it inflates to. Each org gets its share. A body whose events
-        /// name their orgs (`/v1/events`) counts for its API key. At least twice `limits.request_bytes`.
-        bodies_in_flight_bytes: ByteSize = "128MiB", reread;
+        /// The memory that is held because clients send or take something right now: bodies of publish requests,
+        /// from when they arrive until their events have been read (a compressed one counts for what it
+        /// inflates to), answers of history, and frames of the log for streams that catch up, until they are
+        /// taken, and requests over HTTP/2. Each org gets its share; over it, requests are refused, and streams
+        /// wait. A body whose events name their orgs (`/v1/events`) counts for its API key, and a request over
+        /// HTTP/2 for its address, with 4 KiB (over it, it is refused with `REFUSED_STREAM`). At least twice
+        /// `limits.request_bytes`.
+        in_flight_bytes: ByteSize = "256MiB", reread;
+        /// The same for the answers and streams of one user of an org. A request for history counts for about 84 KiB until
+        /// its answer is known to be shorter. At least 256 KiB, and at least twice `limits.event_bytes`.
+        in_flight_bytes_per_user: ByteSize = "16MiB", reread;
         /// The bytes of events that wait for the log at a time; each org gets its share.
         publish_queue_bytes: ByteSize = "64MiB", restart;
         /// The size of one event as it is stored: its JSON members without white space between tokens.
@@ -330,8 +336,16 @@ sections! {
         client_frames_per_second: usize = 50, reread;
         /// Events that `tail=` may ask for.
         tail_events: usize = 1000, reread;
-        /// Events that are searched for the ones that `tail=` asks for.
+        /// Events that one request looks through, hidden ones included: for the ones that `tail=` asks for, or for
+        /// a page of history.
         tail_search_events: usize = 10_000, reread;
+        /// Bytes of events that one request looks through, hidden ones included, in the same way. A page of history
+        /// that ends for this reason says that there is more, and where it has come to.
+        scan_bytes: ByteSize = "8MiB", reread;
+        /// Bytes of events per second that are looked through for one user of an org, hidden ones included: for
+        /// pages of history, for `tail=`, and for what a stream replays from the log. A second's worth may come at once.
+        /// Over it, requests are refused (`rate_limited`), and streams go on more slowly.
+        scan_bytes_per_second: ByteSize = "64MiB", reread;
         /// Events in one page of history.
         page_events: usize = 1000, reread;
         /// The size of one page of history or replay. A first event that is larger is sent whole.

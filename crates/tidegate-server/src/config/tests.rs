@@ -518,8 +518,8 @@ fn what_does_not_fit_together_is_refused() {
         "--set limits.event_bytes: limits.request_bytes: \"4MiB\" is less than limits.event_bytes (\"8MiB\")",
     );
     set_says(
-        &["limits.bodies_in_flight_bytes=7MiB"],
-        "--set limits.bodies_in_flight_bytes: limits.bodies_in_flight_bytes: \"7MiB\" is less than twice limits.request_bytes (\"4MiB\"), and one org gets at most half of it",
+        &["limits.in_flight_bytes=7MiB"],
+        "--set limits.in_flight_bytes: limits.in_flight_bytes: \"7MiB\" is less than twice limits.request_bytes (\"4MiB\"), and one org gets at most half of it",
     );
     set_says(
         &["limits.token_bytes=32KiB"],

@@ -21,7 +21,7 @@ use super::{
     problem::{self, OrgProblem},
 };
 use crate::{
-    admission::{Candidate, ChargedTo},
+    admission::{Candidate, Payer},
     auth::{KeyGrant, PublishGrant},
     config::{ConfigKey, config_key},
     node::Node,
@@ -58,10 +58,10 @@ impl<'n> Entry<'n> {
     }
 
     /// To whom its body is charged while it comes.
-    pub fn charged_to(&self) -> ChargedTo {
+    pub fn payer(&self) -> Payer {
         match self {
-            Entry::Org(grant) => ChargedTo::Org(grant.org().clone()),
-            Entry::Key { key, .. } => ChargedTo::Key(key.key_id().clone()),
+            Entry::Org(grant) => Payer::Org(grant.org().clone()),
+            Entry::Key { key, .. } => Payer::Key(key.key_id().clone()),
         }
     }
 

@@ -97,8 +97,8 @@ labels! {
         Dedup = "dedup",
         /// The state of all orgs, and the index of the newest file of the log.
         Log = "log",
-        /// Bodies of publish requests, until their events have been read.
-        Bodies = "bodies",
+        /// Bodies and answers in flight, as the ledger counts them.
+        InFlight = "in_flight",
         /// Events that wait to be written.
         Queue = "queue",
         /// Shared compressors.
@@ -187,6 +187,20 @@ labels! {
         Early = "early",
     }
 
+    /// What is held because a client sends or takes something right now.
+    InFlight("kind") {
+        /// Bodies of publish requests, until their events have been read.
+        Body = "body",
+        /// Answers of history, until they are taken.
+        Answer = "answer",
+        /// Searches for what `tail=` asks for.
+        Search = "search",
+        /// Frames of the log, for streams that catch up, until they are taken.
+        Unread = "unread",
+        /// Requests over HTTP/2, except streams, until they are answered and their answers taken.
+        Request = "request",
+    }
+
     /// What a worker did without a break.
     LongSlice("cause") {
         /// Made or compressed what a filter shows of a batch, in a fan-out pass.
@@ -199,6 +213,8 @@ labels! {
         Timers = "timers",
         /// Read a publish body.
         Body = "body",
+        /// Looked through a page of the log, for history or `tail=`.
+        Scan = "scan",
     }
 
     /// What a counter of slots counts.
@@ -216,6 +232,11 @@ labels! {
         /// Streams in the registry of connections.
         Registered = "registered",
     }
+}
+
+impl InFlight {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Body, Self::Answer, Self::Search, Self::Unread, Self::Request];
 }
 
 impl Label for Transport {
@@ -351,7 +372,7 @@ impl Label for Bound {
             config_key!(limits.connections),
             config_key!(limits.replays_waiting),
             config_key!(limits.publishes_in_flight),
-            config_key!(limits.bodies_in_flight_bytes),
+            config_key!(limits.in_flight_bytes),
             config_key!(limits.publish_queue_bytes),
             config_key!(tail.max_bytes),
             config_key!(compression.max_contexts),

@@ -41,7 +41,7 @@ use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, Report
 use process::{Dropped, Process};
 use shared::Shared;
 
-pub use labels::{JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome};
+pub use labels::{InFlight, JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome};
 
 /// The longest that one piece of work of a worker may take, in CPU time, without being counted.
 const PIECE_MAX: Duration = Duration::from_millis(2);
@@ -109,6 +109,9 @@ declare! {
     /// Memory by what holds it. The sum is about the resident memory; the rest is the allocator's, most of it
     /// after a burst.
     memory: By<MemoryHolder, Gauge> = "memory" in Bytes;
+    /// Memory that is held because a client sends or takes something right now, by what it is. Its sum is bounded by
+    /// limits.in_flight_bytes.
+    in_flight: By<InFlight, Gauge> = "in_flight" in Bytes;
     /// Time to write and sync one group of the log.
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
@@ -230,7 +233,7 @@ impl Metrics {
             (config_key!(limits.connections), config.limits.connections),
             (config_key!(limits.replays_waiting), config.limits.replays_waiting),
             (config_key!(limits.publishes_in_flight), config.limits.publishes_in_flight),
-            (config_key!(limits.bodies_in_flight_bytes), config.limits.bodies_in_flight_bytes.bytes()),
+            (config_key!(limits.in_flight_bytes), config.limits.in_flight_bytes.bytes()),
             (config_key!(limits.publish_queue_bytes), config.limits.publish_queue_bytes.bytes()),
             (config_key!(tail.max_bytes), config.tail.max_bytes.bytes()),
             (config_key!(compression.max_contexts), config.compression.max_contexts),
@@ -242,10 +245,18 @@ impl Metrics {
         }
     }
 
-    /// Takes over how many publish requests hold a place, and the memory of the bodies on their way.
-    pub fn publishes(&self, places: usize, bodies: usize) {
+    /// Takes over how many publish requests hold a place.
+    pub fn publishes(&self, places: usize) {
         self.publishes_in_flight.set(i64::try_from(places).unwrap_or(i64::MAX));
-        self.memory.with(MemoryHolder::Bodies).set(i64::try_from(bodies).unwrap_or(i64::MAX));
+    }
+
+    /// Takes over what the ledger counts.
+    pub fn in_flight(&self, held: &[(InFlight, usize)]) {
+        for (kind, bytes) in held {
+            self.in_flight.with(*kind).set(gauge(*bytes as u64));
+        }
+        let all = held.iter().map(|(_, bytes)| *bytes as u64).sum();
+        self.memory.with(MemoryHolder::InFlight).set(gauge(all));
     }
 
     /// Takes over the state of the log.

@@ -36,6 +36,7 @@ use std::{
 use tidegate_core::{deflate, pace::Passes, replay::Work};
 use tidegate_protocol::OrgId;
 
+pub use catch_up::Scan;
 pub use quiet::{Quiet, QuietConnections};
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};

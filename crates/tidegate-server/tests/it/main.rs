@@ -33,6 +33,7 @@ mod hostile;
 mod hostile_sets;
 mod http2;
 mod http2_abuse;
+mod in_flight;
 mod issuers;
 mod keep_alive;
 mod limits;

@@ -7,13 +7,14 @@
 //! another turn. All who wait for the same page share one read.
 //!
 //! [`tidegate_core::replay`] decides whose turn it is. `pages` is the cache of pages, and `read` fills it;
-//! history and `tail=N` read through it, too. `reader` is one reader's turn. `lag` finds out whether a
+//! history and `tail=N` read through it, too (`scan`). `reader` is one reader's turn. `lag` finds out whether a
 //! reader is slow, and acts.
 
 mod lag;
 mod pages;
 mod read;
 mod reader;
+mod scan;
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,6 +31,8 @@ use tidegate_core::{
 };
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use scan::Scan;
+
 use self::{
     pages::{PageKey, Pages},
     read::{InHand, Waiter},
@@ -40,6 +43,9 @@ use crate::metrics::LongSlice;
 /// How many pages may be outside of the cache: being read, or held for readers that asked for them and have
 /// not had their turn yet. This many full pages hold 2 MiB.
 const IN_HAND_MAX: usize = 32;
+
+/// When a reader that may be given nothing now has another turn.
+const LATER: Duration = Duration::from_millis(100);
 
 /// The cache is emptied when nobody has asked for a page for this long. When many clients are cut off
 /// together, the last of them are back after about this time; until then they can share the pages.
@@ -63,6 +69,8 @@ enum Step {
     More,
     /// This page.
     Page(PageKey),
+    /// Another turn, but not at once: what its user or org leaves unread takes as much memory as it may.
+    Later,
     /// Nothing more from the worker; its own task continues.
     Done(Served),
 }
@@ -228,7 +236,16 @@ impl Worker {
                 waiting.page = page.filter(|in_hand| at < in_hand.page.seq);
                 self.catch_up.wait(org, waiting, false);
             }
-            Step::Page(key) => reader.worker().ask_for(key, Waiter::Reader(waiting)),
+            Step::Page(key) => reader.ask_for(key, waiting),
+            Step::Later => {
+                let (worker, org) = (reader.worker().clone(), org.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LATER).await;
+                    if !waiting.done.is_closed() {
+                        worker.catch_up.wait(&org, waiting, false);
+                    }
+                });
+            }
             Step::Done(served) => {
                 reader.end_wait();
                 // The result is ignored: its task may have stopped waiting.

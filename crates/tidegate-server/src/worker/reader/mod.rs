@@ -33,7 +33,7 @@ use super::{
     timers::{DueAction, Facts, Tick, Timers},
 };
 use crate::{
-    admission::{self, Connection, ConnectionId, ReplaySlot},
+    admission::{self, Charge, Connection, ConnectionId, ReplaySlot},
     auth::StreamGrant,
     config::Config,
     node::Node,
@@ -78,6 +78,8 @@ pub struct Reader {
     /// Held while the reader waits to catch up after its hello (its replay); the number of such readers is
     /// limited.
     waits: Cell<Option<ReplaySlot>>,
+    /// What is charged for frames of the log that it was given and has not taken.
+    pub(super) unread: Cell<Option<Box<Charge>>>,
     /// Counts its connection for the node, its address, its org and its user.
     slot: admission::Slot,
 }
@@ -122,6 +124,7 @@ impl Reader {
             policy: request.slow,
             is_to_act: Cell::default(),
             waits: Cell::new(replay),
+            unread: Cell::default(),
             slot,
             worker,
         });
