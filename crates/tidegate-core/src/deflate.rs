@@ -18,6 +18,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
@@ -117,12 +118,27 @@ pub struct Contexts {
     used: Pool<OrgId>,
     missed: AtomicU64,
     max: usize,
+    quotas: Mutex<Quotas>,
+}
+
+/// The most compressors of an org, if its share is more.
+#[derive(Debug, Default)]
+struct Quotas {
+    of_each: Option<usize>,
+    /// Those of single orgs, in place of `of_each`.
+    of_orgs: BTreeMap<OrgId, Option<usize>>,
+}
+
+impl Quotas {
+    fn of(&self, org: &OrgId) -> usize {
+        self.of_orgs.get(org).copied().unwrap_or(self.of_each).unwrap_or(usize::MAX)
+    }
 }
 
 impl Contexts {
     /// At most `max` compressors, none of them in use.
     pub fn new(max: usize) -> Self {
-        Self { used: Pool::default(), missed: AtomicU64::new(0), max }
+        Self { used: Pool::default(), missed: AtomicU64::new(0), max, quotas: Mutex::default() }
     }
 
     /// How many compressors are in use now.
@@ -130,14 +146,32 @@ impl Contexts {
         self.used.used()
     }
 
+    /// How many of them `org` has.
+    pub fn used_by(&self, org: &OrgId) -> usize {
+        self.used.held(org)
+    }
+
+    /// Bounds the compressors of each org, and of single ones in place of that; `None` is no bound but the share.
+    /// If an org has more, the next sweep drops some.
+    pub fn set_quotas(&self, of_each: Option<usize>, of_orgs: BTreeMap<OrgId, Option<usize>>) {
+        *self.quotas() = Quotas { of_each, of_orgs };
+    }
+
+    fn quotas(&self) -> MutexGuard<'_, Quotas> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many batches were compressed without context because all compressors were in use, or all of the
-    /// org's share.
+    /// org's share or quota.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
     fn take(&self, org: &OrgId) -> Option<Context> {
-        let Ok(share) = self.used.take(org, 1, self.max) else {
+        // Held until one is taken, so that two threads do not take the last one both.
+        let quotas = self.quotas();
+        let is_within = self.used.held(org) < quotas.of(org);
+        let Some(share) = is_within.then(|| self.used.take(org, 1, self.max).ok()).flatten() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         };
@@ -146,7 +180,7 @@ impl Contexts {
 
     /// Whether `org` has more compressors than it would be given now.
     fn is_over(&self, org: &OrgId) -> bool {
-        self.used.is_over(org, self.max)
+        self.used.is_over(org, self.max) || self.used.held(org) > self.quotas().of(org)
     }
 }
 
@@ -262,8 +296,8 @@ impl Generations {
     }
 
     /// Drops the generations that have compressed nothing since the last call, and so frees their
-    /// compressors. If the org then still has more than its share, because others have come, the newest
-    /// generations are dropped too: compressors are kept for long, and those who come later need some.
+    /// compressors. If the org then still has more than its share, because others have come, or more than its
+    /// quota, the newest generations are dropped too: compressors are kept for long, and those who come later need some.
     pub fn sweep(&self) {
         let mut current = self.lock();
         current.retain(|(_, generation)| match generation.0.try_lock() {
@@ -276,6 +310,11 @@ impl Generations {
         while self.contexts.is_over(&self.org)
             && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
         {}
+    }
+
+    /// Drops all generations, and so frees their compressors: nobody is left to take a frame.
+    pub fn clear(&self) {
+        self.lock().clear();
     }
 }
 

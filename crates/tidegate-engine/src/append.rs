@@ -58,6 +58,13 @@ pub enum AppendError {
     /// itself when there is room.
     #[error("the log has no room for more events")]
     LogFull,
+    /// The org stores more than its share of the log, and its older events do not make room for this batch yet (P5).
+    /// Ends by itself.
+    #[error(
+        "this org stores its share of the log; there is room again when events of it that are older than the dedup \
+         window have been removed"
+    )]
+    OrgLogFull,
     /// The node holds as many orgs as it may.
     #[error("the node holds as many orgs as limits.orgs allows")]
     TooManyOrgs,
@@ -82,6 +89,7 @@ impl AppendError {
             AppendError::TooManyWaiting => Some("limits.publishes_in_flight"),
             AppendError::TooMuchWaiting => Some("limits.publish_queue_bytes"),
             AppendError::TooManyOrgs => Some("limits.orgs"),
+            AppendError::OrgLogFull => Some("log.max_bytes"),
             AppendError::IdConflict { .. }
             | AppendError::RequestConflict { .. }
             | AppendError::LogFull

@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -51,6 +52,8 @@ pub(super) struct Committer<S: Store> {
     refused: u64,
     /// How many leaps of the clock the log has followed.
     followed: u32,
+    /// Wakes the cutter.
+    pub(super) cutter: mpsc::SyncSender<()>,
     /// The logs by the number that the store knows them by.
     pub(super) by_index: HashMap<LogIndex, Arc<Log>>,
 }
@@ -78,7 +81,12 @@ impl<S: Store> Committer<S> {
     /// Takes over the logs and ids that were found, and writes a record of this start to the store. The
     /// epochs that begin from now on refer to that record, so it is stored before an event of such an epoch
     /// is acknowledged.
-    pub fn begin(shared: Arc<Shared<S>>, found: Found, epochs: Epochs) -> Result<Self, StoreError> {
+    pub fn begin(
+        shared: Arc<Shared<S>>,
+        found: Found,
+        epochs: Epochs,
+        cutter: mpsc::SyncSender<()>,
+    ) -> Result<Self, StoreError> {
         let time = shared.time();
         let options = &shared.options;
         let mut window = Window::new(
@@ -100,7 +108,18 @@ impl<S: Store> Committer<S> {
         let (start, next_index) = (found.start, found.next_index);
         shared.note_ids(&window);
         let followed = time.followed;
-        Ok(Self { shared, window, epochs, start, next_index, is_full: false, refused: 0, followed, by_index })
+        Ok(Self {
+            shared,
+            window,
+            epochs,
+            start,
+            next_index,
+            is_full: false,
+            refused: 0,
+            followed,
+            cutter,
+            by_index,
+        })
     }
 
     /// Works until the queue is closed or the log halts.
@@ -173,7 +192,8 @@ impl<S: Store> Committer<S> {
         }
         self.window.advance(time.passed);
         let mut pending = Pending { time, ..Pending::default() };
-        let (mut sweeps, mut erased, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sweeps, mut cuts, mut erased, mut deletions) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mark = self.window.mark();
         for request in requests {
             match request {
@@ -199,6 +219,7 @@ impl<S: Store> Committer<S> {
                     Err(error) => drop(answer.send(Err(error))),
                 },
                 Request::Sweep { cut, done } => sweeps.push((cut, done)),
+                Request::Cut { cut, done } => cuts.push((cut, done)),
                 Request::Erased { erasures } => erased.extend(erasures),
                 Request::Delete { org, seqs, answer } => deletions.push((org, seqs, answer)),
             }
@@ -210,6 +231,10 @@ impl<S: Store> Committer<S> {
         }
         if !erased.is_empty() {
             self.note_erased(time.now, erased)?;
+        }
+        for (cut, done) in cuts {
+            let is_done = self.raise_floors(time.now, &cut)?;
+            let _ = done.send(is_done);
         }
         for (cut, done) in sweeps {
             self.sweep(time, cut)?;
@@ -250,7 +275,7 @@ impl<S: Store> Committer<S> {
         }
         let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
         if fresh > 0
-            && let Err(refusal) = self.make_room(pending, events)
+            && let Err(refusal) = self.make_room(pending, org, known, events)
         {
             return Ok(Err(refusal));
         }
@@ -290,8 +315,21 @@ impl<S: Store> Committer<S> {
     }
 
     /// Makes sure that the group can be written with these events as well (R32).
-    fn make_room(&mut self, pending: &mut Pending, events: &[NewEvent]) -> Result<(), AppendError> {
+    fn make_room(
+        &mut self,
+        pending: &mut Pending,
+        org: &OrgId,
+        known: Option<LogIndex>,
+        events: &[NewEvent],
+    ) -> Result<(), AppendError> {
         let bytes: usize = events.iter().map(|event| event.body.len() + EVENT_OVERHEAD).sum();
+        let before = pending.bytes_of.get(org).copied().unwrap_or(0);
+        let of_org = before + bytes as u64;
+        let beside = pending.bytes - before;
+        if !self.shared.store.may_grow(pending.time.now, known, org, of_org, beside) {
+            self.wake_cutter();
+            return Err(AppendError::OrgLogFull);
+        }
         let bytes = pending.bytes + bytes as u64;
         if let Err(no_room) = self.shared.store.make_room(bytes) {
             self.refused = bytes;
@@ -300,6 +338,10 @@ impl<S: Store> Committer<S> {
         }
         self.note_room(Ok(()));
         pending.bytes = bytes;
+        match pending.bytes_of.get_mut(org) {
+            Some(held) => *held = of_org,
+            None => drop(pending.bytes_of.insert(org.clone(), of_org)),
+        }
         Ok(())
     }
 
@@ -583,7 +625,7 @@ impl<S: Store> Shared<S> {
                 Request::Append { answer, .. } => drop(answer.send(Err(AppendError::Halted))),
                 Request::Open { org, answer } => drop(answer.send(self.open_halted(&org))),
                 Request::Delete { answer, .. } => drop(answer.send(Err(DeleteError::Halted))),
-                Request::Sweep { .. } | Request::Erased { .. } => {}
+                Request::Sweep { .. } | Request::Cut { .. } | Request::Erased { .. } => {}
             }
         }
     }

@@ -7,7 +7,9 @@ use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 use tokio::sync::watch;
 
-use crate::{AppendError, Appended, DeleteError, Health, Page, PageLimit, ReadError, store::Usage};
+use crate::{
+    AppendError, Appended, DeleteError, Health, Page, PageLimit, ReadError, StoredQuotas, store::Usage,
+};
 
 /// How an engine keeps what it acknowledges, as `hello.sync` and `/readyz` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub struct OrgLog {
     pub head: Seq,
     /// The time of its last event, in milliseconds since the Unix epoch; 0 if it had none.
     pub last_timestamp: UnixMillis,
+    /// The bytes that its events take in the log, in the engine's own measure. Events that were removed may count
+    /// until their bytes have left the files.
+    pub stored_bytes: u64,
 }
 
 /// Takes what an engine has committed and deleted: the node implements it, the engine calls it.
@@ -227,6 +232,12 @@ pub trait Engine: Send + Sync + 'static {
     /// it has; the others are zero.
     fn usage(&self) -> Usage {
         Usage::default()
+    }
+
+    /// Sets how much each org may keep while others want the room. The node calls this before the first append and
+    /// whenever an operator changes the quotas. An engine that cannot remove events of one org alone ignores it.
+    fn set_stored_quotas(&self, quotas: StoredQuotas) {
+        let _ = quotas;
     }
 
     /// How acknowledged events are kept.

@@ -86,6 +86,7 @@ mod clock;
 mod health;
 mod hooks;
 mod page;
+mod quotas;
 
 pub mod local;
 
@@ -119,3 +120,4 @@ pub use hooks::{Hooks, SyncObserver};
 pub use local::{LocalEngine, LocalOptions, MemoryOptions};
 pub use memory::MemoryStore;
 pub use page::{Page, PageLimit, ReadError};
+pub use quotas::StoredQuotas;

@@ -30,12 +30,15 @@ use super::{
     committer::Committer,
     memory::MemoryStore,
     queue::{Queue, Refused, Request},
+    quotas::StoredQuotas,
     store::{Found, LogIndex, Recovery, Store, StoreError, Stretch, Usage},
     watched::Watched,
 };
 
 /// The most cuts of retention in one sweep, so that a sweep ends.
 const CUTS_MAX: usize = 64;
+/// How long the cutter waits after it has found nothing to remove. A stop of the engine may wait that long.
+const CUT_AGAIN: Duration = Duration::from_millis(100);
 /// The most reads that wait for a disk at a time; further ones wait for their turn. A few keep a disk
 /// busy, and each takes a thread.
 const READS_MAX: usize = 8;
@@ -203,6 +206,42 @@ impl<S: Store> Shared<S> {
     }
 }
 
+/// The cutter: removes events of logs that hold more than their share, each time the committer wakes it because the
+/// store is larger than it may be. It ends with the committer.
+fn cut_by_share<S: Store>(shared: &Shared<S>, woken: &mpsc::Receiver<()>) {
+    while woken.recv().is_ok() {
+        loop {
+            match cut_once(shared) {
+                Ok(true) => {}
+                // The committer wakes it with each commit until there is room, and not each finds something to remove.
+                Ok(false) => break std::thread::sleep(CUT_AGAIN),
+                Err(error) => {
+                    tracing::warn!(%error, "events of orgs that store more than their share are not removed yet");
+                    break std::thread::sleep(CUT_AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// Says whether there was something to remove.
+fn cut_once<S: Store>(shared: &Shared<S>) -> Result<bool, StoreError> {
+    let Some(cut) = shared.store.plan_share_cut(shared.time().now)? else { return Ok(false) };
+    let (done, wait) = mpsc::sync_channel(1);
+    let asked = shared.queue.push(Request::Cut { cut: cut.clone(), done });
+    // An error means that the committer has stopped.
+    if asked.is_err() || !wait.recv().unwrap_or(false) {
+        return Ok(false);
+    }
+    shared.store.apply_share_cut(&cut, &|| !shared.queue.is_closed())?;
+    Ok(true)
+}
+
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map_err(|error| StoreError::new("start a thread of the log", error))
+}
+
 /// A time as log lines have it.
 struct Utc(UnixMillis);
 
@@ -218,7 +257,8 @@ impl std::fmt::Display for Utc {
 pub struct LocalEngine<S: Store> {
     shared: Arc<Shared<S>>,
     reads: Arc<Semaphore>,
-    committer: Mutex<Option<JoinHandle<()>>>,
+    /// The committer and the cutter, in the order in which they end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     recovery: Recovery,
 }
 
@@ -274,12 +314,14 @@ impl<S: Store> LocalEngine<S> {
             options,
         });
         let reads = Arc::new(Semaphore::new(READS_MAX));
-        let committer = Committer::begin(shared.clone(), found, epochs)?;
-        let thread = std::thread::Builder::new()
-            .name("tidegate-log".into())
-            .spawn(move || committer.run())
-            .map_err(|error| StoreError::new("start the log's thread", error))?;
-        Ok(Self { shared, reads, committer: Mutex::new(Some(thread)), recovery })
+        let (wake, woken) = mpsc::sync_channel(1);
+        let committer = Committer::begin(shared.clone(), found, epochs, wake)?;
+        let mut threads = vec![start_thread("tidegate-log", move || committer.run())?];
+        if shared.store.blocks() {
+            let shared = shared.clone();
+            threads.push(start_thread("tidegate-cut", move || cut_by_share(&shared, &woken))?);
+        }
+        Ok(Self { shared, reads, threads: Mutex::new(threads), recovery })
     }
 
     /// What was found when the log was opened.
@@ -305,11 +347,11 @@ impl<S: Store> LocalEngine<S> {
 
     fn stop(&self, clean: bool) {
         self.shared.queue.close(clean);
-        let thread = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log's thread panicked");
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the log panicked");
+            }
         }
     }
 
@@ -444,7 +486,13 @@ impl<S: Store> Engine for LocalEngine<S> {
         let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
         let orgs = logs.iter().map(|(org, log)| {
             let now = log.now.read().unwrap_or_else(PoisonError::into_inner);
-            OrgLog { org: org.clone(), floor: now.floor, head: now.head, last_timestamp: now.last_timestamp }
+            OrgLog {
+                org: org.clone(),
+                floor: now.floor,
+                head: now.head,
+                last_timestamp: now.last_timestamp,
+                stored_bytes: self.shared.store.held(log.index),
+            }
         });
         let mut orgs: Vec<OrgLog> = orgs.collect();
         orgs.sort_unstable_by(|a, b| a.org.cmp(&b.org));
@@ -474,6 +522,10 @@ impl<S: Store> Engine for LocalEngine<S> {
             clock_ahead: self.clock_ahead(),
             ..of_store
         }
+    }
+
+    fn set_stored_quotas(&self, quotas: StoredQuotas) {
+        self.shared.store.set_quotas(quotas);
     }
 
     fn durability(&self) -> Durability {

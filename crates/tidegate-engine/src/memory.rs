@@ -5,7 +5,7 @@
 //! events, so a small budget does not shorten it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
@@ -24,6 +24,27 @@ struct Order {
     /// Every event kept, in the order of commits: (log, seq, committed at, bytes).
     events: VecDeque<(LogIndex, Seq, UnixMillis, usize)>,
     bytes: u64,
+    /// The same of each log.
+    held: HashMap<LogIndex, u64>,
+}
+
+impl Order {
+    fn push(&mut self, index: LogIndex, seq: Seq, at: UnixMillis, bytes: usize) {
+        self.events.push_back((index, seq, at, bytes));
+        self.bytes += bytes as u64;
+        *self.held.entry(index).or_default() += bytes as u64;
+    }
+
+    /// Counts bytes that a log does not hold any more.
+    fn free(&mut self, index: LogIndex, bytes: u64) {
+        self.bytes -= bytes;
+        if let Entry::Occupied(mut held) = self.held.entry(index) {
+            *held.get_mut() -= bytes;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
 }
 
 /// The store.
@@ -59,7 +80,7 @@ impl MemoryStore {
             freed += if stays { 0 } else { *bytes as u64 };
             stays
         });
-        order.bytes -= freed;
+        order.free(erasure.log, freed);
     }
 }
 
@@ -84,8 +105,7 @@ impl Store for MemoryStore {
             let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
             for event in &log.events {
                 let bytes = event.memory();
-                order.events.push_back((log.index, event.seq, group.at, bytes));
-                order.bytes += bytes as u64;
+                order.push(log.index, event.seq, group.at, bytes);
                 tail.push_back(event.clone());
             }
         }
@@ -166,7 +186,7 @@ impl Store for MemoryStore {
                 break;
             }
             order.events.pop_front();
-            order.bytes -= size as u64;
+            order.free(index, size as u64);
         }
         if order.events.capacity() > 1024 && order.events.len() < order.events.capacity() / 4 {
             order.events.shrink_to_fit();
@@ -191,6 +211,10 @@ impl Store for MemoryStore {
 
     fn tick(&self, _: UnixMillis) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn held(&self, index: LogIndex) -> u64 {
+        self.order().held.get(&index).copied().unwrap_or(0)
     }
 
     fn bytes(&self) -> u64 {

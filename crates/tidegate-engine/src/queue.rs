@@ -8,7 +8,7 @@
 //! ([`SHARED_GROUP_BYTES`]), because a request also waits for the group before its own. How much of the queue each
 //! org may fill is decided by [`tidegate_core::shares`].
 //!
-//! The node's own requests (sweeps, and notes that an erasure was carried out) belong to no org and come first.
+//! The node's own requests (sweeps, cuts, and notes that an erasure was carried out) belong to no org and come first.
 //! Nothing forbids them to overtake appends: those have no seqs yet, and the content that was erased was deleted
 //! by an earlier commit. A deletion waits in the queue of its org, so that it comes after the events that were
 //! sent before it.
@@ -52,6 +52,8 @@ pub enum Request {
     Open { org: OrgId, answer: oneshot::Sender<Result<LogState, AppendError>> },
     /// Make the cut that retention has planned, forget idle logs; the sweep waits for the answer.
     Sweep { cut: Option<Cut>, done: mpsc::SyncSender<()> },
+    /// Raise the floors of a cut of logs that hold more than their share. The answer says whether it was done.
+    Cut { cut: Cut, done: mpsc::SyncSender<bool> },
     /// Note that erasures were carried out.
     Erased { erasures: Vec<Erasure> },
     /// Delete a log, or events of it.
@@ -65,7 +67,7 @@ impl Request {
             Request::Append { org, .. } | Request::Open { org, .. } | Request::Delete { org, .. } => {
                 Some(org)
             }
-            Request::Sweep { .. } | Request::Erased { .. } => None,
+            Request::Sweep { .. } | Request::Cut { .. } | Request::Erased { .. } => None,
         }
     }
 
@@ -222,6 +224,11 @@ impl Queue {
     /// The bytes of the events that wait.
     pub fn bytes(&self) -> usize {
         self.inner().bytes
+    }
+
+    /// Whether it takes no more requests.
+    pub fn is_closed(&self) -> bool {
+        self.inner().closed.is_some()
     }
 
     /// Takes a request, or refuses it.

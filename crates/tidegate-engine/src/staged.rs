@@ -23,6 +23,8 @@ pub(super) struct Pending {
     pub created: usize,
     /// What its events take in the log, about.
     pub bytes: u64,
+    /// The same of each org.
+    pub bytes_of: HashMap<OrgId, u64>,
     pub appends: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
     /// Refusals that are due to what this group may write.
     pub refused: Vec<(oneshot::Sender<Result<Appended, AppendError>>, AppendError)>,

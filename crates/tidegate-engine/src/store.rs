@@ -11,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 use tidegate_core::{ContentHash, DedupKey, Event};
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
-use super::chain::{Chain, Start};
+use super::{
+    chain::{Chain, Start},
+    quotas::StoredQuotas,
+};
 
 /// The number of an org within one store: given at creation, never given again.
 pub type LogIndex = u64;
@@ -286,6 +289,20 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether the log of `org` may take `bytes` more now, for which other orgs' events need not go (P5). `beside` is
+    /// what others in the same group take. `index` is its number, if it has one.
+    fn may_grow(
+        &self,
+        now: UnixMillis,
+        index: Option<LogIndex>,
+        org: &OrgId,
+        bytes: u64,
+        beside: u64,
+    ) -> bool {
+        let _ = (now, index, org, bytes, beside);
+        true
+    }
+
     /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it
     /// returns. Called from one thread. After an error the store is never written to again. If there was no
     /// room, nothing of the group is kept, and the next one may be tried.
@@ -320,6 +337,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether `plan_cut` is cheap enough to be called after every commit.
     fn cuts_on_write(&self) -> bool;
+
+    /// The next events that go because the store is larger than it may be and their logs hold more than their share;
+    /// `None` if there are none. May read a lot; never called from the committing thread.
+    fn plan_share_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
+        let _ = now;
+        Ok(None)
+    }
+
+    /// Removes the events of such a cut, whose floors are committed and visible by now, as long as `goes_on` says so.
+    /// May take long; never called from the committing thread. What is left over is planned again.
+    fn apply_share_cut(&self, cut: &Cut, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        let _ = (cut, goes_on);
+        Ok(())
+    }
+
+    /// Sets how much each org may hold while others want the room.
+    fn set_quotas(&self, quotas: StoredQuotas) {
+        let _ = quotas;
+    }
+
+    /// The bytes that a log takes, in the store's own measure.
+    fn held(&self, index: LogIndex) -> u64 {
+        let _ = index;
+        0
+    }
 
     /// Called with the node's time in each sweep, from the committing thread.
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError>;

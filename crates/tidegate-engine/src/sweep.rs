@@ -20,18 +20,28 @@ impl<S: Store> Committer<S> {
             return Ok(());
         }
         match self.shared.store.plan_cut(now, 0) {
-            Ok(Some(cut)) => self.cut(now, &cut),
-            Ok(None) => Ok(()),
-            Err(error) => {
-                // A read that failed. It is planned again with the next commit.
-                tracing::error!(%error, "plan retention");
-                Ok(())
-            }
+            Ok(Some(cut)) => self.cut(now, &cut)?,
+            Ok(None) => self.wake_cutter(),
+            // A read that failed. It is planned again with the next commit.
+            Err(error) => tracing::error!(%error, "plan retention"),
         }
+        Ok(())
     }
 
-    /// Raises floors, durably and then for readers, and lets the store remove what is below them.
+    /// Lets the cutter look for events of logs that hold more than their share.
+    pub(super) fn wake_cutter(&self) {
+        // If it cannot be sent, the cutter was woken already and has not looked yet.
+        let _ = self.cutter.try_send(());
+    }
+
+    /// Raises floors, and lets the store remove what is below them.
     pub(super) fn cut(&mut self, now: UnixMillis, cut: &Cut) -> Result<(), StoreError> {
+        // If there is no room even for this, what has to go goes another time.
+        if self.raise_floors(now, cut)? { self.shared.store.apply_cut(cut) } else { Ok(()) }
+    }
+
+    /// Raises floors, durably and then for readers. Says whether there was room for that.
+    pub(super) fn raise_floors(&mut self, now: UnixMillis, cut: &Cut) -> Result<bool, StoreError> {
         let known = cut.floors.iter().filter_map(|(index, floor)| Some((self.by_index.get(index)?, *floor)));
         let raised: Vec<(Arc<Log>, Seq)> = known
             .filter(|(log, floor)| log.bounds().0 < *floor)
@@ -41,15 +51,14 @@ impl<S: Store> Committer<S> {
             let floors = raised.iter().map(|(log, floor)| (log.index, *floor)).collect();
             let group = WriteGroup { at: now, floors, cut: cut.token, ..WriteGroup::default() };
             if self.shared.store.commit(&group)?.is_err() {
-                // There is no room even for this. What has to go goes another time.
-                return Ok(());
+                return Ok(false);
             }
             self.shared.store.acknowledge()?;
         }
         for (log, floor) in raised {
             log.now.write().unwrap_or_else(PoisonError::into_inner).floor = floor;
         }
-        self.shared.store.apply_cut(cut)
+        Ok(true)
     }
 
     /// Deletes a log, or events of it: from here on they cannot be read, and that is durable. Their bytes are
@@ -111,6 +120,9 @@ impl<S: Store> Committer<S> {
             // All that could be removed is. An operator hears of a full log also if nobody publishes.
             let room = self.shared.store.make_room(0);
             self.note_room(room);
+            if self.shared.store.cuts_on_write() {
+                self.wake_cutter();
+            }
         }
         self.forget_idle(time)
     }

@@ -30,7 +30,7 @@ use crate::{
     http,
     hub::Hub,
     log_limiter::LogLimiter,
-    metrics::{Metrics, RereadOutcome},
+    metrics::{InFlight, Metrics, RereadOutcome},
     node::{Node, Parts},
     random::random,
     systemd,
@@ -527,6 +527,8 @@ async fn sweep(node: Arc<Node>) {
             node.engine.sweep();
             node.failed_auths.sweep();
             node.publish_rates.sweep();
+            node.scans.sweep();
+            node.quotas.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");
@@ -564,7 +566,7 @@ async fn drained(node: &Node) -> bool {
     let config = node.config();
     let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    let is_publishing = || node.bodies.used() > 0 || node.publishes.used() > 0;
+    let is_publishing = || node.ledger.held_of(InFlight::Body) > 0 || node.publishes.used() > 0;
     loop {
         if node.admission.is_idle() && !is_publishing() {
             return true;

@@ -41,6 +41,7 @@ pub fn bound_of(error: &AppendError) -> Option<ConfigKey> {
         AppendError::TooManyWaiting => Some(config_key!(limits.publishes_in_flight)),
         AppendError::TooMuchWaiting => Some(config_key!(limits.publish_queue_bytes)),
         AppendError::TooManyOrgs => Some(config_key!(limits.orgs)),
+        AppendError::OrgLogFull => Some(config_key!(log.max_bytes)),
         AppendError::IdConflict { .. }
         | AppendError::RequestConflict { .. }
         | AppendError::LogFull

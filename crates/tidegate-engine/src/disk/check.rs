@@ -331,7 +331,7 @@ impl Examined {
         } else if is_newest {
             None
         } else {
-            let sealed = Segment::sealed_bytes(scan.extent.end, scan.entries.len());
+            let sealed = Segment::sealed_bytes(scan.extent.end, &scan.entries);
             Some(scan.torn.is_some() && segment.file_bytes()? == sealed)
         };
         Ok(Self { commits, damaged, torn, index })

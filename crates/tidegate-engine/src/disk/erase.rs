@@ -1,7 +1,10 @@
 //! Removing content from segments (P7): a segment is written anew without it, and takes the place of the old
 //! one. Commits, parts and seqs keep their places, so that nothing looks lost.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
 use tidegate_protocol::Seq;
 
@@ -65,7 +68,7 @@ impl DiskStore {
         let Some((_, older)) = list.split_last() else { return Ok(()) };
         let plan = plan(erasures);
         for segment in older {
-            self.rewrite(segment, |header, payload| edit(&plan, header, payload))?;
+            self.rewrite(segment.number, |header, payload| edit(&plan, header, payload))?;
         }
         // A damaged stretch may hold any event.
         self.damage.forget(std::time::Duration::ZERO)
@@ -73,11 +76,15 @@ impl DiskStore {
 
     /// Writes a segment anew if `edit` changes a record of it, or if it has stretches without a whole record, which
     /// are left out: they may hold what is to be erased.
-    fn rewrite(
+    pub(super) fn rewrite(
         &self,
-        segment: &Segment,
+        number: u64,
         edit: impl Fn(&Header, &[u8]) -> Result<Edit, StoreError>,
     ) -> Result<(), StoreError> {
+        // One at a time, and with the file as it is now: another rewrite has taken out what must not come back.
+        let _alone = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |segment: &&Arc<Segment>| segment.number == number;
+        let Some(segment) = self.segments.list().iter().find(is_it).cloned() else { return Ok(()) };
         let bytes = segment.contents()?;
         if segment.is_unreadable() {
             let sentence = format!("rewrite {}: a part of it cannot be read now", segment.path().display());
@@ -89,11 +96,17 @@ impl DiskStore {
         }
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         // Retention may have removed it meanwhile.
-        if !self.segments.list().iter().any(|listed| listed.number == segment.number) {
+        if !self.segments.list().iter().any(|listed| listed.number == number) {
             return Ok(());
         }
+        let before = segment.held();
         put(segment.path(), &rewritten.bytes)?;
-        self.segments.replace(Segment::open(self.segments.dir(), segment.number)?);
+        let new = Segment::open(self.segments.dir(), number)?;
+        let after = new.held();
+        self.segments.replace(new);
+        if let (Ok(before), Ok(after)) = (before, after) {
+            self.held().replace(number, &before, &after);
+        }
         Ok(())
     }
 }

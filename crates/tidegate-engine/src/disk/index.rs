@@ -9,6 +9,9 @@ use tidegate_protocol::{Seq, UnixMillis};
 use super::record::{self, ALIGN, Header, IDS, Kind, RecordReader};
 use crate::store::{LogIndex, StoreError};
 
+/// The log of the first entries of an index on disk. They name no record: they say how many bytes (`last`) the
+/// records of a log (`first`, [`IDS`] for ids) take in this segment.
+const HELD: LogIndex = 0;
 /// The bytes of an entry on disk: log, first seq, last seq, offset, bytes.
 pub const ENTRY: usize = 32;
 /// The bytes at the end of a sealed segment.
@@ -49,6 +52,16 @@ impl Entry {
             bytes: reader.u32()?,
         };
         reader.end(entry)
+    }
+
+    /// The bytes of the record, padding included.
+    pub fn size(&self) -> u64 {
+        u64::from(self.bytes).next_multiple_of(ALIGN as u64)
+    }
+
+    /// How many bytes the records of a log take, if the entry says that.
+    pub fn held(&self) -> Option<(LogIndex, u64)> {
+        (self.log == HELD).then_some((self.first, self.last))
     }
 
     /// Where the record ends, without padding.
@@ -198,21 +211,45 @@ impl Index {
     }
 }
 
-/// The end of a sealed segment, and the CRC of the index in it.
-pub fn encode(entries: &[Entry], extent: &Extent) -> (Vec<u8>, u32) {
-    let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
+/// How many bytes the records of each log take, by log. Ids are those of [`IDS`].
+pub type Table = Vec<(LogIndex, u64)>;
+
+/// That of the records that `entries` name.
+pub fn table_of(entries: &[Entry]) -> Table {
+    let mut table: HashMap<LogIndex, u64> = HashMap::new();
+    for entry in entries {
+        *table.entry(entry.log).or_default() += entry.size();
+    }
+    let mut table: Table = table.into_iter().collect();
+    table.sort_unstable();
+    table
+}
+
+/// How many entries an index on disk has that names these records.
+pub fn count_on_disk(entries: &[Entry]) -> usize {
+    entries.len() + table_of(entries).len()
+}
+
+/// The end of a sealed segment, how many entries it has, and their CRC.
+pub fn encode(entries: &[Entry], extent: &Extent) -> (Vec<u8>, usize, u32) {
+    let table = table_of(entries);
+    let count = table.len() + entries.len();
+    let mut out = Vec::with_capacity(count * ENTRY + TRAILER);
+    for (log, bytes) in table {
+        Entry { log: HELD, first: log, last: bytes, offset: 0, bytes: 0 }.write(&mut out);
+    }
     entries.iter().for_each(|entry| entry.write(&mut out));
     let index_crc = crc32fast::hash(&out);
     let trailer = out.len();
     out.extend_from_slice(&TRAILER_MAGIC);
-    out.put_u64(entries.len() as u64);
+    out.put_u64(count as u64);
     let Extent { end, event_bytes, first_commit, last_commit, first_at, last_at } = *extent;
     [end, event_bytes, first_commit, last_commit, first_at, last_at].into_iter().for_each(|n| out.put_u64(n));
     out.put_u64(0);
     out.put_u32(index_crc);
     let crc = crc32fast::hash(&out[trailer..]);
     out.put_u32(crc);
-    (out, index_crc)
+    (out, count, index_crc)
 }
 
 /// Reads the end of a sealed segment: how many entries there are, their CRC, and what it holds.

@@ -12,6 +12,7 @@ mod directory;
 mod encode;
 mod erase;
 mod head_file;
+mod held;
 mod index;
 mod read;
 mod record;
@@ -23,6 +24,7 @@ mod segment;
 #[cfg(test)]
 pub use segment::planted;
 mod segments;
+mod share_cut;
 mod space;
 mod state;
 
@@ -36,15 +38,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_protocol::{Seq, UnixMillis};
+use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use self::{
     damage::Damage,
     directory::Directory,
     encode::{Encoded, encode},
     head_file::HeadFile,
+    held::Held,
     segment::Segment,
     segments::{Sealer, Segments},
+    share_cut::Oldest,
     space::FreeSpace,
     state::State,
 };
@@ -53,6 +57,7 @@ use super::{
     chain::Chain,
     clock::capped_millis,
     local::{LocalEngine, LocalOptions},
+    quotas::StoredQuotas,
     store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
 
@@ -155,6 +160,11 @@ pub struct DiskStore {
     hidden: RwLock<HashMap<LogIndex, Arc<HashSet<Seq>>>>,
     /// Held while a file is removed or replaced.
     files: Mutex<()>,
+    /// Held while a segment is written anew, from the reading of it on. Locked before `files`.
+    rewriting: Mutex<()>,
+    /// What each org holds. No other lock is taken while it is held.
+    held: Mutex<Held>,
+    oldest: Mutex<Oldest>,
     sync_always: bool,
     unsynced: AtomicBool,
     /// What the state took in memory when the operator last asked.
@@ -234,6 +244,19 @@ impl DiskStore {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn oldest_known(&self) -> MutexGuard<'_, Oldest> {
+        self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room that the newest segment takes from the file system at once.
+    fn chunk_bytes(&self) -> u64 {
+        CHUNK_BYTES.min(self.segment_bytes)
+    }
+
     fn newest(&self) -> Result<Arc<Segment>, StoreError> {
         self.segments.newest().ok_or_else(|| StoreError("write the log: it has no segment".into()))
     }
@@ -279,7 +302,7 @@ impl DiskStore {
         }
         let begun = self.segments.create(number).and_then(|segment| {
             let written = segment
-                .allocate(bytes as u64, CHUNK_BYTES.min(self.segment_bytes))
+                .allocate(bytes as u64, self.chunk_bytes())
                 .and_then(|()| segment.write(&snapshot))
                 .and_then(|()| segment.sync());
             if written.is_err() {
@@ -299,6 +322,7 @@ impl DiskStore {
         };
         segment.include(&[], bytes, 0, commit, at);
         self.segments.push(segment);
+        self.held().begin(number, writer.state.at);
         writer.state.commit = commit;
         writer.state.at = at;
         writer.front = bytes as u64;
@@ -349,6 +373,10 @@ impl DiskStore {
         }
         segment.include(&entries, length, event_bytes, commit, group.at);
         writer.state.take(group, commit);
+        let mut held = self.held();
+        held.pass(group.at.saturating_sub(self.dedup_window));
+        held.note(&entries, |log| writer.state.logs.get(&log).map(|log| log.org.clone()));
+        drop(held);
         for (erasure, is_done) in &group.erasures {
             self.hide(erasure, !is_done);
         }
@@ -435,7 +463,7 @@ impl Store for DiskStore {
         if newest.extent().end.saturating_sub(front) > SEGMENT_BYTES_HARD {
             return Err(NoRoom("the log cannot begin a new segment; see the log lines before".into()));
         }
-        let room = newest.allocate(needed, CHUNK_BYTES.min(self.segment_bytes));
+        let room = newest.allocate(needed, self.chunk_bytes());
         room.map_err(|error| NoRoom(format!("the file system gives no room for the log: {error}").into()))
     }
 
@@ -480,8 +508,8 @@ impl Store for DiskStore {
         }
         let Some((oldest, ended)) = self.oldest() else { return Ok(None) };
         let is_aged = ended.saturating_add(self.retention) <= now;
-        let is_over = self.disk_bytes() > self.max_bytes && ended.saturating_add(self.dedup_window) <= now;
-        if !is_aged && !is_over {
+        let is_removable = ended.saturating_add(self.dedup_window) <= now;
+        if !is_aged && !(is_removable && self.is_over() && self.may_go_whole(&oldest, now)?) {
             return Ok(None);
         }
         Ok(Some(Cut { floors: oldest.last_seqs()?, token: oldest.number }))
@@ -489,6 +517,12 @@ impl Store for DiskStore {
 
     fn apply_cut(&self, cut: &Cut) -> Result<(), StoreError> {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(segment) = self.segments.list().iter().find(|segment| segment.number == cut.token) {
+            match self.table_of(segment) {
+                Ok(table) => self.held().remove(cut.token, &table),
+                Err(error) => tracing::warn!(%error, "what each org stores is not known exactly"),
+            }
+        }
         self.segments.remove(cut.token);
         if let Err(error) = self.damage.forget_segments(cut.token) {
             tracing::warn!(%error, "an old copy of a damaged stretch cannot be removed yet");
@@ -497,7 +531,40 @@ impl Store for DiskStore {
     }
 
     fn cuts_on_write(&self) -> bool {
-        self.disk_bytes() > self.max_bytes
+        self.is_over()
+    }
+
+    fn may_grow(
+        &self,
+        now: UnixMillis,
+        index: Option<LogIndex>,
+        org: &OrgId,
+        bytes: u64,
+        beside: u64,
+    ) -> bool {
+        let mut room = self.room();
+        room.taken = room.taken.saturating_add(beside);
+        let mut held = self.held();
+        held.pass(now.saturating_sub(self.dedup_window));
+        held.may_grow(now, room, index, org, bytes)
+    }
+
+    fn plan_share_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
+        self.plan_cut_by_share(now)
+    }
+
+    fn apply_share_cut(&self, cut: &Cut, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        self.erase_cut(cut, goes_on)
+    }
+
+    fn set_quotas(&self, quotas: StoredQuotas) {
+        let writer = self.writer();
+        let orgs = writer.state.logs.iter().map(|(index, log)| (*index, &log.org));
+        self.held().set_quotas(quotas, orgs);
+    }
+
+    fn held(&self, index: LogIndex) -> u64 {
+        DiskStore::held(self).of(index)
     }
 
     fn tick(&self, now: UnixMillis) -> Result<(), StoreError> {

@@ -362,6 +362,9 @@ impl DiskStore {
             free: FreeSpace::of(options.dir.clone()),
             hidden: RwLock::new(HashMap::new()),
             files: Mutex::new(()),
+            rewriting: Mutex::new(()),
+            held: Mutex::default(),
+            oldest: Mutex::default(),
             sync_always: options.sync_always,
             unsynced: AtomicBool::new(false),
             state_bytes: AtomicU64::new(0),
@@ -373,6 +376,7 @@ impl DiskStore {
             min_free: options.min_free,
             _directory: directory,
         };
+        store.count_held()?;
         let erasures = store.writer().state.erasures.clone();
         erasures.iter().for_each(|(erasure, _)| store.hide(erasure, true));
         if !read.missing.is_empty() {
@@ -387,6 +391,16 @@ impl DiskStore {
         found.missing = read.missing.len() as u64;
         found.damaged = store.damage.count();
         Ok((store, found))
+    }
+
+    /// Counts what each org holds in the segments that were found.
+    fn count_held(&self) -> Result<(), StoreError> {
+        let list = self.segments.list();
+        for (at, segment) in list.iter().enumerate() {
+            let ended = (at + 1 < list.len()).then(|| segment.extent().last_at);
+            self.held().found(segment.number, &segment.held()?, ended);
+        }
+        Ok(())
     }
 
     fn find(

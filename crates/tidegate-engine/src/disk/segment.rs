@@ -25,7 +25,7 @@ use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{
     directory::NOFOLLOW,
-    index::{self, ENTRY, Entry, Extent, Index, Scan, TRAILER},
+    index::{self, ENTRY, Entry, Extent, Index, Scan, TRAILER, Table},
     record::IDS,
 };
 use crate::store::{LogIndex, StoreError};
@@ -281,8 +281,7 @@ impl Segment {
             let state = self.state();
             let (index @ Index::Memory(_), extent) = &*state else { return Ok(()) };
             let entries = index.all(|_, _| Ok(Vec::new()))?;
-            let (bytes, crc) = index::encode(&entries, extent);
-            (bytes, entries.len(), crc)
+            index::encode(&entries, extent)
         };
         let end = self.extent().end;
         let written = (self.file.write_all_at(&bytes, end))
@@ -335,9 +334,9 @@ impl Segment {
         }
     }
 
-    /// The bytes of its file as a sealed segment with so many entries after `end`.
-    pub fn sealed_bytes(end: u64, entries: usize) -> u64 {
-        end + (entries * ENTRY + TRAILER) as u64
+    /// The bytes of its file as a sealed segment with these entries after `end`.
+    pub fn sealed_bytes(end: u64, entries: &[Entry]) -> u64 {
+        end + (index::count_on_disk(entries) * ENTRY + TRAILER) as u64
     }
 
     /// The bytes of its file.
@@ -387,7 +386,35 @@ impl Segment {
 
     fn find_all_entries(&self) -> Result<Vec<Entry>, StoreError> {
         let state = self.state();
-        state.0.all(|from, count| self.sealed_entries(&state.1, from, count))
+        let mut entries = state.0.all(|from, count| self.sealed_entries(&state.1, from, count))?;
+        entries.retain(|entry| entry.held().is_none());
+        Ok(entries)
+    }
+
+    /// How many bytes each log has in it. A sealed segment says so at the front of its index.
+    pub fn held(&self) -> Result<Table, StoreError> {
+        if let Some(table) = self.sealed_table() {
+            return Ok(table);
+        }
+        Ok(index::table_of(&self.all_entries()?))
+    }
+
+    /// What a sealed index says of that; `None` if it does not add up.
+    fn sealed_table(&self) -> Option<Table> {
+        const AT_ONCE: usize = 64;
+        let state = self.state();
+        let (Index::Sealed { count, .. }, extent) = &*state else { return None };
+        let mut table = Table::new();
+        loop {
+            let wanted = (*count - table.len()).min(AT_ONCE);
+            let entries = self.sealed_entries(extent, table.len(), wanted).ok()?;
+            let before = table.len();
+            table.extend(entries.iter().map_while(Entry::held));
+            if table.len() - before < AT_ONCE {
+                break;
+            }
+        }
+        (table.iter().map(|(_, bytes)| bytes).sum::<u64>() == extent.event_bytes).then_some(table)
     }
 
     fn sealed_entries(&self, extent: &Extent, from: usize, count: usize) -> Result<Vec<Entry>, StoreError> {

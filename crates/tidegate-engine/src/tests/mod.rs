@@ -15,6 +15,7 @@ mod queue;
 mod retention;
 mod sparse;
 mod starts;
+mod stored;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -21,6 +21,7 @@ fn name(request: &Request) -> String {
         Request::Open { org, .. } => format!("open {org}"),
         Request::Delete { org, seqs, .. } => format!("delete {org} {}", seqs.as_ref().unwrap()[0]),
         Request::Sweep { .. } => "sweep".into(),
+        Request::Cut { .. } => "cut".into(),
         Request::Erased { .. } => "erased".into(),
     }
 }

@@ -155,7 +155,7 @@ fn r32_a_log_that_was_full_by_its_window_takes_events_again_without_a_sweep() {
 }
 
 /// What a directory takes on disk.
-fn bytes_in(dir: &std::path::Path) -> u64 {
+pub fn bytes_in(dir: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     let sizes = entries.map(|entry| match entry.metadata() {

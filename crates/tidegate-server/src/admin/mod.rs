@@ -4,6 +4,7 @@
 
 mod connections;
 mod orgs;
+mod quotas;
 
 use std::{
     convert::Infallible,
@@ -161,6 +162,7 @@ async fn answer(node: &Arc<Node>, request: &Request<()>, is_loopback: bool) -> R
         ["v1", "orgs"] => "GET, HEAD",
         ["v1", "orgs", _] => "GET, HEAD, DELETE",
         ["v1", "orgs", _, "events"] => "DELETE",
+        ["v1", "orgs", _, "quotas"] => "GET, HEAD, PUT, DELETE",
         ["v1", "orgs", _, "connections"] => "GET, DELETE",
         ["v1", "orgs", _, "connections", _] => "DELETE",
         _ => {
@@ -181,24 +183,29 @@ async fn answer(node: &Arc<Node>, request: &Request<()>, is_loopback: bool) -> R
         (["v1", "orgs", org], &Method::DELETE) => orgs::delete(node, org, request).await,
         (["v1", "orgs", org], _) => orgs::one(node, org, request).await,
         (["v1", "orgs", org, "events"], _) => orgs::delete_some(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], &Method::PUT) => quotas::set(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], &Method::DELETE) => quotas::reset(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], _) => quotas::show(node, org, request).await,
         (["v1", "orgs", org, "connections"], &Method::DELETE) => connections::close_all(node, org, request),
         (["v1", "orgs", org, "connections"], _) => connections::list(node, org, request),
         (["v1", "orgs", org, "connections", id], _) => connections::close(node, org, id, request),
         (["readyz"], _) => Ok(ready(node)),
-        (["metrics"], _) => Ok(metrics(node, request.headers())),
+        (["metrics"], _) => Ok(metrics(node, request.headers()).await),
         _ => Ok(healthy(node.heartbeats.stalled())),
     };
     answered.unwrap_or_else(|refusal| refuse_whole(&refusal))
 }
 
-fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
+async fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    quotas::report_near(node).await;
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
     node.metrics.waiting(node.quiet.states());
     node.metrics.limits(&node.config());
     node.metrics.log_state(node.log_state().0);
     node.metrics.log_usage(&node.engine.usage(), node.now());
-    node.metrics.publishes(node.publishes.used(), node.bodies.used());
+    node.metrics.publishes(node.publishes.used());
+    node.metrics.in_flight(&node.ledger.held());
     if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {

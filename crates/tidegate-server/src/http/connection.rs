@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_protocol::Code;
 use tokio::net::TcpStream;
 
-use super::{answer, http1_body::Http1Body, http2};
+use super::{Answer, answer, http1_body::Http1Body, http2};
 use crate::{
     admission::Quiet,
     config::{ConfigKey, LimitSettings, config_key},
@@ -104,8 +104,10 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
                 let Ok(mut answered) = answered.await;
                 state.answered();
                 // The body of a stream goes on.
-                if matches!(answered.body(), Either::Left(_)) {
-                    quiet.answered();
+                match answered.body_mut() {
+                    Answer::Whole(_) => quiet.answered(),
+                    Answer::Pieces(pieces) => pieces.on_end(move || quiet.answered()),
+                    Answer::Stream(_) => {}
                 }
                 // Answers that end the connection, or switch it, say so themselves.
                 if let Some(hint) = hint.filter(|_| is_read.get() && !node.is_draining())

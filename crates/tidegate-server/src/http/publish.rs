@@ -54,7 +54,7 @@ pub async fn answer(
     let name = idempotency_key(&parts.headers)?;
     let form = form(&parts.headers, &query)?;
     let Some(coding) = body::coding(&parts.headers) else { return Ok(body::refuse_coding()) };
-    let body = body::read(node, &parts.headers, coding, body, &entry.charged_to()).await?;
+    let body = body::read(node, &parts.headers, coding, body, entry.payer()).await?;
     let began = Instant::now();
     let response = publish(node, entry, Head { org, headers: parts.headers, name, form }, body).await;
     node.metrics.publish(began.elapsed());
@@ -144,7 +144,7 @@ async fn publish(
 ) -> Result<Response<Answer>, Refusal> {
     // Now that the body has come, there is something to do, which takes a place.
     let place = entry.place(node)?;
-    let WholeBody { decoded, share } = body;
+    let WholeBody { decoded, charge } = body;
     let limits = node.publish_limits();
     let (head, parts) = large::run(node, decoded, move |body| {
         let parts = head.read(body, &limits);
@@ -153,7 +153,7 @@ async fn publish(
     .await;
     // The body is gone here. If it was compressed, it may be much larger than what its sender sent: it does not
     // wait for the log.
-    drop(share);
+    drop(charge);
     match parts {
         Ok(parts) => {
             let is_cloud = matches!(head.form, Form::CloudEvents { .. });

@@ -35,6 +35,7 @@ use std::{
 use tidegate_core::{deflate, pace::Passes, replay::Work};
 use tidegate_protocol::OrgId;
 
+pub use catch_up::Scan;
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 pub use thread::{Serve, WorkerThread};
@@ -122,7 +123,7 @@ impl Worker {
             // There is none, or it is that of a log that was deleted: its last readers are about to end.
             _ => {
                 let id = org.id.clone();
-                let state = Rc::new(OrgState::new(org));
+                let state = Rc::new(OrgState::new(org, self.node.quotas.used_by(&id)));
                 orgs.insert(id, state.clone());
                 state
             }
@@ -182,9 +183,9 @@ impl Worker {
 
     /// When the next work is due, as far as is known now.
     fn next_work(&self) -> Option<Instant> {
-        let is_now = self.readers.is_ticking() || !self.catch_up.is_empty();
-        let due = if is_now { Some(Duration::ZERO) } else { self.passes.borrow().poll_timeout() };
-        due.map(|due| self.started + due)
+        let is_now = self.readers.is_ticking().then_some(Duration::ZERO);
+        let due = [is_now, self.catch_up.poll_timeout(), self.passes.borrow().poll_timeout()];
+        due.into_iter().flatten().min().map(|due| self.started + due)
     }
 
     /// Does one slice of a pass or of readers that catch up, then one slice of the tick, if it is not over.
