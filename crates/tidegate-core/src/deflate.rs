@@ -6,7 +6,7 @@
 //! the connections whose inflater has the same window as the compressor. All other connections get the frame
 //! compressed alone: it refers to nothing before it. A member that gets any other compressed frame is no
 //! longer a member (R18, R19). In either form, text of one service refers to no text of another
-//! ([`crate::window`]).
+//! (module `window`).
 //!
 //! A connection becomes a member when it has inflated a whole window of the generation's own text, or when it
 //! takes the first frame of a generation. So connections that are not members become members at once if the
