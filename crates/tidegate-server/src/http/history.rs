@@ -212,6 +212,7 @@ impl Making {
             return Ok(None);
         }
         charge.shrink_to(REQUEST_BYTES + PIECE_BYTES);
+        let _turn = self.scan.turn().await;
         let mut out = Vec::with_capacity(4096);
         if !self.has_begun {
             self.has_begun = true;

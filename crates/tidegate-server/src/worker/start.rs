@@ -181,6 +181,7 @@ async fn find_tail(
     let count = count.min(limits.tail_events);
     let (org, user) = (grant.org().clone(), grant.user().clone());
     let mut scan = Scan::new(worker, org, user, filter.clone(), log.epoch.clone());
+    let mut turn = scan.turn().await;
     // From the head backwards, in stretches of so many seqs. Seqs need not be dense, so a stretch may hold
     // fewer events than seqs. Those that hold few, or too few of the wanted ones, make the next one longer.
     let mut longest = STRETCH_MAX;
@@ -212,7 +213,7 @@ async fn find_tail(
                 // What was seen of this stretch is its oldest part. The stream starts after all of it.
                 break 'search;
             }
-            scan.pace().await;
+            scan.pace(&mut turn).await;
         }
         let events = (scan.events() - before.0) as Seq;
         let is_sparse = events.saturating_mul(2) < (end - begin).min(STRETCH_MAX);

@@ -18,8 +18,9 @@ mod scan;
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
-    sync::Arc,
+    collections::HashMap,
+    rc::{self, Rc},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,7 @@ use tidegate_core::{
     pace::{Passes, Written},
     replay::{SLICE, Turns, Work},
 };
+use tidegate_protocol::OrgId;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 pub use scan::Scan;
@@ -78,7 +80,7 @@ enum Step {
 /// A reader that waits for a turn, or for a page. If its task waits no more, this is dropped unserved.
 #[derive(Debug)]
 struct Waiting {
-    reader: Weak<Reader>,
+    reader: rc::Weak<Reader>,
     /// How its task learns that it was served.
     done: oneshot::Sender<Served>,
     /// The page that it has waited for.
@@ -92,6 +94,8 @@ pub struct CatchUp {
     pages: RefCell<Pages<Waiter>>,
     /// The room for pages outside of the cache, see [`IN_HAND_MAX`].
     room: Arc<Semaphore>,
+    /// The turns of searches ([`Scan::turn`]), by org.
+    searches: RefCell<HashMap<OrgId, Weak<Semaphore>>>,
     /// Notified when the first reader waits for a turn.
     has_waiting: Notify,
     /// When somebody last asked for a page.
@@ -108,10 +112,23 @@ impl CatchUp {
             turns: RefCell::default(),
             pages: RefCell::new(Pages::new(bytes_max, whole)),
             room: Arc::new(Semaphore::new(IN_HAND_MAX)),
+            searches: RefCell::default(),
             has_waiting: Notify::new(),
             asked: Cell::new(Instant::now()),
             deletions: Cell::default(),
         }
+    }
+
+    /// The turns of searches through the log of this org: one at a time.
+    fn searches_of(&self, org: &OrgId) -> Arc<Semaphore> {
+        let mut searches = self.searches.borrow_mut();
+        if let Some(turns) = searches.get(org).and_then(Weak::upgrade) {
+            return turns;
+        }
+        searches.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(1));
+        searches.insert(org.clone(), Arc::downgrade(&turns));
+        turns
     }
 
     /// What the worker does next.

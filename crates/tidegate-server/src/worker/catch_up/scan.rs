@@ -6,6 +6,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use tidegate_core::{Batch, Event, replay::SLICE};
 use tidegate_engine::ReadError;
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, UserId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{PageKey, Worker};
 use crate::{config::LimitSettings, metrics::LongSlice, worker::thread_cpu};
@@ -27,6 +28,7 @@ pub struct Scan {
     events: usize,
     bytes: usize,
     since_break: Instant,
+    turns: Arc<Semaphore>,
 }
 
 impl Scan {
@@ -34,6 +36,7 @@ impl Scan {
     /// (R10).
     pub fn new(worker: &Rc<Worker>, org: OrgId, user: UserId, filter: Filter, epoch: Epoch) -> Self {
         Self {
+            turns: worker.catch_up.searches_of(&org),
             worker: worker.clone(),
             org,
             user,
@@ -54,7 +57,14 @@ impl Scan {
         (self.at, self.to) = (after, to);
     }
 
-    /// The next page; `None` if there is none.
+    /// Waits for a turn, which lasts until this is dropped. Only one search of an org runs at a time on a worker: so
+    /// many of one org do not stand between the worker and the readers of the others.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.turns.clone().acquire_owned().await.ok()
+    }
+
+    /// The next page, to be asked for in a turn; `None` if there is none.
     pub async fn next(&mut self) -> Result<Option<Rc<Batch>>, ReadError> {
         if self.at >= self.to {
             return Ok(None);
@@ -117,11 +127,15 @@ impl Scan {
         self.is_within(limits) && (self.events == 0 || !is_too_fast())
     }
 
-    /// Waits until its user may have more looked through.
-    pub async fn pace(&self) {
+    /// Waits until its user may have more looked through. The turn goes to others meanwhile.
+    pub async fn pace(&self, turn: &mut Option<OwnedSemaphorePermit>) {
         let per_second = self.worker.node.config().limits.scan_bytes_per_second.bytes();
         while let Err(wait) = self.worker.node.scans.missing(&self.org, &self.user, per_second) {
+            turn.take();
             tokio::time::sleep(wait).await;
+        }
+        if turn.is_none() {
+            *turn = self.turn().await;
         }
     }
 }
