@@ -18,9 +18,10 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -117,12 +118,27 @@ pub struct Contexts {
     used: Pool<OrgId>,
     missed: AtomicU64,
     max: usize,
+    quotas: Mutex<Quotas>,
+}
+
+/// The most compressors of an org, if its share is more.
+#[derive(Debug, Default)]
+struct Quotas {
+    of_each: Option<usize>,
+    /// Those of single orgs, in place of `of_each`.
+    of_orgs: BTreeMap<OrgId, Option<usize>>,
+}
+
+impl Quotas {
+    fn of(&self, org: &OrgId) -> usize {
+        self.of_orgs.get(org).copied().unwrap_or(self.of_each).unwrap_or(usize::MAX)
+    }
 }
 
 impl Contexts {
     /// At most `max` compressors, none of them in use.
     pub fn new(max: usize) -> Self {
-        Self { used: Pool::default(), missed: AtomicU64::new(0), max }
+        Self { used: Pool::default(), missed: AtomicU64::new(0), max, quotas: Mutex::default() }
     }
 
     /// How many compressors are in use now.
@@ -130,14 +146,32 @@ impl Contexts {
         self.used.used()
     }
 
+    /// How many of them `org` has.
+    pub fn used_by(&self, org: &OrgId) -> usize {
+        self.used.held(org)
+    }
+
+    /// Bounds the compressors of each org, and of single ones in place of that; `None` is no bound but the share.
+    /// If an org has more, the next sweep drops some.
+    pub fn set_quotas(&self, of_each: Option<usize>, of_orgs: BTreeMap<OrgId, Option<usize>>) {
+        *self.quotas() = Quotas { of_each, of_orgs };
+    }
+
+    fn quotas(&self) -> MutexGuard<'_, Quotas> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many batches were compressed without context because all compressors were in use, or all of the
-    /// org's share.
+    /// org's share or quota.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
     fn take(&self, org: &OrgId) -> Option<Context> {
-        let Ok(share) = self.used.take(org, 1, self.max) else {
+        // Held until one is taken, so that two threads do not take the last one both.
+        let quotas = self.quotas();
+        let is_within = self.used.held(org) < quotas.of(org);
+        let Some(share) = is_within.then(|| self.used.take(org, 1, self.max).ok()).flatten() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         };
@@ -146,7 +180,7 @@ impl Contexts {
 
     /// Whether `org` has more compressors than it would be given now.
     fn is_over(&self, org: &OrgId) -> bool {
-        self.used.is_over(org, self.max)
+        self.used.is_over(org, self.max) || self.used.held(org) > self.quotas().of(org)
     }
 }
 
@@ -156,8 +190,6 @@ pub struct Generations {
     ids: Arc<AtomicU64>,
     contexts: Arc<Contexts>,
     org: OrgId,
-    /// The most generations, whatever the org's share of the compressors is.
-    max: AtomicUsize,
 }
 
 /// A generation that the workers share.
@@ -234,23 +266,7 @@ impl std::fmt::Debug for SharedGeneration {
 impl Generations {
     /// No generation of `org` yet; `contexts` counts the compressors.
     pub fn new(contexts: Arc<Contexts>, org: OrgId) -> Self {
-        Self { current: Mutex::default(), ids: Arc::default(), contexts, org, max: usize::MAX.into() }
-    }
-
-    /// Bounds the compressors of the org: it gets no more than `max`, or its share if that is less. If it has more
-    /// now, the next sweep drops some.
-    pub fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::Relaxed);
-    }
-
-    /// How many compressors the org has.
-    pub fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Whether the org has no compressor.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        Self { current: Mutex::default(), ids: Arc::default(), contexts, org }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(ViewKey, SharedGeneration)>> {
@@ -262,10 +278,6 @@ impl Generations {
         let mut current = self.lock();
         if let Some((_, generation)) = current.iter().find(|(of, _)| of == key) {
             return Some(generation.clone());
-        }
-        if current.len() >= self.max.load(Ordering::Relaxed) {
-            self.contexts.missed.fetch_add(1, Ordering::Relaxed);
-            return None;
         }
         let generation = Generation {
             id: self.ids.fetch_add(1, Ordering::Relaxed),
@@ -295,8 +307,7 @@ impl Generations {
             Err(TryLockError::WouldBlock) => true,
         });
         // One that a worker holds now would free nothing.
-        let max = self.max.load(Ordering::Relaxed);
-        while (self.contexts.is_over(&self.org) || current.len() > max)
+        while self.contexts.is_over(&self.org)
             && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
         {}
     }

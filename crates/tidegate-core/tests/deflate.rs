@@ -418,14 +418,14 @@ fn r19_all_who_take_a_large_frame_are_members_after_it() {
 #[test]
 fn p5_an_org_has_no_more_compressors_than_its_quota() {
     let (generations, contexts) = generations(64);
-    generations.0.set_max(2);
+    contexts.set_quotas(Some(2), [(org("other"), None)].into());
     let keys = ["a", "b", "c"].map(key);
     let is_shared = |key: &ViewKey| generations.0.of(key).is_some();
     assert_eq!(keys.each_ref().map(is_shared), [true, true, false]);
-    assert_eq!((generations.0.len(), contexts.missed()), (2, 1));
+    assert_eq!((contexts.used_by(&org("acme")), contexts.missed()), (2, 1));
     let others = Generations::new(contexts.clone(), org("other"));
     assert!(keys.iter().all(|key| others.0.of(key).is_some()), "another org has its share");
-    generations.0.set_max(1);
+    contexts.set_quotas(Some(1), [].into());
     generations.sweep();
-    assert_eq!((generations.0.len(), is_shared(&keys[0])), (1, true), "the newest go first");
+    assert_eq!((contexts.used_by(&org("acme")), is_shared(&keys[0])), (1, true), "the newest go first");
 }

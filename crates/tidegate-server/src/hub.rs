@@ -241,16 +241,6 @@ impl Hub {
         }
     }
 
-    /// Looks at each org.
-    pub fn for_each(&self, look: impl FnMut(&Arc<Org>)) {
-        self.lock().values().for_each(look);
-    }
-
-    /// The org, if it has a tail.
-    pub fn find(&self, id: &OrgId) -> Option<Arc<Org>> {
-        self.lock().get(id).cloned()
-    }
-
     /// Drops what is older than the window, forgets orgs that have neither batches nor readers, and brings
     /// all tails under the budget.
     pub fn sweep(&self) {

@@ -134,6 +134,7 @@ impl Node {
             excluded: config.compression.exclude_services.clone(),
         };
         let quotas = Arc::new(Quotas::new(&config));
+        quotas.pass_on(&*engine, hub.contexts());
         Self {
             // Connection ids begin with a random name of this start.
             admission: Admission::new(
@@ -204,7 +205,7 @@ impl Node {
         self.admission.set_limits(ConnectionLimits::fitting(&config.limits));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
         self.quotas.reconfigure(&config);
-        self.bound_compressors();
+        self.pass_on_quotas();
         self.metrics.set_health_orgs(&self.config().metrics.health_orgs, &config.metrics.health_orgs);
         self.config.store(Arc::new(config));
         self.tokens.store(Arc::new(tokens));
@@ -213,17 +214,12 @@ impl Node {
     /// Sets quotas of `org` in place of those of the configuration; `None` takes that back.
     pub fn set_quotas(&self, org: &OrgId, own: Option<OwnQuotas>) {
         self.quotas.set(org, own);
-        self.bound_compressors();
+        self.pass_on_quotas();
     }
 
-    /// Gives the hub its copies of the quotas of compressors.
-    fn bound_compressors(&self) {
-        self.hub.for_each(|org| org.generations().set_max(self.compressors_of(&org.id)));
-    }
-
-    /// The most compressors of an org, whatever its share is.
-    pub fn compressors_of(&self, org: &OrgId) -> usize {
-        self.quotas.of(org).compressors.unwrap_or(usize::MAX)
+    /// Gives the engine and the hub their copies of quotas.
+    fn pass_on_quotas(&self) {
+        self.quotas.pass_on(&*self.engine, self.hub.contexts());
     }
 
     /// The time now, by the wall clock.

@@ -324,13 +324,20 @@ struct Holding {
     gauges: BTreeMap<String, f64>,
     sockets: usize,
     memory: u64,
+    /// How many pieces of work have held a worker for too long, by cause.
+    long: BTreeMap<String, f64>,
 }
+
+/// The counter of pieces of work that held a worker for more than 2 ms of processor time.
+const LONG: &str = "tidegate_worker_long_slices_total";
 
 impl Holding {
     async fn of(client: &reqwest::Client, admin_url: &str, pid: u32) -> anyhow::Result<Self> {
-        let gauges = account::held(&account::metrics(client, admin_url).await?)?;
+        let text = account::metrics(client, admin_url).await?;
+        let mut long = account::samples(&text)?;
+        long.retain(|name, _| name.starts_with(LONG));
         let (memory, _) = account::memory_and_files(pid)?;
-        Ok(Self { gauges, sockets: account::sockets(pid)?, memory })
+        Ok(Self { gauges: account::held(&text)?, sockets: account::sockets(pid)?, memory, long })
     }
 
     /// What it holds beyond what it held `before`.
@@ -351,6 +358,15 @@ impl Holding {
             beyond.push(format!("{} MiB more memory, {} are allowed", left >> 20, LEFT_MAX >> 20));
         }
         beyond
+    }
+
+    /// The pieces of work that have held a worker for too long since `before`.
+    fn long_since(&self, before: &Self) -> Vec<String> {
+        let new = self.long.iter().filter_map(|(name, now)| {
+            let count = now - before.long.get(name).copied().unwrap_or(0.0);
+            (count > 0.0).then(|| format!("{name} rose by {count}"))
+        });
+        new.collect()
     }
 }
 
@@ -382,14 +398,19 @@ async fn measure(common: &Common, attack: Attack, orgs: u8, plan: Plan) -> anyho
         let ended = Instant::now();
         let growth = peak.bytes().saturating_sub(before.memory);
         outcome.memory = outcome.memory.max(growth);
+        let mut long;
         let beyond = loop {
             let now = Holding::of(&client, &announced.admin_url, pid).await;
+            long = now.as_ref().map_or_else(|_| Vec::new(), |now| now.long_since(&before));
             let beyond = now.map_or_else(|error| vec![format!("{error:#}")], |now| now.beyond(&before));
             if beyond.is_empty() || ended.elapsed() >= SETTLE_MAX {
                 break beyond;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
+        for what in long {
+            outcome.fault("long", format!("round {}: {what}", round + 1));
+        }
         for what in beyond {
             outcome.fault("kept", format!("{SETTLE_MAX:?} after round {}: {what}", round + 1));
         }

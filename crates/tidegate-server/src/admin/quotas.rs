@@ -7,12 +7,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use serde::Serialize;
+use tidegate_engine::StoredQuotas;
 use tidegate_protocol::{Code, OrgId, Refusal};
 
 use super::{bad, json, org_of};
 use crate::{
     admission::HeldByOrg,
     config::{ByteSize, Config, ConfigKey, OwnQuotas, QuotaSettings, config_key},
+    deletion::find_log,
     http::query::Query,
     metrics::Quota,
     node::Node,
@@ -68,10 +70,6 @@ impl Used {
     }
 }
 
-fn compressors(node: &Node, org: &OrgId) -> usize {
-    node.hub.find(org).map_or(0, |org| org.generations().len())
-}
-
 /// Shows the quotas of an org.
 pub async fn show(node: &Node, org: &str, request: &Request<()>) -> Result<Response<Full<Bytes>>, Refusal> {
     Query::of(request).only(&[])?;
@@ -83,8 +81,8 @@ async fn show_all(node: &Node, org: &OrgId) -> Response<Full<Bytes>> {
     let used = Used {
         held: node.admission.held_by(org),
         rates: node.quotas.used_by(org).rates(),
-        compressors: compressors(node, org),
-        stored: 0,
+        compressors: node.hub.contexts().used_by(org),
+        stored: find_log(&*node.engine, org).await.map_or(0, |log| log.stored_bytes),
     };
     let set_by = sources(node, org, &config);
     let quotas = used.of(&node.quotas.of(org), &config).map(|(quota, limit, used)| Shown {
@@ -148,11 +146,17 @@ pub async fn report_near(node: &Node) {
     let config = node.config();
     let mut uses: BTreeMap<OrgId, Used> = BTreeMap::new();
     for (org, held) in node.admission.held_by_orgs() {
-        let compressors = compressors(node, &org);
+        let compressors = node.hub.contexts().used_by(&org);
         uses.insert(org, Used { held, compressors, ..Used::default() });
     }
     for (org, used) in node.quotas.in_use() {
         uses.entry(org).or_default().rates = used.rates();
+    }
+    // A list of all orgs for nothing would be a waste.
+    if node.quotas.stored() != StoredQuotas::default() {
+        for log in node.engine.list_orgs().await {
+            uses.entry(log.org).or_default().stored = log.stored_bytes;
+        }
     }
     let mut near: Vec<(f64, OrgId, Vec<(Quota, f64)>)> = Vec::new();
     for (org, used) in uses {

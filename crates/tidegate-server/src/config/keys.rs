@@ -381,7 +381,8 @@ sections! {
         /// The bytes of these events per second, as they are stored.
         publish_bytes_per_second: Option<ByteSize> = "", reread;
         /// What the log holds of the org. An org with more keeps it until `log.max_bytes` is reached. Then the
-        /// events of such orgs are removed first, the oldest of them first.
+        /// oldest events of such orgs are removed first, and an org that publishes more than can be removed is
+        /// refused (`log_full`). An org without a quota has its share of what the others leave.
         stored_bytes: Option<ByteSize> = "", reread;
         /// The bytes of answers to requests for history per second. A request is refused (`rate_limited`) while
         /// earlier answers have used up what was left.

@@ -16,6 +16,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tidegate_core::deflate::Contexts;
+use tidegate_engine::{Engine, StoredQuotas};
 use tidegate_protocol::{Code, OrgId, Refusal};
 
 use self::meter::Meter;
@@ -68,6 +70,16 @@ impl Book {
             quotas = own.over(&quotas);
         }
         Arc::new(quotas)
+    }
+
+    /// A quota of each org for which it is set.
+    fn of_those<T>(
+        &self,
+        is_set: impl Fn(&OwnQuotas) -> bool,
+        quota: impl Fn(&QuotaSettings) -> T,
+    ) -> BTreeMap<OrgId, T> {
+        let named = self.of_orgs.iter().chain(&self.by_operators).filter(|(_, own)| is_set(own));
+        named.map(|(org, _)| (org.clone(), quota(&self.of(org)))).collect()
     }
 
     /// Gives every use the quotas that hold now.
@@ -127,6 +139,22 @@ impl Quotas {
     /// What an operator has set for `org`.
     pub fn set_by_operators(&self, org: &OrgId) -> Option<OwnQuotas> {
         self.lock().by_operators.get(org).cloned()
+    }
+
+    /// Gives the engine and the compressors, which count for themselves, their quotas.
+    pub fn pass_on(&self, engine: &dyn Engine, compressors: &Contexts) {
+        engine.set_stored_quotas(self.stored());
+        let book = self.lock();
+        let of_orgs = book.of_those(|own| own.compressors.is_some(), |quotas| quotas.compressors);
+        compressors.set_quotas(book.for_all.compressors, of_orgs);
+    }
+
+    /// Those of stored bytes.
+    pub fn stored(&self) -> StoredQuotas {
+        let book = self.lock();
+        let bytes = |quotas: &QuotaSettings| quotas.stored_bytes.map(ByteSize::get);
+        let of_orgs = book.of_those(|own| own.stored_bytes.is_some(), bytes);
+        StoredQuotas { of_each: bytes(&book.for_all), of_orgs }
     }
 
     /// The quotas of `org`.

@@ -125,7 +125,6 @@ impl Worker {
             // There is none, or it is that of a log that was deleted: its last readers are about to end.
             _ => {
                 let id = org.id.clone();
-                org.generations().set_max(self.node.compressors_of(&id));
                 let state = Rc::new(OrgState::new(org, self.node.quotas.used_by(&id)));
                 orgs.insert(id, state.clone());
                 state

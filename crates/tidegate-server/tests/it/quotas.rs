@@ -1,6 +1,8 @@
 //! Quotas of orgs: what is over one is refused by its name, or paced, for that org alone.
 
 use serde_json::{Value, json};
+use tidegate_protocol::OrgId;
+use tidegate_server::config::{Config, OwnQuotas};
 
 use crate::{
     client::{
@@ -8,6 +10,7 @@ use crate::{
         stream::{Follower, Frames},
     },
     gateway::{Gateway, eventually, now_s},
+    held_node::HeldNode,
     signer::Signer,
 };
 
@@ -270,7 +273,9 @@ fn quotas_follow_the_file_and_what_operators_set_stays_until_they_take_it_back()
 
 #[test]
 fn org_show_has_the_quotas_and_what_is_used_of_them() {
-    let gateway = Gateway::with(&["orgs={dev={connections=5, publish_bytes_per_second=\"1MiB\"}}"]);
+    let gateway = Gateway::with(&[
+        "orgs={dev={connections=5, publish_bytes_per_second=\"1MiB\", stored_bytes=\"1GiB\"}}",
+    ]);
     let mut streams = [gateway.ws("?services=a"), gateway.ws("?services=b")];
     streams.iter_mut().for_each(|stream| drop(stream.next("hello")));
     let wide = format!("\"{}\"", "x".repeat(100_000));
@@ -289,6 +294,8 @@ fn org_show_has_the_quotas_and_what_is_used_of_them() {
     assert_eq!(quota(&shown, "filters"), (Some(1000), 2, Some("limits.org".into())));
     let (limit, used, _) = quota(&shown, "publish_bytes_per_second");
     assert!(limit == Some(1 << 20) && used > 0, "{shown}");
+    let (limit, used, set_by) = quota(&shown, "stored_bytes");
+    assert!(limit == Some(1 << 30) && used > 100_000 && set_by.as_deref() == Some("orgs.dev"), "{shown}");
     let (limit, used, set_by) = quota(&shown, "egress_bytes_per_second");
     assert!(limit.is_none() && used > 0 && set_by.is_none(), "it is measured without a quota: {shown}");
     let text = run(&[]);
@@ -322,4 +329,27 @@ fn p6_only_the_top_orgs_near_a_quota_have_series() {
         let labels = format!("{{org=\"{org}\",quota=\"publish_events_per_second\"}}");
         assert!(series.iter().any(|line| line.contains(&labels)), "those that use most: {series:?}");
     }
+}
+
+#[test]
+fn the_engine_gets_the_quotas_of_stored_bytes_at_the_start_and_with_each_change() {
+    let node = HeldNode::with(&[
+        ("limits.org.stored_bytes", "1MiB"),
+        ("orgs", "{free={stored_bytes=\"\"}, much={stored_bytes=\"5MiB\"}, other={connections=1}}"),
+    ]);
+    let org = |name: &str| OrgId::parse(name).expect("a name");
+    let given = || {
+        let quotas = node.quotas.lock().expect("no panic");
+        ["free", "much", "other"].map(|name| quotas.of(&org(name)).map(|bytes| bytes >> 20))
+    };
+    assert_eq!(given(), [None, Some(5), Some(1)]);
+    let mut own = OwnQuotas::default();
+    own.set_from("stored_bytes", "7MiB").expect("a size");
+    node.node.set_quotas(&org("other"), Some(own));
+    assert_eq!(given(), [None, Some(5), Some(7)]);
+    let config = Config::for_tests(&["limits.org.stored_bytes=2MiB"]).expect("a configuration");
+    node.node.reconfigure(config);
+    assert_eq!(given(), [Some(2), Some(2), Some(7)], "what operators set stays");
+    node.node.set_quotas(&org("other"), None);
+    assert_eq!(given(), [Some(2); 3]);
 }
