@@ -9,7 +9,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
 
-use crate::window::{FLUSH_END, Parts, STORED_MAX, compress_parts, stored_head};
+use crate::window::{EMPTY_BLOCK, FLUSH_END, Parts, STORED_MAX, compress_parts, stored_head};
 
 /// The header of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
 const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
@@ -19,7 +19,7 @@ const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
 /// An empty stored block that is not the last. Some inflaters (Go's `compress/gzip`, which `net/http` uses
 /// unasked) hand over what they have only at such a block: without it they hold a stored frame back.
-const FLUSH: Bytes = Bytes::from_static(&[0, 0, 0, 0xFF, 0xFF]);
+const FLUSH: Bytes = Bytes::from_static(&EMPTY_BLOCK);
 
 /// A frame as a compressed deflate block (RFC 1951), for any number of bodies.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@
 //! text of all other services: a byte that no JSON text has. Distances are the client's, and no match can reach
 //! into text of another service.
 //!
-//! Not here: who shares a window ([`crate::deflate`]).
+//! Not here: who shares a window (module `deflate`).
 
 use std::cell::RefCell;
 
@@ -25,7 +25,10 @@ pub(crate) const WINDOW_BYTES: usize = 32 << 10;
 /// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
 pub(crate) const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// The longest stored block, in bytes (RFC 1951, section 3.2.4).
+/// An empty stored block, which is not the last (RFC 1951, section 3.2.4).
+pub(crate) const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xFF, 0xFF];
+
+/// The longest stored block, in bytes.
 pub(crate) const STORED_MAX: usize = 0xFFFF;
 
 /// A text is compressed in pieces of this many bytes. One piece of JSON takes about 0.2 ms, one that hardly
@@ -274,27 +277,26 @@ impl Service {
     }
 }
 
-thread_local! {
-    /// For texts that refer to nothing before them. Reused, because a new compressor allocates 260 KiB.
-    static APART: RefCell<Stream> = RefCell::new(Stream::new());
-    /// The same, for texts of several services.
-    static MIXED: RefCell<Window> = const { RefCell::new(Window::new(None)) };
-}
-
 /// The head of the stored block of `piece`, of at most [`STORED_MAX`] bytes.
 pub(crate) fn stored_head(piece: &[u8]) -> [u8; 5] {
     let [low, high] = (piece.len() as u16).to_le_bytes();
     [0, low, high, !low, !high]
 }
 
-/// Appends `text` in stored blocks, and an empty one.
+/// Appends `text` in stored blocks. It ends with [`FLUSH_END`].
 fn store(text: &[u8], out: &mut Vec<u8>) {
     for piece in text.chunks(STORED_MAX) {
         out.extend_from_slice(&stored_head(piece));
         out.extend_from_slice(piece);
     }
-    out.push(0);
-    out.extend_from_slice(&FLUSH_END);
+    out.extend_from_slice(&EMPTY_BLOCK);
+}
+
+thread_local! {
+    /// For texts that refer to nothing before them. Reused, because a new compressor allocates 260 KiB.
+    static APART: RefCell<Stream> = RefCell::new(Stream::new());
+    /// The same, for texts of several services.
+    static MIXED: RefCell<Window> = const { RefCell::new(Window::new(None)) };
 }
 
 /// Appends `part`, compressed, which refers to nothing before it except `before`.

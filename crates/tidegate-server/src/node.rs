@@ -18,7 +18,10 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, Replays, Scans},
+    admission::{
+        Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, QuietConnections,
+        Replays, Scans,
+    },
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, LimitSettings, OwnQuotas, PerConfig, config_key},
     heartbeats::Heartbeats,
@@ -54,6 +57,8 @@ pub struct Node {
     pub quotas: Arc<Quotas>,
     /// Admits connections.
     pub admission: Arc<Admission>,
+    /// The connections of the public listener that wait for a request.
+    pub quiet: Arc<QuietConnections>,
     tokens: ArcSwap<TokenVerifier>,
     /// Verifies publishers' API keys.
     pub publishers: Arc<Publishers>,
@@ -137,6 +142,7 @@ impl Node {
         quotas.pass_on(&*engine, hub.contexts());
         Self {
             // Connection ids begin with a random name of this start.
+            quiet: Arc::default(),
             admission: Admission::new(
                 ConnectionLimits::fitting(&config.limits),
                 quotas.clone(),
@@ -321,6 +327,11 @@ impl Node {
     pub fn has_few_sockets_left(&self) -> bool {
         let most = sockets_max(&self.config().limits);
         self.sockets() > most - SOCKETS_SPARE.min(most / 4)
+    }
+
+    /// How many more sockets may be accepted.
+    pub fn sockets_left(&self) -> usize {
+        sockets_max(&self.config().limits).saturating_sub(self.sockets())
     }
 
     /// The number of open sockets.

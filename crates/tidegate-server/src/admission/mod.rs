@@ -12,6 +12,7 @@
 mod connection;
 mod in_progress;
 mod ledger;
+mod quiet;
 mod rates;
 mod replays;
 mod scans;
@@ -32,6 +33,7 @@ use tidegate_protocol::{Code, Epoch, Filter, OrgId, Refusal, UnixMillis, UserId}
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
+pub use quiet::{Quiet, QuietConnections};
 pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
 pub use scans::Scans;
@@ -141,7 +143,7 @@ pub enum Whose<'a> {
 const FULL_RETRY_MS: u64 = 5_000;
 
 /// The key that an address is counted under. Whoever has one IPv6 address has a whole /64 (RFC 6177).
-fn counted_as(address: IpAddr) -> IpAddr {
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -271,6 +271,10 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for clients that connect through a proxy.
         connections_per_address: usize = 1000, reread;
+        /// Sockets at a time from one client address (IPv6: /64) that have never sent a request. For a further
+        /// one, the oldest of them closes. An address also has no more of them than sockets or files are left
+        /// for others. Addresses of `listen.trusted_proxies` may have any number.
+        waiting_sockets_per_address: usize = 1000, reread;
         /// New connections per second, over all orgs and addresses, whether they are let in or not. Addresses
         /// share the rate: one that is alone may use all of it, of two that take all they can get each has
         /// half, and something is left for an address that comes. All clients of a proxy that is not in

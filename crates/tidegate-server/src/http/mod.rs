@@ -182,8 +182,8 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), request).await,
-        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, request).await,
+        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), &peer.quiet, request).await,
+        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, &peer.quiet, request).await,
         Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,

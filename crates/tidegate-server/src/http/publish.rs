@@ -22,6 +22,7 @@ use super::{
     query::Query,
 };
 use crate::{
+    admission::Quiet,
     node::Node,
     refusals::{LimitedBy as _, key_of, refused},
 };
@@ -31,12 +32,14 @@ use crate::{
 pub async fn answer(
     node: &Arc<Node>,
     org: Option<OrgId>,
+    connection: &Quiet,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     let Some(key) = bearer(request.headers())? else {
         return Err(Refusal::new(Code::Unauthorized, "publish with Authorization: Bearer <API key>"));
     };
     let key = node.publishers.verify(key, node.now()).map_err(refused)?;
+    connection.publishes();
     if node.is_draining() {
         return Err(
             Refusal::new(Code::Draining, "the gateway is shutting down; send again").retry_in(RETRY_MS)

@@ -217,6 +217,18 @@ labels! {
         Scan = "scan",
     }
 
+    /// What a connection has sent that waits for a request, or for the rest of one.
+    Waiting("state") {
+        /// Nothing.
+        Silent = "silent",
+        /// The beginning of its first request.
+        Head = "head",
+        /// A request without the end of its body.
+        Body = "body",
+        /// Requests that were answered.
+        Idle = "idle",
+    }
+
     /// What a counter of slots counts.
     SlotScope("scope") {
         /// Accepted sockets.

@@ -41,7 +41,9 @@ use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, Report
 use process::{Dropped, Process};
 use shared::Shared;
 
-pub use labels::{InFlight, JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome};
+pub use labels::{
+    InFlight, JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome, Waiting,
+};
 
 /// The longest that one piece of work of a worker may take, in CPU time, without being counted.
 const PIECE_MAX: Duration = Duration::from_millis(2);
@@ -51,6 +53,8 @@ declare! {
     connections: By<Transport, Gauge> = "connections";
     /// Slots taken now in the counters that bound connections.
     connection_slots: By<SlotScope, Gauge> = "connection_slots";
+    /// Connections that wait for a request, or for the body of one.
+    waiting_sockets: By<Waiting, Gauge> = "waiting_sockets";
     /// Events stored.
     pub published: Counter = "events_published";
     /// Publishes recognised as sent before.
@@ -224,6 +228,13 @@ impl Metrics {
             (SlotScope::Registered, held.registered),
         ] {
             self.connection_slots.with(scope).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes over how many connections wait for a request.
+    pub fn waiting(&self, states: impl IntoIterator<Item = (Waiting, usize)>) {
+        for (state, count) in states {
+            self.waiting_sockets.with(state).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

@@ -7,14 +7,13 @@
 //! take them lags from then on: it is served by itself, in turns between the passes, until it has caught up.
 //!
 //! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the passes),
-//! `start` and `reader` (one stream), `quiet` (connections without one), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
+//! `start` and `reader` (one stream), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
 //! `catch_up` (readers that lag, and the pages of the log that they share), `sent` (the bytes that left), then
 //! the two transports, `websocket` and `sse`.
 
 mod catch_up;
 mod fan_out;
 mod org;
-mod quiet;
 mod reader;
 mod readers;
 mod sent;
@@ -37,13 +36,13 @@ use tidegate_core::{deflate, pace::Passes, replay::Work};
 use tidegate_protocol::OrgId;
 
 pub use catch_up::Scan;
-pub use quiet::{Quiet, QuietConnections};
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 pub use thread::{Serve, WorkerThread};
 
 use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sent::SentBytes, sse::Bodies};
 use crate::{
+    admission::Quiet,
     hub::Org,
     metrics::LongSlice,
     node::{Node, OpenSocket},
@@ -58,8 +57,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its slot in the count of sockets.
     pub slot: OpenSocket,
-    /// Whether the connection that has waited longest for a request must close for it.
-    pub makes_room: bool,
+    /// Its place among the connections that wait for a request.
+    pub quiet: Quiet,
 }
 
 /// The client that sends a request, and how its socket is counted.
@@ -73,6 +72,8 @@ pub struct Peer {
     /// Counts the bytes of SSE streams that its HTTP connection sends, so that the cost of sending them can
     /// be charged to the org of the streams.
     pub bodies: Rc<Bodies>,
+    /// Its place among the connections that wait for a request.
+    pub quiet: Rc<Quiet>,
 }
 
 /// What one worker owns.
@@ -91,8 +92,6 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Every reader of this worker.
     readers: Readers,
-    /// Its connections that wait for a request.
-    pub quiet: QuietConnections,
     /// What its streams have sent since its last tick.
     sent: SentBytes,
     started: Instant,
@@ -109,7 +108,6 @@ impl Worker {
             passes: RefCell::new(Passes::new(config.batch.pacing())),
             catch_up: CatchUp::new(config.tail.page_bytes.bytes(), pages),
             readers: Readers::default(),
-            quiet: QuietConnections::default(),
             sent: SentBytes::default(),
             started: Instant::now(),
             id,

@@ -482,6 +482,17 @@ fn first_frame_timeout(limit: &str) -> Hit {
     Counted(gateway)
 }
 
+fn waiting_sockets_per_address(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.waiting_sockets_per_address=2"]);
+    let mut oldest = connect(gateway.public);
+    let later: Vec<_> = (0..2).map(|_| connect(gateway.public)).collect();
+    assert_eq!(oldest.read(&mut [0]).expect("its end"), 0);
+    let count = || gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}"));
+    eventually("it is counted", || (count() == 1.0).then_some(()));
+    drop(later);
+    Counted(gateway)
+}
+
 fn request_timeout(limit: &str) -> Hit {
     let gateway = Gateway::with(&["limits.request_timeout=100ms"]);
     let mut request = gateway.publishing().with("content-length", "100").body("{").begin();
@@ -538,6 +549,7 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         connections_per_user,
         connections_per_user_policy,
         connections_per_address,
+        waiting_sockets_per_address,
         handshakes_per_second,
         replays_waiting,
         failed_auths_per_second,

@@ -262,7 +262,8 @@ impl HeldNode {
                 stream.set_nonblocking(true).expect("non-blocking");
                 let peer = stream.peer_addr().expect("a peer");
                 let slot = counted.take_socket().expect("room");
-                worker.hand(Accepted { stream, peer, slot, makes_room: false }).expect("room");
+                let quiet = counted.quiet.arrive(peer.ip());
+                worker.hand(Accepted { stream, peer, slot, quiet }).expect("room");
             }
         });
         let claims = serde_json::json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600});

@@ -24,13 +24,14 @@ pub use received::Received;
 use exchange::OpenAnswer;
 
 use crate::{
+    admission::Quiet,
     config::{LimitSettings, config_key},
     node::Node,
     transport::{
         guarded::{Guarded, RequestState, Slow},
         windows::{Observed, Windows},
     },
-    worker::{Peer, Quiet, Worker, timers},
+    worker::{Peer, Worker, timers},
 };
 
 /// The bytes with which a client with prior knowledge begins (RFC 9113, section 3.4).
@@ -144,7 +145,7 @@ async fn run(
                     if !state.has_asked() {
                         state.asked();
                     }
-                    quiet.asked();
+                    quiet.asked(false);
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
                     let answer = OpenAnswer::open(windows, respond.stream_id());
                     tokio::task::spawn_local(async move {
