@@ -1,5 +1,6 @@
 //! The ledger of bytes in flight: the memory that is held because a client sends or takes something right now.
-//! Bodies of publish requests on their way, answers of history and frames of the log that wait to be taken, requests over HTTP/2.
+//! Bodies of publish requests on their way, answers of history and frames of the log that wait to be taken, requests
+//! over HTTP/2.
 //!
 //! Each charge is counted three times: for the node (`limits.in_flight_bytes`), for the org that causes it, which has
 //! its share of that (dynamic thresholds, [`tidegate_core::shares`]), and, if a reader causes it, for its user

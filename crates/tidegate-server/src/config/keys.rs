@@ -309,8 +309,8 @@ sections! {
         /// HTTP/2 for its address, with 4 KiB (over it, it is refused with `REFUSED_STREAM`). At least twice
         /// `limits.request_bytes`.
         in_flight_bytes: ByteSize = "256MiB", reread;
-        /// The same for the answers and streams of one user of an org. A request for history counts for about 84 KiB until
-        /// its answer is known to be shorter. At least 256 KiB, and at least twice `limits.event_bytes`.
+        /// The same for the answers and streams of one user of an org. A request for history counts for about 84
+        /// KiB until its answer is known to be shorter. At least 256 KiB, and at least twice `limits.event_bytes`.
         in_flight_bytes_per_user: ByteSize = "16MiB", reread;
         /// The bytes of events that wait for the log at a time; each org gets its share.
         publish_queue_bytes: ByteSize = "64MiB", restart;
@@ -347,8 +347,8 @@ sections! {
         /// that ends for this reason says that there is more, and where it has come to.
         scan_bytes: ByteSize = "8MiB", reread;
         /// Bytes of events per second that are looked through for one user of an org, hidden ones included: for
-        /// pages of history, for `tail=`, and for what a stream replays from the log. A second's worth may come at once.
-        /// Over it, requests are refused (`rate_limited`), and streams go on more slowly.
+        /// pages of history, for `tail=`, and for what a stream replays from the log. A second's worth may come at
+        /// once. Over it, requests are refused (`rate_limited`), and streams go on more slowly.
         scan_bytes_per_second: ByteSize = "64MiB", reread;
         /// Events in one page of history.
         page_events: usize = 1000, reread;

@@ -196,7 +196,7 @@ fn faulty_quotas_are_refused_with_their_place() {
     );
     file_says(
         "[orgs.acme]\nconnections = 0\nfilters = \"\"\n[orgs.beta]\nconections = 1\n",
-        "c.toml:2:15: orgs.NAME: `acme`: `connections`: 0 must be a whole number from 1 to 4294967295, or \"\" for none\n\
+        "c.toml:2:15: orgs.NAME: `acme`: `connections`: 0 must be a whole number from 1 to 4294967295\n\
          c.toml:3:11: orgs.NAME: `acme`: `filters`: \"\" must be a whole number from 1 to 4294967295\n\
          c.toml:5:1: orgs.NAME: `beta`: an org has no field \"conections\"; did you mean `connections`?",
     );

@@ -1,7 +1,7 @@
 //! HTTP/2 spoken wrongly, excessively, or without reading: each ends only what it must, and no other client
 //! notices.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use crate::{
     client::{
