@@ -166,10 +166,13 @@ fn a_page_whose_log_is_deleted_meanwhile_is_cut_and_not_ended() {
     let mut rest = Vec::new();
     // The end may be an error.
     let _ = socket.read_to_end(&mut rest);
+    let begun = String::from_utf8_lossy(&rest[..500]).to_lowercase();
+    assert!(begun.contains("transfer-encoding: chunked"), "{begun}");
     assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "it looks whole");
     wire.give_room(0, 10 << 20);
     wire.give_room(1, 10 << 20);
-    assert_eq!(wire.until(wire::RST_STREAM).stream, 1);
+    let reset = wire.until(wire::RST_STREAM);
+    assert_eq!((reset.stream, reset.number()), (1, wire::INTERNAL_ERROR));
     given_back(&gateway);
 }
 
