@@ -498,6 +498,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.publishers.keep_reserve();
             node.publish_rates.sweep();
         });
         if swept.await.is_err() {

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use tidegate_protocol::{OrgId, UnixMillis};
 
 use super::{
-    index::{Entry, Table, table_of},
+    index::{Entry, table_of},
     record::FIRST_LOG,
 };
 use crate::{quotas::StoredQuotas, store::LogIndex};
