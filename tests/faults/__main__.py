@@ -36,7 +36,8 @@ from volumes import Skip  # noqa: E402
 # Those that take long come first, so that no lane is left with one of them at the end.
 CASES = [
     erasure.erasure, cases.failing_calls, cases.power_cuts, cases.damage, cases.most_bytes, repair.repair,
-    erasure.deletion, cases.descriptors, cases.kill_points_running, cases.full_disk, cases.kill_points_start,
+    erasure.deletion, cases.descriptors, cases.kill_points_running, cases.kill_points_cut,
+    cases.full_disk, cases.kill_points_start,
     clocks.clock, cases.large_start, cases.missing]
 QUICK = {
     "images": 40, "damage": 100, "points": 60, "running": 14, "rate_seconds": 12, "deletion": 30, "repair": 30}

@@ -81,6 +81,11 @@ def goes_on(gateway, account, orgs):
     """Each org takes an event and gives it back."""
     for org in orgs:
         status, answer = publish(gateway, account, org, size=64, batch=1)
+        deadline = time.monotonic() + 5
+        # An org that stores more than its share of a full log may have to wait for the cut.
+        while answer.get("limit") == "log.max_bytes" and time.monotonic() < deadline:
+            time.sleep(0.05)
+            status, answer = publish(gateway, account, org, size=64, batch=1)
         if status != 200:
             raise Finding(f"a publish to {org} was answered {status}: {answer}")
     check(gateway, account, anything=True)
@@ -481,6 +486,53 @@ def kill_points_running(run):
     return f"{len(points)} points"
 
 
+def kill_points_cut(run):
+    """The same while the oldest events of an org that stores more than its share are taken out of the segments. What
+    another org stored is all there after the next start, and readers of the first are told what is gone."""
+    need("strace")
+    wanted = run.options.running
+    points = []
+
+    def point(number):
+        call = ["openat", "write", "fsync", "rename"][number % 4]
+        after = run.chance(number).randrange(1, 5)
+        log_dir = os.path.join(run.folder, f"cut-{number}")
+        gateway = run.gateway(log_dir, **{**SMALL, "dedup__window": '"1s"'})
+        quiet, busy = Account(), Account()
+        try:
+            gateway.start()
+            goes_on(gateway, quiet, ["quiet", "quiet2"])
+            gateway.kill()
+            # These files are written for a cut alone.
+            paths = [path for path in paths_of(log_dir, newest=90) if path.endswith(".new")]
+            gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={after}"], paths))
+            with load(gateway, busy, ["a"], size=20_000, batch=4), load(gateway, quiet, ["quiet"], size=64, pause=0.2):
+                deadline = time.monotonic() + 20
+                while gateway.is_running() and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                if gateway.is_running():
+                    return
+            points.append((call, after))
+            gateway.start()
+            for _ in range(2):
+                check(gateway, quiet)
+                check(gateway, busy, retention=1)
+                goes_on(gateway, quiet, ["quiet"])
+                # And on, until it was cut again.
+                with load(gateway, busy, ["a"], size=20_000, batch=4):
+                    time.sleep(2)
+        except (Finding, Refused) as finding:
+            raise Finding(f"killed at {call} {after}: {finding}") from None
+        finally:
+            gateway.kill()
+            shutil.rmtree(log_dir, ignore_errors=True)
+
+    in_parallel(point, range(wanted))
+    if len(points) < wanted // 2:
+        raise Finding(f"too few points: {points}")
+    return f"{len(points)} points"
+
+
 # --- room ------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +542,8 @@ def _full(run, point, kind):
     log_dir = os.path.join(point, "log")
     with open(ballast, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, 10 * MIB)
+    keys = os.path.join(point, "keys")
+    made = _key(run, keys, "create", "--org", "a")
     gateway = run.gateway(log_dir, log__max_bytes='"16MiB"', log__min_free='"1MiB"')
     account = Account()
     gateway.start()
@@ -504,7 +558,12 @@ def _full(run, point, kind):
             with contextlib.suppress(OSError):
                 while True:
                     file.write(bytes(size))
+    # Of the room that was left, one org takes no more than half. How much is left is looked at a few times a second.
+    until("the disk is full, and events are taken", 5, lambda: _fill(gateway, account, "b") == 503)
     _is_refused(gateway, account)
+    _key(run, keys, "revoke", made.split("_")[1])
+    if "revoked" not in _key(run, keys, "list"):
+        raise Finding(f"{kind}: a key was revoked on a full disk, and is not shown as that")
     check(gateway, account)
     for by in (gateway.kill, gateway.stop):
         by()
@@ -524,15 +583,24 @@ def _full(run, point, kind):
     except Refused as refused:
         raise Finding(f"{kind}: it does not start after orgs took all the room they may: {refused}") from None
     os.unlink(ballast)
-    until("room came back, and the log takes no events", 5, lambda: publish(gateway, account, "a")[0] == 200)
-    goes_on(gateway, account, ["a", "b", "idle", "new"])
+    # a and b have written their shares within the dedup window.
+    until("room came back, and the log takes no events", 5, lambda: publish(gateway, account, "idle")[0] == 200)
+    goes_on(gateway, account, ["idle", "new"])
     check(gateway, account)
     if lines := [line for line in gateway.lines() if "takes no more writes" in str(line)]:
         raise Finding(f"{kind}: {lines}")
 
 
-def _fill(gateway, account):
-    status, answer = publish(gateway, account, "a", size=30_000, batch=10)
+def _key(run, folder, *command):
+    done = subprocess.run(
+        [run.program, "key", *command, "--data-dir", folder], capture_output=True, text=True, timeout=20)
+    if done.returncode != 0:
+        raise Finding(f"key {command[0]} ends with {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+def _fill(gateway, account, org="a"):
+    status, answer = publish(gateway, account, org, size=30_000, batch=10)
     if status not in (200, 503):
         raise Finding(f"a publish to a log that gets full is answered {status}: {answer}")
     return status

@@ -275,7 +275,7 @@ impl<S: Store> Committer<S> {
         }
         let fresh = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::New)).count() as u64;
         if fresh > 0
-            && let Err(refusal) = self.make_room(pending, org, known, events)
+            && let Err(refusal) = self.make_room(pending, org, known, events)?
         {
             return Ok(Err(refusal));
         }
@@ -314,27 +314,27 @@ impl<S: Store> Committer<S> {
         Ok(Ok(Appended { epoch: staged.epoch.clone(), stored }))
     }
 
-    /// Makes sure that the group can be written with these events as well (R32).
+    /// Makes sure that the group can be written with these events as well (R32). The outer error is the store's.
     fn make_room(
         &mut self,
         pending: &mut Pending,
         org: &OrgId,
         known: Option<LogIndex>,
         events: &[NewEvent],
-    ) -> Result<(), AppendError> {
+    ) -> Result<Result<(), AppendError>, StoreError> {
         let bytes: usize = events.iter().map(|event| event.body.len() + EVENT_OVERHEAD).sum();
         let before = pending.bytes_of.get(org).copied().unwrap_or(0);
         let of_org = before + bytes as u64;
         let beside = pending.bytes - before;
-        if !self.shared.store.may_grow(pending.time.now, known, org, of_org, beside) {
+        if !self.shared.store.may_grow(pending.time.now, known, org, of_org, beside)? {
             self.wake_cutter();
-            return Err(AppendError::OrgLogFull);
+            return Ok(Err(AppendError::OrgLogFull));
         }
         let bytes = pending.bytes + bytes as u64;
         if let Err(no_room) = self.shared.store.make_room(bytes) {
             self.refused = bytes;
             self.note_room(Err(no_room));
-            return Err(AppendError::LogFull);
+            return Ok(Err(AppendError::LogFull));
         }
         self.note_room(Ok(()));
         pending.bytes = bytes;
@@ -342,7 +342,7 @@ impl<S: Store> Committer<S> {
             Some(held) => *held = of_org,
             None => drop(pending.bytes_of.insert(org.clone(), of_org)),
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Says in the engine's health whether there is room for events.

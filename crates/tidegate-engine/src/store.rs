@@ -298,9 +298,9 @@ pub trait Store: Send + Sync + 'static {
         org: &OrgId,
         bytes: u64,
         beside: u64,
-    ) -> bool {
+    ) -> Result<bool, StoreError> {
         let _ = (now, index, org, bytes, beside);
-        true
+        Ok(true)
     }
 
     /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it

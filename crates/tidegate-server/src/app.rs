@@ -526,6 +526,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.publishers.keep_reserve();
             node.publish_rates.sweep();
             node.scans.sweep();
             node.quotas.sweep();

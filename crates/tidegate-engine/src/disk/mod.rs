@@ -46,6 +46,7 @@ use self::{
     encode::{Encoded, encode},
     head_file::HeadFile,
     held::Held,
+    index::Extent,
     segment::Segment,
     segments::{Sealer, Segments},
     share_cut::Oldest,
@@ -164,6 +165,8 @@ pub struct DiskStore {
     rewriting: Mutex<()>,
     /// What each org holds. No other lock is taken while it is held.
     held: Mutex<Held>,
+    /// Whether an org was refused, so that the newest segment is to end: nothing can be removed from it before.
+    is_to_end: AtomicBool,
     oldest: Mutex<Oldest>,
     sync_always: bool,
     unsynced: AtomicBool,
@@ -244,6 +247,19 @@ impl DiskStore {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the newest segment ends because an org was refused: once in a dedup window, for those that are refused
+    /// again and again.
+    fn is_to_end(&self, now: UnixMillis, extent: &Extent) -> bool {
+        extent.event_bytes > 0
+            && extent.first_at.saturating_add(self.dedup_window) <= now
+            && self.is_to_end.load(Ordering::Relaxed)
+    }
+
+    /// Where the snapshot of the newest segment ends; 0 if it has none that counts.
+    fn front(&self) -> u64 {
+        self.writer().front
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -278,7 +294,11 @@ impl DiskStore {
             group.at.saturating_sub(extent.first_at) >= self.segment_millis && extent.event_bytes > 0;
         let is_full = extent.end.saturating_sub(writer.front) >= self.segment_bytes;
         let is_due = writer.front == 0 || is_full || (is_aged && group.events() > 0);
-        if is_due { self.begin_segment(writer, group.at) } else { Ok(()) }
+        if is_due || self.is_to_end(group.at, &extent) {
+            self.begin_segment(writer, group.at)
+        } else {
+            Ok(())
+        }
     }
 
     /// Begins a new segment with a snapshot of the state. If that cannot be done now, the newest one goes on:
@@ -323,6 +343,7 @@ impl DiskStore {
         segment.include(&[], bytes, 0, commit, at);
         self.segments.push(segment);
         self.held().begin(number, writer.state.at);
+        self.is_to_end.store(false, Ordering::Relaxed);
         writer.state.commit = commit;
         writer.state.at = at;
         writer.front = bytes as u64;
@@ -450,7 +471,7 @@ impl Store for DiskStore {
         }
         let taken = self.disk_bytes();
         // The snapshot at the front of each segment is as large as what the log knows of its orgs.
-        let front = self.writer().front;
+        let front = self.front();
         if taken + bytes > self.max_bytes + self.segment_bytes + front {
             let sentence = format!(
                 "the log takes {taken} bytes, log.max_bytes allows {}, and all that could be removed is within \
@@ -503,7 +524,7 @@ impl Store for DiskStore {
     }
 
     fn plan_cut(&self, now: UnixMillis, _: usize) -> Result<Option<Cut>, StoreError> {
-        if self.writer().front == 0 {
+        if self.front() == 0 {
             return Ok(None);
         }
         let Some((oldest, ended)) = self.oldest() else { return Ok(None) };
@@ -541,12 +562,21 @@ impl Store for DiskStore {
         org: &OrgId,
         bytes: u64,
         beside: u64,
-    ) -> bool {
+    ) -> Result<bool, StoreError> {
         let mut room = self.room();
         room.taken = room.taken.saturating_add(beside);
         let mut held = self.held();
         held.pass(now.saturating_sub(self.dedup_window));
-        held.may_grow(now, room, index, org, bytes)
+        let may = held.may_grow(now, room, index, org, bytes);
+        drop(held);
+        if !may {
+            self.is_to_end.store(true, Ordering::Relaxed);
+            let mut writer = self.writer();
+            if self.is_to_end(now, &self.newest()?.extent()) {
+                self.begin_segment(&mut writer, now)?;
+            }
+        }
+        Ok(may)
     }
 
     fn plan_share_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
@@ -575,7 +605,11 @@ impl Store for DiskStore {
         // A segment that gets no more events is ended by the clock.
         let is_aged = now.saturating_sub(extent.first_at) >= self.segment_millis;
         let is_due = is_aged && (extent.event_bytes > 0 || is_to_erase);
-        if writer.front == 0 || is_due || (is_to_erase && self.may_end_early()) {
+        if writer.front == 0
+            || is_due
+            || (is_to_erase && self.may_end_early())
+            || self.is_to_end(now, &extent)
+        {
             self.begin_segment(&mut writer, now)?;
         }
         drop(writer);

@@ -364,6 +364,7 @@ impl DiskStore {
             files: Mutex::new(()),
             rewriting: Mutex::new(()),
             held: Mutex::default(),
+            is_to_end: AtomicBool::new(false),
             oldest: Mutex::default(),
             sync_always: options.sync_always,
             unsynced: AtomicBool::new(false),

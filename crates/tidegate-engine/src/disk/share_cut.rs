@@ -22,6 +22,11 @@ const CUT_PART: u64 = 16;
 const LEAST_PART: u64 = 64;
 /// The most logs that one cut takes events of.
 const LOGS_MAX: usize = 256;
+/// With this many segments, the oldest goes whole: each takes a descriptor, and has a snapshot, however little is left
+/// in it.
+const SEGMENTS_MAX: usize = 512;
+/// The part of `log.max_bytes` that these snapshots may take.
+const SNAPSHOTS_PART: u64 = 8;
 /// How many entries of an index are read at a time.
 const ENTRIES: usize = 1024;
 /// How long it counts that the oldest segment may not go whole, in milliseconds.
@@ -46,7 +51,7 @@ impl DiskStore {
     /// At how many bytes the log is cut: `log.max_bytes`. If there are several orgs, it is the room less that the newest
     /// segment is given at once, so that it does not take what is left for those within their share.
     fn limit(&self) -> u64 {
-        let ahead = if self.held().logs() > 1 { self.chunk_bytes() } else { 0 };
+        let ahead = if self.held().logs() > 1 { self.chunk_bytes().min(self.max_bytes / 4) } else { 0 };
         self.max_bytes.saturating_sub(ahead)
     }
 
@@ -81,7 +86,7 @@ impl DiskStore {
     /// Whether the oldest segment may go whole, because the log is larger than it may be: if no org that is within its
     /// share has an event in it. If every org is within its share, it goes as well.
     pub(super) fn may_go_whole(&self, oldest: &Arc<Segment>, now: UnixMillis) -> Result<bool, StoreError> {
-        if self.held().logs() <= 1 {
+        if self.held().logs() <= 1 || self.has_many_segments() {
             return Ok(true);
         }
         if self.oldest_known().kept.is_some_and(|(number, until)| number == oldest.number && now < until) {
@@ -98,6 +103,11 @@ impl DiskStore {
         Ok(goes)
     }
 
+    fn has_many_segments(&self) -> bool {
+        let segments = self.segments.list().len();
+        segments >= SEGMENTS_MAX || segments as u64 * self.front() > self.max_bytes / SNAPSHOTS_PART
+    }
+
     /// Segments that events can be removed from at `now`.
     fn removable(&self, now: UnixMillis) -> Vec<Arc<Segment>> {
         let list = self.segments.list();
@@ -109,7 +119,7 @@ impl DiskStore {
 
     /// The next cut of those that hold more than their share.
     pub(super) fn plan_cut_by_share(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
-        if !self.is_over() || self.writer().front == 0 {
+        if !self.is_over() || self.front() == 0 {
             return Ok(None);
         }
         let removable = self.removable(now);

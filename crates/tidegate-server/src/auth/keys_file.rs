@@ -6,7 +6,11 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{
+        self,
+        ErrorKind::{PermissionDenied, ReadOnlyFilesystem},
+        Read, Write,
+    },
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -15,7 +19,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::{Filter, OrgId, UnixMillis, time::write_rfc3339};
 
-use super::{Orgs, parse_services};
+use super::{Orgs, parse_services, reserve};
 
 /// The prefix of every API key; secret scanners search for it.
 pub(super) const PREFIX: &str = "tgk_";
@@ -293,6 +297,22 @@ impl KeysFile {
         })
     }
 
+    /// Makes the reserve of the file if it is not there. Keys that this user may not change need none. May block.
+    pub fn keep_reserve(&self) -> Result<(), KeysFileError> {
+        if reserve::is_kept(&self.path).map_err(self.io("keep room for"))? {
+            return Ok(());
+        }
+        // Whoever changes the keys has made the lock.
+        let lock = File::open(self.path.with_extension("toml.lock"));
+        if let Ok(lock) = &lock {
+            lock.lock().map_err(self.io("lock"))?;
+        }
+        match reserve::keep(&self.path) {
+            Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => Ok(()),
+            kept => kept.map_err(self.io("keep room for")),
+        }
+    }
+
     /// Reads, changes and replaces the file, one writer at a time.
     fn change<T>(
         &self,
@@ -323,7 +343,9 @@ impl KeysFile {
             path: self.path.clone(),
             reason: format!("write it as TOML: {error}"),
         })?;
-        replace(&self.path, &format!("{HEADER}{text}")).map_err(self.io("write"))?;
+        reserve::replace_keys(&self.path, &format!("{HEADER}{text}")).map_err(self.io("write"))?;
+        // If there is no room for it, a server makes it later.
+        let _ = reserve::keep(&self.path);
         Ok(answer)
     }
 }
@@ -337,7 +359,7 @@ fn dir_of(path: &Path) -> &Path {
 
 /// The path of the file that a rename may replace: at the end of the links, if `path` is one. A device, a pipe or a
 /// directory is refused: a plain file in the place of /dev/null, say, would break the machine.
-fn replaceable(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn replaceable(path: &Path) -> io::Result<PathBuf> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => std::fs::canonicalize(path),
         Ok(_) => Err(io::Error::other(
@@ -346,6 +368,16 @@ fn replaceable(path: &Path) -> io::Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a new file to the owner of `path`: if root runs the command and the service runs as another user, the service
+/// must still read the file.
+pub(super) fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(dir_of(path)))?;
+        std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 /// Writes `text` to `path` so that a crash leaves the old file or the new one. Only the owner can read it.
@@ -361,11 +393,7 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
-    // If root runs the command and the service runs as another user, the service must still read the file.
-    if rustix::process::geteuid().is_root() {
-        let owner = std::fs::metadata(&path).or_else(|_| std::fs::metadata(dir))?;
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-    }
+    give_to_owner(&file, &path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, &path)?;

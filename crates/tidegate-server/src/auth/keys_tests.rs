@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use tidegate_protocol::ServiceName;
 
-use super::*;
+use super::{reserve::planted, *};
 
 const NOW: UnixMillis = 1_800_000_000_000;
 
@@ -124,6 +124,28 @@ fn a_link_to_the_file_stays_a_link() {
     create(&KeysFile::at(link.clone()), &["*"]);
     assert!(std::fs::symlink_metadata(&link).expect("there").file_type().is_symlink());
     assert_eq!(keys.file.list().expect("keys").len(), 2);
+}
+
+#[test]
+fn p5_a_key_is_revoked_on_a_full_disk_and_the_reserve_is_made_again() {
+    let keys = keys();
+    let key = create(&keys.file, &["*"]);
+    let reserve = keys.file.path().with_extension("toml.reserve");
+    let taken = || {
+        std::fs::metadata(&reserve).map_or(0, |found| std::os::unix::fs::MetadataExt::blocks(&found) * 512)
+    };
+    assert!(taken() >= 64 << 10, "{}", taken());
+    planted::full(true);
+    keys.file.revoke(&key.entry.id, NOW).expect("revoked");
+    assert!(keys.file.list().expect("keys")[0].revoked.is_some());
+    assert_eq!(std::fs::metadata(keys.file.path()).expect("there").permissions().mode() & 0o777, 0o600);
+    std::fs::remove_file(&reserve).expect("made again");
+    let refused = keys.file.revoke(&key.entry.id, NOW).expect_err("no room").to_string();
+    assert!(refused.contains("write") && refused.contains("keys.toml"), "{refused}");
+    planted::full(false);
+    keys.file.keep_reserve().expect("room");
+    assert!(taken() >= 64 << 10, "{}", taken());
+    assert_eq!(keys.file.list().expect("keys").len(), 1);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod keys_tests;
 mod mint;
 mod orgs;
 mod publishers;
+mod reserve;
 mod token;
 #[cfg(test)]
 mod token_tests;

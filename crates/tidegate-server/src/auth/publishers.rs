@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -36,6 +36,8 @@ pub struct Publishers {
     looked_at: AtomicU64,
     /// The version of the file that was read last, even if it could not be used.
     seen: Mutex<Option<Stamp>>,
+    /// Whether the file has no reserve, as was logged.
+    lacks_reserve: AtomicBool,
 }
 
 impl std::fmt::Debug for Publishers {
@@ -66,6 +68,7 @@ impl Publishers {
             keys: ArcSwap::from_pointee(index(entries)),
             looked_at: AtomicU64::new(now),
             seen: Mutex::new(stamp),
+            lacks_reserve: AtomicBool::new(false),
         })
     }
 
@@ -114,6 +117,17 @@ impl Publishers {
         let forgotten = self.file.forget_org(org)?;
         self.follow(self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(forgotten)
+    }
+
+    /// Makes the reserve of the file if it is not there ([`KeysFile::keep_reserve`]). May block.
+    pub fn keep_reserve(&self) {
+        let kept = self.file.keep_reserve();
+        let is_first = !self.lacks_reserve.swap(kept.is_err(), Ordering::Relaxed);
+        if let Err(error) = kept
+            && is_first
+        {
+            tracing::warn!(%error, "there is no room for a reserve of the API keys: on a full disk none can be revoked");
+        }
     }
 
     /// Rereads the file if it has changed.

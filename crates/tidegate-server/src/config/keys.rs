@@ -60,9 +60,10 @@ sections! {
         retention: Duration = "24h", restart;
         /// What the files of the log may take, all orgs together; up to a sixteenth of it (64MiB at most) and
         /// 24MiB more are possible, and about 120 bytes for each org. Over it, the oldest events are removed
-        /// first, but none that is younger than `dedup.window`: if those alone need more, publishes are refused
-        /// (`log_full`). The bound of the memory engine is the smaller of this and `tail.max_bytes`, and it
-        /// removes younger events too: readers get a gap, and their ids stay known.
+        /// of orgs that store more than their share, but none that is younger than `dedup.window`: if those
+        /// alone need more, publishes are refused (`log_full`), first those of such an org alone. The bound of
+        /// the memory engine is the smaller of this and `tail.max_bytes`, and it removes the oldest of all orgs,
+        /// and younger events too: readers get a gap, and their ids stay known.
         max_bytes: ByteSize = "16GiB", restart;
         /// What publishers leave free on the file system of `log.dir`. With less, publishes are refused
         /// (`log_full`) until there is room again; readers go on.

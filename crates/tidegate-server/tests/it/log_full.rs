@@ -75,6 +75,47 @@ fn r32_p8_a_log_that_is_full_takes_events_again_by_itself_and_says_both() {
     }
 }
 
+#[test]
+fn p5_the_burst_of_one_org_is_refused_alone_and_takes_nothing_from_the_others() {
+    let gateway = Gateway::with(&[
+        "log.max_bytes=16MiB",
+        "log.min_free=1MiB",
+        "tail.org_max_bytes=4MiB",
+        "tail.max_bytes=4MiB",
+    ]);
+    let quiet = format!("Bearer {}", gateway.key_for("quiet", "*"));
+    let publish_quiet = |n: usize| {
+        let request = gateway.publishing().to("/v1/orgs/quiet/events").with("authorization", &quiet);
+        let answer = request.body(format!(r#"{{"service":"s","event":"e","data":{n}}}"#)).send();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    let large = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(100_000));
+    let batch = format!("[{}]", [&*large; 10].join(","));
+    publish_quiet(0);
+    // 40 MB at once.
+    let answers: Vec<_> = (1..=40)
+        .map(|n| {
+            let answer = gateway.publish(&batch);
+            publish_quiet(n);
+            answer
+        })
+        .collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+    assert!((29..=35).contains(&refused.len()), "{}", refused.len());
+    for answer in refused {
+        assert_eq!((answer.status, answer.refusal().as_str()), (503, "log_full"), "{answer:?}");
+        assert_eq!(answer.header("retry-after"), Some("5"));
+        assert_eq!(answer.json()["limit"], "log.max_bytes");
+    }
+    assert_eq!(gateway.operators("/readyz").json()["log"]["state"], "ok");
+    let gateway = gateway.killed_and_started_again();
+    let token = gateway.token_with(&json!({"org": "quiet"}));
+    let page = gateway.getting("").to("/v1/orgs/quiet/events");
+    let page = page.with("authorization", &format!("Bearer {token}")).send().json();
+    let events = page["events"].as_array().expect("events");
+    assert_eq!((events.len(), &page["gap"]), (41, &json!(null)), "{page}");
+}
+
 /// The next frame that is no ping, which must be of this type.
 fn beside_pings(reader: &mut Box<dyn Frames>, kind: &str) -> Value {
     loop {
