@@ -22,8 +22,8 @@ import planted  # noqa: E402
 FAULTS = [
     ("reserve", "crates/tidegate-engine/src/dedup.rs", "if is_over(held, self.limits.per_log) {",
      "if is_over(held, self.limits.per_log) && !PLANTED {", "dedup-fill", "1"),
-    ("scan", "crates/tidegate-server/src/http/history.rs", "&& searched < limits.tail_search_events",
-     "&& (searched < limits.tail_search_events || PLANTED)", "scan-large", "1"),
+    ("scan", "crates/tidegate-server/src/worker/catch_up/scan.rs", "self.is_within(limits) && (self.events == 0",
+     "PLANTED || self.is_within(limits) && (self.events == 0", "scan-large", "1"),
 ]
 
 

@@ -94,7 +94,7 @@ done < "$scratch"/lines
 # Keys, files, test programs and anchors that the documents name must exist.
 for document in "$text" "$checkout/docs/security.md" "$checkout/packaging/README.md" "$checkout/README.md"; do
   at=${document##*/}
-  for key in $(grep -oE '`(listen|node|log|dedup|auth|tail|ping|slow|drain|logs|limits)\.[a-z_]+' "$document" | tr -d '`' | sort -u); do
+  for key in $(grep -oE '`(listen|node|log|dedup|auth|tail|ping|slow|drain|logs|limits\.org|limits)\.[a-z_]+' "$document" | tr -d '`' | sort -u); do
     grep -qF "### \`$key\`" <<<"$reference" || lacking "key $key ($at)"
   done
   # Files of this repository, relative to its root or to the usual folder of their kind.
@@ -191,8 +191,8 @@ after_watch() {
   answer "$KEY" "[${many%,}]" '"limit":"limits.events_per_batch"' || fail "a batch over the bound is let in"
   curl -fsS http://127.0.0.1:8081/metrics > /run/metrics
   grep -q '^tidegate_refusals_total{limit="limits.events_per_batch"} 1$' /run/metrics || fail "the refusal is not counted"
-  # Those of single orgs are there once metrics.health_orgs lists some.
-  for name in $(grep -oE '\b(tidegate|process)_[a-z_]+' "$text" | sed -E 's/_(total|bucket|count)$//' | grep -v '^tidegate_client_org_' | sort -u); do
+  # Those of single orgs are there once metrics.health_orgs lists some, or one is near a quota.
+  for name in $(grep -oE '\b(tidegate|process)_[a-z_]+' "$text" | sed -E 's/_(total|bucket|count)$//' | grep -vE '^tidegate_(client_org|org_quota)_' | sort -u); do
     grep -qE "^# TYPE $name(_total)? " /run/metrics || lacking "metric $name"
   done
 }

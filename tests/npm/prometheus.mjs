@@ -412,6 +412,22 @@ const scenarios = {
     await gateway.kill();
     return scenario;
   },
+  async 'an org is near a quota of its own'() {
+    const gateway = await start('orgs={dev={connections=5}}');
+    const readers = [];
+    const scenario = await around(gateway, ['TidegateOrgNearQuota'], async () => {
+      while (readers.length < 5) readers.push(await socket(gateway));
+    });
+    for (const reader of readers) reader.close();
+    await gateway.kill();
+    // The series is not there before.
+    const { before, after, ...rest } = scenario;
+    const isOfOrg = (line) => line.startsWith('tidegate_org_quota_used_ratio{');
+    const [line] = after.split('\n').filter(isOfOrg);
+    const at = line.lastIndexOf(' ');
+    const series = { [line.slice(0, at)]: minutes.map((minute) => (minute < CALM ? '_' : Number(line.slice(at + 1)))) };
+    return { ...rest, before, after: after.split('\n').filter((line) => !isOfOrg(line)).join('\n'), series };
+  },
   async 'publishers only repeat what is stored'() {
     const gateway = await start();
     await gateway.publish(event(1, { id: 'again' }));

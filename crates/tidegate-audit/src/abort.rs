@@ -234,6 +234,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let settings = [
         "limits.handshakes_per_second=1000000",
         "limits.connections_per_address=20000",
+        "limits.waiting_sockets_per_address=20000",
         // Fewer than connect at the same time: most are evicted, about when their clients disconnect.
         "limits.connections_per_user=8",
         "limits.connections_per_user_policy=evict_oldest",

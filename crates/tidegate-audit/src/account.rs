@@ -30,6 +30,14 @@ pub fn memory_and_files(pid: u32) -> anyhow::Result<(u64, usize)> {
     Ok((kib << 10, files))
 }
 
+/// How many sockets a process has.
+pub fn sockets(pid: u32) -> anyhow::Result<usize> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).context("list the gateway's files")?;
+    // A file that is closed meanwhile has no link.
+    let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    Ok(links.filter(|link| link.to_string_lossy().starts_with("socket:")).count())
+}
+
 /// The text of `/metrics`.
 pub async fn metrics(client: &reqwest::Client, admin_url: &str) -> anyhow::Result<String> {
     let answer = client.get(format!("{admin_url}/metrics")).send().await.context("read the metrics")?;

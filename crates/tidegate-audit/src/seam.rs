@@ -64,6 +64,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let settings = [
         "limits.connections_per_user=20000",
         "limits.connections_per_address=20000",
+        "limits.waiting_sockets_per_address=20000",
         "limits.handshakes_per_second=100000",
         // A tail of about one second: most connections resume from a seq that only the log holds, and the
         // boundary between log and tail moves meanwhile.

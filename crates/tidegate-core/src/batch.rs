@@ -11,10 +11,11 @@ use tidegate_protocol::{Filter, OrgId, Seq, ServiceName, UnixMillis, UserId, ws}
 
 use crate::{
     Event,
-    deflate::{Deflated, Generations, LARGE_FROM_BYTES, MadeForm, Pieces, compress_alone, count_compression},
+    deflate::{Deflated, Generations, LARGE_FROM_BYTES, MadeForm, Pieces, count_compression},
     envelope::{self, Enveloping},
     frame::{Framing, Run, Side, ViewKey},
     gzip,
+    window::compress_parts,
 };
 
 /// How many views one batch keeps: a bound for the search by key. Further views are not kept: each is made again
@@ -183,7 +184,7 @@ impl KeptView {
 
 /// What [`Batch::compress_piece`] did.
 enum Pressed {
-    /// It compressed the last piece. This is what [`compress_alone`] returns.
+    /// It compressed the last piece. This is what [`compress_alone`](crate::deflate::compress_alone) returns.
     Whole(Vec<u8>),
     /// It compressed a piece; there are more.
     InPart,
@@ -395,8 +396,8 @@ impl Batch {
     /// Like [`Batch::view`], with the form that is compressed for the framing: a deflated message or a block
     /// of a gzip body. `None` if only a piece of a large frame was compressed: call it again. Call it for the
     /// batches in order, because a generation compresses each frame with the frames before it as context. There
-    /// is no compressed form if the filter admits an event of an excluded service: such events must not be
-    /// compressed together with text that an attacker can choose (CRIME, BREACH).
+    /// is no compressed form if the filter admits an event of an excluded service, nor of a large frame with
+    /// events of several services.
     pub fn compressed_view(
         &self,
         org: &OrgId,
@@ -405,10 +406,12 @@ impl Batch {
         by: Compressor<'_>,
     ) -> Option<View> {
         let plain = self.plain_view(org, key, start.into());
-        let View::Frame { bytes, .. } = &plain else { return Some(plain) };
+        let View::Frame { start, bytes, .. } = &plain else { return Some(plain) };
         if let Some(made) = self.made(key, FormName::Compressed) {
             return Some(plain.with(made));
         }
+        let shared = self.shared(key);
+        let parts = self.run(org, key, start.seq, &shared).frame_parts(key.framing, bytes);
         let keep = |plain: View, form: Option<Compressed>| {
             Some(self.keep_form(key, plain, FormName::Compressed, form.map(Arc::new)))
         };
@@ -418,6 +421,9 @@ impl Batch {
         }
         let mut large = None;
         if bytes.len() > LARGE_FROM_BYTES {
+            if parts.only().is_none() {
+                return keep(plain, None);
+            }
             let around = match key.framing {
                 Framing::WebSocket => ws::header_length(bytes),
                 Framing::Sse => 0,
@@ -432,16 +438,16 @@ impl Batch {
             count_compression(MadeForm::Block);
             let block = match large {
                 Some(payload) => gzip::Block::compressed(bytes, payload),
-                None => gzip::Block::new(bytes),
+                None => gzip::Block::new(bytes, &parts),
             };
             return keep(plain, Some(Compressed::Block(block)));
         }
         let large = large.map(|payload| {
             count_compression(MadeForm::Alone);
-            Deflated::alone(bytes, &payload)
+            Deflated::alone(bytes, parts.clone(), &payload)
         });
         let Some(generation) = by.generations.and_then(|generations| generations.of(key)) else {
-            let alone = large.unwrap_or_else(|| Deflated::without_context(bytes));
+            let alone = large.unwrap_or_else(|| Deflated::without_context(bytes, parts));
             return keep(plain, Some(Compressed::Deflated(alone)));
         };
         let mut generation = generation.lock();
@@ -452,7 +458,7 @@ impl Batch {
         }
         let deflated = match large {
             Some(large) => generation.go_on_after(self.seq, large),
-            None => generation.deflate(self.seq, bytes),
+            None => generation.deflate(self.seq, bytes, parts),
         };
         keep(plain, Some(Compressed::Deflated(deflated)))
     }
@@ -476,6 +482,9 @@ impl Batch {
         let frame = match by.text(key.framing, &run, bytes) {
             None => None,
             Some(text) if text.len() > LARGE_FROM_BYTES => {
+                if run.parts(text.len(), 0).only().is_none() {
+                    return Some(self.keep_form(key, plain, FormName::Enveloped, None));
+                }
                 match self.compress_piece(key, FormName::Enveloped, text.clone()) {
                     Pressed::Whole(compressed) => {
                         envelope::framed(key.framing, &run, bytes, &text, compressed)
@@ -484,7 +493,10 @@ impl Batch {
                     Pressed::Unkept => return Some(plain),
                 }
             }
-            Some(text) => envelope::framed(key.framing, &run, bytes, &text, compress_alone(&text)),
+            Some(text) => {
+                let compressed = compress_parts(&text, &run.parts(text.len(), 0));
+                envelope::framed(key.framing, &run, bytes, &text, compressed)
+            }
         };
         let made = frame.map(|frame| Arc::new(Compressed::Enveloped(frame)));
         Some(self.keep_form(key, plain, FormName::Enveloped, made))

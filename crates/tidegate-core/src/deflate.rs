@@ -5,7 +5,8 @@
 //! of every batch for that key is compressed once, in the generation, and the result goes to all *members*:
 //! the connections whose inflater has the same window as the compressor. All other connections get the frame
 //! compressed alone: it refers to nothing before it. A member that gets any other compressed frame is no
-//! longer a member (R18, R19).
+//! longer a member (R18, R19). In either form, text of one service refers to no text of another
+//! (module `window`).
 //!
 //! A connection becomes a member when it has inflated a whole window of the generation's own text, or when it
 //! takes the first frame of a generation. So connections that are not members become members at once if the
@@ -16,7 +17,8 @@
 //! ([`tidegate_protocol::ws::MessageReader`]).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
@@ -24,27 +26,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, FlushCompress};
 use tidegate_protocol::{OrgId, Seq, ws};
 
+pub use crate::window::{Parts, compress_alone};
 use crate::{
     ViewKey,
-    shares::{Pool, Share},
+    shares::Pool,
+    window::{Context, WINDOW_BYTES, Window, compress_parts, compress_piece},
 };
 
-/// The window of deflate, in bytes: how far a back-reference can reach (RFC 1951, section 2).
-const WINDOW_BYTES: u32 = 32 << 10;
+/// A whole window, as [`Place::held`] counts it.
+const HELD_MAX: u32 = WINDOW_BYTES as u32;
 
 /// How many bytes a roll costs each member: until the window is full again, frames are compressed with less
 /// context and are therefore longer. For JSON this adds up to about a tenth of a window.
 const ROLL_COST_BYTES: u64 = 3 << 10;
-
-/// The end of every sync flush. A message does not include it (RFC 7692, section 7.2.1).
-const FLUSH_END: [u8; 4] = [0, 0, 0xFF, 0xFF];
-
-/// A text is compressed in pieces of this many bytes. One piece of JSON takes about 0.2 ms, one that hardly
-/// shrinks 0.7 ms (zlib-rs, level 6).
-const PIECE_BYTES: usize = 32 << 10;
 
 /// A longer frame is large: it is compressed piece by piece, so that a worker can do something else in between.
 /// Only a single large event is longer, unless `batch.max_bytes` is raised.
@@ -85,79 +81,6 @@ pub(crate) fn count_compression(form: MadeForm) {
     });
 }
 
-/// A deflate stream that yields one message at a time.
-struct Stream(Compress);
-
-impl Stream {
-    fn new() -> Self {
-        Self(Compress::new(Compression::default(), false))
-    }
-
-    /// Begins anew, as if `text` had just been compressed: what comes may refer to the end of it.
-    fn reset_after(&mut self, text: &[u8]) {
-        self.0.reset();
-        let window = &text[text.len().saturating_sub(WINDOW_BYTES as usize)..];
-        if window.is_empty() {
-            return;
-        }
-        // The result is ignored: a stream that has just begun takes a dictionary. Without one it would compress
-        // less well, and as right.
-        let _ = self.0.set_dictionary(window);
-    }
-
-    /// The payload of a compressed message (RFC 7692, section 7.2.1).
-    fn message(&mut self, plain: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(plain.len() / 2 + 64);
-        let began = self.0.total_in();
-        loop {
-            let taken = usize::try_from(self.0.total_in() - began).unwrap_or(plain.len());
-            // The result is ignored: raw deflate cannot fail while it has room to write to.
-            let _ = self.0.compress_vec(&plain[taken.min(plain.len())..], &mut out, FlushCompress::Sync);
-            let is_taken = self.0.total_in() - began == plain.len() as u64;
-            if is_taken && out.len() < out.capacity() {
-                break;
-            }
-            out.reserve(out.capacity().max(64));
-        }
-        debug_assert!(out.ends_with(&FLUSH_END), "a sync flush ends with an empty stored block");
-        if out.ends_with(&FLUSH_END) {
-            out.truncate(out.len() - FLUSH_END.len());
-        }
-        out
-    }
-}
-
-/// The payload of a compressed message (RFC 7692, section 7.2.1) that refers to nothing before it.
-pub fn compress_alone(plain: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut taken = 0;
-    while !compress_piece(plain, &mut taken, &mut out) {}
-    out
-}
-
-/// Compresses the next piece of `text` after the first `taken` bytes, which are in `out` already. Returns whether
-/// it was the last.
-fn compress_piece(text: &[u8], taken: &mut usize, out: &mut Vec<u8>) -> bool {
-    thread_local! {
-        /// Reused, because a new one allocates 260 KiB.
-        static ALONE: RefCell<Stream> = RefCell::new(Stream::new());
-    }
-    let (before, rest) = text.split_at(*taken);
-    let piece = &rest[..rest.len().min(PIECE_BYTES)];
-    let made = ALONE.with_borrow_mut(|stream| {
-        stream.reset_after(before);
-        stream.message(piece)
-    });
-    if *taken == 0 {
-        *out = made;
-    } else {
-        out.extend_from_slice(&FLUSH_END);
-        out.extend_from_slice(&made);
-    }
-    *taken += piece.len();
-    *taken == text.len()
-}
-
 /// A large text that is being compressed.
 #[derive(Debug)]
 pub(crate) struct Pieces {
@@ -195,12 +118,27 @@ pub struct Contexts {
     used: Pool<OrgId>,
     missed: AtomicU64,
     max: usize,
+    quotas: Mutex<Quotas>,
+}
+
+/// The most compressors of an org, if its share is more.
+#[derive(Debug, Default)]
+struct Quotas {
+    of_each: Option<usize>,
+    /// Those of single orgs, in place of `of_each`.
+    of_orgs: BTreeMap<OrgId, Option<usize>>,
+}
+
+impl Quotas {
+    fn of(&self, org: &OrgId) -> usize {
+        self.of_orgs.get(org).copied().unwrap_or(self.of_each).unwrap_or(usize::MAX)
+    }
 }
 
 impl Contexts {
     /// At most `max` compressors, none of them in use.
     pub fn new(max: usize) -> Self {
-        Self { used: Pool::default(), missed: AtomicU64::new(0), max }
+        Self { used: Pool::default(), missed: AtomicU64::new(0), max, quotas: Mutex::default() }
     }
 
     /// How many compressors are in use now.
@@ -208,30 +146,42 @@ impl Contexts {
         self.used.used()
     }
 
+    /// How many of them `org` has.
+    pub fn used_by(&self, org: &OrgId) -> usize {
+        self.used.held(org)
+    }
+
+    /// Bounds the compressors of each org, and of single ones in place of that; `None` is no bound but the share.
+    /// If an org has more, the next sweep drops some.
+    pub fn set_quotas(&self, of_each: Option<usize>, of_orgs: BTreeMap<OrgId, Option<usize>>) {
+        *self.quotas() = Quotas { of_each, of_orgs };
+    }
+
+    fn quotas(&self) -> MutexGuard<'_, Quotas> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many batches were compressed without context because all compressors were in use, or all of the
-    /// org's share.
+    /// org's share or quota.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
     fn take(&self, org: &OrgId) -> Option<Context> {
-        let Ok(share) = self.used.take(org, 1, self.max) else {
+        // Held until one is taken, so that two threads do not take the last one both.
+        let quotas = self.quotas();
+        let is_within = self.used.held(org) < quotas.of(org);
+        let Some(share) = is_within.then(|| self.used.take(org, 1, self.max).ok()).flatten() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        Some(Context { stream: Stream::new(), _share: share })
+        Some(Context::new(Some(share)))
     }
 
     /// Whether `org` has more compressors than it would be given now.
     fn is_over(&self, org: &OrgId) -> bool {
-        self.used.is_over(org, self.max)
+        self.used.is_over(org, self.max) || self.used.held(org) > self.quotas().of(org)
     }
-}
-
-/// A compressor, and the share of its org that it is part of.
-struct Context {
-    stream: Stream,
-    _share: Share<OrgId>,
 }
 
 /// The current generations of one org, one for each view key (epoch, filter, framing).
@@ -264,7 +214,9 @@ pub struct Generation {
     next_index: u32,
     /// The seq up to which it has compressed.
     reached: Seq,
-    context: Context,
+    window: Window,
+    contexts: Arc<Contexts>,
+    org: OrgId,
     usage: Arc<Usage>,
     /// Whether it has compressed a frame since the last sweep.
     is_used: bool,
@@ -292,6 +244,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Deflated {
     plain: Bytes,
+    parts: Parts,
     /// For members of the generation; `None` if no generation has compressed it.
     shared: Option<Shared>,
     /// For all others; made when the first of them takes it ([`Deflated::deflate_alone`]).
@@ -331,7 +284,9 @@ impl Generations {
             ids: self.ids.clone(),
             next_index: 0,
             reached: 0,
-            context: self.contexts.take(&self.org)?,
+            window: Window::new(Some(self.contexts.take(&self.org)?)),
+            contexts: self.contexts.clone(),
+            org: self.org.clone(),
             usage: Arc::default(),
             is_used: true,
         };
@@ -341,13 +296,13 @@ impl Generations {
     }
 
     /// Drops the generations that have compressed nothing since the last call, and so frees their
-    /// compressors. If the org then still has more than its share, because others have come, the newest
-    /// generations are dropped too: compressors are kept for long, and those who come later need some.
+    /// compressors. If the org then still has more than its share, because others have come, or more than its
+    /// quota, the newest generations are dropped too: compressors are kept for long, and those who come later need some.
     pub fn sweep(&self) {
         let mut current = self.lock();
         current.retain(|(_, generation)| match generation.0.try_lock() {
-            Ok(mut generation) => std::mem::take(&mut generation.is_used),
-            Err(TryLockError::Poisoned(poisoned)) => std::mem::take(&mut poisoned.into_inner().is_used),
+            Ok(mut generation) => generation.sweep(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().sweep(),
             // It compresses a frame now.
             Err(TryLockError::WouldBlock) => true,
         });
@@ -356,23 +311,29 @@ impl Generations {
             && current.pop_if(|(_, generation)| Arc::strong_count(&generation.0) == 1).is_some()
         {}
     }
+
+    /// Drops all generations, and so frees their compressors: nobody is left to take a frame.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 impl Generation {
-    /// Compresses `plain`, the WebSocket frame of its view key that ends at `seq`. The result has no form for
-    /// members if it has already compressed a frame that ends at `seq` or later (for example because another
+    /// Compresses `plain`, the WebSocket frame of its view key that ends at `seq`. `parts` are those of its
+    /// payload. The result has no form for members if it has already compressed a frame that ends at `seq` or later (for example because another
     /// worker was faster).
-    pub fn deflate(&mut self, seq: Seq, plain: &Bytes) -> Deflated {
+    pub fn deflate(&mut self, seq: Seq, plain: &Bytes, parts: Parts) -> Deflated {
         if self.is_worth_rolling() {
             self.roll();
-            self.context.stream.0.reset();
+            self.window.restart();
         }
         let shared = self.reaches(seq).then(|| {
             count_compression(MadeForm::Generation);
-            let payload = self.context.stream.message(payload_of(plain));
+            let Self { window, contexts, org, .. } = self;
+            let payload = window.message(payload_of(plain), &parts, || contexts.take(org));
             self.shared(ws::deflated_frame(true, &payload))
         });
-        Deflated { shared, ..Deflated::without_context(plain) }
+        Deflated { shared, ..Deflated::without_context(plain, parts) }
     }
 
     /// The same for a frame that was compressed alone, because it is large. All who take it have the end of its
@@ -380,11 +341,14 @@ impl Generation {
     /// stream, and all who take the frame are members.
     pub fn go_on_after(&mut self, seq: Seq, large: Deflated) -> Deflated {
         // A frame that is sent plain is in nobody's window.
-        if *large.deflate_alone() == large.plain || !self.reaches(seq) {
+        let is_plain = *large.deflate_alone() == large.plain;
+        let Some(service) = large.parts.only().filter(|_| !is_plain) else { return large };
+        if !self.reaches(seq) {
             return large;
         }
         self.roll();
-        self.context.stream.reset_after(payload_of(&large.plain));
+        let Self { window, contexts, org, .. } = self;
+        window.go_on_after(service, payload_of(&large.plain), || contexts.take(org));
         let frame = large.deflate_alone().clone();
         Deflated { shared: Some(self.shared(frame)), ..large }
     }
@@ -400,7 +364,13 @@ impl Generation {
         is_next
     }
 
-    /// Begins a new generation. The caller resets the stream.
+    /// Whether it has compressed a frame since the last call. Gives up compressors that it does not need now.
+    fn sweep(&mut self) -> bool {
+        self.window.give_up_idle();
+        std::mem::take(&mut self.is_used)
+    }
+
+    /// Begins a new generation. The caller restarts the window.
     fn roll(&mut self) {
         self.id = self.ids.fetch_add(1, Ordering::Relaxed);
         self.next_index = 0;
@@ -436,14 +406,14 @@ fn alone_frame(plain: &Bytes, payload: &[u8]) -> Bytes {
 }
 
 impl Deflated {
-    /// The forms of `plain`, a WebSocket frame, without a generation.
-    pub fn without_context(plain: &Bytes) -> Self {
-        Self { plain: plain.clone(), shared: None, alone: OnceLock::new() }
+    /// The forms of `plain`, a WebSocket frame with a payload of these parts, without a generation.
+    pub fn without_context(plain: &Bytes, parts: Parts) -> Self {
+        Self { plain: plain.clone(), parts, shared: None, alone: OnceLock::new() }
     }
 
-    /// The forms of `plain`, which was compressed alone to `payload` ([`compress_alone`]).
-    pub fn alone(plain: &Bytes, payload: &[u8]) -> Self {
-        let forms = Self::without_context(plain);
+    /// The forms of `plain`, whose payload was compressed alone ([`compress_alone`]).
+    pub fn alone(plain: &Bytes, parts: Parts, payload: &[u8]) -> Self {
+        let forms = Self::without_context(plain, parts);
         // It is empty: it has just been made.
         let _ = forms.alone.set(alone_frame(plain, payload));
         forms
@@ -454,7 +424,7 @@ impl Deflated {
     pub fn deflate_alone(&self) -> &Bytes {
         self.alone.get_or_init(|| {
             count_compression(MadeForm::Alone);
-            alone_frame(&self.plain, &compress_alone(payload_of(&self.plain)))
+            alone_frame(&self.plain, &compress_parts(payload_of(&self.plain), &self.parts))
         })
     }
 
@@ -473,7 +443,8 @@ impl Deflated {
     pub fn memory(&self) -> usize {
         // The form for all others (`alone`) is made on demand. It is counted from the start, as half of the
         // plain one.
-        size_of::<Self>() + self.shared.as_ref().map_or(0, |shared| shared.frame.len()) + self.plain.len() / 2
+        let shared = self.shared.as_ref().map_or(0, |shared| shared.frame.len());
+        size_of::<Self>() + self.parts.memory() + shared + self.plain.len() / 2
     }
 }
 
@@ -491,7 +462,7 @@ struct Place {
     /// The index of the frame after the one that it took last.
     next: u32,
     /// How many bytes of the generation's text the inflater has received up to now, with nothing missing and
-    /// nothing else in between; it stops at the largest `u32`. With a whole window ([`WINDOW_BYTES`]) or more
+    /// nothing else in between; it stops at the largest `u32`. With a whole window ([`HELD_MAX`]) or more
     /// the connection is a member. One that took the first frame of the generation has all its text, and is
     /// given the value of a whole window.
     held: u32,
@@ -505,7 +476,7 @@ impl Membership {
 
     /// Whether it is a member for this frame.
     fn takes(&self, shared: &Shared) -> bool {
-        shared.index == 0 || self.held_before(shared) >= WINDOW_BYTES
+        shared.index == 0 || self.held_before(shared) >= HELD_MAX
     }
 
     fn held_before(&self, shared: &Shared) -> u32 {
@@ -526,7 +497,7 @@ impl Membership {
         let held = self.held_before(shared);
         if self.takes(shared) {
             shared.usage.taken.fetch_add(1, Ordering::Relaxed);
-            self.at = Some(Place { generation, next, held: WINDOW_BYTES });
+            self.at = Some(Place { generation, next, held: HELD_MAX });
             return shared.frame.clone();
         }
         let alone = frame.deflate_alone();
@@ -550,6 +521,6 @@ impl Membership {
 
     /// Whether the connection can take the next frame of its generation in the form for members.
     pub fn is_member(&self) -> bool {
-        self.at.is_some_and(|at| at.held >= WINDOW_BYTES)
+        self.at.is_some_and(|at| at.held >= HELD_MAX)
     }
 }

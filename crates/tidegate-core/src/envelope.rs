@@ -13,9 +13,10 @@ use tidegate_protocol::{ServiceName, time::write_rfc3339};
 
 use crate::{
     Event, Framing,
-    deflate::{MadeForm, compress_alone, count_compression},
+    deflate::{MadeForm, count_compression},
     frame::{self, FRAME_BYTES_END, Run},
     gzip,
+    window::compress_parts,
 };
 
 /// Which frames are put into envelopes.
@@ -34,7 +35,7 @@ impl Enveloping {
     /// caller compresses [`Enveloping::text`] piece by piece instead.
     pub fn enveloped(&self, framing: Framing, run: &Run<'_>, plain: &Bytes) -> Option<Bytes> {
         let text = self.text(framing, run, plain)?;
-        let compressed = compress_alone(&text);
+        let compressed = compress_parts(&text, &run.parts(text.len(), 0));
         framed(framing, run, plain, &text, compressed)
     }
 

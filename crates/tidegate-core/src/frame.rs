@@ -12,7 +12,7 @@ use tidegate_protocol::{
     frame::PROTOCOL_VERSION, time::write_rfc3339, ws,
 };
 
-use crate::{Event, json};
+use crate::{Event, json, window::Parts};
 
 /// How a transport frames the JSON of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +35,9 @@ pub const FRAME_BYTES_END: usize = 1 << 16;
 
 /// At most so many bytes of a `batch` frame are not its events: names have bounds, and so have numbers.
 pub const AROUND_BYTES_MAX: usize = 512;
+
+/// What comes after the events of a `batch`.
+const BATCH_END: &[u8] = b"]}";
 
 /// What one event adds to a `batch` beside its fragment: braces and a comma.
 pub const EVENT_AROUND_BYTES: usize = 3;
@@ -262,6 +265,32 @@ impl Run<'_> {
         matches!(framing, Framing::Sse).then(|| self.side.cursor(self.seq))
     }
 
+    /// The parts of its frame; over WebSocket, of the payload.
+    pub(crate) fn frame_parts(&self, framing: Framing, frame: &[u8]) -> Parts {
+        let json_bytes = json_bytes(framing, frame);
+        match framing {
+            Framing::WebSocket => self.parts(json_bytes, 0),
+            Framing::Sse => self.parts(frame.len(), frame.len() - DATA.len() - json_bytes),
+        }
+    }
+
+    /// The parts of a text of so many bytes in which the JSON of the batch is; `after` of them come after it. If
+    /// there are several services, the JSON has no breaks.
+    pub(crate) fn parts(&self, bytes: usize, after: usize) -> Parts {
+        let mut parts = Parts::default();
+        let [first, .., last] = self.events else {
+            self.events.iter().for_each(|only| parts.push(&only.service, bytes));
+            return parts;
+        };
+        let after = after + BATCH_END.len();
+        // `event_bytes` counts a comma before each event. The first has none, and a byte before it instead.
+        let events: usize = self.events.iter().map(|event| event_bytes(event)).sum();
+        parts.push(&first.service, bytes - events - after);
+        self.events.iter().for_each(|event| parts.push(&event.service, event_bytes(event)));
+        parts.push(&last.service, after);
+        parts
+    }
+
     /// When the last of its events was accepted.
     pub(crate) fn timestamp(&self) -> UnixMillis {
         self.events.last().map_or(0, |event| event.timestamp)
@@ -286,7 +315,7 @@ impl Run<'_> {
             out.put_slice(&event.fragment);
             out.put_u8(b'}');
         }
-        out.put_slice(b"]}");
+        out.put_slice(BATCH_END);
     }
 }
 

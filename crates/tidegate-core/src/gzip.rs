@@ -9,7 +9,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::Crc;
 
-use crate::deflate::compress_alone;
+use crate::window::{EMPTY_BLOCK, FLUSH_END, Parts, STORED_MAX, compress_parts, stored_head};
 
 /// The header of a body (RFC 1952, section 2.3): deflate, no name, no time, system unknown.
 const HEAD: Bytes = Bytes::from_static(&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF]);
@@ -19,10 +19,7 @@ const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
 /// An empty stored block that is not the last. Some inflaters (Go's `compress/gzip`, which `net/http` uses
 /// unasked) hand over what they have only at such a block: without it they hold a stored frame back.
-const FLUSH: Bytes = Bytes::from_static(&[0, 0, 0, 0xFF, 0xFF]);
-
-/// The longest stored block, in bytes (RFC 1951, section 3.2.4).
-const STORED_MAX: usize = 0xFFFF;
+const FLUSH: Bytes = Bytes::from_static(&EMPTY_BLOCK);
 
 /// A frame as a compressed deflate block (RFC 1951), for any number of bodies.
 #[derive(Debug, Clone)]
@@ -50,15 +47,15 @@ impl Plain {
 }
 
 impl Block {
-    /// Compresses a frame.
-    pub fn new(frame: &[u8]) -> Self {
-        Self::compressed(frame, compress_alone(frame))
+    /// Compresses a frame of these parts.
+    pub fn new(frame: &[u8], parts: &Parts) -> Self {
+        Self::compressed(frame, compress_parts(frame, parts))
     }
 
-    /// The block of a frame that [`compress_alone`] has made `block` of.
+    /// The block of a frame that was compressed to `block` ([`compress_alone`](crate::deflate::compress_alone)).
     pub fn compressed(frame: &[u8], mut block: Vec<u8>) -> Self {
         // The empty stored block that a WebSocket message leaves out: it ends the block at a byte.
-        block.extend_from_slice(&[0, 0, 0xFF, 0xFF]);
+        block.extend_from_slice(&FLUSH_END);
         Self { bytes: block.into(), plain: Plain::of(frame) }
     }
 
@@ -69,7 +66,7 @@ impl Block {
 }
 
 /// `text` as a whole gzip member (RFC 1952), for an envelope ([`crate::envelope`]). `block` is what
-/// [`compress_alone`] has made of it.
+/// [`compress_alone`](crate::deflate::compress_alone) has made of it.
 pub fn member(text: &[u8], block: Vec<u8>) -> Vec<u8> {
     let mut member = Vec::new();
     let mut body = GzipBody::begin(&mut member);
@@ -104,12 +101,7 @@ impl GzipBody {
         let mut rest = frame.clone();
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(STORED_MAX));
-            let length = piece.len() as u16;
-            let mut head = BytesMut::with_capacity(5);
-            head.put_u8(0);
-            head.put_u16_le(length);
-            head.put_u16_le(!length);
-            out.push(head.freeze());
+            out.push(Bytes::copy_from_slice(&stored_head(&piece)));
             out.push(piece);
         }
         out.push(FLUSH);
@@ -169,6 +161,11 @@ mod tests {
     use flate2::read::GzDecoder;
 
     use super::*;
+    use crate::deflate::compress_alone;
+
+    fn block(frame: &[u8]) -> Block {
+        Block::compressed(frame, compress_alone(frame))
+    }
 
     #[test]
     fn r18_a_body_of_blocks_and_stored_frames_reads_as_one_and_ends_cleanly() {
@@ -186,7 +183,7 @@ mod tests {
             if index % 3 == 0 {
                 body.store(frame, &mut out);
             } else {
-                body.share(&Block::new(frame), &mut out);
+                body.share(&block(frame), &mut out);
             }
         }
         let cut = out.concat();
@@ -213,7 +210,7 @@ mod tests {
         let mut body = GzipBody::begin(&mut out);
         body.store(&frame, &mut out);
         assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
-        body.share(&Block::new(&frame), &mut out);
+        body.share(&block(&frame), &mut out);
         assert!(out.concat().ends_with(&[0, 0, 0xFF, 0xFF]), "{out:?}");
     }
 
@@ -222,7 +219,7 @@ mod tests {
         let blocks: Vec<(String, Block)> = (0..9)
             .map(|number| {
                 let text = format!("data: {}\n\n", format!("abc{number}").repeat(500));
-                (text.clone(), Block::new(text.as_bytes()))
+                (text.clone(), block(text.as_bytes()))
             })
             .collect();
         for first in 0..blocks.len() {

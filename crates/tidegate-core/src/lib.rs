@@ -86,6 +86,7 @@ pub mod deflate;
 pub mod envelope;
 pub mod gzip;
 mod verifier;
+mod window;
 
 pub mod pace;
 pub mod replay;

@@ -140,7 +140,7 @@ enum State {
 #[derive(Debug)]
 pub struct Passes<O> {
     pacing: Pacing,
-    /// Orgs with news whose pass is not due yet, sorted by the time when it will be.
+    /// Orgs with news whose pass is not due yet, sorted by the time when it will be, and those that are held.
     waiting: BTreeSet<(Duration, Rc<O>)>,
     /// Orgs whose pass is due or under way, in the order in which they are served.
     ready: VecDeque<Rc<O>>,
@@ -245,7 +245,11 @@ impl<O: Paced> Passes<O> {
         while self.waiting.first().is_some_and(|(due, _)| *due <= now + GRAIN) {
             let Some((_, org)) = self.waiting.pop_first() else { break };
             let pace = org.pace().get();
-            self.make_ready(org, pace);
+            match pace.state {
+                // It was held; its pass may be under way.
+                State::Serving { .. } => self.ready.push_back(org),
+                _ => self.make_ready(org, pace),
+            }
         }
         let org = self.take_next()?;
         let mut pace = org.pace().get();
@@ -287,6 +291,12 @@ impl<O: Paced> Passes<O> {
         if had_news {
             self.handle_news(now, &org);
         }
+    }
+
+    /// The org that [`Passes::poll_pass`] returned was not served: its readers have got all that they may get for
+    /// now. Its pass begins, or goes on, at `until`.
+    pub fn handle_hold(&mut self, org: Rc<O>, until: Duration) {
+        self.waiting.insert((until, org));
     }
 
     /// Charges `org` for work that the worker did for its readers outside of its passes, such as a replay for

@@ -8,7 +8,7 @@
 //! Sans-IO, like [`crate::pace`], which decides when passes are due.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -42,6 +42,8 @@ pub struct Turns<O, R> {
     orgs: BTreeMap<Rc<O>, Waiting<R>>,
     /// Orgs with readers that wait, in turn. The org whose turn it is is not among them.
     order: VecDeque<Rc<O>>,
+    /// Orgs with readers that wait and get no turn before a time, sorted by that time.
+    held: BTreeSet<(Duration, Rc<O>)>,
     passed_over: u32,
 }
 
@@ -50,18 +52,47 @@ struct Waiting<R> {
     readers: VecDeque<R>,
     /// By how much its turns were longer than a slice.
     debt: Duration,
+    /// Whether it is among those that are held.
+    is_held: bool,
 }
 
 impl<O: Paced, R> Default for Turns<O, R> {
     fn default() -> Self {
-        Self { orgs: BTreeMap::new(), order: VecDeque::new(), passed_over: 0 }
+        Self { orgs: BTreeMap::new(), order: VecDeque::new(), held: BTreeSet::new(), passed_over: 0 }
     }
 }
 
 impl<O: Paced, R> Turns<O, R> {
-    /// Whether nobody waits.
+    /// Whether no org is in line for a turn. Those that are held are not.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// When an org is in line for a turn, as far as is known now.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        match self.is_empty() {
+            false => Some(Duration::ZERO),
+            true => self.held.first().map(|(until, _)| *until),
+        }
+    }
+
+    /// Whether `org` is held.
+    pub fn is_held(&self, org: &O) -> bool {
+        self.orgs.get(org).is_some_and(|waiting| waiting.is_held)
+    }
+
+    /// The org whose turn it is gets none before `until`: its readers have got all that they may get for now.
+    /// Returns its readers that wait.
+    pub fn handle_hold(&mut self, org: Rc<O>, until: Duration) -> impl Iterator<Item = &mut R> {
+        let readers = match self.orgs.get_mut(&org) {
+            Some(waiting) => {
+                waiting.is_held = true;
+                self.held.insert((until, org));
+                Some(&mut waiting.readers)
+            }
+            None => None,
+        };
+        readers.into_iter().flatten()
     }
 
     /// `reader` waits to be served, after the others of its org.
@@ -79,13 +110,14 @@ impl<O: Paced, R> Turns<O, R> {
         let order = &mut self.order;
         let waiting = self.orgs.entry(org.clone()).or_insert_with_key(|org| {
             order.push_back(org.clone());
-            Waiting { readers: VecDeque::new(), debt: Duration::ZERO }
+            Waiting { readers: VecDeque::new(), debt: Duration::ZERO, is_held: false }
         });
         &mut waiting.readers
     }
 
     /// What is to be done at `now`; `None` if nothing is.
     pub fn poll_work(&mut self, now: Duration, passes: &mut Passes<O>) -> Option<Work<Rc<O>>> {
+        self.release(now);
         if self.is_empty() {
             self.passed_over = 0;
             return passes.poll_pass(now).map(Work::Pass);
@@ -98,6 +130,17 @@ impl<O: Paced, R> Turns<O, R> {
         }
         self.passed_over = 0;
         self.next_org().map(Work::Replay)
+    }
+
+    /// Puts those in line whose hold is over.
+    fn release(&mut self, now: Duration) {
+        while self.held.first().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, org)) = self.held.pop_first() else { break };
+            if let Some(waiting) = self.orgs.get_mut(&org) {
+                waiting.is_held = false;
+                self.order.push_back(org);
+            }
+        }
     }
 
     fn next_org(&mut self) -> Option<Rc<O>> {
@@ -131,6 +174,6 @@ impl<O: Paced, R> Turns<O, R> {
 
     /// Drops everybody who waits.
     pub fn clear(&mut self) {
-        (self.orgs, self.order) = (BTreeMap::new(), VecDeque::new());
+        (self.orgs, self.order, self.held) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
     }
 }

@@ -133,6 +133,11 @@ impl<H: Clone + Ord> Pool<H> {
         self.lock().used()
     }
 
+    /// What `holder` has.
+    pub fn held(&self, holder: &H) -> usize {
+        self.lock().held(holder)
+    }
+
     /// Whether `holder` has more of the pool than it would be given now ([`is_over`]).
     pub fn is_over(&self, holder: &H, size: usize) -> bool {
         let shares = self.lock();

@@ -8,15 +8,20 @@ use flate2::{Decompress, FlushDecompress, Status};
 use proptest::prelude::*;
 use tidegate_core::{
     Framing, ViewKey,
-    deflate::{self, Contexts, Deflated, LARGE_FROM_BYTES, Membership, compress_alone, take_compressions},
+    deflate::{
+        self, Contexts, Deflated, LARGE_FROM_BYTES, Membership, Parts, compress_alone, take_compressions,
+    },
 };
 use tidegate_protocol::{Epoch, Filter, OrgId, Seq, ServiceName, ws};
 
-fn key(service: &str) -> ViewKey {
-    let service = ServiceName::parse(service).expect("a name");
+fn service(name: &str) -> ServiceName {
+    ServiceName::parse(name).expect("a name")
+}
+
+fn key(name: &str) -> ViewKey {
     ViewKey {
         epoch: Epoch::from_random(7),
-        filter: Filter::only([service].into()),
+        filter: Filter::only([service(name)].into()),
         framing: Framing::WebSocket,
     }
 }
@@ -33,14 +38,20 @@ impl Generations {
         Self(deflate::Generations::new(contexts, org))
     }
 
+    /// A frame of the service `finance`.
     fn deflate(&self, key: &ViewKey, seq: Seq, plain: &Bytes) -> Deflated {
+        let payload = &plain[ws::header_length(plain)..];
+        self.deflate_parts(key, seq, plain, Parts::whole(&service("finance"), payload.len()))
+    }
+
+    fn deflate_parts(&self, key: &ViewKey, seq: Seq, plain: &Bytes, parts: Parts) -> Deflated {
         match self.0.of(key) {
             Some(generation) if plain.len() > LARGE_FROM_BYTES => {
                 let payload = compress_alone(&plain[ws::header_length(plain)..]);
-                generation.lock().go_on_after(seq, Deflated::alone(plain, &payload))
+                generation.lock().go_on_after(seq, Deflated::alone(plain, parts, &payload))
             }
-            Some(generation) => generation.lock().deflate(seq, plain),
-            None => Deflated::without_context(plain),
+            Some(generation) => generation.lock().deflate(seq, plain, parts),
+            None => Deflated::without_context(plain, parts),
         }
     }
 
@@ -229,8 +240,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn r19_every_client_reads_the_same_whatever_happens(steps in steps()) {
-        let (generations, _) = generations(1);
+    fn r19_every_client_reads_the_same_whatever_happens(
+        steps in steps(),
+        contexts in 1..30_usize,
+        services in prop_oneof![Just(1_usize), 2..20_usize],
+    ) {
+        let (generations, _) = generations(contexts);
         let key = key("finance");
         let mut batches: Vec<(String, Deflated)> = Vec::new();
         let mut clients: Vec<(Client, usize, usize)> = (0..4).map(|_| (Client::new(), 0, 0)).collect();
@@ -240,10 +255,17 @@ proptest! {
                     let number = batches.len() as u64 + 1;
                     // One in five is too short to be compressed alone, and goes plain to who is no member.
                     let mut text = if size % 5 == 0 { number.to_string() } else { event(number) };
-                    while size % 5 != 0 && text.len() < usize::from(size) {
+                    let (mut parts, mut before) = (Parts::default(), 0);
+                    loop {
+                        let of = (number as usize * 7 + text.len()) % services;
+                        parts.push(&service(&format!("s{of}")), text.len() - before);
+                        before = text.len();
+                        if size % 5 == 0 || text.len() >= usize::from(size) {
+                            break;
+                        }
                         text.push_str(&event(number * 1000 + text.len() as u64));
                     }
-                    let deflated = generations.deflate(&key, number, &ws::text_frame(&text));
+                    let deflated = generations.deflate_parts(&key, number, &ws::text_frame(&text), parts);
                     batches.push((text, deflated));
                 }
                 Step::Large => {
@@ -391,4 +413,19 @@ fn r19_all_who_take_a_large_frame_are_members_after_it() {
             assert_eq!(late.membership.is_member(), number >= 5, "{number}");
         }
     }
+}
+
+#[test]
+fn p5_an_org_has_no_more_compressors_than_its_quota() {
+    let (generations, contexts) = generations(64);
+    contexts.set_quotas(Some(2), [(org("other"), None)].into());
+    let keys = ["a", "b", "c"].map(key);
+    let is_shared = |key: &ViewKey| generations.0.of(key).is_some();
+    assert_eq!(keys.each_ref().map(is_shared), [true, true, false]);
+    assert_eq!((contexts.used_by(&org("acme")), contexts.missed()), (2, 1));
+    let others = Generations::new(contexts.clone(), org("other"));
+    assert!(keys.iter().all(|key| others.0.of(key).is_some()), "another org has its share");
+    contexts.set_quotas(Some(1), [].into());
+    generations.sweep();
+    assert_eq!((contexts.used_by(&org("acme")), is_shared(&keys[0])), (1, true), "the newest go first");
 }

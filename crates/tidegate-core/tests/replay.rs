@@ -12,6 +12,7 @@ use tidegate_core::{
 };
 
 /// An org of a test. The same name is the same org.
+#[derive(Debug)]
 struct Org<K> {
     name: K,
     pace: Cell<Pace>,
@@ -184,4 +185,30 @@ fn p5_a_storm_of_one_org_starves_no_other() {
     let (small, large) = (longest_wait(10), longest_wait(10_000));
     assert!(large <= small + SLICE * 4, "{small:?} {large:?}");
     assert!(large < Duration::from_millis(20), "{large:?}");
+}
+
+#[test]
+fn p5_an_org_that_is_held_gets_no_turn_before_its_time_and_others_do() {
+    let mut worker = Worker::new();
+    let (held, other) = (worker.org("a"), worker.org("b"));
+    for reader in ["a1", "a2"] {
+        worker.turns.handle_waiting(&held, reader.to_owned());
+    }
+    let until = Duration::from_millis(20);
+    assert_eq!(worker.turns.poll_work(worker.now, &mut worker.passes), Some(Work::Replay(held.clone())));
+    let waiting: Vec<String> =
+        worker.turns.handle_hold(held.clone(), until).map(|reader| reader.clone()).collect();
+    assert_eq!(waiting, ["a1", "a2"]);
+    assert!(worker.turns.is_held(&held) && !worker.turns.is_held(&other));
+    // Who comes meanwhile waits with the others.
+    worker.turns.handle_waiting(&held, "a3".to_owned());
+    assert_eq!(worker.turns.poll_timeout(), Some(until));
+    assert_eq!(worker.turn(SLICE), "idle");
+    worker.turns.handle_waiting(&other, "b1".to_owned());
+    assert_eq!(worker.turns.poll_timeout(), Some(Duration::ZERO));
+    assert_eq!((worker.turn(SLICE), worker.turn(SLICE)), ("b1".to_owned(), "idle".to_owned()));
+    worker.now = until;
+    let turns: Vec<String> = (0..4).map(|_| worker.turn(SLICE)).collect();
+    assert_eq!(turns, ["a1", "a2", "a3", "idle"]);
+    assert!(!worker.turns.is_held(&held));
 }

@@ -11,13 +11,13 @@ use tidegate_protocol::OrgId;
 pub struct StoredQuotas {
     /// The quota of every org that is not in `of_orgs`; `None` if they have none.
     pub of_each: Option<u64>,
-    /// Those of single orgs.
-    pub of_orgs: BTreeMap<OrgId, u64>,
+    /// Those of single orgs, which hold in place of `of_each`; `None` for one that has none.
+    pub of_orgs: BTreeMap<OrgId, Option<u64>>,
 }
 
 impl StoredQuotas {
     /// The quota of an org, if it has one.
     pub fn of(&self, org: &OrgId) -> Option<u64> {
-        self.of_orgs.get(org).copied().or(self.of_each)
+        self.of_orgs.get(org).copied().unwrap_or(self.of_each)
     }
 }

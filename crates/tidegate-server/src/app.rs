@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tidegate_core::publish::{BodyForm, read_body};
+use tidegate_core::{
+    publish::{BodyForm, read_body},
+    shares,
+};
 use tidegate_engine::{
     Clock, DiskOptions, Engine, Health, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
     store::Recovery,
@@ -19,7 +22,7 @@ use tidegate_protocol::{EventId, OrgId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    admin,
+    admin, admission,
     auth::{Publishers, TokenVerifier},
     config::{self, Config, ConfigError, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
     dev::DevSession,
@@ -27,7 +30,7 @@ use crate::{
     http,
     hub::Hub,
     log_limiter::LogLimiter,
-    metrics::{Metrics, RereadOutcome},
+    metrics::{InFlight, Metrics, RereadOutcome},
     node::{Node, Parts},
     random::random,
     systemd,
@@ -390,7 +393,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             }
             continue;
         };
-        let room = files.room_after(&stream, node.sockets());
+        let (room, files_left) = files.room_after(&stream, node.sockets());
         if room == Room::Nothing {
             node.metrics.refusal(config_key!(limits.connections));
             if let Some(others) = spared.say() {
@@ -398,10 +401,35 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             }
             continue;
         }
-        let makes_room = room == Room::Little || node.has_few_sockets_left();
-        if makes_room && let Some(others) = narrow.say() {
-            tracing::warn!(%peer, others, "few open files or sockets are left: new connections take the place of quiet ones");
+        let address = admission::counted_as(peer.ip());
+        let (held, is_over, makes_room, is_full) = {
+            let config = node.config();
+            let is_proxy =
+                config.listen.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip().to_canonical()));
+            let held = if is_proxy { 0 } else { node.quiet.new_of(address) };
+            // Dynamic thresholds: an address has no more sockets that ask for nothing than are left for others.
+            let is_over = !shares::may_take(held, 1, files_left.min(node.sockets_left()));
+            let has_little = room == Room::Little || node.has_few_sockets_left();
+            (held, is_over, has_little || is_over, held >= config.limits.waiting_sockets_per_address)
+        };
+        if makes_room {
+            let has_closed = match is_over && held > 0 {
+                true => node.quiet.close_new_of(address),
+                false => node.quiet.close_one(),
+            };
+            if has_closed {
+                node.metrics.refusal(config_key!(limits.connections));
+            }
+            if let Some(others) = narrow.say() {
+                tracing::warn!(%peer, others, "few open files or sockets are left: new connections take the place of quiet ones");
+            }
+        } else if is_full && node.quiet.close_new_of(address) {
+            node.metrics.refusal(config_key!(limits.waiting_sockets_per_address));
+            if let Some(others) = node.quiet.say(address, Instant::now()) {
+                tracing::warn!(%address, others, "an address has too many sockets that send no request: the oldest closes for each new one");
+            }
         }
+        let quiet = node.quiet.arrive(address);
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => {
@@ -417,7 +445,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         vanished::bound(&stream, node.config().limits.write_timeout);
         turn = (turn + 1) % workers.len();
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
-        let accepted = Accepted { stream, peer, slot: socket, makes_room };
+        let accepted = Accepted { stream, peer, slot: socket, quiet };
         if let Err(accepted) = workers[turn].hand(accepted)
             && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
             && let Some(others) = refused.say()
@@ -425,7 +453,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             tracing::warn!(%peer, others, "drop a connection: no worker takes it");
         }
         if makes_room {
-            // The others wait in the kernel until the worker has closed a quiet one.
+            // The others wait in the kernel until a worker has closed a quiet one.
             tokio::time::sleep(ROOM_PAUSE).await;
         }
     }
@@ -500,6 +528,8 @@ async fn sweep(node: Arc<Node>) {
             node.failed_auths.sweep();
             node.publishers.keep_reserve();
             node.publish_rates.sweep();
+            node.scans.sweep();
+            node.quotas.sweep();
         });
         if swept.await.is_err() {
             tracing::error!("a sweep panicked");
@@ -537,7 +567,7 @@ async fn drained(node: &Node) -> bool {
     let config = node.config();
     let deadline = tokio::time::Instant::now() + config.drain.window + Duration::from_secs(5);
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    let is_publishing = || node.bodies.used() > 0 || node.publishes.used() > 0;
+    let is_publishing = || node.ledger.held_of(InFlight::Body) > 0 || node.publishes.used() > 0;
     loop {
         if node.admission.is_idle() && !is_publishing() {
             return true;

@@ -69,9 +69,12 @@ impl Org {
         self.workers[worker].readers.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Undoes one call of [`Org::arrive`].
+    /// Undoes one call of [`Org::arrive`]. The last reader leaves the compressors to other orgs.
     pub fn leave(&self, worker: usize) {
         self.workers[worker].readers.fetch_sub(1, Ordering::SeqCst);
+        if !self.has_readers() {
+            self.generations.clear();
+        }
     }
 
     fn has_readers(&self) -> bool {

@@ -26,6 +26,7 @@ pub mod admin;
 pub mod admission;
 mod deletion;
 pub mod metrics;
+pub mod quotas;
 mod random;
 mod refusals;
 pub mod systemd;

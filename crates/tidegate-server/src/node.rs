@@ -18,13 +18,17 @@ use tidegate_protocol::{Code, Epoch, OrgId, Refusal, UnixMillis, time::millis, w
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Admission, ChargedTo, ConnectionLimits, FailedAuths, InProgress, PublishRates, Replays},
+    admission::{
+        Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, QuietConnections,
+        Replays, Scans,
+    },
     auth::{Publishers, StreamGrant, TokenVerifier},
-    config::{Config, LimitSettings, PerConfig, config_key},
+    config::{Config, LimitSettings, OwnQuotas, PerConfig, config_key},
     heartbeats::Heartbeats,
     hub::{Hub, HubLimits},
     log_limiter::LogLimiter,
     metrics::{LogState as LogSays, Metrics, Operation},
+    quotas::Quotas,
     random::random,
     refusals::{LimitedBy as _, refused},
 };
@@ -49,8 +53,12 @@ pub struct Node {
     pub hub: Arc<Hub>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// The quotas of orgs, and how much of them is used.
+    pub quotas: Arc<Quotas>,
     /// Admits connections.
     pub admission: Arc<Admission>,
+    /// The connections of the public listener that wait for a request.
+    pub quiet: Arc<QuietConnections>,
     tokens: ArcSwap<TokenVerifier>,
     /// Verifies publishers' API keys.
     pub publishers: Arc<Publishers>,
@@ -70,8 +78,10 @@ pub struct Node {
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
-    /// The bytes of publish requests' bodies on their way (`limits.bodies_in_flight_bytes`).
-    pub bodies: Pool<ChargedTo>,
+    /// What is held because a client sends or takes something right now (`limits.in_flight_bytes`).
+    pub ledger: Ledger,
+    /// How much of the log is looked through for each user.
+    pub scans: Scans,
     /// The places of publish requests whose body has come (`limits.publishes_in_flight`).
     pub publishes: Pool<OrgId>,
     /// The publish requests with an `Idempotency-Key` that are being answered.
@@ -128,13 +138,19 @@ impl Node {
             threshold: config.compression.threshold.bytes(),
             excluded: config.compression.exclude_services.clone(),
         };
+        let quotas = Arc::new(Quotas::new(&config));
+        quotas.pass_on(&*engine, hub.contexts());
         Self {
             // Connection ids begin with a random name of this start.
+            quiet: Arc::default(),
             admission: Admission::new(
                 ConnectionLimits::fitting(&config.limits),
+                quotas.clone(),
                 Epoch::from_random(random()),
             ),
-            bodies: Pool::default(),
+            ledger: Ledger::default(),
+            scans: Scans::new(config.limits.scan_bytes_per_second.bytes()),
+            quotas,
             publishes: Pool::default(),
             large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
             in_progress: InProgress::default(),
@@ -194,9 +210,22 @@ impl Node {
         tokens.keep_fresh(&self.metrics);
         self.admission.set_limits(ConnectionLimits::fitting(&config.limits));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
+        self.quotas.reconfigure(&config);
+        self.pass_on_quotas();
         self.metrics.set_health_orgs(&self.config().metrics.health_orgs, &config.metrics.health_orgs);
         self.config.store(Arc::new(config));
         self.tokens.store(Arc::new(tokens));
+    }
+
+    /// Sets quotas of `org` in place of those of the configuration; `None` takes that back.
+    pub fn set_quotas(&self, org: &OrgId, own: Option<OwnQuotas>) {
+        self.quotas.set(org, own);
+        self.pass_on_quotas();
+    }
+
+    /// Gives the engine and the hub their copies of quotas.
+    fn pass_on_quotas(&self) {
+        self.quotas.pass_on(&*self.engine, self.hub.contexts());
     }
 
     /// The time now, by the wall clock.
@@ -298,6 +327,11 @@ impl Node {
     pub fn has_few_sockets_left(&self) -> bool {
         let most = sockets_max(&self.config().limits);
         self.sockets() > most - SOCKETS_SPARE.min(most / 4)
+    }
+
+    /// How many more sockets may be accepted.
+    pub fn sockets_left(&self) -> usize {
+        sockets_max(&self.config().limits).saturating_sub(self.sockets())
     }
 
     /// The number of open sockets.

@@ -67,6 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let settings = [
         "limits.connections_per_user=20000",
         "limits.connections_per_address=20000",
+        "limits.waiting_sockets_per_address=20000",
         "limits.handshakes_per_second=1000000",
         "limits.failed_auths_per_second=1000000",
         // Pings show that a stream is at its end, so they come often.

@@ -368,3 +368,30 @@ fn r15_what_its_readers_that_catch_up_cost_makes_an_org_wait_and_no_other() {
     passes.handle_news(us(8000), "a");
     assert_eq!(passes.poll_timeout(), Some(us(58_000)));
 }
+
+#[test]
+fn p5_a_pass_that_is_held_goes_on_at_its_time_and_others_do_not_wait() {
+    let mut orgs = OfNames::new(Pacing::default());
+    let org = orgs.org("held");
+    orgs.handle_news(us(0), "held");
+    assert_eq!(orgs.poll_pass(us(0)), Some("held"));
+    orgs.handle_slice(us(1000), "held", us(1000), false);
+    // The rest of its pass is held, and so is the same pass again.
+    for until in [us(50_000), us(90_000)] {
+        assert_eq!(orgs.poll_pass(until - us(40_000)), Some("held"));
+        orgs.passes.handle_hold(org.clone(), until);
+        assert_eq!(orgs.poll_timeout(), Some(until));
+        assert_eq!(orgs.poll_pass(until - us(30_000)), None);
+        orgs.handle_news(until - us(30_000), "other");
+        orgs.handle_news(until - us(30_000), "held");
+        assert_eq!(orgs.poll_pass(until - us(20_000)), Some("other"));
+        orgs.handle_slice(until - us(20_000), "other", us(10), true);
+        assert!(!orgs.passes.is_rested(until, &org), "it is not forgotten");
+    }
+    assert_eq!(orgs.poll_pass(us(90_000)), Some("held"));
+    orgs.handle_slice(us(91_000), "held", us(1000), true);
+    // What came while it was held gets a pass of its own.
+    assert_eq!(orgs.poll_pass(us(500_000)), Some("held"));
+    orgs.handle_slice(us(500_000), "held", us(10), true);
+    assert_eq!(orgs.poll_timeout(), None);
+}

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::record::ALIGN;
+use super::{directory::NOFOLLOW, record::ALIGN};
 use crate::store::StoreError;
 
 /// The most bytes in `damaged/`: the oldest copies make room for new ones.
@@ -108,7 +108,8 @@ impl Damage {
     fn copy(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let path = self.dir.join(name);
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(NOFOLLOW).open(&path)?;
         let begin = file.metadata()?.len();
         let room = COPY_BYTES_MAX.saturating_sub(usize::try_from(begin).unwrap_or(usize::MAX));
         let bytes = &bytes[..bytes.len().min(room)];

@@ -24,6 +24,10 @@ use rustix::{
 
 use crate::store::StoreError;
 
+/// A link in the place of a file that is created here is not followed: root may run a command over the directory
+/// of another user, who could have it write elsewhere.
+pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// The format that this version writes and reads. Each record names it too (its magic, in record.rs), so that a
 /// damaged file can be told from a log that another version wrote.
 const FORMAT: &str = "tidegate log 2\n";
@@ -64,7 +68,7 @@ impl Directory {
     pub fn lock(path: &Path, is_to_read: bool) -> Result<Self, StoreError> {
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
-        options.create(!is_to_read).truncate(false).write(true).mode(0o600);
+        options.create(!is_to_read).truncate(false).write(true).mode(0o600).custom_flags(NOFOLLOW);
         let lock = match options.open(&lock_path) {
             Err(_) if is_to_read => File::open(&lock_path),
             opened => opened,
@@ -175,6 +179,7 @@ impl Directory {
             .truncate(true)
             .write(true)
             .mode(0o600)
+            .custom_flags(NOFOLLOW)
             .open(&new)
             .and_then(|mut file| file.write_all(FORMAT.as_bytes()).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&new, path));

@@ -15,6 +15,7 @@ use std::{
     path::Path,
 };
 
+use super::directory::NOFOLLOW;
 use crate::store::StoreError;
 
 const MAGIC: [u8; 4] = *b"tgH1";
@@ -101,8 +102,14 @@ impl HeadFile {
             Err(error) if error.kind() == ErrorKind::NotFound => false,
             Err(error) => return Err(failed(error)),
         };
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(NOFOLLOW)
+            .open(path);
         let file = file.map_err(failed)?;
         let acknowledged = match read_slots(&file).map_err(failed)?.acknowledged {
             Acknowledged::Unreadable if !existed => Acknowledged::Missing,

@@ -4,6 +4,7 @@
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use super::{
+    directory::NOFOLLOW,
     directory::sync_dir,
     index::{self, Entry, Extent},
     record::{self, Header, Kind},
@@ -74,6 +75,7 @@ pub fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         .truncate(true)
         .write(true)
         .mode(0o600)
+        .custom_flags(NOFOLLOW)
         .open(&new)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&new, path));

@@ -24,6 +24,7 @@ use rustix::{
 use tidegate_protocol::{Seq, UnixMillis};
 
 use super::{
+    directory::NOFOLLOW,
     index::{self, ENTRY, Entry, Extent, Index, Scan, TRAILER, Table},
     record::IDS,
 };
@@ -80,8 +81,14 @@ impl Segment {
         #[cfg(test)]
         planted::create()?;
         let path = dir.join(file_name(number));
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(NOFOLLOW)
+            .open(&path)?;
         Ok(Self::over(number, path, file, 0))
     }
 

@@ -139,7 +139,7 @@ fn p5_a_full_log_is_cut_where_more_than_the_share_is_stored_and_readers_are_told
 fn p5_who_is_over_a_quota_is_cut_before_who_stores_more_without_one() {
     let world = world();
     let node = world.open();
-    let of_orgs = [(org("paid"), 14 << 20), (org("small"), 1 << 20)].into();
+    let of_orgs = [(org("paid"), Some(14 << 20)), (org("small"), Some(1 << 20))].into();
     node.engine.set_stored_quotas(StoredQuotas { of_each: None, of_orgs });
     for _ in 0..40 {
         node.append_large("paid");

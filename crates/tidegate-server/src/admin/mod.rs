@@ -4,6 +4,7 @@
 
 mod connections;
 mod orgs;
+mod quotas;
 
 use std::{
     convert::Infallible,
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 pub use orgs::Shown as OrgShown;
 
 use crate::{
+    admission::{self, QuietConnections},
     heartbeats::Stalled,
     http::{query::Query, refuse_whole},
     log_limiter::LogLimiter,
@@ -51,11 +53,11 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Serves operators until the task is dropped.
 pub async fn serve(listener: TcpListener, node: Arc<Node>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let quiet_ones = Arc::<QuietConnections>::default();
     let failed = LogLimiter::every(Duration::from_secs(60));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 if let Some(others) = failed.say() {
                     tracing::warn!(%error, others, "accept an operator's connection");
@@ -65,22 +67,31 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
             }
         };
         vanished::bound(&stream, node.config().limits.write_timeout);
+        // One that waits for a request makes room for an operator who has one.
+        if slots.available_permits() == 0 {
+            quiet_ones.close_one();
+        }
+        let quiet = quiet_ones.arrive(admission::counted_as(peer.ip()));
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let node = node.clone();
         tokio::spawn(async move {
             let _slot = slot;
             let timeout = node.config().limits.first_frame_timeout;
             let is_loopback = stream.local_addr().map_or(true, |at| at.ip().to_canonical().is_loopback());
             let deletes = Arc::<AtomicBool>::default();
+            let quiet = Arc::new(quiet);
             let service = {
-                let deletes = deletes.clone();
+                let (deletes, quiet) = (deletes.clone(), quiet.clone());
                 hyper::service::service_fn(move |request: Request<Incoming>| {
-                    let (node, deletes) = (node.clone(), deletes.clone());
+                    let (node, deletes, quiet) = (node.clone(), deletes.clone(), quiet.clone());
+                    quiet.asked(false);
                     // No request here has a body.
                     let request = request.map(drop);
                     async move {
                         deletes.store(request.method() == Method::DELETE, Ordering::SeqCst);
                         let response = answer(&node, &request, is_loopback).await;
                         deletes.store(false, Ordering::SeqCst);
+                        quiet.answered();
                         Ok::<_, Infallible>(response)
                     }
                 })
@@ -94,7 +105,15 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
             loop {
                 // A client that does not read its answers must not hold its slot for ever. A deletion may take
                 // as long as the log takes to be read.
-                match tokio::time::timeout(CONNECTION_AGE_MAX, connection.as_mut()).await {
+                let ended = tokio::select! {
+                    biased;
+                    ended = tokio::time::timeout(CONNECTION_AGE_MAX, connection.as_mut()) => ended,
+                    () = quiet.closing() => {
+                        tracing::debug!("end an operator's connection that waits for a request, to make room");
+                        break;
+                    }
+                };
+                match ended {
                     Err(_) if deletes.load(Ordering::SeqCst) => continue,
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "end an operator's connection"),
@@ -143,6 +162,7 @@ async fn answer(node: &Arc<Node>, request: &Request<()>, is_loopback: bool) -> R
         ["v1", "orgs"] => "GET, HEAD",
         ["v1", "orgs", _] => "GET, HEAD, DELETE",
         ["v1", "orgs", _, "events"] => "DELETE",
+        ["v1", "orgs", _, "quotas"] => "GET, HEAD, PUT, DELETE",
         ["v1", "orgs", _, "connections"] => "GET, DELETE",
         ["v1", "orgs", _, "connections", _] => "DELETE",
         _ => {
@@ -163,23 +183,29 @@ async fn answer(node: &Arc<Node>, request: &Request<()>, is_loopback: bool) -> R
         (["v1", "orgs", org], &Method::DELETE) => orgs::delete(node, org, request).await,
         (["v1", "orgs", org], _) => orgs::one(node, org, request).await,
         (["v1", "orgs", org, "events"], _) => orgs::delete_some(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], &Method::PUT) => quotas::set(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], &Method::DELETE) => quotas::reset(node, org, request).await,
+        (["v1", "orgs", org, "quotas"], _) => quotas::show(node, org, request).await,
         (["v1", "orgs", org, "connections"], &Method::DELETE) => connections::close_all(node, org, request),
         (["v1", "orgs", org, "connections"], _) => connections::list(node, org, request),
         (["v1", "orgs", org, "connections", id], _) => connections::close(node, org, id, request),
         (["readyz"], _) => Ok(ready(node)),
-        (["metrics"], _) => Ok(metrics(node, request.headers())),
+        (["metrics"], _) => Ok(metrics(node, request.headers()).await),
         _ => Ok(healthy(node.heartbeats.stalled())),
     };
     answered.unwrap_or_else(|refusal| refuse_whole(&refusal))
 }
 
-fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
+async fn metrics(node: &Node, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    quotas::report_near(node).await;
     node.metrics.orgs.set(i64::try_from(node.hub.len()).unwrap_or(i64::MAX));
     node.metrics.connection_slots(node.sockets(), &node.admission.slots_held());
+    node.metrics.waiting(node.quiet.states());
     node.metrics.limits(&node.config());
     node.metrics.log_state(node.log_state().0);
     node.metrics.log_usage(&node.engine.usage(), node.now());
-    node.metrics.publishes(node.publishes.used(), node.bodies.used());
+    node.metrics.publishes(node.publishes.used());
+    node.metrics.in_flight(&node.ledger.held());
     if prefers_open_metrics(headers) {
         text(StatusCode::OK, OPEN_METRICS, node.metrics.open_metrics())
     } else {

@@ -11,8 +11,11 @@
 
 mod connection;
 mod in_progress;
+mod ledger;
+mod quiet;
 mod rates;
 mod replays;
+mod scans;
 #[cfg(test)]
 mod tests;
 
@@ -29,43 +32,36 @@ use tidegate_protocol::{Code, Epoch, Filter, OrgId, Refusal, UnixMillis, UserId}
 
 pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
+pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
+pub use quiet::{Quiet, QuietConnections};
 pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
+pub use scans::Scans;
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},
     metrics::SlotsHeld,
+    quotas::Quotas,
     random::random,
     refusals::LimitedBy as _,
     transport::spare_files,
 };
-use rates::{RetryQueue, TokenBucket};
-
-/// To whom the bytes of a publish request's body are charged while it arrives.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ChargedTo {
-    /// The org that the address names.
-    Org(OrgId),
-    /// The API key, by its id: the orgs stand in the body.
-    Key(Arc<str>),
-}
+use rates::{Handshakes, RetryQueue};
 
 /// The limits on connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// Of the node.
     pub total: usize,
-    /// Of one org.
+    /// Of one org that has no quota of connections.
     pub per_org: usize,
     /// Of one user of an org.
     pub per_user: usize,
-    /// The most different filters that the connections of one org have.
-    pub filters_per_org: usize,
     /// What happens if a user has more than that.
     pub user_policy: UserPolicy,
     /// From one address.
     pub per_address: usize,
-    /// New ones per second.
+    /// New ones per second, of which each address has a share.
     pub handshakes_per_second: usize,
 }
 
@@ -83,7 +79,6 @@ impl From<&LimitSettings> for ConnectionLimits {
             total: limits.connections,
             per_org: limits.connections_per_org,
             per_user: limits.connections_per_user,
-            filters_per_org: limits.filters_per_org,
             user_policy: limits.connections_per_user_policy,
             per_address: limits.connections_per_address,
             handshakes_per_second: limits.handshakes_per_second,
@@ -95,6 +90,7 @@ impl From<&LimitSettings> for ConnectionLimits {
 #[derive(Debug)]
 pub struct Admission {
     start: Epoch,
+    quotas: Arc<Quotas>,
     counts: Mutex<Counts>,
 }
 
@@ -105,7 +101,7 @@ struct Counts {
     addresses: HashMap<IpAddr, usize>,
     orgs: HashMap<OrgId, Members>,
     next_number: u64,
-    handshakes: TokenBucket,
+    handshakes: Handshakes,
     /// Spreads the retries of clients that came too fast.
     retries: RetryQueue,
 }
@@ -124,6 +120,15 @@ struct Members {
     filters: HashMap<Filter, usize>,
 }
 
+/// What one org has of what its quotas bound.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeldByOrg {
+    /// Connections.
+    pub connections: usize,
+    /// Different filters of these.
+    pub filters: usize,
+}
+
 /// Which connections of an org are meant.
 #[derive(Debug, Clone, Copy)]
 pub enum Whose<'a> {
@@ -138,7 +143,7 @@ pub enum Whose<'a> {
 const FULL_RETRY_MS: u64 = 5_000;
 
 /// The key that an address is counted under. Whoever has one IPv6 address has a whole /64 (RFC 6177).
-fn counted_as(address: IpAddr) -> IpAddr {
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -150,7 +155,7 @@ fn counted_as(address: IpAddr) -> IpAddr {
 
 impl Admission {
     /// An admission without connections. Their ids begin with `start`.
-    pub fn new(limits: ConnectionLimits, start: Epoch) -> Arc<Self> {
+    pub fn new(limits: ConnectionLimits, quotas: Arc<Quotas>, start: Epoch) -> Arc<Self> {
         let now = Instant::now();
         let counts = Counts {
             limits,
@@ -158,10 +163,10 @@ impl Admission {
             addresses: HashMap::new(),
             orgs: HashMap::new(),
             next_number: 0,
-            handshakes: TokenBucket::full(limits.handshakes_per_second, now),
+            handshakes: Handshakes::new(limits.handshakes_per_second, now),
             retries: RetryQueue::new(now),
         };
-        Arc::new(Self { start, counts: Mutex::new(counts) })
+        Arc::new(Self { start, quotas, counts: Mutex::new(counts) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -186,13 +191,13 @@ impl Admission {
             let message = "this address has its maximum of connections";
             return Err(over(config_key!(limits.connections_per_address), Code::TooManyConnections, message));
         }
-        // The rate comes last, because all clients share it: a client that another limit refuses uses none of
-        // it.
+        // The rate comes last, because all addresses share it: a client that another limit refuses uses none
+        // of it.
         let now = Instant::now();
-        if counts.handshakes.take(limits.handshakes_per_second, now).is_err() {
+        if !counts.handshakes.take(address, limits.handshakes_per_second, now) {
             let retry = counts.retries.next(limits.handshakes_per_second, now, random());
             decrement(&mut counts.addresses, &counted);
-            let message = "too many new connections; the gateway takes no more this second";
+            let message = "too many new connections; the gateway takes no more from this address now";
             return Err(
                 over(config_key!(limits.handshakes_per_second), Code::RateLimited, message).retry_in(retry)
             );
@@ -249,6 +254,16 @@ impl Admission {
         self.lock().orgs.get(org).map_or(0, |members| members.held)
     }
 
+    /// What `org` has of what its quotas bound.
+    pub fn held_by(&self, org: &OrgId) -> HeldByOrg {
+        self.lock().orgs.get(org).map_or_else(HeldByOrg::default, Members::held)
+    }
+
+    /// The same, of each org that has connections.
+    pub fn held_by_orgs(&self) -> Vec<(OrgId, HeldByOrg)> {
+        self.lock().orgs.iter().map(|(org, members)| (org.clone(), members.held())).collect()
+    }
+
     /// Ends a connection and stops counting it for its org and user. Returns whether it was not ending
     /// before.
     pub fn end(&self, connection: &Connection, refusal: Refusal) -> bool {
@@ -272,7 +287,7 @@ impl Admission {
         expires_at: UnixMillis,
     ) -> Result<(), Refusal> {
         let mut counts = self.lock();
-        let max = counts.limits.filters_per_org;
+        let max = self.quotas.of(&connection.org).filters;
         let (before, _) = connection.grant();
         if let Some(members) = counts.orgs.get_mut(&connection.org)
             && before != filter
@@ -343,6 +358,7 @@ impl Members {
         arrival: &Arrival<'_>,
         start: &Epoch,
         limits: &ConnectionLimits,
+        quota: Option<usize>,
     ) -> Result<Vec<Arc<Connection>>, Refusal> {
         let theirs = self.users.get(arrival.user).map(Vec::as_slice).unwrap_or_default();
         // An id of another start, user or org, or of a closed connection, is ignored without an error: an
@@ -358,9 +374,12 @@ impl Members {
             return Err(over(config_key!(limits.connections_per_user), Code::TooManyConnections, &message));
         }
         let freed = surplus + usize::from(frees_slot);
-        if self.held - freed.min(self.held) >= limits.per_org {
-            let message = "this org has its maximum of connections";
-            return Err(over(config_key!(limits.connections_per_org), Code::TooManyConnections, message));
+        if self.held - freed.min(self.held) >= quota.unwrap_or(limits.per_org) {
+            let limit = match quota {
+                Some(_) => config_key!(limits_org.connections),
+                None => config_key!(limits.connections_per_org),
+            };
+            return Err(over(limit, Code::TooManyConnections, "this org has its maximum of connections"));
         }
         let oldest = theirs.iter().filter(|number| replaced.is_none_or(|of| of.number != **number));
         let evicted = oldest.take(surplus).filter_map(|number| self.connections.get(number));
@@ -371,10 +390,14 @@ impl Members {
     fn add_filter(&mut self, filter: &Filter, max: usize) -> Result<(), Refusal> {
         if !self.filters.contains_key(filter) && self.filters.len() >= max {
             let message = "the streams of this org name their maximum of different sets of services; use a set that others use, or all services";
-            return Err(over(config_key!(limits.filters_per_org), Code::Overloaded, message));
+            return Err(over(config_key!(limits_org.filters), Code::Overloaded, message));
         }
         *self.filters.entry(filter.clone()).or_default() += 1;
         Ok(())
+    }
+
+    fn held(&self) -> HeldByOrg {
+        HeldByOrg { connections: self.held, filters: self.filters.len() }
     }
 
     fn release(&mut self, connection: &Connection) {
@@ -397,18 +420,27 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Checks that [`Slot::enter`] would let the connection in now, before work is done for it.
+    pub fn check(&self, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+        let quotas = self.admission.quotas.of(arrival.org);
+        let counts = self.admission.lock();
+        let Some(members) = counts.orgs.get(arrival.org) else { return Ok(()) };
+        members.make_room(arrival, &self.admission.start, &counts.limits, quotas.connections).map(drop)
+    }
+
     /// Counts the connection for its user and org and registers it. The connections that it evicts or
     /// replaces are ended.
     pub fn enter(&mut self, arrival: &Arrival<'_>) -> Result<Arc<Connection>, Refusal> {
         let admission = self.admission.clone();
+        let quotas = admission.quotas.of(arrival.org);
         let mut counts = admission.lock();
         let counts = &mut *counts;
         let org = shared(&counts.orgs, arrival.org);
         // This may add an entry for an org that has no connections. It does not stay empty: no limit is zero,
         // so the first connection of an org is not refused below.
         let members = counts.orgs.entry(org.clone()).or_default();
-        let leaving = members.make_room(arrival, &admission.start, &counts.limits)?;
-        members.add_filter(arrival.filter, counts.limits.filters_per_org)?;
+        let leaving = members.make_room(arrival, &admission.start, &counts.limits, quotas.connections)?;
+        members.add_filter(arrival.filter, quotas.filters)?;
         for connection in leaving {
             members.release(&connection);
             let message = "another connection of this user has replaced this one";

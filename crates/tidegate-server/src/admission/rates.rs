@@ -38,7 +38,7 @@ impl TokenBucket {
     }
 
     /// Whether there is a token, or in how many milliseconds there will be one.
-    fn check_token(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
+    pub fn check_token(&mut self, per_second: usize, now: Instant) -> Result<(), u64> {
         let rate = per_second as f64;
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + since * rate).min(rate);
@@ -46,9 +46,87 @@ impl TokenBucket {
         if self.tokens >= 1.0 { Ok(()) } else { Err(((1.0 - self.tokens) / rate * 1000.0).ceil() as u64) }
     }
 
-    /// Whether it has been untouched for a second: then it is full, like a new one.
+    /// Takes tokens for something that was done, as many as it took, also if there are fewer. It owes what is
+    /// missing, but no more than comes in a second.
+    pub fn pay(&mut self, tokens: usize, per_second: usize, now: Instant) {
+        // The result is ignored: this only adds what has come since.
+        let _ = self.check_token(per_second, now);
+        self.tokens = (self.tokens - tokens as f64).max(-(per_second as f64));
+    }
+
+    /// Whether it has been untouched for so long that it is full, like a new one: it may have owed a second's
+    /// worth.
     fn is_idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.filled).as_secs() >= 1
+        now.saturating_duration_since(self.filled).as_secs() >= 2
+    }
+}
+
+/// If there are more addresses than this, new ones share one bucket, or one count.
+const ADDRESSES_KEPT: usize = 16_384;
+
+/// The rate of handshakes, which all addresses share by dynamic thresholds
+/// ([`shares`](tidegate_core::shares)): an address may take a token as long as it has not taken more than there
+/// are left, where what it took counts less and less, to 37 % after a second. So one that takes all it gets has
+/// the whole rate if it is alone, `k` of them have an equal part each, and a `k`th of a second's tokens is left
+/// for whoever comes.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    all: TokenBucket,
+    taken: HashMap<IpAddr, Taken>,
+    /// By all addresses for which there is no room in `taken`.
+    by_others: Taken,
+    swept: Instant,
+}
+
+/// How many tokens were taken.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    count: f64,
+    at: Instant,
+}
+
+/// When what was taken has shrunk to this, it is forgotten.
+const TAKEN_MIN: f64 = 0.01;
+
+impl Taken {
+    fn none(now: Instant) -> Self {
+        Self { count: 0.0, at: now }
+    }
+
+    fn recent(&self, now: Instant) -> f64 {
+        self.count * (-now.saturating_duration_since(self.at).as_secs_f64()).exp()
+    }
+}
+
+impl Handshakes {
+    /// No address has taken anything.
+    pub fn new(per_second: usize, now: Instant) -> Self {
+        let all = TokenBucket::full(per_second, now);
+        Self { all, taken: HashMap::new(), by_others: Taken::none(now), swept: now }
+    }
+
+    /// Takes a token for an address. Returns whether there was one for it.
+    pub fn take(&mut self, address: IpAddr, per_second: usize, now: Instant) -> bool {
+        if self.all.check_token(per_second, now).is_err() {
+            return false;
+        }
+        if self.taken.len() >= ADDRESSES_KEPT && now.saturating_duration_since(self.swept).as_secs() >= 1 {
+            self.swept = now;
+            self.taken.retain(|_, taken| taken.recent(now) >= TAKEN_MIN);
+        }
+        let is_full = self.taken.len() >= ADDRESSES_KEPT;
+        let taken = match self.taken.entry(counted_as(address)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => &mut self.by_others,
+            Entry::Vacant(entry) => entry.insert(Taken::none(now)),
+        };
+        let recent = taken.recent(now);
+        let may = recent <= self.all.tokens;
+        if may {
+            self.all.tokens -= 1.0;
+            *taken = Taken { count: recent + 1.0, at: now };
+        }
+        may
     }
 }
 
@@ -91,7 +169,7 @@ impl RetryQueue {
 
 /// Token buckets by key, at most a number of them: if there are more keys, new ones share one bucket.
 #[derive(Debug)]
-struct Buckets<K> {
+pub(super) struct Buckets<K> {
     /// Those that were used recently.
     kept: HashMap<K, TokenBucket>,
     kept_max: usize,
@@ -101,7 +179,8 @@ struct Buckets<K> {
 }
 
 impl<K: Eq + Hash> Buckets<K> {
-    fn new(kept_max: usize, per_second: usize) -> Self {
+    /// Buckets of `kept_max` keys at most.
+    pub fn new(kept_max: usize, per_second: usize) -> Self {
         let now = Instant::now();
         Self { kept: HashMap::new(), kept_max, others: TokenBucket::full(per_second, now), swept: now }
     }
@@ -111,7 +190,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     /// The bucket of `key`, which is full if it is new.
-    fn of(&mut self, key: K, per_second: usize, now: Instant) -> &mut TokenBucket {
+    pub fn of(&mut self, key: K, per_second: usize, now: Instant) -> &mut TokenBucket {
         if self.is_full() {
             self.sweep(now);
         }
@@ -124,7 +203,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     /// Removes idle buckets; at most once a second, because it visits every entry.
-    fn sweep(&mut self, now: Instant) {
+    pub fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept).as_secs() >= 1 {
             self.swept = now;
             self.kept.retain(|_, bucket| !bucket.is_idle(now));
@@ -234,9 +313,6 @@ impl Drop for Candidate<'_> {
     }
 }
 
-/// If there are more addresses than this, new ones share one bucket.
-const ADDRESSES_KEPT: usize = 16_384;
-
 /// How often each address may send bad credentials in requests that do not count for the rate of handshakes.
 /// Good credentials are not counted, but an address over its rate is refused before they are checked.
 #[derive(Debug)]
@@ -323,6 +399,54 @@ mod tests {
         failed.0.lock().expect("a lock").sweep(later);
         assert_eq!(kept(), 0);
         failed.check(v4(many), 2).expect("there is room again");
+    }
+
+    #[test]
+    fn p5_addresses_that_come_as_fast_as_they_can_leave_handshakes_to_others() {
+        let start = Instant::now();
+        let at = |millis: u64| start + std::time::Duration::from_millis(millis);
+        for greedy in [1, 2, 10] {
+            let mut handshakes = Handshakes::new(1000, start);
+            for millis in 0..5000 {
+                for number in (0..greedy).cycle().take(40) {
+                    handshakes.take(v4(number), 1000, at(millis));
+                }
+                if millis % 20 == 0 {
+                    let newcomer = v4(1000 + millis as u32);
+                    assert!(
+                        handshakes.take(newcomer, 1000, at(millis)),
+                        "beside {greedy}, after {millis} ms"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_alone_gets_the_whole_rate_of_handshakes() {
+        let start = Instant::now();
+        let mut handshakes = Handshakes::new(1000, start);
+        let mut taken = [0; 10];
+        for millis in 0..10_000 {
+            let now = start + std::time::Duration::from_millis(millis);
+            let got = (0..40).filter(|_| handshakes.take(v4(1), 1000, now)).count();
+            taken[millis as usize / 1000] += got;
+        }
+        assert!(taken[0] >= 500, "{taken:?}");
+        assert!(taken[9] >= 950, "{taken:?}");
+    }
+
+    #[test]
+    fn more_addresses_than_are_kept_share_one_count_of_handshakes() {
+        let start = Instant::now();
+        let rate = 4 * ADDRESSES_KEPT;
+        let mut handshakes = Handshakes::new(rate, start);
+        let taken = (0..rate as u32).filter(|number| handshakes.take(v4(*number), rate, start)).count();
+        assert_eq!(handshakes.taken.len(), ADDRESSES_KEPT);
+        assert!(taken > ADDRESSES_KEPT && taken < rate, "{taken}");
+        let later = start + std::time::Duration::from_secs(60);
+        assert!(handshakes.take(v4(u32::MAX), rate, later));
+        assert_eq!(handshakes.taken.len(), 1, "idle ones make room");
     }
 
     #[test]

@@ -3,13 +3,12 @@ use std::net::Ipv4Addr;
 use tidegate_protocol::{Filter, UnixMillis};
 
 use super::*;
-use crate::transport::Transport;
+use crate::{config::Config, transport::Transport};
 
 const WIDE: ConnectionLimits = ConnectionLimits {
     total: 1 << 20,
     per_org: 1 << 20,
     per_user: 1 << 20,
-    filters_per_org: 1 << 20,
     user_policy: UserPolicy::RejectNew,
     per_address: 1 << 20,
     handshakes_per_second: 1 << 30,
@@ -19,7 +18,8 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NOW: UnixMillis = 1_795_512_600_000;
 
 fn admission(limits: ConnectionLimits) -> Arc<Admission> {
-    Admission::new(limits, Epoch::from_random(7))
+    let config = Config::for_tests(&[]).expect("a configuration");
+    Admission::new(limits, Arc::new(Quotas::new(&config)), Epoch::from_random(7))
 }
 
 fn org(name: &str) -> OrgId {

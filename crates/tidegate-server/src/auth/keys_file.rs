@@ -332,6 +332,8 @@ impl KeysFile {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            // Somebody else may own the directory, and root runs this command.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(self.path.with_extension("toml.lock"))
             .map_err(self.io("lock"))?;
         lock.lock().map_err(self.io("lock"))?;

@@ -106,6 +106,16 @@ fn a_file_that_is_no_plain_file_is_left_as_it_is() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_lock_is_not_followed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, other) = (dir.path().join("keys.toml"), dir.path().join("other"));
+    std::os::unix::fs::symlink(&other, dir.path().join("keys.toml.lock")).expect("a link");
+    let refused = KeysFile::at(path.clone()).create(&orgs(&["acme"]), &Filter::all(), None, NOW);
+    assert!(refused.err().expect("refused").to_string().contains("keys.toml"));
+    assert!(!other.exists() && !path.exists(), "nothing is made");
+}
+
+#[test]
 fn a_link_to_the_file_stays_a_link() {
     let keys = keys();
     create(&keys.file, &["*"]);

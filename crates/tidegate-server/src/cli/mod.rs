@@ -118,7 +118,31 @@ impl Failure {
 fn print(text: impl fmt::Display) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
-    write!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::output)
+    let text = text.to_string();
+    write!(out, "{}", shown(&text)).and_then(|()| out.flush()).map_err(Failure::output)
+}
+
+/// Whether a terminal acts on `c`, or shows what is around it in another order: control characters (C0 and C1),
+/// separators of lines and paragraphs, and those that set a direction (Unicode Standard Annex 9). What a peer
+/// sent must not steer the terminal.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` with such characters escaped as JSON does it, so that JSON stays the same JSON. Line breaks and tabs
+/// stay.
+fn shown(text: &str) -> std::borrow::Cow<'_, str> {
+    let is_escaped = |c: char| steers(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(is_escaped) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        // All of them are below U+10000.
+        if is_escaped(c) { out += &format!("\\u{:04x}", u32::from(c)) } else { out.push(c) }
+    }
+    out.into()
 }
 
 /// Runs the command of the process.
@@ -145,11 +169,11 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => {
-            logs::say(format_args!("tidegate: {message}"));
+            logs::say(format_args!("tidegate: {}", shown(&message)));
             ExitCode::from(1)
         }
         Err(Failure::Usage(message)) => {
-            logs::say(format_args!("tidegate: {message}"));
+            logs::say(format_args!("tidegate: {}", shown(&message)));
             ExitCode::from(2)
         }
         Err(Failure::Interrupted) => ExitCode::from(130),

@@ -16,7 +16,7 @@ use super::{
 pub(super) enum Org {
     /// Show all orgs that have a log
     List(List),
-    /// Show one org
+    /// Show one org; of a running gateway with its quotas, and how much of them it uses
     Show(Show),
     /// Delete an org: its events, its ids, the API keys that are for it alone; its readers are closed
     Delete(Delete),
@@ -97,14 +97,7 @@ impl List {
         }
         let head = COLUMNS.map(|(title, _)| title.to_owned());
         let rows = orgs.iter().map(|org| COLUMNS.map(|(_, name)| shown(&org[name])));
-        let rows: Vec<[String; COLUMNS.len()]> = std::iter::once(head).chain(rows).collect();
-        let widths: [usize; COLUMNS.len()] =
-            std::array::from_fn(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or(0));
-        let line = |row: &[String; COLUMNS.len()]| {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-        };
-        print(rows.iter().map(line).collect::<String>())
+        print(table(std::iter::once(head).chain(rows).collect()))
     }
 }
 
@@ -116,8 +109,28 @@ impl Show {
             return print(format_args!("{org}\n"));
         }
         let line = |(title, name): (&str, &str)| format!("{title:10}  {}\n", shown(&org[name]));
-        print(COLUMNS.map(line).concat())
+        print(format_args!("{}{}", COLUMNS.map(line).concat(), quotas(&org["quotas"])))
     }
+}
+
+/// A table of quotas, after an empty line; nothing if there are none.
+fn quotas(quotas: &Value) -> String {
+    let Value::Array(quotas) = quotas else { return String::new() };
+    let rows =
+        quotas.iter().map(|quota| ["quota", "used", "limit", "set_by"].map(|name| shown(&quota[name])));
+    let head = ["quota", "used", "limit", "set by"].map(str::to_owned);
+    format!("\n{}", table(std::iter::once(head).chain(rows).collect()))
+}
+
+/// Rows, each cell as wide as the widest of its column.
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// "3 readers", "1 reader".

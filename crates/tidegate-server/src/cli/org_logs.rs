@@ -216,10 +216,15 @@ impl Logs {
         }
     }
 
-    /// One org.
+    /// One org; of a running gateway with its quotas.
     pub(super) async fn show(&self, org: &OrgId) -> Result<Value, Failure> {
         match self {
-            Logs::Running(operators) => operators.ask(Method::GET, &["orgs", org.as_str()], &[]).await,
+            Logs::Running(operators) => {
+                let mut shown = operators.ask(Method::GET, &["orgs", org.as_str()], &[]).await?;
+                let mut quotas = operators.ask(Method::GET, &["orgs", org.as_str(), "quotas"], &[]).await?;
+                shown["quotas"] = quotas["quotas"].take();
+                Ok(shown)
+            }
             Logs::Stopped(stopped) => Ok(stopped.show(&stopped.log(org).await?)),
         }
     }

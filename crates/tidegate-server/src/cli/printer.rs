@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use serde_json::value::RawValue;
 use tidegate_client::{Cursor, Delivery, Gap};
 
-use super::{Failure, remote::printable};
+use super::{Failure, remote::printable, shown};
 
 /// Writes events to standard output.
 pub(super) struct Printer {
@@ -29,7 +29,7 @@ impl Printer {
                 Delivery::Gap(gap) if self.json => json_gap(gap),
                 Delivery::Gap(gap) => human_gap(gap),
             };
-            writeln!(out, "{line}").map_err(Failure::output)?;
+            writeln!(out, "{}", shown(&line)).map_err(Failure::output)?;
             if let (Delivery::Event(event), Some(left)) = (item, &mut self.left) {
                 *left -= 1;
                 if *left == 0 {
@@ -142,6 +142,17 @@ mod tests {
             assert_eq!(json_line(raw, "o"), expected);
             assert_eq!(human_line(raw), "t         5  s  e  i  {\"a\":1.0,\"a\":1e5}");
         }
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_not_printed() {
+        let event = "{\"seq\":5,\"data\":\"a\u{9b}2J\u{202e}b\u{2028}c\u{7f}\\u001b\"}";
+        let raw: &RawValue = serde_json::from_str(event).expect("JSON");
+        let line = json_line(raw, "o");
+        assert!(shown(&line).ends_with(r#""data":"a\u009b2J\u202eb\u2028c\u007f\u001b"}"#), "{line}");
+        let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(same(&shown(&line)), same(&line));
+        assert!(human_line(raw).ends_with("\"a\u{fffd}2J\u{fffd}b\u{fffd}c\u{fffd}\\u001b\""));
     }
 
     #[test]

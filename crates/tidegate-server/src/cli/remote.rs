@@ -8,7 +8,7 @@ use tidegate_client::gateway::{self, Gateway};
 use tidegate_protocol::OrgId;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
+use super::{Failure, steers};
 use crate::dev::{DEFAULT_DIR, Saved};
 
 /// Which gateway.
@@ -85,7 +85,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     })
 }
 
-/// `text` without control characters: what a peer sent must not steer the terminal.
+/// `text` on one line, without characters that steer a terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }

@@ -22,6 +22,9 @@ const LONGEST_RECONNECT: Duration = Duration::from_secs(305);
 /// could not be distinguished from one that is too large.
 const LEAST_HEADER_BYTES: ByteSize = ByteSize::new(8 << 10);
 
+/// Room for the beginning of some answers of history.
+const LEAST_IN_FLIGHT: ByteSize = ByteSize::new(256 << 10);
+
 /// At most this many keys, because a token without a `kid` is tried with each of them.
 const KEYS_MAX: usize = 32;
 
@@ -30,6 +33,9 @@ const ISSUERS_MAX: usize = 64;
 
 /// At most this many orgs have series of their own, because a scrape carries them all.
 const HEALTH_ORGS_MAX: usize = 100;
+
+/// At most this many orgs are shown as near their quotas, because a scrape carries them all.
+const TOP_ORGS_MAX: usize = 1000;
 
 /// A log that can take less than this in a second, on average, is most likely a mistake.
 const LEAST_RATE: ByteSize = ByteSize::new(100 << 10);
@@ -410,15 +416,28 @@ fn sizes(found: &mut Checks<'_>) {
     found.not_less(setting!(config.limits.request_bytes), event, show_size);
     let request = setting!(config.limits.request_bytes);
     found.not_less(setting!(config.limits.publish_queue_bytes), request, show_size);
-    let (bodies, least) = (limits.bodies_in_flight_bytes, 2 * limits.request_bytes.bytes());
-    if bodies.bytes() < least {
+    let (in_flight, least) = (limits.in_flight_bytes, 2 * limits.request_bytes.bytes());
+    if in_flight.bytes() < least {
         let reason = format!(
             "{} is less than twice limits.request_bytes ({}), and one org gets at most half of it",
-            show_size(bodies),
+            show_size(in_flight),
             show_size(limits.request_bytes),
         );
-        let (key, other) = (config_key!(limits.bodies_in_flight_bytes), config_key!(limits.request_bytes));
+        let (key, other) = (config_key!(limits.in_flight_bytes), config_key!(limits.request_bytes));
         found.between(key, other, reason);
+    }
+    let of_user = setting!(config.limits.in_flight_bytes_per_user);
+    if of_user.1.bytes() < 2 * limits.event_bytes.bytes() {
+        let reason = format!(
+            "{} is less than twice limits.event_bytes ({}), and an answer with one event must fit",
+            show_size(of_user.1),
+            show_size(limits.event_bytes),
+        );
+        found.between(of_user.0, config_key!(limits.event_bytes), reason);
+    }
+    if of_user.1 < LEAST_IN_FLIGHT {
+        let reason = format!("{} must be {} or more", show_size(of_user.1), show_size(LEAST_IN_FLIGHT));
+        found.fault(of_user.0, reason);
     }
     found.not_less(setting!(config.tail.org_max_bytes), request, show_size);
     let org_tail = setting!(config.tail.org_max_bytes);
@@ -461,6 +480,10 @@ fn counts(found: &mut Checks<'_>) {
     let (key, orgs) = (config_key!(metrics.health_orgs), config.metrics.health_orgs.len());
     if orgs > HEALTH_ORGS_MAX {
         found.fault(key, format!("has {orgs} orgs; {HEALTH_ORGS_MAX} are the most"));
+    }
+    let (key, orgs) = (config_key!(metrics.top_orgs), config.metrics.top_orgs);
+    if orgs > TOP_ORGS_MAX {
+        found.fault(key, format!("{orgs} must be {TOP_ORGS_MAX} or less"));
     }
     // serde_json refuses more than 127 levels, and a reader's parser may refuse fewer.
     for ((key, value), most) in [

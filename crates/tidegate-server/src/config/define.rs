@@ -66,9 +66,16 @@ impl KeyInfo {
         &self.name[self.section.len() + 1..]
     }
 
-    /// The environment variable that sets it.
-    pub fn variable(&self) -> String {
-        format!("TIDEGATE_{}__{}", self.section.to_uppercase(), self.key().to_uppercase())
+    /// Whether it stands for the tables of a section, as `orgs.NAME` does for `[orgs.acme]`.
+    pub fn is_tables(&self) -> bool {
+        self.name == config_key!(orgs.NAME).name()
+    }
+
+    /// The environment variable that sets it, if one can: the names of tables may have letters that variables
+    /// have not.
+    pub fn variable(&self) -> Option<String> {
+        let section = self.section.to_uppercase().replace('.', "__");
+        (!self.is_tables()).then(|| format!("TIDEGATE_{section}__{}", self.key().to_uppercase()))
     }
 }
 
@@ -88,6 +95,8 @@ pub trait KeyReader {
 }
 
 macro_rules! sections {
+    (@name limits_org) => { "limits.org" };
+    (@name $section:ident) => { stringify!($section) };
     (@change reread) => { Change::Reread };
     (@change restart) => { Change::Restart };
     (@take reread $running:expr, $read:expr) => { $running = $read };
@@ -101,6 +110,7 @@ macro_rules! sections {
         $(
             $(#[doc = $section_doc])*
             #[derive(Debug, Clone)]
+            #[allow(non_snake_case, reason = "they are spelled as in the file")]
             pub struct $Section {
                 $( $(#[doc = $doc])* pub $key: $ty, )*
             }
@@ -114,14 +124,14 @@ macro_rules! sections {
 
         /// Every section, in the order of the file.
         pub static SECTIONS: &[SectionInfo] = &[
-            $( SectionInfo { name: stringify!($section), docs: &[$($section_doc),*] }, )*
+            $( SectionInfo { name: sections!(@name $section), docs: &[$($section_doc),*] }, )*
         ];
 
         /// Every key, in the order of the file.
         pub static KEYS: &[KeyInfo] = &[
             $($( KeyInfo {
-                name: concat!(stringify!($section), ".", stringify!($key)),
-                section: stringify!($section),
+                name: concat!(sections!(@name $section), ".", stringify!($key)),
+                section: sections!(@name $section),
                 docs: &[$($doc),*],
                 default: stringify!($default),
                 kind: <$ty as Setting>::kind,
@@ -135,12 +145,12 @@ macro_rules! sections {
             $(
                 $(#[doc = $section_doc])*
                 pub mod $section {
-                    use crate::config::define::ConfigKey;
+                    use crate::config::define::{ConfigKey, sections};
 
                     $(
                         $(#[doc = $doc])*
                         pub const $key: ConfigKey =
-                            ConfigKey(concat!(stringify!($section), ".", stringify!($key)));
+                            ConfigKey(concat!(sections!(@name $section), ".", stringify!($key)));
                     )*
                 }
             )*
@@ -148,11 +158,12 @@ macro_rules! sections {
 
         impl Config {
             /// Reads every key, also after a fault, so that all faults are found in one go.
+            #[allow(non_snake_case, reason = "they are spelled as in the file")]
             pub(super) fn read(reader: &mut impl KeyReader) -> Option<Self> {
                 $(
                     let $section = {
                         $( let $key = reader.read::<$ty>(
-                            concat!(stringify!($section), ".", stringify!($key)),
+                            concat!(sections!(@name $section), ".", stringify!($key)),
                             stringify!($default),
                         ); )*
                         (|| Some($Section { $( $key: $key?, )* }))()

@@ -72,14 +72,12 @@ impl FileText {
         let mut strangers = Vec::new();
         for (section, value) in table.get_ref() {
             match value.get_ref() {
-                DeValue::Table(keys) if SECTIONS.iter().any(|known| known.name == section.get_ref()) => {
-                    for (key, value) in keys {
-                        let name = format!("{}.{}", section.get_ref(), key.get_ref());
-                        match known(&name) {
-                            Some(key) => given.push(self.given(key, value)),
-                            None => strangers.push((key.span(), name)),
-                        }
-                    }
+                // A section of tables is one value.
+                _ if known(section.get_ref()).is_some() => {
+                    given.extend(known(section.get_ref()).map(|key| self.given(key, value)));
+                }
+                DeValue::Table(keys) if is_section(section.get_ref()) => {
+                    self.collect_section(section.get_ref(), keys, given, &mut strangers);
                 }
                 DeValue::Table(keys) if !keys.is_empty() => {
                     // Named with a key, so that "did you mean" can see what it was to be.
@@ -97,8 +95,32 @@ impl FileText {
         }
     }
 
+    /// Adds the values of a section, and of the sections in it.
+    fn collect_section(
+        &self,
+        section: &str,
+        keys: &DeTable<'_>,
+        given: &mut Vec<Given>,
+        strangers: &mut Vec<(Range<usize>, String)>,
+    ) {
+        for (key, value) in keys {
+            let name = format!("{section}.{}", key.get_ref());
+            match (known(&name), value.get_ref()) {
+                (Some(key), _) => given.push(self.given(key, value)),
+                (None, DeValue::Table(keys)) if is_section(&name) => {
+                    self.collect_section(&name, keys, given, strangers);
+                }
+                (None, _) => strangers.push((key.span(), name)),
+            }
+        }
+    }
+
     fn given(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Given {
         let raw = Raw::from(value);
         Given { key, typed: None, not_toml: None, location: self.location(&raw.span), raw }
     }
+}
+
+fn is_section(name: &str) -> bool {
+    SECTIONS.iter().any(|known| known.name == name)
 }

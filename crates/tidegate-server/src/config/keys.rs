@@ -21,6 +21,7 @@ use super::{
     define::{Change, KeyInfo, KeyReader, SectionInfo, sections},
     issuer::IssuerSettings,
     jwt_key::JwtKey,
+    quotas::OrgTables,
     value::{ByteSize, Setting},
 };
 
@@ -190,13 +191,15 @@ sections! {
         /// The length of a frame's JSON above which `?batch=gzip` compresses it. Other codings have no
         /// such bound: they refer to earlier frames, so they shorten short frames too.
         threshold: ByteSize = "1KiB", restart;
-        /// Services whose events are never compressed. If a secret and text of an attacker's choice are
-        /// compressed together, the length tells the attacker about the secret (the BREACH attack).
+        /// Services whose events are never compressed, for services in which one publisher's secrets stand
+        /// beside text of another's choice: compressed together, their length tells of the secret (the BREACH
+        /// attack). Services are never compressed together.
         exclude_services: Vec<ServiceName> = [], restart;
         /// Orgs whose streams are never compressed.
         exclude_orgs: Vec<OrgId> = [], restart;
-        /// Shared compressors at a time, over all orgs and filters, of about 260 KiB each; each org gets its
-        /// share (see `[limits]`). Further filters are compressed without context.
+        /// Shared compressors at a time, over all orgs, filters and services, of about 260 KiB each; each org
+        /// gets its share (see `[limits]`). Each service of a filter has one, up to eight. Further ones are
+        /// compressed without context.
         max_contexts: usize = 64, restart;
     }
 
@@ -241,6 +244,9 @@ sections! {
         /// The orgs whose clients' reports (`health` frames) are also shown for that org alone, at most 100:
         /// each makes 26 series. The reports of all orgs together are always shown.
         health_orgs: Vec<OrgId> = [], reread;
+        /// How many orgs `tidegate_org_quota_used_ratio` shows at most: those that use most of a quota, of the
+        /// orgs that use 80 % of one or more. At most 1,000.
+        top_orgs: usize = 10, reread;
     }
 
     /// A bound on everything that grows. A request or connection over one is refused with a code, and
@@ -253,15 +259,11 @@ sections! {
         /// connections are let in as fit.
         connections: usize = 50_000, reread;
         /// Requests and streams at a time over one HTTP/2 connection; other keys bound their sum over all
-        /// connections. Their answers may hold this times `limits.page_bytes` of memory. The gateway sends
-        /// the bound to a client at the start. The HTTP/2 library itself refuses more streams than that
+        /// connections. The gateway sends the bound to a client at the start. The HTTP/2 library itself refuses more streams than that
         /// (`REFUSED_STREAM`), and heads over `limits.header_bytes` (431), so no metric counts those.
         streams_per_connection: usize = 100, reread;
-        /// Connections at a time of one org.
+        /// Connections at a time of one org, if `limits.org.connections` is not set.
         connections_per_org: usize = 20_000, reread;
-        /// Different sets of services that the connections of one org see at a time. Events are encoded and
-        /// compressed once for each set, so sets cost time and memory where connections with equal sets do not.
-        filters_per_org: usize = 1000, reread;
         /// Connections at a time of one user of an org.
         connections_per_user: usize = 10, reread;
         /// What happens to a connection over `limits.connections_per_user`: `reject_new` refuses it,
@@ -270,10 +272,14 @@ sections! {
         /// Connections at a time from one client address; IPv6 counts by /64. See
         /// `listen.trusted_proxies` for clients that connect through a proxy.
         connections_per_address: usize = 1000, reread;
-        /// New connections per second, over all orgs and addresses, whether they are let in or not. There
-        /// is no such bound per address: all clients of an office share one address and come back together
-        /// after a restart, and so do all clients of a proxy that is not in `listen.trusted_proxies`. If one
-        /// address must not keep others out, limit its rate in front of the gateway.
+        /// Sockets at a time from one client address (IPv6: /64) that have never sent a request. For a further
+        /// one, the oldest of them closes. An address also has no more of them than sockets or files are left
+        /// for others. Addresses of `listen.trusted_proxies` may have any number.
+        waiting_sockets_per_address: usize = 1000, reread;
+        /// New connections per second, over all orgs and addresses, whether they are let in or not. Addresses
+        /// share the rate: one that is alone may use all of it, of two that take all they can get each has
+        /// half, and something is left for an address that comes. All clients of a proxy that is not in
+        /// `listen.trusted_proxies` are one address.
         handshakes_per_second: usize = 2000, reread;
         /// Readers at a time, over all orgs, that have come back and wait for the gateway to replay what
         /// they missed; each org gets its share. A reader whose own socket is full waits for its client,
@@ -296,10 +302,17 @@ sections! {
         /// Publish requests at a time whose body has come and that are not answered yet; each org gets its share.
         /// A request for several orgs counts once for each.
         publishes_in_flight: usize = 4096, restart;
-        /// The memory of publish requests' bodies at a time, from when they arrive until their events have been
-        /// read; a compressed one counts for what it inflates to. Each org gets its share. A body whose events
-        /// name their orgs (`/v1/events`) counts for its API key. At least twice `limits.request_bytes`.
-        bodies_in_flight_bytes: ByteSize = "128MiB", reread;
+        /// The memory that is held because clients send or take something right now: bodies of publish requests,
+        /// from when they arrive until their events have been read (a compressed one counts for what it
+        /// inflates to), answers of history, and frames of the log for streams that catch up, until they are
+        /// taken, and requests over HTTP/2. Each org gets its share; over it, requests are refused, and streams
+        /// wait. A body whose events name their orgs (`/v1/events`) counts for its API key, and a request over
+        /// HTTP/2 for its address, with 4 KiB (over it, it is refused with `REFUSED_STREAM`). At least twice
+        /// `limits.request_bytes`.
+        in_flight_bytes: ByteSize = "256MiB", reread;
+        /// The same for the answers and streams of one user of an org. A request for history counts for about 84
+        /// KiB until its answer is known to be shorter. At least 256 KiB, and at least twice `limits.event_bytes`.
+        in_flight_bytes_per_user: ByteSize = "16MiB", reread;
         /// The bytes of events that wait for the log at a time; each org gets its share.
         publish_queue_bytes: ByteSize = "64MiB", restart;
         /// The size of one event as it is stored: its JSON members without white space between tokens.
@@ -328,8 +341,16 @@ sections! {
         client_frames_per_second: usize = 50, reread;
         /// Events that `tail=` may ask for.
         tail_events: usize = 1000, reread;
-        /// Events that are searched for the ones that `tail=` asks for.
+        /// Events that one request looks through, hidden ones included: for the ones that `tail=` asks for, or for
+        /// a page of history.
         tail_search_events: usize = 10_000, reread;
+        /// Bytes of events that one request looks through, hidden ones included, in the same way. A page of history
+        /// that ends for this reason says that there is more, and where it has come to.
+        scan_bytes: ByteSize = "8MiB", reread;
+        /// Bytes of events per second that are looked through for one user of an org, hidden ones included: for
+        /// pages of history, for `tail=`, and for what a stream replays from the log. A second's worth may come at
+        /// once. Over it, requests are refused (`rate_limited`), and streams go on more slowly.
+        scan_bytes_per_second: ByteSize = "64MiB", reread;
         /// Events in one page of history.
         page_events: usize = 1000, reread;
         /// The size of one page of history or replay. A first event that is larger is sent whole.
@@ -350,5 +371,44 @@ sections! {
         idle_timeout: Duration = "135s", reread;
         /// How long a publish waits for the log before it is answered 504 `unknown`.
         publish_timeout: Duration = "5s", reread;
+    }
+    /// Quotas of each org: what holds for every org that has no table of its own (`[orgs.NAME]`). `""` is no
+    /// quota: then the org is bounded only by what it shares with others (see `[limits]`). What an org may do in
+    /// a second, it may do at once, and one request even if that is more. `tidegate org show` says how much of
+    /// each quota an org uses.
+    limits_org: QuotaSettings {
+        /// Connections at a time. Without it, `limits.connections_per_org` holds.
+        connections: Option<usize> = "", reread;
+        /// Events that are published per second, by all API keys together. A request that brings more events than
+        /// are left is refused whole (`rate_limited`). `limits.publishes_per_second` holds as well: it bounds the
+        /// requests of each key.
+        publish_events_per_second: Option<usize> = "", reread;
+        /// The bytes of these events per second, as they are stored.
+        publish_bytes_per_second: Option<ByteSize> = "", reread;
+        /// What the log holds of the org. An org with more keeps it until `log.max_bytes` is reached. Then the
+        /// oldest events of such orgs are removed first, and an org that publishes more than can be removed is
+        /// refused (`log_full`). An org without a quota has its share of what the others leave.
+        stored_bytes: Option<ByteSize> = "", reread;
+        /// The bytes of answers to requests for history per second. A request is refused (`rate_limited`) while
+        /// earlier answers have used up what was left.
+        history_bytes_per_second: Option<ByteSize> = "", reread;
+        /// Different sets of services that the connections see at a time. Events are encoded and compressed once
+        /// for each set, so sets cost time and memory where connections with equal sets do not.
+        filters: usize = 1000, reread;
+        /// Shared compressors at a time, if the share of `compression.max_contexts` is more. Further filters are
+        /// compressed without context.
+        compressors: Option<usize> = "", reread;
+        /// The bytes that streams send per second, to all readers together. Over it nothing is refused or lost:
+        /// the readers get their events later. They are not slow (`slow.max_behind`) because of that, but events
+        /// that retention removes before are a gap for them.
+        egress_bytes_per_second: Option<ByteSize> = "", reread;
+    }
+
+    /// Quotas of single orgs. Each has a table in the file, named after the org, with keys of `[limits.org]`; for a
+    /// key that it does not have, `[limits.org]` holds. `""` is no quota, whatever `[limits.org]` says.
+    orgs: OrgsSettings {
+        /// For example `[orgs.acme]`, and in it `connections = 50000` and `stored_bytes = "2GiB"`. On the command
+        /// line all tables are given as a whole: `--set 'orgs={acme={connections=50000}}'`.
+        NAME: OrgTables = {}, reread;
     }
 }

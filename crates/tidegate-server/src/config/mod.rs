@@ -17,6 +17,7 @@ pub mod keys;
 mod per_config;
 mod print;
 mod public_key;
+mod quotas;
 mod raw;
 mod reread;
 mod sources;
@@ -49,12 +50,14 @@ pub use issuer::{IssuerKeys, IssuerSettings, JwksUrl, OrgScope};
 pub use jwt_key::{JwtKey, KeyMaterial, Secret};
 pub use keys::{
     AuthSettings, BatchSettings, CompressionSettings, Config, DedupSettings, DrainSettings, LimitSettings,
-    ListenSettings, LogSettings, LogsSettings, NodeSettings, PingSettings, SlowSettings, TailSettings,
+    ListenSettings, LogSettings, LogsSettings, NodeSettings, PingSettings, QuotaSettings, SlowSettings,
+    TailSettings,
 };
 pub use per_config::PerConfig;
 pub use print::{effective, reference};
 pub(crate) use public_key::LONGEST_PEM;
 pub use public_key::PublicKey;
+pub use quotas::{OrgTables, OwnQuotas};
 pub use reread::{Reread, reread};
 pub use sources::{Location, Sources};
 pub use value::{ByteSize, humane, parse_duration, quoted};

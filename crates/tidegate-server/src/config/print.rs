@@ -21,7 +21,14 @@ pub fn effective(loaded: &Loaded) -> String {
         let _ = writeln!(out, "[{}]", section.name);
         for (key, value) in shown.iter().filter(|(key, _)| key.section == section.name) {
             comment(&mut out, key.docs);
-            let _ = match loaded.location(key.name) {
+            let location = loaded.location(key.name);
+            if key.is_tables() {
+                for line in value.lines().filter(|_| !loaded.config.orgs.NAME.0.is_empty()) {
+                    let _ = writeln!(out, "{line}  # {location}");
+                }
+                continue;
+            }
+            let _ = match location {
                 Location::Default => writeln!(out, "{} = {value}  # default", key.key()),
                 location => writeln!(out, "{} = {value}  # {location} (default {})", key.key(), key.default),
             };
@@ -45,7 +52,9 @@ pub fn reference() -> String {
             let _ = writeln!(out, "\n### `{}`\n\n{}\n", key.name, prose(key.docs));
             let _ = writeln!(out, "- Default: `{}`", key.default);
             let _ = writeln!(out, "- Takes: {}", (key.kind)());
-            let _ = writeln!(out, "- Environment: `{}`", key.variable());
+            if let Some(variable) = key.variable() {
+                let _ = writeln!(out, "- Environment: `{variable}`");
+            }
             let change = match key.change {
                 Change::Reread => "reread on SIGHUP",
                 Change::Restart => "needs a restart",

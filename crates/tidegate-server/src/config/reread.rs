@@ -104,7 +104,7 @@ mod tests {
     fn a_bound_that_does_not_fit_one_that_stays_is_refused() {
         let sets = [
             "limits.publish_queue_bytes=128MiB",
-            "limits.bodies_in_flight_bytes=160MiB",
+            "limits.in_flight_bytes=160MiB",
             "tail.org_max_bytes=128MiB",
             "limits.request_bytes=80MiB",
         ];

@@ -190,7 +190,8 @@ fn key_of(variable: &str) -> Option<String> {
 }
 
 pub(super) fn known(name: &str) -> Option<&'static str> {
-    KEYS.iter().map(|key| key.name).find(|key| *key == name)
+    let key = KEYS.iter().find(|key| if key.is_tables() { key.section == name } else { key.name == name });
+    key.map(|key| key.name)
 }
 
 fn closest_key(name: &str) -> Option<&'static str> {
@@ -198,6 +199,10 @@ fn closest_key(name: &str) -> Option<&'static str> {
 }
 
 fn unknown(name: &str) -> String {
+    if let Some(org) = name.strip_prefix("orgs.") {
+        let org = org.split('.').next().unwrap_or_default();
+        return format!("the quotas of {org} stand in the file, in a table [orgs.{org}]");
+    }
     if SECTIONS.iter().any(|section| section.name == name) {
         return format!("`{name}` is a section; a key of it must be named, such as `{}`", first_of(name));
     }

@@ -162,6 +162,57 @@ fn unknown_keys_are_refused_with_what_was_meant() {
 }
 
 #[test]
+fn quotas_of_one_org_hold_over_those_of_all() {
+    let file = "[limits.org]\nconnections = 5\nstored_bytes = \"1GiB\"\nfilters = 7\n\
+                [orgs.acme]\nconnections = 50\nstored_bytes = \"\"\n[orgs.\"a.b\"]\nfilters = 1\n";
+    let environment = [("TIDEGATE_LIMITS__ORG__FILTERS", "8")];
+    let config = given(file, &environment, &["limits.org.compressors=2"]).config();
+    let of = |org: &str| match config.orgs.NAME.0.get(&OrgId::parse(org).expect("a name")) {
+        Some(own) => own.over(&config.limits_org),
+        None => config.limits_org.clone(),
+    };
+    let (acme, dotted, other) = (of("acme"), of("a.b"), of("other"));
+    assert_eq!((acme.connections, dotted.connections, other.connections), (Some(50), Some(5), Some(5)));
+    assert_eq!((acme.filters, dotted.filters, other.filters), (8, 1, 8));
+    let gib = Some(ByteSize::new(1 << 30));
+    assert_eq!((acme.stored_bytes, other.stored_bytes), (None, gib), "an empty text is no quota");
+    assert_eq!((acme.compressors, acme.publish_events_per_second), (Some(2), None));
+    // The tables as a whole, in place of those of the file.
+    let config = given(file, &[], &["orgs={acme={connections=3}}"]).config();
+    assert_eq!(config.orgs.NAME.show(), "\"acme\" = { connections = 3 }");
+    // As dotted keys, too.
+    assert_eq!(given("[limits]\norg.filters = 3\n", &[], &[]).config().limits_org.filters, 3);
+}
+
+#[test]
+fn faulty_quotas_are_refused_with_their_place() {
+    file_says(
+        "[limits.org]\nconections = 5\n",
+        "c.toml:2:1: there is no key `limits.org.conections`; did you mean `limits.org.connections`?",
+    );
+    file_says(
+        "[limits]\norg = 5\n",
+        "c.toml:2:1: `limits.org` is a section; a key of it must be named, such as `limits.org.connections`",
+    );
+    file_says(
+        "[orgs.acme]\nconnections = 0\nfilters = \"\"\n[orgs.beta]\nconections = 1\n",
+        "c.toml:2:15: orgs.NAME: `acme`: `connections`: 0 must be a whole number from 1 to 4294967295\n\
+         c.toml:3:11: orgs.NAME: `acme`: `filters`: \"\" must be a whole number from 1 to 4294967295\n\
+         c.toml:5:1: orgs.NAME: `beta`: an org has no field \"conections\"; did you mean `connections`?",
+    );
+    let said = given("[orgs.\"a b\"]\nconnections = 1\n", &[], &[]).said();
+    assert!(said.starts_with("c.toml:1:7: orgs.NAME: \"a b\" is no name of an org: "), "{said}");
+    file_says(
+        "orgs = 3\n",
+        "c.toml:1:8: orgs.NAME: 3 must be tables `[orgs.NAME]`, each with keys of `limits.org`",
+    );
+    set_says(
+        &["orgs.acme.connections=5"],
+        "--set orgs.acme.connections: the quotas of acme stand in the file, in a table [orgs.acme]",
+    );
+}
+
+#[test]
 fn text_that_is_no_toml_is_refused_with_its_place() {
     let said = given("[log]\nengine = memory\n", &[], &[]).said();
     assert!(said.starts_with("c.toml:2:10: not TOML: "), "{said}");
@@ -467,8 +518,8 @@ fn what_does_not_fit_together_is_refused() {
         "--set limits.event_bytes: limits.request_bytes: \"4MiB\" is less than limits.event_bytes (\"8MiB\")",
     );
     set_says(
-        &["limits.bodies_in_flight_bytes=7MiB"],
-        "--set limits.bodies_in_flight_bytes: limits.bodies_in_flight_bytes: \"7MiB\" is less than twice limits.request_bytes (\"4MiB\"), and one org gets at most half of it",
+        &["limits.in_flight_bytes=7MiB"],
+        "--set limits.in_flight_bytes: limits.in_flight_bytes: \"7MiB\" is less than twice limits.request_bytes (\"4MiB\"), and one org gets at most half of it",
     );
     set_says(
         &["limits.token_bytes=32KiB"],
@@ -748,6 +799,8 @@ fn what_is_printed_reads_back_as_itself() {
         "dedup.window=1m30s",
         "limits.event_bytes=1500B",
         "node.workers=3",
+        "limits.org.filters=3",
+        "orgs={acme={connections=3, stored_bytes=\"1GiB\"}, b={compressors=\"\"}}",
     ];
     let mut first = given("", &[], &sets);
     let path = first.dir.path().join("secret");

@@ -1,17 +1,13 @@
 //! Reads the whole body of a request, within its limits, and undoes its content coding (RFC 9110, section
 //! 8.4). For requests that publish.
 //!
-//! The memory that a body takes is charged to its org or API key, in a pool that all share
-//! (`limits.bodies_in_flight_bytes`). What is announced and does not come takes no memory, and only the request
-//! itself is charged.
+//! The memory that a body takes is charged to its org or API key ([`Ledger`](crate::admission::Ledger)). What is
+//! announced and does not come takes no memory, and only the request itself is charged.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt as _;
-use tidegate_core::{
-    content_coding::{ContentCoding, DecodeError},
-    shares::{Refused, Share},
-};
+use tidegate_core::content_coding::{ContentCoding, DecodeError};
 use tidegate_protocol::{Code, Refusal};
 
 use super::{
@@ -20,8 +16,9 @@ use super::{
     problem,
 };
 use crate::{
-    admission::ChargedTo,
+    admission::{Charge, InFlightLimits, Payer},
     config::{ConfigKey, config_key},
+    metrics::InFlight,
     node::Node,
     refusals::LimitedBy as _,
 };
@@ -43,15 +40,15 @@ pub fn refuse_coding() -> Response<Answer> {
     response
 }
 
-/// What a request is charged beside the bytes of its body, about: its headers, and the state of its task.
-const REQUEST_BYTES: usize = 4 << 10;
+/// What a request is charged beside the bytes of its body or answer, about: its headers, and the state of its task.
+pub const REQUEST_BYTES: usize = 4 << 10;
 
 /// A body that has come whole.
 pub struct WholeBody {
     /// It, without the content coding.
     pub decoded: Decoded,
     /// What is charged for it.
-    pub share: Share<ChargedTo>,
+    pub charge: Charge,
 }
 
 /// Reads a body of this coding. `limits.request_bytes` bounds what comes, and what it inflates to.
@@ -63,17 +60,17 @@ pub async fn read(
     headers: &HeaderMap,
     coding: ContentCoding,
     body: Incoming,
-    charged_to: &ChargedTo,
+    payer: Payer,
 ) -> Result<WholeBody, Refusal> {
     let (key, max) = (config_key!(limits.request_bytes), node.config().limits.request_bytes.bytes());
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > max as u64) {
         return Err(too_large("is larger", key, max));
     }
-    let pool_bytes = node.config().limits.bodies_in_flight_bytes.bytes();
-    let share = node.bodies.take(charged_to, REQUEST_BYTES, pool_bytes).map_err(too_much)?;
+    let limits = InFlightLimits::from(&node.config().limits);
+    let charge = node.ledger.charge(InFlight::Body, payer, REQUEST_BYTES, limits)?;
     let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
-    let mut arriving = Arriving { share, pool_bytes, max, expected, one: Bytes::new(), joined: Vec::new() };
+    let mut arriving = Arriving { charge, limits, max, expected, one: Bytes::new(), joined: Vec::new() };
     match tokio::time::timeout(node.config().limits.request_timeout, arriving.collect(body)).await {
         Ok(collected) => collected?,
         Err(_) => {
@@ -82,23 +79,23 @@ pub async fn read(
             return Err(refusal.limited_by(key).retry_in(RETRY_MS));
         }
     }
-    let Arriving { mut share, one, joined, .. } = arriving;
+    let Arriving { mut charge, one, joined, .. } = arriving;
     let come = if joined.is_empty() { one } else { joined.into() };
     let decoded = large::decode(node, coding, come, max).await.map_err(|error| match error {
         DecodeError::TooLarge => too_large("inflates to more", key, max),
         error => Refusal::new(Code::BadRequest, error.to_string()),
     })?;
     if coding != ContentCoding::Identity {
-        share.shrink_to(REQUEST_BYTES);
-        share.grow(decoded.bytes.len(), pool_bytes).map_err(too_much)?;
+        charge.shrink_to(REQUEST_BYTES);
+        charge.grow(decoded.bytes.len(), limits)?;
     }
-    Ok(WholeBody { decoded, share })
+    Ok(WholeBody { decoded, charge })
 }
 
 /// A body on its way.
 struct Arriving {
-    share: Share<ChargedTo>,
-    pool_bytes: usize,
+    charge: Charge,
+    limits: InFlightLimits,
     max: usize,
     /// It is not longer than this, as far as is known.
     expected: usize,
@@ -127,7 +124,7 @@ impl Arriving {
             return Err(too_large("is larger", config_key!(limits.request_bytes), self.max));
         }
         if length == piece.len() {
-            self.share.grow(length, self.pool_bytes).map_err(too_much)?;
+            self.charge.grow(length, self.limits)?;
             self.one = piece;
             return Ok(());
         }
@@ -136,7 +133,7 @@ impl Arriving {
             // Doubled, as vectors are, so that a body of many pieces is not copied for each of them.
             let wanted = length.max((2 * room).min(self.expected));
             let charged = if room == 0 { self.one.len() } else { room };
-            self.share.grow(wanted - charged, self.pool_bytes).map_err(too_much)?;
+            self.charge.grow(wanted - charged, self.limits)?;
             self.joined.reserve_exact(wanted - self.joined.len());
             if room == 0 {
                 self.joined.extend_from_slice(&std::mem::take(&mut self.one));
@@ -145,17 +142,6 @@ impl Arriving {
         self.joined.extend_from_slice(&piece);
         Ok(())
     }
-}
-
-fn too_much(refused: Refused) -> Refusal {
-    let message = match refused {
-        Refused::Pool => "the bodies of all publish requests on their way take as much memory as they may",
-        Refused::Share => {
-            "the bodies of this publisher's requests on their way take as much memory as those of one may"
-        }
-    };
-    let limit = config_key!(limits.bodies_in_flight_bytes);
-    Refusal::new(Code::Overloaded, message).limited_by(limit).retry_in(RETRY_MS)
 }
 
 fn too_large(how: &str, key: ConfigKey, max: usize) -> Refusal {

@@ -5,17 +5,18 @@ use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sy
 
 use http::{HeaderValue, Request, Version, header, header::Entry};
 use http_body_util::Either;
-use hyper::server::conn::http1;
+use hyper::{body::Body as _, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_protocol::Code;
 use tokio::net::TcpStream;
 
-use super::{answer, http1_body::Http1Body, http2};
+use super::{Answer, answer, http1_body::Http1Body, http2};
 use crate::{
+    admission::Quiet,
     config::{ConfigKey, LimitSettings, config_key},
     metrics::Operation,
     transport::guarded::{Guarded, RequestState, Slow, Timeouts},
-    worker::{Accepted, Peer, Quiet, Worker, timers},
+    worker::{Accepted, Peer, Worker, timers},
 };
 
 /// How much longer than `limits.write_timeout` a socket under HTTP may take nothing.
@@ -23,15 +24,13 @@ pub const STALL_GRACE: Duration = Duration::from_secs(3);
 
 /// Serves an accepted socket on the thread of its worker.
 pub fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    if accepted.makes_room && worker.quiet.close_oldest() {
-        worker.node.metrics.refusal(config_key!(limits.connections));
-    }
     tokio::task::spawn_local(connection(worker, accepted));
 }
 
 /// One connection, until it ends or state into a WebSocket.
 async fn connection(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { stream, peer, slot, makes_room: _ } = accepted;
+    let Accepted { stream, peer, slot, quiet } = accepted;
+    let quiet = Rc::new(quiet);
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -45,7 +44,7 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
     }
     let state = Arc::new(RequestState::default());
     // An upgraded socket keeps its slot in the count.
-    let peer = Peer { address: peer, slot: Rc::new(slot), bodies: Rc::default() };
+    let peer = Peer { address: peer, slot: Rc::new(slot), bodies: Rc::default(), quiet: quiet.clone() };
     let (timeouts, idle) = {
         let limits = &worker.node.config().limits;
         // Longer than a reader's own timeout, which has a code and a metric.
@@ -53,12 +52,14 @@ async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         (Timeouts { head: limits.first_frame_timeout, write }, limits.idle_timeout)
     };
     let node = worker.node.clone();
-    let quiet = Rc::new(Quiet::new(worker.clone()));
     let mut socket = Guarded::new(stream, state.clone(), timeouts);
     let begins = tokio::select! {
+        // What has come is read first, or one whose request is here already would close.
+        biased;
         begins = tokio::time::timeout(idle, socket.begins_with(http2::PREFACE)) => begins,
         () = quiet.closing() => return made_room(peer.address),
     };
+    quiet.heard();
     // Boxed, so that each uses only the memory it needs, only while it runs.
     match begins {
         Ok(Ok(true)) => Box::pin(http2::serve(worker, peer, socket, state, &quiet)).await,
@@ -92,18 +93,21 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
         let (worker, state, quiet) = (worker.clone(), state.clone(), quiet.clone());
         move |request: Request<hyper::body::Incoming>| {
             state.asked();
-            quiet.asked();
+            quiet.asked(!request.body().is_end_stream());
             let hint = keep_alive.clone().filter(|_| keeps(&request));
             let is_read = Rc::<Cell<bool>>::default();
-            let request = request.map(|body| Either::Left(Http1Body::new(body, is_read.clone())));
+            let request =
+                request.map(|body| Either::Left(Http1Body::new(body, is_read.clone(), quiet.clone())));
             let answered = answer(worker.clone(), peer.clone(), request);
             let (state, quiet, node) = (state.clone(), quiet.clone(), worker.node.clone());
             async move {
                 let Ok(mut answered) = answered.await;
                 state.answered();
                 // The body of a stream goes on.
-                if matches!(answered.body(), Either::Left(_)) {
-                    quiet.answered();
+                match answered.body_mut() {
+                    Answer::Whole(_) => quiet.answered(),
+                    Answer::Pieces(pieces) => pieces.on_end(move || quiet.answered()),
+                    Answer::Stream(_) => {}
                 }
                 // Answers that end the connection, or switch it, say so themselves.
                 if let Some(hint) = hint.filter(|_| is_read.get() && !node.is_draining())
@@ -126,6 +130,7 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     let mut is_leaving = false;
     let ended = loop {
         tokio::select! {
+            biased;
             ended = bodies.counted(&worker, connection.as_mut()) => break ended,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 is_leaving = true;

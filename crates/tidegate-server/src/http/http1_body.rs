@@ -10,18 +10,21 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::admission::Quiet;
+
 /// A body that notes whether it was read to its end. If it was not, hyper may close the connection after the
 /// answer.
 pub struct Http1Body {
     body: Incoming,
     is_read: Rc<Cell<bool>>,
+    quiet: Rc<Quiet>,
 }
 
 impl Http1Body {
-    /// Sets `is_read` once the body has been read.
-    pub fn new(body: Incoming, is_read: Rc<Cell<bool>>) -> Self {
+    /// Sets `is_read` once the body has been read, and tells `quiet`.
+    pub fn new(body: Incoming, is_read: Rc<Cell<bool>>, quiet: Rc<Quiet>) -> Self {
         is_read.set(body.is_end_stream());
-        Self { body, is_read }
+        Self { body, is_read, quiet }
     }
 }
 
@@ -35,7 +38,11 @@ impl Body for Http1Body {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        this.is_read.set(frame.is_none() || this.body.is_end_stream());
+        let is_read = frame.is_none() || this.body.is_end_stream();
+        this.is_read.set(is_read);
+        if is_read {
+            this.quiet.read();
+        }
         Poll::Ready(frame)
     }
 

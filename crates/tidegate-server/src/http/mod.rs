@@ -3,6 +3,7 @@
 //! Requests come from a worker's connections and are answered on its thread. This file only finds the
 //! handler; handlers take grants as arguments.
 
+mod answer;
 mod body;
 mod client_address;
 mod cloudevents;
@@ -25,9 +26,10 @@ use std::{convert::Infallible, net::IpAddr, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use tidegate_protocol::{Code, OrgId, Refusal};
 
+pub use answer::Answer;
 pub use connection::serve;
 pub use problem::{refuse, refuse_whole};
 
@@ -38,18 +40,15 @@ use crate::{
     node::Node,
     page,
     transport::upgrade,
-    worker::{Peer, Worker, sse::SseBody},
+    worker::{Peer, Worker},
 };
 
 /// The body of a request, over either version of HTTP.
 pub type Incoming = Either<http1_body::Http1Body, http2::Received>;
 
-/// The body of an answer: whole, or a stream.
-pub type Answer = Either<Full<Bytes>, SseBody>;
-
 /// A whole body.
 pub fn full(bytes: impl Into<Bytes>) -> Answer {
-    Either::Left(Full::new(bytes.into()))
+    Answer::whole(bytes)
 }
 
 /// Answers one request.
@@ -183,8 +182,8 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     match route.endpoint {
-        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), request).await,
-        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, request).await,
+        Endpoint::Publish => publish::answer(&worker.node, Some(org_of(org)?), &peer.quiet, request).await,
+        Endpoint::PublishToOrgs => publish::answer(&worker.node, None, &peer.quiet, request).await,
         Endpoint::History => history::events(&worker, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Cursor => history::cursor(&worker.node, peer.address.ip(), org_of(org)?, &request).await,
         Endpoint::Stream => stream::answer(worker, peer, org, request).await,
@@ -286,7 +285,12 @@ fn header_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h Head
 
 /// A JSON answer that no cache keeps.
 fn json(body: impl Into<Bytes>) -> Response<Answer> {
-    let mut response = Response::new(full(body));
+    json_of(full(body))
+}
+
+/// The same, of a body that may not be whole yet.
+fn json_of(body: Answer) -> Response<Answer> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -21,7 +21,7 @@ use super::{
     problem::{self, OrgProblem},
 };
 use crate::{
-    admission::{Candidate, ChargedTo},
+    admission::{Candidate, Payer},
     auth::{KeyGrant, PublishGrant},
     config::{ConfigKey, config_key},
     node::Node,
@@ -49,6 +49,8 @@ impl<'n> Entry<'n> {
         if let Some(org) = org {
             let grant = key.for_org(org).map_err(refused)?;
             node.publish_rates.take(grant.key_id(), grant.org())?;
+            // One event is not too much yet, or its body need not be read.
+            node.quotas.used_by(grant.org()).publish(0, 0)?;
             return Ok(Entry::Org(grant));
         }
         let candidate = node.publish_rates.candidate(key.key_id())?;
@@ -56,10 +58,10 @@ impl<'n> Entry<'n> {
     }
 
     /// To whom its body is charged while it comes.
-    pub fn charged_to(&self) -> ChargedTo {
+    pub fn payer(&self) -> Payer {
         match self {
-            Entry::Org(grant) => ChargedTo::Org(grant.org().clone()),
-            Entry::Key { key, .. } => ChargedTo::Key(key.key_id().clone()),
+            Entry::Org(grant) => Payer::Org(grant.org().clone()),
+            Entry::Key { key, .. } => Payer::Key(key.key_id().clone()),
         }
     }
 
@@ -85,6 +87,7 @@ impl<'n> Entry<'n> {
         match self {
             Entry::Org(grant) => {
                 parts.iter().try_for_each(|part| check(&grant, part))?;
+                parts.iter().try_for_each(|part| within_quota(node, part))?;
                 let place = held.map_or_else(|| take_place(node, grant.org()), Ok)?;
                 let admitted = Admitted { grant, _place: place };
                 let settled = append(node, name, parts.into_iter().zip([Ok(admitted)])).await;
@@ -97,7 +100,8 @@ impl<'n> Entry<'n> {
                 };
                 let grants: Vec<PublishGrant> = parts.iter().map(grant).collect::<Result<_, _>>()?;
                 candidate.admit();
-                let admitted = grants.into_iter().map(|grant| admit(node, grant));
+                let admitted = parts.iter().zip(grants).map(|(part, grant)| admit(node, grant, part));
+                let admitted: Vec<_> = admitted.collect();
                 let settled = append(node, name, parts.into_iter().zip(admitted)).await;
                 if let [part] = settled.as_slice()
                     && (is_cloud || part.outcome.is_err())
@@ -126,9 +130,16 @@ fn take_place(node: &Node, org: &OrgId) -> Result<Share<OrgId>, Refusal> {
     })
 }
 
+/// Counts a part for the quotas of its org.
+fn within_quota(node: &Node, part: &Part) -> Result<(), Refusal> {
+    let bytes = part.events.iter().map(|event| event.body.len()).sum();
+    node.quotas.used_by(&part.org).publish(part.events.len(), bytes)
+}
+
 /// Lets in the part of the org of `grant`.
-fn admit(node: &Node, grant: PublishGrant) -> Result<Admitted, Refusal> {
+fn admit(node: &Node, grant: PublishGrant, part: &Part) -> Result<Admitted, Refusal> {
     node.publish_rates.take(grant.key_id(), grant.org())?;
+    within_quota(node, part)?;
     let place = take_place(node, grant.org())?;
     Ok(Admitted { grant, _place: place })
 }

@@ -4,7 +4,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::Full;
 use tidegate_core::publish::Fault;
 use tidegate_protocol::{Code, OrgId, Refusal};
 
@@ -139,7 +139,7 @@ const EVENT_FIELDS: [&str; 13] = [
 
 /// Answers with a refusal.
 pub fn refuse(refusal: &Refusal) -> Response<Answer> {
-    refuse_whole(refusal).map(Either::Left)
+    refuse_whole(refusal).map(Answer::Whole)
 }
 
 /// The same, for a listener that answers no streams.
@@ -150,7 +150,7 @@ pub fn refuse_whole(refusal: &Refusal) -> Response<Full<Bytes>> {
 
 /// Answers with a refusal and a status that is more precise than its code's.
 pub fn refuse_as(status: StatusCode, refusal: &Refusal) -> Response<Answer> {
-    problem(status, refusal.code, &Problem::of(status, refusal)).map(Either::Left)
+    problem(status, refusal.code, &Problem::of(status, refusal)).map(Answer::Whole)
 }
 
 fn status_of(code: Code) -> StatusCode {
@@ -181,7 +181,7 @@ fn with_errors(code: Code, faults: Vec<Fault>) -> Response<Answer> {
     };
     let (status, refusal) = (status_of(code), Refusal::new(code, detail));
     let body = Problem { errors: &errors, ..Problem::of(status, &refusal) };
-    let mut response = problem(status, code, &body).map(Either::Left);
+    let mut response = problem(status, code, &body).map(Answer::Whole);
     response.extensions_mut().insert(first_fault(&errors));
     response
 }
@@ -195,7 +195,7 @@ pub fn unknown(refusal: &Refusal, ids: &[String]) -> Response<Answer> {
 pub fn of_orgs(refusal: &Refusal, ids: &[String], orgs: &[OrgProblem<'_>]) -> Response<Answer> {
     let status = status_of(refusal.code);
     let body = Problem { ids, orgs, ..Problem::of(status, refusal) };
-    problem(status, refusal.code, &body).map(Either::Left)
+    problem(status, refusal.code, &body).map(Answer::Whole)
 }
 
 fn problem(status: StatusCode, code: Code, body: &Problem<'_>) -> Response<Full<Bytes>> {

@@ -22,6 +22,7 @@ use super::{
     query::Query,
 };
 use crate::{
+    admission::Quiet,
     node::Node,
     refusals::{LimitedBy as _, key_of, refused},
 };
@@ -31,12 +32,14 @@ use crate::{
 pub async fn answer(
     node: &Arc<Node>,
     org: Option<OrgId>,
+    connection: &Quiet,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Refusal> {
     let Some(key) = bearer(request.headers())? else {
         return Err(Refusal::new(Code::Unauthorized, "publish with Authorization: Bearer <API key>"));
     };
     let key = node.publishers.verify(key, node.now()).map_err(refused)?;
+    connection.publishes();
     if node.is_draining() {
         return Err(
             Refusal::new(Code::Draining, "the gateway is shutting down; send again").retry_in(RETRY_MS)
@@ -51,7 +54,7 @@ pub async fn answer(
     let name = idempotency_key(&parts.headers)?;
     let form = form(&parts.headers, &query)?;
     let Some(coding) = body::coding(&parts.headers) else { return Ok(body::refuse_coding()) };
-    let body = body::read(node, &parts.headers, coding, body, &entry.charged_to()).await?;
+    let body = body::read(node, &parts.headers, coding, body, entry.payer()).await?;
     let began = Instant::now();
     let response = publish(node, entry, Head { org, headers: parts.headers, name, form }, body).await;
     node.metrics.publish(began.elapsed());
@@ -141,7 +144,7 @@ async fn publish(
 ) -> Result<Response<Answer>, Refusal> {
     // Now that the body has come, there is something to do, which takes a place.
     let place = entry.place(node)?;
-    let WholeBody { decoded, share } = body;
+    let WholeBody { decoded, charge } = body;
     let limits = node.publish_limits();
     let (head, parts) = large::run(node, decoded, move |body| {
         let parts = head.read(body, &limits);
@@ -150,7 +153,7 @@ async fn publish(
     .await;
     // The body is gone here. If it was compressed, it may be much larger than what its sender sent: it does not
     // wait for the log.
-    drop(share);
+    drop(charge);
     match parts {
         Ok(parts) => {
             let is_cloud = matches!(head.form, Form::CloudEvents { .. });

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Either;
 use tidegate_core::{Framing, frame, gzip, session::Coding, slow::Policy};
 use tidegate_protocol::{Code, Cursor, CursorError, OrgId, Refusal, ws::handshake::Protocols};
 
@@ -221,7 +220,7 @@ async fn open_events(
     let attendance = Reader::open(worker.clone(), grant, wanted, (slot, entered), Sink::Sse(frames.clone()));
     frames.set_reader(attendance.reader());
     tokio::task::spawn_local(sse::run(attendance, frames));
-    let mut response = sse_response(Either::Right(body));
+    let mut response = sse_response(Answer::Stream(body));
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     if is_gzip {

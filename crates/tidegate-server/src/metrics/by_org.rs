@@ -1,4 +1,4 @@
-//! Metrics with series for each of a few orgs: those that the configuration lists, and no other.
+//! Metrics with series for each of a few orgs: those that the configuration lists, or the few that are near a quota.
 
 use std::{fmt, ops::Deref};
 
@@ -9,10 +9,10 @@ use prometheus_client::{
 };
 use tidegate_protocol::OrgId;
 
-use super::declare::{Instrument, Labels};
+use super::declare::{Fraction, Instrument, Labels};
 
-/// A metric with series for each listed org: one for each value of its other labels. All exist from when the
-/// org is listed.
+/// A metric with series for each of a few orgs: one for each value of its other labels. Those of a listed org all
+/// exist from when it is listed.
 #[derive(Debug)]
 pub(super) struct ByOrg<L, M>(Family<OfOrg<L>, M>);
 
@@ -48,6 +48,18 @@ impl<L: Labels, M: Clone> ByOrg<L, M> {
     /// The series of this org; `None` if it is not listed.
     pub(super) fn with(&self, org: &OrgId, labels: L) -> Option<impl Deref<Target = M>> {
         self.0.get(&OfOrg { org: org.clone(), labels })
+    }
+}
+
+impl<L: Labels> ByOrg<L, Fraction> {
+    /// Removes all series.
+    pub(super) fn clear(&self) {
+        self.0.clear();
+    }
+
+    /// Sets a series, which may be a new one: the caller bounds their number.
+    pub(super) fn set(&self, org: &OrgId, labels: L, value: f64) {
+        self.0.get_or_create(&OfOrg { org: org.clone(), labels }).set(value);
     }
 }
 

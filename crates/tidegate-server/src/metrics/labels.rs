@@ -97,8 +97,8 @@ labels! {
         Dedup = "dedup",
         /// The state of all orgs, and the index of the newest file of the log.
         Log = "log",
-        /// Bodies of publish requests, until their events have been read.
-        Bodies = "bodies",
+        /// Bodies and answers in flight, as the ledger counts them.
+        InFlight = "in_flight",
         /// Events that wait to be written.
         Queue = "queue",
         /// Shared compressors.
@@ -137,6 +137,26 @@ labels! {
         Private = "private",
     }
 
+    /// What a quota of an org bounds: a key of `limits.org`.
+    Quota("quota") {
+        /// Connections.
+        Connections = "connections",
+        /// Events published per second.
+        PublishEvents = "publish_events_per_second",
+        /// Their bytes.
+        PublishBytes = "publish_bytes_per_second",
+        /// Bytes in the log.
+        StoredBytes = "stored_bytes",
+        /// Bytes of history per second.
+        HistoryBytes = "history_bytes_per_second",
+        /// Different filters.
+        Filters = "filters",
+        /// Compressors.
+        Compressors = "compressors",
+        /// Bytes that streams send per second.
+        EgressBytes = "egress_bytes_per_second",
+    }
+
     /// How a configuration that was read again ended.
     RereadOutcome("outcome") {
         /// Taken over.
@@ -167,6 +187,20 @@ labels! {
         Early = "early",
     }
 
+    /// What is held because a client sends or takes something right now.
+    InFlight("kind") {
+        /// Bodies of publish requests, until their events have been read.
+        Body = "body",
+        /// Answers of history, until they are taken.
+        Answer = "answer",
+        /// Searches for what `tail=` asks for.
+        Search = "search",
+        /// Frames of the log, for streams that catch up, until they are taken.
+        Unread = "unread",
+        /// Requests over HTTP/2, except streams, until they are answered and their answers taken.
+        Request = "request",
+    }
+
     /// What a worker did without a break.
     LongSlice("cause") {
         /// Made or compressed what a filter shows of a batch, in a fan-out pass.
@@ -179,6 +213,20 @@ labels! {
         Timers = "timers",
         /// Read a publish body.
         Body = "body",
+        /// Looked through a page of the log, for history or `tail=`.
+        Scan = "scan",
+    }
+
+    /// What a connection has sent that waits for a request, or for the rest of one.
+    Waiting("state") {
+        /// Nothing.
+        Silent = "silent",
+        /// The beginning of its first request.
+        Head = "head",
+        /// A request without the end of its body.
+        Body = "body",
+        /// Requests that were answered.
+        Idle = "idle",
     }
 
     /// What a counter of slots counts.
@@ -196,6 +244,11 @@ labels! {
         /// Streams in the registry of connections.
         Registered = "registered",
     }
+}
+
+impl InFlight {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Body, Self::Answer, Self::Search, Self::Unread, Self::Request];
 }
 
 impl Label for Transport {
@@ -297,10 +350,15 @@ impl Label for Limit {
         self.0
     }
 
-    /// All keys of `[limits]`, and those of other sections that refuse something.
+    /// All keys of `[limits]`, the quotas of orgs that refuse something, and those of other sections that refuse something.
     fn initial() -> impl Iterator<Item = Self> {
         let of_limits = KEYS.iter().filter(|key| key.section == "limits").map(|key| Self(key.name));
         let others = [
+            config_key!(limits_org.connections),
+            config_key!(limits_org.publish_events_per_second),
+            config_key!(limits_org.publish_bytes_per_second),
+            config_key!(limits_org.history_bytes_per_second),
+            config_key!(limits_org.filters),
             config_key!(dedup.max_entries),
             config_key!(dedup.max_entries_per_org),
             config_key!(slow.max_warnings),
@@ -326,7 +384,7 @@ impl Label for Bound {
             config_key!(limits.connections),
             config_key!(limits.replays_waiting),
             config_key!(limits.publishes_in_flight),
-            config_key!(limits.bodies_in_flight_bytes),
+            config_key!(limits.in_flight_bytes),
             config_key!(limits.publish_queue_bytes),
             config_key!(tail.max_bytes),
             config_key!(compression.max_contexts),

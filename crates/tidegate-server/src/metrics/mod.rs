@@ -41,7 +41,9 @@ use labels::{Bound, End, Incident, Limit, LogPart, MemoryHolder, Outcome, Report
 use process::{Dropped, Process};
 use shared::Shared;
 
-pub use labels::{JwksOutcome, LogState, LongSlice, Operation, ReplayPage, RereadOutcome};
+pub use labels::{
+    InFlight, JwksOutcome, LogState, LongSlice, Operation, Quota, ReplayPage, RereadOutcome, Waiting,
+};
 
 /// The longest that one piece of work of a worker may take, in CPU time, without being counted.
 const PIECE_MAX: Duration = Duration::from_millis(2);
@@ -51,6 +53,8 @@ declare! {
     connections: By<Transport, Gauge> = "connections";
     /// Slots taken now in the counters that bound connections.
     connection_slots: By<SlotScope, Gauge> = "connection_slots";
+    /// Connections that wait for a request, or for the body of one.
+    waiting_sockets: By<Waiting, Gauge> = "waiting_sockets";
     /// Events stored.
     pub published: Counter = "events_published";
     /// Publishes recognised as sent before.
@@ -109,6 +113,9 @@ declare! {
     /// Memory by what holds it. The sum is about the resident memory; the rest is the allocator's, most of it
     /// after a burst.
     memory: By<MemoryHolder, Gauge> = "memory" in Bytes;
+    /// Memory that is held because a client sends or takes something right now, by what it is. Its sum is bounded by
+    /// limits.in_flight_bytes.
+    in_flight: By<InFlight, Gauge> = "in_flight" in Bytes;
     /// Time to write and sync one group of the log.
     log_sync_duration: Histogram = "log_sync_duration" in Seconds;
     /// Events over all groups synced.
@@ -145,6 +152,9 @@ declare! {
     client_org_incidents: ByOrg<Incident, Counter> = "client_org_incidents";
     /// As tidegate_client_reports_total, of each org that metrics.health_orgs lists.
     client_org_reports: ByOrg<ReportOutcome, Counter> = "client_org_reports";
+    /// How much of a quota an org uses, of orgs that use 0.8 of one or more: at most metrics.top_orgs, those that
+    /// use most. A rate is averaged over about 10 s.
+    org_quota_used: ByOrg<Quota, Fraction> = "org_quota_used_ratio";
     /// Events that operators deleted.
     pub events_deleted: Counter = "events_deleted";
     /// Orgs that operators deleted.
@@ -221,13 +231,20 @@ impl Metrics {
         }
     }
 
+    /// Takes over how many connections wait for a request.
+    pub fn waiting(&self, states: impl IntoIterator<Item = (Waiting, usize)>) {
+        for (state, count) in states {
+            self.waiting_sockets.with(state).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Takes over the bounds that gauges approach.
     pub fn limits(&self, config: &Config) {
         for (key, value) in [
             (config_key!(limits.connections), config.limits.connections),
             (config_key!(limits.replays_waiting), config.limits.replays_waiting),
             (config_key!(limits.publishes_in_flight), config.limits.publishes_in_flight),
-            (config_key!(limits.bodies_in_flight_bytes), config.limits.bodies_in_flight_bytes.bytes()),
+            (config_key!(limits.in_flight_bytes), config.limits.in_flight_bytes.bytes()),
             (config_key!(limits.publish_queue_bytes), config.limits.publish_queue_bytes.bytes()),
             (config_key!(tail.max_bytes), config.tail.max_bytes.bytes()),
             (config_key!(compression.max_contexts), config.compression.max_contexts),
@@ -239,10 +256,18 @@ impl Metrics {
         }
     }
 
-    /// Takes over how many publish requests hold a place, and the memory of the bodies on their way.
-    pub fn publishes(&self, places: usize, bodies: usize) {
+    /// Takes over how many publish requests hold a place.
+    pub fn publishes(&self, places: usize) {
         self.publishes_in_flight.set(i64::try_from(places).unwrap_or(i64::MAX));
-        self.memory.with(MemoryHolder::Bodies).set(i64::try_from(bodies).unwrap_or(i64::MAX));
+    }
+
+    /// Takes over what the ledger counts.
+    pub fn in_flight(&self, held: &[(InFlight, usize)]) {
+        for (kind, bytes) in held {
+            self.in_flight.with(*kind).set(gauge(*bytes as u64));
+        }
+        let all = held.iter().map(|(_, bytes)| *bytes as u64).sum();
+        self.memory.with(MemoryHolder::InFlight).set(gauge(all));
     }
 
     /// Takes over the state of the log.
@@ -353,6 +378,14 @@ impl Metrics {
         self.client_org_latency.set_orgs(before, now);
         self.client_org_incidents.set_orgs(before, now);
         self.client_org_reports.set_orgs(before, now);
+    }
+
+    /// Takes over which orgs are near which quotas, and how much of them they use, in place of those before.
+    pub fn near_quotas(&self, near: impl Iterator<Item = (OrgId, Vec<(Quota, f64)>)>) {
+        self.org_quota_used.clear();
+        for (org, ratios) in near {
+            ratios.into_iter().for_each(|(quota, ratio)| self.org_quota_used.set(&org, quota, ratio));
+        }
     }
 
     /// Takes over the report of a client of this org.

@@ -66,8 +66,9 @@ pub struct FilesInUse {
 }
 
 impl FilesInUse {
-    /// The room that `socket` leaves, the one that was opened last. With it, `sockets` are open.
-    pub fn room_after(&mut self, socket: &impl AsRawFd, sockets: usize) -> Room {
+    /// The room that `socket` leaves, the one that was opened last, and how many files that is. With it,
+    /// `sockets` are open.
+    pub fn room_after(&mut self, socket: &impl AsRawFd, sockets: usize) -> (Room, usize) {
         // The limit is asked for each time: `prlimit` can change it.
         let allowed = allowed();
         let sockets = u64::try_from(sockets).unwrap_or(u64::MAX);
@@ -81,7 +82,9 @@ impl FilesInUse {
             self.others = open().unwrap_or(number + 1).saturating_sub(sockets);
             self.counted = Some(Instant::now());
         }
-        room(at_least(self.others), allowed)
+        let in_use = at_least(self.others);
+        let left = allowed.saturating_sub(SPARE.min(allowed / 4) + in_use);
+        (room(in_use, allowed), usize::try_from(left).unwrap_or(usize::MAX))
     }
 }
 

@@ -4,6 +4,9 @@
 //! The `h2` crate keeps the same account and does not show it. So [`Observed`] reads along with what comes from
 //! the peer, and the exchanges report what they send. Nothing here changes what is sent: if the account were
 //! wrong, the wrong answer would be ended, for it is asked only after an answer got no room for a long time.
+//!
+//! It also counts frames that ask for nothing and bring nothing (PING, SETTINGS, PRIORITY and others), because
+//! each takes time, and `h2` takes any number of them (CVE-2019-9512, 9513 and 9515).
 
 use std::{
     cell::RefCell,
@@ -15,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
 
 /// What precedes the first frame of a client (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -23,6 +29,8 @@ const FRAME_HEAD_BYTES: usize = 9;
 /// The window of a stream and of the connection until the peer says otherwise (section 6.9.2).
 const INITIAL_WINDOW: i64 = 65_535;
 
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
@@ -33,7 +41,10 @@ const PENDING_MAX: usize = 256;
 
 /// The account of one connection.
 #[derive(Debug, Default)]
-pub struct Windows(RefCell<Account>);
+pub struct Windows {
+    account: RefCell<Account>,
+    flooded: Notify,
+}
 
 #[derive(Debug)]
 struct Account {
@@ -46,6 +57,48 @@ struct Account {
     newest: u32,
     /// When an answer that the peer left unread was last out of the way.
     made_room: Option<Instant>,
+    spare: Spare,
+}
+
+/// How many frames without use the peer may still send: a second's worth comes each second, and some for what it
+/// has reason to answer.
+#[derive(Debug)]
+struct Spare {
+    frames: f64,
+    counted: Instant,
+}
+
+/// A client pings a few times a minute, and says at most twice for each 4 KiB how much room it has.
+const SPARE_MAX: f64 = 1000.0;
+const SPARE_PER_SECOND: f64 = 100.0;
+/// A request may be given a priority, room, and an end before its time.
+const SPARE_PER_REQUEST: f64 = 4.0;
+/// What was sent may be answered by room for its stream and for the connection, unless it was a few bytes: they
+/// were all that the peer had given room for.
+const SPARE_PER_PIECE: f64 = 2.0;
+const SMALL_PIECE_BYTES: f64 = 64.0;
+const BYTES_PER_SPARE: f64 = 1024.0;
+
+impl Spare {
+    fn full() -> Self {
+        Self { frames: SPARE_MAX, counted: Instant::now() }
+    }
+
+    fn add(&mut self, frames: f64) {
+        self.frames = (self.frames + frames).min(SPARE_MAX);
+    }
+
+    /// So many bytes were sent.
+    fn answered(&mut self, bytes: f64) {
+        self.add(SPARE_PER_PIECE * (bytes / SMALL_PIECE_BYTES).min(1.0) + bytes / BYTES_PER_SPARE);
+    }
+
+    /// Whether the peer has sent more frames than it may.
+    fn is_used_up(&mut self, now: Instant) -> bool {
+        self.add(now.saturating_duration_since(self.counted).as_secs_f64() * SPARE_PER_SECOND);
+        self.counted = now;
+        self.frames < 0.0
+    }
 }
 
 /// What was granted beyond the initial window, and what was sent.
@@ -75,6 +128,7 @@ impl Default for Account {
             streams: BTreeMap::new(),
             newest: 0,
             made_room: None,
+            spare: Spare::full(),
         }
     }
 }
@@ -93,16 +147,28 @@ impl Window {
 impl Windows {
     /// Takes bytes from the peer, in the order in which they came.
     pub fn handle_received(&self, bytes: &[u8]) {
-        let mut account = self.0.borrow_mut();
+        let mut account = self.account.borrow_mut();
         let mut rest = bytes;
         while let Some(said) = account.parser.read(&mut rest) {
             account.handle(said);
         }
+        let (requests, useless) =
+            (std::mem::take(&mut account.parser.requests), std::mem::take(&mut account.parser.useless));
+        account.spare.add(f64::from(requests) * SPARE_PER_REQUEST - f64::from(useless));
+    }
+
+    /// Waits until the peer has sent more frames without use than it may. Nothing more is read from it then.
+    pub async fn flooded(&self) {
+        self.flooded.notified().await;
+    }
+
+    fn is_flooded(&self, now: Instant) -> bool {
+        self.account.borrow_mut().spare.is_used_up(now)
     }
 
     /// An answer to this request begins.
     pub fn open(&self, stream: u32) {
-        let mut account = self.0.borrow_mut();
+        let mut account = self.account.borrow_mut();
         account.newest = account.newest.max(stream);
         account.streams.entry(stream).or_default().is_open = true;
         let newest = account.newest;
@@ -112,7 +178,8 @@ impl Windows {
 
     /// So many bytes of an answer were sent.
     pub fn handle_sent(&self, stream: u32, bytes: usize) {
-        let mut account = self.0.borrow_mut();
+        let mut account = self.account.borrow_mut();
+        account.spare.answered(bytes as f64);
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         account.connection.sent += bytes;
         if let Some(answer) = account.streams.get_mut(&stream) {
@@ -122,7 +189,7 @@ impl Windows {
 
     /// An answer has ended.
     pub fn close(&self, stream: u32, now: Instant) {
-        let mut account = self.0.borrow_mut();
+        let mut account = self.account.borrow_mut();
         if account.streams.remove(&stream).is_some_and(|answer| answer.must_go) {
             account.made_room = Some(now);
         }
@@ -130,7 +197,7 @@ impl Windows {
 
     /// An answer is to end because the peer takes nothing of it: until it has ended, the others wait.
     pub fn handle_leaving(&self, stream: u32) {
-        if let Some(answer) = self.0.borrow_mut().streams.get_mut(&stream) {
+        if let Some(answer) = self.account.borrow_mut().streams.get_mut(&stream) {
             answer.must_go = true;
             if let Some(task) = answer.task.take() {
                 task.wake();
@@ -140,12 +207,12 @@ impl Windows {
 
     /// Whether an answer has to make room for the others.
     pub fn must_go(&self, stream: u32) -> bool {
-        self.0.borrow().streams.get(&stream).is_some_and(|answer| answer.must_go)
+        self.account.borrow().streams.get(&stream).is_some_and(|answer| answer.must_go)
     }
 
     /// Ready once an answer has to make room for the others.
     pub fn poll_must_go(&self, stream: u32, context: &Context<'_>) -> Poll<()> {
-        match self.0.borrow_mut().streams.get_mut(&stream) {
+        match self.account.borrow_mut().streams.get_mut(&stream) {
             Some(answer) if answer.must_go => Poll::Ready(()),
             Some(answer) => {
                 answer.task = Some(context.waker().clone());
@@ -160,7 +227,7 @@ impl Windows {
     /// leaves unread has to go, and this one may wait once more as long.
     pub fn is_stalled(&self, stream: u32, taken: Instant, now: Instant, patience: Duration) -> bool {
         let unread = {
-            let account = self.0.borrow();
+            let account = self.account.borrow();
             let Some(answer) = account.streams.get(&stream) else { return now - taken > patience };
             if answer.must_go {
                 return true;
@@ -240,6 +307,9 @@ struct Parser {
     /// The frame whose payload comes next.
     frame: Option<FrameHead>,
     payload: Vec<u8>,
+    /// How many requests, and how many frames without use, have come since they were last counted.
+    requests: u32,
+    useless: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -251,7 +321,14 @@ struct FrameHead {
 
 impl Default for Parser {
     fn default() -> Self {
-        Self { skip: PREFACE_BYTES, head: Vec::new(), frame: None, payload: Vec::new() }
+        Self {
+            skip: PREFACE_BYTES,
+            head: Vec::new(),
+            frame: None,
+            payload: Vec::new(),
+            requests: 0,
+            useless: 0,
+        }
     }
 }
 
@@ -312,6 +389,11 @@ impl Parser {
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & (u32::MAX >> 1);
         self.head.clear();
         match kind {
+            DATA if length > 0 => {}
+            HEADERS => self.requests += 1,
+            _ => self.useless += 1,
+        }
+        match kind {
             SETTINGS if flags & ACK == 0 && length > 0 => {
                 self.frame = Some(FrameHead { kind, stream, left: length });
             }
@@ -350,6 +432,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.windows.is_flooded(Instant::now()) {
+            this.windows.flooded.notify_one();
+            // Nothing more is read, and the connection ends.
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(context, buffer))?;
         this.windows.handle_received(&buffer.filled()[before..]);
@@ -422,6 +509,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn frames_without_use_are_counted_and_requests_and_answers_allow_for_some() {
+        let ping = || frame(6, 0, 0, &[0; 8]);
+        let flooded = |windows: &Windows| windows.is_flooded(Instant::now());
+        let windows = Windows::default();
+        windows.handle_received(&[b'P'; PREFACE_BYTES]);
+        windows.handle_received(&ping().repeat(SPARE_MAX as usize));
+        assert!(!flooded(&windows));
+        windows.handle_received(&ping().repeat(500));
+        assert!(flooded(&windows));
+        windows.account.borrow_mut().spare.counted -= Duration::from_secs(6);
+        assert!(!flooded(&windows), "a hundred more for each second");
+        // Requests that are cancelled, bodies, and room for answers.
+        let windows = Windows::default();
+        windows.handle_received(&[b'P'; PREFACE_BYTES]);
+        let request = [frame(HEADERS, 0, 1, &[1; 20]), frame(3, 0, 1, &[0; 4])].concat();
+        windows.handle_received(&request.repeat(100_000));
+        windows.handle_received(&frame(DATA, 0, 1, &[1; 100]).repeat(100_000));
+        for _ in 0..100_000 {
+            windows.handle_sent(1, 4096);
+            windows.handle_received(&frame(WINDOW_UPDATE, 0, 1, &4096_u32.to_be_bytes()));
+            windows.handle_received(&frame(WINDOW_UPDATE, 0, 0, &4096_u32.to_be_bytes()));
+        }
+        assert!(!flooded(&windows));
+        windows.handle_received(&frame(DATA, 0, 1, &[]).repeat(100_000));
+        assert!(flooded(&windows), "bodies of nothing");
+        // An answer that is taken byte by byte (CVE-2019-9511).
+        let windows = Windows::default();
+        windows.handle_received(&[b'P'; PREFACE_BYTES]);
+        for _ in 0..2000 {
+            windows.handle_sent(1, 1);
+            windows.handle_received(&frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()));
+        }
+        assert!(flooded(&windows));
+    }
+
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Three answers, after as many bytes of each were sent. The connection's window is as large as their sum.
@@ -473,16 +596,16 @@ mod tests {
         let mut room = frame(WINDOW_UPDATE, 0, 1, &65_000_u32.to_be_bytes());
         room.extend(frame(WINDOW_UPDATE, 0, 7, &1_u32.to_be_bytes()));
         windows.handle_received(&room);
-        assert_eq!(windows.0.borrow().most_unread(), Some(3));
+        assert_eq!(windows.account.borrow().most_unread(), Some(3));
         // Room for a request that was not taken up yet is kept for it.
         windows.open(7);
-        assert_eq!(windows.0.borrow().streams[&7].window.granted, 1);
+        assert_eq!(windows.account.borrow().streams[&7].window.granted, 1);
         // A stranger's is not, and neither is that of one that was refused.
         (0..2000).for_each(|stream| {
             windows.handle_received(&frame(WINDOW_UPDATE, 0, 2 * stream + 9, &1_u32.to_be_bytes()));
         });
-        assert!(windows.0.borrow().streams.len() <= 4 + PENDING_MAX);
+        assert!(windows.account.borrow().streams.len() <= 4 + PENDING_MAX);
         windows.open(5001);
-        assert_eq!(windows.0.borrow().streams.len(), 5);
+        assert_eq!(windows.account.borrow().streams.len(), 5);
     }
 }

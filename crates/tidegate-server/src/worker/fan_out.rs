@@ -60,21 +60,24 @@ struct Slice {
     written: Written,
     /// How many events were sent.
     events: usize,
+    /// How many bytes may be sent.
+    may_send: u64,
 }
 
 impl Slice {
-    fn begin() -> Self {
+    fn begin(may_send: u64) -> Self {
         let (began, piece_began) = (Instant::now(), Duration::ZERO);
-        Self { began, piece_began, piece: None, written: Written::default(), events: 0 }
+        Self { began, piece_began, piece: None, written: Written::default(), events: 0, may_send }
     }
 
-    /// A piece of work is done: looks at the clock. Returns whether the slice is over.
-    fn is_over(&mut self) -> bool {
+    /// A piece of work is done: looks at the clock, and at what was sent. Returns whether the slice is over.
+    fn is_over(&mut self, org: &OrgState) -> bool {
         let passed = self.began.elapsed();
-        if passed < SLICE {
+        let is_over = passed >= SLICE || org.sent() >= self.may_send;
+        if !is_over {
             self.piece_began = passed;
         }
-        passed >= SLICE
+        is_over
     }
 }
 
@@ -96,11 +99,21 @@ impl Worker {
         }
     }
 
-    /// Serves a slice of the pass of `org`.
+    /// Serves a slice of the pass of `org`, unless its streams have used up their quota of bytes.
     pub(super) fn serve_pass(&self, org: Rc<OrgState>) {
+        let may_send = match org.used().may_send() {
+            Ok(bytes) => bytes,
+            Err(wait) => {
+                if let Some(pass) = &mut *org.under_way.borrow_mut() {
+                    pass.rest();
+                }
+                return self.passes.borrow_mut().handle_hold(org, self.since_start() + wait);
+            }
+        };
         let cpu = thread_cpu();
-        let mut slice = Slice::begin();
+        let mut slice = Slice::begin(may_send);
         let is_done = self.go_on(&org, &mut slice);
+        org.report_sent();
         let took = thread_cpu().saturating_sub(cpu);
         if let Some(piece) = slice.piece {
             // The time before the piece may be more than the CPU time of the thread then, but not less.
@@ -114,6 +127,9 @@ impl Worker {
     fn go_on(&self, org: &OrgState, slice: &mut Slice) -> bool {
         let begun = org.under_way.take();
         let Some(mut pass) = begun.or_else(|| self.begin(org)) else { return true };
+        if std::mem::take(&mut pass.rests) {
+            self.wake(org, &mut pass);
+        }
         let is_done = loop {
             let Some(group) = pass.groups.last().cloned() else { break true };
             if !self.serve_group(org, &mut pass, &group, slice) {
@@ -148,6 +164,19 @@ impl Worker {
         Some(Pass { groups, batches, head, deletions, now, ..Pass::default() })
     }
 
+    /// A pass goes on that was held.
+    fn wake(&self, org: &OrgState, pass: &mut Pass) {
+        if pass.deletions != self.node.hub.deletions() {
+            // What was made for the group may hold what was deleted meanwhile.
+            pass.views.clear();
+            pass.is_made = false;
+        }
+        if let Some(from) = pass.groups.iter().map(|group| group.position.get()).min() {
+            pass.batches = org.tail().since(from);
+        }
+        pass.now = self.node.now();
+    }
+
     /// Serves a group for the rest of a slice: makes what its readers get next, sends it to each of them, and so
     /// on. Returns whether the group has all batches of the pass. At least one piece of work is done: a view is
     /// made, or a few readers are served.
@@ -164,7 +193,7 @@ impl Worker {
                 pass.is_made = false;
                 return true;
             }
-            if !self.send_views(pass, group, slice) {
+            if !self.send_views(org, pass, group, slice) {
                 return false;
             }
             group.next.set(0);
@@ -174,7 +203,7 @@ impl Worker {
                 return true;
             }
             // HTTP takes what SSE readers got when their connections are polled, which is after this slice.
-            if group.key.framing == Framing::Sse || slice.is_over() {
+            if group.key.framing == Framing::Sse || slice.is_over(org) {
                 return false;
             }
         }
@@ -185,7 +214,8 @@ impl Worker {
     /// own readers wait, not those of other orgs. Returns whether all of them are made.
     fn make_views(&self, org: &OrgState, pass: &mut Pass, group: &Group, slice: &mut Slice) -> bool {
         let mut bytes = pass.views.iter().map(|(_, view)| view.plain_bytes()).sum::<usize>();
-        while pass.views.len() < VIEWS_AT_ONCE && bytes < VIEW_BYTES_AT_ONCE {
+        let most = VIEW_BYTES_AT_ONCE.min(usize::try_from(slice.may_send).unwrap_or(usize::MAX));
+        while pass.views.len() < VIEWS_AT_ONCE && bytes < most {
             let position = group.position.get();
             let batch = pass.batches.get(pass.batches.partition_point(|batch| batch.seq <= position));
             if group.readers.borrow().is_empty() {
@@ -211,7 +241,7 @@ impl Worker {
             slice.piece = Some(LongSlice::View);
             let Some(view) = self.view(&org.shared, &batch, &group.key, group.form, start) else {
                 // A piece of a large frame is compressed, and there are more.
-                if slice.is_over() {
+                if slice.is_over(org) {
                     return false;
                 }
                 continue;
@@ -223,7 +253,7 @@ impl Worker {
             }
             bytes += view.plain_bytes();
             pass.views.push((batch, view));
-            if slice.is_over() {
+            if slice.is_over(org) {
                 return false;
             }
         }
@@ -265,7 +295,7 @@ impl Worker {
 
     /// Sends the views that were made to those readers of the group that have not got them yet, for the rest
     /// of the slice. Returns whether all readers have been served.
-    fn send_views(&self, pass: &mut Pass, group: &Group, slice: &mut Slice) -> bool {
+    fn send_views(&self, org: &OrgState, pass: &mut Pass, group: &Group, slice: &mut Slice) -> bool {
         let views = &pass.views;
         let bytes = views.iter().map(|(_, view)| view.wire_bytes() as u64).sum::<u64>();
         // A frame in an envelope may be compressed for one reader alone.
@@ -311,7 +341,7 @@ impl Worker {
             }
             if readers_since_look >= readers_between_looks {
                 readers_since_look = 0;
-                if slice.is_over() {
+                if slice.is_over(org) {
                     return false;
                 }
             }

@@ -7,14 +7,13 @@
 //! take them lags from then on: it is served by itself, in turns between the passes, until it has caught up.
 //!
 //! Reading order: this file (what a worker owns), `thread` (what wakes it), `org` and `fan_out` (the passes),
-//! `start` and `reader` (one stream), `quiet` (connections without one), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
+//! `start` and `reader` (one stream), `readers` and `timers` (what is due by time: pings, timeouts, expiry),
 //! `catch_up` (readers that lag, and the pages of the log that they share), `sent` (the bytes that left), then
 //! the two transports, `websocket` and `sse`.
 
 mod catch_up;
 mod fan_out;
 mod org;
-mod quiet;
 mod reader;
 mod readers;
 mod sent;
@@ -36,13 +35,14 @@ use std::{
 use tidegate_core::{deflate, pace::Passes, replay::Work};
 use tidegate_protocol::OrgId;
 
-pub use quiet::{Quiet, QuietConnections};
+pub use catch_up::Scan;
 pub use reader::{Reader, Sink};
 pub use start::{Entered, StreamRequest};
 pub use thread::{Serve, WorkerThread};
 
 use self::{catch_up::CatchUp, org::OrgState, readers::Readers, sent::SentBytes, sse::Bodies};
 use crate::{
+    admission::Quiet,
     hub::Org,
     metrics::LongSlice,
     node::{Node, OpenSocket},
@@ -57,8 +57,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its slot in the count of sockets.
     pub slot: OpenSocket,
-    /// Whether the connection that has waited longest for a request must close for it.
-    pub makes_room: bool,
+    /// Its place among the connections that wait for a request.
+    pub quiet: Quiet,
 }
 
 /// The client that sends a request, and how its socket is counted.
@@ -72,6 +72,8 @@ pub struct Peer {
     /// Counts the bytes of SSE streams that its HTTP connection sends, so that the cost of sending them can
     /// be charged to the org of the streams.
     pub bodies: Rc<Bodies>,
+    /// Its place among the connections that wait for a request.
+    pub quiet: Rc<Quiet>,
 }
 
 /// What one worker owns.
@@ -90,8 +92,6 @@ pub struct Worker {
     catch_up: CatchUp,
     /// Every reader of this worker.
     readers: Readers,
-    /// Its connections that wait for a request.
-    pub quiet: QuietConnections,
     /// What its streams have sent since its last tick.
     sent: SentBytes,
     started: Instant,
@@ -108,7 +108,6 @@ impl Worker {
             passes: RefCell::new(Passes::new(config.batch.pacing())),
             catch_up: CatchUp::new(config.tail.page_bytes.bytes(), pages),
             readers: Readers::default(),
-            quiet: QuietConnections::default(),
             sent: SentBytes::default(),
             started: Instant::now(),
             id,
@@ -124,7 +123,7 @@ impl Worker {
             // There is none, or it is that of a log that was deleted: its last readers are about to end.
             _ => {
                 let id = org.id.clone();
-                let state = Rc::new(OrgState::new(org));
+                let state = Rc::new(OrgState::new(org, self.node.quotas.used_by(&id)));
                 orgs.insert(id, state.clone());
                 state
             }
@@ -184,9 +183,9 @@ impl Worker {
 
     /// When the next work is due, as far as is known now.
     fn next_work(&self) -> Option<Instant> {
-        let is_now = self.readers.is_ticking() || !self.catch_up.is_empty();
-        let due = if is_now { Some(Duration::ZERO) } else { self.passes.borrow().poll_timeout() };
-        due.map(|due| self.started + due)
+        let is_now = self.readers.is_ticking().then_some(Duration::ZERO);
+        let due = [is_now, self.catch_up.poll_timeout(), self.passes.borrow().poll_timeout()];
+        due.into_iter().flatten().min().map(|due| self.started + due)
     }
 
     /// Does one slice of a pass or of readers that catch up, then one slice of the tick, if it is not over.

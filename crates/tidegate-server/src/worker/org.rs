@@ -22,7 +22,7 @@ use tidegate_core::{
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::Reader;
-use crate::hub::Org;
+use crate::{hub::Org, quotas::OrgUse};
 
 /// One org on one worker.
 pub struct OrgState {
@@ -36,6 +36,10 @@ pub struct OrgState {
     pub(super) has_news: Cell<bool>,
     /// Its pass, if one has begun and is not done.
     pub(super) under_way: RefCell<Option<Pass>>,
+    /// How much it uses of its quotas.
+    used: Arc<OrgUse>,
+    /// The bytes that its streams here were sent and that are not in `used` yet.
+    sent: Cell<u64>,
 }
 
 /// The caught-up readers of one org that see the same, in the same form.
@@ -74,8 +78,19 @@ pub struct Pass {
     pub(super) is_made: bool,
     /// Whether the delay of the next group was measured.
     pub(super) is_measured: bool,
+    /// Whether it was held ([`Pass::rest`]) and has not gone on since.
+    pub(super) rests: bool,
     /// When it began.
     pub(super) now: UnixMillis,
+}
+
+impl Pass {
+    /// It is held, perhaps for long. It keeps no batches until it goes on, because they would stay in memory when
+    /// the tail has dropped them.
+    pub fn rest(&mut self) {
+        self.batches.clear();
+        self.rests = true;
+    }
 }
 
 /// Where a caught-up reader stands in its group, so that it can leave without a search.
@@ -86,14 +101,36 @@ pub struct GroupMembership {
 
 impl OrgState {
     /// The state of an org without readers here.
-    pub fn new(shared: Arc<Org>) -> Self {
+    pub fn new(shared: Arc<Org>, used: Arc<OrgUse>) -> Self {
         Self {
+            used,
+            sent: Cell::default(),
             shared,
             pace: Cell::default(),
             groups: RefCell::default(),
             has_news: Cell::default(),
             under_way: RefCell::default(),
         }
+    }
+
+    /// Notes bytes that one of its streams is sent.
+    pub fn add_sent(&self, bytes: u64) {
+        self.sent.set(self.sent.get() + bytes);
+    }
+
+    /// The bytes that its streams were sent since the last call of [`OrgState::report_sent`].
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Counts what its streams were sent for its quota.
+    pub fn report_sent(&self) {
+        self.used.add_sent(self.sent.take());
+    }
+
+    /// How much of its quotas it uses.
+    pub fn used(&self) -> &OrgUse {
+        &self.used
     }
 
     /// Its name.

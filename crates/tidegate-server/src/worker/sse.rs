@@ -339,7 +339,11 @@ mod tests {
     use tidegate_protocol::OrgId;
 
     use super::*;
-    use crate::hub::{Hub, HubLimits};
+    use crate::{
+        config::Config,
+        hub::{Hub, HubLimits},
+        quotas::Quotas,
+    };
 
     fn org() -> Rc<OrgState> {
         let limits = HubLimits {
@@ -350,7 +354,9 @@ mod tests {
             contexts: 1,
         };
         let hub = Hub::new(1, limits, Arc::new(SystemClock));
-        Rc::new(OrgState::new(hub.org(&OrgId::parse("acme").expect("a name"), 0)))
+        let acme = OrgId::parse("acme").expect("a name");
+        let quotas = Quotas::new(&Config::for_tests(&[]).expect("a configuration"));
+        Rc::new(OrgState::new(hub.org(&acme, 0), quotas.used_by(&acme)))
     }
 
     #[test]

@@ -8,13 +8,14 @@ use tidegate_core::{
     session::Coding,
     slow::Policy,
 };
-use tidegate_engine::{Engine, PageLimit, ReadError};
+use tidegate_engine::{Engine, ReadError};
 use tidegate_protocol::{Code, Cursor, Filter, OrgId, Refusal, Seq, ServiceName};
 
-use super::{Worker, org::OrgState};
+use super::{Scan, Worker, org::OrgState};
 use crate::{
-    admission::{Arrival, Connection, ConnectionId, ReplaySlot, Slot},
+    admission::{Arrival, Connection, ConnectionId, Payer, ReplaySlot, Slot},
     auth::StreamGrant,
+    metrics::InFlight,
     random::random,
     refusals::{log_gone, no_stream, refused, unreadable},
     transport::Transport,
@@ -103,13 +104,7 @@ impl StreamRequest {
         // none is missed between the state that is read now and the first pass for this reader.
         let watch = Watch::begin(&node.engine, grant.org());
         let log = node.open_log(grant.org()).await.map_err(|error| no_stream(&error))?;
-        let from = self.start(worker, grant, &filter, &log).await.map_err(unreadable)?;
-        let opening = opening::open(&log, &filter, from);
-        let replay = match opening.cursor.seq < log.head {
-            true => Some(node.replays.enter(grant.org(), node.config().limits.replays_waiting, random())?),
-            false => None,
-        };
-        let connection = slot.enter(&Arrival {
+        let arrival = || Arrival {
             org: grant.org(),
             user: grant.user(),
             filter: &filter,
@@ -117,7 +112,27 @@ impl StreamRequest {
             transport,
             now: node.now(),
             replaces: self.replaces.as_ref(),
-        })?;
+        };
+        let from = match self.start() {
+            Start::At(from) => from,
+            Start::Last(count) => {
+                // No search for a stream that would not be let in, and only as many as their user may have.
+                slot.check(&arrival())?;
+                let limits = &node.config().limits;
+                let per_second = limits.scan_bytes_per_second.bytes();
+                node.scans.check(grant.org(), grant.user(), per_second)?;
+                let payer = Payer::User(grant.org().clone(), grant.user().clone());
+                let _charge = node.ledger.charge(InFlight::Search, payer, SEARCH_BYTES, limits.into())?;
+                let found = find_tail(worker, &log, grant, &filter, count).await;
+                From::Seq(found.map_err(unreadable)?)
+            }
+        };
+        let opening = opening::open(&log, &filter, from);
+        let replay = match opening.cursor.seq < log.head {
+            true => Some(node.replays.enter(grant.org(), node.config().limits.replays_waiting, random())?),
+            false => None,
+        };
+        let connection = slot.enter(&arrival())?;
         // Not `log.head`: the search for a start may have taken a while. If the log was deleted meanwhile, the
         // stream ends here; a deletion from now on finds its connection in the registry.
         let head = || Some(node.engine.head(grant.org()).filter(|now| now.knows(&log.epoch))?.head);
@@ -125,24 +140,35 @@ impl StreamRequest {
         Ok(Entered { org, filter, connection, log, opening, replay, watch })
     }
 
-    /// Where to start, on `log` as it is now. Precedence: a cursor, then `tail=` (R4).
-    async fn start(
-        &self,
-        worker: &Rc<Worker>,
-        grant: &StreamGrant,
-        filter: &Filter,
-        log: &LogState,
-    ) -> Result<From, ReadError> {
-        Ok(match (&self.cursor, self.tail) {
-            (Some(cursor), _) => From::Cursor(cursor.clone()),
-            (None, Some(0)) | (None, None) => From::Head,
-            (None, Some(count)) => From::Seq(find_tail(worker, log, grant, filter, count).await?),
-        })
+    /// Where to start. Precedence: a cursor, then `tail=` (R4).
+    fn start(&self) -> Start {
+        match (&self.cursor, self.tail) {
+            (Some(cursor), _) => Start::At(From::Cursor(cursor.clone())),
+            (None, Some(0)) | (None, None) => Start::At(From::Head),
+            (None, Some(count)) => Start::Last(count),
+        }
     }
 }
 
+/// Where a stream starts.
+enum Start {
+    /// Here.
+    At(From),
+    /// Before the last so many events, which must be searched for.
+    Last(usize),
+}
+
+/// What a search is charged, about: a page of the log, and the seqs that were found.
+const SEARCH_BYTES: usize = 84 << 10;
+
+/// How many seqs the search looks through at a time, at least.
+const STRETCH_MIN: Seq = 8;
+
+/// How many seqs the search looks through at a time, at most, in a log whose seqs are dense.
+const STRETCH_MAX: Seq = 1024;
+
 /// The seq after which the last `count` events come that this reader may see. Looks through a bounded
-/// number of events; if these do not hold enough, the stream starts at the oldest of them.
+/// number of events and bytes; if these do not hold enough, the stream starts at the oldest of them.
 async fn find_tail(
     worker: &Rc<Worker>,
     log: &LogState,
@@ -153,45 +179,45 @@ async fn find_tail(
     let config = worker.node.config();
     let limits = &config.limits;
     let count = count.min(limits.tail_events);
+    let (org, user) = (grant.org().clone(), grant.user().clone());
+    let mut scan = Scan::new(worker, org, user, filter.clone(), log.epoch.clone());
+    let mut turn = scan.turn().await;
     // From the head backwards, in stretches of so many seqs. Seqs need not be dense, so a stretch may hold
-    // fewer events than seqs. After a stretch that holds few, the next one is twice as long.
-    const STRETCH: Seq = 1000;
-    let mut stretch = STRETCH;
+    // fewer events than seqs. Those that hold few, or too few of the wanted ones, make the next one longer.
+    let mut longest = STRETCH_MAX;
+    let mut stretch = (2 * count as Seq).next_power_of_two().clamp(128, STRETCH_MAX);
     let mut found: Vec<Seq> = Vec::new();
-    let mut searched = 0;
     let mut end = log.head;
-    while end > log.floor && found.len() < count && searched < limits.tail_search_events {
-        let begin = end.saturating_sub(stretch).max(log.floor);
-        let mut at = begin;
+    'search: while end > log.floor && found.len() < count && scan.is_within(limits) {
+        // Stretches end where pages of the cache do.
+        let begin = ((end - 1) / stretch * stretch).max(log.floor);
         let mut here: Vec<Seq> = Vec::new();
-        let before = searched;
-        let mut is_too_long = false;
-        while at < end {
-            let limit = PageLimit { events: STRETCH as usize, bytes: limits.page_bytes.bytes(), to: end };
-            let page = worker.read(grant.org(), &log.epoch, at, limit).await?;
-            searched += page.events.len();
-            if page.to < end && stretch > STRETCH {
-                // The stretch has more events than one page holds, and this page has the oldest of them,
-                // which may not be needed. Try a shorter stretch.
-                is_too_long = true;
-                break;
+        let before = (scan.events(), scan.bytes());
+        scan.seek(begin, end);
+        while let Some(page) = scan.next().await? {
+            scan.timed(|| {
+                here.extend(page.events.iter().filter(|event| scan.shows(event)).map(|event| event.seq))
+            });
+            // The stretch may have much more than is needed, and its oldest part was seen first. Try a shorter one.
+            if page.seq < end && scan.events() - before.0 > STRETCH_MAX as usize && stretch > STRETCH_MAX {
+                stretch /= 2;
+                continue 'search;
             }
-            here.extend(
-                page.events
-                    .iter()
-                    .filter(|event| filter.admits(&event.service) && event.is_for(grant.user()))
-                    .map(|event| event.seq),
-            );
-            if page.to <= at {
-                break;
+            let is_heavy = scan.bytes() - before.1 > limits.scan_bytes.bytes() / 4;
+            if page.seq < end && is_heavy && stretch > STRETCH_MIN {
+                stretch = (stretch / 16).max(STRETCH_MIN);
+                longest = stretch;
+                continue 'search;
             }
-            at = page.to;
+            if scan.bytes() >= limits.scan_bytes.bytes() && page.seq < end {
+                // What was seen of this stretch is its oldest part. The stream starts after all of it.
+                break 'search;
+            }
+            scan.pace(&mut turn).await;
         }
-        if is_too_long {
-            stretch = (stretch / 2).max(STRETCH);
-            continue;
-        }
-        if searched - before < STRETCH as usize / 2 {
+        let events = (scan.events() - before.0) as Seq;
+        let is_sparse = events.saturating_mul(2) < (end - begin).min(STRETCH_MAX);
+        if is_sparse || stretch < longest {
             stretch = stretch.saturating_mul(2);
         }
         here.append(&mut found);

@@ -343,6 +343,19 @@ fn config_check_compares_connections_with_the_files_that_may_be_open() {
 }
 
 #[test]
+fn a_token_that_is_looked_at_does_not_steer_the_terminal() {
+    let part = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text);
+    let claims = "{\"sub\":\"ann\u{9b}2J\u{202e}\",\"iss\":\"a\u{2067}b\"}";
+    let token = format!("{}.{}.x", part(r#"{"alg":"HS256"}"#), part(claims));
+    let ran = run(with_secret().path(), &["token", "inspect", "--config", "c.toml", &token]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains(r#""sub": "ann\u009b2J\u202e""#), "{ran:?}");
+    for c in ['\u{9b}', '\u{202e}', '\u{2067}'] {
+        assert!(!ran.out.contains(c) && !ran.err.contains(c), "{ran:?}");
+    }
+}
+
+#[test]
 fn tokens_are_made_and_looked_at() {
     let dir = with_secret();
     let create = [

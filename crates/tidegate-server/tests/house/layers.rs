@@ -34,7 +34,7 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 24] = [
+const SERVER: [&str; 25] = [
     "random",
     "conformance",
     "log_limiter",
@@ -49,6 +49,7 @@ const SERVER: [&str; 24] = [
     "deletion",
     "auth",
     "refusals",
+    "quotas",
     "admission",
     "hub",
     "node",

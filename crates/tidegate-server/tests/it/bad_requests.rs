@@ -91,6 +91,15 @@ impl Parts {
                 ),
                 Bare(400),
             ),
+            // The HTTP library takes them for one, as RFC 9110 (8.6) allows.
+            (
+                "two equal CL",
+                sent(
+                    &format!("Content-Length: {length}\r\nContent-Length: {length}\r\n"),
+                    &(EVENT.to_owned() + &behind),
+                ),
+                Served(2),
+            ),
             (
                 "a list of CL",
                 sent(&format!("Content-Length: {length}, {length}\r\n"), &(EVENT.to_owned() + &behind)),

@@ -84,8 +84,10 @@ fn connections_per_org(limit: &str) -> Hit {
 }
 
 /// Streams over both transports, and one whose token is renewed for other services.
-fn filters_per_org(limit: &str) -> Hit {
-    let gateway = Gateway::with(&["limits.filters_per_org=2"]);
+#[test]
+fn p5_the_filters_of_an_org_have_a_bound() {
+    let limit = "limits.org.filters";
+    let gateway = Gateway::with(&["limits.org.filters=2"]);
     let of_ann = |services: &[&str]| gateway.token_of("ann", services);
     let mut ann = gateway.ws_as(&of_ann(&["a"]), "");
     ann.next("hello");
@@ -100,7 +102,7 @@ fn filters_per_org(limit: &str) -> Hit {
     c.next("hello");
     ann.authenticate(&of_ann(&["d"]));
     ended(ann, limit, 1013, "overloaded");
-    Counted(gateway)
+    assert_eq!(gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}")), 3.0);
 }
 
 fn connections_per_user(limit: &str) -> Hit {
@@ -227,9 +229,9 @@ fn publishes_in_flight(limit: &str) -> Hit {
 }
 
 /// A body that stops half way, and another of its org.
-fn bodies_in_flight_bytes(limit: &str) -> Hit {
+fn in_flight_bytes(limit: &str) -> Hit {
     let sizes = ["limits.event_bytes=64KiB", "limits.request_bytes=64KiB"];
-    let gateway = Gateway::with(&[sizes[0], sizes[1], "limits.bodies_in_flight_bytes=128KiB"]);
+    let gateway = Gateway::with(&[sizes[0], sizes[1], "limits.in_flight_bytes=128KiB"]);
     let body = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
     let mut first = gateway.publishing().with("content-length", &body.len().to_string()).begin();
     first.get_mut().write_all(&body.as_bytes()[..60_000]).expect("send");
@@ -241,6 +243,27 @@ fn bodies_in_flight_bytes(limit: &str) -> Hit {
     first.get_mut().write_all(&body.as_bytes()[60_000..]).expect("send");
     assert_eq!(Answer::read(&mut first).expect("an answer").status, 200);
     assert_eq!(gateway.publish(&body).status, 200, "its memory is given back");
+    Counted(gateway)
+}
+
+/// Pages that a user does not take.
+fn in_flight_bytes_per_user(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.in_flight_bytes_per_user=512KiB", "limits.page_bytes=16MiB"]);
+    slow::fill(&gateway);
+    let ask = || slow::narrow(&gateway.getting("events?limit=1000"), gateway.public);
+    let mut unread = Vec::new();
+    let answer = loop {
+        let mut asked = ask();
+        let head = Answer::read_head(&mut asked).expect("an answer");
+        if head.status != 200 {
+            break gateway.getting("events").send();
+        }
+        unread.push(asked);
+        assert!(unread.len() < 10, "nothing is refused");
+    };
+    refused(&answer, limit, 503, "overloaded");
+    drop(unread);
+    eventually("its memory given back", || (gateway.getting("events").send().status == 200).then_some(()));
     Counted(gateway)
 }
 
@@ -397,6 +420,33 @@ fn tail_search_events(_: &str) -> Hit {
     Seen
 }
 
+/// The search for a page ends, and the next one goes on.
+fn scan_bytes(_: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.scan_bytes=1KiB"]);
+    let wide = format!("\"{}\"", "x".repeat(40_000));
+    (0..3).for_each(|_| assert!(gateway.say("loud", &wide) > 0));
+    let page = gateway.getting("events?services=quiet").send().json();
+    assert_eq!(
+        (page["events"].as_array().map(Vec::len), &page["has_more"]),
+        (Some(0), &true.into()),
+        "{page}"
+    );
+    Seen
+}
+
+fn scan_bytes_per_second(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.scan_bytes_per_second=1KiB"]);
+    let wide = format!("\"{}\"", "x".repeat(40_000));
+    (0..3).for_each(|_| assert!(gateway.say("s", &wide) > 0));
+    let page = gateway.getting("events").send().json();
+    assert_eq!((page["events"].as_array().map(Vec::len), &page["has_more"]), (Some(1), &true.into()));
+    refused(&gateway.getting("events").send(), limit, 429, "rate_limited");
+    ended(gateway.ws("?tail=1"), limit, 4005, "rate_limited");
+    let another = format!("Bearer {}", gateway.token_of("another", &["*"]));
+    assert_eq!(gateway.getting("events").with("authorization", &another).send().status, 200);
+    Counted(gateway)
+}
+
 fn page_events(limit: &str) -> Hit {
     let gateway = Gateway::with(&["limits.page_events=5"]);
     refused(&gateway.getting("events?limit=6").send(), limit, 400, "bad_request");
@@ -429,6 +479,17 @@ fn first_frame_timeout(limit: &str) -> Hit {
     let _ = head.read_to_end(&mut Vec::new());
     let count = || gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}"));
     eventually("all three counted", || (count() == 3.0).then_some(()));
+    Counted(gateway)
+}
+
+fn waiting_sockets_per_address(limit: &str) -> Hit {
+    let gateway = Gateway::with(&["limits.waiting_sockets_per_address=2"]);
+    let mut oldest = connect(gateway.public);
+    let later: Vec<_> = (0..2).map(|_| connect(gateway.public)).collect();
+    assert_eq!(oldest.read(&mut [0]).expect("its end"), 0);
+    let count = || gateway.metric(&format!("tidegate_refusals_total{{limit=\"{limit}\"}}"));
+    eventually("it is counted", || (count() == 1.0).then_some(()));
+    drop(later);
     Counted(gateway)
 }
 
@@ -485,17 +546,18 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         connections,
         streams_per_connection,
         connections_per_org,
-        filters_per_org,
         connections_per_user,
         connections_per_user_policy,
         connections_per_address,
+        waiting_sockets_per_address,
         handshakes_per_second,
         replays_waiting,
         failed_auths_per_second,
         orgs,
         publishes_per_second,
         publishes_in_flight,
-        bodies_in_flight_bytes,
+        in_flight_bytes,
+        in_flight_bytes_per_user,
         publish_queue_bytes,
         event_bytes,
         request_bytes,
@@ -511,6 +573,8 @@ fn p6_every_bound_is_hit_by_its_scenario() {
         client_frames_per_second,
         tail_events,
         tail_search_events,
+        scan_bytes,
+        scan_bytes_per_second,
         page_events,
         page_bytes,
         first_frame_timeout,

@@ -1,12 +1,18 @@
 //! Open files: clients that hold all they can leave room for operators, publishers and the log, and what was
 //! refused for want of files is served once there are some.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 use crate::{
-    client::{http::connect, stream::Frames as _},
+    client::{
+        http::{Answer, connect},
+        stream::Frames as _,
+    },
     gateway::{Gateway, eventually},
 };
 
@@ -62,6 +68,79 @@ fn p8_a_thousand_half_open_connections_lock_out_nobody() {
     let before = refusals(&gateway);
     assert_eq!(gateway.sse("").next("hello")["org"].as_str(), Some(&*gateway.org));
     assert_eq!(refusals(&gateway), before, "nobody makes room when there is some");
+}
+
+/// A gateway that does not close silent sockets by itself.
+fn patient(settings: &[&str]) -> Gateway {
+    Gateway::with(&[&["limits.first_frame_timeout=10m", "limits.idle_timeout=20m"], settings].concat())
+}
+
+fn waiting(gateway: &Gateway, state: &str) -> f64 {
+    gateway.metric(&format!("tidegate_waiting_sockets{{state=\"{state}\"}}"))
+}
+
+#[test]
+fn p5_silent_sockets_of_one_address_take_the_place_of_each_other() {
+    let gateway = patient(&["limits.waiting_sockets_per_address=20"]);
+    let mut clients: Vec<TcpStream> = (0..60).map(|_| connect(gateway.public)).collect();
+    for client in &mut clients[50..] {
+        client.write_all(b"GET /v1/orgs/dev/stream HTTP/1.1\r\n").expect("send");
+    }
+    eventually("those that have begun", || (waiting(&gateway, "head") == 10.0).then_some(()));
+    assert_eq!(waiting(&gateway, "silent"), 10.0);
+    // It comes from the same address: the oldest makes room for it, and it is served.
+    gateway.say("s", "1");
+    gateway.ws("").next("hello");
+    let refused = gateway.metric("tidegate_refusals_total{limit=\"limits.waiting_sockets_per_address\"}");
+    assert!(refused >= 40.0, "{refused}");
+    let log = gateway.log();
+    assert_eq!(log.matches("too many sockets that send no request").count(), 1, "{log}");
+}
+
+#[test]
+fn p5_silent_sockets_of_a_trusted_proxy_are_its_own_matter() {
+    let gateway =
+        patient(&["limits.waiting_sockets_per_address=5", "listen.trusted_proxies=[\"127.0.0.0/8\"]"]);
+    let clients: Vec<TcpStream> = (0..20).map(|_| connect(gateway.public)).collect();
+    eventually("all of them", || (waiting(&gateway, "silent") == 20.0).then_some(()));
+    drop(clients);
+}
+
+#[test]
+fn p5_a_publisher_keeps_its_connection_while_others_crowd() {
+    raise_own_limit();
+    let gateway = few_files(&[]);
+    let mut publisher = std::io::BufReader::new(connect(gateway.public));
+    let mut publish = || {
+        let request = gateway.publishing().body(r#"{"service":"s","event":"e","data":1}"#);
+        publisher.get_mut().write_all(&request.bytes()).expect("send");
+        Answer::read(&mut publisher).map(|answer| answer.status)
+    };
+    assert_eq!(publish().expect("an answer"), 200);
+    let clients: Vec<TcpStream> = (0..400)
+        .map(|_| {
+            let mut client = connect(gateway.public);
+            let _ = client.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    gateway.say("s", "2");
+    assert!(refusals(&gateway) > 0.0);
+    assert_eq!(publish().expect("the same connection"), 200);
+    drop(clients);
+}
+
+#[test]
+fn p5_silent_sockets_do_not_hold_up_operators() {
+    let gateway = patient(&[]);
+    let clients: Vec<TcpStream> = (0..80).map(|_| connect(gateway.admin)).collect();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(gateway.operators(path).status, 200);
+    }
+    // Only as many close as others have come: nobody has waited until the connections are too old.
+    let mut kept = &clients[40];
+    kept.set_nonblocking(true).expect("non-blocking");
+    assert_eq!(kept.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
 }
 
 #[test]
@@ -125,7 +204,7 @@ fn p8_no_files_at_all_for_a_while_stops_no_listener() {
     });
     prlimit(Some(pid), Resource::Nofile, before).expect("a limit");
     for mut waiting in waiting {
-        let answer = crate::client::http::Answer::read(&mut waiting).expect("an answer");
+        let answer = Answer::read(&mut waiting).expect("an answer");
         assert_eq!(answer.status, 200);
     }
     drop(operator);

@@ -425,8 +425,10 @@ fn series(metrics: &str) -> Option<BTreeSet<String>> {
     let (head, body) = metrics.split_once("\r\n\r\n")?;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
     let samples = body.lines().filter(|line| !line.starts_with('#'));
-    // Each org of `metrics.health_orgs` has series of its own, and not every gateway here has such orgs.
-    let common = samples.filter(|line| !line.starts_with("tidegate_client_org_"));
+    // Each org of `metrics.health_orgs`, or near a quota, has series of its own, and not every gateway here has such
+    // orgs.
+    let of_orgs = ["tidegate_client_org_", "tidegate_org_quota_"];
+    let common = samples.filter(|line| !of_orgs.iter().any(|name| line.starts_with(name)));
     let series = common.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()));
     (length == Some(body.len())).then(|| series.collect())
 }

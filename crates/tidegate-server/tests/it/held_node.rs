@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tidegate_core::{Event, LogState, NewEvent};
 use tidegate_engine::{
     AppendError, Appended, Clock, DeleteError, Durability, Engine, Feed, Health, Hooks, LocalEngine,
-    MemoryStore, OrgLog, Page, PageLimit, ReadError, SystemClock, store::Usage,
+    MemoryStore, OrgLog, Page, PageLimit, ReadError, StoredQuotas, SystemClock, store::Usage,
 };
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
@@ -49,6 +49,7 @@ struct HeldBack {
     calls: Arc<Mutex<Vec<String>>>,
     appends: Arc<AtomicUsize>,
     reads: Arc<AtomicUsize>,
+    quotas: Arc<Mutex<StoredQuotas>>,
 }
 
 impl HeldBack {
@@ -74,6 +75,10 @@ impl Engine for HeldBack {
             may_answer.wait_for(|may| *may).await.map_err(|_| AppendError::Unknown)?;
             appended
         })
+    }
+
+    fn set_stored_quotas(&self, quotas: StoredQuotas) {
+        *self.quotas.lock().expect("no panic") = quotas;
     }
 
     fn open(&self, org: &OrgId) -> BoxFuture<'static, Result<LogState, AppendError>> {
@@ -184,6 +189,8 @@ pub struct HeldNode {
     calls: Arc<Mutex<Vec<String>>>,
     appends: Arc<AtomicUsize>,
     reads_begun: Arc<AtomicUsize>,
+    /// The quotas that its engine was given last.
+    pub quotas: Arc<Mutex<StoredQuotas>>,
     /// Its parts, for a look at their counters.
     pub node: Arc<Node>,
     feed: Arc<HeldFeed>,
@@ -219,6 +226,7 @@ impl HeldNode {
         let [breaks, loses] = <[Arc<AtomicBool>; 2]>::default();
         let health = Arc::new(watch::Sender::new(Health::Ok));
         let calls = Arc::<Mutex<Vec<String>>>::default();
+        let quotas = Arc::<Mutex<StoredQuotas>>::default();
         let [appends, reads_begun] = <[Arc<AtomicUsize>; 2]>::default();
         let hooks = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
         let engine = LocalEngine::memory(app::memory_options(&config), hooks).expect("an engine");
@@ -233,6 +241,7 @@ impl HeldNode {
                 calls: calls.clone(),
                 appends: appends.clone(),
                 reads: reads_begun.clone(),
+                quotas: quotas.clone(),
             }),
             metrics: Arc::new(Metrics::new(hub.budget().clone(), hub.contexts().clone())),
             tokens: TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes()),
@@ -253,7 +262,8 @@ impl HeldNode {
                 stream.set_nonblocking(true).expect("non-blocking");
                 let peer = stream.peer_addr().expect("a peer");
                 let slot = counted.take_socket().expect("room");
-                worker.hand(Accepted { stream, peer, slot, makes_room: false }).expect("room");
+                let quiet = counted.quiet.arrive(peer.ip());
+                worker.hand(Accepted { stream, peer, slot, quiet }).expect("room");
             }
         });
         let claims = serde_json::json!({"sub": "u", "org": "acme", "services": ["*"], "exp": now_s() + 3600});
@@ -273,6 +283,7 @@ impl HeldNode {
             calls,
             appends,
             reads_begun,
+            quotas,
             node,
             feed,
             _dir: dir,

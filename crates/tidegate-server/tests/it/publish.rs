@@ -458,13 +458,13 @@ fn one_org_that_sends_slowly_leaves_places_for_the_others() {
 #[test]
 fn p5_a_body_that_stops_half_way_takes_memory_of_its_orgs_share() {
     let settings = ["limits.event_bytes=64KiB", "limits.request_bytes=64KiB"];
-    let gateway = Gateway::with(&[settings[0], settings[1], "limits.bodies_in_flight_bytes=128KiB"]);
+    let gateway = Gateway::with(&[settings[0], settings[1], "limits.in_flight_bytes=128KiB"]);
     let key = gateway.key_for("*", "*");
     let to_all = gateway.publishing().to("/v1/events").with("authorization", &format!("Bearer {key}"));
     let theirs = to_all.clone().to("/v1/orgs/other/events");
     let event = r#"{"service":"s","event":"e","data":1}"#;
     let large = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
-    let in_memory = || gateway.metric("tidegate_memory_bytes{holder=\"bodies\"}");
+    let in_memory = || gateway.metric("tidegate_in_flight_bytes{kind=\"body\"}");
     // Charged to the org, and to the key while the orgs are not known.
     for request in [gateway.publishing(), to_all] {
         let mut held = request.clone().with("content-length", "65000").begin();
@@ -472,7 +472,7 @@ fn p5_a_body_that_stops_half_way_takes_memory_of_its_orgs_share() {
         eventually("its bytes", || (in_memory() >= 60_000.0).then_some(()));
         let answer = request.clone().body(large.as_str()).send();
         assert_eq!((answer.status, answer.refusal().as_str()), (503, "overloaded"), "{answer:?}");
-        assert_eq!(answer.json()["limit"], "limits.bodies_in_flight_bytes");
+        assert_eq!(answer.json()["limit"], "limits.in_flight_bytes");
         assert_eq!(theirs.clone().body(event).send().status, 200);
         drop(held);
         eventually("its memory given back", || (in_memory() == 0.0).then_some(()));

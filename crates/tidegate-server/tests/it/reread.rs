@@ -95,7 +95,7 @@ fn a_file_with_a_fault_changes_nothing_and_the_log_says_why() {
         // It is valid alone, but not with a limit that waits for a restart.
         (
             format!(
-                "{good}request_bytes = \"80MiB\"\nbodies_in_flight_bytes = \"160MiB\"\npublish_queue_bytes = \"128MiB\"\n[tail]\norg_max_bytes = \"128MiB\""
+                "{good}request_bytes = \"80MiB\"\nin_flight_bytes = \"160MiB\"\npublish_queue_bytes = \"128MiB\"\n[tail]\norg_max_bytes = \"128MiB\""
             ),
             "limits.publish_queue_bytes",
         ),

@@ -30,6 +30,7 @@ fn a_thousand_connections_resume_under_load_without_hole_repeat_or_disorder() {
     let gateway = Gateway::with(&[
         "limits.connections_per_user=2000",
         "limits.connections_per_address=2000",
+        "limits.waiting_sockets_per_address=2000",
         "limits.handshakes_per_second=100000",
         // A short tail: most readers begin in the log and reach the tail on their way.
         "tail.org_max_bytes=4MiB",

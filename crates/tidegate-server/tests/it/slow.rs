@@ -20,7 +20,8 @@ use crate::{
 const EVENTS: usize = 120;
 
 /// A client with a small receive buffer.
-fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
+/// Sends a request over a connection with a small receive buffer.
+pub fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 << 10).expect("a small window");
     socket.connect(&to.into()).expect("connect");
@@ -35,7 +36,8 @@ pub fn narrow_ws(gateway: &Gateway) -> Ws {
     narrow_ws_with(gateway, "")
 }
 
-fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
+/// The same, with a query.
+pub fn narrow_ws_with(gateway: &Gateway, query: &str) -> Ws {
     let request = handshake(gateway.public, &format!("{}{query}", gateway.path("stream")))
         .with("authorization", &format!("Bearer {}", gateway.token));
     let mut stream = Ws::switch(narrow(&request, gateway.public));

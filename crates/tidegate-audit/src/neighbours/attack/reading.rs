@@ -40,8 +40,8 @@ pub async fn scan(me: &Attacker, number: usize) -> io::Result<()> {
     let request = me.get(number, "events?limit=1&services=quiet", "");
     loop {
         stream.write_all(request.as_bytes()).await?;
-        wire::answer(&mut stream).await?;
         me.did(1);
+        wire::answer(&mut stream).await?;
     }
 }
 

@@ -75,6 +75,7 @@ pub fn required_limits(connections: usize) -> Vec<String> {
         ("limits.connections_per_org", room),
         ("limits.connections_per_user", room),
         ("limits.connections_per_address", room + 200),
+        ("limits.waiting_sockets_per_address", room + 200),
         ("limits.handshakes_per_second", 1_000_000),
         ("limits.replays_waiting", 2 * room),
         ("limits.publishes_per_second", 1_000_000),

@@ -24,13 +24,20 @@ use super::{
     received::{Received, Respond, Unread, discard},
 };
 use crate::{
+    admission::{InFlightLimits, Payer},
     config::config_key,
-    http::{Answer, Incoming, answer, connection::STALL_GRACE, problem, record},
-    metrics::Operation,
+    http::{
+        Answer, Incoming, answer, answer::Pieces, body::REQUEST_BYTES, connection::STALL_GRACE, problem,
+        record,
+    },
+    metrics::{InFlight, Operation},
     node::Node,
     refusals::LimitedBy as _,
     transport::{guarded::LINGER, windows::Windows},
-    worker::{Peer, Worker, sse::SseBody},
+    worker::{
+        Peer, Worker,
+        sse::{Cut, SseBody},
+    },
 };
 
 /// How often an answer that has waited for its whole time looks whether another one is in its way.
@@ -80,6 +87,18 @@ pub async fn run(
     let address = peer.address.ip();
     let respond: Respond = Rc::new(RefCell::new(respond));
     let unread = Unread::default();
+    // A client may have as many connections as there are sockets, with a hundred requests on each.
+    let limits = InFlightLimits::from(&node.config().limits);
+    let charged = node.ledger.charge(InFlight::Request, Payer::Address(address), REQUEST_BYTES, limits);
+    let charge = match charged {
+        Ok(charge) => charge,
+        Err(refusal) => {
+            node.metrics.refused(&refusal);
+            tracing::debug!(%refusal, "refuse a request over HTTP/2");
+            respond.borrow_mut().send_reset(Reason::REFUSED_STREAM);
+            return;
+        }
+    };
     let answering = async {
         match as_http1(&node, request, &respond, &unread) {
             Ok(request) => {
@@ -100,6 +119,8 @@ pub async fn run(
         _ = poll_fn(|context| respond.borrow_mut().poll_reset(context)) => return,
         response = answering => response,
     };
+    // A stream is counted as a connection.
+    let _charge = Some(charge).filter(|_| !matches!(response.body(), Answer::Stream(_)));
     let timeout = node.config().limits.write_timeout + STALL_GRACE;
     match give(&respond, response, is_head, timeout, &open).await {
         // As over HTTP/1.1.
@@ -115,6 +136,7 @@ pub async fn run(
             }
             tracing::debug!("reset an answer because the peer takes nothing of it");
         }
+        Sent::Cut => tracing::debug!("reset an answer that cannot be made to its end"),
         // Usually the peer has gone.
         Sent::Failed(error) => tracing::debug!(%error, "answer over HTTP/2"),
     }
@@ -175,6 +197,8 @@ enum Sent {
     Stalled {
         is_stream: bool,
     },
+    /// The rest of the answer cannot be made.
+    Cut,
     Failed(h2::Error),
 }
 
@@ -213,6 +237,7 @@ async fn give(
             let given = give_rest(&mut stream, &mut rest, timeout, open).await;
             match (&given, &rest) {
                 (Sent::Stalled { .. }, _) => stream.send_reset(Reason::CANCEL),
+                (Sent::Cut, _) => stream.send_reset(Reason::INTERNAL_ERROR),
                 (Sent::Gone(Some(reason)), Rest::Stream(body)) => {
                     if let Some(refusal) = fault(*reason) {
                         body.end_reader(refusal);
@@ -232,6 +257,8 @@ async fn give_rest(
     open: &OpenAnswer,
 ) -> Sent {
     loop {
+        // The next piece of an answer is made when the peer has taken the one before, which may be never.
+        let is_made_as_taken = matches!(rest, Rest::Pieces(_));
         let waiting = poll_fn(|context| {
             if let Poll::Ready(reset) = stream.poll_reset(context) {
                 Poll::Ready(Err(reset.ok()))
@@ -239,11 +266,19 @@ async fn give_rest(
                 rest.poll(context).map(Ok)
             }
         });
-        let length = match waiting.await {
+        let waited = tokio::select! {
+            biased;
+            waited = waiting => waited,
+            () = patience(timeout, open), if is_made_as_taken => {
+                return Sent::Stalled { is_stream: false };
+            }
+        };
+        let length = match waited {
             Err(reset) => return Sent::Gone(reset),
-            Ok(Some(length)) => length.min(PIECE),
-            // Even if the body is cut: a reset would discard the last frame.
-            Ok(None) => {
+            Ok(Err(Cut)) => return Sent::Cut,
+            Ok(Ok(Some(length))) => length.min(PIECE),
+            // Even if the stream is cut: a reset would discard the last frame.
+            Ok(Ok(None)) => {
                 return match stream.send_data(Bytes::new(), true) {
                     Ok(()) => Sent::All,
                     Err(_) => Sent::Gone(None),
@@ -293,30 +328,33 @@ fn poll_room(
 /// The rest of an answer.
 enum Rest {
     Whole(Bytes),
+    Pieces(Pieces),
     Stream(SseBody),
 }
 
 impl Rest {
     async fn of(body: Answer) -> Self {
         match body {
-            Either::Left(mut whole) => {
+            Answer::Whole(mut whole) => {
                 let frame = whole.frame().await.map(|Ok(frame)| frame);
                 Rest::Whole(frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default())
             }
-            Either::Right(stream) => Rest::Stream(stream),
+            Answer::Pieces(pieces) => Rest::Pieces(pieces),
+            Answer::Stream(stream) => Rest::Stream(stream),
         }
     }
 
-    /// Whether nothing is left. A stream shows that only when it is polled.
+    /// Whether nothing is left. Pieces and a stream show that only when they are polled.
     fn is_empty(&self) -> bool {
         matches!(self, Rest::Whole(bytes) if bytes.is_empty())
     }
 
     /// How many bytes are ready; `None` at the end.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<usize>, Cut>> {
         match self {
-            Rest::Whole(bytes) => Poll::Ready((!bytes.is_empty()).then_some(bytes.len())),
-            Rest::Stream(body) => body.poll_waiting(context),
+            Rest::Whole(bytes) => Poll::Ready(Ok((!bytes.is_empty()).then_some(bytes.len()))),
+            Rest::Pieces(pieces) => pieces.poll_waiting(context),
+            Rest::Stream(body) => body.poll_waiting(context).map(Ok),
         }
     }
 
@@ -324,10 +362,7 @@ impl Rest {
     /// the way of the others ([`Windows`]).
     async fn patience(&self, timeout: Duration, open: &OpenAnswer) {
         match self {
-            Rest::Whole(_) => tokio::select! {
-                () = poll_fn(|context| open.windows.poll_must_go(open.stream, context)) => {}
-                () = open.stalled(timeout) => open.windows.handle_leaving(open.stream),
-            },
+            Rest::Whole(_) | Rest::Pieces(_) => patience(timeout, open).await,
             Rest::Stream(body) => {
                 poll_fn(|context| body.poll_ended(context)).await;
                 open.windows.handle_leaving(open.stream);
@@ -339,8 +374,17 @@ impl Rest {
     fn take(&mut self, length: usize) -> Bytes {
         match self {
             Rest::Whole(bytes) => bytes.split_to(length.min(bytes.len())),
+            Rest::Pieces(pieces) => pieces.take(length),
             Rest::Stream(body) => body.take(length),
         }
+    }
+}
+
+/// Waits as long as an answer that is no stream may wait for room.
+async fn patience(timeout: Duration, open: &OpenAnswer) {
+    tokio::select! {
+        () = poll_fn(|context| open.windows.poll_must_go(open.stream, context)) => {}
+        () = open.stalled(timeout) => open.windows.handle_leaving(open.stream),
     }
 }
 

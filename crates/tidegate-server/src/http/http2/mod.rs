@@ -6,7 +6,8 @@
 //! that have room, and an answer that the peer does not take is reset ([`exchange`]).
 //!
 //! `h2` itself bounds: header blocks and their CONTINUATION frames, small DATA frames, resets that the peer
-//! provokes, and the answers to PING and SETTINGS, each of which is written before the next frame is read.
+//! provokes, and the answers to PING and SETTINGS, each of which is written before the next frame is read. How
+//! many such frames come is bounded by [`Windows::flooded`].
 
 mod exchange;
 mod received;
@@ -23,13 +24,14 @@ pub use received::Received;
 use exchange::OpenAnswer;
 
 use crate::{
+    admission::Quiet,
     config::{LimitSettings, config_key},
     node::Node,
     transport::{
         guarded::{Guarded, RequestState, Slow},
         windows::{Observed, Windows},
     },
-    worker::{Peer, Quiet, Worker, timers},
+    worker::{Peer, Worker, timers},
 };
 
 /// The bytes with which a client with prior knowledge begins (RFC 9113, section 3.4).
@@ -110,7 +112,7 @@ fn builder(limits: &LimitSettings) -> h2::server::Builder {
     builder
 }
 
-/// Has six inputs: requests, the answer to our ping, the drain of the node, the end of the last exchange, the
+/// Has seven inputs: requests, the answer to our ping, a flood, the drain of the node, the end of the last exchange, the
 /// need for room, and the clock.
 async fn run(
     worker: Rc<Worker>,
@@ -143,7 +145,7 @@ async fn run(
                     if !state.has_asked() {
                         state.asked();
                     }
-                    quiet.asked();
+                    quiet.asked(false);
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
                     let answer = OpenAnswer::open(windows, respond.stream_id());
                     tokio::task::spawn_local(async move {
@@ -153,6 +155,13 @@ async fn run(
                 }
             },
             answered = pulse.answered() => answered?,
+            () = windows.flooded() => {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let _ = poll_fn(|context| connection.poll_closed(context)).await;
+                node.metrics.refusal(config_key!(limits.streams_per_connection));
+                tracing::debug!(peer = %peer.address, "end an HTTP/2 connection that floods");
+                return Ok(());
+            }
             _ = draining.wait_for(Option::is_some), if !is_draining => is_draining = true,
             () = exchanges.ended.notified() => {
                 if exchanges.open.get() == 0 {

@@ -416,8 +416,8 @@ fn parameters(limits: &LimitSettings) -> Value {
     let mut limit = whole(1, limits.page_events);
     limit["default"] = 100.min(limits.page_events).into();
     let tail = format!(
-        "Start with the last events that this reader may see; the search goes back at most {} events. A cursor wins over it.",
-        limits.tail_search_events
+        "Start with the last events that this reader may see; the search goes back at most {} events, and {} of them in all. A cursor wins over it.",
+        limits.tail_search_events, limits.scan_bytes
     );
     let last_event_id = "Like the header `Last-Event-ID`, which wins over it; wins over `cursor`. Sent by EventSource polyfills \
          that set no header. Of `lastEventId`, `last_event_id` and `Last-Event-ID` the first in this order that has a value counts.";

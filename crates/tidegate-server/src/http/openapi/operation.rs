@@ -200,9 +200,17 @@ const BAD_HEADER: &str = "a faulty or repeated header";
 const READ_OVERLOADED: &str = "\
 the org's log cannot be opened now, or the gateway has its maximum of orgs, or the keys of the \
 token's issuer are not available now";
+const HISTORY_OVERLOADED: &str = "\
+the answers to this user or org that wait to be taken hold as much memory as they may (`limit` says whose), or the \
+org's log cannot be opened now, or the gateway has its maximum of orgs, or the keys of the token's issuer are not \
+available now";
 const READ_LOG_FULL: &str =
     "the log has no room, not even to note the first use of this org since the gateway started";
 const TOO_MANY_BAD: &str = "this address sends bad tokens more often than `limits.failed_auths_per_second`";
+const TOO_MUCH_READ: &str = "\
+this address sends bad tokens more often than `limits.failed_auths_per_second`, or more of the log is looked through \
+for this user than `limits.scan_bytes_per_second` allows, or the org reads more history than its quota allows; `limit` \
+says which";
 const LOG_BROKEN: &str = "the log cannot be read";
 
 static PUBLISH: Operation = Operation {
@@ -267,7 +275,11 @@ if that is the name of a service.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to this org more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to this org more often than `limits.publishes_per_second`, or the org publishes more \
+             events or bytes than its quotas allow; `limit` says which",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -349,7 +361,11 @@ the answer is 202 without a body; otherwise it is the one for plain events.",
         ),
         refused(Code::Invalid, "faulty fields, all of them in `errors`"),
         refused(Code::RequestConflict, "the `Idempotency-Key` was used before for a request with other events"),
-        refused(Code::RateLimited, "the key publishes to each of the orgs more often than `limits.publishes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "the key publishes to each of the orgs more often than `limits.publishes_per_second`, or all of them \
+             publish more events or bytes than their quotas allow",
+        ),
         refused(Code::Overloaded, "no room now; `limit` says for what"),
         refused(
             Code::DedupFull,
@@ -372,8 +388,12 @@ static HISTORY: Operation = Operation {
     description: "\
 Events that this reader may see, oldest first, after `after`, or from the oldest that is stored.
 
-Ask again with the page's `cursor` while `has_more`; a page may be empty and still have more after it. \
-A page has `gap` if something between `after` and its first event is missing.",
+Ask again with the page's `cursor` while `has_more`; a page may hold fewer events than `limit`, or none, and still \
+have more after it: it ends also when so much of the log was looked through (`limits.scan_bytes`, \
+`limits.tail_search_events`). A page has `gap` if something between `after` and its first event is missing.
+
+A long page is made while the client takes it. If it cannot be made to its end, the connection is cut, or over HTTP/2 \
+the stream is reset: what came is not a page.",
     security: &[Scheme::ReaderToken, Scheme::Cookie],
     parameters: &[Parameter::Org, Parameter::After, Parameter::Limit, Parameter::Services],
     bodies: &[],
@@ -383,9 +403,9 @@ A page has `gap` if something between `after` and its first event is missing.",
         refused(Code::Unauthorized, NO_TOKEN),
         refused(Code::TokenExpired, TOKEN_EXPIRED),
         refused(Code::Forbidden, READ_FORBIDDEN),
-        refused(Code::RateLimited, TOO_MANY_BAD),
+        refused(Code::RateLimited, TOO_MUCH_READ),
         refused(Code::Internal, LOG_BROKEN),
-        refused(Code::Overloaded, READ_OVERLOADED),
+        refused(Code::Overloaded, HISTORY_OVERLOADED),
         refused(Code::LogFull, READ_LOG_FULL),
     ],
 };
@@ -485,12 +505,17 @@ defines.",
             Code::TooManyConnections,
             "the user, the org or the address has its maximum of connections; `limit` says which",
         ),
-        refused(Code::RateLimited, "more new connections per second than `limits.handshakes_per_second`"),
+        refused(
+            Code::RateLimited,
+            "more new connections per second than `limits.handshakes_per_second`, or with `tail` more of the log is \
+             looked through for this user than `limits.scan_bytes_per_second` allows",
+        ),
         refused(Code::Internal, LOG_BROKEN),
         refused(
             Code::Overloaded,
             "the gateway has its maximum of connections or orgs, or the org its maximum of different sets of \
-             services, or too many readers are waiting for their replay, or the org's log cannot be opened now, or the keys of the token's issuer are not available now",
+             services, or too many readers are waiting for their replay, or what is in flight for this user or org holds as much \
+             memory as it may, or the org's log cannot be opened now, or the keys of the token's issuer are not available now",
         ),
         refused(Code::Draining, "the gateway is shutting down"),
     ],

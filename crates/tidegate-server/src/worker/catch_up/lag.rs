@@ -89,6 +89,8 @@ impl Reader {
         let (slow, now) = (&config.slow, self.worker().since_start());
         if !self.with_escalation(|escalation| escalation.is_due(now))
             || self.is_within(slow.max_behind as u64)
+            // It lags because its org is over a quota, or perhaps because of that.
+            || self.org().used().was_paced()
         {
             return;
         }

@@ -7,18 +7,20 @@
 //! another turn. All who wait for the same page share one read.
 //!
 //! [`tidegate_core::replay`] decides whose turn it is. `pages` is the cache of pages, and `read` fills it;
-//! history and `tail=N` read through it, too. `reader` is one reader's turn. `lag` finds out whether a
+//! history and `tail=N` read through it, too (`scan`). `reader` is one reader's turn. `lag` finds out whether a
 //! reader is slow, and acts.
 
 mod lag;
 mod pages;
 mod read;
 mod reader;
+mod scan;
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
-    sync::Arc,
+    collections::HashMap,
+    rc::{self, Rc},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -28,7 +30,10 @@ use tidegate_core::{
     pace::{Passes, Written},
     replay::{SLICE, Turns, Work},
 };
+use tidegate_protocol::OrgId;
 use tokio::sync::{Notify, Semaphore, oneshot};
+
+pub use scan::Scan;
 
 use self::{
     pages::{PageKey, Pages},
@@ -40,6 +45,9 @@ use crate::metrics::LongSlice;
 /// How many pages may be outside of the cache: being read, or held for readers that asked for them and have
 /// not had their turn yet. This many full pages hold 2 MiB.
 const IN_HAND_MAX: usize = 32;
+
+/// When a reader that may be given nothing now has another turn.
+const LATER: Duration = Duration::from_millis(100);
 
 /// The cache is emptied when nobody has asked for a page for this long. When many clients are cut off
 /// together, the last of them are back after about this time; until then they can share the pages.
@@ -63,6 +71,8 @@ enum Step {
     More,
     /// This page.
     Page(PageKey),
+    /// Another turn, but not at once: what its user or org leaves unread takes as much memory as it may.
+    Later,
     /// Nothing more from the worker; its own task continues.
     Done(Served),
 }
@@ -70,7 +80,7 @@ enum Step {
 /// A reader that waits for a turn, or for a page. If its task waits no more, this is dropped unserved.
 #[derive(Debug)]
 struct Waiting {
-    reader: Weak<Reader>,
+    reader: rc::Weak<Reader>,
     /// How its task learns that it was served.
     done: oneshot::Sender<Served>,
     /// The page that it has waited for.
@@ -84,6 +94,8 @@ pub struct CatchUp {
     pages: RefCell<Pages<Waiter>>,
     /// The room for pages outside of the cache, see [`IN_HAND_MAX`].
     room: Arc<Semaphore>,
+    /// The turns of searches ([`Scan::turn`]), by org.
+    searches: RefCell<HashMap<OrgId, Weak<Semaphore>>>,
     /// Notified when the first reader waits for a turn.
     has_waiting: Notify,
     /// When somebody last asked for a page.
@@ -100,10 +112,23 @@ impl CatchUp {
             turns: RefCell::default(),
             pages: RefCell::new(Pages::new(bytes_max, whole)),
             room: Arc::new(Semaphore::new(IN_HAND_MAX)),
+            searches: RefCell::default(),
             has_waiting: Notify::new(),
             asked: Cell::new(Instant::now()),
             deletions: Cell::default(),
         }
+    }
+
+    /// The turns of searches through the log of this org: one at a time.
+    fn searches_of(&self, org: &OrgId) -> Arc<Semaphore> {
+        let mut searches = self.searches.borrow_mut();
+        if let Some(turns) = searches.get(org).and_then(Weak::upgrade) {
+            return turns;
+        }
+        searches.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(1));
+        searches.insert(org.clone(), Arc::downgrade(&turns));
+        turns
     }
 
     /// What the worker does next.
@@ -111,9 +136,9 @@ impl CatchUp {
         self.turns.borrow_mut().poll_work(now, passes)
     }
 
-    /// Whether nobody waits for a turn.
-    pub fn is_empty(&self) -> bool {
-        self.turns.borrow().is_empty()
+    /// When a turn is due, as far as is known now.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.turns.borrow().poll_timeout()
     }
 
     /// Waits until somebody waits for a turn.
@@ -147,10 +172,19 @@ impl CatchUp {
         self.turns.borrow_mut().clear();
     }
 
+    /// The readers of `org` get no turn before `until`. They keep no pages: others need the room, and what they ask
+    /// for again is most likely in the cache.
+    fn hold(&self, org: Rc<OrgState>, until: Duration) {
+        self.turns.borrow_mut().handle_hold(org, until).for_each(|waiting| waiting.page = None);
+    }
+
     /// Puts `waiting` in the queue for a turn. If `comes_live`, it goes before the others of its org: it has
     /// been live before, so it has missed little and will be live again soon.
-    fn wait(&self, org: &Rc<OrgState>, waiting: Waiting, comes_live: bool) {
+    fn wait(&self, org: &Rc<OrgState>, mut waiting: Waiting, comes_live: bool) {
         let mut turns = self.turns.borrow_mut();
+        if turns.is_held(org) {
+            waiting.page = None;
+        }
         if turns.is_empty() {
             self.has_waiting.notify_one();
         }
@@ -172,6 +206,10 @@ impl Worker {
 
     /// Serves readers of `org` that catch up, for a slice of time.
     pub(super) fn serve_lagging(&self, org: Rc<OrgState>) {
+        let may_send = match org.used().may_send() {
+            Ok(bytes) => bytes,
+            Err(wait) => return self.catch_up.hold(org, self.since_start() + wait),
+        };
         let (began, cpu) = (Instant::now(), thread_cpu());
         let mut written = Written::default();
         let mut frames = Vec::new();
@@ -179,10 +217,11 @@ impl Worker {
             let next = self.catch_up.turns.borrow_mut().next_reader(&org);
             let Some(waiting) = next else { break };
             self.serve_one(&org, waiting, &mut frames, began + SLICE, &mut written);
-            if began.elapsed() >= SLICE {
+            if began.elapsed() >= SLICE || org.sent() >= may_send {
                 break;
             }
         }
+        org.report_sent();
         self.catch_up.pages.borrow_mut().shrink();
         let cost = thread_cpu().saturating_sub(cpu);
         self.node.metrics.piece_took(LongSlice::Replay, cost);
@@ -214,7 +253,16 @@ impl Worker {
                 waiting.page = page.filter(|in_hand| at < in_hand.page.seq);
                 self.catch_up.wait(org, waiting, false);
             }
-            Step::Page(key) => reader.worker().ask_for(key, Waiter::Reader(waiting)),
+            Step::Page(key) => reader.ask_for(key, waiting),
+            Step::Later => {
+                let (worker, org) = (reader.worker().clone(), org.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LATER).await;
+                    if !waiting.done.is_closed() {
+                        worker.catch_up.wait(&org, waiting, false);
+                    }
+                });
+            }
             Step::Done(served) => {
                 reader.end_wait();
                 // The result is ignored: its task may have stopped waiting.

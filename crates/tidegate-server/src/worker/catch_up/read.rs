@@ -1,8 +1,8 @@
 //! Reading the log through the pages of a worker: once for all who ask for the same page at the same time.
 //!
-//! Lagging readers get pages in their turns. Other reads have bounds of their own: the search for `tail=N`,
-//! what `slow=latest` looks through, a page of history. [`Worker::read`] puts those together from the same
-//! pages.
+//! Lagging readers get pages in their turns. History and `tail=N` go through them one by one
+//! ([`super::scan`]). What `slow=latest` looks through has bounds of its own, and [`Worker::read`] puts it
+//! together from the same pages.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -50,7 +50,7 @@ impl Worker {
     }
 
     /// The page that `key` names, from the cache or the log.
-    async fn page(self: &Rc<Self>, key: PageKey) -> Result<Rc<Batch>, ReadError> {
+    pub(super) async fn page(self: &Rc<Self>, key: PageKey) -> Result<Rc<Batch>, ReadError> {
         if let Some(page) = self.catch_up.page(&key) {
             return Ok(page);
         }
@@ -145,11 +145,20 @@ async fn read(worker: Rc<Worker>, key: PageKey) {
     match read.and_then(|page| if is_same_log() { Ok(page) } else { Err(ReadError::NoLog) }) {
         Ok(page) => {
             worker.node.metrics.replay_page(ReplayPage::Read);
+            let bytes = page.events.iter().map(|event| event.fragment.len()).sum();
             let mut pages = catch_up.pages.borrow_mut();
             let batch = Batch::new(page.after, page.to, worker.node.now(), page.events, pages.budget());
             let page = Rc::new(batch);
             let waiters = pages.handle_read(key.clone(), page.clone());
             drop(pages);
+            // Of the readers that share it, the first pays for it. A task has its own account.
+            let reader = waiters.iter().find_map(|waiter| match waiter {
+                Waiter::Reader(waiting) => waiting.reader.upgrade(),
+                Waiter::Task(_) => None,
+            });
+            if let Some(reader) = reader {
+                reader.handle_read(bytes);
+            }
             let in_hand = Rc::new(InHand { key: key.clone(), page, _room: room });
             for waiter in waiters {
                 match waiter {

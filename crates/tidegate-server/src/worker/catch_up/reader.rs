@@ -1,13 +1,19 @@
 //! One reader that catches up: what its own task does, and what its worker does in its turns.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tidegate_core::{Batch, Next, Session, View, pace::Written, slow::Escalation};
 
-use super::{InHand, PageKey, Reader, Served, Step};
+use super::{InHand, PageKey, Reader, Served, Step, Waiter, Waiting};
 use crate::{
-    metrics::ReplayPage, refusals::unreadable_for_stream, transport::socket::WRITE_FRAMES_MAX,
+    admission::{InFlightLimits, Payer},
+    metrics::{InFlight, ReplayPage},
+    refusals::unreadable_for_stream,
+    transport::socket::WRITE_FRAMES_MAX,
     worker::reader::Gone,
 };
 
@@ -26,6 +32,8 @@ enum Gathered {
     CaughtUp,
     /// This page is next, and it is not in the cache.
     Page(PageKey),
+    /// A page is next, and there is no memory for what the reader may leave of it.
+    NoMemory,
     /// The reader's own task has something to do for it first.
     Task,
 }
@@ -45,7 +53,7 @@ impl Reader {
                     self.end(unreadable_for_stream(error));
                     return Ok(());
                 }
-                self.sink.send(&mut frames)?;
+                self.hand(&mut frames)?;
                 // This may go on for as long as the client is slow. Other tasks must have their turn.
                 tokio::task::yield_now().await;
                 continue;
@@ -79,11 +87,15 @@ impl Reader {
             if self.ending().is_some() || !self.sink.is_ready() {
                 return Step::Done(Served::Waits);
             }
+            // All that it was given before has been taken.
+            self.unread.take();
             let gathered = self.gather(in_hand, frames, until);
             if frames.is_empty() {
+                self.unread.take();
                 return match gathered {
                     Gathered::Full => Step::More,
                     Gathered::Page(key) => Step::Page(key),
+                    Gathered::NoMemory => Step::Later,
                     Gathered::Task => Step::Done(Served::Waits),
                     Gathered::CaughtUp => {
                         self.go_live();
@@ -95,13 +107,79 @@ impl Reader {
             written.sends += 1;
             written.bytes += bytes as u64;
             given += bytes;
-            match self.sink.send(frames) {
+            let sent = self.hand(frames);
+            self.charge_unread(bytes);
+            match sent {
                 Ok(true) if given >= TURN_BYTES || Instant::now() >= until => return Step::More,
                 Ok(true) => {}
                 Ok(false) => return Step::Done(Served::Waits),
                 Err(Gone) => return Step::Done(Served::Gone),
             }
         }
+    }
+
+    /// Lets it wait for a page of the log: at once, or when its user may have more looked through.
+    pub(super) fn ask_for(&self, key: PageKey, waiting: Waiting) {
+        let worker = self.worker().clone();
+        match self.may_be_read_for() {
+            Ok(()) => worker.ask_for(key, Waiter::Reader(waiting)),
+            Err(wait) => drop(tokio::task::spawn_local(async move {
+                tokio::time::sleep(wait).await;
+                // Else its task waits no more.
+                if !waiting.done.is_closed() {
+                    worker.ask_for(key, Waiter::Reader(waiting));
+                }
+            })),
+        }
+    }
+
+    /// `Err` says in what time its user may have more looked through.
+    fn may_be_read_for(&self) -> Result<(), Duration> {
+        let node = &self.worker().node;
+        let per_second = node.config().limits.scan_bytes_per_second.bytes();
+        self.with_session(|session| {
+            node.scans.missing(self.org().id(), &session.subscriber().user, per_second)
+        })
+    }
+
+    /// A page was read from the log for it.
+    pub(super) fn handle_read(&self, bytes: usize) {
+        let node = &self.worker().node;
+        let per_second = node.config().limits.scan_bytes_per_second.bytes();
+        self.with_session(|session| {
+            node.scans.pay(self.org().id(), &session.subscriber().user, bytes, per_second);
+        });
+    }
+
+    /// Charges for what it may leave unread of a page. It is charged before its session takes the page; if that is
+    /// refused, it takes nothing. Batches of the tail are shared, and the tail pays for them.
+    fn charge_page(&self) -> bool {
+        if let Some(charge) = self.unread.take() {
+            self.unread.set(Some(charge));
+            return true;
+        }
+        let node = &self.worker().node;
+        let user = self.with_session(|session| session.subscriber().user.clone());
+        let payer = Payer::User(self.org().id().clone(), user);
+        let limits = InFlightLimits::from(&node.config().limits);
+        match node.ledger.charge(InFlight::Unread, payer, TURN_BYTES, limits) {
+            Ok(charge) => self.unread.set(Some(Box::new(charge))),
+            Err(refusal) => {
+                node.metrics.refused(&refusal);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// So many bytes were given to the sink, and it may have kept some.
+    fn charge_unread(&self, bytes: usize) {
+        let Some(mut charge) = self.unread.take().filter(|_| !self.sink.is_ready()) else { return };
+        charge.shrink_to(bytes);
+        // One frame may be larger than a turn. It is kept in any case, so the result is ignored.
+        let limits = InFlightLimits::from(&self.worker().node.config().limits);
+        let _ = charge.grow(bytes - charge.bytes(), limits);
+        self.unread.set(Some(charge));
     }
 
     /// It has caught up: adds it to its group, which fan-out passes serve.
@@ -161,6 +239,9 @@ impl Reader {
                             None => return Gathered::Page(key),
                         },
                     };
+                    if !self.charge_page() {
+                        return Gathered::NoMemory;
+                    }
                     if !self.take_page(&page, frames, until) {
                         break;
                     }

@@ -33,7 +33,7 @@ use super::{
     timers::{DueAction, Facts, Tick, Timers},
 };
 use crate::{
-    admission::{self, Connection, ConnectionId, ReplaySlot},
+    admission::{self, Charge, Connection, ConnectionId, ReplaySlot},
     auth::StreamGrant,
     config::Config,
     node::Node,
@@ -78,6 +78,8 @@ pub struct Reader {
     /// Held while the reader waits to catch up after its hello (its replay); the number of such readers is
     /// limited.
     waits: Cell<Option<ReplaySlot>>,
+    /// What is charged for frames of the log that it was given and has not taken.
+    pub(super) unread: Cell<Option<Box<Charge>>>,
     /// Counts its connection for the node, its address, its org and its user.
     slot: admission::Slot,
 }
@@ -122,6 +124,7 @@ impl Reader {
             policy: request.slow,
             is_to_act: Cell::default(),
             waits: Cell::new(replay),
+            unread: Cell::default(),
             slot,
             worker,
         });
@@ -275,7 +278,7 @@ impl Reader {
         for (index, (batch, view)) in views.iter().enumerate().skip(seen) {
             if batch.prev > session.scanned() {
                 // The tail was shortened past its position: what is missing is in the log.
-                let _ = self.sink.send(frames);
+                let _ = self.hand(frames);
                 return Offer::Lags(events);
             }
             if session.lacks(batch, view) {
@@ -290,13 +293,19 @@ impl Reader {
             membership.handle_own(session.own());
         }
         let took_nothing = lacks.is_some() && frames.is_empty();
-        if !took_nothing && !matches!(self.sink.send(frames), Ok(true)) {
+        if !took_nothing && !matches!(self.hand(frames), Ok(true)) {
             return Offer::Lags(events);
         }
         match lacks {
             Some(index) => Offer::Lacks(events, index),
             None => Offer::Taken(events),
         }
+    }
+
+    /// Gives frames to its sink, and counts their bytes for its org.
+    pub(super) fn hand(&self, frames: &mut Vec<Bytes>) -> Result<bool, Gone> {
+        self.org.add_sent(frames.iter().map(|frame| frame.len() as u64).sum());
+        self.sink.send(frames)
     }
 
     /// Renews its grant in place (R6).
