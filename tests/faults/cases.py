@@ -559,7 +559,7 @@ def _full(run, point, kind):
                 while True:
                     file.write(bytes(size))
     # Of the room that was left, one org takes no more than half. How much is left is looked at a few times a second.
-    until("the disk is full, and events are taken", 5, lambda: _fill(gateway, account, "b") == 503)
+    until("the disk is full, and events are taken", 5, lambda: publish(gateway, account, "b", size=30_000)[0] == 503)
     _is_refused(gateway, account)
     _key(run, keys, "revoke", made.split("_")[1])
     if "revoked" not in _key(run, keys, "list"):
@@ -599,8 +599,8 @@ def _key(run, folder, *command):
     return done.stdout
 
 
-def _fill(gateway, account, org="a"):
-    status, answer = publish(gateway, account, org, size=30_000, batch=10)
+def _fill(gateway, account):
+    status, answer = publish(gateway, account, "a", size=30_000, batch=10)
     if status not in (200, 503):
         raise Finding(f"a publish to a log that gets full is answered {status}: {answer}")
     return status
