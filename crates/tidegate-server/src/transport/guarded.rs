@@ -20,7 +20,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 /// Shared by the service above and the socket below: whether a request is being read or answered.
@@ -119,8 +119,8 @@ pub struct Guarded {
     head: Option<(u64, Pin<Box<Sleep>>)>,
     /// While the peer takes nothing: its timeout.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// After our last byte: how long the peer may still send.
-    leaving: Option<Pin<Box<Sleep>>>,
+    /// After our last byte.
+    leaving: Option<Box<Leaving>>,
     /// Bytes that were read to learn the version, to be read again.
     early: Vec<u8>,
 }
@@ -129,6 +129,51 @@ pub struct Guarded {
 /// bytes, the peer's system discards our answer (RST), so a client that was refused in the middle of a large
 /// body would never learn why.
 pub const LINGER: Duration = Duration::from_secs(2);
+
+/// What the peer still sends after our last byte is discarded, at a bounded speed: a peer that floods must not keep
+/// the worker busy with that.
+#[derive(Debug)]
+struct Leaving {
+    /// How long the peer may still send.
+    end: Pin<Box<Sleep>>,
+    /// When the next bytes are taken.
+    pause: Pin<Box<Sleep>>,
+    /// How many bytes were taken since the last pause.
+    taken: usize,
+}
+
+/// So many bytes are discarded between two pauses: 25 MB a second.
+const DISCARDED_AT_ONCE: usize = 256 << 10;
+const DISCARD_PAUSE: Duration = Duration::from_millis(10);
+
+impl Leaving {
+    fn begin() -> Self {
+        Self { end: Box::pin(sleep(LINGER)), pause: Box::pin(sleep(Duration::ZERO)), taken: 0 }
+    }
+
+    /// Discards what comes, until the peer closes or its time is over.
+    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 8192];
+        while self.end.as_mut().poll(context).is_pending() {
+            if self.taken >= DISCARDED_AT_ONCE {
+                ready!(self.pause.as_mut().poll(context));
+                self.taken = 0;
+            }
+            let mut buffer = ReadBuf::new(&mut scratch);
+            // The peer has closed or reset the connection.
+            if ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer)).is_err()
+                || buffer.filled().is_empty()
+            {
+                break;
+            }
+            self.taken += buffer.filled().len();
+            if self.taken >= DISCARDED_AT_ONCE {
+                self.pause.as_mut().reset(Instant::now() + DISCARD_PAUSE);
+            }
+        }
+        Poll::Ready(())
+    }
+}
 
 impl Guarded {
     /// Guards `stream`.
@@ -243,17 +288,7 @@ impl AsyncWrite for Guarded {
         if this.leaving.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
         }
-        let leaving = this.leaving.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut scratch = [0; 8192];
-        while leaving.as_mut().poll(context).is_pending() {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            // The peer has closed or reset the connection.
-            if ready!(Pin::new(&mut this.stream).poll_read(context, &mut buffer)).is_err()
-                || buffer.filled().is_empty()
-            {
-                break;
-            }
-        }
-        Poll::Ready(Ok(()))
+        let leaving = this.leaving.get_or_insert_with(|| Box::new(Leaving::begin()));
+        leaving.poll(&mut this.stream, context).map(Ok)
     }
 }
