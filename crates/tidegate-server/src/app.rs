@@ -447,7 +447,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         // If a worker's queue is full, the next one is tried; if that is full too, the socket closes.
         let accepted = Accepted { stream, peer, slot: socket, quiet };
         if let Err(accepted) = workers[turn].hand(accepted)
-            && workers[(turn + 1) % workers.len()].hand(accepted).is_err()
+            && workers[(turn + 1) % workers.len()].hand(*accepted).is_err()
             && let Some(others) = refused.say()
         {
             tracing::warn!(%peer, others, "drop a connection: no worker takes it");

@@ -157,8 +157,9 @@ impl Held {
 
     /// Events of commits up to `removable` can be removed.
     pub fn pass(&mut self, removable: UnixMillis) {
-        while let Some(oldest) =
-            self.fresh.pop_front_if(|oldest| oldest.ended.is_some_and(|at| at <= removable))
+        let is_old = |oldest: &Fresh| oldest.ended.is_some_and(|at| at <= removable);
+        while self.fresh.front().is_some_and(is_old)
+            && let Some(oldest) = self.fresh.pop_front()
         {
             for (log, bytes) in oldest.logs {
                 if let Some(of_log) = self.logs.get_mut(&log) {

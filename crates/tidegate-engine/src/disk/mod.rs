@@ -530,7 +530,8 @@ impl Store for DiskStore {
         let Some((oldest, ended)) = self.oldest() else { return Ok(None) };
         let is_aged = ended.saturating_add(self.retention) <= now;
         let is_removable = ended.saturating_add(self.dedup_window) <= now;
-        if !is_aged && !(is_removable && self.is_over() && self.may_go_whole(&oldest, now)?) {
+        let goes = is_aged || is_removable && self.is_over() && self.may_go_whole(&oldest, now)?;
+        if !goes {
             return Ok(None);
         }
         Ok(Some(Cut { floors: oldest.last_seqs()?, token: oldest.number }))

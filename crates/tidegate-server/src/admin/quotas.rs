@@ -158,7 +158,7 @@ pub async fn report_near(node: &Node) {
             uses.entry(log.org).or_default().stored = log.stored_bytes;
         }
     }
-    let mut near: Vec<(f64, OrgId, Vec<(Quota, f64)>)> = Vec::new();
+    let mut near: Vec<(f64, OrgId, Vec<_>)> = Vec::new();
     for (org, used) in uses {
         let ratios =
             used.of(&node.quotas.of(&org), &config).into_iter().filter_map(|(quota, limit, used)| {

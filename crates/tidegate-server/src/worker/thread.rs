@@ -2,10 +2,7 @@
 
 use std::{rc::Rc, sync::Arc, thread::JoinHandle, time::Instant};
 
-use tokio::{
-    sync::mpsc::{self, error::TrySendError},
-    task::LocalSet,
-};
+use tokio::{sync::mpsc, task::LocalSet};
 
 use super::{Accepted, Worker};
 use crate::{metrics::LongSlice, node::Node};
@@ -36,8 +33,8 @@ impl WorkerThread {
     }
 
     /// Hands it a socket; gives the socket back if too many wait already.
-    pub fn hand(&self, accepted: Accepted) -> Result<(), Accepted> {
-        self.sockets.try_send(accepted).map_err(TrySendError::into_inner)
+    pub fn hand(&self, accepted: Accepted) -> Result<(), Box<Accepted>> {
+        self.sockets.try_send(accepted).map_err(|error| Box::new(error.into_inner()))
     }
 
     /// Ends it: it gets no more sockets, and drops the ones it has.
