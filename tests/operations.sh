@@ -196,6 +196,10 @@ after_watch() {
     grep -qE "^# TYPE $name(_total)? " /run/metrics || lacking "metric $name"
   done
 }
+after_quotas() {
+  grep -q '"quota":"connections","limit":50000,"used":1,"set_by":"operator"' "$scratch"/out || fail "the quota is not shown"
+  ! grep -q '"operator"' <(curl -fsS http://127.0.0.1:8081/v1/orgs/acme/quotas) || fail "a quota that was taken back holds"
+}
 after_keys() {
   refused() { answer "$OLD" '{"service":"finance","event":"e","data":1}' '"status":401'; }
   until_true "a revoked key to be refused" refused

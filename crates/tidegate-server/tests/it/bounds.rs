@@ -235,11 +235,9 @@ fn in_flight_bytes(limit: &str) -> Hit {
     let body = format!(r#"{{"service":"s","event":"e","data":"{}"}}"#, "x".repeat(60_000));
     let mut first = gateway.publishing().with("content-length", &body.len().to_string()).begin();
     first.get_mut().write_all(&body.as_bytes()[..60_000]).expect("send");
-    let answer = eventually("a refusal", || {
-        let answer = gateway.publish(&body);
-        (answer.status != 200).then_some(answer)
-    });
-    refused(&answer, limit, 503, "overloaded");
+    let held = || gateway.metric("tidegate_in_flight_bytes{kind=\"body\"}");
+    eventually("what has come is charged", || (held() >= 60_000.0).then_some(()));
+    refused(&gateway.publish(&body), limit, 503, "overloaded");
     first.get_mut().write_all(&body.as_bytes()[60_000..]).expect("send");
     assert_eq!(Answer::read(&mut first).expect("an answer").status, 200);
     assert_eq!(gateway.publish(&body).status, 200, "its memory is given back");
