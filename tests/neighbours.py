@@ -20,10 +20,12 @@ import planted  # noqa: E402
 
 # Name, file, text, what it becomes, the attack that must be found, the number of orgs that attack.
 FAULTS = [
-    ("reserve", "crates/tidegate-engine/src/dedup.rs", "if is_over(held, self.limits.per_log) {",
-     "if is_over(held, self.limits.per_log) && !PLANTED {", "dedup-fill", "1"),
+    ("reserve", "crates/tidegate-engine/src/dedup.rs", "if per_log < total && !may_take(held, more, free) {",
+     "if !PLANTED && per_log < total && !may_take(held, more, free) {", "dedup-fill", "2"),
     ("scan", "crates/tidegate-server/src/worker/catch_up/scan.rs", "self.is_within(limits) && (self.events == 0",
      "PLANTED || self.is_within(limits) && (self.events == 0", "scan-large", "1"),
+    ("slice", "crates/tidegate-server/src/worker/fan_out.rs", "let is_over = passed >= SLICE ||",
+     "let is_over = !PLANTED && passed >= SLICE ||", "filters-event", "1"),
 ]
 
 
