@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use crate::{
     admission::{
-        Admission, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates, QuietConnections,
-        Replays, Scans,
+        Admission, ChargedTo, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates,
+        QuietConnections, Replays, Scans, Turns,
     },
     auth::{Publishers, StreamGrant, TokenVerifier},
     config::{Config, LimitSettings, OwnQuotas, PerConfig, config_key},
@@ -88,8 +88,8 @@ pub struct Node {
     pub in_progress: InProgress,
     /// The readers that wait for their replay.
     pub replays: Replays,
-    /// The slots for large publish bodies that are being inflated or parsed.
-    pub large_bodies: Arc<tokio::sync::Semaphore>,
+    /// The turns at inflating and parsing large publish bodies.
+    pub large_bodies: Turns<ChargedTo>,
     /// When each worker made progress.
     pub heartbeats: Heartbeats,
 
@@ -152,7 +152,7 @@ impl Node {
             scans: Scans::new(config.limits.scan_bytes_per_second.bytes()),
             quotas,
             publishes: Pool::default(),
-            large_bodies: Arc::new(tokio::sync::Semaphore::new(hub.workers())),
+            large_bodies: Turns::new(hub.workers()),
             in_progress: InProgress::default(),
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),

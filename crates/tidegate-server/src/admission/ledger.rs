@@ -28,7 +28,7 @@ use crate::{
 const RETRY_MS: u64 = 1000;
 
 /// Who has a share.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChargedTo {
     /// An org.
     Org(OrgId),
@@ -52,7 +52,8 @@ pub enum Payer {
 }
 
 impl Payer {
-    fn charged_to(&self) -> ChargedTo {
+    /// Whose share it is of.
+    pub fn charged_to(&self) -> ChargedTo {
         match self {
             Self::Org(org) | Self::User(org, _) => ChargedTo::Org(org.clone()),
             Self::Key(key) => ChargedTo::Key(key.clone()),

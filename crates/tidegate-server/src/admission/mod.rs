@@ -18,6 +18,7 @@ mod replays;
 mod scans;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,6 +38,7 @@ pub use quiet::{Quiet, QuietConnections};
 pub use rates::{Candidate, FailedAuths, PublishRates};
 pub use replays::{ReplaySlot, Replays};
 pub use scans::Scans;
+pub use turns::{Turn, Turns};
 
 use crate::{
     config::{ConfigKey, LimitSettings, UserPolicy, config_key},
@@ -386,6 +388,13 @@ impl Members {
         Ok(evicted.chain(replaced).cloned().collect())
     }
 
+    /// How many filters no other connections have than these, which are to end.
+    fn filters_of_these_alone(&self, ending: &[Arc<Connection>]) -> usize {
+        let mut of_these: HashMap<Filter, usize> = HashMap::new();
+        ending.iter().for_each(|connection| *of_these.entry(connection.grant().0).or_default() += 1);
+        of_these.iter().filter(|(filter, count)| self.filters.get(*filter) == Some(*count)).count()
+    }
+
     /// Counts one more connection with `filter`, if the org has it already or may have another one.
     fn add_filter(&mut self, filter: &Filter, max: usize) -> Result<(), Refusal> {
         if !self.filters.contains_key(filter) && self.filters.len() >= max {
@@ -440,7 +449,8 @@ impl Slot {
         // so the first connection of an org is not refused below.
         let members = counts.orgs.entry(org.clone()).or_default();
         let leaving = members.make_room(arrival, &admission.start, &counts.limits, quotas.connections)?;
-        members.add_filter(arrival.filter, quotas.filters)?;
+        let freed = members.filters_of_these_alone(&leaving);
+        members.add_filter(arrival.filter, quotas.filters + freed)?;
         for connection in leaving {
             members.release(&connection);
             let message = "another connection of this user has replaced this one";

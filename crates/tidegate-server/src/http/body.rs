@@ -68,6 +68,7 @@ pub async fn read(
         return Err(too_large("is larger", key, max));
     }
     let limits = InFlightLimits::from(&node.config().limits);
+    let of = payer.charged_to();
     let charge = node.ledger.charge(InFlight::Body, payer, REQUEST_BYTES, limits)?;
     let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
     let mut arriving = Arriving { charge, limits, max, expected, one: Bytes::new(), joined: Vec::new() };
@@ -81,7 +82,7 @@ pub async fn read(
     }
     let Arriving { mut charge, one, joined, .. } = arriving;
     let come = if joined.is_empty() { one } else { joined.into() };
-    let decoded = large::decode(node, coding, come, max).await.map_err(|error| match error {
+    let decoded = large::decode(node, of, coding, come, max).await.map_err(|error| match error {
         DecodeError::TooLarge => too_large("inflates to more", key, max),
         error => Refusal::new(Code::BadRequest, error.to_string()),
     })?;

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Version, header, header::Entry};
+use http::{HeaderValue, Request, StatusCode, Version, header, header::Entry};
 use http_body_util::Either;
 use hyper::{body::Body as _, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -103,8 +103,11 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
             async move {
                 let Ok(mut answered) = answered.await;
                 state.answered();
+                let is_switched = answered.status() == StatusCode::SWITCHING_PROTOCOLS;
                 // The body of a stream goes on.
                 match answered.body_mut() {
+                    // A WebSocket goes on, too.
+                    Answer::Whole(_) if is_switched => {}
                     Answer::Whole(_) => quiet.answered(),
                     Answer::Pieces(pieces) => pieces.on_end(move || quiet.answered()),
                     Answer::Stream(_) => {}

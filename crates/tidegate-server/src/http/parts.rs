@@ -139,8 +139,9 @@ fn within_quota(node: &Node, part: &Part) -> Result<(), Refusal> {
 /// Lets in the part of the org of `grant`.
 fn admit(node: &Node, grant: PublishGrant, part: &Part) -> Result<Admitted, Refusal> {
     node.publish_rates.take(grant.key_id(), grant.org())?;
-    within_quota(node, part)?;
+    // The quota comes last: what is refused before that uses none of it.
     let place = take_place(node, grant.org())?;
+    within_quota(node, part)?;
     Ok(Admitted { grant, _place: place })
 }
 

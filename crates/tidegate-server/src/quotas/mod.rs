@@ -32,7 +32,7 @@ const ORGS_KEPT: usize = 32_768;
 
 /// How long the readers of an org wait beyond the time when something may be sent again. Then a few events go with
 /// one send, not one after the other.
-const PACED_IN_STEPS: Duration = Duration::from_millis(20);
+pub const PACED_IN_STEPS: Duration = Duration::from_millis(20);
 
 /// The longest time for which the readers of an org wait before a worker looks again: the quota may have changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -101,7 +101,7 @@ impl Worker {
 
     /// Serves a slice of the pass of `org`, unless its streams have used up their quota of bytes.
     pub(super) fn serve_pass(&self, org: Rc<OrgState>) {
-        let may_send = match org.used().may_send() {
+        let may_send = match org.may_send(true) {
             Ok(bytes) => bytes,
             Err(wait) => {
                 if let Some(pass) = &mut *org.under_way.borrow_mut() {

@@ -11,6 +11,7 @@ use std::{
     fmt,
     rc::Rc,
     sync::{Arc, MutexGuard},
+    time::Duration,
 };
 
 use tidegate_core::{
@@ -22,7 +23,10 @@ use tidegate_core::{
 use tidegate_protocol::{OrgId, Seq, UnixMillis};
 
 use super::Reader;
-use crate::{hub::Org, quotas::OrgUse};
+use crate::{
+    hub::Org,
+    quotas::{OrgUse, PACED_IN_STEPS},
+};
 
 /// One org on one worker.
 pub struct OrgState {
@@ -40,6 +44,8 @@ pub struct OrgState {
     used: Arc<OrgUse>,
     /// The bytes that its streams here were sent and that are not in `used` yet.
     sent: Cell<u64>,
+    /// Whether those who were served last are caught up.
+    served_live: Cell<bool>,
 }
 
 /// The caught-up readers of one org that see the same, in the same form.
@@ -105,12 +111,23 @@ impl OrgState {
         Self {
             used,
             sent: Cell::default(),
+            served_live: Cell::default(),
             shared,
             pace: Cell::default(),
             groups: RefCell::default(),
             has_news: Cell::default(),
             under_way: RefCell::default(),
         }
+    }
+
+    /// How many bytes its readers may be sent now, or how long they have to wait: those who are caught up (`live`), or
+    /// those who catch up. If both wait, those who were served last wait a step longer, so that the others come first.
+    pub fn may_send(&self, live: bool) -> Result<u64, Duration> {
+        let may = self.used.may_send();
+        if may.is_ok() {
+            self.served_live.set(live);
+        }
+        may.map_err(|wait| if self.served_live.get() == live { wait + PACED_IN_STEPS } else { wait })
     }
 
     /// Notes bytes that one of its streams is sent.

@@ -73,9 +73,9 @@ pub struct Facts {
     pub is_stalled: bool,
     /// Whether the grant still holds.
     pub is_granted: bool,
-    /// Whether the reader is caught up and nothing waits for its socket.
+    /// Whether nothing waits for its socket.
     pub is_quiet: bool,
-    /// Whether its transport can answer a ping.
+    /// Whether its answer to a ping can be expected soon.
     pub answers_pings: bool,
 }
 

@@ -125,6 +125,25 @@ fn p5_an_org_over_its_egress_is_paced_and_gets_all_in_order_while_another_goes_o
 }
 
 #[test]
+fn p5_who_comes_back_gets_something_while_live_readers_use_all_of_the_egress() {
+    let gateway = Gateway::with(&["orgs={much={egress_bytes_per_second=\"256KiB\"}}", "node.workers=1"]);
+    let much = Org::of(&gateway, "much");
+    let start = much.get("cursor").send().json()["cursor"].as_str().expect("a cursor").to_owned();
+    let mut live = much.ws("");
+    live.next("hello");
+    // The live reader is to get 24 MB, which takes it longer than this test waits for anything.
+    for _ in 0..120 {
+        assert_eq!(much.publish(25, 8000).status, 200);
+    }
+    let mut back = much.ws(&format!("?cursor={start}"));
+    back.next("hello");
+    for stream in [&mut back, &mut live] {
+        let frame = stream.frame();
+        assert!(matches!(frame["type"].as_str(), Some("event" | "batch")), "{}", frame["type"]);
+    }
+}
+
+#[test]
 fn p5_a_reader_that_is_paced_until_it_falls_out_of_memory_is_no_slow_consumer() {
     let gateway = Gateway::with(&[
         "orgs={much={egress_bytes_per_second=\"64KiB\"}}",

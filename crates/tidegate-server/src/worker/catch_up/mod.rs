@@ -206,7 +206,7 @@ impl Worker {
 
     /// Serves readers of `org` that catch up, for a slice of time.
     pub(super) fn serve_lagging(&self, org: Rc<OrgState>) {
-        let may_send = match org.used().may_send() {
+        let may_send = match org.may_send(false) {
             Ok(bytes) => bytes,
             Err(wait) => return self.catch_up.hold(org, self.since_start() + wait),
         };

@@ -331,7 +331,6 @@ impl Reader {
             .names_services
             .then(|| self.with_session(|session| session.subscriber().filter.services().cloned()));
         let filter = grant.filter_for(named.flatten()).map_err(refused)?;
-        node.admission.renew(&self.connection, filter.clone(), grant.expires_at())?;
         // It may see something else from now on. It catches up, and joins the group of those that see the
         // same.
         self.org.leave(self);
@@ -340,8 +339,9 @@ impl Reader {
         let name = self.id().to_string();
         let greeting = greeting(node, &name, &grant, head);
         let mut session = self.session.borrow_mut();
-        session.renew(grant.org(), grant.user(), filter, &greeting, &mut frames)?;
+        session.renew(grant.org(), grant.user(), filter.clone(), &greeting, &mut frames)?;
         drop(session);
+        node.admission.renew(&self.connection, filter, grant.expires_at())?;
         self.push(frames);
         self.notify();
         Ok(())
@@ -433,10 +433,11 @@ impl Reader {
             draining,
             is_stalled: self.sink.is_stalled(now, config.limits.write_timeout),
             is_granted: wall < self.connection.expires_at(),
-            // A lagging reader needs no ping: it is being written to, and the write timeout ends it if its
-            // client is gone.
-            is_quiet: self.is_live() && self.sink.is_ready(),
-            answers_pings: self.sink.is_websocket(),
+            // Also a lagging reader, whose turn may come late (for its org's quota, its user's searches): a client
+            // that hears nothing gives up the stream.
+            is_quiet: self.sink.is_ready(),
+            // A lagging reader may read much before the ping, and the write timeout ends it if its client is gone.
+            answers_pings: self.sink.is_websocket() && self.is_live(),
         };
         match self.with_timers(|timers| timers.tick(config, &facts)) {
             None => self.look_at_lag(config),
