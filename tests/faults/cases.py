@@ -685,7 +685,7 @@ def most_bytes(run):
         gateway.kill()
         return f"{peak / MIB:.1f} of {bound / MIB:.0f} MiB at {rate / 1e6:.1f} MB/s"
 
-    return ", ".join(in_parallel(lambda how: at(*how), [(16, 3, False), (4, 2, True)]))
+    return ", ".join(in_parallel(lambda how: at(*how), [(24, 3, False), (4, 2, True)]))
 
 
 # --- failing calls ---------------------------------------------------------------------------------------
@@ -748,7 +748,8 @@ def _room_comes_back(run, call, error):
     """Room is not given for a while."""
     # Not the first ones, which are the start's.
     at = "3..5" if call == "fallocate" else "6..8"
-    gateway, account = _failing(run, f"{error}-{call}".lower(), [f"{call}:error={error}:when={at}"])
+    settings = {"log__max_bytes": '"48MiB"'}
+    gateway, account = _failing(run, f"{error}-{call}".lower(), [f"{call}:error={error}:when={at}"], settings)
     answers = set()
     deadline = time.monotonic() + 20
     taken = 0

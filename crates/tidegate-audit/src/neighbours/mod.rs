@@ -131,6 +131,9 @@ struct Plan {
     quiet: Duration,
     attacked: Duration,
     floor: Duration,
+    /// Whether pieces of work that hold a worker for too long are findings. They are only on a machine that does
+    /// nothing else: what the kernel does for others in the middle of a call counts for the caller.
+    finds_long: bool,
 }
 
 /// Runs the audit. False if there are findings.
@@ -146,10 +149,10 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     }
     let plan = if quick {
         let (quiet, attacked) = (Duration::from_millis(700), Duration::from_millis(1500));
-        Plan { rounds: rounds.unwrap_or(1), quiet, attacked, floor: FLOOR_QUICK }
+        Plan { rounds: rounds.unwrap_or(1), quiet, attacked, floor: FLOOR_QUICK, finds_long: false }
     } else {
         let (quiet, attacked) = (Duration::from_secs(3), Duration::from_secs(4));
-        Plan { rounds: rounds.unwrap_or(3), quiet, attacked, floor: FLOOR }
+        Plan { rounds: rounds.unwrap_or(3), quiet, attacked, floor: FLOOR, finds_long: true }
     };
     let orgs = match (orgs.is_empty(), quick) {
         (false, _) => orgs,
@@ -408,7 +411,7 @@ async fn measure(common: &Common, attack: Attack, orgs: u8, plan: Plan) -> anyho
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        for what in long {
+        for what in long.into_iter().filter(|_| plan.finds_long) {
             outcome.fault("long", format!("round {}: {what}", round + 1));
         }
         for what in beyond {
@@ -504,7 +507,8 @@ fn judge(outcome: &mut Outcome, quiet: &[Measured], attacked: &[Measured], plan:
 mod tests {
     use super::*;
 
-    const PLAN: Plan = Plan { rounds: 3, quiet: Duration::ZERO, attacked: Duration::ZERO, floor: FLOOR };
+    const PLAN: Plan =
+        Plan { rounds: 3, quiet: Duration::ZERO, attacked: Duration::ZERO, floor: FLOOR, finds_long: true };
 
     /// A phase whose publishes and deliveries all took so many milliseconds.
     fn phase(ms: u64) -> Measured {
