@@ -172,6 +172,34 @@ impl DiskStore {
         Ok(Some(Cut { floors, token: 0 }))
     }
 
+    /// Writes the segments anew that still have events below a floor, after a cut that failed or was interrupted.
+    pub(super) fn finish_cuts(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        let writer = self.writer();
+        let removable = writer.state.at.saturating_sub(self.dedup_window);
+        let logs = writer.state.logs.iter().filter(|(_, log)| log.floor > 0);
+        let floors: HashMap<LogIndex, Seq> = logs.map(|(index, log)| (*index, log.floor)).collect();
+        drop(writer);
+        let mut left = floors.clone();
+        let list = self.segments.list();
+        let Some((_, older)) = list.split_last() else { return Ok(()) };
+        let mut outcome = Ok(());
+        for segment in older {
+            if left.is_empty() || !goes_on() {
+                break;
+            }
+            let rewritten = holds_left(segment, &mut left).and_then(|holds| match holds {
+                true => {
+                    self.rewrite(segment.number, |header, payload| edit(&floors, removable, header, payload))
+                }
+                false => Ok(()),
+            });
+            if rewritten.is_err() {
+                outcome = rewritten;
+            }
+        }
+        outcome
+    }
+
     /// Writes the segments anew that have events of `cut`, oldest first, as long as `goes_on` says so.
     pub(super) fn erase_cut(&self, cut: &Cut, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
         let floors: HashMap<LogIndex, Seq> = cut.floors.iter().copied().collect();
@@ -197,6 +225,23 @@ impl DiskStore {
         self.oldest_known().kept = None;
         outcome
     }
+}
+
+/// Whether a segment has events of these logs that are not above their floors. Logs whose first event in it is above
+/// leave the list: all that comes later is, too.
+fn holds_left(segment: &Segment, floors: &mut HashMap<LogIndex, Seq>) -> Result<bool, StoreError> {
+    let mut holds = false;
+    for (log, _) in of_logs(&segment.held()?) {
+        let Some(floor) = floors.get(&log).copied() else { continue };
+        match segment.entries(log, 0, 1)?.first() {
+            Some(entry) if entry.last <= floor => holds = true,
+            Some(_) => {
+                floors.remove(&log);
+            }
+            None => {}
+        }
+    }
+    Ok(holds)
 }
 
 fn holds_any(segment: &Segment, floors: &HashMap<LogIndex, Seq>) -> Result<bool, StoreError> {
