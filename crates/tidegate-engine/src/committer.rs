@@ -25,7 +25,7 @@ use super::{
     local::{Log, LogNow, Shared},
     queue::{Request, Taken},
     staged::{Pending, Staged},
-    store::{Found, GivenId, LogIndex, LogWrite, NoRoom, Store, StoreError, WriteGroup},
+    store::{Found, GivenId, Growth, LogIndex, LogWrite, NoRoom, Store, StoreError, WriteGroup},
 };
 
 /// How often the log is synced with [`Durability::Interval`].
@@ -326,9 +326,13 @@ impl<S: Store> Committer<S> {
         let before = pending.bytes_of.get(org).copied().unwrap_or(0);
         let of_org = before + bytes as u64;
         let beside = pending.bytes - before;
-        if !self.shared.store.may_grow(pending.time.now, known, org, of_org, beside)? {
-            self.wake_cutter();
-            return Ok(Err(AppendError::OrgLogFull));
+        match self.shared.store.may_grow(pending.time.now, known, org, of_org, beside)? {
+            Growth::Granted => {}
+            Growth::OverShare => {
+                self.wake_cutter();
+                return Ok(Err(AppendError::OrgLogFull));
+            }
+            Growth::NoRoom => return Ok(Err(AppendError::LogFull)),
         }
         let bytes = pending.bytes + bytes as u64;
         if let Err(no_room) = self.shared.store.make_room(bytes) {

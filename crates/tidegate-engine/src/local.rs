@@ -12,7 +12,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -39,6 +39,8 @@ use super::{
 const CUTS_MAX: usize = 64;
 /// How long the cutter waits after it has found nothing to remove. A stop of the engine may wait that long.
 const CUT_AGAIN: Duration = Duration::from_millis(100);
+/// How long after an error the cutter looks again for what earlier cuts have left.
+const FINISH_AGAIN: Duration = Duration::from_secs(10);
 /// The most reads that wait for a disk at a time; further ones wait for their turn. A few keep a disk
 /// busy, and each takes a thread.
 const READS_MAX: usize = 8;
@@ -207,9 +209,20 @@ impl<S: Store> Shared<S> {
 }
 
 /// The cutter: removes events of logs that hold more than their share, each time the committer wakes it because the
-/// store is larger than it may be. It ends with the committer.
+/// store is larger than it may be, and after each sweep. It ends with the committer.
 fn cut_by_share<S: Store>(shared: &Shared<S>, woken: &mpsc::Receiver<()>) {
+    // When to look for what earlier cuts have left: at first for those that the last stop has interrupted.
+    let mut finish_at = Some(Instant::now());
     while woken.recv().is_ok() {
+        if finish_at.is_some_and(|at| at <= Instant::now()) {
+            finish_at = match shared.store.finish_share_cuts(&|| !shared.queue.is_closed()) {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "events of orgs that store more than their share are not removed yet");
+                    Some(Instant::now() + FINISH_AGAIN)
+                }
+            };
+        }
         loop {
             match cut_once(shared) {
                 Ok(true) => {}
@@ -217,6 +230,7 @@ fn cut_by_share<S: Store>(shared: &Shared<S>, woken: &mpsc::Receiver<()>) {
                 Ok(false) => break std::thread::sleep(CUT_AGAIN),
                 Err(error) => {
                     tracing::warn!(%error, "events of orgs that store more than their share are not removed yet");
+                    finish_at.get_or_insert_with(|| Instant::now() + FINISH_AGAIN);
                     break std::thread::sleep(CUT_AGAIN);
                 }
             }

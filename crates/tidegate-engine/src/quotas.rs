@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tidegate_protocol::OrgId;
 
 /// How many bytes of events each org may keep in the log. A quota refuses nothing: while the log has room, an
-/// org may keep more. If room is wanted, whoever is over its quota is cut first. An org without a quota may keep
-/// its *max-min fair share* of what the others leave.
+/// org may keep more. If room is wanted, whoever is over its quota is cut first. A quota promises nothing: no org
+/// may keep more than its *max-min fair share*.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredQuotas {
     /// The quota of every org that is not in `of_orgs`; `None` if they have none.

@@ -277,6 +277,17 @@ pub struct Usage {
 #[error("{0}")]
 pub struct NoRoom(pub Arc<str>);
 
+/// Whether a log may take more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    /// It may.
+    Granted,
+    /// It holds more than its share, and older events of it will make room.
+    OverShare,
+    /// It holds more than its share of what the file system gives, and nothing is removed for that.
+    NoRoom,
+}
+
 /// Keeps logs.
 pub trait Store: Send + Sync + 'static {
     /// The epochs of a log that was found at open.
@@ -298,9 +309,9 @@ pub trait Store: Send + Sync + 'static {
         org: &OrgId,
         bytes: u64,
         beside: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Growth, StoreError> {
         let _ = (now, index, org, bytes, beside);
-        Ok(true)
+        Ok(Growth::Granted)
     }
 
     /// Keeps `group`, whole or not at all, as durably as the store's policy says by the time that it
@@ -346,9 +357,16 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Removes the events of such a cut, whose floors are committed and visible by now, as long as `goes_on` says so.
-    /// May take long; never called from the committing thread. What is left over is planned again.
+    /// May take long; never called from the committing thread. What is left over is for `finish_share_cuts`.
     fn apply_share_cut(&self, cut: &Cut, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
         let _ = (cut, goes_on);
+        Ok(())
+    }
+
+    /// Removes what earlier share cuts have left below the floors, as long as `goes_on` says so. May take long; never
+    /// called from the committing thread.
+    fn finish_share_cuts(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        let _ = goes_on;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl<S: Store> Committer<S> {
         Ok(())
     }
 
-    /// Lets the cutter look for events of logs that hold more than their share.
+    /// Lets the cutter look for events of logs that hold more than their share, and for what a cut has left.
     pub(super) fn wake_cutter(&self) {
         // If it cannot be sent, the cutter was woken already and has not looked yet.
         let _ = self.cutter.try_send(());
@@ -53,6 +53,8 @@ impl<S: Store> Committer<S> {
             if self.shared.store.commit(&group)?.is_err() {
                 return Ok(false);
             }
+            // What is below a floor leaves the files durably, so the floor is durable before, whatever the policy.
+            self.shared.store.sync()?;
             self.shared.store.acknowledge()?;
         }
         for (log, floor) in raised {
@@ -120,9 +122,7 @@ impl<S: Store> Committer<S> {
             // All that could be removed is. An operator hears of a full log also if nobody publishes.
             let room = self.shared.store.make_room(0);
             self.note_room(room);
-            if self.shared.store.cuts_on_write() {
-                self.wake_cutter();
-            }
+            self.wake_cutter();
         }
         self.forget_idle(time)
     }

@@ -11,7 +11,7 @@ use tidegate_protocol::Seq;
 use super::{
     DiskStore,
     record::{self, Header, Kind},
-    rewrite::{Edit, put, rewritten},
+    rewrite::{Edit, New, rewritten},
     segment::Segment,
 };
 use crate::store::{Erasure, LogIndex, StoreError};
@@ -94,13 +94,15 @@ impl DiskStore {
         if !rewritten.is_edited && !rewritten.has_left_out {
             return Ok(());
         }
+        let new = New::write(segment.path(), &rewritten.bytes)?;
+        let before = segment.held();
+        // Not before the new file is synced: the committing thread waits for this lock.
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         // Retention may have removed it meanwhile.
         if !self.segments.list().iter().any(|listed| listed.number == number) {
             return Ok(());
         }
-        let before = segment.held();
-        put(segment.path(), &rewritten.bytes)?;
+        new.put()?;
         let new = Segment::open(self.segments.dir(), number)?;
         let after = new.held();
         self.segments.replace(new);

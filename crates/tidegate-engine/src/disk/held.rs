@@ -1,9 +1,10 @@
 //! How much of the log each org holds, and how much it may hold while others want the room (P5).
 //!
-//! When the log is full, who holds more than its share is cut first. The share of an org is its quota, or without
-//! one the *max-min fair share* of what the log may take: as much as all get alike who want more than that, if those
-//! who want less are given what they have. One share more is counted than there are orgs, so that something is
-//! left for an org that comes (dynamic thresholds of Choudhury and Hahne 1998, with alpha = 1).
+//! When the log is full, who holds more than its share is cut first. The share of an org is the *max-min fair share*
+//! of what the log may take: as much as all get alike who want more than that, if those who want less are given what
+//! they have. One share more is counted than there are orgs, so that something is left for an org that comes (dynamic
+//! thresholds of Choudhury and Hahne 1998, with alpha = 1). A quota makes the share of its org smaller, never larger,
+//! and what the org may not hold is shared by the others.
 //!
 //! Nothing that is younger than the dedup window can be removed, so a burst cannot be cut at once. Hence the second
 //! rule: over its share, an org may write only what replaces its own older events, and half of what is free.
@@ -72,7 +73,17 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Over {
     pub log: LogIndex,
+    /// How much more.
     pub bytes: u64,
+    /// How many of these bytes are over its quota.
+    pub of_quota: u64,
+}
+
+impl OfLog {
+    /// Its share if all get `level` alike.
+    fn share(&self, level: u64) -> u64 {
+        self.quota.map_or(level, |quota| quota.min(level))
+    }
 }
 
 impl Held {
@@ -179,7 +190,7 @@ impl Held {
         self.logs.len() <= usize::from(log.is_some_and(|log| self.logs.contains_key(&log)))
     }
 
-    /// What each log without a quota may hold.
+    /// What each log may hold whose quota is not less.
     fn level(&mut self, now: UnixMillis, room: Room) -> u64 {
         let is_current = self.level_of.is_some_and(|(at, total)| {
             now < at + LEVEL_MILLIS && self.total.abs_diff(total) < room.limit / LEVEL_PART
@@ -195,16 +206,10 @@ impl Held {
 
     fn fair_share(&self, capacity: u64) -> u64 {
         let mut left = capacity;
-        let mut free = Vec::with_capacity(self.logs.len());
-        for of_log in self.logs.values() {
-            match of_log.quota {
-                Some(quota) => left = left.saturating_sub(of_log.bytes.min(quota)),
-                None => free.push(of_log.bytes),
-            }
-        }
-        free.sort_unstable();
-        let mut sharers = free.len() as u64 + 1;
-        for bytes in free {
+        let mut wanted: Vec<u64> = self.logs.values().map(|of_log| of_log.share(of_log.bytes)).collect();
+        wanted.sort_unstable();
+        let mut sharers = wanted.len() as u64 + 1;
+        for bytes in wanted {
             if bytes.saturating_mul(sharers) > left {
                 break;
             }
@@ -227,10 +232,9 @@ impl Held {
             return true;
         }
         let known = log.and_then(|log| self.logs.get(&log)).copied();
-        let OfLog { bytes: held, fresh, quota } =
-            known.unwrap_or_else(|| OfLog { quota: self.quotas.of(org), ..OfLog::default() });
-        let share = quota.unwrap_or_else(|| self.level(now, room));
-        if held + bytes <= share {
+        let of_log = known.unwrap_or_else(|| OfLog { quota: self.quotas.of(org), ..OfLog::default() });
+        let OfLog { bytes: held, fresh, .. } = of_log;
+        if held + bytes <= of_log.share(self.level(now, room)) {
             return true;
         }
         let replaced = if room.is_cut { held - fresh } else { 0 };
@@ -239,22 +243,21 @@ impl Held {
     }
 
     /// The logs that hold more than their share: first those that are over a quota, and of each kind the one that is
-    /// furthest over it.
+    /// furthest over its share.
     pub fn over(&mut self, room: Room) -> Vec<Over> {
         self.level_of = None;
         let level = self.level(0, room);
         self.level_of = None;
-        let mut over: Vec<(bool, Over)> = Vec::new();
+        let mut over: Vec<Over> = Vec::new();
         for (log, of_log) in &self.logs {
-            let bytes = of_log.bytes.saturating_sub(of_log.quota.unwrap_or(level));
+            let bytes = of_log.bytes.saturating_sub(of_log.share(level));
+            let of_quota = of_log.quota.map_or(0, |quota| of_log.bytes.saturating_sub(quota));
             if bytes > 0 {
-                over.push((of_log.quota.is_none(), Over { log: *log, bytes }));
+                over.push(Over { log: *log, bytes, of_quota });
             }
         }
-        over.sort_unstable_by_key(|(is_without, over)| {
-            (*is_without, std::cmp::Reverse(over.bytes), over.log)
-        });
-        over.into_iter().map(|(_, over)| over).collect()
+        over.sort_unstable_by_key(|over| (over.of_quota == 0, std::cmp::Reverse(over.bytes), over.log));
+        over
     }
 
     /// How many logs hold something.
@@ -289,10 +292,20 @@ mod tests {
         assert_eq!(held(&[(100, None)]).fair_share(90), 45);
         assert_eq!(held(&[(10, None), (100, None)]).fair_share(90), 40);
         assert_eq!(held(&[(100, None), (100, None)]).fair_share(90), 30);
-        // A quota is its owner's, as far as it is used.
-        assert_eq!(held(&[(100, Some(50)), (100, None)]).fair_share(90), 20);
+        // A quota leaves more to the others, and promises its owner nothing.
+        assert_eq!(held(&[(100, Some(20)), (100, None)]).fair_share(90), 35);
         assert_eq!(held(&[(10, Some(50)), (100, None)]).fair_share(90), 40);
-        assert_eq!(held(&[(100, Some(100)), (100, None)]).fair_share(90), 0);
+        assert_eq!(held(&[(100, Some(50)), (100, None)]).fair_share(90), 30);
+        assert_eq!(held(&[(100, Some(100)), (100, None)]).fair_share(90), 30);
+    }
+
+    #[test]
+    fn p5_quotas_that_take_the_whole_log_protect_nobody_from_a_cut() {
+        let mut held = held(&[(75, Some(80)), (75, Some(80)), (10, None)]);
+        let room = Room { limit: 150, taken: held.total, slack: 0, is_cut: true };
+        let over = held.over(room);
+        let cut = |log| Over { log, bytes: 29, of_quota: 0 };
+        assert_eq!(over, [cut(FIRST_LOG), cut(FIRST_LOG + 1)], "not the one that holds little");
     }
 
     proptest! {
@@ -305,16 +318,16 @@ mod tests {
             let room = Room { limit: capacity, taken: held.total, slack: 0, is_cut: true };
             let over = held.over(room);
             let level = held.fair_share(capacity);
-            let rights = logs.iter().map(|(bytes, quota)| (*bytes).min(quota.unwrap_or(level))).sum::<u64>();
-            for Over { log, bytes } in &over {
+            let share = |quota: Option<u64>| quota.unwrap_or(level).min(level);
+            let rights = logs.iter().map(|(bytes, quota)| (*bytes).min(share(*quota))).sum::<u64>();
+            for Over { log, bytes, of_quota } in &over {
                 let (held, quota) = logs[(log - FIRST_LOG) as usize];
-                prop_assert_eq!(held - bytes, quota.unwrap_or(level));
+                prop_assert_eq!(held - bytes, share(quota));
+                prop_assert_eq!(*of_quota, quota.map_or(0, |quota| held.saturating_sub(quota)));
             }
             let cut: u64 = over.iter().map(|over| over.bytes).sum();
             prop_assert_eq!(held.total - cut, rights);
-            if logs.iter().all(|(_, quota)| quota.is_none()) {
-                prop_assert!(rights + level <= capacity, "one share is left");
-            }
+            prop_assert!(rights + level <= capacity, "one share is left");
         }
     }
 }

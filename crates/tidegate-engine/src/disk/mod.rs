@@ -59,7 +59,7 @@ use super::{
     clock::capped_millis,
     local::{LocalEngine, LocalOptions},
     quotas::StoredQuotas,
-    store::{Cut, Erasure, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
+    store::{Cut, Erasure, Growth, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
 
 /// The file of a segment takes room in steps of this size, ahead of what is written.
@@ -563,21 +563,25 @@ impl Store for DiskStore {
         org: &OrgId,
         bytes: u64,
         beside: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Growth, StoreError> {
         let mut room = self.room();
         room.taken = room.taken.saturating_add(beside);
         let mut held = self.held();
         held.pass(now.saturating_sub(self.dedup_window));
         let may = held.may_grow(now, room, index, org, bytes);
         drop(held);
-        if !may {
-            self.is_to_end.store(true, Ordering::Relaxed);
-            let mut writer = self.writer();
-            if self.is_to_end(now, &self.newest()?.extent()) {
-                self.begin_segment(&mut writer, now)?;
-            }
+        if may {
+            return Ok(Growth::Granted);
         }
-        Ok(may)
+        if !room.is_cut {
+            return Ok(Growth::NoRoom);
+        }
+        self.is_to_end.store(true, Ordering::Relaxed);
+        let mut writer = self.writer();
+        if self.is_to_end(now, &self.newest()?.extent()) {
+            self.begin_segment(&mut writer, now)?;
+        }
+        Ok(Growth::OverShare)
     }
 
     fn plan_share_cut(&self, now: UnixMillis) -> Result<Option<Cut>, StoreError> {
@@ -586,6 +590,10 @@ impl Store for DiskStore {
 
     fn apply_share_cut(&self, cut: &Cut, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
         self.erase_cut(cut, goes_on)
+    }
+
+    fn finish_share_cuts(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        self.finish_cuts(goes_on)
     }
 
     fn set_quotas(&self, quotas: StoredQuotas) {

@@ -1,7 +1,12 @@
 //! Writing a segment anew: with other content ([`erase`](super::erase)), or without what is damaged
 //! ([`repair`](super::repair)). The new file takes the place of the old one, whole or not at all.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use super::{
     directory::NOFOLLOW,
@@ -66,25 +71,50 @@ pub fn rewritten(
 
 /// Puts `bytes` in the place of a segment's file, whole or not at all.
 pub fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(segment::NEW);
-    let new = std::path::PathBuf::from(name);
-    let failed = |error: std::io::Error| StoreError(format!("rewrite {}: {error}", path.display()).into());
-    let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(NOFOLLOW)
-        .open(&new)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&new, path));
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&new);
-        return Err(failed(error));
+    New::write(path, bytes)?.put()
+}
+
+/// What takes the place of a segment's file: written and synced beside it. Dropped, it is removed.
+pub struct New<'a> {
+    path: &'a Path,
+    new: PathBuf,
+}
+
+impl<'a> New<'a> {
+    /// Writes it. May take long.
+    pub fn write(path: &'a Path, bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(segment::NEW);
+        let new = Self { path, new: PathBuf::from(name) };
+        OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(NOFOLLOW)
+            .open(&new.new)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .map_err(|error| new.failed(&error))?;
+        Ok(new)
     }
-    match path.parent() {
-        Some(dir) => sync_dir(dir),
-        None => Ok(()),
+
+    fn failed(&self, error: &std::io::Error) -> StoreError {
+        StoreError(format!("rewrite {}: {error}", self.path.display()).into())
+    }
+
+    /// Puts it in the place of the segment's file.
+    pub fn put(self) -> Result<(), StoreError> {
+        std::fs::rename(&self.new, self.path).map_err(|error| self.failed(&error))?;
+        match self.path.parent() {
+            Some(dir) => sync_dir(dir),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for New<'_> {
+    fn drop(&mut self) {
+        // After `put` there is nothing.
+        let _ = std::fs::remove_file(&self.new);
     }
 }

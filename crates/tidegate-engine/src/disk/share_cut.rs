@@ -2,7 +2,10 @@
 //! than their share by that much; otherwise the oldest events of those orgs alone. Their floors are raised, and the
 //! segments are written anew without these events, in the background.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use tidegate_protocol::{Seq, UnixMillis};
 
@@ -18,13 +21,14 @@ use crate::store::{Cut, LogIndex, StoreError};
 
 /// A cut takes this part of `log.max_bytes` more than is needed now, so that few cuts are needed.
 const CUT_PART: u64 = 16;
-/// If all that is over a share is less than this part of `log.max_bytes`, no segment is written anew for it.
+/// If all that is over a share is less than this part of `log.max_bytes`, no segment is written anew for it. It is more
+/// unless the log is full of other things than events.
 const LEAST_PART: u64 = 64;
 /// The most logs that one cut takes events of.
 const LOGS_MAX: usize = 256;
-/// With this many segments, the oldest goes whole: each takes a descriptor, and has a snapshot, however little is left
-/// in it.
-const SEGMENTS_MAX: usize = 512;
+/// With this many segments beyond those of a full log that is never cut by share, the oldest goes whole: each takes a
+/// descriptor, and has a snapshot, however little is left in it.
+const SEGMENTS_MORE_MAX: u64 = 512;
 /// The part of `log.max_bytes` that these snapshots may take.
 const SNAPSHOTS_PART: u64 = 8;
 /// How many entries of an index are read at a time.
@@ -35,7 +39,8 @@ const KEPT_MILLIS: u64 = 100;
 /// What was last found out about the oldest segment.
 #[derive(Default)]
 pub(super) struct Oldest {
-    table: Option<(Arc<Segment>, Arc<Table>)>,
+    /// No strong reference: a file that is removed or replaced would stay open, and keep its blocks.
+    table: Option<(Weak<Segment>, Arc<Table>)>,
     /// It may not go whole: its number, and until when this counts.
     kept: Option<(u64, UnixMillis)>,
 }
@@ -63,28 +68,36 @@ impl DiskStore {
     /// What the oldest segment holds. Of the last segment that this was asked for, it is known.
     pub(super) fn table_of(&self, segment: &Arc<Segment>) -> Result<Arc<Table>, StoreError> {
         if let Some((known, table)) = &self.oldest_known().table
-            && Arc::ptr_eq(known, segment)
+            && std::ptr::eq(known.as_ptr(), Arc::as_ptr(segment))
         {
             return Ok(table.clone());
         }
         let table = Arc::new(segment.held()?);
-        self.oldest_known().table = Some((segment.clone(), table.clone()));
+        self.oldest_known().table = Some((Arc::downgrade(segment), table.clone()));
         Ok(table)
     }
 
-    /// Logs that hold more than their share, if it is worth a cut.
+    /// How many bytes a cut removes now.
+    fn target(&self) -> u64 {
+        self.disk_bytes().saturating_sub(self.limit()) + self.max_bytes / CUT_PART
+    }
+
+    /// Logs that hold more than their share, if it is worth a cut: first those over a quota.
     fn over(&self) -> Vec<Over> {
-        let room = Room { limit: self.limit(), taken: self.disk_bytes(), slack: 0, is_cut: true };
+        // The shares of what is left after a cut. So what is over them is no less than the cut takes, however many orgs
+        // share it.
+        let limit = self.limit().saturating_sub(self.max_bytes / CUT_PART);
+        let room = Room { limit, taken: self.disk_bytes(), slack: 0, is_cut: true };
         let mut over = self.held().over(room);
-        let bytes: u64 = over.iter().map(|over| over.bytes).sum();
-        if bytes < self.max_bytes / LEAST_PART {
+        if over.iter().map(|over| over.bytes).sum::<u64>() < self.max_bytes / LEAST_PART {
             over.clear();
         }
         over
     }
 
     /// Whether the oldest segment may go whole, because the log is larger than it may be: if no org that is within its
-    /// share has an event in it. If every org is within its share, it goes as well.
+    /// share has an event in it, and while orgs are over a quota, no org that is within it. If every org is within its
+    /// share, it goes as well.
     pub(super) fn may_go_whole(&self, oldest: &Arc<Segment>, now: UnixMillis) -> Result<bool, StoreError> {
         if self.held().logs() <= 1 || self.has_many_segments() {
             return Ok(true);
@@ -92,8 +105,11 @@ impl DiskStore {
         if self.oldest_known().kept.is_some_and(|(number, until)| number == oldest.number && now < until) {
             return Ok(false);
         }
-        let over: HashMap<LogIndex, u64> =
-            self.over().into_iter().map(|over| (over.log, over.bytes)).collect();
+        let over = self.over();
+        let are_over_quotas =
+            over.iter().map(|over| over.of_quota).sum::<u64>() >= self.max_bytes / LEAST_PART;
+        let bytes = |over: &Over| if are_over_quotas { over.of_quota } else { over.bytes };
+        let over: HashMap<LogIndex, u64> = over.iter().map(|over| (over.log, bytes(over))).collect();
         let table = self.table_of(oldest)?;
         let goes = over.is_empty()
             || of_logs(&table).all(|(log, bytes)| over.get(&log).is_some_and(|over| *over >= bytes));
@@ -104,8 +120,14 @@ impl DiskStore {
     }
 
     fn has_many_segments(&self) -> bool {
-        let segments = self.segments.list().len();
-        segments >= SEGMENTS_MAX || segments as u64 * self.front() > self.max_bytes / SNAPSHOTS_PART
+        let segments = self.segments.list().len() as u64;
+        segments >= self.segments_max() || segments * self.front() > self.max_bytes / SNAPSHOTS_PART
+    }
+
+    /// A full log has a segment for each [`segment_bytes`](Self::segment_bytes), and one for each
+    /// [`segment_millis`](Self::segment_millis) that its retention has. Twice the former, because some end early.
+    fn segments_max(&self) -> u64 {
+        2 * (self.max_bytes / self.segment_bytes) + self.retention / self.segment_millis + SEGMENTS_MORE_MAX
     }
 
     /// Segments that events can be removed from at `now`.
@@ -127,11 +149,10 @@ impl DiskStore {
         if self.may_go_whole(oldest, now)? {
             return Ok(None);
         }
-        let excess = self.disk_bytes().saturating_sub(self.limit());
-        let target = excess + self.max_bytes / CUT_PART;
+        let target = self.target();
         let mut planned = 0;
         let mut floors = Vec::new();
-        for Over { log, bytes } in self.over().into_iter().take(LOGS_MAX) {
+        for Over { log, bytes, .. } in self.over().into_iter().take(LOGS_MAX) {
             if planned >= target {
                 break;
             }
@@ -149,6 +170,34 @@ impl DiskStore {
             "the log is full: the oldest events of orgs that store more than their share are removed"
         );
         Ok(Some(Cut { floors, token: 0 }))
+    }
+
+    /// Writes the segments anew that still have events below a floor, after a cut that failed or was interrupted.
+    pub(super) fn finish_cuts(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        let writer = self.writer();
+        let removable = writer.state.at.saturating_sub(self.dedup_window);
+        let logs = writer.state.logs.iter().filter(|(_, log)| log.floor > 0);
+        let floors: HashMap<LogIndex, Seq> = logs.map(|(index, log)| (*index, log.floor)).collect();
+        drop(writer);
+        let mut left = floors.clone();
+        let list = self.segments.list();
+        let Some((_, older)) = list.split_last() else { return Ok(()) };
+        let mut outcome = Ok(());
+        for segment in older {
+            if left.is_empty() || !goes_on() {
+                break;
+            }
+            let rewritten = holds_left(segment, &mut left).and_then(|holds| match holds {
+                true => {
+                    self.rewrite(segment.number, |header, payload| edit(&floors, removable, header, payload))
+                }
+                false => Ok(()),
+            });
+            if rewritten.is_err() {
+                outcome = rewritten;
+            }
+        }
+        outcome
     }
 
     /// Writes the segments anew that have events of `cut`, oldest first, as long as `goes_on` says so.
@@ -176,6 +225,23 @@ impl DiskStore {
         self.oldest_known().kept = None;
         outcome
     }
+}
+
+/// Whether a segment has events of these logs that are not above their floors. Logs whose first event in it is above
+/// leave the list: all that comes later is, too.
+fn holds_left(segment: &Segment, floors: &mut HashMap<LogIndex, Seq>) -> Result<bool, StoreError> {
+    let mut holds = false;
+    for (log, _) in of_logs(&segment.held()?) {
+        let Some(floor) = floors.get(&log).copied() else { continue };
+        match segment.entries(log, 0, 1)?.first() {
+            Some(entry) if entry.last <= floor => holds = true,
+            Some(_) => {
+                floors.remove(&log);
+            }
+            None => {}
+        }
+    }
+    Ok(holds)
 }
 
 fn holds_any(segment: &Segment, floors: &HashMap<LogIndex, Seq>) -> Result<bool, StoreError> {

@@ -5,10 +5,10 @@
 //! not cover it: keys are added and revoked while a server runs.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{
         self,
-        ErrorKind::{PermissionDenied, ReadOnlyFilesystem},
+        ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem},
         Read, Write,
     },
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -297,17 +297,26 @@ impl KeysFile {
         })
     }
 
-    /// Makes the reserve of the file if it is not there. Keys that this user may not change need none. May block.
+    /// Makes the reserve of the file if it is not there, unless the keys are being changed. Keys that this user may not
+    /// change need none. May block.
     pub fn keep_reserve(&self) -> Result<(), KeysFileError> {
         if reserve::is_kept(&self.path).map_err(self.io("keep room for"))? {
             return Ok(());
         }
-        // Whoever changes the keys has made the lock.
-        let lock = File::open(self.path.with_extension("toml.lock"));
-        if let Ok(lock) = &lock {
-            lock.lock().map_err(self.io("lock"))?;
-        }
-        match reserve::keep(&self.path) {
+        // Whoever has changed the keys has made the lock. A command that was stopped may hold it for long.
+        let lock = match File::open(self.path.with_extension("toml.lock")) {
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => Some(lock),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(self.io("lock")(error)),
+            },
+            Err(error) if error.kind() == NotFound => None,
+            Err(error) if error.kind() == PermissionDenied => return Ok(()),
+            Err(error) => return Err(self.io("lock")(error)),
+        };
+        let kept = reserve::keep(&self.path);
+        drop(lock);
+        match kept {
             Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => Ok(()),
             kept => kept.map_err(self.io("keep room for")),
         }
@@ -336,6 +345,7 @@ impl KeysFile {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(self.path.with_extension("toml.lock"))
             .map_err(self.io("lock"))?;
+        give_lock_to_owner(&lock, &self.path).map_err(self.io("lock"))?;
         lock.lock().map_err(self.io("lock"))?;
         let (mut keys, _) = self.read()?;
         let answer = change(&mut keys)?;
@@ -378,6 +388,14 @@ pub(super) fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
         std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
+}
+
+/// Gives the lock file of `path` to the owner of `path` if root made it, so that the service can take it. A lock file is
+/// empty and has one name; anything else was put there by somebody else, and stays as it is.
+fn give_lock_to_owner(lock: &File, path: &Path) -> io::Result<()> {
+    let found = lock.metadata()?;
+    let is_of_root = found.uid() == 0 && found.is_file() && found.len() == 0 && found.nlink() == 1;
+    if is_of_root { give_to_owner(lock, path) } else { Ok(()) }
 }
 
 /// Writes `text` to `path` so that a crash leaves the old file or the new one. Only the owner can read it.

@@ -149,6 +149,48 @@ fn p5_a_key_is_revoked_on_a_full_disk_and_the_reserve_is_made_again() {
 }
 
 #[test]
+fn a_reserve_is_not_made_while_the_keys_are_changed_or_if_they_cannot_be_locked() {
+    let keys = keys();
+    create(&keys.file, &["*"]);
+    let reserve = keys.file.path().with_extension("toml.reserve");
+    std::fs::remove_file(&reserve).expect("there");
+    let lock = keys.file.path().with_extension("toml.lock");
+    let changing = std::fs::File::open(&lock).expect("there");
+    changing.lock().expect("locked");
+    keys.file.keep_reserve().expect("another time");
+    assert!(!reserve.exists());
+    drop(changing);
+    std::fs::remove_file(&lock).expect("there");
+    std::os::unix::fs::symlink(&lock, &lock).expect("a link to itself");
+    assert!(keys.file.keep_reserve().expect_err("refused").to_string().contains("lock"));
+    assert!(!reserve.exists());
+    std::fs::remove_file(&lock).expect("there");
+    keys.file.keep_reserve().expect("room");
+    assert!(reserve.exists());
+}
+
+#[test]
+fn a_lock_that_root_has_made_is_given_to_the_owner_of_the_keys() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let keys = keys();
+    create(&keys.file, &["*"]);
+    let lock = keys.file.path().with_extension("toml.lock");
+    let owner = || std::fs::metadata(&lock).expect("there").uid();
+    // Only root can give files away.
+    if owner() != 0 || chown(keys.file.path(), Some(4321), None).is_err() {
+        return;
+    }
+    create(&keys.file, &["*"]);
+    assert_eq!(owner(), 4321);
+    let other = keys._dir.path().join("other");
+    std::fs::remove_file(&lock).expect("there");
+    std::fs::write(&other, "").expect("written");
+    std::fs::hard_link(&other, &lock).expect("a link");
+    create(&keys.file, &["*"]);
+    assert_eq!(owner(), 0, "it has another name");
+}
+
+#[test]
 fn other_keys_are_refused_alike() {
     let keys = keys();
     let key = create(&keys.file, &["*"]);

@@ -102,6 +102,11 @@ fn use_reserve(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)?;
     file.sync_all()?;
+    // Without the lock a server may have made the reserve anew meanwhile, and the new one has no keys in it.
+    let (written, there) = (file.metadata()?, std::fs::symlink_metadata(&reserve)?);
+    if (written.dev(), written.ino()) != (there.dev(), there.ino()) {
+        return Err(io::Error::other("the reserve was replaced"));
+    }
     std::fs::rename(&reserve, path)?;
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),

@@ -387,7 +387,8 @@ sections! {
         publish_bytes_per_second: Option<ByteSize> = "", reread;
         /// What the log holds of the org. An org with more keeps it until `log.max_bytes` is reached. Then the
         /// oldest events of such orgs are removed first, and an org that publishes more than can be removed is
-        /// refused (`log_full`). An org without a quota has its share of what the others leave.
+        /// refused (`log_full`). A quota that is more than the org's share of the log promises nothing: over its
+        /// share, an org is cut like one without a quota.
         stored_bytes: Option<ByteSize> = "", reread;
         /// The bytes of answers to requests for history per second. A request is refused (`rate_limited`) while
         /// earlier answers have used up what was left.

@@ -43,7 +43,11 @@ const LAGS_AFTER_PACING: Duration = Duration::from_secs(10);
 
 /// The quotas of all orgs.
 #[derive(Debug)]
-pub struct Quotas(Mutex<Book>);
+pub struct Quotas {
+    book: Mutex<Book>,
+    /// Held while quotas are passed on, so that older ones do not come after newer ones. Locked before `book`.
+    passing_on: Mutex<()>,
+}
 
 #[derive(Debug)]
 struct Book {
@@ -100,18 +104,19 @@ impl Quotas {
     /// Those of `config`.
     pub fn new(config: &Config) -> Self {
         let for_all = Arc::new(config.limits_org.clone());
-        Self(Mutex::new(Book {
+        let book = Mutex::new(Book {
             others: Arc::new(OrgUse::new(for_all.clone())),
             for_all,
             of_orgs: config.orgs.NAME.0.clone(),
             by_operators: BTreeMap::new(),
             uses: HashMap::new(),
             swept: Instant::now(),
-        }))
+        });
+        Self { book, passing_on: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over those of another configuration. What operators have set stays.
@@ -143,6 +148,7 @@ impl Quotas {
 
     /// Gives the engine and the compressors, which count for themselves, their quotas.
     pub fn pass_on(&self, engine: &dyn Engine, compressors: &Contexts) {
+        let _alone = self.passing_on.lock().unwrap_or_else(PoisonError::into_inner);
         engine.set_stored_quotas(self.stored());
         let book = self.lock();
         let of_orgs = book.of_those(|own| own.compressors.is_some(), |quotas| quotas.compressors);
