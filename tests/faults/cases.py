@@ -656,7 +656,8 @@ def most_bytes(run):
         account = Account()
         gateway.start()
         began, peak, resumed, bytes_before = time.monotonic(), 0, 0, 0
-        how = {"size": 30_000} if refusals else {"size": 10_000, "pause": 0.1}
+        # Several orgs may write about half of the log in a dedup window: here 8 MiB in 3 s, and the time of a segment.
+        how = {"size": 30_000} if refusals else {"size": 10_000, "pause": 0.2}
         with load(gateway, account, ["a", "b", "c"], batch=10, **how) as publishers:
             acked, quiet_since = 0, time.monotonic()
             # For a time and until much was published, however fast this machine is.
