@@ -249,6 +249,7 @@ const throughout = {
   async 'deflate over the whole time: shared, private, excluded and incompressible events between each other'(rig, engine, isOver) {
     const visit = await rig.visit(engine);
     await visit.live();
+    rig.throughout = visit;
     const kinds = [
       () => ({}), () => ({}),
       (number) => ({ users: ['dev', 'another'], data: { number, only: 'for two' } }),
@@ -338,6 +339,8 @@ const last = {
     const flow = rig.flow();
     for (let kill = 1; kill <= 2; kill += 1) {
       await rig.publish(5);
+      // Whoever stays for the whole time counts each kill, so it must be back from the one before.
+      await rig.throughout?.live(kill - 1);
       await rig.gateway.kill();
       const before = visit.proxy.counts.accepted;
       // It is down for an attempt of the client: the proxy resets what has no other end.
