@@ -2,8 +2,8 @@
 //! service.
 //!
 //! The length of compressed text shows how much it has in common with the text that it may refer to (CRIME,
-//! Rizzo and Duong 2012; BREACH, Gluck, Harris and Prado 2013). So whoever publishes to one service, and sees the
-//! lengths of what its readers get, could guess the events of another service.
+//! Rizzo and Duong 2012; BREACH, Gluck, Harris and Prado 2013). So a publisher to one
+//! service who sees the lengths of what readers get could guess the events of another service.
 //!
 //! A client's inflater has one window, for the text of all services. So each service has a compressor of its own,
 //! and its text is a message of it, or a part of one. In that compressor's window, *filler* stands in for the

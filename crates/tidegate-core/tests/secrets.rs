@@ -1,5 +1,5 @@
-//! The lengths of what a reader gets tell whoever publishes to one service nothing about the events of another
-//! (CRIME, BREACH), in every form: over WebSocket with and without context, in gzip bodies and in envelopes.
+//! From the lengths of what a reader gets, a publisher to one service learns nothing about the events of another
+//! service (CRIME, BREACH), in every form: over WebSocket with and without context, in gzip bodies and in envelopes.
 //!
 //! The attack: a reader sees the services `finance` and `comments`. The attacker may publish to `comments`, guesses
 //! what stands in an event of `finance`, and sees lengths. If they tell nothing, a length is a sum of what the

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use tidegate_protocol::OrgId;
 
-/// How many bytes of events each org may keep in the log. A quota refuses nothing: while the log has room, an
-/// org may keep more. If room is wanted, whoever is over its quota is cut first. A quota promises nothing: no org
-/// may keep more than its *max-min fair share*.
+/// How many bytes of events each org may keep in the log. While the log has room, an org may keep more. If room is
+/// wanted, the orgs that are over their quotas are cut first, then those that are over their *max-min fair share*. So
+/// a quota promises nothing: it only makes an org's share smaller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredQuotas {
     /// The quota of every org that is not in `of_orgs`; `None` if they have none.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::metrics::Waiting;
 
-/// How many idle connections of publishers an address keeps, whoever else comes.
+/// How many idle connections of publishers an address keeps, also if others need the room.
 const PUBLISHERS_KEPT: usize = 64;
 
 /// How often the same address is logged at most, and how many addresses are remembered for that.

@@ -66,9 +66,9 @@ const ADDRESSES_KEPT: usize = 16_384;
 
 /// The rate of handshakes, which all addresses share by dynamic thresholds
 /// ([`shares`](tidegate_core::shares)): an address may take a token as long as it has not taken more than there
-/// are left, where what it took counts less and less, to 37 % after a second. So one that takes all it gets has
-/// the whole rate if it is alone, `k` of them have an equal part each, and a `k`th of a second's tokens is left
-/// for whoever comes.
+/// are left. What it took counts less as time passes: 37 % of it after a second. If one address takes all that it
+/// gets, it has the whole rate. If `k` addresses do, each has a `k`th of it, and about as much of a second's tokens
+/// is left for an address that comes.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     all: TokenBucket,

@@ -303,7 +303,7 @@ impl KeysFile {
         if reserve::is_kept(&self.path).map_err(self.io("keep room for"))? {
             return Ok(());
         }
-        // Whoever has changed the keys has made the lock. A command that was stopped may hold it for long.
+        // The lock is made when the keys are changed first. A command that was stopped may hold it for long.
         let lock = match File::open(self.path.with_extension("toml.lock")) {
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => Some(lock),

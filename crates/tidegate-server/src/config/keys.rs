@@ -344,8 +344,8 @@ sections! {
         /// Events that one request looks through, hidden ones included: for the ones that `tail=` asks for, or for
         /// a page of history.
         tail_search_events: usize = 10_000, reread;
-        /// Bytes of events that one request looks through, hidden ones included, in the same way. A page of history
-        /// that ends for this reason says that there is more, and where it has come to.
+        /// Bytes of events that one request looks through, hidden ones included, in the same way. If a page of
+        /// history ends for this reason, it has `has_more` and the cursor from which the next page goes on.
         scan_bytes: ByteSize = "8MiB", reread;
         /// Bytes of events per second that are looked through for one user of an org, hidden ones included: for
         /// pages of history, for `tail=`, and for what a stream replays from the log. A second's worth may come at
