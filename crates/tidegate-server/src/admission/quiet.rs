@@ -5,7 +5,7 @@
 //! that have published go last.
 //!
 //! A stream does not wait, nor does a request that is being answered. A body on its way is counted here, but
-//! bounded elsewhere (`limits.bodies_in_flight_bytes`, `limits.request_timeout`).
+//! bounded elsewhere (`limits.in_flight_bytes`, `limits.request_timeout`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
