@@ -288,10 +288,11 @@ const scenarios = {
   },
   async 'readers come back after their events were removed'() {
     const gateway = await start('log.engine=memory', 'limits.request_bytes=1MiB', 'tail.max_bytes=2MiB', 'tail.org_max_bytes=2MiB');
-    const { cursor } = await gateway.publish(event(1));
+    // Of a service without events: a view of each event would find no room in a full tail, which is another alert.
+    const { cursor } = await (await ask(gateway, 'cursor?services=quiet')).json();
     const scenario = await around(gateway, ['TidegateRetentionTooShort', 'TidegateTailNearlyUsedUp'], async () => {
       for (let n = 0; n < 60; n += 1) await gateway.publish(event('x'.repeat(100_000)));
-      const reader = await stream(gateway, `?cursor=${cursor}`);
+      const reader = await stream(gateway, `?services=quiet&cursor=${cursor}`);
       assert.equal((await reader.next('gap')).reason, 'retention');
       await reader.close();
     });
