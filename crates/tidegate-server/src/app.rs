@@ -14,18 +14,16 @@ use tidegate_core::{
     publish::{BodyForm, read_body},
     shares,
 };
-use tidegate_engine::{
-    Clock, DiskOptions, Engine, Health, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
-    store::Recovery,
-};
+use tidegate_engine::{Clock, Health, Hooks, SystemClock};
 use tidegate_protocol::{EventId, OrgId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin, admission,
     auth::{Publishers, TokenVerifier},
-    config::{self, Config, ConfigError, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
+    config::{self, ConfigError, ConfigKey, Loaded, LogEngine, Reread, Sources, config_key},
     dev::DevSession,
+    engines,
     feed::{DevFeed, FeedEvent},
     http,
     hub::Hub,
@@ -119,10 +117,6 @@ const ACCEPT_LINES_EVERY: Duration = Duration::from_secs(60);
 /// 1 ms is the resolution of the runtime's timers.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the disk engine remembers an org that holds no events: a client that comes back within a week
-/// goes on in the epoch that it knows.
-const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
@@ -189,7 +183,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files. Nothing else runs on this thread yet.
         let hooks = Hooks { feed: hub, clock, observer: metrics };
-        tokio::task::spawn_blocking(move || engine(&config, hooks)).await?.context("open the log")?
+        tokio::task::spawn_blocking(move || engines::open(&config, hooks)).await?.context("open the log")?
     };
     let recovery_took = opening.elapsed();
     metrics.log_start(&recovery, recovery_took);
@@ -317,55 +311,6 @@ fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
         ),
         _ => anyhow::Error::new(error).context(format!("{key}: listen on {address}")),
     })
-}
-
-/// Opens the engine that `log.engine` names.
-pub fn engine(config: &Config, hooks: Hooks) -> anyhow::Result<(Arc<dyn Engine>, Recovery)> {
-    Ok(match config.log.engine {
-        LogEngine::Memory => {
-            let engine = LocalEngine::memory(memory_options(config), hooks)?;
-            let recovery = engine.recovery();
-            (Arc::new(engine), recovery)
-        }
-        LogEngine::Disk => {
-            let options = DiskOptions {
-                local: local_options(config),
-                dir: config.log.dir.clone(),
-                sync_always: config.log.sync == LogSync::Always,
-                retention: config.log.retention,
-                max_bytes: config.log.max_bytes.bytes() as u64,
-                min_free: config.log.min_free.bytes() as u64,
-                bucket: None,
-                erase_within: config.log.erase_within,
-                forget_after: FORGET_AFTER,
-            };
-            let engine = LocalEngine::disk(options, hooks)?;
-            let recovery = engine.recovery();
-            (Arc::new(engine), recovery)
-        }
-    })
-}
-
-/// The settings of the memory engine.
-pub fn memory_options(config: &Config) -> MemoryOptions {
-    MemoryOptions {
-        local: local_options(config),
-        window: config.tail.window,
-        // Tails hold the same events: one budget for both.
-        max_bytes: config.log.max_bytes.bytes().min(config.tail.max_bytes.bytes()) as u64,
-    }
-}
-
-fn local_options(config: &Config) -> LocalOptions {
-    LocalOptions {
-        dedup_window: config.dedup.window,
-        dedup_max_entries: config.dedup.max_entries,
-        dedup_max_entries_per_org: config.dedup.max_entries_per_org,
-        orgs_max: config.limits.orgs,
-        queue_requests_max: config.limits.publishes_in_flight,
-        // What each event holds beside its bytes comes on top, so that one request always fits.
-        queue_bytes_max: config.limits.publish_queue_bytes.bytes() + config.limits.events_per_batch * 512,
-    }
 }
 
 /// Accepts connections and distributes them over the workers in turn.

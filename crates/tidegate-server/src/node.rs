@@ -144,7 +144,7 @@ impl Node {
             // Connection ids begin with a random name of this start.
             quiet: Arc::default(),
             admission: Admission::new(
-                ConnectionLimits::fitting(&config.limits),
+                ConnectionLimits::fitting(&config),
                 quotas.clone(),
                 Epoch::from_random(random()),
             ),
@@ -208,7 +208,7 @@ impl Node {
         let tokens = TokenVerifier::new(&config.auth, config.limits.token_bytes.bytes());
         tokens.inherit(&self.tokens());
         tokens.keep_fresh(&self.metrics);
-        self.admission.set_limits(ConnectionLimits::fitting(&config.limits));
+        self.admission.set_limits(ConnectionLimits::fitting(&config));
         self.publish_rates.set_limit(config.limits.publishes_per_second);
         self.quotas.reconfigure(&config);
         self.pass_on_quotas();

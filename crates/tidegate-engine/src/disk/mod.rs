@@ -75,8 +75,15 @@ const LAST_BYTES: u64 = 64 << 10;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// A segment takes no more events once it is this large, if no new one can be begun.
 const SEGMENT_BYTES_HARD: u64 = 1 << 30;
+/// With this many segments beyond those that a full log has by its size and age, the oldest goes whole, even if not
+/// everybody in it stores more than its share: each takes a descriptor, and has a snapshot, however little is left in
+/// it.
+const SEGMENTS_MORE_MAX: u64 = 512;
 /// How many segments there may be beyond those that end by their age, for more to end early, for erasures.
 const SEGMENTS_EARLY_MAX: usize = 64;
+/// What a log has open beside its segments: its directories and other files, and those that a rewrite, a read of a
+/// replaced segment and an answer to an operator need meanwhile.
+const OTHER_FILES: u64 = 64;
 /// How long after a segment could not be begun it is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -112,7 +119,7 @@ pub struct DiskOptions {
 impl DiskOptions {
     /// The size at which a segment ends.
     fn segment_bytes(&self) -> u64 {
-        (self.max_bytes / 16).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+        segment_bytes(self.max_bytes)
     }
 
     /// How much more than [`DiskOptions::max_bytes`] the directory may take: a segment, the room that the
@@ -124,15 +131,40 @@ impl DiskOptions {
 
     /// How long a segment is written to, in milliseconds.
     fn segment_millis(&self) -> u64 {
-        if let Some(bucket) = self.bucket {
-            return capped_millis(bucket).max(1);
+        match self.bucket {
+            Some(bucket) => capped_millis(bucket).max(1),
+            None => segment_millis(self.retention, self.erase_within),
         }
-        const SHORTEST: u64 = 60_000;
-        const LONGEST: u64 = 3_600_000;
-        // Two minutes for the sweep, which comes each minute and may take some time.
-        let within = capped_millis(self.erase_within).saturating_sub(2 * 60_000);
-        (capped_millis(self.retention) / 24).min(within).clamp(SHORTEST, LONGEST)
     }
+
+    /// The most segments that there are; each takes a file descriptor.
+    fn segments_max(&self) -> u64 {
+        segments_max(self.max_bytes, self.retention, self.segment_millis())
+    }
+
+    /// How many files a log with these settings may have open, about: `log.max_bytes`, `log.retention` and
+    /// `log.erase_within`.
+    pub fn open_files(max_bytes: u64, retention: Duration, erase_within: Duration) -> u64 {
+        segments_max(max_bytes, retention, segment_millis(retention, erase_within)) + OTHER_FILES
+    }
+}
+
+fn segment_bytes(max_bytes: u64) -> u64 {
+    (max_bytes / 16).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+}
+
+fn segment_millis(retention: Duration, erase_within: Duration) -> u64 {
+    const SHORTEST: u64 = 60_000;
+    const LONGEST: u64 = 3_600_000;
+    // Two minutes for the sweep, which comes each minute and may take some time.
+    let within = capped_millis(erase_within).saturating_sub(2 * 60_000);
+    (capped_millis(retention) / 24).min(within).clamp(SHORTEST, LONGEST)
+}
+
+/// A full log has a segment for each `segment_bytes`, and one for each `segment_millis` that its retention has.
+/// Twice the former, because some end early.
+fn segments_max(max_bytes: u64, retention: Duration, segment_millis: u64) -> u64 {
+    2 * (max_bytes / segment_bytes(max_bytes)) + capped_millis(retention) / segment_millis + SEGMENTS_MORE_MAX
 }
 
 /// What the committing thread changes.
@@ -174,6 +206,7 @@ pub struct DiskStore {
     state_bytes: AtomicU64,
     segment_millis: u64,
     segment_bytes: u64,
+    segments_max: u64,
     retention: u64,
     dedup_window: u64,
     max_bytes: u64,
