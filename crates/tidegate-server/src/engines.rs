@@ -40,7 +40,7 @@ pub fn open(config: &Config, hooks: Hooks) -> anyhow::Result<(Arc<dyn Engine>, R
 }
 
 /// The settings of the memory engine.
-fn memory_options(config: &Config) -> MemoryOptions {
+pub fn memory_options(config: &Config) -> MemoryOptions {
     MemoryOptions {
         local: local_options(config),
         window: config.tail.window,

@@ -25,7 +25,7 @@ pub mod worker;
 pub mod admin;
 pub mod admission;
 mod deletion;
-mod engines;
+pub mod engines;
 pub mod metrics;
 pub mod quotas;
 mod random;
