@@ -33,7 +33,7 @@ class Gateway:
         settings = ["listen.admin=\"127.0.0.1:0\"", "logs.level=warn", "log.sync=interval",
                     f"limits.connections_per_user={READERS}",
                     # The readers answer no pings.
-                    "limits.first_frame_timeout=10m", "limits.idle_timeout=20m", *settings]
+                    "ping.interval=10m", "ping.timeout=9m", *settings]
         command = [program, "dev", "--json", "--no-feed", "--data-dir", directory, "--listen", "127.0.0.1:0"]
         command += [word for setting in settings for word in ("--set", setting)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
