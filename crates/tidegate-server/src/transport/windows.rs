@@ -205,6 +205,13 @@ impl Windows {
         }
     }
 
+    /// Whether the window of an answer or of the connection is spent.
+    pub fn is_spent(&self, stream: u32) -> bool {
+        let account = self.account.borrow();
+        account.connection.is_spent(INITIAL_WINDOW)
+            || account.streams.get(&stream).is_some_and(|answer| answer.window.is_spent(account.initial))
+    }
+
     /// Whether an answer has to make room for the others.
     pub fn must_go(&self, stream: u32) -> bool {
         self.account.borrow().streams.get(&stream).is_some_and(|answer| answer.must_go)
