@@ -208,7 +208,11 @@ async fn run(
             () = windows.flooded() => {
                 handle_flood(&node, peer);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                let _ = poll_fn(|context| connection.poll_closed(context)).await;
+                // What the client still sends is discarded for a while, unless the place is needed.
+                tokio::select! {
+                    _ = poll_fn(|context| connection.poll_closed(context)) => {}
+                    () = quiet.closing() => made_room(peer),
+                }
                 tracing::debug!(peer = %peer.address, "end an HTTP/2 connection that floods");
                 return Ok(());
             }
