@@ -14,18 +14,16 @@ use tidegate_core::{
     publish::{BodyForm, read_body},
     shares,
 };
-use tidegate_engine::{
-    Clock, DiskOptions, Engine, Health, Hooks, LocalEngine, LocalOptions, MemoryOptions, SystemClock,
-    store::Recovery,
-};
+use tidegate_engine::{Clock, Health, Hooks, SystemClock};
 use tidegate_protocol::{EventId, OrgId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin, admission,
     auth::{Publishers, TokenVerifier},
-    config::{self, Config, ConfigError, ConfigKey, Loaded, LogEngine, LogSync, Reread, Sources, config_key},
+    config::{self, ConfigError, ConfigKey, Loaded, LogEngine, Reread, Sources, config_key},
     dev::DevSession,
+    engines,
     feed::{DevFeed, FeedEvent},
     http,
     hub::Hub,
@@ -115,14 +113,6 @@ const NOTSENT_BYTES: u32 = 32 << 10;
 /// How often each line about connections that were not accepted is logged at most.
 const ACCEPT_LINES_EVERY: Duration = Duration::from_secs(60);
 
-/// How long no connection is accepted after one for which another must make room. A worker closes one in less;
-/// 1 ms is the resolution of the runtime's timers.
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
-
-/// How long the disk engine remembers an org that holds no events: a client that comes back within a week
-/// goes on in the epoch that it knows.
-const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
@@ -189,7 +179,7 @@ async fn serve(start: Prepared) -> anyhow::Result<Ended> {
         let (config, hub, clock, metrics) = (config.clone(), hub.clone(), clock.clone(), metrics.clone());
         // Recovery reads files. Nothing else runs on this thread yet.
         let hooks = Hooks { feed: hub, clock, observer: metrics };
-        tokio::task::spawn_blocking(move || engine(&config, hooks)).await?.context("open the log")?
+        tokio::task::spawn_blocking(move || engines::open(&config, hooks)).await?.context("open the log")?
     };
     let recovery_took = opening.elapsed();
     metrics.log_start(&recovery, recovery_took);
@@ -319,55 +309,6 @@ fn bind(key: ConfigKey, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Opens the engine that `log.engine` names.
-pub fn engine(config: &Config, hooks: Hooks) -> anyhow::Result<(Arc<dyn Engine>, Recovery)> {
-    Ok(match config.log.engine {
-        LogEngine::Memory => {
-            let engine = LocalEngine::memory(memory_options(config), hooks)?;
-            let recovery = engine.recovery();
-            (Arc::new(engine), recovery)
-        }
-        LogEngine::Disk => {
-            let options = DiskOptions {
-                local: local_options(config),
-                dir: config.log.dir.clone(),
-                sync_always: config.log.sync == LogSync::Always,
-                retention: config.log.retention,
-                max_bytes: config.log.max_bytes.bytes() as u64,
-                min_free: config.log.min_free.bytes() as u64,
-                bucket: None,
-                erase_within: config.log.erase_within,
-                forget_after: FORGET_AFTER,
-            };
-            let engine = LocalEngine::disk(options, hooks)?;
-            let recovery = engine.recovery();
-            (Arc::new(engine), recovery)
-        }
-    })
-}
-
-/// The settings of the memory engine.
-pub fn memory_options(config: &Config) -> MemoryOptions {
-    MemoryOptions {
-        local: local_options(config),
-        window: config.tail.window,
-        // Tails hold the same events: one budget for both.
-        max_bytes: config.log.max_bytes.bytes().min(config.tail.max_bytes.bytes()) as u64,
-    }
-}
-
-fn local_options(config: &Config) -> LocalOptions {
-    LocalOptions {
-        dedup_window: config.dedup.window,
-        dedup_max_entries: config.dedup.max_entries,
-        dedup_max_entries_per_org: config.dedup.max_entries_per_org,
-        orgs_max: config.limits.orgs,
-        queue_requests_max: config.limits.publishes_in_flight,
-        // What each event holds beside its bytes comes on top, so that one request always fits.
-        queue_bytes_max: config.limits.publish_queue_bytes.bytes() + config.limits.events_per_batch * 512,
-    }
-}
-
 /// Accepts connections and distributes them over the workers in turn.
 async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc<Vec<WorkerThread>>) {
     let mut turn = 0;
@@ -404,9 +345,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         let address = admission::counted_as(peer.ip());
         let (held, is_over, makes_room, is_full) = {
             let config = node.config();
-            let is_proxy =
-                config.listen.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip().to_canonical()));
-            let held = if is_proxy { 0 } else { node.quiet.new_of(address) };
+            let held = if node.is_proxy(peer.ip()) { 0 } else { node.quiet.new_of(address) };
             // Dynamic thresholds: an address has no more sockets that ask for nothing than are left for others.
             let is_over = !shares::may_take(held, 1, files_left.min(node.sockets_left()));
             let has_little = room == Room::Little || node.has_few_sockets_left();
@@ -453,8 +392,8 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             tracing::warn!(%peer, others, "drop a connection: no worker takes it");
         }
         if makes_room {
-            // The others wait in the kernel until a worker has closed a quiet one.
-            tokio::time::sleep(ROOM_PAUSE).await;
+            // Not for a fixed time: who waits in the kernel behind many others would wait for each of them.
+            node.quiet.have_closed().await;
         }
     }
 }
@@ -526,6 +465,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.floods.sweep();
             node.publishers.keep_reserve();
             node.publish_rates.sweep();
             node.scans.sweep();

@@ -25,6 +25,7 @@ pub mod worker;
 pub mod admin;
 pub mod admission;
 mod deletion;
+pub mod engines;
 pub mod metrics;
 pub mod quotas;
 mod random;

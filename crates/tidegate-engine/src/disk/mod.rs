@@ -14,6 +14,7 @@ mod erase;
 mod head_file;
 mod held;
 mod index;
+mod options;
 mod read;
 mod record;
 mod records;
@@ -28,9 +29,11 @@ mod share_cut;
 mod space;
 mod state;
 
+pub use options::DiskOptions;
+
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -57,7 +60,7 @@ use super::{
     Durability, Hooks,
     chain::Chain,
     clock::capped_millis,
-    local::{LocalEngine, LocalOptions},
+    local::LocalEngine,
     quotas::StoredQuotas,
     store::{Cut, Erasure, Growth, LogIndex, NoRoom, Store, StoreError, Stretch, Usage, WriteGroup},
 };
@@ -70,70 +73,12 @@ const RESERVE_BYTES: u64 = 256 << 10;
 /// What opened logs leave of it, however many there are: without a floor nothing can be removed, and without the
 /// record of a start there is none.
 const LAST_BYTES: u64 = 64 << 10;
-/// The smallest and the largest segment; between them it is a sixteenth of `log.max_bytes`. The largest is
-/// what a start reads in well under a second.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// A segment takes no more events once it is this large, if no new one can be begun.
 const SEGMENT_BYTES_HARD: u64 = 1 << 30;
 /// How many segments there may be beyond those that end by their age, for more to end early, for erasures.
 const SEGMENTS_EARLY_MAX: usize = 64;
 /// How long after a segment could not be begun it is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
-
-/// The settings of the disk engine. There are no defaults here: those of a node stand in its
-/// configuration.
-#[derive(Debug, Clone)]
-pub struct DiskOptions {
-    /// The settings that both local engines have.
-    pub local: LocalOptions,
-    /// `log.dir`: the directory of the log, this process's alone.
-    pub dir: PathBuf,
-    /// `log.sync`: whether each commit is synced before it is acknowledged; otherwise each second.
-    pub sync_always: bool,
-    /// `log.retention`: how long events are kept at least. Raised to the dedup window.
-    pub retention: Duration,
-    /// `log.max_bytes`: the most bytes that the files of the log take, and up to [`DiskOptions::over_max_bytes`]
-    /// more. The oldest segments are removed first, but none within the dedup window; where that alone needs
-    /// more, events are refused.
-    pub max_bytes: u64,
-    /// `log.min_free`: the bytes that publishers leave free on the file system.
-    pub min_free: u64,
-    /// How long a segment is written to; if `None`, a 24th of the retention, but at least a minute and at
-    /// most an hour.
-    pub bucket: Option<Duration>,
-    /// `log.erase_within`: events that retention removes are gone from the files after this time at the
-    /// latest. Bounds how long a segment is written to.
-    pub erase_within: Duration,
-    /// An org that holds no events and was not touched for this long is forgotten whole, its epoch
-    /// and seq with it.
-    pub forget_after: Duration,
-}
-
-impl DiskOptions {
-    /// The size at which a segment ends.
-    fn segment_bytes(&self) -> u64 {
-        (self.max_bytes / 16).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
-    }
-
-    /// How much more than [`DiskOptions::max_bytes`] the directory may take: a segment, the room that the
-    /// next commits have been given, and copies of damaged stretches. Add what the log knows of its orgs, which
-    /// stands at the front of a segment: about 120 bytes for each, and 31 for each epoch before its present one.
-    pub fn over_max_bytes(&self) -> u64 {
-        self.segment_bytes() + 2 * CHUNK_BYTES + damage::DIR_BYTES_MAX
-    }
-
-    /// How long a segment is written to, in milliseconds.
-    fn segment_millis(&self) -> u64 {
-        if let Some(bucket) = self.bucket {
-            return capped_millis(bucket).max(1);
-        }
-        const SHORTEST: u64 = 60_000;
-        const LONGEST: u64 = 3_600_000;
-        // Two minutes for the sweep, which comes each minute and may take some time.
-        let within = capped_millis(self.erase_within).saturating_sub(2 * 60_000);
-        (capped_millis(self.retention) / 24).min(within).clamp(SHORTEST, LONGEST)
-    }
-}
 
 /// What the committing thread changes.
 struct Writer {
@@ -174,6 +119,7 @@ pub struct DiskStore {
     state_bytes: AtomicU64,
     segment_millis: u64,
     segment_bytes: u64,
+    segments_max: u64,
     retention: u64,
     dedup_window: u64,
     max_bytes: u64,

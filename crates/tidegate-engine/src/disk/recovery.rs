@@ -371,6 +371,7 @@ impl DiskStore {
             state_bytes: AtomicU64::new(0),
             segment_millis: options.segment_millis(),
             segment_bytes: options.segment_bytes(),
+            segments_max: options.segments_max(),
             retention: capped_millis(options.retention).max(dedup_window),
             dedup_window,
             max_bytes: options.max_bytes,

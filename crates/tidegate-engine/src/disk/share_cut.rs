@@ -26,9 +26,6 @@ const CUT_PART: u64 = 16;
 const LEAST_PART: u64 = 64;
 /// The most logs that one cut takes events of.
 const LOGS_MAX: usize = 256;
-/// With this many segments beyond those of a full log that is never cut by share, the oldest goes whole: each takes a
-/// descriptor, and has a snapshot, however little is left in it.
-const SEGMENTS_MORE_MAX: u64 = 512;
 /// The part of `log.max_bytes` that these snapshots may take.
 const SNAPSHOTS_PART: u64 = 8;
 /// How many entries of an index are read at a time.
@@ -121,13 +118,7 @@ impl DiskStore {
 
     fn has_many_segments(&self) -> bool {
         let segments = self.segments.list().len() as u64;
-        segments >= self.segments_max() || segments * self.front() > self.max_bytes / SNAPSHOTS_PART
-    }
-
-    /// A full log has a segment for each [`segment_bytes`](Self::segment_bytes), and one for each
-    /// [`segment_millis`](Self::segment_millis) that its retention has. Twice the former, because some end early.
-    fn segments_max(&self) -> u64 {
-        2 * (self.max_bytes / self.segment_bytes) + self.retention / self.segment_millis + SEGMENTS_MORE_MAX
+        segments >= self.segments_max || segments * self.front() > self.max_bytes / SNAPSHOTS_PART
     }
 
     /// Segments that events can be removed from at `now`.

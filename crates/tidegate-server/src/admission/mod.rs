@@ -35,13 +35,13 @@ pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
 pub use quiet::{Quiet, QuietConnections};
-pub use rates::{Candidate, FailedAuths, PublishRates};
+pub use rates::{Candidate, FailedAuths, Floods, PublishRates};
 pub use replays::{ReplaySlot, Replays};
 pub use scans::Scans;
 pub use turns::{Turn, Turns};
 
 use crate::{
-    config::{ConfigKey, LimitSettings, UserPolicy, config_key},
+    config::{Config, ConfigKey, LimitSettings, UserPolicy, config_key},
     metrics::SlotsHeld,
     quotas::Quotas,
     random::random,
@@ -68,9 +68,11 @@ pub struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Those of `limits`, with only as many streams as the open files of the process leave room for.
-    pub fn fitting(limits: &LimitSettings) -> Self {
-        let room = spare_files::streams_max(spare_files::allowed(), limits.publishes_in_flight);
+    /// Those of `config`, with only as many streams as the open files of the process leave room for.
+    pub fn fitting(config: &Config) -> Self {
+        let limits = &config.limits;
+        let others = config.other_files();
+        let room = spare_files::streams_max(spare_files::allowed(), limits.publishes_in_flight, others);
         Self { total: limits.connections.min(room), ..Self::from(limits) }
     }
 }

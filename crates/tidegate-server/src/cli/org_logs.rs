@@ -21,10 +21,10 @@ use tidegate_protocol::{OrgId, Seq};
 use super::{Failure, args::DataArgs, health::reachable, remote::printable};
 use crate::{
     admin::OrgShown,
-    app,
     auth::KeysFile,
     config::{self, Config, LogEngine},
     deletion::{Which, delete_events, find_log},
+    engines,
 };
 
 /// How long a gateway may take to answer, and to delete, for which it may have to read a whole log.
@@ -162,7 +162,7 @@ impl Stopped {
         eprintln!("tidegate: no gateway runs over {}: its log is opened here", dir.display());
         let hooks = Hooks { feed: Arc::new(NoReaders), clock: Arc::new(SystemClock), observer: Arc::new(()) };
         let (engine, _) =
-            app::engine(config, hooks).map_err(|error| Failure::Failed(format!("{error:#}")))?;
+            engines::open(config, hooks).map_err(|error| Failure::Failed(format!("{error:#}")))?;
         Ok(Self { engine, keys: KeysFile::at(config.keys_file()) })
     }
 

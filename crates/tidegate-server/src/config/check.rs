@@ -7,11 +7,13 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
+use tidegate_engine::DiskOptions;
+
 use crate::transport::spare_files;
 
 use super::{
     ByteSize, Config, ConfigError, ConfigKey, IssuerKeys, JwtKey, LimitSettings, Loaded, Location, LogEngine,
-    Network, config_key,
+    LogSettings, Network, config_key,
     value::{humane, quoted},
 };
 
@@ -100,7 +102,7 @@ pub(super) fn warnings(loaded: &Loaded, unread: &BTreeSet<&'static str>) -> Vec<
         && most < needed
     {
         let LimitSettings { connections, publishes_in_flight, .. } = config.limits;
-        let fit = spare_files::streams_max(most, publishes_in_flight).min(connections);
+        let fit = spare_files::streams_max(most, publishes_in_flight, config.other_files()).min(connections);
         let reason = format!(
             "{connections} connections, limits.publishes_in_flight ({publishes_in_flight}) and the log need \
              {needed} open files, and a process may have {most} here, so at most {fit} streams are let in; \
@@ -148,7 +150,17 @@ fn room(found: &mut Checks<'_>) {
 impl Config {
     /// How many files and sockets a node with this configuration may have open at a time.
     fn open_files(&self) -> u64 {
-        (self.limits.connections + self.limits.publishes_in_flight) as u64 + spare_files::LOG_FILES
+        (self.limits.connections + self.limits.publishes_in_flight) as u64 + self.other_files()
+    }
+
+    /// How many of them are neither a stream's nor a publisher's.
+    pub fn other_files(&self) -> u64 {
+        let LogSettings { engine, max_bytes, retention, erase_within, .. } = self.log;
+        match engine {
+            LogEngine::Memory => spare_files::LEAST_OTHERS,
+            LogEngine::Disk => DiskOptions::open_files(max_bytes.bytes() as u64, retention, erase_within)
+                .max(spare_files::LEAST_OTHERS),
+        }
     }
 }
 

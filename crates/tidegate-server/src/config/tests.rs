@@ -99,6 +99,19 @@ fn later_sources_win() {
 }
 
 #[test]
+fn the_log_is_left_the_files_of_its_segments() {
+    let others = |set: &[&str]| load(&given("", &[], set).sources).expect("good").config.other_files();
+    assert_eq!(others(&[]), 2048);
+    let large = others(&["log.max_bytes=256GiB"]);
+    assert!(
+        large > 2 * 256 * 16,
+        "a segment has 64 MiB at most, and half of that if it ended early: {large}"
+    );
+    assert!(others(&["log.retention=365d"]) > 365 * 24);
+    assert_eq!(others(&["log.engine=memory", "log.max_bytes=256GiB"]), 2048);
+}
+
+#[test]
 fn typed_values_are_toml_or_else_text() {
     let config = given(
         "",

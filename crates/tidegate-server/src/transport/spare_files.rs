@@ -8,8 +8,9 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The files of the log, and of all that is neither a stream nor a publisher. Half of all, if that is less.
-pub const LOG_FILES: u64 = 2048;
+/// How many files are for all that is neither a stream nor a publisher, at least: those of a log of usual size among
+/// them. Half of all, if that is less.
+pub const LEAST_OTHERS: u64 = 2048;
 
 /// How many open files clients leave free at least: one for each operator's connection, and as many for the log.
 const SPARE: u64 = 128;
@@ -45,10 +46,10 @@ pub fn raise() {
 }
 
 /// How many streams may be open where `allowed` files may, so that `publishes` requests of publishers find a
-/// place, or one for every eighth file if that is less.
-pub fn streams_max(allowed: u64, publishes: usize) -> usize {
+/// place, or one for every eighth file if that is less, and the log and all else can open `others`, or half of all.
+pub fn streams_max(allowed: u64, publishes: usize, others: u64) -> usize {
     let publishes = u64::try_from(publishes).unwrap_or(u64::MAX).min(allowed / 8);
-    usize::try_from(allowed - LOG_FILES.min(allowed / 2) - publishes).unwrap_or(usize::MAX)
+    usize::try_from(allowed - others.min(allowed / 2) - publishes).unwrap_or(usize::MAX)
 }
 
 /// How many files are open; `None` on a system without /proc.
@@ -117,8 +118,8 @@ mod tests {
     #[test]
     fn streams_leave_files_to_publishers_and_the_log() {
         for (allowed, streams) in [(64, 24), (1024, 384), (56_144, 50_000), (65_536, 59_392)] {
-            assert_eq!(streams_max(allowed, 4096), streams, "{allowed}");
+            assert_eq!(streams_max(allowed, 4096, LEAST_OTHERS), streams, "{allowed}");
         }
-        assert_eq!(streams_max(u64::MAX, 4096), usize::MAX - 2048 - 4096);
+        assert_eq!(streams_max(u64::MAX, 4096, 9000), usize::MAX - 9000 - 4096);
     }
 }

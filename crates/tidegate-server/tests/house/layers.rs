@@ -34,7 +34,7 @@ const IO: [&str; 11] = [
 ];
 
 /// The modules of the server, from the bottom up. A module uses only those of the lines before its own.
-const SERVER: [&str; 25] = [
+const SERVER: [&str; 26] = [
     "random",
     "conformance",
     "log_limiter",
@@ -44,6 +44,7 @@ const SERVER: [&str; 25] = [
     "feed",
     "transport",
     "config",
+    "engines",
     "logs",
     "metrics",
     "deletion",

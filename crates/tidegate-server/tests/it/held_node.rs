@@ -17,9 +17,10 @@ use tidegate_engine::{
 };
 use tidegate_protocol::{Filter, OrgId, Seq};
 use tidegate_server::{
-    admin, app,
+    admin,
     auth::{KeysFile, Orgs, Publishers, TokenVerifier},
     config::{self, Sources},
+    engines,
     hub::Hub,
     metrics::Metrics,
     node::{Node, Parts},
@@ -229,7 +230,7 @@ impl HeldNode {
         let quotas = Arc::<Mutex<StoredQuotas>>::default();
         let [appends, reads_begun] = <[Arc<AtomicUsize>; 2]>::default();
         let hooks = Hooks { feed: feed.clone(), clock: clock.clone(), observer: Arc::new(()) };
-        let engine = LocalEngine::memory(app::memory_options(&config), hooks).expect("an engine");
+        let engine = LocalEngine::memory(engines::memory_options(&config), hooks).expect("an engine");
         let parts = Parts {
             engine: Arc::new(HeldBack {
                 engine,
