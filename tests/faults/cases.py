@@ -445,68 +445,25 @@ def kill_points_start(run):
     return f"{len(points)} points"
 
 
-def kill_points_running(run):
-    """The same while segments are begun, sealed and removed."""
+def kill_points_under_load(run, name, calls, begin, paths, load_all, go_on):
+    """SIGKILL at a call on some files of a log, given as names and how often they are made, while `load_all` runs. The
+    next start finishes what was begun, which `go_on` sees. What a case needs is kept in the accounts that `begin`
+    returns."""
     need("strace")
     wanted = run.options.running
     points = []
 
     def point(number):
-        call = ["openat", "pwrite64", "fdatasync", "fsync", "fallocate", "ftruncate", "unlink"][number % 7]
-        after = run.chance(number).randrange(2, 40 if call in ("pwrite64", "fdatasync") else 7)
-        log_dir = os.path.join(run.folder, f"running-{number}")
+        call, most = calls[number % len(calls)]
+        after = run.chance(number).randrange(1, most)
+        log_dir = os.path.join(run.folder, f"{name}-{number}")
         gateway = run.gateway(log_dir, **{**SMALL, "dedup__window": '"1s"'})
-        account = Account()
         try:
             gateway.start()
-            publish(gateway, account, "a", batch=1)
+            accounts = begin(gateway)
             gateway.kill()
-            # Of the files from the third on, so that the start is over.
-            paths = [os.path.join(log_dir, f"segments/{each:010}.seg") for each in range(1 if call == "unlink" else 3, 60)]
-            gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={after}"], paths))
-            with load(gateway, account, ["a", "b", "c"], size=20_000, batch=4):
-                deadline = time.monotonic() + 12
-                while gateway.is_running() and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                if gateway.is_running():
-                    return
-            points.append((call, after))
-            gateway.start()
-            check(gateway, account, retention=1)
-            goes_on(gateway, account, ["a", "new"])
-        except (Finding, Refused) as finding:
-            raise Finding(f"killed at {call} {after}: {finding}") from None
-        finally:
-            gateway.kill()
-            shutil.rmtree(log_dir, ignore_errors=True)
-
-    in_parallel(point, range(wanted))
-    if len(points) < wanted // 2:
-        raise Finding(f"too few points: {points}")
-    return f"{len(points)} points"
-
-
-def kill_points_cut(run):
-    """The same while the oldest events of an org that stores more than its share are taken out of the segments. What
-    another org stored is all there after the next start, and readers of the first are told what is gone."""
-    need("strace")
-    wanted = run.options.running
-    points = []
-
-    def point(number):
-        call = ["openat", "write", "fsync", "rename"][number % 4]
-        after = run.chance(number).randrange(1, 5)
-        log_dir = os.path.join(run.folder, f"cut-{number}")
-        gateway = run.gateway(log_dir, **{**SMALL, "dedup__window": '"1s"'})
-        quiet, busy = Account(), Account()
-        try:
-            gateway.start()
-            goes_on(gateway, quiet, ["quiet", "quiet2"])
-            gateway.kill()
-            # These files are written for a cut alone.
-            paths = [path for path in paths_of(log_dir, newest=90) if path.endswith(".new")]
-            gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={after}"], paths))
-            with load(gateway, busy, ["a"], size=20_000, batch=4), load(gateway, quiet, ["quiet"], size=64, pause=0.2):
+            gateway.start(strace(log_dir, [f"{call}:signal=KILL:when={after}"], paths(log_dir, call)))
+            with load_all(gateway, *accounts):
                 deadline = time.monotonic() + 20
                 while gateway.is_running() and time.monotonic() < deadline:
                     time.sleep(0.02)
@@ -514,13 +471,7 @@ def kill_points_cut(run):
                     return
             points.append((call, after))
             gateway.start()
-            for _ in range(2):
-                check(gateway, quiet)
-                check(gateway, busy, retention=1)
-                goes_on(gateway, quiet, ["quiet"])
-                # And on, until it was cut again.
-                with load(gateway, busy, ["a"], size=20_000, batch=4):
-                    time.sleep(2)
+            go_on(gateway, *accounts)
         except (Finding, Refused) as finding:
             raise Finding(f"killed at {call} {after}: {finding}") from None
         finally:
@@ -531,6 +482,60 @@ def kill_points_cut(run):
     if len(points) < wanted // 2:
         raise Finding(f"too few points: {points}")
     return f"{len(points)} points"
+
+
+def kill_points_running(run):
+    """The same while segments are begun, sealed and removed."""
+    def begin(gateway):
+        account = Account()
+        publish(gateway, account, "a", batch=1)
+        return (account,)
+
+    def paths(log_dir, call):
+        # From the third on, so that the start is over.
+        first = 1 if call == "unlink" else 3
+        return [os.path.join(log_dir, f"segments/{number:010}.seg") for number in range(first, 60)]
+
+    def loads(gateway, account):
+        return load(gateway, account, ["a", "b", "c"], size=20_000, batch=4)
+
+    def go_on(gateway, account):
+        check(gateway, account, retention=1)
+        goes_on(gateway, account, ["a", "new"])
+
+    often, seldom = ["pwrite64", "fdatasync"], ["openat", "fsync", "fallocate", "ftruncate", "unlink"]
+    calls = [(call, 40) for call in often] + [(call, 7) for call in seldom]
+    return kill_points_under_load(run, "running", calls, begin, paths, loads, go_on)
+
+
+def kill_points_cut(run):
+    """The same while the oldest events of an org that stores more than its share are taken out of the segments. What
+    another org stored is all there after the next start, and readers of the first are told what is gone."""
+    def begin(gateway):
+        quiet = Account()
+        goes_on(gateway, quiet, ["quiet", "quiet2"])
+        return quiet, Account()
+
+    def paths(log_dir, _):
+        # These files are written for a cut alone.
+        return [path for path in paths_of(log_dir, newest=90) if path.endswith(".new")]
+
+    @contextlib.contextmanager
+    def loads(gateway, quiet, busy):
+        with load(gateway, busy, ["a"], size=20_000, batch=4), load(gateway, quiet, ["quiet"], size=64, pause=0.2):
+            yield
+
+    def go_on(gateway, quiet, busy):
+        for _ in range(2):
+            check(gateway, quiet)
+            check(gateway, busy, retention=1)
+            goes_on(gateway, quiet, ["quiet"])
+            # And on, until it was cut again.
+            with load(gateway, busy, ["a"], size=20_000, batch=4):
+                time.sleep(2)
+
+    calls = [(call, 5) for call in ["openat", "write", "fsync", "rename"]]
+    return kill_points_under_load(run, "cut", calls, begin, paths, loads, go_on)
 
 
 # --- room ------------------------------------------------------------------------------------------------

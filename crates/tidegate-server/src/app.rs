@@ -113,10 +113,6 @@ const NOTSENT_BYTES: u32 = 32 << 10;
 /// How often each line about connections that were not accepted is logged at most.
 const ACCEPT_LINES_EVERY: Duration = Duration::from_secs(60);
 
-/// How long no connection is accepted after one for which another must make room. A worker closes one in less;
-/// 1 ms is the resolution of the runtime's timers.
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
-
 /// How long the last answers may take to reach their sockets.
 const FLUSH_GRACE: Duration = Duration::from_millis(500);
 
@@ -349,9 +345,7 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
         let address = admission::counted_as(peer.ip());
         let (held, is_over, makes_room, is_full) = {
             let config = node.config();
-            let is_proxy =
-                config.listen.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip().to_canonical()));
-            let held = if is_proxy { 0 } else { node.quiet.new_of(address) };
+            let held = if node.is_proxy(peer.ip()) { 0 } else { node.quiet.new_of(address) };
             // Dynamic thresholds: an address has no more sockets that ask for nothing than are left for others.
             let is_over = !shares::may_take(held, 1, files_left.min(node.sockets_left()));
             let has_little = room == Room::Little || node.has_few_sockets_left();
@@ -398,8 +392,8 @@ async fn accept(listener: tokio::net::TcpListener, node: Arc<Node>, workers: Arc
             tracing::warn!(%peer, others, "drop a connection: no worker takes it");
         }
         if makes_room {
-            // The others wait in the kernel until a worker has closed a quiet one.
-            tokio::time::sleep(ROOM_PAUSE).await;
+            // Not for a fixed time: who waits in the kernel behind many others would wait for each of them.
+            node.quiet.have_closed().await;
         }
     }
 }
@@ -471,6 +465,7 @@ async fn sweep(node: Arc<Node>) {
             node.hub.sweep();
             node.engine.sweep();
             node.failed_auths.sweep();
+            node.floods.sweep();
             node.publishers.keep_reserve();
             node.publish_rates.sweep();
             node.scans.sweep();

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     admission::{
-        Admission, ChargedTo, ConnectionLimits, FailedAuths, InProgress, Ledger, PublishRates,
+        Admission, ChargedTo, ConnectionLimits, FailedAuths, Floods, InProgress, Ledger, PublishRates,
         QuietConnections, Replays, Scans, Turns,
     },
     auth::{Publishers, StreamGrant, TokenVerifier},
@@ -78,6 +78,8 @@ pub struct Node {
     pub publish_rates: PublishRates,
     /// The rate of bad credentials of each address.
     pub failed_auths: FailedAuths,
+    /// How often connections of each address were ended because they flooded.
+    pub floods: Floods,
     /// What is held because a client sends or takes something right now (`limits.in_flight_bytes`).
     pub ledger: Ledger,
     /// How much of the log is looked through for each user.
@@ -157,6 +159,7 @@ impl Node {
             replays: Replays::new(metrics.replays_waiting.clone()),
             publish_rates: PublishRates::new(config.limits.publishes_per_second),
             failed_auths: FailedAuths::new(config.limits.failed_auths_per_second),
+            floods: Floods::default(),
             deleting: tokio::sync::Mutex::default(),
             sweep_soon: tokio::sync::Notify::new(),
             missing_files,
@@ -332,6 +335,12 @@ impl Node {
     /// How many more sockets may be accepted.
     pub fn sockets_left(&self) -> usize {
         sockets_max(&self.config().limits).saturating_sub(self.sockets())
+    }
+
+    /// Whether an address is that of a trusted proxy, which stands for many clients.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.config().listen.trusted_proxies.iter().any(|proxy| proxy.contains(address))
     }
 
     /// The number of open sockets.

@@ -35,7 +35,7 @@ pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
 pub use quiet::{Quiet, QuietConnections};
-pub use rates::{Candidate, FailedAuths, PublishRates};
+pub use rates::{Candidate, FailedAuths, Floods, PublishRates};
 pub use replays::{ReplaySlot, Replays};
 pub use scans::Scans;
 pub use turns::{Turn, Turns};

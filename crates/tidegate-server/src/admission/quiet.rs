@@ -21,6 +21,10 @@ use crate::metrics::Waiting;
 /// How many idle connections of publishers an address keeps, also if others need the room.
 const PUBLISHERS_KEPT: usize = 64;
 
+/// How many connections may be on their way out before no more are accepted in their place. The sockets and open
+/// files that are spare hold them meanwhile.
+const CLOSING_MAX: usize = 32;
+
 /// How often the same address is logged at most, and how many addresses are remembered for that.
 const LINES_EVERY: Duration = Duration::from_secs(60);
 const LINES_MAX: usize = 1024;
@@ -40,6 +44,8 @@ enum Rank {
 #[derive(Debug, Default)]
 pub struct QuietConnections {
     held: Mutex<Held>,
+    /// Notified when a connection that was asked to close is gone.
+    closed: Notify,
     lines: Mutex<HashMap<IpAddr, (Instant, u64)>>,
 }
 
@@ -55,6 +61,8 @@ struct Held {
     states: HashMap<Waiting, usize>,
     /// How many places were given.
     arrived: u64,
+    /// How many were asked to close and have not yet.
+    closing: usize,
 }
 
 impl Held {
@@ -102,6 +110,7 @@ impl Held {
     fn close(&mut self, place: Option<Place>) -> bool {
         let closed = place.and_then(|place| self.remove(place));
         closed.is_some_and(|close| {
+            self.closing += 1;
             close.notify_one();
             true
         })
@@ -145,6 +154,13 @@ impl QuietConnections {
             held.oldest(rank, address)
         });
         held.close(found)
+    }
+
+    /// Waits until few of those that were asked to close are still there.
+    pub async fn have_closed(&self) {
+        while self.lock().closing >= CLOSING_MAX {
+            self.closed.notified().await;
+        }
     }
 
     /// How many connections wait, by what they have sent.
@@ -212,7 +228,11 @@ impl Quiet {
     pub fn asked(&self, has_body: bool) {
         let mut own = self.own();
         if let Some(place) = own.place.take() {
-            self.all.lock().remove(place);
+            let mut held = self.all.lock();
+            if held.remove(place).is_none() {
+                held.closing -= 1;
+                self.all.closed.notify_one();
+            }
         }
         self.set(&mut own, has_body.then_some(Waiting::Body));
     }
@@ -283,6 +303,8 @@ impl Drop for Quiet {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn address(last: u8) -> IpAddr {
@@ -339,6 +361,23 @@ mod tests {
         publish(&publishers[0]);
         assert!(all.close_one());
         assert!(closes(&publishers[1]).await, "and not more");
+    }
+
+    #[tokio::test]
+    async fn a_bounded_number_closes_at_a_time() {
+        let all = Arc::<QuietConnections>::default();
+        let many: Vec<_> = (0..=CLOSING_MAX).map(|_| all.arrive(address(1))).collect();
+        let is_narrow = || all.have_closed().now_or_never().is_none();
+        for _ in 0..CLOSING_MAX {
+            assert!(!is_narrow() && all.close_one());
+        }
+        assert!(is_narrow());
+        // One that is served instead is not on its way out any more, nor is one that is gone.
+        many[0].asked(false);
+        assert!(!is_narrow() && all.close_one() && is_narrow());
+        drop(many);
+        assert!(!is_narrow());
+        assert_eq!(all.lock().closing, 0);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Rates: token buckets for handshakes, for the publishes of each API key to each org, and for the bad
-//! credentials of each address.
+//! credentials of each address; and how often each address floods.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tidegate_protocol::{Code, OrgId, Refusal};
@@ -72,23 +72,63 @@ const ADDRESSES_KEPT: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Handshakes {
     all: TokenBucket,
-    taken: HashMap<IpAddr, Taken>,
-    /// By all addresses for which there is no room in `taken`.
-    by_others: Taken,
+    taken: Counts,
+}
+
+/// How often addresses did something of late.
+#[derive(Debug)]
+struct Counts {
+    kept: HashMap<IpAddr, Count>,
+    /// Of all addresses for which there is no room in `kept`.
+    others: Count,
     swept: Instant,
 }
 
-/// How many tokens were taken.
+/// How often something was done; each time counts less as time passes.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct Count {
     count: f64,
     at: Instant,
 }
 
-/// When what was taken has shrunk to this, it is forgotten.
-const TAKEN_MIN: f64 = 0.01;
+/// When a count has shrunk to this, it is forgotten.
+const COUNT_MIN: f64 = 0.01;
 
-impl Taken {
+impl Counts {
+    fn new(now: Instant) -> Self {
+        Self { kept: HashMap::new(), others: Count::none(now), swept: now }
+    }
+
+    /// The count of an address, and a place for it.
+    fn of(&mut self, address: IpAddr, now: Instant) -> &mut Count {
+        if self.kept.len() >= ADDRESSES_KEPT {
+            self.sweep(now);
+        }
+        let is_full = self.kept.len() >= ADDRESSES_KEPT;
+        match self.kept.entry(counted_as(address)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => &mut self.others,
+            Entry::Vacant(entry) => entry.insert(Count::none(now)),
+        }
+    }
+
+    /// The count of an address, without a place for it.
+    fn get(&self, address: IpAddr) -> Option<&Count> {
+        let is_full = self.kept.len() >= ADDRESSES_KEPT;
+        self.kept.get(&counted_as(address)).or(is_full.then_some(&self.others))
+    }
+
+    /// Forgets old counts; at most once a second, because it visits every entry.
+    fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept).as_secs() >= 1 {
+            self.swept = now;
+            self.kept.retain(|_, count| count.recent(now) >= COUNT_MIN);
+            self.kept.shrink_to(ADDRESSES_KEPT / 16);
+        }
+    }
+}
+
+impl Count {
     fn none(now: Instant) -> Self {
         Self { count: 0.0, at: now }
     }
@@ -96,13 +136,16 @@ impl Taken {
     fn recent(&self, now: Instant) -> f64 {
         self.count * (-now.saturating_duration_since(self.at).as_secs_f64()).exp()
     }
+
+    fn add(&mut self, now: Instant) {
+        *self = Self { count: self.recent(now) + 1.0, at: now };
+    }
 }
 
 impl Handshakes {
     /// No address has taken anything.
     pub fn new(per_second: usize, now: Instant) -> Self {
-        let all = TokenBucket::full(per_second, now);
-        Self { all, taken: HashMap::new(), by_others: Taken::none(now), swept: now }
+        Self { all: TokenBucket::full(per_second, now), taken: Counts::new(now) }
     }
 
     /// Takes a token for an address. Returns whether there was one for it.
@@ -110,21 +153,11 @@ impl Handshakes {
         if self.all.check_token(per_second, now).is_err() {
             return false;
         }
-        if self.taken.len() >= ADDRESSES_KEPT && now.saturating_duration_since(self.swept).as_secs() >= 1 {
-            self.swept = now;
-            self.taken.retain(|_, taken| taken.recent(now) >= TAKEN_MIN);
-        }
-        let is_full = self.taken.len() >= ADDRESSES_KEPT;
-        let taken = match self.taken.entry(counted_as(address)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if is_full => &mut self.by_others,
-            Entry::Vacant(entry) => entry.insert(Taken::none(now)),
-        };
-        let recent = taken.recent(now);
-        let may = recent <= self.all.tokens;
+        let taken = self.taken.of(address, now);
+        let may = taken.recent(now) <= self.all.tokens;
         if may {
             self.all.tokens -= 1.0;
-            *taken = Taken { count: recent + 1.0, at: now };
+            taken.add(now);
         }
         may
     }
@@ -357,6 +390,49 @@ impl FailedAuths {
     }
 }
 
+/// How often connections over HTTP/2 of each address were ended because they flooded.
+///
+/// What one of them costs until it ends is bounded, but an address may come back at once. So its next connections
+/// wait before they are served, longer the more of them have flooded in the last second or so. They are not
+/// refused: others may have the same address.
+#[derive(Debug)]
+pub struct Floods(Mutex<Counts>);
+
+/// How long a connection waits for each of the floods before it: four clients that come back at once then flood 14
+/// times a second.
+const WAIT_PER_FLOOD: Duration = Duration::from_millis(20);
+
+/// The longest wait: less than the timeouts of most clients.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+impl Default for Floods {
+    fn default() -> Self {
+        Self(Mutex::new(Counts::new(Instant::now())))
+    }
+}
+
+impl Floods {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection from `address` was ended because it flooded.
+    pub fn add(&self, address: IpAddr, now: Instant) {
+        self.lock().of(address, now).add(now);
+    }
+
+    /// How long a new connection from `address` waits; `None` if not at all.
+    pub fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let floods = self.lock().get(address)?.recent(now);
+        Some(WAIT_PER_FLOOD.mul_f64(floods).min(WAIT_MAX)).filter(|wait| *wait >= Duration::from_millis(1))
+    }
+
+    /// Forgets old floods.
+    pub fn sweep(&self) {
+        self.lock().sweep(Instant::now());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -395,16 +471,39 @@ mod tests {
         failed.check(v4(0), 2).expect("who has a bucket of its own");
         let kept = || failed.0.lock().expect("a lock").kept.len();
         assert_eq!(kept(), ADDRESSES_KEPT);
-        let later = Instant::now() + std::time::Duration::from_secs(10);
+        let later = Instant::now() + Duration::from_secs(10);
         failed.0.lock().expect("a lock").sweep(later);
         assert_eq!(kept(), 0);
         failed.check(v4(many), 2).expect("there is room again");
     }
 
     #[test]
+    fn p5_an_address_whose_connections_flood_waits_for_a_while_and_no_other_does() {
+        let (floods, start) = (Floods::default(), Instant::now());
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        floods.add(v4(1), start);
+        assert_eq!(floods.wait(v4(1), start), Some(WAIT_PER_FLOOD));
+        assert_eq!(floods.wait(v4(1), at(5000)), None, "it is over");
+        // A thousand clients that come back as fast as they may, each of which takes a tenth of a millisecond.
+        let at = |micros: u64| start + Duration::from_micros(micros);
+        let (mut now, mut count) = (0, 0);
+        while now < 20_000_000 {
+            now += floods.wait(v4(1), at(now)).map_or(0, |wait| wait.as_micros() as u64 / 1000) + 100;
+            floods.add(v4(1), at(now));
+            count += 1;
+        }
+        assert!(count < 12_000, "{count}");
+        assert_eq!(floods.wait(v4(1), at(now)), Some(WAIT_MAX));
+        assert_eq!(floods.wait(v4(2), at(now)), None, "another address");
+        assert_eq!(floods.wait(v4(1), at(now + 15_000_000)), None);
+        floods.lock().sweep(at(now + 60_000_000));
+        assert!(floods.lock().kept.is_empty());
+    }
+
+    #[test]
     fn p5_addresses_that_come_as_fast_as_they_can_leave_handshakes_to_others() {
         let start = Instant::now();
-        let at = |millis: u64| start + std::time::Duration::from_millis(millis);
+        let at = |millis: u64| start + Duration::from_millis(millis);
         for greedy in [1, 2, 10] {
             let mut handshakes = Handshakes::new(1000, start);
             for millis in 0..5000 {
@@ -428,7 +527,7 @@ mod tests {
         let mut handshakes = Handshakes::new(1000, start);
         let mut taken = [0; 10];
         for millis in 0..10_000 {
-            let now = start + std::time::Duration::from_millis(millis);
+            let now = start + Duration::from_millis(millis);
             let got = (0..40).filter(|_| handshakes.take(v4(1), 1000, now)).count();
             taken[millis as usize / 1000] += got;
         }
@@ -442,11 +541,11 @@ mod tests {
         let rate = 4 * ADDRESSES_KEPT;
         let mut handshakes = Handshakes::new(rate, start);
         let taken = (0..rate as u32).filter(|number| handshakes.take(v4(*number), rate, start)).count();
-        assert_eq!(handshakes.taken.len(), ADDRESSES_KEPT);
+        assert_eq!(handshakes.taken.kept.len(), ADDRESSES_KEPT);
         assert!(taken > ADDRESSES_KEPT && taken < rate, "{taken}");
-        let later = start + std::time::Duration::from_secs(60);
+        let later = start + Duration::from_secs(60);
         assert!(handshakes.take(v4(u32::MAX), rate, later));
-        assert_eq!(handshakes.taken.len(), 1, "idle ones make room");
+        assert_eq!(handshakes.taken.kept.len(), 1, "idle ones make room");
     }
 
     #[test]
@@ -459,7 +558,7 @@ mod tests {
             assert!((1600..=2400).contains(&in_second(second)), "{second}: {}", in_second(second));
         }
         // All those times have come, and the queue is empty again.
-        let later = start + std::time::Duration::from_secs(4);
+        let later = start + Duration::from_secs(4);
         assert!(queue.next(2000, later, 0) <= 1);
         // Nobody waits longer than a minute, and the waits differ.
         let many: Vec<u64> = (0..10_000).map(|number| queue.next(10, later, number * 7919)).collect();
@@ -497,7 +596,7 @@ mod tests {
         let shared: Vec<bool> = (4..8).map(|key| take(key, now)).collect();
         assert_eq!(shared, [true, true, false, false]);
         assert!(take(0, now), "who has a bucket keeps it");
-        let later = now + std::time::Duration::from_secs(10);
+        let later = now + Duration::from_secs(10);
         assert!((4..8).all(|key| take(key, later)), "idle ones make room");
         assert_eq!(buckets.kept.len(), 4);
     }

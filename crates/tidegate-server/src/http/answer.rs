@@ -82,18 +82,12 @@ impl Body for Answer {
 pub struct Pieces {
     front: Bytes,
     rest: Pin<Box<dyn Stream<Item = Result<Bytes, Cut>>>>,
-    on_end: Option<Box<dyn FnOnce()>>,
 }
 
 impl Pieces {
     /// The first piece, and the others.
     pub fn new(first: Bytes, rest: impl Stream<Item = Result<Bytes, Cut>> + 'static) -> Self {
-        Self { front: first, rest: Box::pin(rest.fuse()), on_end: None }
-    }
-
-    /// Does something when the peer has taken the answer, or has gone.
-    pub fn on_end(&mut self, act: impl FnOnce() + 'static) {
-        self.on_end = Some(Box::new(act));
+        Self { front: first, rest: Box::pin(rest.fuse()) }
     }
 
     /// How many bytes wait at its front; `None` at its end.
@@ -111,14 +105,6 @@ impl Pieces {
     /// Takes up to `length` bytes from its front.
     pub fn take(&mut self, length: usize) -> Bytes {
         if length < self.front.len() { self.front.split_to(length) } else { mem::take(&mut self.front) }
-    }
-}
-
-impl Drop for Pieces {
-    fn drop(&mut self) {
-        if let Some(act) = self.on_end.take() {
-            act();
-        }
     }
 }
 

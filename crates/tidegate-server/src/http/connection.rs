@@ -1,7 +1,10 @@
 //! One connection of the public listener: HTTP/1.1, or HTTP/2 if the client begins with it. The socket below
 //! it has timeouts.
 
-use std::{cell::Cell, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell, convert::Infallible, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, StatusCode, Version, header, header::Entry};
 use http_body_util::Either;
@@ -10,7 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_protocol::Code;
 use tokio::net::TcpStream;
 
-use super::{Answer, answer, http1_body::Http1Body, http2};
+use super::{
+    answer,
+    http1_body::{Http1Answer, Http1Body},
+    http2,
+};
 use crate::{
     admission::Quiet,
     config::{ConfigKey, LimitSettings, config_key},
@@ -89,29 +96,26 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
         keep_alive(limits)
     };
     let (address, bodies) = (peer.address, peer.bodies.clone());
+    // Whether hyper has taken all of the last answer.
+    let is_given = Rc::<Cell<bool>>::default();
     let service = hyper::service::service_fn({
-        let (worker, state, quiet) = (worker.clone(), state.clone(), quiet.clone());
+        let (worker, state, quiet, is_given) =
+            (worker.clone(), state.clone(), quiet.clone(), is_given.clone());
         move |request: Request<hyper::body::Incoming>| {
             state.asked();
+            is_given.set(false);
             quiet.asked(!request.body().is_end_stream());
             let hint = keep_alive.clone().filter(|_| keeps(&request));
             let is_read = Rc::<Cell<bool>>::default();
             let request =
                 request.map(|body| Either::Left(Http1Body::new(body, is_read.clone(), quiet.clone())));
             let answered = answer(worker.clone(), peer.clone(), request);
-            let (state, quiet, node) = (state.clone(), quiet.clone(), worker.node.clone());
+            let (state, node, is_given) = (state.clone(), worker.node.clone(), is_given.clone());
             async move {
                 let Ok(mut answered) = answered.await;
                 state.answered();
+                // On a WebSocket no request follows.
                 let is_switched = answered.status() == StatusCode::SWITCHING_PROTOCOLS;
-                // The body of a stream goes on.
-                match answered.body_mut() {
-                    // A WebSocket goes on, too.
-                    Answer::Whole(_) if is_switched => {}
-                    Answer::Whole(_) => quiet.answered(),
-                    Answer::Pieces(pieces) => pieces.on_end(move || quiet.answered()),
-                    Answer::Stream(_) => {}
-                }
                 // Answers that end the connection, or switch it, say so themselves.
                 if let Some(hint) = hint.filter(|_| is_read.get() && !node.is_draining())
                     && let Entry::Vacant(connection) = answered.headers_mut().entry(header::CONNECTION)
@@ -124,7 +128,8 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
                     let close = HeaderValue::from_static("close");
                     answered.headers_mut().entry(header::CONNECTION).or_insert(close);
                 }
-                Ok::<_, Infallible>(answered)
+                let is_given = Some(is_given).filter(|_| !is_switched);
+                Ok::<_, Infallible>(answered.map(|body| Http1Answer::new(body, is_given)))
             }
         }
     });
@@ -132,9 +137,18 @@ async fn http1(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<Reque
     let mut draining = worker.node.draining.subscribe();
     let mut is_leaving = false;
     let ended = loop {
+        let served = poll_fn(|context| {
+            let served = connection.as_mut().poll(context);
+            // Hyper has offered all that it has to the socket.
+            if served.is_pending() && is_given.get() && !state.is_shut() {
+                is_given.set(false);
+                quiet.answered();
+            }
+            served
+        });
         tokio::select! {
             biased;
-            ended = bodies.counted(&worker, connection.as_mut()) => break ended,
+            ended = bodies.counted(&worker, served) => break ended,
             _ = draining.wait_for(Option::is_some), if !is_leaving => {
                 is_leaving = true;
                 // Running requests finish and idle connections close; streams end by their own drain. A

@@ -6,6 +6,7 @@
 //! socket out.
 
 use std::{
+    cell::Cell,
     future::{Future as _, poll_fn},
     io,
     pin::Pin,
@@ -31,6 +32,8 @@ pub struct RequestState {
     /// Bytes that have come since the last request was answered.
     head_bytes: AtomicUsize,
     passed: OnceLock<Slow>,
+    /// Whether the last write found no room.
+    is_shut: AtomicBool,
 }
 
 /// Which timeout has passed. It is wrapped in an [`io::Error`].
@@ -94,6 +97,12 @@ impl RequestState {
         if super::vanished::is_cause_of(&error) { self.pass(Slow::Vanished) } else { error }
     }
 
+    /// Whether the socket takes nothing right now. The HTTP libraries write all that they have each time that they
+    /// are polled, so if this is false after that, the socket has taken all.
+    pub fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::Relaxed)
+    }
+
     /// The request is answered; the next bytes are the head of the next one.
     pub fn answered(&self) {
         self.is_answering.store(false, Ordering::Relaxed);
@@ -130,34 +139,63 @@ pub struct Guarded {
 /// body would never learn why.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// What the peer still sends after our last byte is discarded, at a bounded speed: a peer that floods must not keep
-/// the worker busy with that.
+/// What the peer still sends after our last byte is discarded, at a bounded speed for all peers of a worker
+/// together: peers that flood must not keep it busy with that, however often they come back.
 #[derive(Debug)]
 struct Leaving {
     /// How long the peer may still send.
     end: Pin<Box<Sleep>>,
     /// When the next bytes are taken.
     pause: Pin<Box<Sleep>>,
-    /// How many bytes were taken since the last pause.
-    taken: usize,
+    /// How many bytes are taken before the next pause.
+    left: usize,
+    /// Set once the peer goes on sending.
+    sender: Option<Sender>,
 }
 
-/// So many bytes are discarded between two pauses: 25 MB a second.
+/// So many bytes are taken before the first pause. Most peers send less, and close.
+const FIRST_DISCARDED: usize = 8 << 10;
+
+/// So many bytes are taken between two pauses. Each pause is as many times as long as there are such peers, so that
+/// a worker discards 25 MB a second.
 const DISCARDED_AT_ONCE: usize = 256 << 10;
 const DISCARD_PAUSE: Duration = Duration::from_millis(10);
 
+thread_local! {
+    /// How many peers of this thread go on sending after our last byte.
+    static SENDERS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// One of [`SENDERS`]; dropping it ends its count.
+#[derive(Debug)]
+struct Sender;
+
+impl Sender {
+    fn new() -> Self {
+        SENDERS.set(SENDERS.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        SENDERS.set(SENDERS.get() - 1);
+    }
+}
+
 impl Leaving {
     fn begin() -> Self {
-        Self { end: Box::pin(sleep(LINGER)), pause: Box::pin(sleep(Duration::ZERO)), taken: 0 }
+        let (end, pause) = (Box::pin(sleep(LINGER)), Box::pin(sleep(Duration::ZERO)));
+        Self { end, pause, left: FIRST_DISCARDED, sender: None }
     }
 
     /// Discards what comes, until the peer closes or its time is over.
     fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 8192];
         while self.end.as_mut().poll(context).is_pending() {
-            if self.taken >= DISCARDED_AT_ONCE {
+            if self.left == 0 {
                 ready!(self.pause.as_mut().poll(context));
-                self.taken = 0;
+                self.left = DISCARDED_AT_ONCE;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
             // The peer has closed or reset the connection.
@@ -166,9 +204,10 @@ impl Leaving {
             {
                 break;
             }
-            self.taken += buffer.filled().len();
-            if self.taken >= DISCARDED_AT_ONCE {
-                self.pause.as_mut().reset(Instant::now() + DISCARD_PAUSE);
+            self.left = self.left.saturating_sub(buffer.filled().len());
+            if self.left == 0 {
+                self.sender.get_or_insert_with(Sender::new);
+                self.pause.as_mut().reset(Instant::now() + SENDERS.get() * DISCARD_PAUSE);
             }
         }
         Poll::Ready(())
@@ -225,6 +264,7 @@ impl Guarded {
     }
 
     fn wrote<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.state.is_shut.store(wrote.is_pending(), Ordering::Relaxed);
         if wrote.is_ready() {
             self.stalled = None;
             return wrote.map_err(|error| self.state.failed(error));

@@ -1,6 +1,7 @@
 //! How bytes reach readers: sockets, the files they may take, the upgrade to WebSocket, timeouts, the windows of
 //! HTTP/2.
 
+mod floods;
 pub mod guarded;
 mod kind;
 pub mod socket;

@@ -5,8 +5,7 @@
 //! the peer, and the exchanges report what they send. Nothing here changes what is sent: if the account were
 //! wrong, the wrong answer would be ended, for it is asked only after an answer got no room for a long time.
 //!
-//! It also counts frames that ask for nothing and bring nothing (PING, SETTINGS, PRIORITY and others), because
-//! each takes time, and `h2` takes any number of them (CVE-2019-9512, 9513 and 9515).
+//! It also counts frames that ask for nothing and bring nothing ([`Spare`]).
 
 use std::{
     cell::RefCell,
@@ -22,6 +21,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
 };
+
+use super::floods::Spare;
 
 /// What precedes the first frame of a client (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -58,47 +59,6 @@ struct Account {
     /// When an answer that the peer left unread was last out of the way.
     made_room: Option<Instant>,
     spare: Spare,
-}
-
-/// How many frames without use the peer may still send: a second's worth comes each second, and some for what it
-/// has reason to answer.
-#[derive(Debug)]
-struct Spare {
-    frames: f64,
-    counted: Instant,
-}
-
-/// A client pings a few times a minute, and says at most twice for each 4 KiB how much room it has.
-const SPARE_MAX: f64 = 1000.0;
-const SPARE_PER_SECOND: f64 = 100.0;
-/// A request may be given a priority, room, and an end before its time.
-const SPARE_PER_REQUEST: f64 = 4.0;
-/// What was sent may be answered by room for its stream and for the connection, unless it was a few bytes: they
-/// were all that the peer had given room for.
-const SPARE_PER_PIECE: f64 = 2.0;
-const SMALL_PIECE_BYTES: f64 = 64.0;
-const BYTES_PER_SPARE: f64 = 1024.0;
-
-impl Spare {
-    fn full() -> Self {
-        Self { frames: SPARE_MAX, counted: Instant::now() }
-    }
-
-    fn add(&mut self, frames: f64) {
-        self.frames = (self.frames + frames).min(SPARE_MAX);
-    }
-
-    /// So many bytes were sent.
-    fn answered(&mut self, bytes: f64) {
-        self.add(SPARE_PER_PIECE * (bytes / SMALL_PIECE_BYTES).min(1.0) + bytes / BYTES_PER_SPARE);
-    }
-
-    /// Whether the peer has sent more frames than it may.
-    fn is_used_up(&mut self, now: Instant) -> bool {
-        self.add(now.saturating_duration_since(self.counted).as_secs_f64() * SPARE_PER_SECOND);
-        self.counted = now;
-        self.frames < 0.0
-    }
 }
 
 /// What was granted beyond the initial window, and what was sent.
@@ -154,7 +114,7 @@ impl Windows {
         }
         let (requests, useless) =
             (std::mem::take(&mut account.parser.requests), std::mem::take(&mut account.parser.useless));
-        account.spare.add(f64::from(requests) * SPARE_PER_REQUEST - f64::from(useless));
+        account.spare.received(requests, useless);
     }
 
     /// Waits until the peer has sent more frames without use than it may. Nothing more is read from it then.
@@ -179,7 +139,7 @@ impl Windows {
     /// So many bytes of an answer were sent.
     pub fn handle_sent(&self, stream: u32, bytes: usize) {
         let mut account = self.account.borrow_mut();
-        account.spare.answered(bytes as f64);
+        account.spare.sent(bytes as f64);
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         account.connection.sent += bytes;
         if let Some(answer) = account.streams.get_mut(&stream) {
@@ -203,6 +163,13 @@ impl Windows {
                 task.wake();
             }
         }
+    }
+
+    /// Whether the window of an answer or of the connection is spent.
+    pub fn is_spent(&self, stream: u32) -> bool {
+        let account = self.account.borrow();
+        account.connection.is_spent(INITIAL_WINDOW)
+            || account.streams.get(&stream).is_some_and(|answer| answer.window.is_spent(account.initial))
     }
 
     /// Whether an answer has to make room for the others.
@@ -515,12 +482,12 @@ mod tests {
         let flooded = |windows: &Windows| windows.is_flooded(Instant::now());
         let windows = Windows::default();
         windows.handle_received(&[b'P'; PREFACE_BYTES]);
-        windows.handle_received(&ping().repeat(SPARE_MAX as usize));
+        windows.handle_received(&ping().repeat(1000));
         assert!(!flooded(&windows));
         windows.handle_received(&ping().repeat(500));
         assert!(flooded(&windows));
-        windows.account.borrow_mut().spare.counted -= Duration::from_secs(6);
-        assert!(!flooded(&windows), "a hundred more for each second");
+        let later = Instant::now() + Duration::from_secs(6);
+        assert!(!windows.is_flooded(later), "a hundred more for each second");
         // Requests that are cancelled, bodies, and room for answers.
         let windows = Windows::default();
         windows.handle_received(&[b'P'; PREFACE_BYTES]);

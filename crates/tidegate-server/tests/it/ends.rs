@@ -257,8 +257,9 @@ fn ask_by_hand(wire: &mut Wire, gateway: &Gateway) {
     let (authority, path) = (gateway.public.to_string(), gateway.path("stream"));
     let bearer = format!("Bearer {}", gateway.token);
     let lines = [(":method", "GET"), (":scheme", "http"), (":authority", &authority), (":path", &path)];
-    wire.ask(1, &[&lines[..], &[("authorization", &bearer)]].concat());
     let open = || gateway.metric("tidegate_connections{transport=\"sse\"}");
+    eventually("no other reader", || (open() == 0.0).then_some(()));
+    wire.ask(1, &[&lines[..], &[("authorization", &bearer)]].concat());
     eventually("the reader", || (open() == 1.0).then_some(()));
 }
 

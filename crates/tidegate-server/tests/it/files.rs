@@ -12,8 +12,11 @@ use crate::{
     client::{
         http::{Answer, connect},
         stream::Frames as _,
+        wire::{self, Wire},
     },
     gateway::{Gateway, eventually},
+    http2_abuse::Lines,
+    slow::{narrow, narrow_socket},
 };
 
 /// What the gateway may open at most. `streams_max` makes 96 streams of it: a half is the log's, an eighth the
@@ -182,6 +185,53 @@ fn quiet_connections_that_were_served_make_room_too_but_streams_do_not() {
     assert_eq!(ws.next("event")["seq"].as_u64(), Some(seq));
     assert!(refusals(&gateway) > 0.0);
     drop(clients);
+}
+
+/// A connection is not quiet while a part of its answer waits in the gateway for a client that reads slowly.
+#[test]
+fn p5_who_reads_an_answer_slowly_does_not_make_room_before_its_end() {
+    let gateway = patient(&[
+        "limits.connections=6",
+        "limits.connections_per_org=6",
+        "limits.connections_per_user=6",
+        "limits.publishes_in_flight=6",
+    ]);
+    // An answer that is made whole, and has more than the buffers of the kernel take.
+    gateway.say("s", &format!("\"{}\"", "x".repeat(250_000)));
+    let mut slow = narrow(&gateway.getting("events?limit=1"), gateway.public);
+    let begun = Answer::read_head(&mut slow).expect("the answer begins");
+    let length = begun.header("content-length").expect("a whole answer").parse().expect("a length");
+
+    // Over HTTP/2 the end of a small answer waits behind a large one, which is not wanted any more.
+    let room = (1 << 31) - 1;
+    let mut wire = Wire::over(narrow_socket(gateway.public), &[(wire::INITIAL_WINDOW_SIZE, room)]);
+    wire.give_room(0, room - 65_535);
+    let ask =
+        |endpoint| Lines { bearer: format!("Bearer {}", gateway.token), ..Lines::of(&gateway, endpoint) };
+    wire.ask(1, &ask("events?limit=1").by("GET"));
+    assert_eq!(wire.until(wire::DATA).stream, 1);
+    wire.ask(3, &ask("cursor").by("GET"));
+    wire.frame(wire::RST_STREAM, 0, 1, &wire::CANCEL.to_be_bytes());
+    let held = || gateway.metric("tidegate_in_flight_bytes{kind=\"request\"}");
+    eventually("both answers handed over", || (held() == 0.0).then_some(()));
+
+    let others: Vec<_> = (0..20)
+        .map(|_| {
+            let mut other = gateway.getting("cursor").begin();
+            assert_eq!(Answer::read(&mut other).expect("an answer").status, 200);
+            other
+        })
+        .collect();
+    assert!(refusals(&gateway) > 0.0, "quiet ones made room");
+    let mut body = vec![0; length];
+    slow.read_exact(&mut body).expect("all of the answer");
+    loop {
+        let frame = wire.next().expect("the small answer");
+        if frame.stream == 3 && frame.flags & wire::END_STREAM != 0 {
+            break;
+        }
+    }
+    drop((slow, wire, others));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! HTTP/2 spoken wrongly, excessively, or without reading: each ends only what it must, and no other client
 //! notices.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use crate::{
     client::{
@@ -15,14 +15,14 @@ use crate::{
 const CALM: &str = "tidegate_refusals_total{limit=\"limits.streams_per_connection\"}";
 
 /// The header lines of requests of one gateway.
-struct Lines {
-    authority: String,
-    path: String,
-    bearer: String,
+pub struct Lines {
+    pub authority: String,
+    pub path: String,
+    pub bearer: String,
 }
 
 impl Lines {
-    fn of(gateway: &Gateway, endpoint: &str) -> Self {
+    pub fn of(gateway: &Gateway, endpoint: &str) -> Self {
         let bearer = if endpoint == "events" { &gateway.key } else { &gateway.token };
         Self {
             authority: gateway.public.to_string(),
@@ -31,7 +31,7 @@ impl Lines {
         }
     }
 
-    fn by<'a>(&'a self, method: &'a str) -> Vec<(&'a str, &'a str)> {
+    pub fn by<'a>(&'a self, method: &'a str) -> Vec<(&'a str, &'a str)> {
         vec![
             (":method", method),
             (":scheme", "http"),
@@ -294,6 +294,40 @@ fn p5_floods_of_frames_without_use_end_the_connection() {
     }
     let open = || gateway.metric("tidegate_connections{transport=\"sse\"}");
     eventually("no reader left", || (open() == 0.0).then_some(()));
+}
+
+/// Sends a request over a new connection from an address of loopback.
+fn ask_from(from: u8, gateway: &Gateway) -> Wire {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let from = std::net::SocketAddr::from(([127, 0, 0, from], 0));
+    socket.bind(&from.into()).expect("bind");
+    socket.connect(&gateway.public.into()).expect("connect");
+    let mut wire = Wire::over(socket.into(), &[]);
+    wire.ask(1, &Lines::of(gateway, "cursor").by("GET"));
+    wire
+}
+
+#[test]
+fn p5_who_comes_back_after_floods_waits_and_others_do_not() {
+    let gateway = Gateway::start();
+    let flood = frame(wire::PING, 0, 0, &[0; 8]).repeat(2000);
+    eventually("others that are served meanwhile", || {
+        let mut flooding: Vec<_> = (0..30).map(|_| ask_from(1, &gateway)).collect();
+        for wire in &mut flooding {
+            let _ = wire.socket().write_all(&flood);
+        }
+        for wire in &mut flooding {
+            wire.end();
+        }
+        let waits = ask_from(1, &gateway);
+        for _ in 0..10 {
+            ask_from(2, &gateway).until(wire::DATA);
+        }
+        // Its first frame comes before any answer.
+        waits.socket().set_nonblocking(true).expect("non-blocking");
+        let come = waits.socket().peek(&mut [0]);
+        come.is_err_and(|error| error.kind() == ErrorKind::WouldBlock).then_some(())
+    });
 }
 
 #[test]

@@ -19,14 +19,19 @@ use crate::{
 /// More than all buffers between the gateway and a client with a small window can hold.
 const EVENTS: usize = 120;
 
-/// A client with a small receive buffer.
-/// Sends a request over a connection with a small receive buffer.
-pub fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
+/// A socket with a small receive buffer.
+pub fn narrow_socket(to: std::net::SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 << 10).expect("a small window");
     socket.connect(&to.into()).expect("connect");
-    let mut stream: TcpStream = socket.into();
+    let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream
+}
+
+/// Sends a request over a connection with a small receive buffer.
+pub fn narrow(request: &Request, to: std::net::SocketAddr) -> BufReader<TcpStream> {
+    let mut stream = narrow_socket(to);
     std::io::Write::write_all(&mut stream, &request.bytes()).expect("send");
     BufReader::new(stream)
 }

@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant, SystemTime},
 };
@@ -33,7 +34,10 @@ use crate::{
     metrics::{InFlight, Operation},
     node::Node,
     refusals::LimitedBy as _,
-    transport::{guarded::LINGER, windows::Windows},
+    transport::{
+        guarded::{LINGER, RequestState},
+        windows::Windows,
+    },
     worker::{
         Peer, Worker,
         sse::{Cut, SseBody},
@@ -46,15 +50,16 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 /// Room on the connection that an exchange may take: its part in the account of windows, until it is dropped.
 pub struct OpenAnswer {
     windows: Rc<Windows>,
+    state: Arc<RequestState>,
     stream: u32,
 }
 
 impl OpenAnswer {
     /// For a request that was just taken up.
-    pub fn open(windows: &Rc<Windows>, stream: StreamId) -> Self {
+    pub fn open(windows: &Rc<Windows>, state: &Arc<RequestState>, stream: StreamId) -> Self {
         let stream = stream.as_u32();
         windows.open(stream);
-        Self { windows: windows.clone(), stream }
+        Self { windows: windows.clone(), state: state.clone(), stream }
     }
 
     /// Waits until it is the fault of this answer that nothing of it is taken from now on. If another one is to
@@ -64,6 +69,21 @@ impl OpenAnswer {
         tokio::time::sleep(timeout).await;
         while !self.windows.is_stalled(self.stream, began, Instant::now(), timeout) {
             tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    /// The same for the time in which the next piece may still be made: only time in which the peer's window or
+    /// socket is shut counts.
+    async fn stalled_before_next(&self, timeout: Duration) {
+        let mut shut = Instant::now();
+        loop {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let now = Instant::now();
+            if !self.windows.is_spent(self.stream) && !self.state.is_shut() {
+                shut = now;
+            } else if self.windows.is_stalled(self.stream, shut, now, timeout) {
+                return;
+            }
         }
     }
 }
@@ -269,7 +289,7 @@ async fn give_rest(
         let waited = tokio::select! {
             biased;
             waited = waiting => waited,
-            () = patience(timeout, open), if is_made_as_taken => {
+            () = patience(open, open.stalled_before_next(timeout)), if is_made_as_taken => {
                 return Sent::Stalled { is_stream: false };
             }
         };
@@ -362,7 +382,7 @@ impl Rest {
     /// the way of the others ([`Windows`]).
     async fn patience(&self, timeout: Duration, open: &OpenAnswer) {
         match self {
-            Rest::Whole(_) | Rest::Pieces(_) => patience(timeout, open).await,
+            Rest::Whole(_) | Rest::Pieces(_) => patience(open, open.stalled(timeout)).await,
             Rest::Stream(body) => {
                 poll_fn(|context| body.poll_ended(context)).await;
                 open.windows.handle_leaving(open.stream);
@@ -380,17 +400,82 @@ impl Rest {
     }
 }
 
-/// Waits as long as an answer that is no stream may wait for room.
-async fn patience(timeout: Duration, open: &OpenAnswer) {
+/// Waits until an answer that is no stream has `stalled`, or has to make room for the others.
+async fn patience(open: &OpenAnswer, stalled: impl Future<Output = ()>) {
     tokio::select! {
         () = poll_fn(|context| open.windows.poll_must_go(open.stream, context)) => {}
-        () = open.stalled(timeout) => open.windows.handle_leaving(open.stream),
+        () = stalled => open.windows.handle_leaving(open.stream),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{Stream, stream};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::transport::{
+        guarded::{Guarded, Timeouts},
+        windows::Observed,
+    };
+
+    /// How an answer ends that begins with three bytes, and how many bytes its client gets, which has a window of
+    /// `room` and grants no more.
+    async fn given(room: u32, rest: impl Stream<Item = Result<Bytes, Cut>> + 'static) -> (Sent, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let connected = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (client, accepted) = tokio::join!(connected, listener.accept());
+        let asking = async {
+            let handshake =
+                h2::client::Builder::new().initial_window_size(room).handshake::<_, Bytes>(client?);
+            let (mut requests, connection) = handshake.await.expect("a handshake");
+            let read = async {
+                let request = Request::new(());
+                let (answer, _) = requests.send_request(request, true).expect("a request");
+                drop(requests);
+                let mut body = answer.await.expect("an answer").into_body();
+                let mut bytes = 0;
+                while let Some(Ok(piece)) = body.data().await {
+                    bytes += piece.len();
+                }
+                bytes
+            };
+            let (_, bytes) = tokio::join!(connection, read);
+            std::io::Result::Ok(bytes)
+        };
+        let answering = async {
+            let (windows, state) = (Rc::<Windows>::default(), Arc::<RequestState>::default());
+            let long = Timeouts { head: Duration::from_secs(60), write: Duration::from_secs(60) };
+            let socket = Guarded::new(accepted.expect("accept").0, state.clone(), long);
+            let handshake = h2::server::handshake(Observed::new(socket, windows.clone()));
+            let mut connection = handshake.await.expect("a handshake");
+            let (_, mut respond) = connection.accept().await.expect("a request").expect("valid");
+            let open = OpenAnswer::open(&windows, &state, respond.stream_id());
+            let mut stream = respond.send_response(Response::new(()), false).expect("open");
+            let mut rest = Rest::Pieces(Pieces::new(Bytes::from_static(b"one"), rest));
+            let sent = tokio::select! {
+                sent = give_rest(&mut stream, &mut rest, Duration::from_millis(50), &open) => sent,
+                _ = connection.accept() => panic!("the client asks once"),
+            };
+            drop((stream, respond));
+            while connection.accept().await.is_some() {}
+            sent
+        };
+        let (sent, bytes) = tokio::join!(answering, asking);
+        (sent, bytes.expect("connect"))
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_waited_for_as_long_as_the_peer_has_room() {
+        let slow = stream::once(async {
+            tokio::time::sleep(4 * BETWEEN_LOOKS).await;
+            Ok(Bytes::from_static(b"two"))
+        });
+        assert!(matches!(given(100, slow).await, (Sent::All, 6)), "the gateway was slow");
+        let never = stream::pending();
+        let ended = given(3, never).await;
+        assert!(matches!(ended, (Sent::Stalled { is_stream: false }, 3)), "the client gives no room");
+    }
 
     #[test]
     fn crumbs_of_a_cookie_become_one_line_in_their_order() {

@@ -12,7 +12,14 @@
 mod exchange;
 mod received;
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, server::Connection};
@@ -58,6 +65,8 @@ struct Exchanges {
     open: Cell<usize>,
     /// Since when none is open, or since when the peer has been asked to leave.
     quiet: Cell<Instant>,
+    /// Whether the last one has ended, and the end of its answer may still wait for the socket.
+    is_ending: Cell<bool>,
     ended: Notify,
 }
 
@@ -67,6 +76,7 @@ struct Exchange(Rc<Exchanges>);
 impl Exchanges {
     fn begin(self: &Rc<Self>) -> Exchange {
         self.open.set(self.open.get() + 1);
+        self.is_ending.set(false);
         Exchange(self.clone())
     }
 }
@@ -77,6 +87,7 @@ impl Drop for Exchange {
         exchanges.open.set(exchanges.open.get() - 1);
         if exchanges.open.get() == 0 {
             exchanges.quiet.set(Instant::now());
+            exchanges.is_ending.set(true);
             exchanges.ended.notify_one();
         }
     }
@@ -85,6 +96,12 @@ impl Drop for Exchange {
 /// Serves a connection whose client begins with [`PREFACE`], until it ends.
 pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<RequestState>, quiet: &Quiet) {
     let node = worker.node.clone();
+    if let Some(wait) = wait_of(&node, &peer) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = quiet.closing() => return made_room(&peer),
+        }
+    }
     let windows = Rc::<Windows>::default();
     peer.bodies.set_windows(windows.clone());
     let socket = Observed::new(socket, windows.clone());
@@ -95,6 +112,22 @@ pub async fn serve(worker: Rc<Worker>, peer: Peer, socket: Guarded, state: Arc<R
     if let Err(error) = served {
         handle_end(&node, &peer, &error, state.passed());
     }
+}
+
+/// How long a connection waits before it is served, because others of its address have flooded.
+fn wait_of(node: &Node, peer: &Peer) -> Option<Duration> {
+    let address = peer.address.ip();
+    node.floods.wait(address, Instant::now()).filter(|_| !node.is_proxy(address))
+}
+
+fn made_room(peer: &Peer) {
+    tracing::debug!(peer = %peer.address, "close an HTTP/2 connection that is quiet, to make room");
+}
+
+/// A flood is an attempt to get more streams, or more work per stream, than a connection may have.
+fn handle_flood(node: &Node, peer: &Peer) {
+    node.metrics.refusal(config_key!(limits.streams_per_connection));
+    node.floods.add(peer.address.ip(), Instant::now());
 }
 
 fn builder(limits: &LimitSettings) -> h2::server::Builder {
@@ -119,13 +152,17 @@ async fn run(
     peer: &Peer,
     mut connection: Connection<Observed<Guarded>, Bytes>,
     windows: &Rc<Windows>,
-    state: &RequestState,
+    state: &Arc<RequestState>,
     quiet: &Quiet,
 ) -> Result<(), h2::Error> {
     let node = worker.node.clone();
     let mut pulse = Pulse::new(connection.ping_pong());
-    let exchanges =
-        Rc::new(Exchanges { open: Cell::new(0), quiet: Cell::new(Instant::now()), ended: Notify::new() });
+    let exchanges = Rc::new(Exchanges {
+        open: Cell::new(0),
+        quiet: Cell::new(Instant::now()),
+        is_ending: Cell::new(false),
+        ended: Notify::new(),
+    });
     let mut draining = node.draining.subscribe();
     let (mut is_draining, mut is_leaving) = (false, false);
     loop {
@@ -136,8 +173,21 @@ async fn run(
             connection.graceful_shutdown();
         }
         let due = pulse.due(&node, &exchanges, is_leaving);
+        let accepted = async {
+            let mut accepted = pin!(connection.accept());
+            let accepted = poll_fn(|context| {
+                let accepted = accepted.as_mut().poll(context);
+                // All that may be sent has been offered to the socket.
+                if accepted.is_pending() && exchanges.is_ending.get() && !state.is_shut() {
+                    exchanges.is_ending.set(false);
+                    quiet.answered();
+                }
+                accepted
+            });
+            accepted.await
+        };
         tokio::select! {
-            asked = peer.bodies.counted(&worker, connection.accept()) => match asked {
+            asked = peer.bodies.counted(&worker, accepted) => match asked {
                 None => return Ok(()),
                 Some(asked) => {
                     let (request, respond) = asked?;
@@ -147,7 +197,7 @@ async fn run(
                     }
                     quiet.asked(false);
                     let (exchange, worker, peer) = (exchanges.begin(), worker.clone(), peer.clone());
-                    let answer = OpenAnswer::open(windows, respond.stream_id());
+                    let answer = OpenAnswer::open(windows, state, respond.stream_id());
                     tokio::task::spawn_local(async move {
                         exchange::run(worker, peer, request, respond, answer).await;
                         drop(exchange);
@@ -156,20 +206,17 @@ async fn run(
             },
             answered = pulse.answered() => answered?,
             () = windows.flooded() => {
+                handle_flood(&node, peer);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 let _ = poll_fn(|context| connection.poll_closed(context)).await;
-                node.metrics.refusal(config_key!(limits.streams_per_connection));
                 tracing::debug!(peer = %peer.address, "end an HTTP/2 connection that floods");
                 return Ok(());
             }
             _ = draining.wait_for(Option::is_some), if !is_draining => is_draining = true,
-            () = exchanges.ended.notified() => {
-                if exchanges.open.get() == 0 {
-                    quiet.answered();
-                }
-            }
+            // From now on it waits for the idle timeout.
+            () = exchanges.ended.notified() => {}
             () = quiet.closing() => {
-                tracing::debug!(peer = %peer.address, "close an HTTP/2 connection that is quiet, to make room");
+                made_room(peer);
                 return Ok(());
             }
             () = tokio::time::sleep_until(due.into()) => match pulse.act(&node, &exchanges, is_leaving)? {
@@ -301,9 +348,8 @@ fn handle_end(node: &Node, peer: &Peer, error: &h2::Error, passed: Option<Slow>)
             }
         }
         Some(Slow::Head) => node.metrics.refusal(config_key!(limits.first_frame_timeout)),
-        // A flood is an attempt to get more streams, or more work per stream, than a connection may have.
         None if !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => {
-            node.metrics.refusal(config_key!(limits.streams_per_connection));
+            handle_flood(node, peer);
         }
         None => {}
     }

@@ -102,7 +102,12 @@ pub struct Wire {
 impl Wire {
     /// Connects and sends the preface, with these settings.
     pub fn open(to: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut wire = Self { stream: connect(to) };
+        Self::over(connect(to), settings)
+    }
+
+    /// The same over a socket that is connected.
+    pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
+        let mut wire = Self { stream };
         wire.send(PREFACE);
         let payload: Vec<u8> = settings
             .iter()
