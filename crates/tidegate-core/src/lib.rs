@@ -13,8 +13,8 @@
 //! **Reading order.** Events and logs ([`event`], [`log`]); how events get in ([`content_coding`],
 //! [`publish`]); how they are
 //! shared ([`batch`], [`frame`], [`tail`]); what one reader gets ([`opening`], [`session`], [`slow`]);
-//! compression ([`deflate`], [`gzip`], [`envelope`]); when ([`pace`], [`replay`]); how much of what all use
-//! each org gets ([`shares`]); and when something that fails is no longer called ([`breaker`]).
+//! compression ([`deflate`], [`gzip`], [`envelope`]); when ([`pace`], [`replay`]); and how much of what all use
+//! each org gets ([`shares`]).
 //!
 //! # Example
 //!
@@ -91,8 +91,6 @@ mod window;
 pub mod pace;
 pub mod replay;
 pub mod shares;
-
-pub mod breaker;
 
 pub use batch::{Batch, Budget, View};
 pub use event::{ContentHash, DedupKey, Event, NamedRequest, NewEvent};

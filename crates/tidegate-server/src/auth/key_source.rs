@@ -4,9 +4,6 @@
 //! fetches at the start, every `auth.jwks_refresh`, and when a token names an unknown key, but not more often
 //! than every `auth.jwks_cooldown`. If a fetch fails, the keys stay valid for `auth.jwks_stale_if_error`.
 //! After that there are none, and tokens are refused with a code that asks for a retry.
-//!
-//! After each failure in a row it pauses for longer, and tokens that need its keys are refused at once meanwhile.
-//! So no [`tidegate_core::breaker`] stands before it.
 
 use std::{
     collections::HashSet,
