@@ -48,7 +48,7 @@ impl Node<'_> {
         orgs.into_iter().find(|log| log.org == org(name)).map_or(0, |log| log.stored_bytes)
     }
 
-    /// That a log has all its events above its floor, and that a reader who asks for older ones is told where they begin.
+    /// A log has all its events above its floor. A reader who asks for older ones is told where they begin.
     fn is_whole(&self, name: &str, floor: Seq) {
         let state = self.state(name);
         assert_eq!(state.floor, floor);

@@ -14,6 +14,7 @@ mod in_progress;
 mod ledger;
 mod quiet;
 mod rates;
+mod recent;
 mod replays;
 mod scans;
 #[cfg(test)]
@@ -35,7 +36,8 @@ pub use connection::{Arrival, Connection, ConnectionId, ConnectionIdError};
 pub use in_progress::InProgress;
 pub use ledger::{Charge, ChargedTo, InFlightLimits, Ledger, Payer};
 pub use quiet::{Quiet, QuietConnections};
-pub use rates::{Candidate, FailedAuths, Floods, PublishRates};
+pub use rates::{Candidate, FailedAuths, PublishRates};
+pub use recent::Floods;
 pub use replays::{ReplaySlot, Replays};
 pub use scans::Scans;
 pub use turns::{Turn, Turns};
